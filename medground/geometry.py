@@ -1,0 +1,247 @@
+"""Boxes, points, discs and masks: what the numbers mean.
+
+All coordinates are float pixels, (x, y), origin at the top-left corner of the top-left pixel, so pixel i covers
+[i, i+1). Sizes are (H, W). Boxes are XYXY. Areas are (x2-x1)(y2-y1): no +1 anywhere.
+
+Every function takes one item or any stack of them: boxes are ``[..., 4]``, points and pairs of points ``[..., 2]``
+and ``[..., 2, 2]``, masks ``[..., H, W]``; leading axes broadcast, the answer has the leading axes, in float64.
+A box whose corners are reversed is *inverted*: it contains nothing, so its area and every overlap with it are 0.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Floats = NDArray[np.float64]
+Size = tuple[int, int]
+"""(H, W) in pixels."""
+
+
+class Point(NamedTuple):
+    """A point (x, y) in pixels."""
+
+    x: float
+    y: float
+
+
+class Box(NamedTuple):
+    """A box XYXY in pixels. Any four numbers can be held; `valid` says whether they enclose anything."""
+
+    x1: float
+    y1: float
+    x2: float
+    y2: float
+
+    @property
+    def width(self) -> float:
+        """x2 - x1, px; negative when the corners are reversed."""
+        return self.x2 - self.x1
+
+    @property
+    def height(self) -> float:
+        """y2 - y1, px; negative when the corners are reversed."""
+        return self.y2 - self.y1
+
+    @property
+    def valid(self) -> bool:
+        """True when every number is finite and the box has a positive width and height."""
+        return bool(np.isfinite(self).all()) and self.width > 0 and self.height > 0
+
+    @property
+    def area(self) -> float:
+        """Width times height, px²; 0 for an inverted or empty box."""
+        return max(0.0, self.width) * max(0.0, self.height)
+
+    @property
+    def centre(self) -> Point:
+        """The midpoint of the two corners."""
+        return Point((self.x1 + self.x2) / 2, (self.y1 + self.y2) / 2)
+
+    @property
+    def diagonal(self) -> float:
+        """Length of the diagonal, px."""
+        return float(np.hypot(self.width, self.height))
+
+    def clip(self, size: Size) -> "Box":
+        """The part of the box inside an image of `size` (H, W)."""
+        height, width = size
+        return Box(
+            min(max(self.x1, 0.0), width),
+            min(max(self.y1, 0.0), height),
+            min(max(self.x2, 0.0), width),
+            min(max(self.y2, 0.0), height),
+        )
+
+
+def _corners(boxes: ArrayLike) -> tuple[Floats, Floats, Floats, Floats]:
+    array = np.asarray(boxes, dtype=np.float64)
+    return array[..., 0], array[..., 1], array[..., 2], array[..., 3]
+
+
+def _ratio(top: Floats, bottom: Floats) -> Any:
+    """top / bottom, and 0 where bottom is 0: two empty things share nothing."""
+    return np.divide(top, bottom, out=np.zeros(np.shape(bottom)), where=np.asarray(bottom) > 0)[()]
+
+
+def box_area(boxes: ArrayLike) -> Any:
+    """Area of boxes ``[..., 4]``, px²; 0 where inverted."""
+    x1, y1, x2, y2 = _corners(boxes)
+    return np.maximum(x2 - x1, 0.0) * np.maximum(y2 - y1, 0.0)
+
+
+def box_intersection(a: ArrayLike, b: ArrayLike) -> Any:
+    """Shared area of boxes ``[..., 4]``, px²; 0 if either is inverted."""
+    ax1, ay1, ax2, ay2 = _corners(a)
+    bx1, by1, bx2, by2 = _corners(b)
+    width = np.maximum(np.minimum(ax2, bx2) - np.maximum(ax1, bx1), 0.0)
+    height = np.maximum(np.minimum(ay2, by2) - np.maximum(ay1, by1), 0.0)
+    return width * height * ((box_area(a) > 0) & (box_area(b) > 0))
+
+
+def box_iou(a: ArrayLike, b: ArrayLike) -> Any:
+    """Intersection over union of boxes ``[..., 4]``, in [0, 1]; 0 if either is empty or inverted.
+
+    >>> float(box_iou([0, 0, 10, 10], [5, 0, 15, 10]))
+    0.3333333333333333
+    """
+    shared = box_intersection(a, b)
+    return _ratio(shared, box_area(a) + box_area(b) - shared)
+
+
+def box_dice(a: ArrayLike, b: ArrayLike) -> Any:
+    """Dice 2·I/(A+B) of boxes ``[..., 4]``, in [0, 1]; 0 if either is empty or inverted.
+
+    >>> float(box_dice([0, 0, 10, 10], [5, 0, 15, 10]))
+    0.5
+    """
+    return _ratio(2 * box_intersection(a, b), np.asarray(box_area(a) + box_area(b)))
+
+
+def box_l1(a: ArrayLike, b: ArrayLike) -> Any:
+    """Mean absolute difference of the four numbers of boxes ``[..., 4]``, px."""
+    return np.abs(np.asarray(a, np.float64) - np.asarray(b, np.float64)).mean(axis=-1)
+
+
+def in_box(points: ArrayLike, boxes: ArrayLike) -> Any:
+    """Whether points ``[..., 2]`` lie in boxes ``[..., 4]``, edges included; bool."""
+    x1, y1, x2, y2 = _corners(boxes)
+    xy = np.asarray(points, np.float64)
+    x, y = xy[..., 0], xy[..., 1]
+    return (x1 <= x) & (x <= x2) & (y1 <= y) & (y <= y2)
+
+
+def distance(a: ArrayLike, b: ArrayLike) -> Any:
+    """Euclidean distance of points ``[..., 2]``, px."""
+    step = np.asarray(a, np.float64) - np.asarray(b, np.float64)
+    return np.hypot(step[..., 0], step[..., 1])
+
+
+def pair_distance(a: ArrayLike, b: ArrayLike) -> Any:
+    """Mean distance of two pairs of points ``[..., 2, 2]`` under the better of the two matchings, px.
+
+    >>> float(pair_distance([[0, 0], [3, 4]], [[3, 4], [0, 0]]))
+    0.0
+    """
+    first, second = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    straight = distance(first, second).mean(axis=-1)
+    crossed = distance(first, second[..., ::-1, :]).mean(axis=-1)
+    return np.minimum(straight, crossed)
+
+
+def pair_cosine(a: ArrayLike, b: ArrayLike) -> Any:
+    """|cos| of the angle between the segments of two pairs ``[..., 2, 2]``, in [0, 1]; 0 for a coincident pair.
+
+    >>> float(pair_cosine([[0, 0], [1, 0]], [[5, 5], [5, 9]]))
+    0.0
+    """
+    first, second = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    u, v = first[..., 1, :] - first[..., 0, :], second[..., 1, :] - second[..., 0, :]
+    lengths = np.hypot(u[..., 0], u[..., 1]) * np.hypot(v[..., 0], v[..., 1])
+    return np.minimum(_ratio(np.abs((u * v).sum(axis=-1)), np.asarray(lengths)), 1.0)
+
+
+def disc(pairs: ArrayLike) -> tuple[Floats, Floats]:
+    """The disc whose diameter is the segment of a pair ``[..., 2, 2]``: (centre ``[..., 2]``, radius ``[...]``), px."""
+    array = np.asarray(pairs, np.float64)
+    return array.mean(axis=-2), distance(array[..., 0, :], array[..., 1, :]) / 2
+
+
+def disc_intersection(a: ArrayLike, b: ArrayLike) -> Any:
+    """Shared area of the discs of two pairs ``[..., 2, 2]``, px²: the two-circle lens, exact at every arrangement."""
+    (centre_a, r), (centre_b, s) = disc(a), disc(b)
+    d = distance(centre_a, centre_b)
+    small = np.minimum(r, s)
+    # The half-angles are only asked for where the circles really cross; elsewhere the arguments are placeholders.
+    crossing = (d < r + s) & (d > np.abs(r - s))
+    safe_d, safe_r, safe_s = (np.where(crossing, value, 1.0) for value in (d, r, s))
+    alpha = np.arccos(np.clip((safe_d**2 + safe_r**2 - safe_s**2) / (2 * safe_d * safe_r), -1, 1))
+    beta = np.arccos(np.clip((safe_d**2 + safe_s**2 - safe_r**2) / (2 * safe_d * safe_s), -1, 1))
+    lens = safe_r**2 * (alpha - np.sin(2 * alpha) / 2) + safe_s**2 * (beta - np.sin(2 * beta) / 2)
+    inside = np.where(d <= np.abs(r - s), np.pi * small**2, 0.0)
+    return np.where(crossing, lens, inside)[()]
+
+
+def disc_area(pairs: ArrayLike) -> Any:
+    """Area of the disc of a pair ``[..., 2, 2]``, px²."""
+    return np.pi * disc(pairs)[1] ** 2
+
+
+def disc_dice(a: ArrayLike, b: ArrayLike) -> Any:
+    """True Dice 2·I/(A+B) of the discs of two pairs ``[..., 2, 2]``, in [0, 1]; 0 for coincident points.
+
+    The published "pDice" is 2·I/(A+B-I), which is twice `disc_iou` and reaches 2.
+
+    >>> float(disc_dice([[0, 0], [100, 0]], [[50, -50], [50, 50]]))
+    1.0
+    """
+    return _ratio(np.asarray(2 * disc_intersection(a, b)), np.asarray(disc_area(a) + disc_area(b)))
+
+
+def disc_iou(a: ArrayLike, b: ArrayLike) -> Any:
+    """Intersection over union of the discs of two pairs ``[..., 2, 2]``, in [0, 1]; 0 for coincident points.
+
+    >>> round(float(disc_iou([[0, 0], [100, 0]], [[25, 0], [75, 0]])), 6)
+    0.25
+    """
+    shared = np.asarray(disc_intersection(a, b))
+    return _ratio(shared, np.asarray(disc_area(a) + disc_area(b) - shared))
+
+
+def mask_dice(a: ArrayLike, b: ArrayLike) -> Any:
+    """Dice 2·I/(A+B) of masks ``[..., H, W]`` (nonzero is foreground), in [0, 1]; two empty masks give 1."""
+    first, second = np.asarray(a, bool), np.asarray(b, bool)
+    total = np.asarray(first.sum(axis=(-2, -1)) + second.sum(axis=(-2, -1)), np.float64)
+    shared = np.asarray((first & second).sum(axis=(-2, -1)), np.float64)
+    return np.where(total == 0, 1.0, _ratio(2 * shared, total))[()]
+
+
+def mask_iou(a: ArrayLike, b: ArrayLike) -> Any:
+    """Intersection over union of masks ``[..., H, W]`` (nonzero is foreground), in [0, 1]; two empty masks give 1."""
+    first, second = np.asarray(a, bool), np.asarray(b, bool)
+    union = np.asarray((first | second).sum(axis=(-2, -1)), np.float64)
+    shared = np.asarray((first & second).sum(axis=(-2, -1)), np.float64)
+    return np.where(union == 0, 1.0, _ratio(shared, union))[()]
+
+
+def mask_box(mask: ArrayLike) -> Box:
+    """The tight box [xmin, ymin, xmax+1, ymax+1] of one mask ``[H, W]``, px.
+
+    Raises:
+        ValueError: if the mask is empty.
+    """
+    array = np.asarray(mask, bool)
+    rows, columns = np.flatnonzero(array.any(axis=1)), np.flatnonzero(array.any(axis=0))
+    if rows.size == 0:
+        raise ValueError("an empty mask has no box")
+    return Box(float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1))
+
+
+def in_mask(points: ArrayLike, mask: ArrayLike) -> Any:
+    """Whether points ``[..., 2]`` fall on the foreground of one mask ``[H, W]``; False outside the image."""
+    xy, array = np.asarray(points, np.float64), np.asarray(mask, bool)
+    height, width = array.shape
+    x, y = xy[..., 0], xy[..., 1]
+    inside = (x >= 0) & (y >= 0) & (x < width) & (y < height)
+    row, column = np.where(inside, y, 0).astype(int), np.where(inside, x, 0).astype(int)
+    return (array[row, column] & inside)[()]

@@ -1,0 +1,209 @@
+"""What every component promises. A plugin implements these shapes; it need not inherit from them.
+
+Factories take flat keyword arguments with defaults, import heavy libraries inside the constructor, and are registered
+through `medground.hookspecs`. `medground.testing` checks each promise.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from medground.frames import Frame
+from medground.geometry import Size
+from medground.types import (
+    Completion,
+    Grounding,
+    Image,
+    Mask,
+    Messages,
+    PromptKind,
+    Query,
+    RewardResult,
+    Rollout,
+    Sampling,
+    SpatialPrompt,
+    Target,
+)
+
+if TYPE_CHECKING:
+    import torch
+
+
+@runtime_checkable
+class Reasoner(Protocol):
+    """Sees an image and a question, answers in text."""
+
+    def generate(self, batch: Sequence[Messages], sampling: Sampling) -> list[list[Completion]]:
+        """One inner list per conversation, ``sampling.num_generations`` long, in order.
+
+        Every completion carries the frame its numbers count. A completion depends on its conversation, the seed and
+        its index, never on what else is in the batch.
+        """
+        ...
+
+
+@runtime_checkable
+class TrainableReasoner(Reasoner, Protocol):
+    """A reasoner whose policy can be updated."""
+
+    def parameters(self) -> "Iterable[torch.nn.Parameter]":
+        """The parameters to train."""
+        ...
+
+    def logprobs(
+        self, messages: Messages, completions: Sequence[Completion], *, temperature: float = 1.0
+    ) -> "torch.Tensor":
+        """[G, T] float32 with gradient, T the longest completion; positions past a completion's end are 0."""
+        ...
+
+    def reference(self) -> AbstractContextManager[None]:
+        """Inside, `logprobs` answers for the frozen starting policy."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write the policy as safetensors with its processor, so that transformers loads the folder as it is."""
+        ...
+
+
+@runtime_checkable
+class PromptInterface(Protocol):
+    """The language reasoner and segmenter share: how we ask, and how we read the answer."""
+
+    provides: frozenset[PromptKind]
+    """The prompt kinds a well-formed answer holds."""
+
+    def render(self, query: Query) -> Messages:
+        """The conversation to send: one user turn, image first."""
+        ...
+
+    def parse(self, completion: Completion, size: Size) -> Grounding:
+        """Read the answer and convert it from ``completion.frame`` to pixels of an original of `size` (H, W).
+
+        Total: whatever the text, it returns a `Grounding`, with a `Fault` where something is wrong.
+        """
+        ...
+
+    def answer(
+        self, target: Target, think: str | None = None, *, frame: Frame | None = None, size: Size | None = None
+    ) -> str:
+        """The ideal completion for `target`, as a model whose numbers count `frame` would write it, rounded.
+
+        Without `frame` the numbers are the target's own pixels; with it, `size` is the (H, W) of the original.
+        """
+        ...
+
+
+@runtime_checkable
+class Segmenter(Protocol):
+    """A frozen expert: spatial prompts in, masks out."""
+
+    accepts: frozenset[PromptKind]
+    """The prompt kinds it was trained for; a class attribute, so that it is known without loading weights."""
+
+    def segment(self, image: Image, prompts: Sequence[SpatialPrompt]) -> list[Mask]:
+        """One mask per prompt, in order, at the image's size; the image is encoded once for all of them.
+
+        No prompts give an empty list without encoding. Prompts and image are in original pixels.
+
+        Raises:
+            SegmenterError: if it cannot answer; the caller counts it against the segmenter, not the model.
+        """
+        ...
+
+
+@runtime_checkable
+class BatchSegmenter(Segmenter, Protocol):
+    """A segmenter that does several images together faster than one by one."""
+
+    def segment_batch(
+        self, images: Sequence[Image], prompts: Sequence[Sequence[SpatialPrompt]]
+    ) -> list[list[Mask]]:
+        """What `segment` gives for each image and its prompts, in order."""
+        ...
+
+
+@runtime_checkable
+class Reward(Protocol):
+    """One term: a pure function of a rollout."""
+
+    needs_mask: bool
+    """True makes the training graph run the segmenter."""
+    range: tuple[float, float]
+    """The smallest and largest value it can give."""
+
+    def __call__(self, rollout: Rollout) -> RewardResult:
+        """The raw value for one rollout; a value of None abstains."""
+        ...
+
+
+@runtime_checkable
+class BatchReward(Reward, Protocol):
+    """A term that needs all rollouts at once, such as one that runs a model."""
+
+    def batch(self, rollouts: Sequence[Rollout]) -> list[RewardResult]:
+        """One result per rollout, in order."""
+        ...
+
+
+class Engine(Protocol):
+    """How parameters are held, differentiated and stepped: one process, or many."""
+
+    rank: int
+    world_size: int
+
+    def prepare(self, core: "torch.nn.Module", optimizer: Callable[..., Any]) -> "torch.nn.Module":
+        """Take the module that computes log-probabilities and the optimiser factory; return the module to call."""
+        ...
+
+    def backward(self, loss: "torch.Tensor") -> None:
+        """Accumulate gradients of a loss that is already divided by the global denominator."""
+        ...
+
+    def step(self) -> Mapping[str, float]:
+        """Clip, step the optimiser and scheduler, clear gradients; return ``grad_norm`` and ``learning_rate``."""
+        ...
+
+    def all_reduce(self, sums: Mapping[str, float]) -> dict[str, float]:
+        """The sums over all ranks."""
+        ...
+
+    def named_weights(self) -> "Iterator[tuple[str, torch.Tensor]]":
+        """Full tensors by checkpoint name, in the same order on every rank."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write everything needed to continue exactly."""
+        ...
+
+    def load(self, folder: Path) -> None:
+        """Continue from `save`."""
+        ...
+
+
+class RolloutSource(Protocol):
+    """Who samples completions during training: the trainer's own model, or a faster sampler fed with its weights."""
+
+    def generate(self, batch: Sequence[Messages], sampling: Sampling, seeds: Sequence[int]) -> list[list[Completion]]:
+        """As `Reasoner.generate`, with one seed per conversation."""
+        ...
+
+    def sync(self, weights: "Iterator[tuple[str, torch.Tensor]]", version: int) -> None:
+        """Take the policy's current weights; later completions come from them."""
+        ...
+
+    def close(self) -> None:
+        """Free what it holds."""
+        ...
+
+
+class Tracker(Protocol):
+    """Where a run's numbers also go, beside its own events file."""
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Record the metrics of one step."""
+        ...
+
+    def close(self) -> None:
+        """Flush and finish."""
+        ...

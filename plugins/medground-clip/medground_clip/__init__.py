@@ -1,0 +1,1 @@
+"""A region/text similarity term on open_clip."""

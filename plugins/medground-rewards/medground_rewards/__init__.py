@@ -1,0 +1,1 @@
+"""Reward terms on boxes, points, masks and format."""

@@ -1,0 +1,1 @@
+"""SAM, MedSAM and SAM-Med2D segmenters."""
