@@ -80,6 +80,8 @@ class PromptInterface(Protocol):
     def parse(self, completion: Completion, size: Size) -> Grounding:
         """Read the answer and convert it from ``completion.frame`` to pixels of an original of `size` (H, W).
 
+        Without a frame the numbers are taken as pixels of the original, and nothing is out of frame.
+
         Total: whatever the text, it returns a `Grounding`, with a `Fault` where something is wrong.
         """
         ...
@@ -116,9 +118,7 @@ class Segmenter(Protocol):
 class BatchSegmenter(Segmenter, Protocol):
     """A segmenter that does several images together faster than one by one."""
 
-    def segment_batch(
-        self, images: Sequence[Image], prompts: Sequence[Sequence[SpatialPrompt]]
-    ) -> list[list[Mask]]:
+    def segment_batch(self, images: Sequence[Image], prompts: Sequence[Sequence[SpatialPrompt]]) -> list[list[Mask]]:
         """What `segment` gives for each image and its prompts, in order."""
         ...
 

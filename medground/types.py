@@ -89,8 +89,9 @@ class Completion:
     """What a reasoner wrote."""
 
     text: str
-    frame: Frame
-    """What the numbers in `text` count."""
+    frame: Frame | None
+    """What the numbers in `text` count; every reasoner declares it. None only where text of unknown origin is scored in
+    the truth's own pixels: nothing is converted then, and nothing is out of frame."""
     token_ids: NDArray[np.int32] | None = None
     """[T] completion tokens only, the end token included."""
     logprobs: NDArray[np.float32] | None = None
@@ -178,6 +179,9 @@ class Grounding:
     """How well-formed the reasoning block is, in [0, 1]; None where the interface asked for none."""
     answer_level: float = 0.0
     """How well-formed the answer is, in [0, 1], by the interface's own scale."""
+    raw: Mapping[str, Any] | None = None
+    """The answer's JSON object as the parser read it, unconverted and unchecked; only terms and metrics that reproduce
+    released numbers read it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
