@@ -13,10 +13,11 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from medground import registry
-from medground.errors import RunError, SegmenterError
+from medground.errors import RunError, SegmenterError, SegmenterMemoryError
 from medground.protocols import BatchSegmenter, PromptInterface, Reasoner, Segmenter
 from medground.recipe import Recipe, check, resolve
-from medground.store import StageStore, image_key, query_key
+from medground.segmenting import image_key
+from medground.store import StageStore, query_key
 from medground.types import (
     Completion,
     Fault,
@@ -204,8 +205,8 @@ class GroundingGraph:
     def _segment_one(self, image: Image, prompts: list[SpatialPrompt]) -> list[Segmented]:
         try:
             masks = self.segmenter.segment(image, prompts)
-        except MemoryError:
-            return [Segmented(None, Fault.OUT_OF_MEMORY, "the segmenter ran out of memory")] * len(prompts)
+        except (MemoryError, SegmenterMemoryError) as error:
+            return [Segmented(None, Fault.OUT_OF_MEMORY, f"out of memory: {error}")] * len(prompts)
         except Exception as error:  # noqa: BLE001  a stranger's segmenter may raise anything; counted, with its cause
             cause = f"{type(self.segmenter).__name__} failed: {type(error).__name__}: {error}"
             return [Segmented(None, Fault.SEGMENTER, cause)] * len(prompts)

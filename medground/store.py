@@ -13,14 +13,8 @@ from typing import Any
 import numpy as np
 
 from medground.frames import Frame
-from medground.types import Completion, Image, Mask, Query, Sampling, SpatialPrompt
-
-
-def image_key(image: Image) -> str:
-    """The identity of an image: a digest of its shape and pixels."""
-    digest = hashlib.sha256(repr(image.shape).encode())
-    digest.update(np.ascontiguousarray(image).data)
-    return digest.hexdigest()
+from medground.segmenting import image_key
+from medground.types import Completion, Mask, Query, Sampling, SpatialPrompt
 
 
 def query_key(feeds: str, query: Query, sampling: Sampling) -> str:
