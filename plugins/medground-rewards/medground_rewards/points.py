@@ -30,7 +30,7 @@ class PointsDice(Localisation):
     0.391
     >>> near = rollout(points=((0, 0), (20, 0)), points_truth=((2, 0), (18, 0)), truth=(0, 0, 20, 1))
     >>> PointsDice()(near).value, PointsDice(released=True)(near).value
-    (0.7804878048780488, 1.0)
+    (0.7804878048780487, 1.0)
     """
 
     name: ClassVar[str] = "points_dice"
