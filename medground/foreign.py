@@ -221,7 +221,7 @@ def _run_file(path: Path, label: str) -> Any:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # noqa: BLE001 - the user's own file may fail in any way; it is named with its cause
+    except Exception as error:
         raise InputError(f"the file of term {label!r} fails: {type(error).__name__}: {error}") from error
     return module
 
