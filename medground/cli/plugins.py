@@ -12,6 +12,7 @@ import click
 
 from medground.errors import PluginError
 from medground.registry import KINDS, Component, components
+from medground.registry.blame import lacking
 from medground.registry.trial import attempt, seconds
 
 KIND_WORDS = [kind.replace("_", "-") for kind in KINDS]
@@ -54,7 +55,7 @@ def doctor(limit: float | None, as_json: bool, strict: bool) -> None:
     else:
         columns = ["package", "version", "module", "components", "status", "cause", "remedy"]
         _table(columns, [[str(row[column] or "") for column in columns] for row in found])
-    broken = {row["package"] for row in found if row["status"] != "ok"}
+    broken = {row["package"] for row in found if row["status"] == "broken"}
     if strict and broken:
         raise PluginError(f"{_count(broken)} with problems: {', '.join(sorted(broken))}")
 
@@ -85,7 +86,7 @@ def examine(limit: float) -> list[dict[str, Any]]:
 
 def _diagnose(group: list[Component], limit: float) -> list[dict[str, Any]]:
     problems = {component.problem: component.hint for component in group if component.problem}
-    usable = [component for component in group if component.kind in KINDS and component.module.isidentifier()]
+    usable = [component for component in group if component.kind in KINDS and component.module]
     if usable:
         found = attempt(usable[0], limit)
         if found.cause is not None:
@@ -95,10 +96,16 @@ def _diagnose(group: list[Component], limit: float) -> list[dict[str, Any]]:
         "package": first.distribution,
         "version": first.version,
         "module": first.module,
-        "components": ", ".join(f"{component.kind}.{component.name}" for component in group),
+        "components": ", ".join(f"{component.kind}.{component.name}".strip(".") for component in group),
     }
     if not problems:
-        return [row | {"status": "ok", "cause": None, "remedy": None}]
+        extra = lacking(first)
+        missing = (
+            {"cause": f"needs {extra}", "remedy": f"pip install '{extra}'"}
+            if extra
+            else {"cause": None, "remedy": None}
+        )
+        return [row | {"status": "extra missing" if extra else "ok"} | missing]
     return [row | {"status": "broken", "cause": cause, "remedy": remedy} for cause, remedy in problems.items()]
 
 
