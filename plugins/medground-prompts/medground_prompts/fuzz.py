@@ -81,7 +81,11 @@ def _answer(rng: random.Random) -> str:
     keys = list(KEYS)
     if rng.random() < 0.15:
         keys = rng.choices([*KEYS, "extra", "BBOX"], k=rng.randint(0, 5))
-    pairs = ", ".join(f'"{key}": {_numbers(rng, 4 if key == "bbox" else 2)}' for key in keys)
+    point = _numbers(rng, 2)
+    pairs = ", ".join(
+        f'"{key}": {_numbers(rng, 4) if key == "bbox" else point if rng.random() < 0.1 else _numbers(rng, 2)}'
+        for key in keys
+    )
     text = "{" + pairs + "}"
     if rng.random() < 0.5:
         text = text.replace('"', "'")
@@ -97,7 +101,7 @@ def _numbers(rng: random.Random, count: int) -> str:
         count += rng.choice([-1, 1])
     drawn = sorted(rng.randrange(-1, 842) for _ in range(count))
     if rng.random() < 0.05:
-        drawn = rng.choices(drawn[:2], k=count)  # equal points, boxes without width
+        drawn = rng.choices(drawn[:2], k=count)  # boxes without width, or inside out
     said = [rng.choice(NUMBERS) if rng.random() < 0.03 else str(number) for number in drawn]
     return "[" + ", ".join(said) + "]"
 

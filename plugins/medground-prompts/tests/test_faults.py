@@ -3,11 +3,11 @@
 import json
 
 import pytest
+from medground_prompts import Bbox, BboxPoints, Points
+from medground_prompts.reading import MAX_BRACKETS, MAX_CHARS
 
 from medground.frames import Frame, pixels
 from medground.types import Completion, Fault, Grounding
-from medground_prompts import Bbox, BboxPoints, Points
-from medground_prompts.reading import MAX_BRACKETS, MAX_CHARS
 
 SIZE = (600, 800)
 OWN = pixels(SIZE)
