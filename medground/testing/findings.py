@@ -44,8 +44,12 @@ class Findings:
         try:
             yield
         except Exception as error:  # noqa: BLE001 any failure of the component under test is a finding
-            self.first = self.first or error
-            self.expect(False, f"{what} raises {type(error).__name__}: {error}")
+            self.fail(what, error)
+
+    def fail(self, what: str, error: Exception) -> None:
+        """Note that `what` raised `error`."""
+        self.first = self.first or error
+        self.expect(False, f"{what} raises {type(error).__name__}: {error}")
 
     def conclude(self) -> None:
         """Raise for what was found, if anything; the first exception of the component is the cause."""
@@ -67,11 +71,10 @@ def make(factory: Factory, arguments: dict[str, Any], findings: Findings) -> Any
         )
     with findings.attempt("pickling the factory (it must be a class or function at the top of a module)"):
         pickle.loads(pickle.dumps(factory))
-    component = None
-    with findings.attempt(f"making it with {arguments}"):
+    try:
         component = factory(**arguments)
-    if component is None:
-        findings.expect(False, f"made with {arguments}, it is None")
+    except Exception as error:  # noqa: BLE001 whatever it is, there is nothing to check further
+        findings.fail(f"making it with {arguments}", error)
         findings.conclude()
     findings.expect(
         " object at 0x" not in repr(component), f"its repr should show its settings, not {repr(component)[:80]!r}"
