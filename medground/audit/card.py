@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from medground.audit.checks import Finding
-from medground.audit.evidence import ASKED, Evidence, top
+from medground.audit.evidence import ASKED, Evidence, pay, top
 from medground.audit.probes import CURVES, WRONG_PROBES, errors
 from medground.audit.scenes import LARGE, REFERENCE
 from medground.audit.svg import Line, panels
@@ -96,19 +96,16 @@ class Card:
         return ["| | |", "|---|---|", *(f"| {what} | {_cell(value, False)} |" for what, value in rows.items())]
 
     def curves(self) -> str:
-        """The curves of the large target as SVG: what each term adds, and the total, as the error grows."""
+        """The curves of the large target as SVG: what the total and every term that moves pay, 1 where perfect."""
         evidence = self.evidence
         drawn: dict[str, dict[str, Line]] = {}
         for name, scores in evidence.curves[LARGE.name].items():
             steps = [float(error) for error in errors(CURVES[name])]
-            rows: dict[str, list[float | None]] = {"total": [score.total for score in scores]}
-            for term in evidence.terms:
-                said = (score.terms[term.label] for score in scores)
-                rows[term.label] = [None if term.value is None else term.weighted for term in said]
-            drawn[name] = {label: line for label, values in rows.items() if (line := _line(steps, values))[0]}
-        every = [y for lines in drawn.values() for _, ys in lines.values() for y in ys]
-        low, high = min([0.0, *every]), max([evidence.maximum or 0.0, *every])
-        return panels(f"{self.name}: pay against relative error", drawn, low, high)
+            rows = {"total": [score.total for score in scores]}
+            rows |= {term.label: [pay(score, term.label) for score in scores] for term in evidence.terms}
+            lines = {label: _line(steps, values) for label, values in rows.items()}
+            drawn[name] = {label: line for label, line in lines.items() if label == "total" or len(set(line[1])) > 1}
+        return panels(f"{self.name}: share of a perfect answer's pay against relative error", drawn)
 
     def write(self, folder: Path) -> list[Path]:
         """Write card.md, card.json and curves.svg; return their paths."""
@@ -124,7 +121,11 @@ class Card:
 
 
 def _line(steps: list[float], values: list[float | None]) -> Line:
-    pairs = [(step, value) for step, value in zip(steps, values, strict=True) if value is not None]
+    """A line of values as shares of the first; as they are where the first is 0, and none where it is missing."""
+    first = values[0] if values else None
+    if first is None:
+        return [], []
+    pairs = [(step, value / (first or 1.0)) for step, value in zip(steps, values, strict=True) if value is not None]
     return [step for step, _ in pairs], [value for _, value in pairs]
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from html import escape
 
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f", "#000000")
+COLOURS = ("#000000", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f")
 """Okabe and Ito's, distinct to colour-blind readers; beyond them lines differ by dashes."""
 DASHES = ("", "6 3", "2 3")
 PANEL, MARGIN, GAP, COLUMNS = (250, 150), 48, 66, 2
@@ -12,8 +12,10 @@ Line = tuple[Sequence[float], Sequence[float]]
 """(x, y) of the points of one line."""
 
 
-def panels(title: str, curves: Mapping[str, Mapping[str, Line]], low: float, high: float) -> str:
-    """An SVG document of panels, name -> label -> line, all on one vertical scale from `low` to `high`."""
+def panels(title: str, curves: Mapping[str, Mapping[str, Line]]) -> str:
+    """An SVG document of panels, name -> label -> line, all on one vertical scale that holds 0, 1 and every line."""
+    every = [value for lines in curves.values() for _, values in lines.values() for value in values]
+    low, high = min([0.0, *every]), max([1.0, *every])
     labels = list(dict.fromkeys(label for lines in curves.values() for label in lines))
     rows = -(-len(curves) // COLUMNS)
     width = 2 * MARGIN + COLUMNS * PANEL[0] + (COLUMNS - 1) * GAP
@@ -37,8 +39,8 @@ def _panel(
     x: float, y: float, name: str, lines: Mapping[str, Line], labels: Sequence[str], low: float, high: float
 ) -> list[str]:
     width, height = PANEL
-    reach = max((max(xs) for xs, _ in lines.values()), default=1.0)
-    span = (high - low) or 1.0
+    reach = max((max(xs, default=0.0) for xs, _ in lines.values()), default=0.0) or 1.0
+    span = high - low
     body = [
         _text(x, y - 8, name),
         f'<rect x="{x}" y="{y}" width="{width}" height="{height}" fill="none" stroke="#999"/>',
