@@ -13,11 +13,18 @@ def choose_trainable(
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(train_vision or not is_vision(name))
     if gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        _checkpoint_activations(model)
         model.train()  # transformers checkpoints only in training mode; there is no dropout to switch on
     if lora_rank:
         model = _with_adapter(model, lora_rank, lora_alpha, train_vision)
     return model
+
+
+def _checkpoint_activations(model: Any) -> None:
+    if hasattr(model, "activation_checkpointing_enable"):
+        model.activation_checkpointing_enable()
+    else:  # its name before transformers 5.2x
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
 
 def is_vision(name: str) -> bool:
