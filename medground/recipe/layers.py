@@ -98,7 +98,7 @@ def shorthand(layer: Layer) -> Layer:
         RecipeError: if something stands for a component that cannot be one, or a key holds a dot.
     """
     data = copy.deepcopy(layer.data)
-    _refuse_dots(data, (), layer)
+    _refuse_dots({key: value for key, value in data.items() if key != "variants"}, (), layer)
     for kind in COMPONENTS:
         if kind in data:
             data[kind] = _component(data[kind], (kind,), layer)

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -12,10 +13,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from medground.errors import RecipeError, nearest
 from medground.recipe.layers import Layer, shorthand
-from medground.recipe.read import parse, read_file
+from medground.recipe.read import MAX_BYTES, MAX_NODES, parse, read_file
 
 SUFFIXES = (".yaml", ".yml")
-MAX_FILES = 32
+MAX_FILES = 16
 """A recipe and all it extends."""
 RESOLVED = "recipe.yaml"
 """In a run folder: the recipe as it was resolved."""
@@ -73,10 +74,9 @@ def written(source: "str | os.PathLike[str] | Mapping[str, Any]") -> Written:
     if isinstance(source, Mapping):
         return _from_mapping(source)
     name, file = _find(source)
-    layers: list[Layer] = []
-    texts: list[tuple[str, str]] = []
-    _read(file, (), layers, texts)
-    return Written(name, tuple(layers), tuple(texts))
+    files = _Files()
+    files.read(file, ())
+    return files.written(name)
 
 
 def _find(source: "str | os.PathLike[str]") -> tuple[str, File]:
@@ -104,41 +104,43 @@ def _from_mapping(source: Mapping[str, Any]) -> Written:
         text = OmegaConf.to_yaml(OmegaConf.create(dict(source)))
     except (OmegaConfBaseException, RecursionError) as error:
         raise RecipeError(f"the mapping is no recipe: {str(error).splitlines()[0]}") from error
-    layers: list[Layer] = []
-    texts: list[tuple[str, str]] = []
-    _add(text, "mapping", None, (), layers, texts)
-    return Written("mapping", tuple(layers), tuple(texts))
+    files = _Files()
+    files.add(text, "mapping", None, ())
+    return files.written("mapping")
 
 
-def _read(file: File, above: tuple[Path, ...], layers: list[Layer], texts: list[tuple[str, str]]) -> None:
-    real = file.path.resolve()
-    _add(read_file(file.path, file.shown), file.shown, file, (*above, real), layers, texts)
+class _Files:
+    """The files of one recipe, as they are read: each after those it extends, and the caps hold for all together."""
 
+    def __init__(self) -> None:
+        self.layers: list[Layer] = []
+        self.texts: list[tuple[str, str]] = []
+        self.count = self.size = self.values = 0
 
-def _add(
-    text: str,
-    shown: str,
-    file: File | None,
-    chain: tuple[Path, ...],
-    layers: list[Layer],
-    texts: list[tuple[str, str]],
-) -> None:
-    data, at = parse(text, shown, lines=file is not None)
-    if data is None:
-        data = {}
-    if not isinstance(data, dict):
-        raise RecipeError(f"{shown}: a recipe is key: value lines, not a {type(data).__name__}")
-    layer = Layer(data, {(): shown, **at})
-    for index, base in enumerate(_bases(layer)):
-        place = layer.place(("extends", str(index)))
-        found = _base(base, file, place)
-        if found.path.resolve() in chain:
-            raise RecipeError(f"{place}: {base!r} extends itself in a circle", hint="take one extends away")
-        if len(layers) + len(chain) > MAX_FILES:
-            raise RecipeError(f"{place}: a recipe is made of at most {MAX_FILES} files")
-        _read(found, chain, layers, texts)
-    layers.append(shorthand(layer))
-    texts.append((shown, text))
+    def written(self, name: str) -> Written:
+        return Written(name, tuple(self.layers), tuple(self.texts))
+
+    def read(self, file: File, chain: tuple[Path, ...]) -> None:
+        self.add(read_file(file.path, file.shown), file.shown, file, (*chain, file.path.resolve()))
+
+    def add(self, text: str, shown: str, file: File | None, chain: tuple[Path, ...]) -> None:
+        self.count, self.size = self.count + 1, self.size + len(text)
+        if self.count > MAX_FILES or self.size > MAX_BYTES or self.values > MAX_NODES:
+            limits = f"{MAX_FILES} files, {MAX_BYTES:,} bytes or {MAX_NODES:,} values"
+            raise RecipeError(f"{shown}:1: the recipe takes more than {limits} with all it extends")
+        data, at = parse(text, shown, lines=file is not None)
+        self.values += len(at)
+        if not isinstance(data, dict | NoneType):
+            raise RecipeError(f"{shown}:1: a recipe is key: value lines, not a {type(data).__name__}")
+        layer = Layer(data or {}, {(): shown, **at})
+        for index, base in enumerate(_bases(layer)):
+            place = layer.place(("extends", str(index)))
+            found = _base(base, file, place)
+            if found.path.resolve() in chain:
+                raise RecipeError(f"{place}: {base!r} extends itself in a circle", hint="take one extends away")
+            self.read(found, chain)
+        self.layers.append(shorthand(layer))
+        self.texts.append((shown, text))
 
 
 def _bases(layer: Layer) -> list[str]:

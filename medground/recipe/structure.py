@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from medground.errors import RecipeError, nearest
@@ -9,6 +10,8 @@ from medground.recipe.read import MISSING, Key
 from medground.recipe.sections import COMPONENTS, RECIPE_WORDS, SETTINGS, TOP, objection
 
 Place = Callable[[Key], str]
+MAX_PROBLEMS = 20
+"""Enough to mend a recipe by; looking up the nearest match of thousands would take long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +42,8 @@ class InvalidRecipe(RecipeError):
 
 
 def problems(data: dict[str, Any], place: Place) -> list[Problem]:
-    """All problems of a merged recipe's shape; components are looked at by name only."""
-    return list(_top(data, place))
+    """The first problems of a merged recipe's shape; of components, only whether they have a name."""
+    return list(islice(_top(data, place), MAX_PROBLEMS))
 
 
 def _top(data: dict[str, Any], place: Place) -> Iterator[Problem]:
