@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medground import registry
@@ -278,7 +278,7 @@ def test_settings_give_defaults_where_a_recipe_is_silent():
         ("sampling: 3\n", "a.yaml:1: sampling: 3 is not a section of key: value lines"),
         ("segmenter: 3\n", "a.yaml:1: segmenter is 3, which names no component"),
         ("segmenter: {size: 3}\n", "a.yaml:1: segmenter has no name (write segmenter: NAME"),
-        ("segmenter: {name: [a]}\n", "a.yaml:1: segmenter has no name"),
+        ("segmenter: {name: [a]}\n", "a.yaml:1: segmenter has the name ['a'], which is none"),
         ("trackers: [{flush: 1}]\n", "a.yaml:1: trackers.0 has no name"),
         ("trackers: [null]\n", "a.yaml:1: trackers holds a null"),
         ("grpo.beta: 1\n", "a.yaml:1: the key 'grpo.beta' holds a dot (nest it"),
@@ -339,6 +339,9 @@ def test_unknown_sources_are_explained(here, tmp_path):
     assert refusal("none.yaml").startswith("none.yaml is not a file")
     (tmp_path / "folder").mkdir()
     assert "holds no recipe.yaml" in refusal("folder")
+    assert "is not a file" in refusal("x" * 5000 + ".yaml")
+    (tmp_path / "loop.yaml").symlink_to("loop.yaml")
+    assert "is not a file" in refusal("loop.yaml")
     assert "mapping is no recipe" in refusal({"seed": object()})
     assert refusal({"sampling": {"sede": 1}}).startswith("mapping: unknown key 'sede'")
 
@@ -363,6 +366,7 @@ KEYS = st.from_regex(r"[a-z_]{1,5}", fullmatch=True)
 VALUES = st.recursive(SCALARS, lambda each: st.lists(each, max_size=3) | st.dictionaries(KEYS, each, max_size=3))
 
 
+@settings(max_examples=50)
 @given(VALUES.filter(lambda value: "${" not in json.dumps(value)))
 def test_what_is_dumped_reads_the_same(tmp_path_factory, value):
     recipe = resolve({"reasoner": {"name": "x", "value": value}})
