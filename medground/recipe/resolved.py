@@ -119,6 +119,7 @@ class Recipe:
 
     def write(self, folder: Path) -> None:
         """Write ``recipe.yaml`` (resolved) and ``recipe.source.yaml`` (as written): the folder is a recipe then."""
+        folder.mkdir(parents=True, exist_ok=True)
         (folder / RESOLVED).write_text(self.dump(), encoding="utf-8")
         (folder / AS_WRITTEN).write_text(self.text, encoding="utf-8")
 

@@ -42,21 +42,24 @@ def lenient(text: str, *, think: bool, style: Style) -> Reading:
 
 
 def strict(text: str, *, think: bool, style: Style) -> Reading:
-    """Exactly what the prompt asks for: one think block, one answer block right after it, the quotes of `style`."""
-    expected = TAGS if think else TAGS[2:]
+    """Exactly what the prompt asks for: one think block, one answer block right after it, the quotes of `style`.
+
+    A text of any other form has no answer, or two.
+    """
     block, level = think_block(text)
-    if think and (text.count("<think>") != 1 or text.count("</think>") != 1):
+    if text.count("<think>") != 1 or text.count("</think>") != 1:
         block, level = None, 0.0
-    seam = text.find("</think><answer>") if think else text.find("<answer>") - len("</think>")
+    expected = TAGS if think else TAGS[2:]
+    head, seam, tail = text.partition("</think><answer>" if think else "<answer>")
     if (
         any(text.count(tag) != (tag in expected) for tag in TAGS)
-        or not text.startswith(expected[0])
-        or not text.endswith("</answer>")
-        or (think and seam < 0)
+        or not seam
+        or not (head.startswith("<think>") if think else head == "")
+        or not tail.endswith("</answer>")
     ):
-        two = text.count("<answer>") > 1 or text.count("</answer>") > 1
-        return Reading(block, level, fault=Fault.TWO_ANSWERS if two else Fault.NO_ANSWER, level=0.0)
-    content = text[text.find("<answer>") + len("<answer>") : -len("</answer>")]
+        fault = Fault.TWO_ANSWERS if text.count("<answer>") > 1 else Fault.NO_ANSWER
+        return Reading(block, level, fault=fault, level=0.0)
+    content = tail.removesuffix("</answer>")
     if style == "single_quoted":
         content = "" if '"' in content else content.replace("'", '"')
     raw = bounded_object(content)
@@ -121,7 +124,7 @@ _CLOSING = re.compile(r"\}\s*</answer>")
 
 def released_eval(text: str, *, think: bool, style: Style) -> Reading:
     """The released evaluation's reader: an answer block that is braces, of which the first complete object counts."""
-    block, level = think_block(text) if think else ("", 0.0)
+    block, level = think_block(text)
     opening = _OPENING.search(text)
     closing = _CLOSING.search(text, opening.end()) if opening else None
     if opening is None or closing is None:

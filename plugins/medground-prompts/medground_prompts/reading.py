@@ -13,7 +13,7 @@ from typing import Any
 from medground.types import Fault
 
 MAX_CHARS = 65_536
-"""Longer completions are not read: about 16 times a long honest one."""
+"""Longer completions are refused unread; 2048 tokens of prose are an eighth of it."""
 MAX_BRACKETS = 64
 """Opening brackets and braces an answer may hold, wherever they stand; an honest one has four. Bounds the nesting."""
 

@@ -1,4 +1,4 @@
-"""Small image analysis in plain NumPy: components, filling, smoothing, distances. No pixel is visited by a Python loop."""
+"""Small image analysis in plain NumPy: components, filling, smoothing, distances; no Python loop over pixels."""
 
 import numpy as np
 from numpy.typing import NDArray
