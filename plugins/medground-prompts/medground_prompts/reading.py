@@ -14,6 +14,8 @@ from medground.types import Fault
 
 MAX_CHARS = 65_536
 """Longer completions are refused unread; 2048 tokens of prose are an eighth of it."""
+MAX_ANSWER = 16_384
+"""Longer answer blocks are not decoded; an honest one has about a hundred characters."""
 MAX_BRACKETS = 64
 """Opening brackets and braces an answer may hold, wherever they stand; an honest one has four. Bounds the nesting."""
 
