@@ -29,14 +29,24 @@ def lenient(text: str, *, think: bool, style: Style) -> Reading:
     Text around the blocks and their order do not matter; two answer blocks do.
     """
     block, level = think_block(text)
-    span = between(text, "<think>", "</think>")
-    rest = text if span is None else text[: span[0] - len("<think>")] + "\n" + text[span[1] + len("</think>") :]
-    answer = between(rest, "<answer>", "</answer>")
-    if answer is None:
+    answers = _answers(text)
+    if not answers:
         return Reading(block, level, fault=Fault.NO_ANSWER, level=0.0)
-    if between(rest, "<answer>", "</answer>", answer[1]):
+    if len(answers) > 1:
         return Reading(block, level, fault=Fault.TWO_ANSWERS, level=0.2)
-    return _finish(block, level, unfenced(rest[slice(*answer)]), _either_quotes)
+    return _finish(block, level, unfenced(text[slice(*answers[0])]), _either_quotes)
+
+
+def _answers(text: str) -> list[tuple[int, int]]:
+    """The contents of the answer blocks outside the first think block, two of them at most."""
+    think = between(text, "think")
+    parts = [(0, len(text))] if think is None else [(0, think[0]), (think[1], len(text))]
+    found: list[tuple[int, int]] = []
+    for start, stop in parts:
+        while len(found) < 2 and (span := between(text, "answer", start, stop)):
+            found.append(span)
+            start = span[1]
+    return found
 
 
 def _either_quotes(content: str) -> dict[str, Any] | None:
@@ -76,7 +86,7 @@ def strict(text: str, *, think: bool, style: Style) -> Reading:
 def released_train(text: str, *, think: bool, style: Style) -> Reading:
     """The released training reward's reader in its soft and hard modes: first block of each, anywhere, any order."""
     block, level = think_block(text)
-    answer = between(text, "<answer>", "</answer>")
+    answer = between(text, "answer")
     if answer is None:
         return Reading(block, level, fault=Fault.NO_ANSWER, level=0.0)
     return _finish(block, level, text[slice(*answer)].strip().replace("'", '"'), released_object)
