@@ -156,19 +156,22 @@ def stack(layers: Iterable[Layer]) -> tuple[dict[str, Any], dict[Key, str]]:
     data: dict[str, Any] = {}
     origins: dict[Key, str] = {}
     for layer in layers:
-        _merge(data, layer.data, (), layer, origins)
+        _merge(data, copy.deepcopy(layer.data), (), layer, origins)
     return data, origins
 
 
 def _merge(base: dict[str, Any], over: Mapping[str, Any], path: Key, layer: Layer, origins: dict[Key, str]) -> None:
     for key, value in over.items():
         here = (*path, key)
+        old = base.get(key)
+        if not isinstance(value, dict):
+            base[key] = value
+        elif not isinstance(old, dict):
+            base[key] = {}
+        elif _swaps(here, old, value):
+            # A term's weight belongs to its label, so it outlives the component.
+            base[key] = {"weight": old["weight"]} if here[0] == "rewards" and "weight" in old else {}
         origins[here] = layer.place(here)
-        if isinstance(value, dict) and isinstance(old := base.get(key), dict):
-            if _swaps(here, old, value):
-                base[key] = {"weight": old["weight"]} if here[0] == "rewards" and "weight" in old else {}
-        else:
-            base[key] = {} if isinstance(value, dict) else value
         if isinstance(value, dict):
             _merge(base[key], value, here, layer, origins)
 

@@ -99,11 +99,12 @@ class Recipe:
         return _compose(self.written, self.overrides, name)
 
     def place(self, dotted: str) -> str:
-        """Where a key, or the first value below it, was written."""
-        if dotted in self.origins:
-            return self.origins[dotted]
-        below = (place for key, place in self.origins.items() if key.startswith(f"{dotted}."))
-        return next(below, self.name)
+        """Where a key, else the first value below it, else the nearest above it, was written."""
+        below = (place for key, place in self.origins.items() if f"{key}.".startswith(f"{dotted}."))
+        found = next(below, None)
+        if found or "." not in dotted:
+            return found or self.name
+        return self.place(dotted.rpartition(".")[0])
 
     def digest(self, *keys: str) -> str:
         """SHA-256 of the values under some dotted keys, all if none is given; absent keys count as null."""
@@ -117,6 +118,7 @@ class Recipe:
 
     def write(self, folder: Path) -> None:
         """Write ``recipe.yaml`` (resolved) and ``recipe.source.yaml`` (as written): the folder is a recipe then."""
+        folder.mkdir(parents=True, exist_ok=True)
         (folder / RESOLVED).write_text(self.dump(), encoding="utf-8")
         (folder / AS_WRITTEN).write_text(self.text, encoding="utf-8")
 
@@ -166,8 +168,9 @@ def _compose(source: Written, overrides: Sequence[str], variant: str | None) -> 
 
     if found := problems(data, place):
         raise InvalidRecipe(found)
+    given = {path for path, _ in leaves(data)}
     data = _fill(data)
-    known = {path: origins.get(path, "default") for path, _ in leaves(data)}
+    known = {path: origins[path] if path in given else "default" for path, _ in leaves(data)}
     return Recipe(
         name=name,
         data=data,

@@ -15,6 +15,8 @@ from medground.recipe.layers import Layer, shorthand
 from medground.recipe.read import parse, read_file
 
 SUFFIXES = (".yaml", ".yml")
+MAX_FILES = 32
+"""A recipe and all it extends."""
 RESOLVED = "recipe.yaml"
 """In a run folder: the recipe as it was resolved."""
 AS_WRITTEN = "recipe.source.yaml"
@@ -33,6 +35,12 @@ def names() -> list[str]:
     """Every shipped recipe by name, such as ``infer/toy``, sorted."""
     root = shipped()
     return sorted(path.relative_to(root).with_suffix("").as_posix() for path in root.rglob("*.yaml"))
+
+
+def headline(name: str) -> str:
+    """The first line of a shipped recipe: the command that runs it."""
+    file = _shipped(name)
+    return read_file(file.path, file.shown).partition("\n")[0].removeprefix("#").strip()
 
 
 @dataclass(frozen=True)
@@ -81,7 +89,9 @@ def _find(source: "str | os.PathLike[str]") -> tuple[str, File]:
             raise RecipeError(f"the folder {word!r} holds no {RESOLVED}", hint="a run folder holds one")
         return path.resolve().name, File(path / RESOLVED, str(path / RESOLVED), path.resolve())
     if path.suffix in SUFFIXES and "\0" not in word:
-        return path.stem, File(path, word, path.resolve().parent)
+        real = path.resolve()
+        root = shipped().resolve()
+        return path.stem, File(path, word, root if real.is_relative_to(root) else real.parent)
     raise RecipeError(f"there is no recipe {word!r}", hint=nearest(word, names()) + ", or a path ending in .yaml")
 
 
@@ -92,7 +102,7 @@ def _shipped(name: str) -> File:
 def _from_mapping(source: Mapping[str, Any]) -> Written:
     try:
         text = OmegaConf.to_yaml(OmegaConf.create(dict(source)))
-    except OmegaConfBaseException as error:
+    except (OmegaConfBaseException, RecursionError) as error:
         raise RecipeError(f"the mapping is no recipe: {str(error).splitlines()[0]}") from error
     layers: list[Layer] = []
     texts: list[tuple[str, str]] = []
@@ -129,9 +139,6 @@ def _add(
         _read(found, chain, layers, texts)
     layers.append(shorthand(layer))
     texts.append((shown, text))
-
-
-MAX_FILES = 32
 
 
 def _bases(layer: Layer) -> list[str]:

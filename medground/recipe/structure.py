@@ -18,12 +18,14 @@ class Problem:
     key: str
     """Dotted."""
     where: str
-    """``file:line``, ``command line`` or ``default``."""
+    """``file:line``, ``command line`` or ``default``; empty where the message says it."""
     message: str
     hint: str | None = None
 
-    def __str__(self) -> str:
-        return f"{self.where}: {self.message}" + (f" ({self.hint})" if self.hint else "")
+    @property
+    def sentence(self) -> str:
+        """Where and what."""
+        return f"{self.where}: {self.message}" if self.where else self.message
 
 
 class InvalidRecipe(RecipeError):
@@ -32,7 +34,7 @@ class InvalidRecipe(RecipeError):
     def __init__(self, problems: list[Problem]) -> None:
         first, more = problems[0], len(problems) - 1
         also = f"; {more} more problem{'s' * (more > 1)}" if more else ""
-        super().__init__(f"{first.where}: {first.message}{also}", hint=first.hint)
+        super().__init__(f"{first.sentence}{also}", hint=first.hint)
         self.problems = tuple(problems)
 
 
