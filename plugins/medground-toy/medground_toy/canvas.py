@@ -10,11 +10,11 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from medground.geometry import Size
 from numpy.typing import NDArray
 from PIL import Image as Pillow
 from PIL import ImageDraw
 
+from medground.geometry import Size
 from medground_toy.regions import Floats
 
 Lobes = Sequence[tuple[int, float, float]]

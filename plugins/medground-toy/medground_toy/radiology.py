@@ -67,7 +67,10 @@ def ct(canvas: Canvas, shapes: Shapes) -> tuple[Floats, list[Region]]:
         region("kidney", "urinary organ", kidneys[0][2], tone="bright"),
         region("kidney", "urinary organ", kidneys[1][2], tone="bright"),
     ]
-    spots = ((-0.52 + between(-0.06, 0.06), -0.08 + between(-0.14, 0.14)), (0.5 + between(-0.05, 0.05), between(-0.2, 0.05)))
+    spots = (
+        (-0.52 + between(-0.06, 0.06), -0.08 + between(-0.14, 0.14)),
+        (0.5 + between(-0.05, 0.05), between(-0.2, 0.05)),
+    )
     for x, y in spots:
         dark = canvas.rng.random() < 0.5
         whole, core = lesion(canvas, x, y, between(0.105, 0.135), shapes)
@@ -156,7 +159,7 @@ def mri(canvas: Canvas, shapes: Shapes) -> tuple[Floats, list[Region]]:
 
 def xray(canvas: Canvas, shapes: Shapes) -> tuple[Floats, list[Region]]:
     """A frontal chest film: two lungs behind ribs, the heart, and an opacity in each lung."""
-    between, p, x, y = canvas.between, canvas.pixel, canvas.x, canvas.y
+    between, x, y = canvas.between, canvas.x, canvas.y
     trunk = union(canvas.blob(0, 0.5, 0.92, 1.35), canvas.blob(0, -0.55, 1.05, 0.3) - 0.02)
     picture = np.full(canvas.size, 0.03, np.float32)
     paint(picture, soft(trunk, 0.1), 0.5 + 0.03 * canvas.noise(3, 2))
@@ -175,9 +178,11 @@ def xray(canvas: Canvas, shapes: Shapes) -> tuple[Floats, list[Region]]:
         for k in range(9):
             top = -0.74 + 0.165 * k + tip
             wide = 0.62 + 0.2 * np.sin(np.pi * (k + 1.5) / 11)
-            path = curve((side * 0.1, top), (side * wide * 0.6, top - 0.1), (side * wide, top + 0.1), (side * wide, top + 0.24))
+            path = curve(
+                (side * 0.1, top), (side * wide * 0.6, top - 0.1), (side * wide, top + 0.1), (side * wide, top + 0.24)
+            )
             ribs.append((path, 0.062, 0.05))
-            edges += [(path + [0, 0.028], 0.008, 0.008), (path - [0, 0.028], 0.008, 0.008)]
+            edges += [(path + np.array([0, lift]), 0.008, 0.008) for lift in (-0.028, 0.028)]
             front = curve((side * wide, top + 0.22), (side * wide * 0.85, top + 0.42), (side * 0.3, top + 0.46))
             ribs.append((front, 0.03, 0.045))
     for lung in lungs:
