@@ -61,7 +61,9 @@ class _Shared:
         return shared_attention(query, key, value, shared_prompt, shared_group, scaling), None
 
 
-def shared_attention(query: Tensor, key: Tensor, value: Tensor, prompt: int, group: int, scaling: float | None) -> Tensor:
+def shared_attention(
+    query: Tensor, key: Tensor, value: Tensor, prompt: int, group: int, scaling: float | None
+) -> Tensor:
     """Attention of one group, ``[1, H, N, D]`` queries and ``[1, Hk, N, D]`` keys and values, as ``[1, N, H, D]``."""
     own = scaled_dot_product_attention(
         query[:, :, :prompt],

@@ -109,9 +109,7 @@ def _reasoner(
     from medground_qwen.reasoner import VisionLanguageReasoner
     from medground_qwen.trainable import choose_trainable
 
-    model, processor = load(
-        checkpoint, family, revision=revision, dtype=dtype, device=device, attention=attention
-    )
+    model, processor = load(checkpoint, family, revision=revision, dtype=dtype, device=device, attention=attention)
     model = choose_trainable(
         model,
         lora_rank=lora_rank,

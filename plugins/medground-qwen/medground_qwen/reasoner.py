@@ -120,9 +120,7 @@ class VisionLanguageReasoner:
         ids = [_ids(completion) for completion in completions]
         return group_of(self.encode(messages), ids, self.tokens.pad)
 
-    def logprobs(
-        self, messages: Messages, completions: Sequence[Completion], *, temperature: float = 1.0
-    ) -> Tensor:
+    def logprobs(self, messages: Messages, completions: Sequence[Completion], *, temperature: float = 1.0) -> Tensor:
         """See `TrainableReasoner.logprobs`."""
         logp, _ = self._active(self.group(messages, completions), temperature)
         return logp  # type: ignore[no-any-return]
@@ -209,5 +207,3 @@ def _vision_ids(config: Any) -> set[int]:
 
 def _has_adapter(model: Any) -> bool:
     return hasattr(model, "peft_config")
-
-

@@ -12,7 +12,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 Architecture = Literal["qwen3_vl", "qwen2_5_vl"]
-SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
+SPECIAL = (
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+)
 TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n"
     "{% if message.content is string %}{{ message.content }}{% else %}{% for part in message.content %}"
@@ -111,7 +119,13 @@ def model(
         "image_token_id": ids["<|image_pad|>"], "video_token_id": ids["<|video_pad|>"],
         "vision_start_token_id": ids["<|vision_start|>"], "vision_end_token_id": ids["<|vision_end|>"],
     }  # fmt: skip
-    sight = {"depth": 2, "num_heads": vision // 32, "patch_size": patch, "out_hidden_size": hidden, "spatial_merge_size": 2}
+    sight = {
+        "depth": 2,
+        "num_heads": vision // 32,
+        "patch_size": patch,
+        "out_hidden_size": hidden,
+        "spatial_merge_size": 2,
+    }
     rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [6, 5, 5]}
     torch.manual_seed(seed)
     if architecture == "qwen3_vl":

@@ -37,7 +37,9 @@ def test_a_greedy_group_repeats_itself_and_needs_one_prefill(make):
     reasoner = make()
     seen = []
     reasoner.model.model.visual.register_forward_pre_hook(lambda *_: seen.append(1))
-    (group,) = reasoner.generate([conversation()], common.Sampling(num_generations=5, temperature=0.0, max_completion_length=9))
+    (group,) = reasoner.generate(
+        [conversation()], common.Sampling(num_generations=5, temperature=0.0, max_completion_length=9)
+    )
     assert len({tuple(completion.token_ids) for completion in group}) == 1
     assert len(seen) == 1, "the image is encoded once for the whole group"
 
@@ -45,7 +47,11 @@ def test_a_greedy_group_repeats_itself_and_needs_one_prefill(make):
 @pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
 def test_a_completion_does_not_depend_on_its_batch(make, sampling):
     reasoner = make()
-    batch = [conversation(), conversation("Which bright region is on the right side?", 40, 150, 1), conversation(seed=2)]
+    batch = [
+        conversation(),
+        conversation("Which bright region is on the right side?", 40, 150, 1),
+        conversation(seed=2),
+    ]
     together = reasoner.generate(batch, sampling)
     alone = [reasoner.generate([messages], sampling)[0] for messages in batch]
     for group, single in zip(together, alone, strict=True):

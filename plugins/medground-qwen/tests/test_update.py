@@ -27,7 +27,9 @@ def outcome(reasoner, completions=RAGGED, messages=None, parts=None):
         (logp * weight[start : start + len(logp), : logp.shape[1]]).sum().backward()
         rows.append(torch.nn.functional.pad(logp.detach(), (0, group.ids.shape[1] - logp.shape[1])))
     gradients = {
-        name: parameter.grad.clone() for name, parameter in reasoner.model.named_parameters() if parameter.grad is not None
+        name: parameter.grad.clone()
+        for name, parameter in reasoner.model.named_parameters()
+        if parameter.grad is not None
     }
     return torch.cat(rows), gradients
 
@@ -48,7 +50,9 @@ def test_shared_equals_repeated_rows_the_vision_tower_included(make):
 
 
 def test_with_gradient_checkpointing(make):
-    assert_same(outcome(make(train_vision=True, gradient_checkpointing=True)), outcome(make(train_vision=True, share=False)))
+    assert_same(
+        outcome(make(train_vision=True, gradient_checkpointing=True)), outcome(make(train_vision=True, share=False))
+    )
 
 
 def test_with_a_lora_adapter(make):
@@ -147,8 +151,16 @@ def test_image_and_prompt_are_computed_once_per_group(make):
         reasoner = make(share=share, train_vision=True)
         seen = {"patches": 0, "tokens": 0}
         tower, layer = reasoner.model.model.visual, reasoner.model.model.language_model.layers[0]
-        tower.register_forward_pre_hook(lambda m, a, k, seen=seen: seen.update(patches=seen["patches"] + len((a or [k["hidden_states"]])[0])), with_kwargs=True)  # noqa: E501
-        layer.register_forward_pre_hook(lambda m, a, k, seen=seen: seen.update(tokens=seen["tokens"] + (a or [k["hidden_states"]])[0].shape[:2].numel()), with_kwargs=True)  # noqa: E501
+        tower.register_forward_pre_hook(
+            lambda m, a, k, seen=seen: seen.update(patches=seen["patches"] + len((a or [k["hidden_states"]])[0])),
+            with_kwargs=True,
+        )  # noqa: E501
+        layer.register_forward_pre_hook(
+            lambda m, a, k, seen=seen: seen.update(
+                tokens=seen["tokens"] + (a or [k["hidden_states"]])[0].shape[:2].numel()
+            ),
+            with_kwargs=True,
+        )  # noqa: E501
         group = reasoner.group(conversation(), RAGGED)
         reasoner.policy(group)
         counts[share] = (seen, len(group.prompt), group.ids.shape)
