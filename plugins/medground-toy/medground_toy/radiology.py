@@ -67,7 +67,10 @@ def ct(canvas: Canvas, shapes: Shapes) -> tuple[Floats, list[Region]]:
         region("kidney", "urinary organ", kidneys[0][2], tone="bright"),
         region("kidney", "urinary organ", kidneys[1][2], tone="bright"),
     ]
-    spots = ((-0.52 + between(-0.06, 0.06), -0.08 + between(-0.14, 0.14)), (0.5 + between(-0.05, 0.05), between(-0.2, 0.05)))
+    spots = (
+        (-0.52 + between(-0.06, 0.06), -0.08 + between(-0.14, 0.14)),
+        (0.5 + between(-0.05, 0.05), between(-0.2, 0.05)),
+    )
     for x, y in spots:
         dark = canvas.rng.random() < 0.5
         whole, core = lesion(canvas, x, y, between(0.105, 0.135), shapes)
@@ -171,7 +174,9 @@ def xray(canvas: Canvas, shapes: Shapes) -> tuple[Floats, list[Region]]:
         for k in range(9):
             top = -0.74 + 0.165 * k + tip
             wide = 0.62 + 0.2 * np.sin(np.pi * (k + 1.5) / 11)
-            path = curve((side * 0.1, top), (side * wide * 0.6, top - 0.1), (side * wide, top + 0.1), (side * wide, top + 0.24))
+            path = curve(
+                (side * 0.1, top), (side * wide * 0.6, top - 0.1), (side * wide, top + 0.1), (side * wide, top + 0.24)
+            )
             ribs.append((path, 0.062, 0.05))
             edges += [(path + [0, 0.028], 0.008, 0.008), (path - [0, 0.028], 0.008, 0.008)]
             front = curve((side * wide, top + 0.22), (side * wide * 0.85, top + 0.42), (side * 0.3, top + 0.46))
@@ -197,7 +202,9 @@ def xray(canvas: Canvas, shapes: Shapes) -> tuple[Floats, list[Region]]:
     paint(picture, soft(canvas.blob(0.0, -0.75, 0.045, 0.42), 0.03) * 0.5, 0.25)
     cage = soft(trunk, 0.2)
     picture += (smooth(canvas.strokes(ribs), 1) * 0.085 + canvas.strokes(edges) * 0.05) * cage
-    bars = [(curve((s * 0.08, -0.66), (s * 0.35, -0.8), (s * 0.62, -0.7), (s * 0.9, -0.84)), 0.07, 0.06) for s in (-1, 1)]
+    bars = [
+        (curve((s * 0.08, -0.66), (s * 0.35, -0.8), (s * 0.62, -0.7), (s * 0.9, -0.84)), 0.07, 0.06) for s in (-1, 1)
+    ]
     picture += smooth(canvas.strokes(bars), 1) * 0.16
     names = [("lung", lungs[0]), ("lung", lungs[1])]
     regions = [region(name, "thoracic organ", field, tone="dark") for name, field in names]

@@ -26,7 +26,11 @@ class Region:
 
 
 def region(
-    category: str, supercategory: str, whole: Floats, core: Floats | None = None, tone: Literal["bright", "dark", ""] = ""
+    category: str,
+    supercategory: str,
+    whole: Floats,
+    core: Floats | None = None,
+    tone: Literal["bright", "dark", ""] = "",
 ) -> Region:
     """A region from the fields of its shape."""
     return Region(category, supercategory, whole > 0, None if core is None else core > 0, tone)
