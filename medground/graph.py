@@ -112,7 +112,7 @@ class GroundingGraph:
     @property
     def sampling(self) -> Sampling:
         """How completions are drawn; greedy and single unless the recipe says otherwise."""
-        return Sampling(**{"temperature": 0.0, **self.recipe.data.get("sampling", {})})
+        return Sampling(**self.recipe.data["sampling"])
 
     @property
     def part(self) -> Part:
