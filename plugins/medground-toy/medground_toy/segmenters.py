@@ -130,6 +130,7 @@ class RegionGrowing:
         best, best_score = np.zeros(allowed.shape, bool), 0.0
         for tolerance in self.tolerances:
             region = fill_holes(at_points((near <= tolerance) & allowed, rows, columns)) & allowed
+            region = (smooth(region.astype(np.float32), 1) > 0.5) & allowed
             if not region.any():
                 continue
             score = _box_fit(region, prompt.box) if prompt.box is not None else _edge_fit(region, edges)
