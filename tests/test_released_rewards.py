@@ -102,9 +102,7 @@ MALFORMED = {
     "box nested": (with_box("[[445, 136, 708, 729]]"), 1, 0.6, 0, 1, 2.6, 4.6, 1),
     "box of strings": (with_box('["445", "136", "708", "729"]'), 1, 0.6, 0, 1, 2.6, 4.6, 2),
     "one point malformed": (said(OK.replace("[595, 455]", "[595]")), 1, 0.6, 1, 0, 2.6, 4.6, 1),
-    "points of 3": (
-        said(OK.replace("[534, 273]", "[534, 273, 0]").replace("[595, 455]", "[595, 455, 0]")), 1, 0.6, 1, 0, 2.6, 4.6, 2,
-    ),
+    "points of 3": (said(OK.replace("273]", "273, 0]").replace("455]", "455, 0]")), 1, 0.6, 1, 0, 2.6, 4.6, 2),
     "both malformed": (with_box("null").replace("[595, 455]", "[]"), 1, 0.4, 0, 0, 1.4, 1.4, 1),
     "nothing": ("", 0, 0, 0, 0, 0, 0, 0),
     "a refusal": ("I cannot help with that.", 0, 0, 0, 0, 0, 0, 0),
