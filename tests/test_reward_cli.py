@@ -191,9 +191,10 @@ def test_mask_terms_use_the_recipes_segmenter_where_the_line_has_an_image(score,
         recipe=MASKS,
     )
     assert code == 0
-    assert [result["score"] for result in found] == [2.0, None, 0.0, 1.0]
-    assert "image" in found[1]["terms"]["mask_dice"]["details"]["failure"]["cause"]
-    assert found[3]["terms"]["mask_dice"]["value"] is None
+    assert [result["score"] for result in found] == [2.0, 1.0, 0.0, 1.0]
+    said = [result["terms"]["mask_dice"] for result in found]
+    assert [term["value"] for term in said] == [1.0, None, 0.0, None]
+    assert said[1]["details"]["undefined"] != said[3]["details"]["undefined"]
 
 
 def encoded(mask):
