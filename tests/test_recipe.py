@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medground import registry
 from medground.cli import main
 from medground.errors import PluginError, RecipeError
 from medground.recipe import InvalidRecipe, check, find_problems, names, resolve
@@ -52,13 +51,11 @@ def stranger(tmp_path, monkeypatch):
     info = folder / "stranger-1.0.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: stranger\nVersion: 1.0\n")
-    lines = [f"{name} = stranger_parts" for name in ("segmenter.box_only", "reward.fixed", "reward.other")]
+    module = f"stranger_{abs(hash(tmp_path))}"  # what a module offers is remembered by its name
+    lines = [f"{name} = {module}" for name in ("segmenter.box_only", "reward.fixed", "reward.other")]
     (info / "entry_points.txt").write_text("\n".join(["[medground]", *lines]))
-    (folder / "stranger_parts.py").write_text(STRANGER)
+    (folder / f"{module}.py").write_text(STRANGER)
     monkeypatch.syspath_prepend(str(folder))
-    yield
-    sys.modules.pop("stranger_parts", None)
-    registry._offers.cache_clear()
 
 
 @pytest.fixture
@@ -171,7 +168,8 @@ def test_weights_zero_null_and_labels(here):
     assert "gone" not in recipe.data["rewards"]
     assert recipe.origins["rewards.overlap.name"] == "base.yaml:3"
     assert recipe.origins["rewards.overlap.weight"] == "top.yaml:4"
-    assert recipe.origins["rewards.sharp.name"] == "default"
+    assert recipe.origins["rewards.sharp.name"] == "top.yaml:6"
+    assert recipe.origins["rewards.sharp.weight"] == "default"
 
 
 def test_a_term_swapped_keeps_its_weight_and_drops_its_arguments(here):
@@ -432,6 +430,14 @@ variants:
         check(resolve({"rewards": {"fixed": {"vlue": 1}}}))
 
 
+def test_a_broken_plugin_is_told_once(here, stranger, tmp_path):
+    (module,) = (tmp_path / "site").glob("*.py")
+    module.write_text("import nothing_of_this_name\n")
+    here(a="rewards:\n  fixed: 1\n  other: 1\n")
+    (problem,) = find_problems(resolve("a.yaml"))
+    assert problem.where == "a.yaml:2" and "nothing_of_this_name" in problem.message
+
+
 def test_a_required_argument_is_asked_for(stranger):
     (problem,) = find_problems(resolve({"segmenter": "box_only"}))
     assert problem.key == "segmenter.name" and "checkpoint" in problem.message
@@ -479,7 +485,8 @@ def test_list(capsys):
     listed = json.loads(out)
     assert code == 0 and [each["name"] for each in listed] == names()
     code, out, _ = run(capsys, "list")
-    assert "infer/toy  medground ground IMAGE QUESTION --recipe infer/toy" in out
+    (line,) = (line for line in out.splitlines() if line.startswith("infer/toy "))
+    assert line.endswith("  medground ground IMAGE QUESTION --recipe infer/toy")
 
 
 def test_check_says_what_is_wrong_and_exits_2(capsys, here):
