@@ -1,7 +1,7 @@
-"""Terms on the segmenter's mask, against the target's. They abstain where the target has no mask.
+"""Terms on the segmenter's mask, against the target's.
 
-Where the answer gave nothing to segment the value is 0; a mask that nobody made although there was a prompt is wrong
-wiring and raises.
+Where the answer gave nothing to segment the value is 0. They abstain where the target has no mask, and where nobody
+made a mask although there was something to segment (a file scored without images): that is not the model's doing.
 """
 
 import math
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medground import geometry
-from medground.errors import RecipeError, RunError
+from medground.errors import RecipeError
 from medground.geometry import Point
 from medground.types import RewardResult, Rollout
 from medground_rewards.terms import Nothing, decay, said_pair, true_box, true_pair
@@ -48,7 +48,7 @@ def _masks(rollout: Rollout) -> tuple[Bools, Bools]:
         return rollout.mask.data, truth
     if grounding.prompt is None or grounding.fault is not None:
         raise Nothing(0.0, fault=str(grounding.fault or "no prompt"))
-    raise RunError("a mask term met a rollout without a mask", hint="give the recipe a segmenter, and an image to it")
+    raise Nothing(None, undefined="no mask was made")
 
 
 @dataclass(frozen=True, kw_only=True)
