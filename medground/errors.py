@@ -59,6 +59,10 @@ class SegmenterError(MedgroundError):
     """A segmenter could not answer for some prompts; those samples carry a fault, the run goes on."""
 
 
+class SegmenterMemoryError(SegmenterError):
+    """A segmenter ran out of memory even for one prompt; the fault of those samples is out_of_memory."""
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """Return ``"did you mean 'x'?"`` for the nearest of `known`, else the list of what exists.
 

@@ -1,0 +1,154 @@
+import subprocess
+import sys
+
+import pytest
+
+from medground.errors import InputError, RecipeError
+
+torch = pytest.importorskip("torch")
+from safetensors.torch import save_file  # noqa: E402
+
+from medground.weights import find_weights, frozen, load_strictly, read_weights  # noqa: E402
+
+
+def model() -> "torch.nn.Module":
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.LayerNorm(4))
+
+
+def same(left, right) -> bool:
+    return left.keys() == right.keys() and all(torch.equal(left[key], right[key]) for key in left)
+
+
+def test_reading_module_loads_no_torch():
+    code = "import sys, medground.weights, medground.segmenting; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("wrap", [None, "model", "state_dict", "model_state_dict"])
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_wrappers_and_prefixes(tmp_path, wrap, prefix):
+    state = model().state_dict()
+    named = {prefix + key: value for key, value in state.items()}
+    torch.save({wrap: named, "epoch": 3} if wrap else named, tmp_path / "m.pth")
+    assert same(read_weights(tmp_path / "m.pth"), dict(state))
+
+
+@pytest.mark.parametrize("optimizer", ["Adam", "AdamW", "SGD", "RMSprop"])
+def test_a_pickled_optimizer_object_beside_the_weights(tmp_path, optimizer):
+    trained = model()
+    stepper = getattr(torch.optim, optimizer)(trained.parameters(), lr=0.1)
+    trained(torch.ones(2, 3)).square().sum().backward()
+    stepper.step()
+    torch.save({"model": trained.state_dict(), "optimizer": stepper, "epoch": 1}, tmp_path / "m.pth")
+    with pytest.raises(Exception, match="Unsupported"):
+        torch.load(tmp_path / "m.pth", weights_only=True)
+    assert same(read_weights(tmp_path / "m.pth"), dict(trained.state_dict()))
+    with pytest.raises(Exception, match="Unsupported"):  # the permission does not outlive the call
+        torch.load(tmp_path / "m.pth", weights_only=True)
+
+
+class Trap:
+    def __reduce__(self):
+        return (print, ("ran",))
+
+
+def test_other_objects_are_refused_and_never_run(tmp_path, capsys):
+    torch.save({"model": model().state_dict(), "extra": Trap()}, tmp_path / "m.pth")
+    with pytest.raises(InputError, match=r"m\.pth holds .*besides tensors"):
+        read_weights(tmp_path / "m.pth")
+    torch.save(model(), tmp_path / "whole.pth")
+    with pytest.raises(InputError, match=r"torch\.nn\.modules\.container\.Sequential"):
+        read_weights(tmp_path / "whole.pth")
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("kept", [0, 10, 0.3, 0.6, 0.99])
+@pytest.mark.parametrize("kind", ["pth", "legacy.pth", "safetensors"])
+def test_truncated_files_are_one_sentence(tmp_path, kind, kept):
+    path = tmp_path / f"m.{kind}"
+    if kind == "safetensors":
+        save_file(model().state_dict(), path)
+    else:
+        torch.save(model().state_dict(), path, _use_new_zipfile_serialization=kind == "pth")
+    data = path.read_bytes()
+    path.write_bytes(data[: kept if isinstance(kept, int) else int(len(data) * kept)])
+    with pytest.raises(InputError, match=path.name) as caught:
+        read_weights(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "content", [b"<!DOCTYPE html><html>", b"\x89PNG\r\n\x1a\n" + bytes(99), b"PK\x03\x04" + bytes(40)]
+)
+def test_wrong_files_are_one_sentence(tmp_path, content):
+    for name in ("a.pth", "a.safetensors"):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(InputError, match=name) as caught:
+            read_weights(tmp_path / name)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [[1, 2], {}, {"lr": 0.1, "a": torch.ones(1)}, torch.ones(3)])
+def test_what_is_no_dictionary_of_weights(tmp_path, content):
+    torch.save(content, tmp_path / "m.pth")
+    with pytest.raises(InputError, match="dictionary of weights"):
+        read_weights(tmp_path / "m.pth")
+
+
+def test_folders_and_shards(tmp_path):
+    state = model().state_dict()
+    with pytest.raises(InputError, match=r"no model\.safetensors"):
+        read_weights(tmp_path)
+    parts = [dict(list(state.items())[:2]), dict(list(state.items())[2:])]
+    for number, part in enumerate(parts, 1):
+        save_file(part, tmp_path / f"model-0000{number}-of-00002.safetensors")
+    assert same(read_weights(tmp_path), dict(state))
+    save_file(state, tmp_path / "model.safetensors")
+    assert same(read_weights(tmp_path), dict(state))
+
+
+def test_strict_loading_names_every_difference():
+    state = dict(model().state_dict())
+    del state["0.bias"]
+    state["0.weight"] = torch.zeros(4, 5)
+    state["2.extra"] = torch.zeros(1)
+    with pytest.raises(InputError) as caught:
+        load_strictly(model(), state, "m.pth")
+    text = str(caught.value)
+    assert "m.pth" in text and "1 missing: 0.bias" in text and "1 unexpected: 2.extra" in text
+    assert "1 of another shape: 0.weight (4x5, expected 4x3)" in text
+
+
+def test_where_checkpoints_are_found(tmp_path, monkeypatch):
+    file = tmp_path / "medsam_vit_b.pth"
+    file.touch()
+    assert find_weights(file) == file and find_weights(str(tmp_path)) == tmp_path
+    with pytest.raises(InputError, match=r"does not exist.*did you mean 'medsam_vit_b.pth'"):
+        find_weights(tmp_path / "medsam_vit_B.pth")
+
+
+def test_the_hub_cache_is_read_and_nothing_is_downloaded(tmp_path, monkeypatch):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(InputError, match="neither a file here nor a model in the local hub cache"):
+        find_weights("someone/some-model")
+    snapshot = tmp_path / "models--someone--some-model" / "snapshots" / ("a" * 40)
+    snapshot.mkdir(parents=True)
+    save_file(model().state_dict(), snapshot / "model.safetensors")
+    refs = tmp_path / "models--someone--some-model" / "refs"
+    refs.mkdir()
+    (refs / "main").write_text("a" * 40)
+    assert same(read_weights(find_weights("someone/some-model")), dict(model().state_dict()))
+    assert find_weights("someone/some-model/model.safetensors@" + "a" * 40).name == "model.safetensors"
+    with pytest.raises(InputError, match="neither"):
+        find_weights("someone/some-model/other.pt")
+
+
+def test_frozen_models():
+    ready = frozen(model().train(), device="cpu", dtype="bfloat16")
+    assert not ready.training and not any(parameter.requires_grad for parameter in ready.parameters())
+    assert next(ready.parameters()).dtype == torch.bfloat16
+    with pytest.raises(RecipeError, match="did you mean 'float16'"):
+        frozen(model(), device="cpu", dtype="float61")
