@@ -61,12 +61,12 @@ class Frame:
         pairs, shape = _pairs(numbers)
         if self.order == "yx":
             pairs = pairs[..., ::-1]
-        return (pairs * self.unit(size)).reshape(shape)
+        return (pairs * (size[1], size[0]) / self.extent).reshape(shape)
 
     def from_pixels(self, pixels: ArrayLike, size: Size) -> Floats:
         """The inverse of `to_pixels`: what a perfect model would write, unrounded."""
         pairs, shape = _pairs(pixels)
-        pairs = pairs / self.unit(size)
+        pairs = pairs * self.extent / (size[1], size[0])
         if self.order == "yx":
             pairs = pairs[..., ::-1]
         return pairs.reshape(shape)

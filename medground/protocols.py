@@ -34,6 +34,10 @@ if TYPE_CHECKING:
 class Reasoner(Protocol):
     """Sees an image and a question, answers in text."""
 
+    def frame(self, size: Size) -> Frame:
+        """The frame its numbers count for an original image of `size` (H, W); known without running the model."""
+        ...
+
     def generate(self, batch: Sequence[Messages], sampling: Sampling) -> list[list[Completion]]:
         """One inner list per conversation, ``sampling.num_generations`` long, in order.
 

@@ -1,0 +1,98 @@
+"""``medground doctor``: what is installed and whether it works; ``doctor frames`` follows coordinates through a recipe."""
+
+import importlib.metadata
+import importlib.util
+import json
+import platform
+from pathlib import Path
+from typing import Any
+
+import click
+
+from medground.errors import RunError
+
+FLOORS = {
+    "torch": "2.10",  # loading a foreign .pt is unsafe below, even with weights_only
+    "transformers": "5.17",
+    "pillow": "12.3",
+    "pydicom": "3.0.2",
+}
+"""The oldest version of each library that is safe to use, where one matters."""
+
+
+@click.group(invoke_without_command=True)
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON on stdout.")
+@click.pass_context
+def doctor(context: click.Context, as_json: bool) -> None:
+    """Say what is installed, what is missing, and which plugins are broken."""
+    if context.invoked_subcommand is not None:
+        return
+    findings = _findings()
+    if as_json:
+        click.echo(json.dumps(findings))
+        return
+    click.echo(f"medground {findings['medground']}, Python {findings['python']}, {findings['system']}")
+    for name, found in findings["libraries"].items():
+        click.echo(f"  {name:<18} {found['version'] or 'not installed':<16} {found['problem']}".rstrip())
+    for problem in findings["plugins"]:
+        click.echo(f"  plugin {problem}")
+    click.echo("`medground plugins doctor` imports every plugin in a process of its own and says what fails.")
+
+
+def _findings() -> dict[str, Any]:
+    from medground.registry import components
+
+    wanted = ["numpy", "pillow", "omegaconf", "pluggy", "torch", "torchvision", "transformers", "peft", "safetensors"]
+    wanted += ["segment-anything", "sam2", "open-clip-torch", "pydicom", "nibabel"]
+    return {
+        "medground": importlib.metadata.version("medground"),
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "libraries": {name: _library(name) for name in wanted},
+        "plugins": [f"{item.kind}.{item.name}: {item.problem}" for item in components() if item.problem],
+    }
+
+
+def _library(name: str) -> dict[str, str]:
+    try:
+        version = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return {"version": "", "problem": ""}
+    floor = FLOORS.get(name, "0")
+    too_old = _numbers(version) < _numbers(floor)
+    return {"version": version, "problem": f"older than {floor}: upgrade before loading files of others" * too_old}
+
+
+def _numbers(version: str) -> list[int]:
+    parts = version.split("+")[0].split(".")
+    return [int(part) for part in parts if part.isdigit()]
+
+
+@doctor.command()
+@click.argument("recipe")
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--image", type=click.Path(path_type=Path), help="An image to check with; a synthetic one otherwise.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("frames.png"), show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print the hops as JSON on stdout.")
+def frames(recipe: str, overrides: tuple[str, ...], image: Path | None, out: Path, as_json: bool) -> None:
+    """Send a known target through RECIPE's coordinates and print the drift of every hop.
+
+    The target is rendered as the perfect answer in the reasoner's frame, parsed back, and handed on as the segmenter
+    would get it. Fails where a hop drifts by more than half a model unit; warns where one unit exceeds a pixel.
+    """
+    from medground.cli.frames import draw_hops, follow
+    from medground.graph import load
+
+    report = follow(load(recipe, *overrides), image)
+    draw_hops(report, out)
+    if as_json:
+        click.echo(json.dumps(report.to_dict()))
+    else:
+        for line in report.lines():
+            click.echo(line)
+        click.echo(f"drawn in {out}")
+    if not report.ok:
+        raise RunError(
+            f"coordinates drift by {report.worst:.3f} model units, more than half of one",
+            hint="the frame the reasoner declares is not the one its answers count",
+        )

@@ -1,0 +1,147 @@
+"""A known target followed through a recipe: original pixels, the model's numbers, and back."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medground.data.images import read_image
+from medground.errors import RunError
+from medground.frames import Frame
+from medground.geometry import Box, Floats, Point, Size
+from medground.graph import GroundingGraph
+from medground.overlay import draw
+from medground.types import Completion, Image, Query, SpatialPrompt, Target
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hop:
+    """Where the target stands after one step."""
+
+    name: str
+    prompt: SpatialPrompt
+    pixels: float
+    """Largest distance from the target along an axis, px of the original."""
+    units: float
+    """The same in model units."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """The hops of one target through one recipe."""
+
+    image: Image
+    target: Target
+    frame: Frame
+    answer: str
+    hops: list[Hop]
+
+    @property
+    def worst(self) -> float:
+        """The largest drift, in model units."""
+        return max(hop.units for hop in self.hops)
+
+    @property
+    def ok(self) -> bool:
+        """True when no hop drifts beyond half a model unit: what rounding the answer costs, and no more."""
+        return self.worst <= 0.5 + 1e-6
+
+    @property
+    def unit(self) -> tuple[float, float]:
+        """Pixels of the original per model unit, along x and y."""
+        return self.frame.unit(_size(self.image))
+
+    def lines(self) -> list[str]:
+        """The report for people."""
+        height, width = _size(self.image)
+        told = [f"image {height}x{width}, frame {self.frame.kind} of {self.frame.size}, order {self.frame.order}"]
+        told += [f"{hop.name:<16} drift {hop.pixels:8.4f} px  {hop.units:6.4f} units" for hop in self.hops]
+        x, y = self.unit
+        if max(x, y) > 1:
+            told.append(f"warning: one model unit spans {x:.2f} x {y:.2f} px, so answers cannot be finer than that")
+        return told
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as JSON-ready values."""
+        return {
+            "size": list(_size(self.image)),
+            "frame": {"kind": self.frame.kind, "size": list(self.frame.size), "order": self.frame.order},
+            "unit_px": list(self.unit),
+            "answer": self.answer,
+            "hops": [{"name": hop.name, "px": hop.pixels, "units": hop.units} for hop in self.hops],
+            "ok": self.ok,
+        }
+
+
+def follow(graph: GroundingGraph, path: Path | None) -> Report:
+    """Send a target through a graph's reasoner frame, prompt interface and prompt selection.
+
+    Raises:
+        RunError: if the perfect answer does not parse.
+    """
+    image = read_image(path) if path else _synthetic()
+    size = _size(image)
+    target = _target(size)
+    interface, frame = graph.prompt_interface, graph.reasoner.frame(size)
+    messages = interface.render(Query(image=image, question="Where is the marked region?"))
+    if not messages:
+        raise RunError("the prompt interface rendered no messages")
+    answer = interface.answer(target, "the marked region", frame=frame, size=size)
+    grounding = interface.parse(Completion(text=answer, frame=frame), size)
+    if grounding.prompt is None or grounding.fault is not None:
+        raise RunError(
+            f"the perfect answer does not parse: {grounding.fault}", hint="run medground.testing.check_prompt_interface"
+        )
+    handed = grounding.prompt.only(graph.part)
+    if handed is None:
+        raise RunError(f"the recipe prompts the segmenter with {graph.part}, which the answer does not hold")
+    hops = [_hop("parsed", grounding.prompt, target, frame, size), _hop("segment input", handed, target, frame, size)]
+    return Report(image=image, target=target, frame=frame, answer=answer, hops=hops)
+
+
+def draw_hops(report: Report, path: Path) -> None:
+    """Draw the target and where it ended up."""
+    last = report.hops[-1].prompt
+    draw(
+        report.image,
+        box=last.box,
+        points=last.points,
+        target_box=report.target.box,
+        caption=f"worst drift {report.worst:.2f} model units",
+    ).save(path)
+
+
+def _hop(name: str, prompt: SpatialPrompt, target: Target, frame: Frame, size: Size) -> Hop:
+    drift = np.concatenate(
+        [
+            np.abs(np.reshape(prompt.box, (-1, 2)) - np.reshape(target.box, (-1, 2))) if prompt.box else _none(),
+            np.abs(np.reshape(prompt.points, (-1, 2)) - np.reshape(target.points, (-1, 2)))
+            if prompt.points
+            else _none(),
+        ]
+    )
+    return Hop(name=name, prompt=prompt, pixels=float(drift.max()), units=float((drift / frame.unit(size)).max()))
+
+
+def _none() -> Floats:
+    return np.empty((0, 2))
+
+
+def _size(image: Image) -> Size:
+    return image.shape[0], image.shape[1]
+
+
+def _synthetic() -> Image:
+    """A 517 x 763 gradient: sides that no patch grid divides, so that every frame has to convert."""
+    rows, columns = np.mgrid[0:517, 0:763]
+    grey = (40 + 120 * columns / 763 + 60 * rows / 517).astype(np.uint8)
+    return np.repeat(grey[..., None], 3, axis=2)
+
+
+def _target(size: Size) -> Target:
+    """A target at fractions that no frame represents exactly."""
+    height, width = size
+    box = Box(0.1371 * width, 0.2213 * height, 0.6189 * width, 0.7737 * height)
+    points = (Point(0.3119 * width, 0.4337 * height), Point(0.4733 * width, 0.6151 * height))
+    return Target(box=box, points=points)

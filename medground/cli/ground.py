@@ -1,0 +1,53 @@
+"""``medground ground``: one question about one image."""
+
+import json
+from pathlib import Path
+
+import click
+
+from medground.data.images import read_image
+from medground.errors import RunError
+from medground.graph import Found, load
+from medground.types import Query
+
+
+@click.command()
+@click.argument("image", type=click.Path(path_type=Path))
+@click.argument("question")
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--recipe", default="infer/toy", show_default=True, help="A recipe name, file or run folder.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("grounded"), show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
+def ground(image: Path, question: str, overrides: tuple[str, ...], recipe: str, out: Path, as_json: bool) -> None:
+    """Ground QUESTION in IMAGE: write the text, box, points, mask and overlay into --out.
+
+    Research software, not a medical device.
+    """
+    from medground.cli.results import write_result
+
+    pixels = read_image(image)
+    found = load(recipe, *overrides)(Query(image=pixels, question=question, id=image.stem))
+    result = write_result(found, out, image.stem)
+    if as_json:
+        click.echo(json.dumps(result))
+    else:
+        click.echo(_told(found, out, result["files"]), err=True)
+    if found.fault is not None and not found.fault.of_model:
+        raise RunError(f"the question was not answered: {found.fault}", hint=found.cause or None)
+
+
+def _told(found: Found, out: Path, files: dict[str, str]) -> str:
+    lines = [f"question  {found.query.question}"]
+    if found.grounding.think:
+        lines.append(f"think     {found.grounding.think.strip()}")
+    prompt = found.grounding.prompt
+    if prompt and prompt.box:
+        lines.append("box       " + ", ".join(f"{value:.1f}" for value in prompt.box) + "  (x1, y1, x2, y2 px)")
+    if prompt and prompt.points:
+        lines.append("points    " + "  ".join(f"({x:.1f}, {y:.1f})" for x, y in prompt.points))
+    if found.mask is not None:
+        lines.append(f"mask      {int(found.mask.data.sum())} px, own score {found.mask.score:.2f}")
+    if found.fault is not None:
+        lines.append(f"fault     {found.fault}")
+    lines += [f"{kind:<9} {out / name}" for kind, name in files.items()]
+    return "\n".join(lines)

@@ -1,0 +1,156 @@
+"""``medground run``: a folder or a manifest of images, resumable, one manifest line per input."""
+
+import json
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from medground.cli.progress import progress
+from medground.data.images import read_image
+from medground.data.inputs import Input, read_inputs
+from medground.errors import InputError, Interrupted
+from medground.graph import GroundingGraph, load
+from medground.types import Query
+
+
+@click.command()
+@click.argument("inputs", metavar="INPUT", type=click.Path(path_type=Path))
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Where results and manifest.jsonl go.")
+@click.option("--recipe", default="infer/toy", show_default=True, help="A recipe name, file or run folder.")
+@click.option("--question", help="Asked of every image of a folder, or of manifest lines without one.")
+@click.option("--batch-size", default=8, show_default=True, type=click.IntRange(min=1))
+@click.option("--overlays/--no-overlays", default=True, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON on stdout.")
+def run(
+    inputs: Path,
+    overrides: tuple[str, ...],
+    out: Path,
+    recipe: str,
+    question: str | None,
+    batch_size: int,
+    overlays: bool,
+    as_json: bool,
+) -> None:
+    """Ground every image of INPUT, a folder or a manifest of {"image", "question"} lines.
+
+    OUT/manifest.jsonl gets a line per input, failures included. Run the same command again after an interruption:
+    what is done stays done. Research software, not a medical device.
+    """
+    graph = load(recipe, *overrides)
+    out.mkdir(parents=True, exist_ok=True)
+    graph.recipe.write(out)
+    manifest = out / "manifest.jsonl"
+    feeds = graph.recipe.digest("reasoner", "prompt_interface", "segmenter", "prompt", "sampling")
+    asked = read_inputs(inputs, question)
+    done = _done(manifest, feeds)
+    todo = [item for item in asked if item.id not in done]
+    _compact(manifest, [item.id for item in asked])  # drops a line torn by a kill, so that nothing is appended to it
+    with _interruptible() as stopped, progress("grounding", total=len(asked), done=len(asked) - len(todo)) as advance:
+        for start in range(0, len(todo), batch_size):
+            if stopped():
+                raise Interrupted(
+                    f"stopped after {len(asked) - len(todo) + start} of {len(asked)} inputs",
+                    hint="run the same command again to continue",
+                )
+            batch = todo[start : start + batch_size]
+            _append(manifest, [{**line, "key": feeds} for line in _ground(graph, batch, out, overlays)])
+            advance(len(batch))
+    _summarise(manifest, _compact(manifest, [item.id for item in asked]), as_json)
+
+
+def _ground(graph: GroundingGraph, batch: list[Input], out: Path, overlays: bool) -> list[dict[str, Any]]:
+    """One manifest line per input of the batch, in order."""
+    from medground.cli.results import write_result
+
+    lines: list[dict[str, Any]] = [{} for _ in batch]
+    queries: list[tuple[int, Query]] = []
+    for index, item in enumerate(batch):
+        try:
+            if item.problem:
+                raise InputError(item.problem)
+            queries.append((index, Query(image=read_image(item.image), question=item.question, id=item.id)))
+        except InputError as error:
+            lines[index] = {"id": item.id, "status": "unreadable", "cause": str(error)}
+    for (index, query), found in zip(queries, graph.batch([query for _, query in queries]), strict=True):
+        result = write_result(found, out / "results", query.id, overlay=overlays)
+        of_model = found.fault is None or found.fault.of_model
+        lines[index] = {"status": "ok" if found.fault is None else "fault" if of_model else "failed", **result}
+    return lines
+
+
+def _done(manifest: Path, feeds: str) -> set[str]:
+    """What earlier runs with the same components finished; failures that were not the model's are tried again."""
+    newest = {line["id"]: line for line in _read(manifest)}
+    return {name for name, line in newest.items() if line["key"] == feeds and line["status"] in ("ok", "fault")}
+
+
+def _read(manifest: Path) -> list[dict[str, Any]]:
+    """The manifest's lines; one torn by a kill is dropped."""
+    if not manifest.exists():
+        return []
+    lines = []
+    for text in manifest.read_text(encoding="utf-8").splitlines():
+        try:
+            lines.append(json.loads(text))
+        except ValueError:
+            continue
+    return lines
+
+
+def _append(manifest: Path, lines: list[dict[str, Any]]) -> None:
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    with manifest.open("a", encoding="utf-8") as file:
+        file.write(text)
+
+
+def _compact(manifest: Path, order: list[str]) -> list[dict[str, Any]]:
+    """Leave one line per input, the newest, in the order of the inputs; return them."""
+    newest = {line["id"]: line for line in _read(manifest)}
+    lines = [newest[name] for name in order if name in newest]
+    temporary = manifest.with_suffix(".tmp")
+    temporary.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    temporary.replace(manifest)
+    return lines
+
+
+def _summarise(manifest: Path, lines: list[dict[str, Any]], as_json: bool) -> None:
+    faults: dict[str, int] = {}
+    for line in lines:
+        if line["status"] != "ok":
+            kind = line.get("fault") or "unreadable"
+            faults[kind] = faults.get(kind, 0) + 1
+    summary = {"inputs": len(lines), "ok": sum(line["status"] == "ok" for line in lines), "not_ok": faults}
+    if as_json:
+        click.echo(json.dumps({**summary, "manifest": str(manifest)}))
+    else:
+        rest = "".join(f", {count} {kind}" for kind, count in sorted(faults.items()))
+        click.echo(f"{summary['ok']} of {summary['inputs']} grounded{rest}; see {manifest}", err=True)
+    unreadable = [line for line in lines if line["status"] == "unreadable"]
+    if unreadable:
+        raise InputError(
+            f"{len(unreadable)} of {len(lines)} inputs could not be read, the first: {unreadable[0]['cause']}",
+            hint="the others are done; mend these and run the same command again",
+        )
+
+
+@contextmanager
+def _interruptible() -> "Iterator[Any]":
+    """Within, a first SIGINT or SIGTERM asks for a stop after the current batch; a second one stops at once."""
+    asked: list[int] = []
+
+    def ask(number: int, _: Any) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(number)
+
+    previous = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -1,0 +1,1 @@
+"""Data in and out: pictures, masks, and the tables that hold them."""

@@ -1,0 +1,103 @@
+"""What a run is asked to ground: a folder of images, or a manifest of JSON lines."""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medground.errors import InputError
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Input:
+    """One image and its question."""
+
+    id: str
+    """Names the results; safe as a file name."""
+    image: Path
+    question: str
+    problem: str = ""
+    """Why this input cannot be used; empty when it can."""
+
+
+def read_inputs(source: Path, question: str | None = None) -> list[Input]:
+    """The inputs of a folder (sorted by name) or of a manifest (in its order).
+
+    A manifest line is ``{"image": path, "question": str, "id": str}``; the path is relative to the manifest and stays
+    under its folder; ``question`` may come from the caller, ``id`` from the file name. A line that cannot be used
+    becomes an `Input` with a `problem`.
+
+    Raises:
+        InputError: if there is nothing to read at all.
+    """
+    if source.is_dir():
+        found = _of_folder(source, question)
+    elif source.is_file():
+        found = _of_manifest(source, question)
+    else:
+        raise InputError(f"{source.name} does not exist", hint="give a folder of images or a manifest.jsonl")
+    if not found:
+        raise InputError(f"{source.name} holds no images", hint=f"known suffixes: {', '.join(SUFFIXES)}")
+    return _with_unique_ids(found)
+
+
+def _of_folder(folder: Path, question: str | None) -> list[Input]:
+    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    if files and question is None:
+        raise InputError("a folder of images needs one question for all of them", hint="give --question TEXT")
+    return [
+        Input(id=_safe(str(path.relative_to(folder).with_suffix(""))), image=path, question=question or "")
+        for path in files
+    ]
+
+
+def _of_manifest(manifest: Path, question: str | None) -> list[Input]:
+    root = manifest.parent.resolve()
+    found = []
+    for number, text in enumerate(manifest.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
+        if text.strip():
+            found.append(_of_line(text, number, root, question))
+    return found
+
+
+def _of_line(text: str, number: int, root: Path, question: str | None) -> Input:
+    fallback = f"line-{number}"
+
+    def broken(why: str) -> Input:
+        return Input(id=fallback, image=root, question="", problem=f"manifest line {number}: {why}")
+
+    try:
+        line: Any = json.loads(text)
+    except (ValueError, RecursionError):
+        return broken("not JSON")
+    if not isinstance(line, dict) or not isinstance(line.get("image"), str):
+        return broken('needs an "image" path')
+    asked = line.get("question", question)
+    if not isinstance(asked, str):
+        return broken('needs a "question", or give --question TEXT')
+    path = (root / line["image"]).resolve()
+    if not path.is_relative_to(root):
+        return broken("its image lies outside the manifest's folder")
+    return Input(id=_safe(str(line.get("id") or Path(line["image"]).stem)), image=path, question=asked)
+
+
+def _safe(name: str) -> str:
+    """`name` as a file name: separators and anything unusual become underscores."""
+    return re.sub(r"[^\w.+-]+", "_", name).strip("._")[:120] or "unnamed"
+
+
+def _with_unique_ids(inputs: list[Input]) -> list[Input]:
+    seen: dict[str, int] = {}
+    out = []
+    for item in inputs:
+        seen[item.id] = count = seen.get(item.id, 0) + 1
+        renamed = (
+            item
+            if count == 1
+            else Input(id=f"{item.id}-{count}", image=item.image, question=item.question, problem=item.problem)
+        )
+        out.append(renamed)
+    return out

@@ -1,0 +1,107 @@
+"""The words a recipe may use: one table. A new setting is one line here, its default beside it."""
+
+from typing import Any
+
+from medground.errors import nearest
+
+COMPONENTS = ("reasoner", "prompt_interface", "segmenter", "engine", "rollout")
+"""Top-level keys that hold one component, named as its kind; null means none."""
+RECIPE_WORDS = ("extends", "variants")
+"""Keys about the recipe itself, gone once it is resolved."""
+
+
+class Choice(tuple[str, ...]):
+    """A setting that takes one of a few words; the first is the default."""
+
+    __slots__ = ()
+
+
+SETTINGS: dict[str, Any] = {
+    "prompt": Choice(("both", "box", "points")),  # which part of the spatial prompt the segmenter is given
+    "allow_untrained": False,  # give a segmenter prompt kinds it was not trained for
+    "seed": 0,
+    "sampling": {"num_generations": 1, "temperature": 0.0, "max_completion_length": 2048, "seed": 0},
+    "data": {"path": None, "split": None, "reader": None, "limit": None},
+    "grpo": {
+        "num_generations": 16,
+        "temperature": 1.0,
+        "max_prompt_length": 2048,
+        "max_completion_length": 2048,
+        "train_batch_size": 128,  # queries per step
+        "mini_batch_size": 64,  # queries per optimiser update
+        "num_iterations": 1,
+        "num_train_epochs": 5,
+        "max_steps": None,
+        "loss": Choice(("grpo", "dr_grpo", "dapo", "gspo", "cispo")),
+        "aggregation": Choice(("sequence_mean", "token_mean", "constant")),
+        "scale_rewards": Choice(("group", "batch", "none")),
+        "beta": 0.0,  # weight of the divergence from the starting policy
+        "kl_estimator": Choice(("k3", "k1", "k2")),
+        "epsilon": 0.2,
+        "epsilon_high": None,
+        "dual_clip": None,
+        "mask_truncated": False,
+        "resample_constant": 0,
+        "learning_rate": 1e-6,
+        "schedule": Choice(("constant", "linear", "cosine")),
+        "warmup_ratio": 0.0,
+        "weight_decay": 0.01,
+        "adam_beta1": 0.9,
+        "adam_beta2": 0.999,
+        "max_grad_norm": 1.0,
+        "save_every": 10,
+    },
+    "sft": {
+        "train_batch_size": 16,
+        "num_train_epochs": 5,
+        "max_steps": None,
+        "max_length": 2048,
+        "packing": False,
+        "learning_rate": 5e-6,
+        "schedule": Choice(("cosine", "linear", "constant")),
+        "warmup_ratio": 0.1,
+        "weight_decay": 0.0,
+        "adam_beta1": 0.9,
+        "adam_beta2": 0.999,
+        "max_grad_norm": 1.0,
+        "save_every": 100,
+    },
+    "validate": {"every": 0, "split": "val", "metric": None, "limit": None, "before_training": False},
+    "evaluate": {"split": None, "limit": None, "metrics": None, "seeds": None},
+}
+"""Plain top-level keys: a default, a `Choice`, or a section of such. A default of None takes any value."""
+FILLED = ("prompt", "allow_untrained", "seed", "sampling")
+"""Filled with defaults in every recipe; the others only where a recipe names them."""
+TOP = (*RECIPE_WORDS, *COMPONENTS, "rewards", "trackers", *SETTINGS)
+
+
+def default(setting: Any) -> Any:
+    """What a setting is where no recipe says."""
+    if isinstance(setting, dict):
+        return {key: default(each) for key, each in setting.items()}
+    return setting[0] if isinstance(setting, Choice) else setting
+
+
+def objection(setting: Any, value: Any) -> tuple[str, str] | None:
+    """Why `value` does not suit a setting, as (what is wrong, what to do); None where it does.
+
+    >>> objection(Choice(("both", "box")), "bxo")
+    ("'bxo' is not one of its words", "did you mean 'box'?")
+    >>> objection(0.2, 1)
+    >>> objection(True, 1)
+    ('1 is not true or false', 'write true or false')
+    """
+    if setting is None:
+        return None
+    if isinstance(setting, Choice):
+        if isinstance(value, str) and value in setting:
+            return None
+        return f"{value!r} is not one of its words", nearest(str(value), setting)
+    wanted = "true or false" if isinstance(setting, bool) else _WANTED[type(setting)]
+    fits = isinstance(value, (int, float) if isinstance(setting, float) else type(setting))
+    if fits and isinstance(value, bool) == isinstance(setting, bool):
+        return None
+    return f"{value!r} is not {wanted}", f"write {wanted}"
+
+
+_WANTED = {int: "a whole number", float: "a number", str: "a word", dict: "a section of key: value lines"}

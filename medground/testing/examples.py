@@ -1,0 +1,103 @@
+"""Images and prompts that components meet in real work: odd sizes, strips, grey ones, prompts half outside."""
+
+import numpy as np
+
+from medground.geometry import Box, Point, Size
+from medground.types import Image, Messages, Query, SpatialPrompt, Target
+
+SIZES: dict[str, Size] = {"37x53 image": (37, 53), "1x1000 strip": (1, 1000), "1000x1 strip": (1000, 1)}
+
+
+def image(size: Size, *, grey: bool = False, seed: int = 0) -> Image:
+    """A bright ellipse on noise, H x W x 3 uint8; with `grey` the three channels are equal."""
+    generator = np.random.default_rng(seed)
+    rows, columns = np.mgrid[0 : size[0], 0 : size[1]]
+    y, x = (rows + 0.5) / size[0], (columns + 0.5) / size[1]
+    inside = ((x - 0.5) / 0.25) ** 2 + ((y - 0.5) / 0.3) ** 2 <= 1
+    channels = generator.integers(0, 60, (*size, 1 if grey else 3)) + 150 * inside[..., None]
+    return np.ascontiguousarray(np.broadcast_to(channels, (*size, 3)), dtype=np.uint8)
+
+
+def images() -> dict[str, Image]:
+    """One image of each awkward shape, by what it is."""
+    made = {what: image(size) for what, size in SIZES.items()}
+    return made | {"grey 64x48 image": image((64, 48), grey=True)}
+
+
+def box(size: Size) -> Box:
+    """A box round the middle of an image of `size`, at least a pixel each way."""
+    height, width = size
+    left, top = int(0.25 * width), int(0.2 * height)
+    return Box(left, top, max(left + 1, round(0.75 * width)), max(top + 1, round(0.8 * height)))
+
+
+def points(size: Size) -> tuple[Point, Point]:
+    """Two key points inside `box(size)`."""
+    x1, y1, x2, y2 = box(size)
+    return Point(x1 + 0.3 * (x2 - x1), y1 + 0.4 * (y2 - y1)), Point(x1 + 0.7 * (x2 - x1), y1 + 0.6 * (y2 - y1))
+
+
+def target(size: Size) -> Target:
+    """The ellipse of `image` as truth: its box, two points, its mask."""
+    height, width = size
+    mask = np.zeros(size, dtype=bool)
+    x1, y1, x2, y2 = (int(value) for value in box(size))
+    mask[y1:y2, x1:x2] = True
+    return Target(box=box(size), points=points(size), mask=mask)
+
+
+def prompts(size: Size, accepts: frozenset[str]) -> list[SpatialPrompt]:
+    """One prompt for each combination of the kinds accepted."""
+    frame, pair = box(size), points(size)
+    made = []
+    if "box" in accepts:
+        made.append(SpatialPrompt(box=frame))
+    if "points" in accepts:
+        made += [SpatialPrompt(points=pair), SpatialPrompt(points=pair[:1])]
+    if {"box", "points"} <= accepts:
+        made.append(SpatialPrompt(box=frame, points=pair))
+    if {"points", "negative_points"} <= accepts:
+        made.append(SpatialPrompt(points=pair, labels=(1, 0)))
+    return made
+
+
+def hostile_prompts(size: Size) -> dict[str, SpatialPrompt]:
+    """Prompts that no segmenter is trained for, by what is odd about them."""
+    height, width = size
+    return {
+        "a box half outside": SpatialPrompt(box=Box(-width / 2, -height / 2, width / 2, height / 2)),
+        "a box wholly outside": SpatialPrompt(box=Box(2 * width, 2 * height, 3 * width, 3 * height)),
+        "a box without area": SpatialPrompt(box=Box(width / 2, height / 2, width / 2, height / 2)),
+        "an inverted box": SpatialPrompt(box=Box(width, height, 0, 0)),
+        "a box inside one pixel": SpatialPrompt(box=Box(0.2, 0.2, 0.4, 0.4)),
+        "a point on the far corner": SpatialPrompt(points=(Point(width, height),)),
+        "a point outside": SpatialPrompt(points=(Point(-5.0, 3.0 * height),)),
+        "a background point alone": SpatialPrompt(points=points(size)[:1], labels=(0,)),
+        "a box and a point outside it": SpatialPrompt(box=box(size), points=(Point(0.0, 0.0),)),
+    }
+
+
+def conversations() -> list[Messages]:
+    """Three conversations about three images: one user turn each, image first."""
+    asked = [
+        ((56, 84), "Which region explains the shadow on this side?"),
+        ((37, 53), "Where would you look first, and why?"),
+        ((64, 48), "Welcher Bereich erklärt die Beschwerden?"),
+    ]
+    return [
+        [
+            {
+                "role": "user",
+                "content": [
+                    {"type": "image", "image": image(size, seed=number)},
+                    {"type": "text", "text": f"{question} Think, then answer with a box and two points as JSON."},
+                ],
+            }
+        ]
+        for number, (size, question) in enumerate(asked)
+    ]
+
+
+def query(size: Size = (37, 53)) -> Query:
+    """One question about `image(size)`."""
+    return Query(image=image(size), question="Which region explains the shadow on this side?", id="conformance")

@@ -1,0 +1,160 @@
+"""Does a prompt interface keep the promises of `medground.protocols.PromptInterface`?"""
+
+import pickle
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from medground.frames import Frame, pixels
+from medground.geometry import Size
+from medground.hookspecs import Factory
+from medground.testing import examples
+from medground.testing.findings import Findings, check_kinds, make
+from medground.types import Completion, Fault, Grounding, Query, image_of, text_of
+
+MODEL_SIZE = (420, 616)
+"""(H, W) that the model of the round trips saw."""
+
+
+def check_prompt_interface(factory: Factory, /, **arguments: Any) -> None:
+    """Check a prompt interface made by ``factory(**arguments)``: what it asks, and that it can read any answer.
+
+    Raises:
+        ConformanceError: listing every promise broken.
+    """
+    findings = Findings(factory)
+    interface = make(factory, arguments, findings)
+    provides = check_kinds(interface, "provides", findings)
+    with findings.attempt("pickling it (worker processes do)"):
+        pickle.loads(pickle.dumps(interface))
+    with findings.attempt("render"):
+        _check_render(interface, examples.query(), findings)
+    for size in [(37, 53), (480, 640), (1024, 100)]:
+        for frame in _frames(size):
+            with findings.attempt(f"the round trip of a {size} image through {frame}"):
+                _check_round_trip(interface, provides, size, frame, findings)
+    with findings.attempt("the round trip of thoughts"):
+        _check_think(interface, findings)
+    for text in nasty_texts(interface):
+        _check_total(interface, text, findings)
+    findings.conclude()
+
+
+def nasty_texts(interface: Any) -> Iterator[str]:
+    """What models really write when they fail: cut off, doubled, unbalanced, huge, not numbers, not text."""
+    perfect = ""
+    size = (37, 53)
+    try:
+        perfect = interface.answer(examples.target(size), think="It is brighter.", frame=pixels(size), size=size)
+    except Exception:  # noqa: BLE001 an answer that fails is found by the round trips; here only its text is missed
+        yield ""
+    fixed = ["", " ", "\n", "no idea", "<think>", "</think>", "<answer>", "<answer></answer>", "<answer>{}</answer>"]
+    fixed += ["{", "}", "[]", "null", "true", "42", '"', "{}", "[[[[", "]" * 500, "[" * 5000, '{"a":' * 5000]
+    fixed += ["<think>" * 5000, "<answer>" * 5000, "</answer><answer>", "\x00", "\ud800", "\u202e{}", "🫁" * 100]
+    fixed += ["1e999", "NaN", "9" * 5000, "```json\n{}\n```", "```json", '{"a": 1, "a": 2}', "a" * 300_000]
+    yield from fixed
+    yield perfect + perfect
+    yield perfect.upper()
+    yield perfect * 200
+    yield from (perfect[: len(perfect) * cut // 16] for cut in range(16))
+    for swap in ["NaN", "Infinity", "-1", "1e999", "true", "null", '"7"', "[]", "{}", "9" * 400, "-0.0", "1_000", "٣"]:
+        yield _with_digits(perfect, swap)
+    generator = np.random.default_rng(0)
+    for _ in range(100 if perfect else 0):
+        letters = list(perfect)
+        for place in generator.integers(0, len(letters), size=4):
+            letters[place] = str(generator.choice(list('{}[]<>/":,0-.eN \\\n')))
+        yield "".join(letters)
+
+
+def _with_digits(text: str, swap: str) -> str:
+    head, _, tail = text.partition("[")
+    number, comma, rest = tail.partition(",")
+    return f"{head}[{swap}{comma}{rest}" if number else text
+
+
+def _frames(size: Size) -> list[Frame | None]:
+    frames: list[Frame | None] = [None, pixels(size)]
+    for order in ("xy", "yx"):
+        frames += [Frame(kind, MODEL_SIZE, order) for kind in ("pixel", "permille", "unit")]  # type: ignore[arg-type]
+    return frames
+
+
+def _check_render(interface: Any, query: Query, findings: Findings) -> None:
+    before = query.image.copy()
+    messages = interface.render(query)
+    shape = [turn.get("role") for turn in messages]
+    findings.expect(shape == ["user"], f"render must give one user turn, not {shape}")
+    content = messages[0].get("content")
+    if not findings.expect(
+        isinstance(content, list) and content, f"a turn's content is a list of parts, not {content!r}"
+    ):
+        return
+    kinds = [part.get("type") for part in content]
+    findings.expect(kinds[0] == "image" and kinds.count("image") == 1, f"one image comes first, not {kinds}")
+    findings.expect(np.array_equal(image_of(messages), before), "render must pass the query's image on as it is")
+    findings.expect(query.question in text_of(messages), "the question must be in the text as it was asked")
+    again = interface.render(query)
+    findings.expect(text_of(again) == text_of(messages), "render must write the same text every time")
+
+
+def _check_round_trip(
+    interface: Any, provides: frozenset[str], size: Size, frame: Frame | None, findings: Findings
+) -> None:
+    truth = examples.target(size)
+    text = interface.answer(truth) if frame is None else interface.answer(truth, frame=frame, size=size)
+    if not findings.expect(isinstance(text, str), f"answer must be text, not {text!r}"):
+        return
+    grounding = interface.parse(Completion(text=text, frame=frame), size)
+    where = f"a {size} image through {frame}"
+    if not findings.expect(
+        grounding.fault is None and grounding.prompt is not None,
+        f"parse finds {grounding.fault} in the ideal answer for {where}: {text[:200]!r}",
+    ):
+        return
+    unit = np.array((frame or pixels(size)).unit(size))
+    if frame is not None and frame.kind == "unit":
+        unit = unit / 1000  # a fraction needs at least three decimals
+    pairs = {"box": (grounding.prompt.box, truth.box), "points": (grounding.prompt.points, truth.points)}
+    for kind in sorted(provides & set(pairs)):
+        found, wanted = pairs[kind]
+        drift = np.inf
+        if found is not None and np.size(found) == np.size(wanted):
+            step = np.abs(np.reshape(found, (-1, 2)) - np.reshape(wanted, (-1, 2))) / unit
+            drift = float(step.max())
+        findings.expect(drift <= 0.5 + 1e-6, f"{kind} drifts by {drift:.3g} model units (at most 0.5) for {where}")
+
+
+def _check_think(interface: Any, findings: Findings) -> None:
+    size, words = (37, 53), "The left lung is darker, so I look there."
+    text = interface.answer(examples.target(size), think=words, frame=pixels(size), size=size)
+    grounding = interface.parse(Completion(text=text, frame=pixels(size)), size)
+    findings.expect(grounding.fault is None, f"parse finds {grounding.fault} in the ideal answer with thoughts")
+    if grounding.think is not None:
+        findings.expect(grounding.think.strip() == words, f"the thoughts {words!r} are read as {grounding.think!r}")
+
+
+def _check_total(interface: Any, text: str, findings: Findings) -> None:
+    size = (37, 53)
+    shown = repr(text if len(text) <= 60 else f"{text[:40]}... ({len(text)} characters)")
+    completion = Completion(text=text, frame=pixels(size))
+    with findings.attempt(f"parse of {shown}"):
+        for said in (completion, replace(completion, frame=None), replace(completion, finish_reason="length")):
+            _check_grounding(interface.parse(said, size), shown, findings)
+
+
+def _check_grounding(grounding: Any, shown: str, findings: Findings) -> None:
+    if not findings.expect(isinstance(grounding, Grounding), f"parse gives a Grounding, not {grounding!r}"):
+        return
+    fault, prompt = grounding.fault, grounding.prompt
+    findings.expect(fault is None or isinstance(fault, Fault), f"a fault is a medground.types.Fault, not {fault!r}")
+    findings.expect(fault is not None or prompt is not None, f"without a fault there must be a prompt ({shown})")
+    if prompt is not None:
+        numbers = [*(prompt.box or ()), *(value for point in prompt.points for value in point)]
+        findings.expect(np.isfinite(numbers).all(), f"a prompt must be finite, not {numbers} ({shown})")
+    for what in ("answer_level", "think_level"):
+        level = getattr(grounding, what)
+        good = (level is None and what == "think_level") or (level is not None and 0 <= level <= 1)
+        findings.expect(good, f"{what} lies in [0, 1], not {level!r} ({shown})")

@@ -1,0 +1,190 @@
+"""Does a reward term keep the promises of `medground.protocols.Reward`?"""
+
+import math
+import pickle
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from medground.frames import pixels
+from medground.geometry import Box, Point
+from medground.hookspecs import Factory
+from medground.testing import examples
+from medground.testing.findings import Findings, make
+from medground.types import (
+    Completion,
+    Fault,
+    Grounding,
+    Mask,
+    RewardResult,
+    Rollout,
+    Sample,
+    SpatialPrompt,
+)
+
+SIZE = (37, 53)
+
+
+def check_reward(factory: Factory, /, **arguments: Any) -> None:
+    """Check a term made by ``factory(**arguments)`` on good, poor, faulty and half-missing rollouts.
+
+    Raises:
+        ConformanceError: listing every promise broken.
+    """
+    findings = Findings(factory)
+    term = make(factory, arguments, findings)
+    needs_mask = getattr(term, "needs_mask", None)
+    findings.expect(isinstance(needs_mask, bool), f"needs_mask must be True or False, not {needs_mask!r}")
+    limits = _limits(term, findings)
+    with findings.attempt("pickling it (worker processes do)"):
+        pickle.loads(pickle.dumps(term))
+    rollouts = example_rollouts()
+    results: dict[str, RewardResult] = {}
+    for what, rollout in rollouts.items():
+        with findings.attempt(f"scoring {what}"):
+            _check_one(term, what, rollout, limits, results, findings)
+    if needs_mask is False:
+        _check_mask_unread(term, rollouts, results, findings)
+    if hasattr(term, "batch"):
+        _check_batch(term, rollouts, results, findings)
+    findings.conclude()
+
+
+def example_rollouts() -> dict[str, Rollout]:
+    """Rollouts of one sample, by what they hold: the perfect answer, poor ones, every fault, everything missing."""
+    truth = examples.target(SIZE)
+    sample = Sample(query=examples.query(SIZE), target=truth, labels={"modality": "CT"})
+    assert truth.mask is not None
+    far = (Point(1.5, 1.5), Point(4.5, 2.5))
+    groundings = {
+        "the perfect answer": _said(truth.box, truth.points),
+        "the points the other way round": _said(truth.box, truth.points[::-1]),
+        "an answer elsewhere": _said(Box(0, 0, 6, 4), far),
+        "a box alone": _said(truth.box, ()),
+        "points alone": _said(None, truth.points),
+        "one point alone": _said(None, truth.points[:1]),
+        "three points": _said(truth.box, (*truth.points, far[0])),
+        "coincident points": replace(_said(truth.box, truth.points[:1] * 2), fault=Fault.POINTS_EQUAL),
+        "a box without area": replace(_said(Box(5, 5, 5, 5), truth.points), fault=Fault.DEGENERATE_BOX),
+        "an inverted box": replace(_said(Box(40, 30, 10, 8), truth.points), fault=Fault.INVERTED_BOX),
+        "an answer far outside": replace(_said(Box(-900, -900, 9000, 9000), far), fault=Fault.OUT_OF_FRAME),
+        "an answer without thoughts": replace(_said(truth.box, truth.points), think=None, think_level=None),
+    }
+    masks = {"perfect": truth.mask, "empty": np.zeros(SIZE, bool), "full": np.ones(SIZE, bool)}
+    made = {}
+    for what, grounding in groundings.items():
+        shape = "perfect" if what == "the perfect answer" else "full"
+        made[what] = _rollout(sample, grounding, Mask(data=masks[shape], score=0.5))
+    made["an empty mask"] = _rollout(sample, groundings["the perfect answer"], Mask(data=masks["empty"], score=0.0))
+    made["no mask"] = _rollout(sample, groundings["the perfect answer"], None)
+    unmasked = replace(sample, target=replace(truth, mask=None))
+    made["a truth without a mask"] = replace(made["the perfect answer"], sample=unmasked)
+    made["a truth without a mask and no mask"] = replace(made["no mask"], sample=unmasked)
+    for fault in Fault:
+        nothing = Grounding(prompt=None, fault=fault, think="", think_level=0.0, answer_level=0.0)
+        rollout = _rollout(sample, nothing, None, text="")
+        made[f"nothing, for {fault}"] = rollout if fault.of_model else replace(rollout, fault=fault, cause="a test")
+    return made
+
+
+def _said(box: Box | None, points: tuple[Point, ...]) -> Grounding:
+    raw = {"bbox": None if box is None else list(box), "points": [list(point) for point in points]}
+    return Grounding(
+        prompt=SpatialPrompt(box=box, points=points),
+        think="It is brighter.",
+        think_level=1.0,
+        answer_level=1.0,
+        raw=raw,
+    )
+
+
+def _rollout(sample: Sample, grounding: Grounding, mask: Mask | None, text: str | None = None) -> Rollout:
+    written = f"<think>{grounding.think}</think><answer>{grounding.raw}</answer>" if text is None else text
+    return Rollout(
+        sample=sample, completion=Completion(text=written, frame=pixels(SIZE)), grounding=grounding, mask=mask
+    )
+
+
+def _limits(term: Any, findings: Findings) -> tuple[float, float]:
+    value = getattr(term, "range", None)
+    good = isinstance(value, tuple) and len(value) == 2 and all(isinstance(v, int | float) for v in value)
+    if not findings.expect(good and value[0] < value[1], f"range must be (smallest, largest), not {value!r}"):
+        return -math.inf, math.inf
+    return float(value[0]), float(value[1])
+
+
+def _check_one(
+    term: Any,
+    what: str,
+    rollout: Rollout,
+    limits: tuple[float, float],
+    results: dict[str, RewardResult],
+    findings: Findings,
+) -> None:
+    before = None if rollout.mask is None else rollout.mask.data.copy()
+    result = term(rollout)
+    if not _well_formed(result, what, limits, findings):
+        return
+    results[what] = result
+    again = term(rollout)
+    findings.expect(_value(again) == result.value, f"{what} scores {result.value} and then {_value(again)}")
+    if rollout.mask is not None:
+        findings.expect(np.array_equal(rollout.mask.data, before), f"scoring {what} changes the mask")
+
+
+def _well_formed(result: Any, what: str, limits: tuple[float, float], findings: Findings) -> bool:
+    if not findings.expect(isinstance(result, RewardResult), f"a term gives a RewardResult, not {result!r} ({what})"):
+        return False
+    value = result.value
+    findings.expect(
+        isinstance(result.details, Mapping) and all(isinstance(key, str) for key in result.details),
+        f"details must be a mapping with string keys, not {result.details!r}",
+    )
+    if value is None:
+        return True
+    if not findings.expect(
+        isinstance(value, float | int) and math.isfinite(value), f"{what} scores {value!r}, not a finite float or None"
+    ):
+        return False
+    return findings.expect(limits[0] <= value <= limits[1], f"{what} scores {value}, outside its range {limits}")
+
+
+def _check_mask_unread(
+    term: Any, rollouts: Mapping[str, Rollout], results: Mapping[str, RewardResult], findings: Findings
+) -> None:
+    for what, result in results.items():
+        with findings.attempt(f"scoring {what} with its mask taken away"):
+            bare = _value(term(replace(rollouts[what], mask=None)))
+            findings.expect(
+                bare == result.value, f"needs_mask is False, yet {what} scores {result.value} with and {bare} without"
+            )
+
+
+def _check_batch(
+    term: Any, rollouts: Mapping[str, Rollout], results: Mapping[str, RewardResult], findings: Findings
+) -> None:
+    names = list(results)
+    with findings.attempt("batch"):
+        together = term.batch([rollouts[name] for name in reversed(names)])
+        if not findings.expect(
+            len(together) == len(names), f"batch gives {len(together)} results for {len(names)} rollouts"
+        ):
+            return
+        for name, result in zip(reversed(names), together, strict=True):
+            findings.expect(
+                _close(_value(result), results[name].value),
+                f"batch scores {name} {_value(result)}, one by one it is {results[name].value}",
+            )
+        findings.expect(term.batch([]) == [], "batch of nothing must give []")
+
+
+def _close(first: Any, second: float | None) -> bool:
+    if first is None or second is None:
+        return first is second
+    return math.isclose(first, second, rel_tol=1e-4, abs_tol=1e-5)
+
+
+def _value(result: Any) -> Any:
+    return getattr(result, "value", result)

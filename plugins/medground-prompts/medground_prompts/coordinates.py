@@ -1,0 +1,102 @@
+"""From the numbers of an answer to a box and points in original pixels, or to the fault that prevents it."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from medground.frames import Frame
+from medground.geometry import Box, Point, Size
+from medground.types import Fault
+
+LARGEST = 1e9
+"""Numbers beyond this count no image's pixels: where no frame bounds them, they are as good as infinite."""
+STEP = {"pixel": 1.0, "permille": 1.0, "unit": 1e-4}
+"""One unit of each kind of frame: what answers are rounded to, and how far past the edge they may lie."""
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """Where an answer's numbers live and how strictly they are taken.
+
+    `released` takes them as the released code does: booleans count, order, coincidence and bounds do not.
+    """
+
+    frame: Frame | None
+    size: Size
+    released: bool
+
+    @property
+    def bounded(self) -> bool:
+        """True when a number can be out of frame."""
+        return self.frame is not None and not self.released
+
+    def numbers(self, value: Any, count: int) -> list[float] | None:
+        """`value` as `count` floats, infinite where they overflow, or None where it is anything else."""
+        if not isinstance(value, list) or len(value) != count:
+            return None
+        if not all(isinstance(item, int | float) and (self.released or not isinstance(item, bool)) for item in value):
+            return None
+        return [_float(item) for item in value]
+
+    def finite(self, numbers: list[float]) -> bool:
+        """True when every number can count something."""
+        return all(math.isfinite(number) and (self.bounded or abs(number) <= LARGEST) for number in numbers)
+
+    def within(self, numbers: list[float]) -> bool:
+        """True when no number lies more than one unit outside the frame; always true without bounds."""
+        if self.frame is None or self.released:
+            return True
+        step, extent = STEP[self.frame.kind], self.frame.extent
+        if self.frame.order == "yx":
+            extent = extent[::-1]
+        return all(-step <= number <= extent[i % 2] + step for i, number in enumerate(numbers))
+
+    def pixels(self, numbers: list[float]) -> list[float]:
+        """The same in original pixels, x first; what lies within one unit of the image is pulled onto its edge."""
+        if self.frame is None:
+            return numbers
+        converted = self.frame.to_pixels(numbers, self.size)
+        if not self.released:
+            height, width = self.size
+            converted = np.clip(converted, 0.0, np.tile([float(width), float(height)], len(numbers) // 2))
+        return [float(number) for number in converted]
+
+
+def _float(number: float) -> float:
+    try:
+        return float(number)
+    except OverflowError:
+        return math.inf
+
+
+def box_of(value: Any, space: Space) -> Box | Fault:
+    """The box in original pixels, or the first thing wrong with it. Released boxes get their corners put in order."""
+    numbers = space.numbers(value, 4)
+    if numbers is None:
+        return Fault.BAD_BOX
+    if not space.finite(numbers):
+        return Fault.NONFINITE
+    if space.released:
+        x1, y1, x2, y2 = space.pixels(numbers)
+        return Box(min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2))
+    if numbers[2] < numbers[0] or numbers[3] < numbers[1]:
+        return Fault.INVERTED_BOX
+    if not space.within(numbers):
+        return Fault.OUT_OF_FRAME
+    box = Box(*space.pixels(numbers))
+    return box if box.valid else Fault.DEGENERATE_BOX
+
+
+def points_of(values: tuple[Any, Any], space: Space) -> tuple[Point, Point] | Fault:
+    """The two key points in original pixels, or the first thing wrong with them."""
+    first, second = (space.numbers(value, 2) for value in values)
+    if first is None or second is None:
+        return Fault.BAD_POINTS
+    if not space.finite(first + second):
+        return Fault.NONFINITE
+    if not space.within(first + second):
+        return Fault.OUT_OF_FRAME
+    pair = Point(*space.pixels(first)), Point(*space.pixels(second))
+    return Fault.POINTS_EQUAL if pair[0] == pair[1] and not space.released else pair

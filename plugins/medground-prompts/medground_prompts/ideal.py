@@ -1,0 +1,81 @@
+"""The numbers a perfect model would write: a target in the units of a frame, rounded, and still an answer."""
+
+import math
+
+import numpy as np
+
+from medground.frames import Frame
+from medground.geometry import Size
+from medground.types import Target
+from medground_prompts.coordinates import STEP
+
+
+def numbers(target: Target, frame: Frame | None, size: Size | None) -> dict[str, list[float]]:
+    """Values for the keys ``bbox``, ``points_1`` and ``points_2``, where the target has them.
+
+    Each number is the nearest whole unit, at most half a unit off. Where that would fold a side of the box to nothing,
+    the side becomes one unit long around its middle; where it would make the points one, the second moves by a unit.
+
+    Raises:
+        ValueError: if `frame` comes without `size`.
+    """
+    grid = _Grid(frame, size)
+    values = {"bbox": grid.box(target.box)}
+    if len(target.points) >= 2:
+        values["points_1"], values["points_2"] = grid.pair(target.points[0], target.points[1])
+    return values
+
+
+class _Grid:
+    """Whole units of a frame; without one, whole pixels without bounds."""
+
+    def __init__(self, frame: Frame | None, size: Size | None) -> None:
+        if frame is not None and size is None:
+            raise ValueError("an answer in a frame needs the (H, W) of the original image as `size`")
+        self.frame, self.size = frame, size
+        self.step = 1.0 if frame is None else STEP[frame.kind]
+        extent = (math.inf, math.inf) if frame is None else frame.extent
+        if frame is not None and frame.order == "yx":
+            extent = extent[::-1]
+        self.last = [math.inf if math.isinf(side) else round(side / self.step) for side in extent]
+
+    def units(self, pixels: tuple[float, ...]) -> list[float]:
+        """Unrounded steps along the frame's own axis order."""
+        if self.frame is None:
+            return [float(number) for number in pixels]
+        assert self.size is not None
+        return [float(number) for number in np.asarray(self.frame.from_pixels(pixels, self.size)) / self.step]
+
+    def write(self, steps: list[int]) -> list[float]:
+        return [step if self.step == 1.0 else round(step * self.step, 4) for step in steps]
+
+    def box(self, box: tuple[float, ...]) -> list[float]:
+        exact = self.units(tuple(box))
+        low, high = [], []
+        for axis in range(2):
+            first, second = exact[axis], exact[axis + 2]
+            begin, end = _nearest(first), _nearest(second)
+            if begin == end and first <= second:
+                begin = begin - 1 if (first + second) / 2 < begin or begin >= self.last[axis] else begin
+                begin = max(begin, 0) if self.frame else begin
+                end = begin + 1
+            low.append(begin)
+            high.append(end)
+        return self.write(low + high)
+
+    def pair(self, first: tuple[float, float], second: tuple[float, float]) -> tuple[list[float], list[float]]:
+        exact = self.units((*first, *second))
+        steps = [_nearest(number) for number in exact]
+        if steps[:2] == steps[2:]:
+            apart = [exact[2] - exact[0], exact[3] - exact[1]]
+            axis = int(abs(apart[1]) > abs(apart[0]))
+            move = 1 if apart[axis] >= 0 else -1
+            if not 0 <= steps[2 + axis] + move <= self.last[axis]:
+                move = -move
+            steps[2 + axis] += move
+        return self.write(steps[:2]), self.write(steps[2:])
+
+
+def _nearest(number: float) -> int:
+    """The nearest whole number; of two, the smaller, so that a pixel's middle gives that pixel's index."""
+    return math.ceil(number - 0.5)

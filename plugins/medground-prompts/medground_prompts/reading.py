@@ -1,0 +1,115 @@
+"""From text to blocks and from blocks to JSON, in linear time and whatever the text.
+
+Tags are found with `str.find`; the few patterns here repeat a single class of characters between literals, so none of
+them can backtrack further than one run of it.
+"""
+
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from medground.types import Fault
+
+MAX_CHARS = 65_536
+"""Longer completions are not read: about 16 times a long honest one."""
+MAX_BRACKETS = 64
+"""Opening brackets and braces an answer may hold, wherever they stand; an honest one has four. Bounds the nesting."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a parser made of a text, before any number is looked at."""
+
+    think: str | None
+    """The reasoning, stripped; None where there is no such block."""
+    think_level: float
+    raw: dict[str, Any] | None = None
+    """The answer's JSON object."""
+    fault: Fault | None = None
+    """Why there is none."""
+    level: float | None = None
+    """The answer level where the parser has settled it; None leaves it to the schema and the validity of the parts."""
+
+
+def between(text: str, opening: str, closing: str, start: int = 0) -> tuple[int, int] | None:
+    """Where the first `opening` from `start` on and the first `closing` after it enclose something: [begin, end).
+
+    >>> between("a<t>b</t>c</t>", "<t>", "</t>")
+    (4, 5)
+    """
+    begin = text.find(opening, start)
+    if begin < 0:
+        return None
+    end = text.find(closing, begin + len(opening))
+    return None if end < 0 else (begin + len(opening), end)
+
+
+def think_block(text: str) -> tuple[str | None, float]:
+    """The first think block, stripped, and its level: 0 where there is none, 0.2 where it is empty, else 1."""
+    span = between(text, "<think>", "</think>")
+    if span is None:
+        return None, 0.0
+    think = text[slice(*span)].strip()
+    return think, 1.0 if think else 0.2
+
+
+def _unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"key {key!r} twice")
+        found[key] = value
+    return found
+
+
+def _integer(digits: str) -> int | float:
+    """Any run of digits as a number: Python refuses to convert more than 4300 of them, and takes quadratic time."""
+    return int(digits) if len(digits) <= 18 else float(digits)
+
+
+_BOUNDED = json.JSONDecoder(object_pairs_hook=_unique, parse_int=_integer)
+
+
+def bounded_object(text: str) -> dict[str, Any] | None:
+    """The one JSON object `text` is, or None.
+
+    No key twice, at most `MAX_BRACKETS` brackets. NaN, Infinity and numbers too large to hold come back as the floats
+    they are: what to think of them is for whoever reads the numbers.
+    """
+    if text.count("[") + text.count("{") > MAX_BRACKETS:
+        return None
+    try:
+        value = _BOUNDED.decode(text)
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def released_object(text: str, *, partial: bool = False) -> dict[str, Any] | None:
+    """What the released code's ``json`` call makes of `text`, or None where it raises or gives no object.
+
+    `partial` ignores whatever follows the first value.
+    """
+    try:
+        value = json.JSONDecoder().raw_decode(text)[0] if partial else json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+_FENCED = re.compile(r"```[A-Za-z0-9]*")
+
+
+def unfenced(text: str) -> str:
+    """The content of a code fence, its language word dropped; text that is in none comes back stripped.
+
+    >>> unfenced('```json{"a": 1}``` ')
+    '{"a": 1}'
+    """
+    text = text.strip()
+    opening = _FENCED.match(text)
+    if opening and text.endswith("```") and len(text) >= opening.end() + 3:
+        return text[opening.end() : -3].strip()
+    return text

@@ -1,0 +1,97 @@
+"""What a reasoner is told. One text per combination of parts, with and without reasoning, from one schema.
+
+The text is a template: ``{Question}`` stands for the question, ``{Answer}`` for the answer object's form, and the line
+``<image>`` for where the image goes.
+"""
+
+import re
+
+from medground_prompts.schema import Schema, Style
+
+IMAGE = "<image>"
+THINKING = "<think> thinking process here </think>"
+
+_PLACEHOLDER = re.compile(r"\{(Question|Answer)\}")
+
+
+def template(schema: Schema, *, think: bool) -> str:
+    """Our own template for `schema`: with `think`, reasoning first; without, the answer alone."""
+    return _reasoning(schema) if think else _direct(schema)
+
+
+def fill(template: str, *, question: str, form: str) -> str:
+    """The text part of a conversation: placeholders filled in one pass, the image placeholder taken out.
+
+    The image part stands before all text, so whatever surrounded the placeholder is kept and joined.
+
+    >>> fill("<image>\\nQuestion: {Question} As {Answer}.", question="Where {Answer}?", form="{'bbox': []}")
+    "\\nQuestion: Where {Answer}? As {'bbox': []}."
+    """
+    values = {"Question": question, "Answer": form}
+    return _PLACEHOLDER.sub(lambda match: values[match[1]], "".join(template.split(IMAGE)))
+
+
+def _parts(schema: Schema) -> str:
+    return " and ".join(["a box"] * schema.box + ["two key points"] * schema.points)
+
+
+def _keys(schema: Schema) -> str:
+    return "\n".join(f'- "{key.name}": {key.form}, {key.meaning}.' for key in schema.keys)
+
+
+def _count(schema: Schema) -> str:
+    return {1: "a single key", 2: "two keys", 3: "three keys"}[len(schema.keys)]
+
+
+def _direct(schema: Schema) -> str:
+    return f"""{IMAGE}
+Find the region of this medical image that the question is about and mark it with {_parts(schema)}.
+Question: {{Question}}
+
+Output format
+Write one <answer></answer> block and nothing else. It holds a JSON object with {_count(schema)}:
+{_keys(schema)}
+
+Example output
+<answer>{{Answer}}</answer>"""
+
+
+def _reasoning(schema: Schema) -> str:
+    box = "\n- Keep the box as tight as the target allows; leave background out." * schema.box
+    points = (
+        "\n- The two points differ, lie strictly inside the target and rest on different salient features."
+        * schema.points
+    )
+    return f"""{IMAGE}
+Your task is to localise a region in a medical image. It may be an X-ray, CT, MRI, ultrasound, endoscopy, fundus, \
+pathology, dermoscopy or mammography image.
+The question hints at a region without naming it. As a clinician would, first work out what it is about.
+Then reason from what can be seen to the anatomical or pathological region that is meant, and locate it exactly.
+Think step by step.
+Question: {{Question}}
+
+Guidelines
+1. Read the question: let clinical knowledge suggest what the vague wording may refer to.
+2. Collect evidence: look at shape, edges, brightness or density, symmetry, texture and heterogeneity.
+3. Decide: narrow the candidates down to the one region that fits best.
+4. Localise: report {_parts(schema)} for it, and no diagnosis.
+5. Settle conflicts: where earlier reasoning and the image disagree, believe the image.
+
+Output format
+Write exactly one <think></think> block, immediately followed by exactly one <answer></answer> block.
+The think block says how what you see and the context of the question lead to the region.
+The answer block is a JSON object with {_count(schema)}:
+{_keys(schema)}
+
+Rules
+- Write one continuous string, with nothing before, between or after the two blocks.
+- Word it with confidence; do not hedge.
+- Never leave the answer empty: always give {_parts(schema)}.{box}{points}
+
+Example output
+{THINKING}<answer>{{Answer}}</answer>"""
+
+
+def form(schema: Schema, style: Style, *, think: bool) -> str:
+    """The whole answer format, blocks included, as the example of a prompt shows it."""
+    return (THINKING if think else "") + f"<answer>{schema.form(style)}</answer>"

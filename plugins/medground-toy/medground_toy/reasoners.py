@@ -1,0 +1,150 @@
+"""Reasoners without weights: one that looks at the image and follows rules, one that says what it was told to say."""
+
+import hashlib
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medground.frames import Frame, Kind, Order
+from medground.types import Completion, Messages, Sampling, image_of, text_of
+from medground_toy.proposals import Proposal, fit, known, propose
+
+_KEY = re.compile(r"""(['"])(\w+)\1\s*:\s*(\[\s*\[)?""")
+_WORD = re.compile(r"[a-z]+(?:-[a-z]+)*")
+
+
+class RuleReasoner:
+    """Cuts the image into regions and picks the one that fits the question's words (left, upper, dark, small, ...).
+
+    It answers with the keys and the quotes of the example that the prompt shows, and thinks aloud where the prompt
+    mentions a ``<think>`` block. At temperature 0 it takes the best region; above, it draws among the regions and
+    shakes the box, by a seed made of the sampling seed, the conversation and the completion's index.
+
+    Args:
+        frame: what its numbers count: ``pixel`` of the image, ``permille`` or ``unit``.
+        order: ``xy``, or ``yx`` to write y first.
+    """
+
+    def __init__(self, *, frame: Kind = "pixel", order: Order = "xy") -> None:
+        Frame(frame, (1, 1), order)  # refuses a wrong word here rather than at the first answer
+        self.frame: Kind = frame
+        self.order: Order = order
+
+    def __repr__(self) -> str:
+        return f"RuleReasoner(frame={self.frame!r}, order={self.order!r})"
+
+    def generate(self, batch: Sequence[Messages], sampling: Sampling) -> list[list[Completion]]:
+        """One inner list per conversation, ``sampling.num_generations`` long."""
+        return [self._answers(messages, sampling) for messages in batch]
+
+    def _answers(self, messages: Messages, sampling: Sampling) -> list[Completion]:
+        image, prompt = image_of(messages), text_of(messages)
+        frame = Frame(self.frame, (image.shape[0], image.shape[1]), self.order)
+        proposals = propose(image)
+        words = _WORD.findall(question_of(prompt).lower())
+        fits = np.array([fit(proposal, words) for proposal in proposals])
+        content = hashlib.sha256(prompt.encode("utf-8", "replace") + image.tobytes()).digest()
+        completions = []
+        for index in range(sampling.num_generations):
+            chosen, shake = int(fits.argmax()), np.zeros(4)
+            if sampling.temperature > 0:
+                rng = np.random.default_rng([sampling.seed, index, *np.frombuffer(content, np.uint32)])
+                chosen = int((fits / sampling.temperature + 0.25 * rng.gumbel(size=len(fits))).argmax())
+                shake = rng.normal(scale=0.05 * min(sampling.temperature, 2.0), size=4)
+            completions.append(Completion(text=_write(proposals[chosen], shake, prompt, words, frame), frame=frame))
+        return completions
+
+
+class ScriptedReasoner:
+    """Says the given texts, in turn over the completions of each conversation; for tests and dry runs.
+
+    Args:
+        texts: what to say; completion i of every conversation is ``texts[i % len(texts)]``.
+        frame: what the numbers in the texts count: ``pixel`` of the image, ``permille`` or ``unit``.
+        order: ``xy``, or ``yx`` where the texts write y first.
+    """
+
+    def __init__(self, *, texts: Sequence[str] = ("",), frame: Kind = "pixel", order: Order = "xy") -> None:
+        if isinstance(texts, str) or not texts:
+            raise ValueError("texts is a list of at least one text")
+        Frame(frame, (1, 1), order)
+        self.texts = tuple(texts)
+        self.frame: Kind = frame
+        self.order: Order = order
+
+    def __repr__(self) -> str:
+        return f"ScriptedReasoner(texts={list(self.texts)!r}, frame={self.frame!r}, order={self.order!r})"
+
+    def generate(self, batch: Sequence[Messages], sampling: Sampling) -> list[list[Completion]]:
+        """One inner list per conversation, ``sampling.num_generations`` long."""
+        answers = []
+        for messages in batch:
+            height, width = image_of(messages).shape[:2]
+            frame = Frame(self.frame, (height, width), self.order)
+            texts = [self.texts[index % len(self.texts)] for index in range(sampling.num_generations)]
+            answers.append([Completion(text=text, frame=frame) for text in texts])
+        return answers
+
+
+def question_of(prompt: str) -> str:
+    """The question inside a prompt: what follows its last "Question:", else its sentences that end in "?", else all.
+
+    >>> question_of("Find it. Question: Which dark area is on the left?\\nAnswer in JSON.")
+    'Which dark area is on the left?'
+    """
+    marked = re.findall(r"question\s*:[ \t]*(\S[^\n]*)", prompt, flags=re.IGNORECASE)
+    if marked:
+        return str(marked[-1])
+    return " ".join(re.findall(r"[^.?!\n]*\?", prompt)) or prompt
+
+
+def _write(proposal: Proposal, shake: NDArray[np.float64], prompt: str, words: list[str], frame: Frame) -> str:
+    quote, keys = _schema(prompt)
+    height, width = frame.size
+    box, points = proposal.box, [np.array(point) for point in proposal.points]
+    corners = np.array(box) + shake * np.tile([box.width, box.height], 2)
+    corners = np.concatenate([np.minimum(corners[:2], corners[2:]), np.maximum(corners[:2], corners[2:])])
+    corners = corners.clip(0, np.tile([width, height], 2))
+    inside = [point.clip(corners[:2], corners[2:]) for point in points]
+    values: list[Any] = []
+    for key, nested in keys:
+        if "box" in key:
+            numbers = _numbers(corners, frame)
+            values.append([numbers] if nested else numbers)
+        elif nested:
+            values.append([_numbers(point, frame) for point in inside])
+        else:
+            values.append(_numbers(inside[sum("point" in k for k, _ in keys[: len(values)]) % 2], frame))
+    pairs = ", ".join(f"{quote}{key}{quote}: {value}" for (key, _), value in zip(keys, values, strict=True))
+    answer = f"<answer>{{{pairs}}}</answer>"
+    return f"<think>{_think(proposal, words)}</think>{answer}" if "<think>" in prompt else answer
+
+
+def _schema(prompt: str) -> tuple[str, list[tuple[str, bool]]]:
+    """The quote and the (key, is a list of lists) of the prompt's last example answer; ours where it shows none."""
+    found = [part.partition("</answer>")[0] for part in prompt.split("<answer>")[1:]]
+    for text in [*reversed(found), prompt]:
+        keys = {key: bool(nested) for _, key, nested in _KEY.findall(text) if "box" in key or "point" in key}
+        if keys:
+            quote = next(q for q, key, _ in _KEY.findall(text) if key in keys)
+            return quote, list(keys.items())
+    return '"', [("bbox", False), ("points_1", False), ("points_2", False)]
+
+
+def _numbers(pixels: NDArray[np.float64], frame: Frame) -> list[float]:
+    values = frame.from_pixels(pixels, frame.size)
+    return [round(float(v), 4) if frame.kind == "unit" else round(float(v)) for v in values]
+
+
+def _think(proposal: Proposal, words: list[str]) -> str:
+    across = "left" if proposal.x < -0.15 else "right" if proposal.x > 0.15 else "middle"
+    down = "upper" if proposal.y < -0.15 else "lower" if proposal.y > 0.15 else "middle"
+    place = "middle" if across == down else f"{down} {across}".replace("middle ", "")
+    tone = "bright" if proposal.light > 0.3 else "dark" if proposal.light < -0.3 else "grey"
+    size = "large" if proposal.size > 0.3 else "small" if proposal.size < 0.12 else "medium-sized"
+    asked = known(words)
+    hint = f"The question points to {', '.join(asked)}. " if asked else "The question gives no place or tone. "
+    return f"{hint}A {size}, {tone} region in the {place} part stands out from what surrounds it and fits best."

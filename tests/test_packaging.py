@@ -1,0 +1,131 @@
+"""One wheel, many plugin folders: the root tables mirror the plugins', and what is installed works."""
+
+import json
+import os
+import subprocess
+import sys
+import tarfile
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PLUGINS = sorted(path for path in (ROOT / "plugins").iterdir() if (path / "pyproject.toml").is_file())
+
+
+def project(folder: Path) -> dict:
+    return tomllib.loads((folder / "pyproject.toml").read_text())["project"]
+
+
+def package(folder: Path) -> str:
+    return folder.name.replace("-", "_")
+
+
+def test_there_are_plugins():
+    assert len(PLUGINS) >= 6
+
+
+def test_the_root_mirrors_every_entry_point():
+    of_plugins = {}
+    for folder in PLUGINS:
+        declared = project(folder)["entry-points"]["medground"]
+        assert set(declared.values()) == {package(folder)}, f"{folder.name} points outside its own package"
+        assert not of_plugins.keys() & declared.keys(), f"{folder.name} declares a component of another plugin"
+        of_plugins |= declared
+    assert project(ROOT)["entry-points"]["medground"] == of_plugins
+
+
+def test_every_heavy_plugin_is_an_extra():
+    extras = project(ROOT)["optional-dependencies"]
+    for folder in PLUGINS:
+        wanted = {dependency for dependency in project(folder)["dependencies"] if dependency != "medground"}
+        for optional in project(folder).get("optional-dependencies", {}).values():
+            wanted |= set(optional)
+        short = folder.name.removeprefix("medground-")
+        assert wanted == set(extras.get(short, [])), f"the extra [{short}] differs from {folder.name}'s dependencies"
+        if wanted and short != "vllm":
+            assert short in extras["all"][0]
+
+
+def test_every_plugin_travels_and_is_linted():
+    root = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    build, lint = root["tool"]["hatch"]["build"], root["tool"]["importlinter"]
+    for folder in PLUGINS:
+        inside = f"plugins/{folder.name}"
+        assert f"{inside}/{package(folder)}" in build["targets"]["wheel"]["only-include"]
+        assert build["targets"]["wheel"]["sources"][inside] == ""
+        assert inside in build["dev-mode-dirs"]
+        assert package(folder) in lint["root_packages"]
+        for contract in lint["contracts"][1:]:
+            listed = (
+                [*contract.get("forbidden_modules", []), *contract.get("modules", []), *contract["source_modules"]]
+                if (contract["type"] == "forbidden")
+                else contract["modules"]
+            )
+            assert package(folder) in listed, f"{package(folder)} is not under the contract {contract['name']!r}"
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory) -> Path:
+    """The sdist, and the wheel built from that sdist: what a newcomer's pip does."""
+    out = tmp_path_factory.mktemp("dist")
+    subprocess.run(
+        [sys.executable, "-m", "build", "--no-isolation", "-o", str(out), str(ROOT)], check=True, capture_output=True
+    )
+    return out
+
+
+def recipes() -> set[str]:
+    return {path.relative_to(ROOT / "recipes").as_posix() for path in (ROOT / "recipes").rglob("*.yaml")}
+
+
+@pytest.mark.slow
+def test_the_wheel_and_the_sdist_carry_recipes_and_plugins(built):
+    wheel = set(zipfile.ZipFile(next(built.glob("*.whl"))).namelist())
+    with tarfile.open(next(built.glob("*.tar.gz"))) as archive:
+        sdist = {name.split("/", 1)[1] for name in archive.getnames() if "/" in name}
+    for name in recipes():
+        assert f"medground/recipes/{name}" in wheel
+        assert f"recipes/{name}" in sdist
+    for folder in PLUGINS:
+        assert f"{package(folder)}/__init__.py" in wheel
+    assert not [name for name in wheel if "/tests/" in name], "the wheel carries tests"
+
+
+def environment(folder: Path) -> Path:
+    """A fresh virtual environment that sees this one's third-party packages but not its medground."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
+    site = next((folder / "lib").glob("python*/site-packages"))
+    (site / "third_party.pth").write_text("\n".join(path for path in sys.path if path.endswith("site-packages")))
+    return folder / "bin" / "python"
+
+
+def check_built_ins(python: Path, tmp_path: Path, where: Path) -> None:
+    code = (
+        "import json, medground, medground.registry as r, medground_toy, numpy as np;"
+        "found = medground.load('infer/toy')(medground.Query(image=np.zeros((64, 80, 3), np.uint8), question='left?'));"
+        "print(json.dumps([medground.__file__, medground_toy.__file__, len(r.components()), found.query.id]))"
+    )
+    env = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    done = subprocess.run([str(python), "-c", code], capture_output=True, text=True, cwd=tmp_path, env=env)
+    assert done.returncode == 0, done.stderr
+    core, toy, count, _ = json.loads(done.stdout)
+    assert Path(core).is_relative_to(where)
+    assert Path(toy).is_relative_to(where)
+    assert count == len(project(ROOT)["entry-points"]["medground"])
+    listed = subprocess.run(
+        [str(python), "-m", "medground", "recipe", "list"], capture_output=True, text=True, cwd=tmp_path, env=env
+    )
+    assert len(listed.stdout.split()) >= len(recipes())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("editable", [False, True], ids=["pip install .", "pip install -e ."])
+def test_both_installs_give_working_built_ins(editable, built, tmp_path):
+    python = environment(tmp_path / "venv")
+    source = ["-e", str(ROOT)] if editable else [str(next(built.glob("*.whl")))]
+    install = ["install", "-q", "--no-deps", "--no-build-isolation", "--no-index", *source]
+    subprocess.run([sys.executable, "-m", "pip", "--python", str(python), *install], check=True, capture_output=True)
+    check_built_ins(python, tmp_path, ROOT if editable else tmp_path)
