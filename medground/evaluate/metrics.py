@@ -1,0 +1,211 @@
+"""What an answer is worth: overlaps, distances, and how failures enter their means.
+
+Overlaps are in [0, 1] (`pdice_compat` in [0, 2]), higher is better, and a failure of the model counts 0. A failure is
+an answer with a fault that is the model's: one rule for every metric, as the released evaluation has it, however much
+of the answer could still be read. Distances are in mm where the spacing is known, else in px, and named so; where one
+is undefined (a failure, or an empty mask against a target) it counts as the image's diagonal, and the mean over the
+defined cases stands beside it. What is not the model's doing (transport, timeout, segmenter, memory) is excluded from
+the means and counted.
+
+Conventions: two empty masks agree perfectly (dice 1, distance 0), an empty one against a target shares nothing (0,
+undefined distance). Coincident points span no disc: their point Dice is 0 with everything, themselves included.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from medground.evaluate.compat import ReleasedFailure, compat_metrics
+from medground.evaluate.surface import boundary_f, diagonal, hd95
+from medground.geometry import box_iou, disc_dice, mask_dice
+from medground.types import Fault, Mask, Rollout
+
+MaskPrompt = Literal["box", "points", "joint"]
+"""Which part of the answer a mask was prompted with; joint is all of it."""
+
+DEFINITIONS: Mapping[str, str] = {
+    "iou": "box IoU, continuous geometry; an inverted box shares nothing",
+    "pdice": "true Dice 2I/(A+B) of the discs whose diameters the two points are",
+    "iou_compat": "released box IoU, signed areas, +1e-6, on published numbers",
+    "pdice_compat": "released 2I/(U+1e-5) of the discs: twice their IoU, range 0 to 2",
+    "dice_box": "Dice of the mask prompted with the box",
+    "dice_points": "Dice of the mask prompted with the points",
+    "dice_joint": "Dice of the mask prompted with box and points",
+    "boundary_f": "boundary F-measure of the joint mask, tolerance 0.75 % of the image diagonal",
+    "hd95_px": "95th percentile Hausdorff distance of the joint mask, pixels",
+    "hd95_mm": "95th percentile Hausdorff distance of the joint mask, millimetres",
+}
+"""What each name means; travels with every report."""
+
+DISTANCES = frozenset({"hd95_px", "hd95_mm"})
+COMPAT = frozenset({"iou_compat", "pdice_compat"})
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """The metrics of one answer."""
+
+    values: Mapping[str, float | None]
+    """What enters the means, by metric; None only where the released number is NaN or infinite (see `details`). A
+    metric that does not apply is absent."""
+    fault: Fault | None = None
+    """Why the answer failed, or why it was not the model's to answer for."""
+    undefined: frozenset[str] = frozenset()
+    """Distances that have no value here and stand at the image's diagonal."""
+    excluded: frozenset[str] = frozenset()
+    """Metrics left out because of a fault that is not the model's."""
+    details: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """By metric: ``{"released": "nan"}``, or ``{"failure": why}`` where the released evaluation fails."""
+
+
+def measure(
+    rollout: Rollout,
+    *,
+    masks: Mapping[MaskPrompt, Mask] | None = None,
+    provides: Collection[str] = ("box", "points"),
+    prompts: Sequence[MaskPrompt] = ("joint",),
+    compat: bool = False,
+) -> Measurement:
+    """Every metric that applies to one rollout.
+
+    Args:
+        rollout: the answer and its truth; its own mask is the joint one.
+        masks: masks by the part they were prompted with, where there are more than the joint one.
+        provides: what the prompt interface asks for; a failed answer is measured on exactly that.
+        prompts: which masks were asked for.
+        compat: also the released evaluation's numbers, from ``grounding.raw``.
+
+    Raises:
+        ValueError: if a mask and the true mask have different shapes.
+    """
+    fault = _fault(rollout)
+    at_hand: Mapping[MaskPrompt, Mask] = masks or ({"joint": rollout.mask} if rollout.mask else {})
+    names = _applicable(rollout, provides, prompts, compat)
+    if fault is not None and not fault.of_model:
+        lost = names if _lost_whole(rollout) else [name for name in names if _of_mask(name)]
+        names, excluded = [name for name in names if name not in lost], frozenset(lost)
+    else:
+        excluded = frozenset()
+    failed = rollout.grounding.fault is not None
+    values: dict[str, float | None] = {}
+    undefined: set[str] = set()
+    for name in names:
+        if name in COMPAT:
+            continue
+        value = None if failed else _value(name, rollout, at_hand)
+        if name in DISTANCES and value is None and (failed or "joint" in at_hand):
+            value = diagonal(rollout.sample.query.size, _spacing(rollout))
+            undefined.add(name)
+        elif failed:
+            value = 0.0
+        if value is not None:
+            values[name] = value
+    details = _compat(rollout, values) if compat and "iou_compat" in names else {}
+    return Measurement(values, fault, frozenset(undefined), excluded, details)
+
+
+def _fault(rollout: Rollout) -> Fault | None:
+    return rollout.completion.fault or rollout.fault or rollout.grounding.fault
+
+
+def _lost_whole(rollout: Rollout) -> bool:
+    """Whether there is no text to measure at all, not merely no mask."""
+    return rollout.completion.fault is not None or rollout.fault in (Fault.TRANSPORT, Fault.TIMEOUT)
+
+
+def _of_mask(name: str) -> bool:
+    return name.startswith(("dice_", "boundary", "hd95"))
+
+
+def _applicable(rollout: Rollout, provides: Collection[str], prompts: Sequence[MaskPrompt], compat: bool) -> list[str]:
+    target = rollout.sample.target
+    names = ["iou"] if "box" in provides else []
+    if "points" in provides and len(target.points) == 2:
+        names.append("pdice")
+    if compat:
+        names += ["iou_compat", "pdice_compat"]
+    if target.mask is not None:
+        names += [f"dice_{prompt}" for prompt in prompts]
+        if "joint" in prompts:
+            names += ["boundary_f", "hd95_mm" if rollout.sample.spacing else "hd95_px"]
+    return names
+
+
+def _spacing(rollout: Rollout) -> tuple[float, float]:
+    return rollout.sample.spacing or (1.0, 1.0)
+
+
+def _value(name: str, rollout: Rollout, masks: Mapping[MaskPrompt, Mask]) -> float | None:
+    """One metric of an answer without a model fault; None where it does not apply or is undefined."""
+    prompt, target = rollout.grounding.prompt, rollout.sample.target
+    if name == "iou":
+        return None if prompt is None or prompt.box is None else float(box_iou(prompt.box, target.box))
+    if name == "pdice":
+        two = prompt is not None and len(prompt.points) == 2
+        return float(disc_dice(prompt.points, target.points)) if prompt is not None and two else None
+    mask = masks.get(name.removeprefix("dice_") if name.startswith("dice_") else "joint")  # type: ignore[call-overload]
+    if mask is None or target.mask is None:
+        return None
+    if mask.data.shape != target.mask.shape:
+        raise ValueError(f"sample {rollout.sample.query.id!r}: mask {mask.data.shape}, truth {target.mask.shape}")
+    if name == "boundary_f":
+        return boundary_f(mask.data, target.mask)
+    if name in DISTANCES:
+        return hd95(mask.data, target.mask, _spacing(rollout))
+    return float(mask_dice(mask.data, target.mask))
+
+
+def _compat(rollout: Rollout, values: dict[str, float | None]) -> dict[str, dict[str, Any]]:
+    """Add the released numbers to `values`; return what there is to say about them."""
+    try:
+        released = compat_metrics(rollout.grounding, rollout.sample.target)
+    except ReleasedFailure as error:
+        values.update(dict.fromkeys(sorted(COMPAT), 0.0))
+        return {name: {"failure": str(error)} for name in sorted(COMPAT)}
+    values.update({name: value if math.isfinite(value) else None for name, value in released.items()})
+    return {name: {"released": str(value)} for name, value in released.items() if not math.isfinite(value)}
+
+
+def summarise(measurements: Iterable[Measurement]) -> dict[str, Any]:
+    """Means, counts and faults of many measurements, as plain data.
+
+    ``metrics`` maps a name to its mean, n and definition; distances add mean_defined and n_defined, released numbers
+    the count of their failures and of those that are NaN or infinite. ``failures`` counts model faults, ``excluded``
+    faults that are not the model's.
+    """
+    everything = list(measurements)
+    names = [name for name in DEFINITIONS if any(name in m.values or name in m.excluded for m in everything)]
+    faults = [m.fault for m in everything if m.fault is not None]
+    return {
+        "samples": len(everything),
+        "metrics": {name: _aggregate(name, everything) for name in names},
+        "failures": _by_name(fault for fault in faults if fault.of_model),
+        "excluded": _by_name(fault for fault in faults if not fault.of_model),
+    }
+
+
+def _aggregate(name: str, measurements: Sequence[Measurement]) -> dict[str, Any]:
+    there = [m for m in measurements if name in m.values]
+    values = [value for m in there if (value := m.values[name]) is not None]
+    row: dict[str, Any] = {"mean": _mean(values), "n": len(values), "definition": DEFINITIONS[name]}
+    if name in DISTANCES:
+        defined = [value for m in there if name not in m.undefined and (value := m.values[name]) is not None]
+        row |= {"mean_defined": _mean(defined), "n_defined": len(defined)}
+    if name in COMPAT:
+        row |= {
+            "failures": sum("failure" in m.details.get(name, {}) for m in there),
+            "nonfinite": sum("released" in m.details.get(name, {}) for m in there),
+        }
+    return row
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return float(np.mean(values)) if values else None
+
+
+def _by_name(faults: Iterable[Fault]) -> dict[str, int]:
+    return dict(sorted(Counter(fault.value for fault in faults).items()))

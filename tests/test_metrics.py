@@ -1,0 +1,281 @@
+"""Metrics: identities, conventions, failures, and the released evaluation's own numbers."""
+
+import json
+import math
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy.ndimage import binary_erosion, distance_transform_edt
+
+from medground.evaluate.compat import compat_iou, compat_pdice
+from medground.evaluate.metrics import DEFINITIONS, measure, summarise
+from medground.evaluate.surface import boundary, boundary_f, diagonal, hd95, surface_distances
+from medground.geometry import Box, Point, box_iou, disc_dice, mask_dice
+from medground.types import Completion, Fault, Grounding, Mask, Query, Rollout, Sample, SpatialPrompt, Target
+
+SHARED = Path(os.environ.get("MEDGROUND_SHARED", Path(__file__).resolve().parents[2] / "shared"))
+SIZE = (40, 60)
+TRUE_BOX = Box(10, 10, 30, 30)
+TRUE_POINTS = (Point(15, 15), Point(25, 25))
+
+
+def disc_mask(x=20, y=20, r=9, size=SIZE):
+    rows, columns = np.mgrid[: size[0], : size[1]] + 0.5
+    return (columns - x) ** 2 + (rows - y) ** 2 <= r**2
+
+
+def rollout(box=TRUE_BOX, points=TRUE_POINTS, *, mask=None, truth=None, spacing=None, raw=None, fault=None, **others):
+    query = Query(image=np.zeros((*SIZE, 3), np.uint8), question="where?", id="s1")
+    sample = Sample(query=query, target=Target(box=TRUE_BOX, points=TRUE_POINTS, mask=truth), spacing=spacing)
+    prompt = None if fault else SpatialPrompt(box=box, points=points)
+    return Rollout(
+        sample=sample,
+        completion=Completion(text="", frame=None, fault=others.pop("lost", None)),
+        grounding=Grounding(prompt=prompt, raw=raw, fault=fault),
+        mask=None if mask is None else Mask(data=mask, score=1.0),
+        fault=others.pop("outage", None),
+    )
+
+
+coordinates = st.floats(-100, 900, allow_nan=False)
+boxes = st.tuples(coordinates, coordinates, coordinates, coordinates)
+pairs = st.tuples(st.tuples(coordinates, coordinates), st.tuples(coordinates, coordinates))
+masks = arrays(bool, (9, 11), elements=st.booleans())
+
+
+@given(boxes, boxes)
+def test_box_iou_is_symmetric_and_in_range(a, b):
+    value = box_iou(a, b)
+    assert 0 <= value <= 1
+    assert value == box_iou(b, a)
+
+
+@given(pairs, pairs)
+def test_disc_dice_is_symmetric_and_in_range(a, b):
+    value = disc_dice(a, b)
+    assert 0 <= value <= 1 + 1e-12
+    assert value == pytest.approx(disc_dice(b, a), abs=1e-9)
+
+
+@given(masks, masks)
+def test_mask_metrics_are_symmetric_and_in_range(a, b):
+    for metric in (mask_dice, boundary_f):
+        assert 0 <= metric(a, b) <= 1
+        assert metric(a, b) == pytest.approx(metric(b, a))
+        assert metric(a, a) == 1
+    assert hd95(a, b) == hd95(b, a)
+    assert hd95(a, a) == 0
+
+
+@given(st.integers(1, 200), st.integers(1, 200), st.integers(0, 300), st.integers(0, 300))
+def test_perfect_is_one_and_disjoint_is_zero(width, height, x, y):
+    box = (x, y, x + width, y + height)
+    away = (x + width + 1, y, x + 2 * width + 1, y + height)
+    assert box_iou(box, box) == 1
+    assert box_iou(box, away) == 0
+    pair, far = ((x, y), (x + width, y + height)), ((x + 2000, y), (x + 2000 + width, y))
+    assert disc_dice(pair, pair) == pytest.approx(1)
+    assert disc_dice(pair, far) == 0
+
+
+@given(masks.filter(np.any), masks.filter(np.any), st.tuples(st.floats(0.1, 5), st.floats(0.1, 5)))
+def test_surface_distances_equal_a_distance_transform(a, b, spacing):
+    there, back = surface_distances(a, b, spacing)
+    for queries, goals, found in ((a, b, there), (b, a, back)):
+        field = distance_transform_edt(~boundary(goals), sampling=spacing)
+        assert found == pytest.approx(field[boundary(queries)])
+
+
+@given(masks)
+def test_boundary_is_the_mask_less_its_erosion(mask):
+    assert (boundary(mask) == mask & ~binary_erosion(mask)).all()
+
+
+def test_blocks_do_not_change_distances(monkeypatch):
+    a, b = disc_mask(), disc_mask(x=35, r=12)
+    whole = surface_distances(a, b)
+    monkeypatch.setattr("medground.evaluate.surface._BLOCK", 7)
+    for one, other in zip(whole, surface_distances(a, b), strict=True):
+        assert (one == other).all()
+
+
+def test_empty_mask_conventions():
+    empty, disc = np.zeros(SIZE, bool), disc_mask()
+    assert mask_dice(empty, empty) == boundary_f(empty, empty) == 1
+    assert mask_dice(empty, disc) == boundary_f(empty, disc) == 0
+    assert hd95(empty, empty) == 0
+    assert hd95(empty, disc) is None
+    with pytest.raises(ValueError, match="empty mask"):
+        surface_distances(empty, disc)
+
+
+def test_coincident_points_span_no_disc():
+    same = ((5, 5), (5, 5))
+    assert disc_dice(same, same) == disc_dice(same, TRUE_POINTS) == 0
+    assert measure(rollout(points=(Point(20, 20), Point(20, 20)))).values["pdice"] == 0
+
+
+def test_a_perfect_answer_is_perfect_everywhere():
+    values = measure(rollout(mask=disc_mask(), truth=disc_mask())).values
+    assert values == {"iou": 1, "pdice": pytest.approx(1), "dice_joint": 1, "boundary_f": 1, "hd95_px": 0}
+
+
+def test_distances_are_in_millimetres_where_the_spacing_is_known():
+    a, b = disc_mask(), disc_mask(x=24)
+    assert measure(rollout(mask=a, truth=b)).values["hd95_px"] == pytest.approx(4, abs=0.5)
+    assert measure(rollout(mask=a, truth=b, spacing=(1.0, 0.5))).values["hd95_mm"] == pytest.approx(2, abs=0.5)
+
+
+def test_masks_are_measured_by_what_prompted_them():
+    truth = disc_mask()
+    shifted = {"box": Mask(data=disc_mask(x=22), score=1.0), "points": Mask(data=disc_mask(x=50), score=1.0)}
+    found = measure(
+        rollout(truth=truth), masks={**shifted, "joint": Mask(data=truth, score=1)}, prompts=("box", "points", "joint")
+    ).values
+    assert found["dice_joint"] == 1 > found["dice_box"] > found["dice_points"] == 0
+
+
+def test_a_model_failure_is_zero_and_the_diagonal():
+    found = measure(rollout(fault=Fault.NO_ANSWER, truth=disc_mask()))
+    assert found.values == {
+        "iou": 0,
+        "pdice": 0,
+        "dice_joint": 0,
+        "boundary_f": 0,
+        "hd95_px": pytest.approx(math.hypot(40, 60)),
+    }
+    assert found.undefined == {"hd95_px"}
+    assert found.fault is Fault.NO_ANSWER
+
+
+def test_an_interface_is_not_measured_on_what_it_does_not_ask():
+    assert set(measure(rollout(fault=Fault.BAD_BOX), provides=("box",)).values) == {"iou"}
+    assert set(measure(rollout(points=()), provides=("box",)).values) == {"iou"}
+
+
+def test_an_empty_predicted_mask_stands_at_the_diagonal():
+    found = measure(rollout(mask=np.zeros(SIZE, bool), truth=disc_mask(), spacing=(2.0, 2.0)))
+    assert found.values["dice_joint"] == 0
+    assert found.values["hd95_mm"] == pytest.approx(2 * math.hypot(40, 60))
+    assert found.undefined == {"hd95_mm"}
+    assert found.fault is None
+
+
+def test_a_transport_failure_is_excluded_and_a_segmenter_failure_costs_only_masks():
+    lost = measure(rollout(fault=Fault.NO_ANSWER, lost=Fault.TRANSPORT, truth=disc_mask()))
+    assert lost.values == {}
+    assert lost.excluded == {"iou", "pdice", "dice_joint", "boundary_f", "hd95_px"}
+    maskless = measure(rollout(outage=Fault.SEGMENTER, truth=disc_mask()))
+    assert maskless.values == {"iou": 1, "pdice": pytest.approx(1)}
+    assert maskless.excluded == {"dice_joint", "boundary_f", "hd95_px"}
+
+
+def test_summary_means_failures_and_exclusions():
+    truth = disc_mask()
+    summary = summarise(
+        [
+            measure(rollout(mask=truth, truth=truth)),
+            measure(rollout(fault=Fault.INVERTED_BOX, truth=truth)),
+            measure(rollout(fault=Fault.NO_ANSWER, lost=Fault.TIMEOUT, truth=truth)),
+            measure(rollout(outage=Fault.SEGMENTER, truth=truth)),
+        ]
+    )
+    metrics = summary["metrics"]
+    assert (metrics["iou"]["mean"], metrics["iou"]["n"]) == (pytest.approx(2 / 3), 3)
+    assert (metrics["dice_joint"]["mean"], metrics["dice_joint"]["n"]) == (0.5, 2)
+    assert metrics["hd95_px"]["mean"] == pytest.approx(diagonal(SIZE) / 2)
+    assert (metrics["hd95_px"]["mean_defined"], metrics["hd95_px"]["n_defined"]) == (0, 1)
+    assert summary["failures"] == {"inverted_box": 1}
+    assert summary["excluded"] == {"segmenter": 1, "timeout": 1}
+    assert summary["samples"] == 4
+    assert all(row["definition"] == DEFINITIONS[name] for name, row in metrics.items())
+    json.dumps(summary, allow_nan=False)
+
+
+def test_nothing_measured_has_no_mean():
+    assert summarise([]) == {"samples": 0, "metrics": {}, "failures": {}, "excluded": {}}
+    only_lost = summarise([measure(rollout(fault=Fault.NO_ANSWER, lost=Fault.TRANSPORT))])
+    assert only_lost["metrics"]["iou"]["mean"] is None
+    assert only_lost["metrics"]["iou"]["n"] == 0
+
+
+def test_shapes_that_differ_are_wrong_code():
+    with pytest.raises(ValueError, match="sample 's1'"):
+        measure(rollout(mask=np.ones((3, 3), bool), truth=disc_mask()))
+
+
+@pytest.mark.parametrize(
+    ("pair", "value"),
+    [
+        ([[50, -50], [50, 50]], 2.0),
+        ([[25, 0], [125, 0]], 1.0419),
+        ([[50, 0], [150, 0]], 0.4860),
+        ([[25, 0], [75, 0]], 0.5),
+        ([[30, 0], [30, 0]], 0.0),
+        ([[300, 0], [400, 0]], 0.0),
+    ],
+)
+def test_compat_pdice_table(pair, value):
+    assert compat_pdice(pair, [[0, 0], [100, 0]]) == pytest.approx(value, abs=5e-5)
+
+
+def test_compat_iou_of_an_inverted_box_is_zero():
+    assert compat_iou([20, 20, 10, 10], [10, 10, 20, 20]) == 0
+
+
+@pytest.mark.parametrize(
+    "raw", [None, {}, {"bbox": ["1", "2", "3", "4"]}, {"bbox": [1, 2, 3]}, {"bbox": [1, 2, 3, 4], "points_1": [[1]]}]
+)
+def test_what_the_released_evaluation_cannot_compute_is_a_counted_failure(raw):
+    found = measure(rollout(fault=Fault.BAD_JSON, raw=raw), compat=True)
+    assert found.values["iou_compat"] == found.values["pdice_compat"] == 0
+    assert found.details["iou_compat"]["failure"]
+    assert summarise([found])["metrics"]["iou_compat"]["failures"] == 1
+
+
+def test_a_released_nan_is_null_and_outside_the_mean():
+    raw = {"bbox": [math.nan, 10, 30, 30], "points_1": [15, 15], "points_2": [25, 25]}
+    found = measure(rollout(raw=raw), compat=True)
+    assert found.values["iou_compat"] is None
+    assert found.details == {"iou_compat": {"released": "nan"}}
+    row = summarise([found, measure(rollout(raw={**raw, "bbox": [10, 10, 30, 30]}), compat=True)])["metrics"]
+    assert row["iou_compat"]["mean"] == pytest.approx(1)
+    assert (row["iou_compat"]["n"], row["iou_compat"]["nonfinite"]) == (1, 1)
+    assert row["pdice_compat"]["n"] == 2
+
+
+def test_released_evaluation_values_on_every_oracle_case():
+    path = SHARED / "oracle" / "released_rewards.jsonl"
+    if not path.exists():
+        pytest.skip("the oracle file is not here")
+    from medground.registry import build
+
+    interface = build("prompt_interface", "bbox_points", parser="released_eval")
+    equal = 0
+    for line in path.read_text().splitlines():
+        case = json.loads(line)
+        truth, expected = case["ground_truth"], case["eval"]
+        points = tuple(Point(*point) for point in truth["point_2d"])
+        target = Target(box=Box(*truth["bbox_2d"]), points=points, published=truth)
+        completion = Completion(text=case["prediction"], frame=None)
+        answer = Rollout(
+            sample=Sample(query=Query(image=np.zeros((1, 1, 3), np.uint8), question=""), target=target),
+            completion=completion,
+            grounding=interface.parse(completion, (840, 840)),
+        )
+        found = measure(answer, compat=True)
+        if "raises" in expected:
+            equal += all("failure" in found.details[name] for name in ("iou_compat", "pdice_compat"))
+            continue
+        for name, key in (("iou_compat", "iou"), ("pdice_compat", "pdice")):
+            if math.isnan(expected[key]):
+                assert (found.values[name], found.details[name]) == (None, {"released": "nan"})
+            else:
+                assert found.values[name] == pytest.approx(expected[key], abs=1e-12)
+        equal += 1
+    assert equal == 300
