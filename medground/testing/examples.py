@@ -38,8 +38,7 @@ def points(size: Size) -> tuple[Point, Point]:
 
 
 def target(size: Size) -> Target:
-    """The ellipse of `image` as truth: its box, two points, its mask."""
-    height, width = size
+    """A filled box as truth: the box, two points inside, its mask."""
     mask = np.zeros(size, dtype=bool)
     x1, y1, x2, y2 = (int(value) for value in box(size))
     mask[y1:y2, x1:x2] = True

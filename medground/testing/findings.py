@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from medground.hookspecs import Factory
-
-RESERVED = ("name", "weight")
+from medground.registry import RESERVED
 
 
 class ConformanceError(AssertionError):

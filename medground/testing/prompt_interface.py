@@ -3,11 +3,11 @@
 import pickle
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
-from medground.frames import Frame, pixels
+from medground.frames import Frame, Kind, Order, pixels
 from medground.geometry import Size
 from medground.hookspecs import Factory
 from medground.testing import examples
@@ -77,8 +77,9 @@ def _with_digits(text: str, swap: str) -> str:
 
 def _frames(size: Size) -> list[Frame | None]:
     frames: list[Frame | None] = [None, pixels(size)]
-    for order in ("xy", "yx"):
-        frames += [Frame(kind, MODEL_SIZE, order) for kind in ("pixel", "permille", "unit")]  # type: ignore[arg-type]
+    kinds: tuple[Kind, ...] = get_args(Kind)
+    orders: tuple[Order, ...] = get_args(Order)
+    frames += [Frame(kind, MODEL_SIZE, order) for order in orders for kind in kinds]
     return frames
 
 
@@ -117,7 +118,10 @@ def _check_round_trip(
     unit = np.array((frame or pixels(size)).unit(size))
     if frame is not None and frame.kind == "unit":
         unit = unit / 1000  # a fraction needs at least three decimals
-    pairs = {"box": (grounding.prompt.box, truth.box), "points": (grounding.prompt.points, truth.points)}
+    pairs: dict[str, tuple[Any, Any]] = {
+        "box": (grounding.prompt.box, truth.box),
+        "points": (grounding.prompt.points, truth.points),
+    }
     for kind in sorted(provides & set(pairs)):
         found, wanted = pairs[kind]
         drift = np.inf

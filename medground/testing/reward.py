@@ -108,11 +108,12 @@ def _rollout(sample: Sample, grounding: Grounding, mask: Mask | None, text: str 
 
 
 def _limits(term: Any, findings: Findings) -> tuple[float, float]:
-    value = getattr(term, "range", None)
+    value: Any = getattr(term, "range", None)
     good = isinstance(value, tuple) and len(value) == 2 and all(isinstance(v, int | float) for v in value)
-    if not findings.expect(good and value[0] < value[1], f"range must be (smallest, largest), not {value!r}"):
+    low, high = value if good else (0.0, 0.0)
+    if not findings.expect(low < high, f"range must be (smallest, largest), not {value!r}"):
         return -math.inf, math.inf
-    return float(value[0]), float(value[1])
+    return float(low), float(high)
 
 
 def _check_one(
@@ -123,7 +124,7 @@ def _check_one(
     results: dict[str, RewardResult],
     findings: Findings,
 ) -> None:
-    before = None if rollout.mask is None else rollout.mask.data.copy()
+    before = np.zeros(0, bool) if rollout.mask is None else rollout.mask.data.copy()
     result = term(rollout)
     if not _well_formed(result, what, limits, findings):
         return

@@ -1,0 +1,92 @@
+"""Which components exist, who owns them, and how to get one.
+
+Discovery reads entry-point metadata only (group ``medground``, names ``<kind>.<component>``): nothing is imported, and
+a broken plugin is listed with its problem. Use imports the owner of one name only and stops with the cause when
+anything is wrong with it.
+
+Two environment variables matter. `MEDGROUND_PLUGINS` restricts what is seen: ``none``, or a comma-separated list of
+distributions or packages, with or without their ``medground-`` prefix. `MEDGROUND_PLUGIN_SECONDS` is how long a
+plugin may take to import when it is tried in a process of its own (30; 0 never tries).
+"""
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from medground.errors import RecipeError, nearest
+from medground.hookspecs import Factory
+from medground.registry.blame import blame
+from medground.registry.discovery import (
+    GROUP,
+    KINDS,
+    OWN,
+    Component,
+    components,
+    find,
+    kind_word,
+)
+from medground.registry.offers import RESERVED, offers
+from medground.registry.trial import survive
+
+__all__ = [
+    "GROUP",
+    "KINDS",
+    "OWN",
+    "RESERVED",
+    "Component",
+    "bind",
+    "build",
+    "components",
+    "factory",
+    "find",
+    "kind_word",
+]
+
+
+def factory(kind: str, name: str) -> Factory:
+    """The factory registered under a name; imports the owner of that name and nothing else.
+
+    Raises:
+        PluginError: if the name is unknown or has two owners, or its plugin cannot be imported or does not register
+            exactly what it declares.
+    """
+    component = find(kind, name)
+    survive(component)
+    return offers(component)[component.name]
+
+
+def bind(kind: str, name: str, arguments: Mapping[str, Any]) -> inspect.BoundArguments:
+    """Match arguments to a factory's signature without calling it: no weights are loaded.
+
+    Raises:
+        RecipeError: if an argument is unknown or a required one is missing.
+        PluginError: as `factory`.
+    """
+    signature = inspect.signature(factory(kind, name))
+    parameters = signature.parameters.values()
+    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        for word in arguments:
+            if word not in signature.parameters:
+                raise RecipeError(
+                    f"{kind_word(kind)} {name!r} has no argument {word!r}", hint=nearest(word, signature.parameters)
+                )
+    try:
+        return signature.bind(**arguments)
+    except TypeError as error:
+        raise RecipeError(f"{kind_word(kind)} {name!r}: {error}", hint=f"its arguments: {signature}") from error
+
+
+def build(kind: str, name: str, /, **arguments: Any) -> Any:
+    """Make a component: ``build("segmenter", "medsam", checkpoint="medsam.safetensors")``.
+
+    Raises:
+        RecipeError: if its arguments do not fit.
+        PluginError: as `factory`, or if a library it needs is missing.
+    """
+    bound = bind(kind, name, arguments)
+    try:
+        return factory(kind, name)(*bound.args, **bound.kwargs)
+    except ImportError as error:
+        raise blame(find(kind, name), error) from error
+    except (TypeError, ValueError) as error:
+        raise RecipeError(f"{kind_word(kind)} {name!r} cannot be made with {dict(arguments)}: {error}") from error
