@@ -16,7 +16,15 @@ log = logging.getLogger(__name__)
 
 TRUNK = "image_encoder.trunk."
 POINTS = "sam_prompt_encoder.point_embeddings."
-_VIDEO = ("memory_attention.", "memory_encoder.", "maskmem_", "mask_downsample.", "no_mem_pos_enc", "no_obj_", "obj_ptr_")
+_VIDEO = (
+    "memory_attention.",
+    "memory_encoder.",
+    "maskmem_",
+    "mask_downsample.",
+    "no_mem_pos_enc",
+    "no_obj_",
+    "obj_ptr_",
+)
 _VIDEO_TRANSFORMERS = (
     "memory_",
     "mask_downsample.",
@@ -32,8 +40,10 @@ _RENAMES = [
     (re.compile(pattern), replacement)
     for pattern, replacement in (
         (r"^no_memory_embedding$", "no_mem_embed"),
-        (r"^(shared_image_embedding|prompt_encoder\.shared_embedding)\.positional_embedding$",
-         "sam_prompt_encoder.pe_layer.positional_encoding_gaussian_matrix"),
+        (
+            r"^(shared_image_embedding|prompt_encoder\.shared_embedding)\.positional_embedding$",
+            "sam_prompt_encoder.pe_layer.positional_encoding_gaussian_matrix",
+        ),
         (r"^vision_encoder\.neck\.convs\.(\d+)\.", r"image_encoder.neck.convs.\1.conv."),
         (r"^vision_encoder\.backbone\.", TRUNK),
         (r"^prompt_encoder\.", "sam_prompt_encoder."),
@@ -176,16 +186,19 @@ def architecture(shapes: Mapping[str, Sequence[int]], unseen: Unseen, source: st
         hint = None
         if "image_encoder.patch_embed.proj.weight" in shapes:
             hint = "this is a checkpoint of the first SAM: use the segmenter sam, medsam or sammed2d"
-        raise InputError(f"the weights in {source} are not a SAM 2 model: {error.args[0]} is missing", hint=hint) from None
+        raise InputError(
+            f"the weights in {source} are not a SAM 2 model: {error.args[0]} is missing", hint=hint
+        ) from None
 
 
 def _read(shapes: Mapping[str, Sequence[int]], unseen: Unseen, source: str) -> Architecture:
-    depth = 1 + max((int(name.split(".")[3]) for name in shapes if name.startswith(f"{TRUNK}blocks.")), default=-1)
+    blocks = [int(name.split(".")[3]) for name in shapes if name.startswith(f"{TRUNK}blocks.")]
+    if not blocks:
+        raise KeyError(f"{TRUNK}blocks.0.attn.proj.weight")
+    depth = 1 + max(blocks)
     starts = [i for i in range(depth) if i == 0 or f"{TRUNK}blocks.{i}.proj.weight" in shapes]
     stages = tuple(end - start for start, end in zip(starts, [*starts[1:], depth], strict=True))
     widths = tuple(shapes[f"{TRUNK}blocks.{start}.attn.proj.weight"][0] for start in starts)
-    if not widths:
-        raise KeyError(f"{TRUNK}blocks.0.attn.proj.weight")
     window = shapes[f"{TRUNK}pos_embed_window"][-1]
     background = shapes[f"{TRUNK}pos_embed"]
     hidden = shapes["image_encoder.neck.convs.0.conv.weight"][0]
@@ -220,7 +233,10 @@ def _usual(
     if published is None and None in said:
         log.warning(
             "%s is none of the published SAM 2 sizes; assumed, where not given: heads %d, windows %s, global_blocks %s",
-            source, first, list(windows), list(global_blocks),
+            source,
+            first,
+            list(windows),
+            list(global_blocks),
         )
     heads = tuple(unseen.heads or (first,))
     if len(heads) == 1:
@@ -229,7 +245,7 @@ def _usual(
     global_blocks = tuple(global_blocks if unseen.global_blocks is None else unseen.global_blocks)
     if len(heads) != len(stages) or len(windows) != len(stages):
         raise RecipeError(
-            f"heads {list(heads)} and windows {list(windows)} need one number for each of the {len(stages)} stages in {source}"
+            f"heads {list(heads)} and windows {list(windows)} need one number per stage, and {source} has {len(stages)}"
         )
     if windows[0] != window:
         raise RecipeError(f"windows starts with {windows[0]}, but the position table in {source} is {window} wide")

@@ -7,16 +7,16 @@ predicted IoUs ``[N, C]``, both float32. Labels are 0 and 1 for clicks, 2 and 3 
 """
 
 import json
+import math
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar
 
 import torch
 
-from medground.errors import InputError, PluginError
+from medground.errors import InputError, PluginError, RecipeError
 from medground.weights import check_keys, dtype_of, frozen, read_weights
 from medground_sam2.layout import (
     POINTS,
@@ -29,6 +29,7 @@ from medground_sam2.layout import (
 )
 
 Features = list[torch.Tensor]
+"""Three maps ``[M, c, h, w]`` of strides 4, 8 and 16."""
 _TWINS = ("shared_image_embedding.positional_embedding", "prompt_encoder.shared_embedding.positional_embedding")
 
 
@@ -85,20 +86,142 @@ def to_original(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return renamed
 
 
-class Engine(Protocol):
-    """See the module's text."""
+class Engine:
+    """A frozen SAM 2 whose encoder computes in `dtype` and whose decoder computes in float32.
 
-    model: torch.nn.Module
+    The weights stay float32; another dtype is autocast, which is Meta's own way. Coordinates do not survive bfloat16.
+    """
+
+    encoder: ClassVar[str]
+    """The attribute of the model that holds the image encoder."""
+
+    def __init__(self, model: torch.nn.Module, *, device: str, dtype: str, compile: bool) -> None:
+        self.model: Any = frozen(model, device=device, dtype="float32")
+        self._device, self._dtype = torch.device(device).type, dtype_of(dtype)
+        if compile:
+            getattr(self.model, self.encoder).compile()
 
     def encode(self, pixels: torch.Tensor) -> Features:
-        """Feature maps of images, finest first."""
-        ...
+        """Feature maps of images ``[M, 3, S, S]``, finest first."""
+        with torch.autocast(self._device, self._dtype, enabled=self._dtype is not torch.float32):
+            levels = self._encode(pixels)
+        return [level.to(self._dtype) for level in levels]
+
+    def _encode(self, pixels: torch.Tensor) -> Features:
+        raise NotImplementedError
 
     def decode(
         self, features: Features, points: torch.Tensor, labels: torch.Tensor, *, multimask: bool
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits and predicted IoUs."""
-        ...
+        """Logits ``[N, C, h, w]`` and predicted IoUs ``[N, C]`` of prompts on one shared image or on N."""
+        raise NotImplementedError
+
+
+class TransformersEngine(Engine):
+    """transformers' Sam2Model."""
+
+    encoder = "vision_encoder"
+
+    def _encode(self, pixels: torch.Tensor) -> Features:
+        features: Features = self.model.get_image_embeddings(pixels)
+        return features
+
+    def decode(
+        self, features: Features, points: torch.Tensor, labels: torch.Tensor, *, multimask: bool
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """As `Engine.decode`."""
+        # A shared image takes all prompts in its one row; otherwise each image takes its own.
+        axis = 0 if len(features[0]) == 1 else 1
+        found = self.model(
+            image_embeddings=features,
+            input_points=points.unsqueeze(axis),
+            input_labels=labels.unsqueeze(axis),
+            multimask_output=multimask,
+        )
+        return found.pred_masks.squeeze(axis), found.iou_scores.squeeze(axis)
+
+
+class OfficialEngine(Engine):
+    """Meta's modules from the package sam2, driven as its SAM2ImagePredictor drives them.
+
+    The predictor itself is not used: its feature sizes are written for inputs of 1024 pixels, and it decodes one image
+    at a time.
+    """
+
+    encoder = "image_encoder"
+
+    def _encode(self, pixels: torch.Tensor) -> Features:
+        features: Features = list(self.model.forward_image(pixels)["backbone_fpn"])
+        features[-1] = features[-1] + self.model.no_mem_embed.reshape(1, -1, 1, 1)
+        return features
+
+    def decode(
+        self, features: Features, points: torch.Tensor, labels: torch.Tensor, *, multimask: bool
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """As `Engine.decode`."""
+        sparse, dense = self.model.sam_prompt_encoder(points=(points, labels), boxes=None, masks=None)
+        logits, scores, _, _ = self.model.sam_mask_decoder(
+            image_embeddings=features[-1],
+            image_pe=self.model.sam_prompt_encoder.get_dense_pe(),
+            sparse_prompt_embeddings=sparse,
+            dense_prompt_embeddings=dense,
+            multimask_output=multimask,
+            repeat_image=len(features[-1]) == 1,
+            high_res_features=features[:-1],
+        )
+        return logits, scores
+
+
+def build(
+    path: Path, unseen: Unseen, *, backend: str, image_size: int, device: str, dtype: str, compile: bool
+) -> Engine:
+    """The engine of a backend with the weights at `path`.
+
+    Raises:
+        InputError: if they cannot be read, or are not exactly those of a SAM 2 model.
+        RecipeError: if an argument does not fit them.
+        PluginError: if the backend's package is missing.
+    """
+    checkpoint = open_checkpoint(path)
+    sizes = checkpoint.architecture(unseen)
+    unit = math.lcm(32, 4 * sizes.windows[0])
+    if image_size <= 0 or image_size % unit:
+        raise RecipeError(f"image_size {image_size} is not a multiple of {unit}, which {path.name} needs")
+    if backend == "official":
+        model = load_official(checkpoint, sizes, image_size)
+        return OfficialEngine(model, device=device, dtype=dtype, compile=compile)
+    model = load_transformers(checkpoint, sizes, image_size)
+    return TransformersEngine(model, device=device, dtype=dtype, compile=compile)
+
+
+def load_transformers(checkpoint: Checkpoint, sizes: Architecture, image_size: int) -> torch.nn.Module:
+    """transformers' Sam2Model with exactly the checkpoint's tensors, whatever its layout."""
+    from transformers import Sam2Model
+
+    with torch.device("meta"):
+        model = Sam2Model(sam2_config(sizes, image_size))
+    wanted = model.state_dict()
+    expected = wanted if is_transformers(checkpoint.tensors) else to_original(wanted)
+    check_keys({name: tuple(t.shape) for name, t in expected.items()}, checkpoint.tensors, checkpoint.source)
+    original = checkpoint.original
+    state = {
+        name: torch.cat([original[f"{POINTS}{row}.weight"] for row in range(len(tensor))])
+        if name == "prompt_encoder.point_embed.weight"
+        else original[original_name(name)].clone()  # a copy: two names share the table of positions
+        for name, tensor in wanted.items()
+    }
+    model.load_state_dict(state, strict=True, assign=True)
+    return model
+
+
+def load_official(checkpoint: Checkpoint, sizes: Architecture, image_size: int) -> torch.nn.Module:
+    """Meta's SAM2Base with exactly the checkpoint's tensors, whatever its layout."""
+    model = official_model(sizes, image_size)
+    state = model.state_dict()
+    original = checkpoint.original
+    check_keys({name: tuple(state[name].shape) for name in without_video(state)}, original, checkpoint.source)
+    model.load_state_dict(state | original, strict=True)
+    return model
 
 
 def sam2_config(sizes: Architecture, image_size: int) -> Any:
@@ -141,107 +264,11 @@ def sam2_config(sizes: Architecture, image_size: int) -> Any:
     )
 
 
-class TransformersEngine:
-    """transformers' Sam2Model, loaded strictly from either layout."""
-
-    def __init__(
-        self, checkpoint: Checkpoint, sizes: Architecture, *, image_size: int, device: str, dtype: str, compile: bool
-    ) -> None:
-        from transformers import Sam2Model
-
-        with torch.device("meta"):
-            model = Sam2Model(sam2_config(sizes, image_size))
-        wanted = model.state_dict()
-        expected = wanted if is_transformers(checkpoint.tensors) else to_original(wanted)
-        check_keys({n: tuple(t.shape) for n, t in expected.items()}, checkpoint.tensors, checkpoint.source)
-        original = checkpoint.original
-        state = {
-            name: torch.cat([original[f"{POINTS}{row}.weight"] for row in range(len(tensor))])
-            if name == "prompt_encoder.point_embed.weight"
-            # a copy: two names may share one tensor of the file
-            else original[original_name(name)].clone()
-            for name, tensor in wanted.items()
-        }
-        model.load_state_dict(state, strict=True, assign=True)
-        self.model: Any = frozen(model, device=device, dtype=dtype)
-        if compile:
-            self.model.vision_encoder.compile()
-
-    def encode(self, pixels: torch.Tensor) -> Features:
-        """As `Engine.encode`."""
-        features: Features = self.model.get_image_embeddings(pixels.to(self.model.dtype))
-        return features
-
-    def decode(
-        self, features: Features, points: torch.Tensor, labels: torch.Tensor, *, multimask: bool
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """As `Engine.decode`; a shared image takes all prompts in its one row."""
-        axis = 0 if len(features[0]) == 1 else 1
-        found = self.model(
-            image_embeddings=features,
-            input_points=points.unsqueeze(axis),
-            input_labels=labels.unsqueeze(axis),
-            multimask_output=multimask,
-        )
-        return found.pred_masks.squeeze(axis).float(), found.iou_scores.squeeze(axis).float()
-
-
-class OfficialEngine:
-    """Meta's modules from the package sam2, driven as its SAM2ImagePredictor drives them.
-
-    The predictor itself is not used: its feature sizes are written for inputs of 1024 pixels, and it decodes one image
-    at a time. Weights stay float32; another dtype is Meta's own way, autocast.
-    """
-
-    def __init__(
-        self, checkpoint: Checkpoint, sizes: Architecture, *, image_size: int, device: str, dtype: str, compile: bool
-    ) -> None:
-        model = official_model(sizes, image_size)
-        state = model.state_dict()
-        original = checkpoint.original
-        check_keys({n: tuple(state[n].shape) for n in without_video(state)}, original, checkpoint.source)
-        model.load_state_dict({name: state[name] for name in state} | original, strict=True)
-        self.model: Any = frozen(model, device=device, dtype="float32")
-        self._dtype = dtype_of(dtype)
-        self._device = torch.device(device).type
-        if compile:
-            self.model.image_encoder.compile()
-
-    def _precision(self) -> AbstractContextManager[Any]:
-        if self._dtype is torch.float32:
-            return nullcontext()
-        return torch.autocast(self._device, dtype=self._dtype)
-
-    def encode(self, pixels: torch.Tensor) -> Features:
-        """As `Engine.encode`."""
-        with self._precision():
-            features: Features = list(self.model.forward_image(pixels)["backbone_fpn"])
-            features[-1] = features[-1] + self.model.no_mem_embed.reshape(1, -1, 1, 1)
-        return features
-
-    def decode(
-        self, features: Features, points: torch.Tensor, labels: torch.Tensor, *, multimask: bool
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """As `Engine.decode`."""
-        with self._precision():
-            sparse, dense = self.model.sam_prompt_encoder(points=(points, labels), boxes=None, masks=None)
-            logits, scores, _, _ = self.model.sam_mask_decoder(
-                image_embeddings=features[-1],
-                image_pe=self.model.sam_prompt_encoder.get_dense_pe(),
-                sparse_prompt_embeddings=sparse,
-                dense_prompt_embeddings=dense,
-                multimask_output=multimask,
-                repeat_image=len(features[-1]) == 1,
-                high_res_features=features[:-1],
-            )
-        return logits.float(), scores.float()
-
-
 def official_model(sizes: Architecture, image_size: int) -> torch.nn.Module:
     """Meta's SAM2Base of these sizes with random weights, without the parts that only track through video.
 
     The published configuration of the tiny model is read as a file and changed: Hydra's global state is neither used
-    nor touched. As in Meta's ``build_sam2``, a single mask whose stability is below 0.98 gives way to the best of three.
+    nor touched. As in Meta's ``build_sam2``, a single mask of stability below 0.98 gives way to the best of three.
 
     Raises:
         PluginError: if the package sam2 is not installed.

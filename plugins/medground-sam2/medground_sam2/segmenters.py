@@ -6,16 +6,18 @@ points labelled 2 and 3 before the clicks. Masks: logits are upsampled bilinearl
 (Ravi et al., arXiv:2408.00714; Ma et al., arXiv:2504.03600.)
 """
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medground.errors import PluginError, RecipeError, SegmenterError, nearest
 from medground.geometry import Size
-from medground.segmenting import EmbeddingCache, by_kind, image_key, in_chunks
+from medground.segmenting import CacheStats, EmbeddingCache, by_kind, image_key, in_chunks
 from medground.types import Image, Mask, PromptKind, SpatialPrompt
+from medground.weights import find_weights
+from medground_sam2.layout import Unseen
 
 if TYPE_CHECKING:
     import torch
@@ -24,11 +26,14 @@ if TYPE_CHECKING:
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
+Backend = Literal["transformers", "official"]
+Protocol = Literal["native", "medreasoner"]
 BACKENDS = ("transformers", "official")
 PROTOCOLS = ("native", "medreasoner")
+Answer = TypeVar("Answer")
 
 
-class SAM2:
+class Sam2:
     """SAM 2.1 (Hiera tiny, small, base plus, large) for single images.
 
     Native protocol: 1024 px; three masks and the best predicted IoU for an ambiguous prompt, which is a single click
@@ -37,17 +42,19 @@ class SAM2:
 
     Args:
         checkpoint: a published ``.pt`` file, a safetensors file or folder of transformers, or a hub id
-            ``owner/name[/file][@revision]`` that `medground fetch` has put in the local cache.
+            ``owner/name[/file][@revision]`` that `medground fetch` has put in the local cache; None is `published`.
         backend: ``transformers``, or ``official`` for the package sam2 (extra ``[sam2]``).
         protocol: ``native`` or ``medreasoner``.
         image_size: side of the model's square input in pixels, a multiple of 32; None takes the protocol's.
-        multimask: True takes the best of three masks for every prompt, False a single mask; None is the protocol's rule.
+        multimask: True takes the best of three masks for every prompt, False one mask; None is the protocol's rule.
         device: such as ``cpu`` or ``cuda:1``, independent of anything else in the run.
-        dtype: ``float32``, ``bfloat16`` or ``float16``.
-        compile: run the image encoder through torch.compile.
-        chunk: prompts decoded at once; halved when memory runs out.
-        encode_chunk: images encoded at once; halved when memory runs out.
-        cache_bytes: bound of the embeddings kept; one image takes 16 MiB at 1024 px and 4 MiB at 512 px in float32.
+        dtype: ``float32``, ``bfloat16`` or ``float16``, in which the image encoder computes, by autocast as Meta runs
+            it; prompts and masks are computed in float32.
+        compile: whether torch compiles the image encoder on first use.
+        cache_mib: bound of the image embeddings kept, in MiB on the device; in float32 an image takes 16 at 1024 px
+            and 4 at 512 px.
+        encode_batch: images per encoder call, halved for a call that runs out of memory.
+        decode_batch: prompts per decoder call, halved likewise.
         heads: attention heads of the first encoder stage. This and the next two are not in the tensors; they are
             known for the published sizes and needed for others only.
         windows: attention window of each encoder stage, in tokens.
@@ -55,6 +62,9 @@ class SAM2:
     """
 
     accepts: ClassVar[frozenset[PromptKind]] = frozenset({"box", "points", "negative_points"})
+    model: ClassVar[str] = "sam2"
+    published: ClassVar[str] = "facebook/sam2.1-hiera-large"
+    """The authors' weights, as a hub id: what a recipe that names no checkpoint means."""
     native_size: ClassVar[int] = 1024
     native_multimask: ClassVar[bool | None] = None
     """None: three masks for a single click without a box, one otherwise."""
@@ -62,58 +72,54 @@ class SAM2:
     def __init__(
         self,
         *,
-        checkpoint: str = "facebook/sam2.1-hiera-large",
-        backend: str = "transformers",
-        protocol: str = "native",
+        checkpoint: str | None = None,
+        backend: Backend = "transformers",
+        protocol: Protocol = "native",
         image_size: int | None = None,
         multimask: bool | None = None,
         device: str = "cpu",
         dtype: str = "float32",
         compile: bool = False,
-        chunk: int = 32,
-        encode_chunk: int = 4,
-        cache_bytes: int = 1 << 30,
+        cache_mib: float = 1024,
+        encode_batch: int = 1,
+        decode_batch: int = 32,
         heads: int | None = None,
         windows: Sequence[int] | None = None,
         global_blocks: Sequence[int] | None = None,
     ) -> None:
+        self._arguments = {key: value for key, value in locals().items() if key not in ("self", "__class__")}
         for word, known, what in ((backend, BACKENDS, "backend"), (protocol, PROTOCOLS, "protocol")):
             if word not in known:
-                raise RecipeError(f"SAM 2 segmenters have no {what} {word!r}", hint=nearest(word, known))
-        self.checkpoint, self.backend, self.protocol = checkpoint, backend, protocol
-        self.image_size = image_size or (1024 if protocol == "medreasoner" else self.native_size)
-        if self.image_size <= 0 or self.image_size % 32:
-            raise RecipeError(f"image_size {self.image_size} is not a multiple of 32")
-        policy = True if protocol == "medreasoner" else self.native_multimask
-        self.multimask = policy if multimask is None else multimask
-        self.device, self.dtype, self.chunk, self.encode_chunk = device, dtype, chunk, encode_chunk
-        self.cache = EmbeddingCache(cache_bytes)
-        self.engine = self._build(compile, heads, windows, global_blocks)
-        # An embedding is a matter of the image and of how it is prepared; everything else is fixed for this object.
-        self._preprocessing = f"{backend}/{self.image_size}/{dtype}"
+                raise RecipeError(f"{self.model} has no {what} {word!r}", hint=nearest(word, known))
+        released = protocol == "medreasoner"
+        self.image_size = image_size or (1024 if released else self.native_size)
+        if multimask is None:
+            multimask = True if released else self.native_multimask
+        self.multimask = multimask
+        self.device, self.encode_batch, self.decode_batch = device, encode_batch, decode_batch
+        self.cache = EmbeddingCache(int(cache_mib * 2**20))
+        self._preprocessing = f"sam2 {self.image_size}"
 
-    def _build(
-        self, compile: bool, heads: int | None, windows: Sequence[int] | None, global_blocks: Sequence[int] | None
-    ) -> Any:
         try:
             from medground_sam2 import models
         except ImportError as error:
             raise PluginError(
-                f"the SAM 2 segmenters need {error.name}, which is missing or broken: {error}",
-                hint="pip install 'medground[sam2]'",
+                f"{self.model} needs {error.name}: {error}", hint="pip install 'medground[sam2]'"
             ) from error
-        from medground.weights import find_weights
-        from medground_sam2.layout import Unseen
-
-        checkpoint = models.open_checkpoint(find_weights(self.checkpoint))
-        said = Unseen(heads=None if heads is None else (heads,), windows=windows, global_blocks=global_blocks)
-        sizes = checkpoint.architecture(said)
-        if self.image_size // 4 % sizes.windows[0]:
-            raise RecipeError(f"image_size {self.image_size} is not a multiple of {4 * sizes.windows[0]}")
-        engine = models.TransformersEngine if self.backend == "transformers" else models.OfficialEngine
-        return engine(
-            checkpoint, sizes, image_size=self.image_size, device=self.device, dtype=self.dtype, compile=compile
+        self.engine = models.build(
+            find_weights(checkpoint or self.published),
+            Unseen(heads=None if heads is None else (heads,), windows=windows, global_blocks=global_blocks),
+            backend=backend,
+            image_size=self.image_size,
+            device=device,
+            dtype=dtype,
+            compile=compile,
         )
+
+    @property
+    def stats(self) -> CacheStats:
+        """Hits and misses of the embedding cache: misses are images encoded."""
+        return self.cache.stats
 
     def segment(self, image: Image, prompts: Sequence[SpatialPrompt]) -> list[Mask]:
         """As `medground.protocols.Segmenter.segment`."""
@@ -125,38 +131,58 @@ class SAM2:
         Every image is encoded once, and not at all if the cache holds it; prompts of one kind are decoded together,
         whatever image they belong to.
         """
-        answers = self._answer(images, prompts)
-        return [[Mask(data=data > 0, score=score) for data, score in answer] for answer in answers]
+        return self._run(images, prompts, lambda logits, score: Mask(data=logits > 0, score=score))
 
-    def logits(self, image: Image, prompts: Sequence[SpatialPrompt]) -> list[NDArray[np.float32]]:
-        """H x W float32 per prompt: the chosen mask's logits at the image's size; above 0 is the mask."""
-        return [data for data, _ in self._answer([image], [prompts])[0]]
+    def logits(self, image: Image, prompts: Sequence[SpatialPrompt]) -> list[tuple[NDArray[np.float32], float]]:
+        """What `segment` cuts at 0, H x W float32 at the image's size, and the score, per prompt."""
+        return self._run([image], [prompts], lambda logits, score: (logits, score))[0]
 
-    def _answer(
-        self, images: Sequence[Image], prompts: Sequence[Sequence[SpatialPrompt]]
-    ) -> list[list[tuple[NDArray[Any], float]]]:
+    def _run(
+        self,
+        images: Sequence[Image],
+        prompts: Sequence[Sequence[SpatialPrompt]],
+        finish: Callable[[NDArray[np.float32], float], Answer],
+    ) -> list[list[Answer]]:
+        """``finish(logits, score)`` of every prompt, images in blocks so that few embeddings are alive at once."""
         import torch
 
-        asked = [position for position, of_image in enumerate(prompts) if of_image]
-        jobs = [(position, prompt) for position in asked for prompt in prompts[position]]
-        found: list[tuple[NDArray[Any], float] | None] = [None] * len(jobs)
-        with torch.inference_mode():
-            embeddings = dict(zip(asked, self._embeddings([images[position] for position in asked]), strict=True))
-            for group in by_kind([prompt for _, prompt in jobs]).values():
-                part = [jobs[position] for position in group]
-                answers = in_chunks(part, lambda jobs: self._decode(jobs, embeddings, images), size=self.chunk)
-                for position, answer in zip(group, answers, strict=True):
-                    found[position] = answer
-        remaining = iter(found)
-        return [[next(remaining) for _ in of_image] for of_image in prompts]  # type: ignore[misc]
+        asked = [index for index, mine in enumerate(prompts) if mine]
+        answers: list[list[Answer]] = [[] for _ in prompts]
+        try:
+            with torch.inference_mode():
+                for start in range(0, len(asked), self.decode_batch):
+                    block = asked[start : start + self.decode_batch]
+                    found = self._block([images[i] for i in block], [prompts[i] for i in block], finish)
+                    for index, mine in zip(block, found, strict=True):
+                        answers[index] = mine
+        except RuntimeError as error:
+            raise SegmenterError(f"{self.model} failed: {(str(error).splitlines() or [''])[0]}") from error
+        return answers
 
-    def _embeddings(self, images: Sequence[Image]) -> "list[Features]":
+    def _block(
+        self,
+        images: Sequence[Image],
+        prompts: Sequence[Sequence[SpatialPrompt]],
+        finish: Callable[[NDArray[np.float32], float], Answer],
+    ) -> list[list[Answer]]:
         keys = [image_key(image, self._preprocessing) for image in images]
-
-        def encode(positions: list[int]) -> "list[Features]":
-            return in_chunks(positions, lambda some: self._encode([images[p] for p in some]), size=self.encode_chunk)
-
-        return self.cache.fetch(keys, encode)
+        embeddings = self.cache.fetch(
+            keys,
+            lambda missing: in_chunks(
+                missing, lambda some: self._encode([images[i] for i in some]), size=self.encode_batch
+            ),
+        )
+        items = [(index, prompt) for index, mine in enumerate(prompts) for prompt in mine]
+        answers: dict[int, Answer] = {}
+        for positions in by_kind([prompt for _, prompt in items]).values():
+            found = in_chunks(
+                [items[position] for position in positions],
+                lambda some: self._decode(some, images, embeddings, finish),
+                size=self.decode_batch,
+            )
+            answers.update(zip(positions, found, strict=True))
+        ordered = iter(range(len(items)))
+        return [[answers[next(ordered)] for _ in mine] for mine in prompts]
 
     def _encode(self, images: Sequence[Image]) -> "list[Features]":
         import torch
@@ -167,28 +193,33 @@ class SAM2:
         return [[level[row : row + 1].clone() for level in levels] for row in range(len(images))]
 
     def _decode(
-        self, jobs: Sequence[tuple[int, SpatialPrompt]], embeddings: "dict[int, Features]", images: Sequence[Image]
-    ) -> list[tuple[NDArray[Any], float]]:
-        """Logits at full size and predicted IoU of prompts of one kind."""
+        self,
+        items: Sequence[tuple[int, SpatialPrompt]],
+        images: Sequence[Image],
+        embeddings: "Sequence[Features]",
+        finish: Callable[[NDArray[np.float32], float], Answer],
+    ) -> list[Answer]:
+        """Prompts of one kind in one decoder call; the best mask of each, upsampled to its image."""
         import torch
         import torch.nn.functional as F
 
-        owners = [position for position, _ in jobs]
+        owners = [index for index, _ in items]
         rows = owners[:1] if len(set(owners)) == 1 else owners
-        features = [torch.cat(level) for level in zip(*(embeddings[row] for row in rows), strict=True)]
-        prompts = [prompt for _, prompt in jobs]
-        sizes = [images[position].shape[:2] for position in owners]
-        points, labels = to_points(prompts, sizes, self.image_size)
+        features = [torch.cat(level).float() for level in zip(*(embeddings[row] for row in rows), strict=True)]
+        sizes = [(images[index].shape[0], images[index].shape[1]) for index in owners]
+        points, labels = to_points([prompt for _, prompt in items], sizes, self.image_size)
         logits, scores = self.engine.decode(
-            features, points.to(self.device), labels.to(self.device), multimask=self._three(prompts[0])
+            features, points.to(self.device), labels.to(self.device), multimask=self._three(items[0][1])
         )
-        best = scores.argmax(dim=1, keepdim=True)
-        scores = scores.gather(1, best).squeeze(1)
-        logits = logits.gather(1, best[..., None, None].expand(-1, 1, *logits.shape[2:]))
+        best = scores.argmax(dim=1)
+        row = torch.arange(len(items), device=best.device)
+        logits, scores = logits[row, best], scores[row, best]
         if not bool(torch.isfinite(scores).all() and torch.isfinite(logits).all()):
-            raise SegmenterError(f"{self!r} gave numbers that are not finite", hint="try dtype float32")
+            raise SegmenterError(f"{self.model} gave numbers that are not finite", hint="try dtype float32")
         return [
-            (F.interpolate(one[None], size, mode="bilinear", align_corners=False)[0, 0].cpu().numpy(), score)
+            finish(
+                F.interpolate(one[None, None], size, mode="bilinear", align_corners=False)[0, 0].cpu().numpy(), score
+            )
             for one, size, score in zip(logits, sizes, scores.tolist(), strict=True)
         ]
 
@@ -197,25 +228,27 @@ class SAM2:
         return prompt.box is None and len(prompt.points) == 1 if self.multimask is None else self.multimask
 
     def __repr__(self) -> str:
-        return (
-            f"{type(self).__name__}(checkpoint={self.checkpoint!r}, backend={self.backend!r}, "
-            f"protocol={self.protocol!r}, image_size={self.image_size}, multimask={self.multimask}, "
-            f"device={self.device!r}, dtype={self.dtype!r})"
-        )
+        return f"{type(self).__name__}({', '.join(f'{key}={value!r}' for key, value in self._arguments.items())})"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild, (type(self), self._arguments)
 
 
-class MedSAM2(SAM2):
+def _rebuild(component: type[Sam2], arguments: dict[str, Any]) -> Sam2:
+    return component(**arguments)
+
+
+class MedSam2(Sam2):
     """MedSAM2: SAM 2.1 tiny trained on at 512 px with medical images, boxes, masks and correction clicks.
 
     Native protocol: 512 px, one mask per prompt, replaced by the best of three where its stability is below 0.98.
-    Protocol ``medreasoner``: 1024 px, best of three, as that system ran it. Arguments are those of `SAM2`.
+    Protocol ``medreasoner``: 1024 px, best of three, as that system ran it. Arguments are those of `Sam2`.
     """
 
+    model: ClassVar[str] = "medsam2"
+    published: ClassVar[str] = "wanglab/MedSAM2/MedSAM2_latest.pt"
     native_size: ClassVar[int] = 512
     native_multimask: ClassVar[bool | None] = False
-
-    def __init__(self, *, checkpoint: str = "wanglab/MedSAM2/MedSAM2_latest.pt", **others: Any) -> None:
-        super().__init__(checkpoint=checkpoint, **others)
 
 
 def prepare(image: Image, size: int, device: str) -> "torch.Tensor":
