@@ -155,7 +155,7 @@ def _run(term: Term, rollouts: Sequence[Rollout]) -> list[TermScore]:
     if batch is None:
         return [_judge(term, rollout, _attempt(term.reward, rollout)) for rollout in rollouts]
     answers = _attempt(batch, rollouts)
-    if isinstance(answers, Exception):
+    if isinstance(answers, BaseException):
         return [_judge(term, rollout, answers) for rollout in rollouts]
     if not isinstance(answers, Sequence) or isinstance(answers, str):
         return [_fail(term, rollout, "wrong_type", f"returned {_kind(answers)} for a batch") for rollout in rollouts]
@@ -168,13 +168,13 @@ def _run(term: Term, rollouts: Sequence[Rollout]) -> list[TermScore]:
 def _attempt(function: Callable[[Any], Any], argument: Any) -> Any:
     try:
         return function(argument)
-    except Exception as error:  # noqa: BLE001 - the one boundary to terms: whatever they raise costs only their sample
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - the boundary to terms: what they raise costs one sample
         return error
 
 
 def _judge(term: Term, rollout: Rollout, answer: Any) -> TermScore:
     """Turn what a term answered into a finite value, an abstention or a named failure."""
-    if isinstance(answer, Exception):
+    if isinstance(answer, BaseException):
         return _fail(term, rollout, "raised", f"raised {type(answer).__name__}: {answer}")
     result = answer if isinstance(answer, RewardResult) else RewardResult(answer)
     value, details = result.value, result.details
@@ -183,7 +183,7 @@ def _judge(term: Term, rollout: Rollout, answer: Any) -> TermScore:
         if released is None:
             return TermScore(None, term.weight, details)
         return _fail(term, rollout, "released", f"reproduces a released number that is {released}", details)
-    if not isinstance(value, numbers.Real):
+    if type(value) is not float and not isinstance(value, numbers.Real):
         return _fail(term, rollout, "wrong_type", f"returned {_kind(value)}, not a number or None", details)
     number = float(value)
     if math.isfinite(number):

@@ -22,7 +22,7 @@ from medground.errors import InputError
 from medground.types import Image
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "GIF", "PPM")
-"""What is read, by Pillow's names; Pillow knows some forty, most of them never met here and seldom attacked in tests."""
+"""What is read, by Pillow's names; most of the forty others are never met here."""
 MAX_PIXELS = 64_000_000
 """The most pixels a file may claim in its header: 192 MB of RGB, decoded."""
 MAX_BYTES = 512_000_000
@@ -114,7 +114,7 @@ def _decode(path: Path, convert: Callable[[Pillow.Image], NDArray[Stored]]) -> N
     _check_file(path, name)
     try:
         with warnings.catch_warnings():
-            # Damaged metadata and sizes between our limit and Pillow's are warnings there; here they are read or refused.
+            # What Pillow warns of, damaged metadata and large sizes, is read or refused here.
             warnings.simplefilter("ignore")
             with path.open("rb") as stream, Pillow.open(stream, formats=FORMATS) as picture:
                 _check_header(picture, name)
@@ -193,10 +193,11 @@ def _foreground(picture: Pillow.Image) -> NDArray[np.bool_]:
     if picture.format in ("JPEG", "MPO"):
         return np.asarray(picture.convert("L")) >= 128
     stored: NDArray[Any] = np.asarray(picture)
-    if stored.ndim == 3:
-        colours = stored.shape[2] - 1 if picture.mode in ("LA", "La", "PA", "RGBA", "RGBa") else stored.shape[2]
-        stored = stored[..., :colours].any(axis=2)
-    found: NDArray[np.bool_] = stored.astype(np.bool_)
+    if stored.ndim == 2:
+        stored = stored[..., None]
+    elif picture.mode in ("LA", "La", "PA", "RGBA", "RGBa"):
+        stored = stored[..., :-1]
+    found: NDArray[np.bool_] = np.any(stored, axis=2)
     if picture.has_transparency_data:
-        found &= np.asarray(picture.convert("RGBA").getchannel("A")).astype(np.bool_)
+        found &= np.asarray(picture.convert("RGBA").getchannel("A")) > 0
     return found

@@ -1,13 +1,20 @@
 """Recipes: short YAML files that compose components. Data only; reading one never runs code.
 
-The only package that knows OmegaConf and YAML. `resolve` gives a `Recipe` of plain data.
+The only package that knows OmegaConf and YAML. `resolve` gives a `Recipe` of plain data; `check` stops where its
+components cannot be used as it says, without building them.
 """
 
+from medground.recipe.check import check as check
+from medground.recipe.check import find_problems as find_problems
+from medground.recipe.layers import leaves as leaves
 from medground.recipe.read import MISSING as MISSING
 from medground.recipe.resolved import Recipe as Recipe
 from medground.recipe.resolved import resolve as resolve
+from medground.recipe.sources import headline as headline
 from medground.recipe.sources import names as names
 from medground.recipe.structure import InvalidRecipe as InvalidRecipe
 from medground.recipe.structure import Problem as Problem
 
-__all__ = ["MISSING", "InvalidRecipe", "Problem", "Recipe", "names", "resolve"]
+__all__ = [
+    "MISSING", "InvalidRecipe", "Problem", "Recipe", "check", "find_problems", "headline", "leaves", "names", "resolve",
+]  # fmt: skip

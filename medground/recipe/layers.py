@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from medground.errors import RecipeError
-from medground.recipe.read import MAX_DEPTH, Key, parse
+from medground.recipe.read import MAX_DEPTH, Key, parse, shown
 from medground.recipe.sections import COMPONENTS, RECIPE_WORDS
 
 COMMAND_LINE = "command line"
@@ -38,7 +38,9 @@ def from_override(text: str) -> Layer:
     """
     dotted, equals, value = text.partition("=")
     if not equals or not dotted.strip():
-        raise RecipeError(f"the override {text!r} is not of the form key=value", hint="for example segmenter=medsam")
+        raise RecipeError(
+            f"the override {shown(text)} is not of the form key=value", hint="for example segmenter=medsam"
+        )
     try:
         data, _ = parse(value, COMMAND_LINE, lines=False)
     except RecipeError as error:
@@ -55,7 +57,7 @@ def from_dotted(dotted: str, value: Any, origin: Layer, prefix: Key = ()) -> Lay
     path = tuple(dotted.split("."))
     where = origin.place((*prefix, dotted))
     if not all(path) or len(path) > MAX_DEPTH:
-        raise RecipeError(f"{where}: {dotted[:60]!r} is not a dotted key", hint="for example rewards.bbox_iou")
+        raise RecipeError(f"{where}: {shown(dotted)} is not a dotted key", hint="for example rewards.bbox_iou")
     if path[0] in RECIPE_WORDS:
         raise RecipeError(f"{where}: {path[0]!r} cannot be overridden", hint="write it in a recipe file")
     own = (*prefix, dotted)
@@ -98,7 +100,7 @@ def shorthand(layer: Layer) -> Layer:
         RecipeError: if something stands for a component that cannot be one, or a key holds a dot.
     """
     data = copy.deepcopy(layer.data)
-    _refuse_dots(data, (), layer)
+    _refuse_dots({key: value for key, value in data.items() if key != "variants"}, (), layer)
     for kind in COMPONENTS:
         if kind in data:
             data[kind] = _component(data[kind], (kind,), layer)
@@ -115,7 +117,7 @@ def _component(value: Any, path: Key, layer: Layer) -> Any:
     if value is None or isinstance(value, dict):
         return value
     raise RecipeError(
-        f"{layer.place(path)}: {'.'.join(path)} is {value!r}, which names no component",
+        f"{layer.place(path)}: {'.'.join(path)} is {shown(value)}, which names no component",
         hint="write a name, or {name: ..., argument: value}",
     )
 
@@ -156,19 +158,22 @@ def stack(layers: Iterable[Layer]) -> tuple[dict[str, Any], dict[Key, str]]:
     data: dict[str, Any] = {}
     origins: dict[Key, str] = {}
     for layer in layers:
-        _merge(data, layer.data, (), layer, origins)
+        _merge(data, copy.deepcopy(layer.data), (), layer, origins)
     return data, origins
 
 
 def _merge(base: dict[str, Any], over: Mapping[str, Any], path: Key, layer: Layer, origins: dict[Key, str]) -> None:
     for key, value in over.items():
         here = (*path, key)
+        old = base.get(key)
+        if not isinstance(value, dict):
+            base[key] = value
+        elif not isinstance(old, dict):
+            base[key] = {}
+        elif _swaps(here, old, value):
+            # A term's weight belongs to its label, so it outlives the component.
+            base[key] = {"weight": old["weight"]} if here[0] == "rewards" and "weight" in old else {}
         origins[here] = layer.place(here)
-        if isinstance(value, dict) and isinstance(old := base.get(key), dict):
-            if _swaps(here, old, value):
-                base[key] = {"weight": old["weight"]} if here[0] == "rewards" and "weight" in old else {}
-        else:
-            base[key] = {} if isinstance(value, dict) else value
         if isinstance(value, dict):
             _merge(base[key], value, here, layer, origins)
 

@@ -17,6 +17,7 @@ from medground.recipe.sections import COMPONENTS, FILLED, RECIPE_WORDS, SETTINGS
 from medground.recipe.sources import AS_WRITTEN, RESOLVED, Written, written
 from medground.recipe.structure import InvalidRecipe, problems
 
+MAX_VARIANTS = 256
 Source = str | os.PathLike[str] | Mapping[str, Any]
 
 
@@ -99,11 +100,12 @@ class Recipe:
         return _compose(self.written, self.overrides, name)
 
     def place(self, dotted: str) -> str:
-        """Where a key, or the first value below it, was written."""
-        if dotted in self.origins:
-            return self.origins[dotted]
-        below = (place for key, place in self.origins.items() if key.startswith(f"{dotted}."))
-        return next(below, self.name)
+        """Where a key, else the first value below it, else the nearest above it, was written."""
+        below = (place for key, place in self.origins.items() if f"{key}.".startswith(f"{dotted}."))
+        found = next(below, None)
+        if found or "." not in dotted:
+            return found or self.name
+        return self.place(dotted.rpartition(".")[0])
 
     def digest(self, *keys: str) -> str:
         """SHA-256 of the values under some dotted keys, all if none is given; absent keys count as null."""
@@ -117,6 +119,7 @@ class Recipe:
 
     def write(self, folder: Path) -> None:
         """Write ``recipe.yaml`` (resolved) and ``recipe.source.yaml`` (as written): the folder is a recipe then."""
+        folder.mkdir(parents=True, exist_ok=True)
         (folder / RESOLVED).write_text(self.dump(), encoding="utf-8")
         (folder / AS_WRITTEN).write_text(self.text, encoding="utf-8")
 
@@ -152,7 +155,7 @@ def resolve(source: Source, *overrides: str, variant: str | None = None) -> Reci
 
 
 def _compose(source: Written, overrides: Sequence[str], variant: str | None) -> Recipe:
-    rows = _rows(source.layers)
+    rows = _rows(source)
     name = source.name if variant is None else f"{source.name}:{variant}"
     chosen = [] if variant is None else from_row(variant, *rows[variant])
     data, origins = stack([*source.layers, *chosen, *ordered(map(from_override, overrides))])
@@ -166,8 +169,9 @@ def _compose(source: Written, overrides: Sequence[str], variant: str | None) -> 
 
     if found := problems(data, place):
         raise InvalidRecipe(found)
+    given = {path for path, _ in leaves(data)}
     data = _fill(data)
-    known = {path: origins.get(path, "default") for path, _ in leaves(data)}
+    known = {path: origins[path] if path in given else "default" for path, _ in leaves(data)}
     return Recipe(
         name=name,
         data=data,
@@ -178,15 +182,17 @@ def _compose(source: Written, overrides: Sequence[str], variant: str | None) -> 
     )
 
 
-def _rows(layers: Sequence[Layer]) -> dict[str, tuple[Any, Layer]]:
+def _rows(source: Written) -> dict[str, tuple[Any, Layer]]:
     """Variant rows by name, later files' first; null takes one away."""
     rows: dict[str, tuple[Any, Layer]] = {}
-    for layer in layers:
+    for layer in source.layers:
         found = layer.data.get("variants")
         if found is not None and not isinstance(found, dict):
             raise RecipeError(f"{layer.place(('variants',))}: variants is not a section", hint="write name: row lines")
         for name, row in (found or {}).items():
             rows[name] = row, layer
+    if len(rows) > MAX_VARIANTS:
+        raise RecipeError(f"{source.name}: {len(rows)} variants are more than {MAX_VARIANTS}", hint="split the recipe")
     return {name: (row, layer) for name, (row, layer) in rows.items() if row is not None}
 
 

@@ -2,13 +2,16 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from medground.errors import RecipeError, nearest
-from medground.recipe.read import MISSING, Key
+from medground.recipe.read import MAX_KEY, MISSING, Key, shown
 from medground.recipe.sections import COMPONENTS, RECIPE_WORDS, SETTINGS, TOP, objection
 
 Place = Callable[[Key], str]
+MAX_PROBLEMS = 20
+"""Enough to mend a recipe by; looking up the nearest match of thousands would take long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,12 +21,14 @@ class Problem:
     key: str
     """Dotted."""
     where: str
-    """``file:line``, ``command line`` or ``default``."""
+    """``file:line``, ``command line`` or ``default``; empty where the message says it."""
     message: str
     hint: str | None = None
 
-    def __str__(self) -> str:
-        return f"{self.where}: {self.message}" + (f" ({self.hint})" if self.hint else "")
+    @property
+    def sentence(self) -> str:
+        """Where and what."""
+        return f"{self.where}: {self.message}" if self.where else self.message
 
 
 class InvalidRecipe(RecipeError):
@@ -32,13 +37,13 @@ class InvalidRecipe(RecipeError):
     def __init__(self, problems: list[Problem]) -> None:
         first, more = problems[0], len(problems) - 1
         also = f"; {more} more problem{'s' * (more > 1)}" if more else ""
-        super().__init__(f"{first.where}: {first.message}{also}", hint=first.hint)
+        super().__init__(f"{first.sentence}{also}", hint=first.hint)
         self.problems = tuple(problems)
 
 
 def problems(data: dict[str, Any], place: Place) -> list[Problem]:
-    """All problems of a merged recipe's shape; components are looked at by name only."""
-    return list(_top(data, place))
+    """The first problems of a merged recipe's shape; of components, only whether they have a name."""
+    return list(islice(_top(data, place), MAX_PROBLEMS))
 
 
 def _top(data: dict[str, Any], place: Place) -> Iterator[Problem]:
@@ -62,9 +67,11 @@ def _component(path: Key, value: Any, place: Place) -> Iterator[Problem]:
     if value is None:
         return
     name = value.get("name")
-    if not isinstance(name, str) or not name:
-        where, dotted = place(path), ".".join(path)
+    where, dotted = place((*path, "name") if "name" in value else path), ".".join(path)
+    if name is None:
         yield Problem(dotted, where, f"{dotted} has no name", f"write {dotted}: NAME, or name: among its lines")
+    elif not isinstance(name, str) or not 0 < len(name) <= MAX_KEY:
+        yield Problem(dotted, where, f"{dotted} has the name {shown(name)}, which is none", "medground plugins list")
 
 
 def _terms(rewards: Any, place: Place) -> Iterator[Problem]:
@@ -72,12 +79,14 @@ def _terms(rewards: Any, place: Place) -> Iterator[Problem]:
         path = ("rewards", label)
         if term is None:
             continue
-        yield from _component(path, {"name": label, **term}, place)
+        yield from _component(path, {"name": label} | term, place)
         weight = term.get("weight", 1.0)
         if weight != MISSING and (isinstance(weight, bool) or not isinstance(weight, (int, float))):
             key = ".".join((*path, "weight"))
             where = place((*path, "weight"))
-            yield Problem(key, where, f"{key} is {weight!r}, not a number", f"rewards.{label}: null removes a term")
+            yield Problem(
+                key, where, f"{key} is {shown(weight)}, not a number", f"rewards.{label}: null removes a term"
+            )
 
 
 def _setting(path: Key, setting: Any, value: Any, place: Place) -> Iterator[Problem]:

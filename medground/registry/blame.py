@@ -53,23 +53,42 @@ def _blame_import(component: Component, error: ImportError) -> PluginError:
     return PluginError(f"{who} fails with {type(error).__name__}: {error}", hint=_source(component, missing))
 
 
+def lacking(component: Component) -> str | None:
+    """The extra a component belongs to, as ``medground[sam]``, if something it asks for is not installed; else None."""
+    extra = _short(component)
+    for required in _extras(component).get(extra, []):
+        try:
+            metadata.distribution(required)
+        except metadata.PackageNotFoundError:
+            return f"{component.distribution}[{extra}]"
+    return None
+
+
 def _source(component: Component, module: str) -> str:
     """Which command installs what is missing: the extra of the owning distribution that asks for it, if any."""
-    wanted = canonical(module.partition(".")[0])
-    short = canonical(component.module.partition(".")[0]).removeprefix("medground-")
-    extras: dict[str | None, list[str]] = {}
-    for requirement in _requirements(component):
-        extra = re.search(r"extra\s*==\s*['\"]([^'\"]+)", requirement)
-        extras.setdefault(extra and extra[1], []).append(_required(requirement))
+    wanted, short, extras = canonical(module.partition(".")[0]), _short(component), _extras(component)
     asking = {extra for extra, required in extras.items() if any(f"{r}-".startswith(f"{wanted}-") for r in required)}
-    if None in asking:
+    if "" in asking:
         return f"pip install --force-reinstall {component.distribution}"
     if short in extras and (short in asking or not asking):  # what an extra needs in turn is missing too
         return f"pip install '{component.distribution}[{short}]'"
     if asking:
-        smallest = min(asking, key=lambda extra: (len(extras[extra]), str(extra)))
+        smallest = min(asking, key=lambda extra: (len(extras[extra]), extra))
         return f"pip install '{component.distribution}[{smallest}]'"
     return f"install what provides {module!r}; else {removal(component.distribution)}"
+
+
+def _extras(component: Component) -> dict[str, list[str]]:
+    """Extra -> the distributions it asks for; under "" those that are always asked for."""
+    extras: dict[str, list[str]] = {}
+    for requirement in _requirements(component):
+        extra = re.search(r"extra\s*==\s*['\"]([^'\"]+)", requirement)
+        extras.setdefault(extra[1] if extra else "", []).append(_required(requirement))
+    return extras
+
+
+def _short(component: Component) -> str:
+    return canonical(component.module.partition(".")[0]).removeprefix("medground-")
 
 
 def _requirements(component: Component) -> list[str]:

@@ -36,6 +36,7 @@ class Component:
     distribution: str
     version: str
     module: str
+    """Where its hooks are; "" where the metadata does not name a module."""
     problem: str | None = None
     """What the metadata alone shows to be wrong: malformed, of an unknown kind, or owned twice."""
     hint: str | None = None
@@ -129,15 +130,16 @@ def _component(entry: str, value: str, distribution: str, version: str) -> Compo
     kind = kind.replace("-", "_")
     who = f"entry point {entry!r} of {distribution} {version}"
     problem = hint = None
+    module = value if re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*", value) else ""
     if not dot or not re.fullmatch(r"\w[\w-]*", name):
         problem, hint = f"{who} is not named <kind>.<component>", f"kinds: {', '.join(KINDS)}"
     elif kind not in KINDS:
         problem = f"{who} is of a kind that medground {medground.__version__} does not know"
         hint = f"{nearest(kind, KINDS)}; or it needs a newer medground: pip install --upgrade medground"
-    elif not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*", value):
+    elif not module:
         problem, hint = f"{who} has the value {value!r}, which is not the name of a module", removal(distribution)
     return Component(
-        kind=kind, name=name, distribution=distribution, version=version, module=value, problem=problem, hint=hint
+        kind=kind, name=name, distribution=distribution, version=version, module=module, problem=problem, hint=hint
     )
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from medground.errors import MedgroundError, PluginError
 from medground.registry.discovery import OWN, Component, components, removal
-from medground.registry.offers import offers
+from medground.registry.loading import offers
 
 SECONDS = 30.0
 

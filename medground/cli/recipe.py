@@ -1,0 +1,156 @@
+"""``medground recipe``: list, check, show and compare recipes."""
+
+import json
+import re
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from medground.errors import RecipeError
+
+if TYPE_CHECKING:
+    from medground.recipe import Problem, Recipe
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
+overrides = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+variant = click.option("--variant", help="Apply one row of the recipe's variants.")
+
+
+@click.group()
+def recipe() -> None:
+    """List, check, show and compare recipes."""
+
+
+@recipe.command("list")
+@as_json
+def list_(as_json: bool) -> None:
+    """Name every shipped recipe with the command that runs it."""
+    from medground.recipe import headline, names
+
+    commands = {name: headline(name) for name in names()}
+    if as_json:
+        click.echo(json.dumps([{"name": name, "command": command} for name, command in commands.items()]))
+        return
+    width = max(map(len, commands), default=0)
+    for name, command in commands.items():
+        click.echo(f"{name:<{width}}  {command}")
+
+
+@recipe.command()
+@click.argument("source", metavar="RECIPE")
+@overrides
+@variant
+@click.option("--strict", is_flag=True, help="A value that must still be given (???) is a problem too.")
+@as_json
+def check(source: str, overrides: tuple[str, ...], variant: str | None, strict: bool, as_json: bool) -> None:
+    """Check RECIPE without building anything: its words, components, arguments and prompt kinds. Exit 2 on problems."""
+    from medground.recipe import InvalidRecipe, Problem, find_problems, resolve
+
+    missing: list[str] = []
+    problems: list[Problem]
+    try:
+        found = resolve(source, *overrides, variant=variant)
+        missing = found.missing
+        problems = find_problems(found, strict_missing=strict)
+    except InvalidRecipe as error:
+        problems = list(error.problems)
+    except RecipeError as error:
+        problems = [Problem("", "", error.message, error.hint)]
+    if as_json:
+        click.echo(
+            json.dumps({"ok": not problems, "problems": [_plain(each) for each in problems], "missing": missing})
+        )
+    else:
+        for problem in problems:
+            click.echo(f"error: {problem.sentence}", err=True)
+            if problem.hint:
+                click.echo(f" hint: {problem.hint}", err=True)
+        if missing and not strict:
+            click.echo(f"still to be given: {', '.join(missing)}", err=True)
+        if not problems:
+            click.echo(f"{source} is fine", err=True)
+    if problems:
+        raise click.exceptions.Exit(2)
+
+
+@recipe.command()
+@click.argument("source", metavar="RECIPE")
+@overrides
+@variant
+@click.option("--origins/--no-origins", default=True, help="Where every value comes from.  [default: origins]")
+@click.option("--graph", is_flag=True, help="Show the stages the recipe composes instead.")
+@as_json
+def show(
+    source: str, overrides: tuple[str, ...], variant: str | None, origins: bool, graph: bool, as_json: bool
+) -> None:
+    """Show RECIPE with everything it extends, every default, and the origin of every value."""
+    from medground.recipe import resolve
+
+    found = resolve(source, *overrides, variant=variant)
+    if graph:
+        from medground.graph import describe
+
+        text = describe(found)
+        click.echo(json.dumps({"name": found.name, "graph": text}) if as_json else text)
+    elif as_json:
+        whole = {"name": found.name, "data": found.data, "missing": found.missing, "variants": found.variants}
+        click.echo(json.dumps({**whole, "origins": found.origins} if origins else whole))
+    else:
+        click.echo(_listing(found, origins))
+
+
+@recipe.command()
+@click.argument("first", metavar="A")
+@click.argument("second", metavar="B")
+@as_json
+def diff(first: str, second: str, as_json: bool) -> None:
+    """Compare what two recipes mean, whatever files they are made of."""
+    from medground.recipe import leaves, resolve
+
+    sides = [resolve(source) for source in (first, second)]
+    one, two = ({".".join(path): value for path, value in leaves(side.data)} for side in sides)
+    keys = [key for key in {**one, **two} if (key in one, one.get(key)) != (key in two, two.get(key))]
+    if as_json:
+        click.echo(json.dumps({"a": {k: one[k] for k in keys if k in one}, "b": {k: two[k] for k in keys if k in two}}))
+        return
+    for key in keys:
+        for sign, values, side in (("-", one, sides[0]), ("+", two, sides[1])):
+            if key in values:
+                click.echo(f"{sign} {key}: {_inline(values[key])}  # {side.origins[key]}")
+    if not keys:
+        click.echo(f"{first} and {second} mean the same", err=True)
+
+
+def _plain(problem: "Problem") -> dict[str, str | None]:
+    return {"key": problem.key, "where": problem.where, "message": problem.message, "hint": problem.hint}
+
+
+def _listing(found: "Recipe", origins: bool) -> str:
+    """The recipe as YAML, each value followed by a comment with its origin."""
+    lines: list[tuple[str, str]] = []
+
+    def add(data: Any, path: tuple[str, ...]) -> None:
+        indent = "  " * (len(path) - 1)
+        if isinstance(data, dict) and data:
+            if path:
+                lines.append((f"{indent}{_inline(path[-1])}:", ""))
+            for key, value in data.items():
+                add(value, (*path, key))
+        else:
+            lines.append((f"{indent}{_inline(path[-1])}: {_inline(data)}", found.origins[".".join(path)]))
+
+    add(found.data, ())
+    width = max((len(line) for line, origin in lines if origin), default=0)
+    text = [f"{line:<{width}}  # {origin}" if origin and origins else line for line, origin in lines]
+    if found.variants:
+        text.append("variants:")
+        text += [f"  {_inline(name)}: {_inline(row)}" for name, row in found.variants.items()]
+    return "\n".join(text)
+
+
+def _inline(value: Any) -> str:
+    """A value on one line, in the JSON part of YAML; plain words stay bare."""
+    plain = isinstance(value, str) and re.fullmatch(r"[A-Za-z_][\w./-]*|\?\?\?", value, re.ASCII)
+    if plain and value.lower() not in ("null", "true", "false", "nan", "inf", "infinity", "yes", "no", "on", "off"):
+        return str(value)
+    return json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,99 @@
+"""No text crashes a parser, and what it returns always hangs together."""
+
+import itertools
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from medground_prompts import Bbox, BboxPoints, Points
+from medground_prompts.fuzz import ALPHABET, ATTACKS, completions
+from medground_prompts.parsers import PARSERS
+
+from medground.frames import Frame, pixels
+from medground.types import Completion, Fault, Grounding, Target
+
+SIZE = (840, 840)
+FRAMES = [pixels(SIZE), None, Frame("permille", SIZE, "yx"), Frame("unit", SIZE)]
+INTERFACES = [BboxPoints(parser=name) for name in PARSERS]
+INTERFACES += [kind(parser=name) for kind in (Bbox, Points) for name in ("lenient", "strict")]
+LENIENT, STRICT, TRAIN = (BboxPoints(parser=name) for name in ("lenient", "strict", "released_train"))
+READABLE = {Fault.MISSING_KEYS, Fault.BAD_BOX, Fault.INVERTED_BOX, Fault.DEGENERATE_BOX, Fault.BAD_POINTS}
+READABLE |= {Fault.POINTS_EQUAL, Fault.OUT_OF_FRAME, Fault.NONFINITE}
+UNREADABLE = {Fault.NO_ANSWER, Fault.TWO_ANSWERS, Fault.BAD_JSON, Fault.TOO_LONG}
+
+
+def check(interface, text: str, frame: Frame | None) -> Grounding:
+    found = interface.parse(Completion(text=text, frame=frame), SIZE)
+    held = found.prompt.kinds if found.prompt else frozenset()
+    assert (found.fault is None) == (held == interface.provides)
+    assert held <= interface.provides
+    assert found.fault in READABLE | {None} if found.raw is not None else found.fault in UNREADABLE
+    assert 0 <= found.answer_level <= 1 and 0 <= found.think_level <= 1
+    assert found.think is None or found.think in text
+    if found.prompt is None:
+        return found
+    numbers = [*(found.prompt.box or ()), *itertools.chain(*found.prompt.points)]
+    assert all(type(number) is float and math.isfinite(number) for number in numbers)
+    if found.prompt.box is not None and not interface.released:
+        assert found.prompt.box.valid
+        assert frame is None or found.prompt.box == found.prompt.box.clip(SIZE)
+    return found
+
+
+def check_all(text: str, frame: Frame | None) -> None:
+    for interface in INTERFACES:
+        check(interface, text, frame)
+
+
+def check_agreement(text: str) -> None:
+    """An answer without fault says the same when written anew; the released parser, where it agrees, reads the same."""
+    found = check(LENIENT, text, None)
+    if found.fault is not None:
+        return
+    target = Target(box=found.prompt.box, points=found.prompt.points)
+    anew = STRICT.parse(Completion(text=f"<think>a</think><answer>{LENIENT.schema.write(found.raw, 'json')}</answer>",
+                                   frame=None), SIZE)  # fmt: skip
+    assert anew.prompt == found.prompt
+    assert STRICT.parse(Completion(text=STRICT.answer(target), frame=None), SIZE).fault is None
+    released = TRAIN.parse(Completion(text=text, frame=None), SIZE)
+    thought = (
+        text.find("<think>") <= text.find("<answer>") < text.find("</think>")
+    )  # released reads answers in thoughts
+    if released.fault is None and not thought:
+        assert released.prompt == found.prompt
+
+
+def test_five_thousand_fuzzed_texts():
+    faults = set()
+    for number, text in enumerate(itertools.islice(completions(seed=0), 5_000)):
+        check_all(text, FRAMES[number % 4])
+        check_agreement(text)
+        faults.add(LENIENT.parse(Completion(text=text, frame=FRAMES[0]), SIZE).fault)
+    assert faults == {None} | READABLE | UNREADABLE - {Fault.TOO_LONG}  # the generator reaches every corner
+
+
+@pytest.mark.slow
+def test_a_hundred_thousand_fuzzed_texts():
+    for number, text in enumerate(itertools.islice(completions(seed=1), 100_000)):
+        check_all(text, FRAMES[number % 4])
+        check_agreement(text)
+
+
+@given(st.text() | st.lists(st.sampled_from(ALPHABET)).map("".join), st.sampled_from(FRAMES))
+def test_any_text(text, frame):
+    check_all(text, frame)
+    check_agreement(text)
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+@pytest.mark.parametrize("length", [1, 100, 60_000, 80_000])
+def test_attacks_end_in_a_fault(attack, length):
+    for interface in INTERFACES:
+        check(interface, ATTACKS[attack](length), FRAMES[0])
+
+
+def test_the_same_text_gives_the_same_answer():
+    for text in itertools.islice(completions(seed=2), 200):
+        completion = Completion(text=text, frame=pixels(SIZE))
+        assert repr(LENIENT.parse(completion, SIZE)) == repr(BboxPoints().parse(completion, SIZE))

@@ -1,0 +1,165 @@
+"""Terms on the segmenter's mask, against the target's.
+
+Where the answer gave nothing to segment the value is 0. They abstain where the target has no mask, and where nobody
+made a mask although there was something to segment (a file scored without images): that is not the model's doing.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medground import geometry
+from medground.errors import RecipeError
+from medground.geometry import Point
+from medground.types import RewardResult, Rollout
+from medground_rewards.terms import Nothing, decay, said_pair, true_box, true_pair
+
+Bools = NDArray[np.bool_]
+
+_PAIRS_AT_ONCE = 1 << 22
+"""Distances held at a time: 32 MB."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _OnMask:
+    needs_mask: ClassVar[bool] = True
+    range: ClassVar[tuple[float, float]] = (0.0, 1.0)
+
+    def __call__(self, rollout: Rollout) -> RewardResult:
+        """The value for one rollout."""
+        try:
+            return RewardResult(min(float(self.score(rollout, *_masks(rollout))), 1.0))
+        except Nothing as nothing:
+            return nothing.result
+
+    def score(self, rollout: Rollout, said: Bools, truth: Bools) -> float:
+        """The value for a predicted and a true mask, H x W."""
+        raise NotImplementedError
+
+
+def _masks(rollout: Rollout) -> tuple[Bools, Bools]:
+    truth, grounding = rollout.sample.target.mask, rollout.grounding
+    if truth is None:
+        raise Nothing(None, undefined="the target has no mask")
+    if rollout.mask is not None:
+        return rollout.mask.data, truth
+    if grounding.prompt is None or grounding.fault is not None:
+        raise Nothing(0.0, fault=str(grounding.fault or "no prompt"))
+    raise Nothing(None, undefined="no mask was made")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskDice(_OnMask):
+    """Dice of the masks, 2·|p ∩ g| / (|p| + |g|), in [0, 1]; two empty masks give 1.
+
+    >>> import numpy as np
+    >>> from medground_rewards.examples import rollout
+    >>> MaskDice()(rollout(mask=[[1, 1, 0]], mask_truth=[[0, 1, 1]])).value
+    0.5
+    """
+
+    def score(self, rollout: Rollout, said: Bools, truth: Bools) -> float:
+        """2·|p ∩ g| / (|p| + |g|)."""
+        return float(geometry.mask_dice(said, truth))
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskIou(_OnMask):
+    """Intersection over union of the masks, |p ∩ g| / |p ∪ g|, in [0, 1]; two empty masks give 1.
+
+    >>> from medground_rewards.examples import rollout
+    >>> MaskIou()(rollout(mask=[[1, 1, 0]], mask_truth=[[0, 1, 1]])).value
+    0.3333333333333333
+    """
+
+    def score(self, rollout: Rollout, said: Bools, truth: Bools) -> float:
+        """|p ∩ g| / |p ∪ g|."""
+        return float(geometry.mask_iou(said, truth))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Boundary(_OnMask):
+    """How near the outlines run: mean over all outline pixels of both masks of max(0, 1 - d/τ), in [0, 1].
+
+    d is the distance of the pixel's centre to the nearest outline pixel of the other mask, and τ = `tolerance` times
+    the square root of the target's area, so that the same relative error costs a small target as much as a large one.
+    An outline pixel is a foreground pixel with a side on the background or the edge of the image. It is the normalised
+    surface distance with a slope inside the tolerance, where the usual one is flat. Two empty masks give 1, one empty
+    mask 0.
+
+    Args:
+        tolerance: at which share of the square root of the target's area an outline pixel earns nothing.
+
+    >>> import numpy as np
+    >>> from medground_rewards.examples import rollout
+    >>> truth, said = np.zeros((2, 20, 20), bool)
+    >>> truth[4:14, 4:14] = said[4:14, 5:15] = True
+    >>> round(Boundary(tolerance=0.2)(rollout(mask=said, mask_truth=truth)).value, 4)  # τ = 2 px
+    0.75
+    """
+
+    tolerance: float = 0.2
+
+    def __post_init__(self) -> None:
+        if not 0 < self.tolerance < math.inf:
+            raise RecipeError(f"boundary got tolerance {self.tolerance!r}", hint="give a positive number such as 0.2")
+
+    def score(self, rollout: Rollout, said: Bools, truth: Bools) -> float:
+        """Mean over all outline pixels of max(0, 1 - d/τ)."""
+        if not said.any() or not truth.any():
+            return float(said.any() == truth.any())
+        reach = self.tolerance * math.sqrt(np.count_nonzero(truth))
+        to_truth, to_said = _nearest(_outline(said), _outline(truth))
+        return float(np.maximum(0, 1 - np.concatenate([to_truth, to_said]) / reach).mean())
+
+
+def _outline(mask: Bools) -> NDArray[np.float64]:
+    """[N, 2] rows and columns of foreground pixels with a side on the background."""
+    padded = np.pad(mask, 1)
+    inside = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+    return np.argwhere(mask & ~inside).astype(np.float64)
+
+
+def _nearest(a: NDArray[np.float64], b: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Distance of every point of `a` to its nearest of `b`, and of every point of `b` to its nearest of `a`."""
+    from_a, from_b = np.empty(len(a)), np.full(len(b), np.inf)
+    step = max(1, _PAIRS_AT_ONCE // len(b))
+    for start in range(0, len(a), step):
+        part = a[start : start + step]
+        squared = (part[:, :1] - b[:, 0]) ** 2 + (part[:, 1:] - b[:, 1]) ** 2
+        from_a[start : start + step] = squared.min(axis=1)
+        np.minimum(from_b, squared.min(axis=0), out=from_b)
+    return np.sqrt(from_a), np.sqrt(from_b)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PointsInMask(_OnMask):
+    """Clicks that land: mean over the predicted points of hit·max(0, 1 - d/D)², in [0, 1].
+
+    A point hits where it lies on the target's mask and the mask it produced contains it too; d is its distance to its
+    key point of the target, under the better of the two matchings, and D the diagonal of the target's box: a click
+    anywhere on a large target is good, not yet perfect. Abstains where the target has not two key points.
+
+    >>> import numpy as np
+    >>> from medground_rewards.examples import rollout
+    >>> half = np.zeros((64, 64), bool)
+    >>> half[:, :20] = True
+    >>> PointsInMask()(rollout(mask=half, mask_truth=np.ones((64, 64)))).value  # the point (30, 40) is not in the mask
+    0.5
+    """
+
+    def score(self, rollout: Rollout, said: Bools, truth: Bools) -> float:
+        """Mean over the predicted points of hit·max(0, 1 - d/D)²."""
+        target = rollout.sample.target
+        (a, b), diagonal = true_pair(target), true_box(target).diagonal
+        pair = said_pair(rollout)
+        p, q = pair
+        first, second = geometry.in_mask(pair, truth) & geometry.in_mask(pair, said)
+
+        def pays(hit: bool, point: Point, key: Point) -> float:
+            return float(hit) * decay(math.dist(point, key) / diagonal)
+
+        return max(pays(first, p, a) + pays(second, q, b), pays(first, p, b) + pays(second, q, a)) / 2
