@@ -167,7 +167,10 @@ def _agreed_size(data: dict[str, Any], image: Image | None, target: Target) -> S
 
 
 def _frame(said: Any, size: Size | None) -> Frame | None:
-    """A frame from ``"permille"`` or ``{"kind", "size", "order"}``; its size is the image's unless it says another."""
+    """A frame from ``"permille"`` or ``{"kind", "size", "order"}``; its size is the image's unless it says another.
+
+    None for plain pixels of no known size: those are the truth's.
+    """
     if said is None:
         return None
     said = {"kind": said} if isinstance(said, str) else said
@@ -177,10 +180,12 @@ def _frame(said: Any, size: Size | None) -> Frame | None:
     if own is not None and not (_numbers(own, 2) and all(type(side) is int for side in own)):
         raise InputError(f"a frame's size must be [H, W] in whole pixels, not {own!r}")
     of = tuple(own) if own is not None else size
-    kind = said.get("kind", "pixel")
-    if of is None or (kind != "pixel" and size is None):
-        raise InputError(f"a {kind} frame without the image's size says nothing", hint="add size: [H, W] to the line")
-    return Frame(kind, of, said.get("order", "xy"))
+    kind, order = said.get("kind", "pixel"), said.get("order", "xy")
+    if of is None and (kind, order) == ("pixel", "xy"):
+        return None
+    if of is None:
+        raise InputError(f"a {kind} frame without a size says nothing", hint="add size: [H, W] to the line")
+    return Frame(kind, of, order)
 
 
 def _extent(target: Target) -> Size:
