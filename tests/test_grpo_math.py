@@ -48,14 +48,14 @@ def slowly(o: Objective, logp, old, ref, mask, advantage) -> float:
             a = float(advantage[i])
             rho = math.exp(sum(steps) / length) if o.ratio == "sequence" else math.exp(steps[t])
             if o.cispo:
-                l = -min(rho, 1 + o.high) * a * float(logp[i, t])
+                term = -min(rho, 1 + o.high) * a * float(logp[i, t])
             else:
-                l = -min(rho * a, min(max(rho, 1 - o.epsilon), 1 + o.high) * a)
+                term = -min(rho * a, min(max(rho, 1 - o.epsilon), 1 + o.high) * a)
                 if o.dual_clip and a < 0:
-                    l = min(l, -o.dual_clip * a)
+                    term = min(term, -o.dual_clip * a)
             x = float(ref[i, t] - logp[i, t])
-            l += o.beta * rho * (math.exp(x) - x - 1)
-            total += l / length if o.aggregation == "sequence" else l
+            term += o.beta * rho * (math.exp(x) - x - 1)
+            total += term / length if o.aggregation == "sequence" else term
     bottom = {"sequence": len(lengths), "sequence_sum": len(lengths), "token": sum(lengths)}
     return total / (len(lengths) * o.max_length if o.aggregation == "constant" else bottom[o.aggregation])
 

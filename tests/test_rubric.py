@@ -355,7 +355,7 @@ def test_ones_own_file_may_hold_an_adapted_function(tmp_path):
 def test_a_term_that_cannot_be_loaded_is_said(tmp_path):
     file = tmp_path / "my.py"
     file.write_text("def reward(rollout):\n    return 1.0\n")
-    with pytest.raises(RecipeError, match="NAME=my.py:function"):
+    with pytest.raises(RecipeError, match=r"NAME=my\.py:function"):
         own_term("my.py:fn")
     with pytest.raises(RecipeError, match="did you mean 'reward'"):
         own_term(f"a={file}:rewrad")

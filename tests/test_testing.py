@@ -337,3 +337,8 @@ def test_what_a_factory_raises_is_the_cause():
         check_reward(WrongReward)
     assert isinstance(caught.value.__cause__, TypeError)
     assert len(caught.value.broken) >= 3
+
+
+def test_the_guide_shows_the_stranger_as_it_is():
+    guide = (ALIEN.parents[1] / "docs" / "plugin-authors.md").read_text()
+    assert (ALIEN / "medground_bright.py").read_text() in guide

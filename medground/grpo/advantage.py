@@ -27,8 +27,8 @@ def advantages(rewards: Tensor, *, scale: Scale = "group", eps: float = 1e-4, ba
         batch_std: the standard deviation over all ranks for ``scale="batch"``; this batch's own if None.
 
     Returns:
-        [N, G] float64; exactly 0 for a group whose rewards are all equal, for one with fewer than two valid rewards, and
-        wherever the reward is NaN.
+        [N, G] float64; exactly 0 for a group whose rewards are all equal, for one with fewer than two valid rewards,
+        and wherever the reward is NaN.
 
     Raises:
         ValueError: if G is 1, where nothing can be learnt, or a reward is infinite.

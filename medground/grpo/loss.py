@@ -1,7 +1,7 @@
 """The loss of a step, as a sum over tokens and a denominator.
 
-Every loss is ``sum(per-token terms) / Z`` with Z known before the first micro-batch, over all micro-batches and ranks of the
-optimiser step. So the sums of micro-batches add up to the loss of the whole, however the step is cut.
+Every loss is ``sum(per-token terms) / Z`` with Z known before the first micro-batch, over all micro-batches and ranks of
+the optimiser step. So the sums of micro-batches add up to the loss of the whole, however the step is cut.
 
 Shapes: S sequences of at most T completion tokens; ``logp``, ``old``, ``sampler``, ``ref`` [S, T] log-probabilities in
 float32; ``mask`` [S, T] bool, true for generated tokens up to and including the end token; ``advantage`` [S].
@@ -25,8 +25,8 @@ LIMIT = 20.0
 class Objective:
     """Which loss: the choices the literature names, one field each.
 
-    grpo is ``sequence`` aggregation of the token ratio; dr_grpo ``constant``; dapo ``token`` with ``epsilon_high`` 0.28;
-    gspo the ``sequence`` ratio with epsilons of 3e-4 and 4e-4; cispo sets ``cispo``.
+    grpo is ``sequence`` aggregation of the token ratio; dr_grpo ``constant``; dapo ``token`` with ``epsilon_high``
+    0.28; gspo the ``sequence`` ratio with epsilons of 3e-4 and 4e-4; cispo sets ``cispo``.
     """
 
     ratio: Ratio = "token"

@@ -154,13 +154,13 @@ def test_image_and_prompt_are_computed_once_per_group(make):
         tower.register_forward_pre_hook(
             lambda m, a, k, seen=seen: seen.update(patches=seen["patches"] + len((a or [k["hidden_states"]])[0])),
             with_kwargs=True,
-        )  # noqa: E501
+        )
         layer.register_forward_pre_hook(
             lambda m, a, k, seen=seen: seen.update(
                 tokens=seen["tokens"] + (a or [k["hidden_states"]])[0].shape[:2].numel()
             ),
             with_kwargs=True,
-        )  # noqa: E501
+        )
         group = reasoner.group(conversation(), RAGGED)
         reasoner.policy(group)
         counts[share] = (seen, len(group.prompt), group.ids.shape)
