@@ -132,8 +132,9 @@ def listed(site) -> dict[str, dict]:
 
 @pytest.fixture(scope="module")
 def examined(site) -> dict[str, list[dict]]:
-    told = cli(site, "plugins", "doctor", "--json")
-    assert told.code == 0, told.err
+    told = cli(site, "plugins", "doctor", "--json", "--strict")
+    assert told.code == 4, told.err
+    assert "medground-shadow" in told.err
     rows: dict[str, list[dict]] = {}
     for row in json.loads(told.out):
         rows.setdefault(row["package"], []).append(row)
@@ -153,7 +154,7 @@ for package, name in {names!r}.items():
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
-            main(["ground", {str(picture)!r}, "What is bright?", f"segmenter={{name}}", "--out", {str(out)!r}, "--json"])
+            main(["ground", {str(picture)!r}, "What?", f"segmenter={{name}}", "--out", {str(out)!r}, "--json"])
         except SystemExit as left:
             told[package] = {{"code": left.code, "out": out.getvalue(), "err": err.getvalue()}}
 print(json.dumps(told))
@@ -214,14 +215,16 @@ def test_using_one_exits_with_the_cause(package, used):
         assert broken.remedy in told["err"]
 
 
-@pytest.mark.parametrize("command", ["list", "doctor"])
-def test_strict_exits_with_4_and_names_them(command, site):
-    told = run(site, "-m", "medground", "plugins", command, "--strict", *["--seconds=2"][: command == "doctor"])
+def test_a_strict_list_exits_with_4_and_names_them(site):
+    told = cli(site, "plugins", "list", "--strict")
     assert told.code == 4
     assert "medground-shadow" in told.err
 
 
-def test_the_environment_leaves_them_out(site):
-    told = run(site, "-c", "import os; os.environ['MEDGROUND_PLUGINS'] = 'medground'\n"
-               "from medground.cli import main; main(['plugins', 'list', '--strict'])")  # fmt: skip
+@pytest.mark.parametrize("command", [["list", "--strict"], ["doctor"]], ids=" ".join)
+def test_the_environment_leaves_them_out(command, site, monkeypatch):
+    monkeypatch.setenv("MEDGROUND_PLUGINS", "medground-toy")
+    told = cli(site, "plugins", *command)
     assert told.code == 0, told.err
+    assert "medground_toy" in told.out
+    assert "shadow" not in told.out

@@ -11,10 +11,16 @@ ROOT = Path(__file__).resolve().parents[1]
 HEAVY = {"torch", "transformers", "omegaconf", "yaml", "rich", "PIL", "scipy", "segment_anything", "sam2", "open_clip"}
 
 
+TELL = """
+import json, sys
+print(json.dumps(sorted({name.partition('.')[0] for name in sys.modules})), file=sys.stderr)
+"""
+
+
 def loaded_after(code: str) -> set[str]:
     """Top-level packages in memory after `code` ran in a fresh process."""
-    tail = "\nimport json, sys; print(json.dumps(sorted({name.partition('.')[0] for name in sys.modules})), file=sys.stderr)"
-    done = subprocess.run([sys.executable, "-c", code + tail], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", f"{code}\n{TELL}"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
     return set(json.loads(done.stderr.splitlines()[-1]))
 
 

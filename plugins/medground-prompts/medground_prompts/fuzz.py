@@ -117,7 +117,7 @@ ATTACKS: Mapping[str, Callable[[int], str]] = {
     "deep nesting": lambda n: "<answer>" + '{"a":[' * (n // 6) + "</answer>",
     "one long number": lambda n: '<answer>{"bbox": [' + "9" * n + ", 1, 2, 3]}</answer>",
     "one long fraction": lambda n: '<answer>{"bbox": [0.' + "3" * n + ", 1, 2, 3]}</answer>",
-    "many keys": lambda n: "<answer>{" + ", ".join(f"'k{i}': {i}" for i in range(n // 14)) + "}</answer>",
+    "many keys": lambda n: "<answer>{" + ", ".join(f"'k{i}': {i}" for i in range(n // 16)) + "}</answer>",
     "quotes and escapes": lambda n: '<answer>{"' + "\\'" * (n // 2) + "}</answer>",
 }
 """Strings of about n characters that make a careless reader take quadratic time, or worse."""

@@ -10,11 +10,11 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from medground.geometry import Size
 from numpy.typing import NDArray
 from PIL import Image as Pillow
 from PIL import ImageDraw
 
+from medground.geometry import Size
 from medground_toy.regions import Floats
 
 Lobes = Sequence[tuple[int, float, float]]
@@ -38,16 +38,30 @@ class Canvas:
         return float(self.rng.uniform(low, high))
 
     def blob(self, x: float, y: float, rx: float, ry: float, angle: float = 0.0, lobes: Lobes = ()) -> Floats:
-        """An ellipse around (x, y), turned by `angle` radians, its outline waved by `lobes`."""
+        """An ellipse around (x, y), turned by `angle` radians, its outline waved by `lobes`.
+
+        Far from the shape, where nothing looks, the field is a flat -1.
+        """
+        reach = 1.7 * max(rx, ry) + 0.25
+        rows, columns = self._span(self.y[:, 0], y, reach), self._span(self.x[0], x, reach)
+        field = np.full(self.size, -1.0, np.float32)
         cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
-        dx, dy = self.x - np.float32(x), self.y - np.float32(y)
+        dx, dy = self.x[rows, columns] - np.float32(x), self.y[rows, columns] - np.float32(y)
         u, v = (cos * dx + sin * dy) / np.float32(rx), (cos * dy - sin * dx) / np.float32(ry)
-        outline = np.ones(self.size, np.float32)
+        outline: Any = np.float32(1)
         if lobes:
-            theta = np.arctan2(v, u)
-            for around, amplitude, phase in lobes:
-                outline += np.float32(amplitude) * np.cos(around * theta + np.float32(phase))
-        return (outline - np.hypot(u, v)) * np.float32(min(rx, ry))
+            steps = 2048
+            theta = np.arange(steps) * (2 * np.pi / steps)
+            table = 1 + sum(amplitude * np.cos(around * theta + phase) for around, amplitude, phase in lobes)
+            turn = (np.arctan2(v, u) * np.float32(steps / (2 * np.pi))).astype(np.int32) % steps
+            outline = np.asarray(table, np.float32)[turn]
+        field[rows, columns] = (outline - np.hypot(u, v)) * np.float32(min(rx, ry))
+        return field
+
+    @staticmethod
+    def _span(axis: Floats, centre: float, reach: float) -> slice:
+        first, last = np.searchsorted(axis, (centre - reach, centre + reach))
+        return slice(int(first), int(last))
 
     def wobble(self, amount: float, orders: Sequence[int] = (2, 3, 4, 5)) -> Lobes:
         """Random gentle waves, smaller for higher orders."""
@@ -61,7 +75,7 @@ class Canvas:
             bumps = self.rng.standard_normal((rows.shape[1], columns.shape[1])).astype(np.float32)
             total += np.float32(weight) * (rows @ bumps @ columns.T)
             weight *= 0.6
-        return total / np.float32(max(float(total.std()), 1e-6))
+        return (total - total.mean()) / np.float32(max(float(total.std()), 1e-6))
 
     def grain(self, amount: float) -> Floats:
         """Independent noise of the pixels."""
@@ -75,44 +89,41 @@ class Canvas:
         draw = ImageDraw.Draw(sheet)
         for points, start, end in strokes:
             xy = (points / self.pixel + [width / 2, height / 2]) * fine
-            widths = np.linspace(start, end, len(xy)) / self.pixel * fine
-            for ((x1, y1), (x2, y2)), thick in zip(pairwise(xy), widths, strict=False):
-                draw.line((float(x1), float(y1), float(x2), float(y2)), fill=255, width=max(1, round(float(thick))))
-                reach = float(thick) / 2
-                draw.ellipse((float(x2) - reach, float(y2) - reach, float(x2) + reach, float(y2) + reach), fill=255)
+            along = np.gradient(xy, axis=0)
+            normal = np.stack([-along[:, 1], along[:, 0]], axis=1) / (np.hypot(*along.T)[:, None] + 1e-9)
+            reach = np.maximum(np.linspace(start, end, len(xy)) / self.pixel * fine, 1.0)[:, None] / 2
+            draw.polygon(np.concatenate([xy + normal * reach, (xy - normal * reach)[::-1]]).ravel().tolist(), fill=255)
+            for (x, y), r in ((xy[0], reach[0, 0]), (xy[-1], reach[-1, 0])):
+                draw.ellipse((float(x - r), float(y - r), float(x + r), float(y + r)), fill=255)
         small = sheet.resize((width, height), Pillow.Resampling.BOX)
         return np.asarray(small, np.float32) / np.float32(255)
 
     def nuclei(self, cell: float, radius: float, density: Floats) -> tuple[Floats, Floats]:
-        """Scattered turned ellipses: a field, and each nucleus's own random shade in [0, 1] around it.
+        """Scattered turned ellipses: their coverage in [0, 1], and a shade in [0, 1], each nucleus its own.
 
         One candidate per square of side `cell`, kept with the probability that `density` has at its centre.
         """
-        height, width = self.size
-        rows, columns = (int(np.ceil(side * self.pixel / cell)) + 2 for side in self.size)
-        jitter = self.rng.uniform(0.15, 0.85, (2, rows, columns)).astype(np.float32)
-        turn = self.rng.uniform(0, np.pi, (rows, columns)).astype(np.float32)
-        shape = self.rng.uniform(0.6, 1.0, (2, rows, columns)).astype(np.float32)
-        shade = self.rng.uniform(0, 1, (rows, columns)).astype(np.float32)
-        left, top = float(self.x[0, 0]) - cell, float(self.y[0, 0]) - cell
-        cx = left + (np.arange(columns, dtype=np.float32)[None, :] + jitter[0]) * cell
-        cy = top + (np.arange(rows, dtype=np.float32)[:, None] + jitter[1]) * cell
-        at = (
-            np.clip((cy / self.pixel + height / 2).astype(int), 0, height - 1),
-            np.clip((cx / self.pixel + width / 2).astype(int), 0, width - 1),
-        )
-        kept = self.rng.uniform(0, 1, (rows, columns)) < density[at]
-        row, column = ((self.y - top) / cell).astype(int), ((self.x - left) / cell).astype(int)
-        best, own = np.full(self.size, -1.0, np.float32), np.zeros(self.size, np.float32)
-        for down in (-1, 0, 1):
-            for across in (-1, 0, 1):
-                i, j = np.clip(row + down, 0, rows - 1), np.clip(column + across, 0, columns - 1)
-                dx, dy, cos, sin = self.x - cx[i, j], self.y - cy[i, j], np.cos(turn)[i, j], np.sin(turn)[i, j]
-                u, v = (cos * dx + sin * dy) / shape[0][i, j], (cos * dy - sin * dx) / shape[1][i, j]
-                field = np.where(kept[i, j], np.float32(radius) - np.hypot(u, v), np.float32(-1))
-                own = np.where(field > best, shade[i, j], own)
-                best = np.maximum(best, field)
-        return best, own
+        (height, width), rng, fine = self.size, self.rng, 2
+        y, x = np.meshgrid(*(np.arange(-1, int(n * self.pixel / cell) + 2) for n in self.size), indexing="ij")
+        across = (x + rng.uniform(0.1, 0.9, x.shape)) * cell / self.pixel
+        down = (y + rng.uniform(0.1, 0.9, y.shape)) * cell / self.pixel
+        at = np.clip(down.astype(int), 0, height - 1), np.clip(across.astype(int), 0, width - 1)
+        kept = rng.uniform(0, 1, x.shape) < density[at]
+        long, short = (rng.uniform(0.65, 1.05, (2, *x.shape))[:, kept] * radius / self.pixel)[..., None]
+        turn = rng.uniform(0, np.pi, x.shape)[kept][:, None]
+        around = np.linspace(0, 2 * np.pi, 12, endpoint=False)
+        u, v = long * np.cos(around), short * np.sin(around)
+        px = (across[kept][:, None] + np.cos(turn) * u - np.sin(turn) * v) * fine
+        py = (down[kept][:, None] + np.sin(turn) * u + np.cos(turn) * v) * fine
+        shades = rng.integers(0, 256, len(turn))
+        cover, shade = (Pillow.new("L", (width * fine, height * fine)) for _ in range(2))
+        on_cover, on_shade = ImageDraw.Draw(cover), ImageDraw.Draw(shade)
+        for outline, tone in zip(np.stack([px, py], axis=2).reshape(len(turn), -1).tolist(), shades, strict=True):
+            on_cover.polygon(outline, fill=255)
+            on_shade.polygon(outline, fill=int(tone))
+        sheets = (sheet.resize((width, height), Pillow.Resampling.BOX) for sheet in (cover, shade))
+        covered, toned = (np.asarray(sheet, np.float32) / np.float32(255) for sheet in sheets)
+        return covered, toned
 
 
 def soft(field: Floats, width: float) -> Floats:

@@ -67,7 +67,10 @@ def ct(canvas: Canvas, shapes: Shapes) -> tuple[Floats, list[Region]]:
         region("kidney", "urinary organ", kidneys[0][2], tone="bright"),
         region("kidney", "urinary organ", kidneys[1][2], tone="bright"),
     ]
-    spots = ((-0.52 + between(-0.06, 0.06), -0.08 + between(-0.14, 0.14)), (0.5 + between(-0.05, 0.05), between(-0.2, 0.05)))
+    spots = (
+        (-0.52 + between(-0.06, 0.06), -0.08 + between(-0.14, 0.14)),
+        (0.5 + between(-0.05, 0.05), between(-0.2, 0.05)),
+    )
     for x, y in spots:
         dark = canvas.rng.random() < 0.5
         whole, core = lesion(canvas, x, y, between(0.105, 0.135), shapes)
@@ -116,13 +119,15 @@ def mri(canvas: Canvas, shapes: Shapes) -> tuple[Floats, list[Region]]:
     paint(picture, soft(head - 0.05, 2 * p), 0.09)
     paint(picture, soft(head - 0.066, 2 * p), 0.3 + 0.03 * canvas.noise(20))
     paint(picture, soft(head - 0.094, 2 * p), 0.08)
-    folds = canvas.noise(11, 2)
-    ridge = np.abs(canvas.noise(9, 2))
-    cortex = brain - 0.05 - 0.045 * (folds + 0.6)
-    paint(picture, soft(brain, 2 * p), 0.43 + 0.015 * canvas.noise(30))
-    paint(picture, soft(cortex, 3 * p), 0.62 + 0.015 * canvas.noise(30) + 0.01 * canvas.noise(4))
-    sulci = common(brain, 0.16 - brain) * 4
-    paint(picture, np.clip(1.2 - 7 * ridge, 0, 1) * np.clip(sulci, 0, 1), 0.13)
+    theta = np.arctan2(canvas.y, canvas.x) + 0.12 * canvas.noise(5, 2)
+    wave = np.cos(between(20, 24) * theta + 3 * canvas.noise(4)) + 0.6 * np.cos(between(33, 40) * theta)
+    cortex = brain - 0.075 - 0.035 * wave - 0.012 * canvas.noise(16)
+    paint(picture, soft(brain, 2 * p), 0.42 + 0.015 * canvas.noise(30))
+    paint(picture, soft(cortex, 0.02), 0.61 + 0.015 * canvas.noise(30) + 0.01 * canvas.noise(4))
+    sulci = common(0.42 * (wave - 1.02), brain + 0.01, 0.16 - brain)
+    paint(picture, soft(sulci, 0.05), 0.14)
+    island = common(cortex - 0.1, 0.22 - brain, 0.012 - np.abs(0.02 * canvas.noise(7)))
+    paint(picture, soft(island, 0.02) * 0.8, 0.42)
     fissure = 0.009 - np.abs(canvas.x - 0.012 * np.sin(6 * canvas.y))
     paint(picture, soft(common(fissure, brain, np.abs(canvas.y + 0.02) - 0.3), 3 * p), 0.12)
     paint(picture, soft(common(0.03 - np.abs(canvas.x), 0.02 - np.abs(canvas.y + 0.16)), 0.03), 0.66)
@@ -131,9 +136,9 @@ def mri(canvas: Canvas, shapes: Shapes) -> tuple[Floats, list[Region]]:
     for side in (-1, 1):
         for x, y, rx, ry, turn in ((0.2, 0.1, 0.1, 0.14, 0.4), (0.14, -0.13, 0.05, 0.11, -0.35)):
             paint(picture, soft(canvas.blob(side * x, y + shift, rx, ry, -side * turn), 0.03), 0.47)
-        front = canvas.blob(side * 0.115, -0.14 + shift, 0.06 * widen, 0.2, -side * 0.35)
-        back = canvas.blob(side * 0.16, 0.2 + shift, 0.06 * widen, 0.24, side * -0.42 * -1)
-        notch = canvas.blob(side * 0.245, 0.01 + shift, 0.13, 0.2, 0)
+        front = canvas.blob(side * 0.105, -0.12 + shift, 0.065 * widen, 0.22, -side * 0.3)
+        back = canvas.blob(side * 0.15, 0.17 + shift, 0.07 * widen, 0.27, -side * 0.4)
+        notch = canvas.blob(side * 0.255, 0.01 + shift, 0.15, 0.17, 0)
         horn = common(without(union(front, back), notch), side * canvas.x - 0.018)
         paint(picture, soft(horn, 2 * p), 0.1)
         plexus = canvas.blob(side * 0.2, 0.26 + shift, 0.018, 0.07, side * 0.42)
@@ -142,38 +147,42 @@ def mri(canvas: Canvas, shapes: Shapes) -> tuple[Floats, list[Region]]:
     paint(picture, soft(canvas.blob(0, 0.1 + shift, 0.014, 0.1), 3 * p), 0.12)
     high = canvas.rng.permutation([between(-0.5, -0.28), between(0.25, 0.5)])
     for side, y in zip((-1, 1), high, strict=True):
-        whole, core = lesion(canvas, side * between(0.36, 0.42), float(y), between(0.105, 0.14), shapes)
+        whole, core = lesion(canvas, side * between(0.34, 0.4), float(y), between(0.11, 0.145), shapes)
+        whole, core = common(whole, brain - 0.02), common(core, brain - 0.04)
         bright = canvas.rng.random() < 0.6
         paint(picture, soft(whole, 3 * p), 0.3 if bright else 0.82)
         paint(picture, soft(core, 2 * p), (0.93 if bright else 0.16) + 0.03 * canvas.noise(30))
         regions.append(region("tumour", "abnormality", whole, core, "bright" if bright else "dark"))
-    bias = 1 + 0.05 * canvas.noise(1.2)
+    bias = 1 + between(-0.08, 0.08) * canvas.x + between(-0.08, 0.08) * canvas.y
     return smooth_grain(canvas, picture * bias, 0.016), regions
 
 
 def xray(canvas: Canvas, shapes: Shapes) -> tuple[Floats, list[Region]]:
     """A frontal chest film: two lungs behind ribs, the heart, and an opacity in each lung."""
-    between, p, x, y = canvas.between, canvas.pixel, canvas.x, canvas.y
+    between, x, y = canvas.between, canvas.x, canvas.y
     trunk = union(canvas.blob(0, 0.5, 0.92, 1.35), canvas.blob(0, -0.55, 1.05, 0.3) - 0.02)
     picture = np.full(canvas.size, 0.03, np.float32)
     paint(picture, soft(trunk, 0.1), 0.5 + 0.03 * canvas.noise(3, 2))
     paint(picture, soft(canvas.blob(0, -0.98, 0.27, 0.4), 0.12), 0.5)
     tip = between(-0.03, 0.03)
-    heart = union(canvas.blob(0.17, 0.33, 0.33, 0.27, 0.5, canvas.wobble(0.02)), canvas.blob(0.0, 0.1, 0.16, 0.32))
-    column = canvas.blob(0, 0, 0.135, 1.3)
+    heart = union(canvas.blob(0.17, 0.36, 0.35, 0.24, 0.62, canvas.wobble(0.02)), canvas.blob(-0.06, 0.3, 0.15, 0.26))
+    arch = union(canvas.blob(0.08, -0.1, 0.12, 0.3), canvas.blob(0.12, -0.26, 0.075, 0.075))
+    column = canvas.blob(0, 0, 0.13, 1.3)
     lungs = []
     for side in (-1, 1):
         dome = canvas.blob(side * 0.42, 1.12 + 0.04 * (side > 0) + tip, 0.5, 0.5)
         shape = canvas.blob(side * 0.43, 0.1 + tip, 0.36, 0.86, side * 0.12, canvas.wobble(0.02, (2, 3)))
-        lungs.append(without(shape, dome, heart if side > 0 else heart + 0.01, column + 0.01))
+        lungs.append(without(shape, dome, heart, arch, column))
     ribs, edges = [], []
     for side in (-1, 1):
         for k in range(9):
             top = -0.74 + 0.165 * k + tip
             wide = 0.62 + 0.2 * np.sin(np.pi * (k + 1.5) / 11)
-            path = curve((side * 0.1, top), (side * wide * 0.6, top - 0.1), (side * wide, top + 0.1), (side * wide, top + 0.24))
+            path = curve(
+                (side * 0.1, top), (side * wide * 0.6, top - 0.1), (side * wide, top + 0.1), (side * wide, top + 0.24)
+            )
             ribs.append((path, 0.062, 0.05))
-            edges += [(path + [0, 0.028], 0.008, 0.008), (path - [0, 0.028], 0.008, 0.008)]
+            edges += [(path + np.array([0, lift]), 0.008, 0.008) for lift in (-0.028, 0.028)]
             front = curve((side * wide, top + 0.22), (side * wide * 0.85, top + 0.42), (side * 0.3, top + 0.46))
             ribs.append((front, 0.03, 0.045))
     for lung in lungs:
@@ -190,18 +199,23 @@ def xray(canvas: Canvas, shapes: Shapes) -> tuple[Floats, list[Region]]:
     picture += smooth(canvas.strokes(marks), 1) * 0.13 * air
     for side in (-1, 1):
         picture += soft(canvas.blob(side * 0.17, 0.03 + tip, 0.07, 0.13, -side * 0.3), 0.1) * 0.14
-    paint(picture, soft(heart, 0.05), 0.7)
+    picture += soft(arch, 0.06) * np.float32(0.14)
+    paint(picture, soft(heart, 0.05), 0.66 + 0.01 * canvas.noise(5))
     picture += soft(column, 0.08) * np.float32(0.12) + soft(canvas.blob(0, 0, 0.07, 1.4), 0.04) * np.float32(0.06)
     for k in range(12):
         picture -= soft(canvas.blob(0, -0.92 + 0.16 * k, 0.075, 0.012), 0.02) * np.float32(0.05)
     paint(picture, soft(canvas.blob(0.0, -0.75, 0.045, 0.42), 0.03) * 0.5, 0.25)
     cage = soft(trunk, 0.2)
     picture += (smooth(canvas.strokes(ribs), 1) * 0.085 + canvas.strokes(edges) * 0.05) * cage
-    bars = [(curve((s * 0.08, -0.66), (s * 0.35, -0.8), (s * 0.62, -0.7), (s * 0.9, -0.84)), 0.07, 0.06) for s in (-1, 1)]
-    picture += smooth(canvas.strokes(bars), 1) * 0.16
-    names = [("lung", lungs[0]), ("lung", lungs[1])]
-    regions = [region(name, "thoracic organ", field, tone="dark") for name, field in names]
-    regions.append(region("heart", "thoracic organ", without(heart, -1.0 - y), tone="bright"))
+    bars = []
+    for side in (-1, 1):
+        lift = between(-0.03, 0.03)
+        knots = [(0.1, -0.6 + lift), (0.32, -0.76 + lift), (0.6, -0.68 + lift), (0.88, -0.86 + lift)]
+        bars.append(canvas.strokes([(curve(*((side * a, b) for a, b in knots)), 0.085, 0.065)]))
+        picture += smooth(bars[-1], 1) * 0.14 - smooth(np.maximum(bars[-1] - 0.6, 0), 2) * 0.1
+    regions = [region("lung", "thoracic organ", lung, tone="dark") for lung in lungs]
+    regions.append(region("heart", "thoracic organ", heart, tone="bright"))
+    regions += [region("clavicle", "bone", bar - 0.5, tone="bright") for bar in bars]
     for side, lung in zip((-1, 1), lungs, strict=True):
         height = between(-0.5, 0.4) if side < 0 else between(-0.5, 0.0)
         whole, core = lesion(canvas, side * between(0.4, 0.5), height, between(0.12, 0.15), shapes)
@@ -221,30 +235,30 @@ def ultrasound(canvas: Canvas, shapes: Shapes) -> tuple[Floats, list[Region]]:
     sector = common(reach - 0.62, 2.48 - reach, (0.62 - np.abs(beam)) * reach)
     warp = 0.05 * canvas.noise(3, 2)
     deep = reach - 0.62 + warp
-    tissue = 0.62 + 0.1 * canvas.noise(4, 2) - 0.05 * deep
-    for place, thick, value in ((0.07, 0.05, 0.95), (0.2, 0.02, 0.9), (0.52, 0.018, 0.85), (1.45, 0.03, 1.0)):
+    tissue = 0.47 + 0.07 * canvas.noise(4, 2) - 0.06 * deep
+    for place, thick, value in ((0.04, 0.04, 0.85), (0.17, 0.016, 0.75), (0.5, 0.014, 0.7), (1.42, 0.022, 0.9)):
         at = place + between(-0.03, 0.03) + 0.03 * canvas.noise(2)
         paint(tissue, soft(thick - np.abs(deep - at), 0.04), value)
     paint(tissue, soft(0.13 - np.abs(deep - 0.36), 0.1) * 0.6, 0.42)
     fibres = np.clip(1 - 3 * np.abs(canvas.noise(10, 2) + 12 * warp), 0, 1)
-    tissue += 0.1 * fibres * (deep > 0.15)
+    tissue += 0.12 * fibres * (deep > 0.15)
     regions, flip = [], int(canvas.rng.choice([-1, 1]))
     level = canvas.rng.permutation([between(-0.25, -0.05), between(0.1, 0.3)])
     mass_at, cyst_at = (flip * between(0.3, 0.4), float(level[0])), (-flip * between(0.3, 0.4), float(level[1]))
     whole, core = lesion(canvas, *mass_at, between(0.17, 0.22), shapes)
     cyst, inner = lesion(canvas, *cyst_at, between(0.15, 0.19), shapes)
-    for spot, radius, gain in ((mass_at, 0.17, -0.24), (cyst_at, 0.13, 0.2)):
+    for spot, radius, gain in ((mass_at, 0.17, -0.2), (cyst_at, 0.13, 0.17)):
         angle, depth = np.arctan2(spot[0], spot[1] - apex), np.hypot(spot[0], spot[1] - apex)
         behind = soft(common((radius / depth - np.abs(beam - angle)) * reach, reach - depth), 0.08)
         tissue += np.float32(gain) * behind
-    paint(tissue, soft(whole + 0.03, 0.05) * 0.5, 0.85)
-    paint(tissue, soft(whole, 2 * p), 0.36)
-    paint(tissue, soft(core, 2 * p), 0.22)
-    paint(tissue, soft(cyst + 0.02, 0.02), 0.9)
-    paint(tissue, soft(cyst, 2 * p), 0.16)
+    paint(tissue, soft(whole + 0.03, 0.05) * 0.5, 0.62)
+    paint(tissue, soft(whole, 3 * p), 0.29)
+    paint(tissue, soft(core, 3 * p), 0.17)
+    paint(tissue, soft(cyst + 0.012, 0.03) * 0.7, 0.75)
+    paint(tissue, soft(cyst, 2 * p), 0.13)
     paint(tissue, soft(inner, 2 * p), 0.02)
     speckle = _speckle(canvas, reach, beam)
-    picture = np.clip(tissue + 0.2 * np.log(speckle + 0.08) * np.clip(tissue * 2.2, 0.25, 1), 0, 1)
+    picture = np.clip(tissue + 0.16 * np.log(speckle + 0.1) * np.clip(tissue * 2.4, 0.25, 1), 0, 1)
     picture *= soft(sector, 3 * p)
     regions.append(region("solid mass", "abnormality", common(whole, sector), common(core, sector), "dark"))
     regions.append(region("cyst", "abnormality", common(cyst, sector), common(inner, sector), "dark"))

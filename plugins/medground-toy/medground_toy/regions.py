@@ -65,8 +65,8 @@ def _box(values: Floats, radius: int, axis: int) -> Floats:
     widths[axis] = (radius + 1, radius)
     sums = np.cumsum(np.pad(values, widths, mode="edge"), axis=axis, dtype=np.float64)
     length = 2 * radius + 1
-    top = np.take(sums, np.arange(length, sums.shape[axis]), axis=axis)
-    bottom = np.take(sums, np.arange(0, sums.shape[axis] - length), axis=axis)
+    top = sums[length:] if axis == 0 else sums[:, length:]
+    bottom = sums[:-length] if axis == 0 else sums[:, :-length]
     return ((top - bottom) / length).astype(np.float32)
 
 

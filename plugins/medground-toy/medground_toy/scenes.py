@@ -10,6 +10,9 @@ from medground_toy.regions import Bools, Floats
 
 Shapes = Literal["irregular", "round"]
 
+_WAVES = ((2, 0.5), (3, 1.4), (5, 0.7), (7, 0.35), (11, 0.15))
+"""(lobes around, share of the amplitude) of an irregular lesion's outline."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Region:
@@ -26,7 +29,11 @@ class Region:
 
 
 def region(
-    category: str, supercategory: str, whole: Floats, core: Floats | None = None, tone: Literal["bright", "dark", ""] = ""
+    category: str,
+    supercategory: str,
+    whole: Floats,
+    core: Floats | None = None,
+    tone: Literal["bright", "dark", ""] = "",
 ) -> Region:
     """A region from the fields of its shape."""
     return Region(category, supercategory, whole > 0, None if core is None else core > 0, tone)
@@ -35,19 +42,22 @@ def region(
 def lesion(canvas: Canvas, x: float, y: float, radius: float, shapes: Shapes) -> tuple[Floats, Floats]:
     """The fields of a lesion and of its core, two thirds as large around the same centre.
 
-    Irregular ones are long, slanted and three- or five-lobed, so that neither their box nor the ellipse in it tells
-    their shape; round ones are plain discs.
+    Irregular ones are long and slanted, and lobed or bent around a notch, so that neither their box nor the ellipse in
+    it tells their shape; round ones are plain discs.
     """
     if shapes == "round":
         return canvas.blob(x, y, radius, radius), canvas.blob(x, y, radius * 0.66, radius * 0.66)
     slant = canvas.between(np.pi / 6, np.pi / 3) * canvas.rng.choice([-1, 1])
-    long, short = radius * canvas.between(1.2, 1.4), radius * canvas.between(0.72, 0.85)
-    lobes = [
-        (3, canvas.between(0.26, 0.36), canvas.between(0, 2 * np.pi)),
-        (5, canvas.between(0.08, 0.16), canvas.between(0, 2 * np.pi)),
-    ]
-    whole = canvas.blob(x, y, long, short, slant, lobes)
-    return whole, canvas.blob(x, y, long * 0.66, short * 0.66, slant, lobes)
+    long, short = radius * canvas.between(1.2, 1.45), radius * canvas.between(0.75, 0.9)
+    bent = canvas.rng.random() < 0.5
+    wave = 0.1 if bent else 0.2
+    lobes = [(k, canvas.between(0.4, 1) * wave * s, canvas.between(0, 2 * np.pi)) for k, s in _WAVES]
+    whole, core = (canvas.blob(x, y, long * s, short * s, slant, lobes) for s in (1.0, 0.66))
+    if bent:
+        side = short * canvas.rng.choice([-1, 1])
+        notch = canvas.blob(x - np.sin(slant) * side, y + np.cos(slant) * side, long * 0.62, short * 0.9, slant)
+        whole, core = without(whole, notch), without(core, notch + 0.1 * short)
+    return whole, core
 
 
 def without(field: Floats, *others: Floats) -> Floats:

@@ -66,12 +66,15 @@ class Threshold:
         cut, explained = otsu(values)
         rows, columns = (np.linspace(-1, 1, n) for n in values.shape)
         middle = rows[:, None] ** 2 + columns**2 <= 0.25
+        if not middle.any():  # a window a pixel or two wide is all middle
+            middle[:] = True
         if prompt.points:
             spots = [spot for spot, kind in zip(_spots(prompt, image), prompt.labels, strict=True) if kind]
             inside = [grey[spot] for spot in spots] or [values[middle].mean()]
             bright = float(np.mean(inside)) > cut
         else:
-            bright = bool((values[middle] > cut).mean() > (values[~middle] > cut).mean())
+            around = values[~middle]
+            bright = not around.size or bool((values[middle] > cut).mean() > (around > cut).mean())
         data = np.zeros(image.shape[:2], bool)
         data[window] = fill_holes((values > cut) == bright)
         return Mask(data=data, score=explained)
@@ -127,6 +130,7 @@ class RegionGrowing:
         best, best_score = np.zeros(allowed.shape, bool), 0.0
         for tolerance in self.tolerances:
             region = fill_holes(at_points((near <= tolerance) & allowed, rows, columns)) & allowed
+            region = (smooth(region.astype(np.float32), 1) > 0.5) & allowed
             if not region.any():
                 continue
             score = _box_fit(region, prompt.box) if prompt.box is not None else _edge_fit(region, edges)

@@ -1,0 +1,296 @@
+"""Pictures of an answer: mask, contour, box, points and, beside them, the truth.
+
+The image keeps its colours. The answer is sky blue and solid, the truth yellow and dashed: a pair that people with any
+kind of colour blindness tell apart, and dashes for those who print in grey. Every line lies on a dark halo, so that it
+shows on white tissue and on black air. Line widths follow the picture's size. The legend stands below the picture,
+never on it.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from PIL import Image as Pillow
+from PIL import ImageDraw, ImageFont
+
+from medground.geometry import Box, Size
+from medground.types import Image
+
+ANSWER = (70, 195, 255)
+TRUTH = (255, 221, 64)
+_HALO = (8, 10, 14)
+_PANEL, _TEXT = (18, 21, 27), (232, 234, 238)
+_SHORTEST, _LONGEST = 512, 1600
+"""The longer side of the picture drawn: smaller images are enlarged, larger ones reduced."""
+_NARROWEST = 320
+"""The least width of the whole, so that the legend can be read under a sliver."""
+_FINE = 2
+"""Shapes are drawn this many times finer and averaged down, for smooth edges."""
+
+_Floats = NDArray[np.float32]
+_Draw = ImageDraw.ImageDraw
+_Spot = tuple[float, float]
+_Line = tuple[_Spot, _Spot]
+
+
+def draw(
+    image: Image,
+    *,
+    box: Box | Sequence[float] | None = None,
+    points: Sequence[Sequence[float]] = (),
+    mask: NDArray[np.bool_] | None = None,
+    target_box: Box | Sequence[float] | None = None,
+    target_mask: NDArray[np.bool_] | None = None,
+    caption: str | None = None,
+) -> Pillow.Image:
+    """Draw an answer, and the truth where it is known, on an image.
+
+    All coordinates are pixels of `image` (H x W x 3 uint8); masks are H x W bool. What cannot be drawn, such as an
+    inverted box or a point outside the image, is left out: an overlay shows answers, it does not judge them.
+
+    Returns:
+        An RGB picture whose longer side is 512 to 1600 px, with a legend and the caption below it.
+
+    Raises:
+        ValueError: if a mask is not of the image's size.
+    """
+    for given in (mask, target_mask):
+        if given is not None and given.shape != image.shape[:2]:
+            raise ValueError(f"a mask of {given.shape} does not fit an image of {image.shape[:2]}")
+    size = image.shape[0], image.shape[1]
+    sheet = _Sheet(image)
+    legend = []
+    if target_mask is not None and target_mask.any():
+        sheet.contour(target_mask, TRUTH, dashed=True)
+        legend.append(("truth", "contour", TRUTH))
+    if mask is not None and mask.any():
+        sheet.fill(mask, ANSWER)
+        sheet.contour(mask, ANSWER, dashed=False)
+        legend.append(("mask", "fill", ANSWER))
+    for corners, colour, name in ((target_box, TRUTH, "true box"), (box, ANSWER, "box")):
+        inside = _visible(corners, size)
+        if inside is not None:
+            sheet.rectangle(inside, colour, dashed=colour == TRUTH)
+            legend.append((name, "dashes" if colour == TRUTH else "frame", colour))
+    spots = [(float(x), float(y)) for x, y in points if 0 <= x <= size[1] and 0 <= y <= size[0]]
+    for number, spot in enumerate(spots, start=1):
+        sheet.marker(spot, str(number), ANSWER)
+    if spots:
+        legend.append(("key points" if len(spots) > 1 else "key point", "dot", ANSWER))
+    return _with_legend(sheet.picture(), legend, caption)
+
+
+class _Sheet:
+    """The picture being drawn on, at its final size."""
+
+    def __init__(self, image: Image) -> None:
+        height, width = image.shape[:2]
+        longest = max(height, width)
+        scale = 1.0
+        if longest > _LONGEST:
+            scale = _LONGEST / longest
+        elif longest < _SHORTEST:
+            # Whole multiples keep the pixels of a small image square and even.
+            scale = float(-(-_SHORTEST // longest))
+        self.size = (max(1, round(height * scale)), max(1, round(width * scale)))
+        self.factors = (self.size[1] / width, self.size[0] / height)
+        method = Pillow.Resampling.BICUBIC if scale > 1 else Pillow.Resampling.LANCZOS
+        resized = Pillow.fromarray(image) if scale == 1 else Pillow.fromarray(image).resize(self.size[::-1], method)
+        self.pixels = np.array(resized, np.float32)
+        self.line = max(1.6, float(np.sqrt(self.size[0] * self.size[1])) / 290)
+
+    def picture(self) -> Pillow.Image:
+        return Pillow.fromarray(np.rint(np.clip(self.pixels, 0, 255)).astype(np.uint8))
+
+    def fill(self, mask: NDArray[np.bool_], colour: tuple[int, int, int]) -> None:
+        self._lay(self._resized(mask, self.size), colour, 0.26)
+
+    def contour(self, mask: NDArray[np.bool_], colour: tuple[int, int, int], *, dashed: bool) -> None:
+        """A line along the edge of the mask with a halo on both sides of it."""
+        fine = self._resized(mask, (self.size[0] * _FINE, self.size[1] * _FINE)) > 0.5
+        if not fine.any():
+            return
+        reach = max(1, round(self.line * _FINE / 2))
+        line = _grown(fine, reach) & _grown(~fine, reach)
+        halo = _grown(line, max(1, round(0.7 * self.line * _FINE)))
+        if dashed:
+            square = max(2, round(7 * self.line * _FINE))
+            rows, columns = (np.arange(side) // square for side in fine.shape)
+            line &= (rows[:, None] + columns) % 2 == 0
+        self._lay(_reduced(halo), _HALO, 0.55)
+        self._lay(_reduced(line), colour, 1.0)
+
+    def rectangle(self, box: Box, colour: tuple[int, int, int], *, dashed: bool) -> None:
+        """A thin frame; a solid one has heavier corners, which is what the eye finds first."""
+        x1, y1, x2, y2 = (value * factor for value, factor in zip(box, self.factors * 2, strict=True))
+        arm = min(0.28 * min(x2 - x1, y2 - y1), 14 * self.line)
+        sides = [((x1, y1), (x2, y1)), ((x2, y1), (x2, y2)), ((x2, y2), (x1, y2)), ((x1, y2), (x1, y1))]
+        thin = [dash for side in sides for dash in _dashes(*side, 5 * self.line)] if dashed else sides
+        thick = []
+        if not dashed:
+            for x, y, dx, dy in ((x1, y1, 1, 1), (x2, y1, -1, 1), (x2, y2, -1, -1), (x1, y2, 1, -1)):
+                thick += [((x, y), (x + dx * arm, y)), ((x, y), (x, y + dy * arm))]
+        for extra, ink, strength in ((1.5 * self.line, _HALO, 0.55), (0.0, colour, 1.0)):
+            self._lay(self._lines(thin, self.line + extra, thick, 2 * self.line + extra), ink, strength)
+
+    def marker(self, spot: tuple[float, float], text: str, colour: tuple[int, int, int]) -> None:
+        """A numbered disc."""
+        x, y = spot[0] * self.factors[0], spot[1] * self.factors[1]
+        radius = max(6.5, 3.4 * self.line)
+
+        def disc(reach: float) -> Callable[[_Draw], None]:
+            corners = tuple(float(v * _FINE) for v in (x - reach, y - reach, x + reach, y + reach))
+            return lambda pen: pen.ellipse(corners, fill=255)
+
+        def digit(pen: _Draw) -> None:
+            font = ImageFont.load_default(radius * 1.45 * _FINE)
+            pen.text((x * _FINE, y * _FINE), text, fill=255, font=font, anchor="mm", stroke_width=0.03 * radius * _FINE)
+
+        for paint, ink, strength in (
+            (disc(radius + 0.9 * self.line), _HALO, 0.7),
+            (disc(radius), (255, 255, 255), 1.0),
+            (disc(radius - max(1.0, 0.45 * self.line)), tuple(int(0.45 * c) for c in colour), 1.0),
+            (digit, (255, 255, 255), 1.0),
+        ):
+            self._lay(self._drawn(paint), (ink[0], ink[1], ink[2]), strength)
+
+    def _lines(self, thin: list[_Line], width: float, thick: list[_Line], heavy: float) -> _Floats:
+        def paint(pen: _Draw) -> None:
+            for pieces, wide in ((thin, width), (thick, heavy)):
+                reach = wide / 2
+                for (x1, y1), (x2, y2) in pieces:
+                    # A bar that reaches past its ends by half its width makes square corners.
+                    bar = (min(x1, x2) - reach, min(y1, y2) - reach, max(x1, x2) + reach, max(y1, y2) + reach)
+                    pen.rectangle(tuple(float(v * _FINE) for v in bar), fill=255)
+
+        return self._drawn(paint)
+
+    def _drawn(self, paint: Callable[[_Draw], None]) -> _Floats:
+        sheet = Pillow.new("L", (self.size[1] * _FINE, self.size[0] * _FINE))
+        paint(ImageDraw.Draw(sheet))
+        return _reduced(np.asarray(sheet, np.float32) / np.float32(255))
+
+    def _resized(self, mask: NDArray[np.bool_], size: Size) -> _Floats:
+        sheet = Pillow.fromarray(mask.astype(np.uint8) * 255).resize(size[::-1], Pillow.Resampling.BILINEAR)
+        return np.asarray(sheet, np.float32) / np.float32(255)
+
+    def _lay(self, cover: _Floats, colour: tuple[int, int, int], strength: float) -> None:
+        rows, columns = np.flatnonzero(cover.any(axis=1)), np.flatnonzero(cover.any(axis=0))
+        if rows.size == 0:
+            return
+        window = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
+        part = self.pixels[window]
+        part += (cover[window] * np.float32(strength))[..., None] * (np.array(colour, np.float32) - part)
+
+
+def _visible(corners: Box | Sequence[float] | None, size: Size) -> Box | None:
+    if corners is None:
+        return None
+    box = Box(*(float(value) for value in corners))
+    if not box.valid:
+        return None
+    clipped = box.clip(size)
+    return clipped if clipped.valid else None
+
+
+def _dashes(start: _Spot, end: _Spot, length: float) -> list[_Line]:
+    count = max(1, round(float(np.hypot(end[0] - start[0], end[1] - start[1])) / length)) | 1
+    stops = np.linspace(start, end, count + 1).tolist()
+    return [((a[0], a[1]), (b[0], b[1])) for a, b in zip(stops[::2], stops[1::2], strict=True)]
+
+
+def _grown(mask: NDArray[np.bool_], reach: int) -> NDArray[np.bool_]:
+    """The mask grown by `reach` pixels, alternately over sides and over corners too: nearly round."""
+    grown = mask.copy()
+    for step in range(reach):
+        last = grown.copy()
+        grown[1:] |= last[:-1]
+        grown[:-1] |= last[1:]
+        if step % 2:
+            last = grown.copy()
+        grown[:, 1:] |= last[:, :-1]
+        grown[:, :-1] |= last[:, 1:]
+    return grown
+
+
+def _reduced(fine: ArrayLike) -> _Floats:
+    array = np.asarray(fine, np.float32)
+    height, width = array.shape
+    reduced: _Floats = array.reshape(height // _FINE, _FINE, width // _FINE, _FINE).mean(axis=(1, 3))
+    return reduced
+
+
+def _with_legend(
+    picture: Pillow.Image, legend: Sequence[tuple[str, str, tuple[int, int, int]]], caption: str | None
+) -> Pillow.Image:
+    if not legend and not caption:
+        return picture
+    width = max(picture.width, _NARROWEST)
+    letter = float(np.clip(width / 42, 13, 26))
+    font = ImageFont.load_default(letter)
+    pad, row = round(0.8 * letter), round(1.65 * letter)
+    rows = _flow([(name, font.getlength(name) + 2.9 * letter) for name, _, _ in legend], width - 2 * pad)
+    lines = _wrapped(caption or "", font, width - 2 * pad)
+    panel = (len(rows) + len(lines)) * row + pad
+    whole = Pillow.new("RGB", (width, picture.height + panel), _PANEL)
+    whole.paste(picture, ((width - picture.width) // 2, 0))
+    pen = ImageDraw.Draw(whole)
+    top = picture.height + pad // 2
+    for line in lines:
+        pen.text((pad, top + row / 2), line, fill=_TEXT, font=font, anchor="lm")
+        top += row
+    entries = iter(legend)
+    for count in rows:
+        left = float(pad)
+        for _ in range(count):
+            name, kind, colour = next(entries)
+            _swatch(pen, kind, colour, (left, top + row / 2), letter)
+            pen.text((left + 1.45 * letter, top + row / 2), name, fill=_TEXT, font=font, anchor="lm")
+            left += font.getlength(name) + 2.9 * letter
+        top += row
+    return whole
+
+
+def _flow(items: Sequence[tuple[str, float]], room: float) -> list[int]:
+    """How many items go on each row."""
+    rows: list[int] = []
+    left = room
+    for _, width in items:
+        if not rows or width > left:
+            rows.append(0)
+            left = room
+        rows[-1] += 1
+        left -= width
+    return rows
+
+
+def _wrapped(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, room: float) -> list[str]:
+    lines: list[str] = []
+    for word in text.split():
+        longer = f"{lines[-1]} {word}" if lines else word
+        if lines and font.getlength(longer) <= room:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return lines
+
+
+def _swatch(pen: _Draw, kind: str, colour: tuple[int, int, int], at: _Spot, letter: float) -> None:
+    (x, y), half = at, 0.42 * letter
+    box = (x, y - half, x + 2 * half, y + half)
+    line = max(2, round(letter / 8))
+    if kind == "fill":
+        pen.rectangle(box, fill=tuple(int(0.4 * c + 0.6 * p) for c, p in zip(colour, _PANEL, strict=True)))
+        pen.rectangle(box, outline=colour, width=line)
+    elif kind == "frame":
+        pen.rectangle(box, outline=colour, width=line)
+    elif kind == "dot":
+        pen.ellipse(box, fill=tuple(int(0.45 * c) for c in colour), outline=(255, 255, 255), width=line)
+    else:
+        edges = [((box[0], box[1]), (box[2], box[1])), ((box[2], box[1]), (box[2], box[3]))]
+        edges += [((box[2], box[3]), (box[0], box[3])), ((box[0], box[3]), (box[0], box[1]))]
+        if kind == "contour":
+            edges = [((x - 0.1 * letter, y), (x + 2 * half + 0.1 * letter, y))]
+        for start, end in edges:
+            for (x1, y1), (x2, y2) in _dashes(start, end, 0.28 * letter):
+                pen.line((x1, y1, x2, y2), fill=colour, width=line)

@@ -1,0 +1,188 @@
+"""Procedural pictures that look medical, with exact masks and questions that only hint at them.
+
+Six families: ``ct``, ``mri``, ``xray``, ``ultrasound``, ``fundus``, ``histology``. Every picture holds several
+plausible targets, at least two of them lesions or paired structures, so that the question decides which one is meant.
+Lesions have a core and a margin: by the annotation convention ``core`` only the core is the target, by ``whole`` (the
+default) both. Everything follows from the seed.
+
+    python -m medground_toy.phantoms --out DIR -n 100 --seed 0 [--size 256] [--families ct,mri] [--convention core]
+
+writes ``images/*.png``, ``masks/*.png`` and ``manifest.jsonl``, one line per sample.
+"""
+
+import argparse
+import io
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from PIL import Image as Pillow
+
+from medground.geometry import Size, mask_box
+from medground.types import Image, Query, Sample, Target
+from medground_toy import optics, radiology
+from medground_toy.canvas import Canvas
+from medground_toy.questions import QUESTIONS, ask
+from medground_toy.regions import Bools, Floats, key_points
+from medground_toy.scenes import Region, Shapes
+
+Convention = Literal["core", "whole"]
+
+_SCENES: dict[str, tuple[str, Callable[[Canvas, Shapes], tuple[Floats, list[Region]]]]] = {
+    "ct": ("CT", radiology.ct),
+    "mri": ("MRI", radiology.mri),
+    "xray": ("X-ray", radiology.xray),
+    "ultrasound": ("Ultrasound", radiology.ultrasound),
+    "fundus": ("Fundus", optics.fundus),
+    "histology": ("Pathology", optics.histology),
+}
+FAMILIES = tuple(_SCENES)
+"""The families, by name."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Phantom:
+    """One picture and everything that can be asked about it."""
+
+    family: str
+    image: Image
+    """H x W x 3 uint8 RGB."""
+    samples: list[Sample]
+    """One per region, in the same order."""
+    regions: list[Region]
+    """With both masks of every lesion."""
+
+
+def phantom(
+    family: str, seed: int, *, size: Size = (256, 256), convention: Convention = "whole", shapes: Shapes = "irregular"
+) -> Phantom:
+    """Draw one picture.
+
+    Args:
+        family: one of `FAMILIES`.
+        seed: everything follows from it.
+        size: (H, W), px.
+        convention: whether the target of a lesion is its ``core`` or the ``whole`` of it, margin included. The picture
+            and the question are the same.
+        shapes: ``irregular`` lesions, or plain ``round`` ones.
+
+    Raises:
+        ValueError: for a word that is not among the choices.
+    """
+    for word, choices in ((family, FAMILIES), (convention, ("core", "whole")), (shapes, ("irregular", "round"))):
+        if word not in choices:
+            raise ValueError(f"{word!r} is none of {', '.join(choices)}")
+    rng = np.random.default_rng([seed, FAMILIES.index(family)])
+    modality, draw = _SCENES[family]
+    picture, regions = draw(Canvas(size, rng), shapes)
+    levels = np.rint(np.clip(picture, 0, 1) * 255).astype(np.uint8)
+    image = levels if levels.ndim == 3 else np.repeat(levels[..., None], 3, axis=2)
+    regions = [one for one in regions if one.whole.any() and (one.core is None or one.core.any())]
+    samples = []
+    for index, one in enumerate(regions):
+        template = str(rng.choice(QUESTIONS[one.category]))
+        mask = one.core if convention == "core" and one.core is not None else one.whole
+        labels = {"modality": modality, "category": one.category, "supercategory": one.supercategory, "family": family}
+        question = ask(template, place(one, regions), one.tone)
+        query = Query(image=image, question=question, id=f"{family}-{seed}-{index}")
+        target = Target(box=mask_box(mask), points=key_points(mask), mask=mask)
+        samples.append(Sample(query=query, target=target, labels=labels))
+    return Phantom(family, image, samples, regions)
+
+
+def samples(
+    n: int,
+    seed: int,
+    *,
+    families: Sequence[str] = FAMILIES,
+    size: Size = (256, 256),
+    convention: Convention = "whole",
+    shapes: Shapes = "irregular",
+    per_image: int = 2,
+) -> list[Sample]:
+    """`n` samples, the families in turn, up to `per_image` different targets of every picture.
+
+    The first samples do not depend on `n`.
+    """
+    found: list[Sample] = []
+    for index in range(n):
+        if len(found) >= n:
+            break
+        state = np.random.SeedSequence([seed, index])
+        family, one_seed = families[index % len(families)], int(state.generate_state(1)[0])
+        drawn = phantom(family, one_seed, size=size, convention=convention, shapes=shapes)
+        order = np.random.default_rng(state).permutation(len(drawn.samples))
+        found += [drawn.samples[i] for i in sorted(order[:per_image])]
+    return found[:n]
+
+
+def place(one: Region, regions: Sequence[Region]) -> str:
+    """Left, right, upper or lower: of its rivals of the same category, or of the picture where it has none."""
+    height, width = one.whole.shape
+    rivals = [other for other in regions if other is not one and other.category == one.category]
+    anchor = np.mean([_centre(other.whole) for other in rivals], axis=0) if rivals else np.array([height, width]) / 2
+    down, across = _centre(one.whole) - anchor
+    if abs(across) >= abs(down):
+        return "left" if across < 0 else "right"
+    return "upper" if down < 0 else "lower"
+
+
+def _centre(mask: Bools) -> Any:
+    return np.argwhere(mask).mean(axis=0) + 0.5
+
+
+def write(folder: Path, found: Sequence[Sample]) -> Path:
+    """Write samples as PNG files and a manifest; return the manifest's path.
+
+    A line holds id, image and mask (paths in the folder), question, ``bbox_2d`` (x1, y1, x2, y2 in pixels, half-open)
+    and ``point_2d`` (two points at pixel centres), size (H, W), and the labels.
+    """
+    for name in ("images", "masks"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    lines = []
+    for sample in found:
+        query, target = sample.query, sample.target
+        image = f"images/{query.id.rpartition('-')[0]}.png"
+        mask = f"masks/{query.id}.png"
+        (folder / image).write_bytes(_png(query.image))
+        (folder / mask).write_bytes(_png(np.asarray(target.mask).astype(np.uint8) * 255))
+        line = {"id": query.id, "image": image, "mask": mask, "question": query.question}
+        numbers = {"bbox_2d": list(target.box), "point_2d": [list(point) for point in target.points]}
+        lines.append(json.dumps({**line, **numbers, "size": list(query.size), **sample.labels}))
+    manifest = folder / "manifest.jsonl"
+    manifest.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return manifest
+
+
+def _png(array: Image) -> bytes:
+    buffer = io.BytesIO()
+    Pillow.fromarray(array).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line: write phantoms to a folder."""
+    parser = argparse.ArgumentParser(prog="python -m medground_toy.phantoms", description="Write phantoms to a folder.")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write to")
+    parser.add_argument("-n", type=int, default=24, help="how many samples (default 24)")
+    parser.add_argument("--seed", type=int, default=0, help="everything follows from it (default 0)")
+    parser.add_argument("--size", type=int, default=256, help="pixels a side (default 256)")
+    parser.add_argument("--families", default=",".join(FAMILIES), help="comma-separated (default: all)")
+    parser.add_argument("--convention", choices=("core", "whole"), default="whole", help="what of a lesion is marked")
+    chosen = parser.parse_args(arguments)
+    families = [name for name in chosen.families.split(",") if name]
+    unknown = sorted(set(families) - set(FAMILIES))
+    if unknown or not families:
+        parser.error(f"--families: {', '.join(unknown) or 'nothing'} is none of {', '.join(FAMILIES)}")
+    size = (chosen.size, chosen.size)
+    found = samples(chosen.n, chosen.seed, families=families, size=size, convention=chosen.convention)
+    sys.stdout.write(f"{write(chosen.out, found)}: {len(found)} samples\n")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
