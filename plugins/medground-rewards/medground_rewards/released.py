@@ -165,7 +165,8 @@ def _numbers(value: Any, count: int) -> list[Any]:
 
 def _by_diagonal(error: float, box: Any) -> float:
     diagonal = math.sqrt((box[2] - box[0]) ** 2 + (box[3] - box[1]) ** 2)
-    return min(max(error / (diagonal + 1e-5), 0), 2)
+    relative: float = min(max(error / (diagonal + 1e-5), 0), 2)
+    return relative
 
 
 def _distance(a: Any, b: Any) -> float:
