@@ -165,8 +165,7 @@ def _numbers(value: Any, count: int) -> list[Any]:
 
 def _by_diagonal(error: float, box: Any) -> float:
     diagonal = math.sqrt((box[2] - box[0]) ** 2 + (box[3] - box[1]) ** 2)
-    relative: float = min(max(error / (diagonal + 1e-5), 0), 2)
-    return relative
+    return min(max(error / (diagonal + 1e-5), 0), 2)
 
 
 def _distance(a: Any, b: Any) -> float:
@@ -174,7 +173,8 @@ def _distance(a: Any, b: Any) -> float:
 
 
 def _half_l1(a: Any, b: Any) -> float:
-    return (abs(a[0] - b[0]) + abs(a[1] - b[1])) / 2
+    half: float = (abs(a[0] - b[0]) + abs(a[1] - b[1])) / 2
+    return half
 
 
 def _twice_disc_iou(a: Any, b: Any) -> float:
