@@ -1,10 +1,10 @@
-"""The judgements of an audit. Each check reads the evidence and names what it finds; on a sound rubric all are silent."""
+"""The judgements of an audit. Each check reads the evidence and names what it finds; sound rubrics leave all silent."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from medground.audit.evidence import ASKED, SIZES, Evidence, pay, top
+from medground.audit.evidence import ASKED, SMALLER, Evidence, pay, top
 from medground.audit.probes import CURVES, WRONG_PROBES, errors
 from medground.audit.scenes import CURVED, LARGE, LONG, REFERENCE, TINY, Scene
 from medground.geometry import box_iou, disc_iou
@@ -16,6 +16,8 @@ FORMAT = 0.25
 """The most of the maximum that a well-formed answer in the wrong place may earn."""
 EXACT, RASTER = 0.02, 0.25
 """How far a term may differ between sizes of one scene, as a share of its pay: geometry, and masks of whole pixels."""
+
+WORDS = {"nan": "NaN", "infinite": "an infinity", "released": "what was NaN or infinite as released"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +48,12 @@ def numbers(evidence: Evidence) -> Iterator[Finding]:
         ]
         if failed:
             asked, failure = failed[0]
-            number = failure.kind in ("nan", "infinite", "released")
+            what = WORDS.get(failure.kind)
+            how = f"gives {what}" if what else f"fails ({failure.cause})"
             yield Finding(
-                "not a finite number" if number else "fails",
+                "not a finite number" if what else "fails",
                 term.label,
-                f"{term.label} fails on {len(failed)} of the answers asked, first on {asked}: {failure.cause}.",
+                f"{term.label} {how} on {len(failed)} of the answers asked, first on {asked}.",
                 {"count": len(failed), "kind": failure.kind, "first": asked},
             )
 
@@ -209,7 +212,7 @@ def absolute_pixels(evidence: Evidence) -> Iterator[Finding]:
     for term in evidence.terms:
         limit = (RASTER if term.needs_mask else EXACT) * abs(term.weight)
         widest: tuple[float, str, str] | None = None
-        for scene in SIZES[1:]:
+        for scene in SMALLER:
             for name in CURVES if scene.name in evidence.curves else ():
                 one, other = (evidence.along(where, name, term.label) for where in (LARGE, scene))
                 gap = max((abs(a - b) for a, b in zip(one or (), other or (), strict=False)), default=0.0)

@@ -1,7 +1,7 @@
 """All scores an audit collects before it judges: probes, curves, honest answers, and the best-paid wrong one."""
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from statistics import median
 
@@ -12,8 +12,10 @@ from medground.rubric import Rubric, Score, Term
 
 ASKED = (REFERENCE, LARGE)
 """Scenes on which every single probe is scored."""
-SIZES = (LARGE, MEDIUM, SMALL)
-"""The same scene at three sizes."""
+MASKED = {REFERENCE.name: 0.25, LARGE.name: 0.5, LONG.name: 0.5}
+"""How much smaller a scene is where masks are needed."""
+SMALLER = (MEDIUM, SMALL)
+"""The large scene at smaller sizes; one of them is followed."""
 
 
 @dataclass(frozen=True)
@@ -32,13 +34,13 @@ class Evidence:
 
     @property
     def rubric(self) -> Rubric:
-        """The rubric under audit."""
+        """The rubric under audit, without the terms it only observes."""
         return self.stage.rubric
 
     @property
     def terms(self) -> tuple[Term, ...]:
         """The terms that count: observed ones are not judged."""
-        return tuple(term for term in self.rubric.terms if term.weight != 0)
+        return self.rubric.terms
 
     @property
     def maximum(self) -> float | None:
@@ -104,21 +106,24 @@ def paid(scores: Iterable[Score], label: str) -> list[float] | None:
 
 def collect(rubric: Rubric, interface: PromptInterface, seed: int) -> Evidence:
     """Ask a rubric everything; the same seed asks the same."""
-    stage = Stage(rubric, interface)
-    single = {scene.name: _ask(stage, scene, probes(stage, scene)) for scene in ASKED}
+    stage = Stage(Rubric(term for term in rubric.terms if term.weight != 0), interface)
+    # Masks cost by the pixel: what needs them is asked on smaller copies of the larger scenes.
+    asked = [scene.shrunk(MASKED[scene.name]) if stage.rubric.needs_mask else scene for scene in ASKED]
+    curved = [scene.shrunk(MASKED[scene.name]) if stage.rubric.needs_mask else scene for scene in CURVED]
+    single = {scene.name: _ask(stage, scene, probes(stage, scene)) for scene in asked}
     for scene in (TINY, SMALL, LONG):
         single[scene.name] = _ask(stage, scene, {"perfect": stage.write(scene.truth)})
     # Rasterised masks of the smallest scene are too coarse to compare.
-    sizes: Sequence[Scene] = SIZES[:2] if rubric.needs_mask else SIZES
-    followed = {scene.name: scene for scene in (*CURVED, *sizes)}
+    smaller = MEDIUM if stage.rubric.needs_mask else SMALL
+    followed = {scene.name: scene for scene in (*curved, smaller)}
     return Evidence(
         stage=stage,
         probes=single,
-        honest={scene.name: honest(stage, scene, seed) for scene in ASKED},
+        honest={scene.name: honest(stage, scene, seed) for scene in asked},
         curves={
             name: {curve: follow(stage, scene, CURVES[curve]) for curve in CURVES} for name, scene in followed.items()
         },
-        best=best_wrong(stage, seed),
+        best=best_wrong(stage, next(scene for scene in asked if scene.name == LARGE.name), seed),
     )
 
 

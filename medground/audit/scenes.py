@@ -56,6 +56,11 @@ class Scene:
         """The true mask."""
         return _ellipse(self.truth.box, self.size)
 
+    def shrunk(self, factor: float) -> "Scene":
+        """The same scene in a smaller image."""
+        truth = self.truth.moved(np.multiply(self.truth.box, factor), np.multiply(self.truth.points, factor))
+        return Scene(self.name, (round(self.size[0] * factor), round(self.size[1] * factor)), truth)
+
     def overlap(self, answer: Answer) -> tuple[float, float]:
         """(box IoU, true disc Dice) of an answer with the truth."""
         return float(box_iou(answer.box, self.truth.box)), float(disc_dice(answer.points, self.truth.points))

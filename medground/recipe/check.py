@@ -39,8 +39,14 @@ def check(recipe: Recipe, *, strict_missing: bool = False) -> None:
 
 
 def find_problems(recipe: Recipe, *, strict_missing: bool = False) -> list[Problem]:
-    """The first things `check` would stop at, in the recipe and in each of its variants."""
-    return list(dict.fromkeys(islice(_everywhere(recipe, strict_missing), MAX_PROBLEMS)))
+    """The first things `check` would stop at, in the recipe and in each of its variants; each is told once."""
+    found: dict[str, Problem] = {}
+    for problem in _everywhere(recipe, strict_missing):
+        # A broken plugin says the same of each of its components; a variant, what the recipe said before.
+        found.setdefault(f"{problem.message} {problem.hint}", problem)
+        if len(found) == MAX_PROBLEMS:
+            break
+    return list(found.values())
 
 
 def _everywhere(recipe: Recipe, strict_missing: bool) -> Iterator[Problem]:

@@ -170,6 +170,9 @@ def _merge(base: dict[str, Any], over: Mapping[str, Any], path: Key, layer: Laye
             base[key] = value
         elif not isinstance(old, dict):
             base[key] = {}
+            if path == ("rewards",):  # named as its label until it says
+                base[key]["name"] = key
+                origins[(*here, "name")] = layer.place(here)
         elif _swaps(here, old, value):
             # A term's weight belongs to its label, so it outlives the component.
             base[key] = {"weight": old["weight"]} if here[0] == "rewards" and "weight" in old else {}
@@ -179,12 +182,9 @@ def _merge(base: dict[str, Any], over: Mapping[str, Any], path: Key, layer: Laye
 
 
 def _swaps(path: Key, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
-    """Whether `new` puts another component in the place of `old`; a term is named as its label until it says."""
-    if path[0] in COMPONENTS and len(path) == 1:
-        return "name" in new and new["name"] != old.get("name")
-    if path[0] == "rewards" and len(path) == 2:
-        return "name" in new and new["name"] != old.get("name", path[1])
-    return False
+    """Whether `new` puts another component in the place of `old`."""
+    component = path[0] in COMPONENTS if len(path) == 1 else path[0] == "rewards" and len(path) == 2
+    return component and "name" in new and new["name"] != old.get("name")
 
 
 def leaves(data: Any, path: Key = ()) -> Iterable[tuple[Key, Any]]:

@@ -204,7 +204,7 @@ def _fill(data: dict[str, Any]) -> dict[str, Any]:
             filled[key] = data[key]
     if data.get("rewards") is not None:
         terms = {label: term for label, term in data["rewards"].items() if term is not None}
-        filled["rewards"] = {label: {"name": label, "weight": 1.0, **term} for label, term in terms.items()}
+        filled["rewards"] = {label: {"weight": 1.0, **term} for label, term in terms.items()}
     for key, setting in SETTINGS.items():
         if data.get(key) is not None:
             filled[key] = _with_defaults(setting, data[key])

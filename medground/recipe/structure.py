@@ -79,7 +79,7 @@ def _terms(rewards: Any, place: Place) -> Iterator[Problem]:
         path = ("rewards", label)
         if term is None:
             continue
-        yield from _component(path, {"name": label} | term, place)
+        yield from _component(path, term, place)
         weight = term.get("weight", 1.0)
         if weight != MISSING and (isinstance(weight, bool) or not isinstance(weight, (int, float))):
             key = ".".join((*path, "weight"))

@@ -98,7 +98,7 @@ def report() -> None:
         try:
             offers(component)
         except MedgroundError as error:
-            found = {"cause": error.message, "remedy": error.hint}
+            found = {"cause": error.message.removeprefix(f"plugin {component.owner} "), "remedy": error.hint}
             break
     sys.stdout.flush()
     Path(answer).write_text(json.dumps(found), encoding="utf-8")

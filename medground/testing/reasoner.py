@@ -37,7 +37,7 @@ def _check_sampling(reasoner: Any, sampling: Sampling, findings: Findings) -> No
     before = copy.deepcopy(conversations)
     groups = reasoner.generate(conversations, sampling)
     findings.expect(_equal(conversations, before), "generate leaves the messages as they are")
-    if not _well_formed(groups, len(conversations), sampling, findings):
+    if not _well_formed(reasoner, conversations, groups, sampling, findings):
         return
     how = f"temperature {sampling.temperature}, seed {sampling.seed}"
     said = _texts(groups)
@@ -53,7 +53,10 @@ def _check_sampling(reasoner: Any, sampling: Sampling, findings: Findings) -> No
     )
 
 
-def _well_formed(groups: Any, asked: int, sampling: Sampling, findings: Findings) -> bool:
+def _well_formed(
+    reasoner: Any, conversations: Sequence[Messages], groups: Any, sampling: Sampling, findings: Findings
+) -> bool:
+    asked = len(conversations)
     found = len(findings.culprits)
     if not findings.expect(
         isinstance(groups, list) and len(groups) == asked,
@@ -61,14 +64,25 @@ def _well_formed(groups: Any, asked: int, sampling: Sampling, findings: Findings
         f"{shown(groups)} for {asked}",
     ):
         return False
-    for group in groups:
+    for messages, group in zip(conversations, groups, strict=True):
         good = isinstance(group, list) and len(group) == sampling.num_generations
         if findings.expect(
             good, "every inner list holds num_generations completions", f"{shown(group)} for {sampling.num_generations}"
         ):
             for completion in group:
                 _check_completion(completion, findings)
+                _check_frame(reasoner, messages, completion, findings)
     return len(findings.culprits) == found
+
+
+def _check_frame(reasoner: Any, messages: Messages, completion: Any, findings: Findings) -> None:
+    promise = "frame(size) says beforehand which frame the answer will have"
+    if getattr(completion, "frame", None) is None:
+        return
+    with findings.attempt(promise):
+        image = image_of(messages)
+        declared = reasoner.frame((image.shape[0], image.shape[1]))
+        findings.expect(declared == completion.frame, promise, f"{declared} before, {completion.frame} after")
 
 
 def _check_completion(completion: Any, findings: Findings) -> None:

@@ -1,7 +1,6 @@
 """What every term on boxes and points shares: reading the answer, decaying with error, released or corrected."""
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -39,21 +38,23 @@ def said_box(rollout: Rollout) -> Box:
     if prompt is None or prompt.box is None:
         raise Nothing(0.0, fault=str(fault or Fault.MISSING_KEYS))
     box = prompt.box
-    if not _usable(box):
+    if not _usable(*box):
         raise Nothing(0.0, fault=str(Fault.NONFINITE))
-    if not box.valid:
-        inverted = box.width < 0 or box.height < 0
-        raise Nothing(0.0, fault=str(Fault.INVERTED_BOX if inverted else Fault.DEGENERATE_BOX))
+    shorter = min(box.width, box.height)
+    if shorter <= 0:
+        raise Nothing(0.0, fault=str(Fault.INVERTED_BOX if shorter < 0 else Fault.DEGENERATE_BOX))
     return box
 
 
 def said_points(rollout: Rollout) -> tuple[Point, ...]:
     """The predicted foreground points, in original pixels: one at least."""
     prompt, fault = rollout.grounding.prompt, rollout.grounding.fault
-    points = () if prompt is None else tuple(p for p, label in zip(prompt.points, prompt.labels, strict=True) if label)
+    points = () if prompt is None else prompt.points
+    if prompt is not None and 0 in prompt.labels:
+        points = tuple(point for point, label in zip(points, prompt.labels, strict=True) if label)
     if not points:
         raise Nothing(0.0, fault=str(fault or Fault.MISSING_KEYS))
-    if not all(map(_usable, points)):
+    if not all(_usable(*point) for point in points):
         raise Nothing(0.0, fault=str(Fault.NONFINITE))
     return points
 
@@ -69,14 +70,14 @@ def said_pair(rollout: Rollout) -> tuple[Point, Point]:
 def true_box(target: Target) -> Box:
     """The target's box; without an area there is nothing to be right about, so the term abstains."""
     box = target.box
-    if not _usable(box) or min(box.width, box.height) < SMALLEST:
+    if not _usable(*box) or min(box.width, box.height) < SMALLEST:
         raise Nothing(None, undefined="the target's box has no area")
     return box
 
 
 def true_pair(target: Target) -> tuple[Point, Point]:
     """The target's two key points; any other number of them makes the term abstain."""
-    if len(target.points) != 2 or not all(map(_usable, target.points)):
+    if len(target.points) != 2 or not _usable(*target.points[0], *target.points[1]):
         raise Nothing(None, undefined="the target has not two finite key points")
     return target.points[0], target.points[1]
 
@@ -86,8 +87,9 @@ def apart(pair: tuple[Point, Point]) -> bool:
     return math.dist(*pair) >= SMALLEST
 
 
-def _usable(numbers: Iterable[float]) -> bool:
-    return all(abs(number) <= LARGEST for number in numbers)
+def _usable(*numbers: float) -> bool:
+    # One sum: a NaN or an infinity in it fails the comparison too.
+    return sum(map(abs, numbers)) <= LARGEST
 
 
 @dataclass(frozen=True, kw_only=True)
