@@ -112,7 +112,7 @@ class GroundingGraph:
     @property
     def sampling(self) -> Sampling:
         """How completions are drawn; greedy and single unless the recipe says otherwise."""
-        return Sampling(**{"temperature": 0.0, **self.recipe.data.get("sampling", {})})
+        return Sampling(**self.recipe.data["sampling"])
 
     @property
     def part(self) -> Part:
@@ -146,7 +146,9 @@ class GroundingGraph:
         feeds = self.recipe.digest("reasoner", "prompt_interface")
         store = self.store
         keys = [query_key(feeds, query, sampling) for query in queries] if store else []
-        found = [store.completions(key) for key in keys] if store else [None] * len(queries)
+        found: list[list[Completion] | None] = (
+            [store.completions(key) for key in keys] if store else [None] * len(queries)
+        )
         missing = [index for index, group in enumerate(found) if group is None]
         if missing:
             batch = [self.prompt_interface.render(queries[index]) for index in missing]
@@ -175,7 +177,7 @@ class GroundingGraph:
             if prompt is None:
                 continue
             key = image_key(image)
-            stored = self.store and self.store.mask(feeds, key, prompt)
+            stored = self.store.mask(feeds, key, prompt) if self.store else None
             if stored is not None:
                 out[index] = Segmented(stored)
             else:

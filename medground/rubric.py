@@ -183,7 +183,7 @@ def _judge(term: Term, rollout: Rollout, answer: Any) -> TermScore:
         if released is None:
             return TermScore(None, term.weight, details)
         return _fail(term, rollout, "released", f"reproduces a released number that is {released}", details)
-    if not isinstance(value, numbers.Real):
+    if type(value) is not float and not isinstance(value, numbers.Real):
         return _fail(term, rollout, "wrong_type", f"returned {_kind(value)}, not a number or None", details)
     number = float(value)
     if math.isfinite(number):

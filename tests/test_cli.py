@@ -78,7 +78,9 @@ def test_json_is_the_only_thing_on_stdout(picture, tmp_path, capsys):
 
 
 def test_overrides_reach_the_components(picture, tmp_path, capsys):
-    assert cli("ground", picture, QUESTION, "segmenter=box_fill", "--out", tmp_path / "out", "--json") == 0
+    assert (
+        cli("ground", picture, QUESTION, "segmenter=box_fill", "prompt=box", "--out", tmp_path / "out", "--json") == 0
+    )
     result = json.loads(capsys.readouterr().out)
     x1, y1, x2, y2 = result["box"]
     assert result["mask"]["area"] == pytest.approx((x2 - x1) * (y2 - y1), rel=0.1)
@@ -158,7 +160,7 @@ def test_a_second_run_does_only_what_is_missing(folder, tmp_path, monkeypatch):
 def test_another_segmenter_is_another_run(folder, tmp_path, capsys):
     out = tmp_path / "out"
     assert cli("run", folder, "--question", QUESTION, "--out", out) == 0
-    assert cli("run", folder, "segmenter=box_fill", "--question", QUESTION, "--out", out, "--json") == 0
+    assert cli("run", folder, "segmenter=box_fill", "prompt=box", "--question", QUESTION, "--out", out, "--json") == 0
     lines = [json.loads(line) for line in (out / "manifest.jsonl").read_text().splitlines()]
     assert len(lines) == 5
     assert len({line["key"] for line in lines}) == 1

@@ -16,6 +16,7 @@ PLAIN = {
     "reasoner": {"name": "scripted", "texts": [ANSWER]},
     "prompt_interface": "bbox_points",
     "segmenter": "box_fill",
+    "prompt": "box",
 }
 
 
@@ -206,7 +207,9 @@ def test_a_failing_segmenter_is_a_counted_failure_and_not_a_zero():
 
 def test_a_rubric_of_plain_callables_composes_too():
     recipe = resolve(PLAIN)
-    training = graphs.RolloutGraph(recipe, Rubric({"length": lambda rollout: len(rollout.completion.text) / 1000}))
+    training = graphs.RolloutGraph(
+        recipe, Rubric([("length", lambda rollout: len(rollout.completion.text) / 1000, 1.0)])
+    )
     (group,) = training([sample()], Sampling(num_generations=1))
     assert group.scores[0].total == pytest.approx(len(ANSWER) / 1000)
 

@@ -27,9 +27,11 @@ class LazyGroup(click.Group):
     """A group whose commands are imported only when one is run or asked for its own help."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names, without importing anything."""
         return sorted(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import one command."""
         if cmd_name not in COMMANDS:
             return None
         module = importlib.import_module(COMMANDS[cmd_name][0])
@@ -37,6 +39,7 @@ class LazyGroup(click.Group):
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """One line each, from the table."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, about) for name, (_, about) in sorted(COMMANDS.items())])
 
@@ -69,9 +72,9 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         code = _say(error.message, error.hint, error.exit_code)
     except BrokenPipeError:
         # The reader of our output left; there is nobody to tell, and flushing at exit would fail again.
-        sys.stdout = None  # type: ignore[assignment]
+        sys.stdout = None
         code = 1
-    except Exception as error:  # noqa: BLE001  the last floor: anything that gets here is our bug, and said to be one
+    except Exception as error:  # the last floor: what gets here is our bug, and is said to be one
         if "--debug" in given:
             raise
         what = f"{type(error).__name__}: {error}"

@@ -1,4 +1,4 @@
-"""``medground doctor``: what is installed and whether it works; ``doctor frames`` follows coordinates through a recipe."""
+"""``medground doctor``: what is installed and works; ``doctor frames`` follows coordinates through a recipe."""
 
 import importlib.metadata
 import importlib.util

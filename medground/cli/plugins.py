@@ -53,7 +53,7 @@ def doctor(limit: float | None, as_json: bool, strict: bool) -> None:
     if as_json:
         click.echo(json.dumps(found, indent=2))
     else:
-        columns = ["package", "version", "module", "components", "status", "cause", "remedy"]
+        columns = ["package", "version", "module", "status", "cause", "remedy"]
         _table(columns, [[str(row[column] or "") for column in columns] for row in found])
     broken = {row["package"] for row in found if row["status"] == "broken"}
     if strict and broken:

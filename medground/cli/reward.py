@@ -1,15 +1,19 @@
-"""``medground reward``: score written answers with a recipe's rubric."""
+"""``medground reward``: score written answers with a recipe's rubric, and audit the rubric itself."""
 
 import contextlib
 import json
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from medground.errors import InputError
+
+if TYPE_CHECKING:
+    from medground.recipe import Recipe
+    from medground.rubric import Rubric
 
 
 @click.group()
@@ -49,6 +53,52 @@ def score(recipe: str, file: Path, overrides: tuple[str, ...], own: tuple[str, .
         raise InputError(
             f"{len(tally.bad)} of {tally.lines} lines of {file.name} are no input", hint=f"the first is {first}"
         )
+
+
+@reward.command()
+@click.argument("what", metavar="RECIPE|TERM")
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--out", type=click.Path(path_type=Path), help="Write card.md, card.json and curves.svg there.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the honest answers and of the search.")
+@click.option("--json", "as_json", is_flag=True, help="Print the card as JSON on stdout.")
+def audit(what: str, overrides: tuple[str, ...], out: Path | None, seed: int, as_json: bool) -> None:
+    """Ask a rubric about answers whose worth is known, and name what it gets wrong: the reward card.
+
+    RECIPE|TERM is a recipe, the name of one reward component, or NAME=my.py:fn, a function of your own (its file is
+    run). For a single term, overrides are those of a recipe with that term at weight 1.
+    """
+    from medground.audit import audit as examine
+    from medground.evaluate.lines import reader
+
+    resolved, graded = _under_audit(what, overrides)
+    card = examine(graded, reader(resolved), name=" ".join((what, *overrides)), seed=seed)
+    written = card.write(out) if out is not None else []
+    if as_json:
+        click.echo(json.dumps(card.to_dict(), allow_nan=False))
+        return
+    if out is None:
+        click.echo(card.markdown())
+    click.echo(f"{len(card.findings)} findings about {card.name}", err=True)
+    for finding in card.findings:
+        click.echo(f"  {finding.check}: {finding.says}", err=True)
+    for path in written:
+        click.echo(f"wrote {path}", err=True)
+
+
+def _under_audit(what: str, overrides: tuple[str, ...]) -> "tuple[Recipe, Rubric]":
+    """The recipe that says how answers are read, and the rubric: a recipe's, or one of a single term."""
+    from medground.foreign import own_term
+    from medground.recipe import resolve
+    from medground.registry import components
+    from medground.rubric import Rubric, Term, rubric
+
+    if "=" in what:
+        return resolve({"prompt_interface": "bbox_points"}, *overrides), Rubric([Term(*own_term(what))])
+    if any(component.kind == "reward" and component.name == what for component in components()):
+        resolved = resolve({"prompt_interface": "bbox_points", "rewards": {what: 1}}, *overrides)
+    else:
+        resolved = resolve(what, *overrides)
+    return resolved, rubric(resolved)
 
 
 @contextlib.contextmanager

@@ -42,7 +42,6 @@ def run(
     what is done stays done. Research software, not a medical device.
     """
     graph = load(recipe, *overrides)
-    out.mkdir(parents=True, exist_ok=True)
     graph.recipe.write(out)
     manifest = out / "manifest.jsonl"
     feeds = graph.recipe.digest("reasoner", "prompt_interface", "segmenter", "prompt", "sampling")

@@ -2,13 +2,14 @@
 
 import inspect
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 from medground import registry
 from medground.errors import MedgroundError, PluginError, RecipeError
 from medground.recipe.resolved import Recipe
 from medground.recipe.sections import COMPONENTS
-from medground.recipe.structure import InvalidRecipe, Problem
+from medground.recipe.structure import MAX_PROBLEMS, InvalidRecipe, Problem
 
 PARTS: Mapping[str, frozenset[str]] = {
     "both": frozenset({"box", "points", "negative_points"}),
@@ -29,7 +30,7 @@ def check(recipe: Recipe, *, strict_missing: bool = False) -> None:
         PluginError: if its first problem is a component that is missing, broken or ambiguous.
         InvalidRecipe: if its first problem is of another kind.
     """
-    found = list(_problems(recipe, strict_missing))
+    found = list(islice(_problems(recipe, strict_missing), MAX_PROBLEMS))
     if found:
         problem, cause = found[0]
         if isinstance(cause, PluginError):
@@ -38,16 +39,25 @@ def check(recipe: Recipe, *, strict_missing: bool = False) -> None:
 
 
 def find_problems(recipe: Recipe, *, strict_missing: bool = False) -> list[Problem]:
-    """Everything `check` would stop at, in the recipe and in each of its variants."""
-    found = [problem for problem, _ in _problems(recipe, strict_missing)]
+    """The first things `check` would stop at, in the recipe and in each of its variants; each is told once."""
+    found: dict[str, Problem] = {}
+    for problem in _everywhere(recipe, strict_missing):
+        # A broken plugin says the same of each of its components; a variant, what the recipe said before.
+        found.setdefault(f"{problem.message} {problem.hint}", problem)
+        if len(found) == MAX_PROBLEMS:
+            break
+    return list(found.values())
+
+
+def _everywhere(recipe: Recipe, strict_missing: bool) -> Iterator[Problem]:
+    yield from (problem for problem, _ in _problems(recipe, strict_missing))
     for name in recipe.variants:
         try:
-            found += [problem for problem, _ in _problems(recipe.variant(name), strict_missing)]
+            yield from (problem for problem, _ in _problems(recipe.variant(name), strict_missing))
         except InvalidRecipe as error:
-            found += error.problems
+            yield from error.problems
         except RecipeError as error:
-            found.append(Problem(f"variants.{name}", "", error.message, error.hint))
-    return list(dict.fromkeys(found))
+            yield Problem(f"variants.{name}", "", error.message, error.hint)
 
 
 def _problems(recipe: Recipe, strict_missing: bool) -> Iterator[tuple[Problem, MedgroundError | None]]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from medground.errors import RecipeError
-from medground.recipe.read import MAX_DEPTH, Key, parse
+from medground.recipe.read import MAX_DEPTH, Key, parse, shown
 from medground.recipe.sections import COMPONENTS, RECIPE_WORDS
 
 COMMAND_LINE = "command line"
@@ -38,7 +38,9 @@ def from_override(text: str) -> Layer:
     """
     dotted, equals, value = text.partition("=")
     if not equals or not dotted.strip():
-        raise RecipeError(f"the override {text!r} is not of the form key=value", hint="for example segmenter=medsam")
+        raise RecipeError(
+            f"the override {shown(text)} is not of the form key=value", hint="for example segmenter=medsam"
+        )
     try:
         data, _ = parse(value, COMMAND_LINE, lines=False)
     except RecipeError as error:
@@ -55,7 +57,7 @@ def from_dotted(dotted: str, value: Any, origin: Layer, prefix: Key = ()) -> Lay
     path = tuple(dotted.split("."))
     where = origin.place((*prefix, dotted))
     if not all(path) or len(path) > MAX_DEPTH:
-        raise RecipeError(f"{where}: {dotted[:60]!r} is not a dotted key", hint="for example rewards.bbox_iou")
+        raise RecipeError(f"{where}: {shown(dotted)} is not a dotted key", hint="for example rewards.bbox_iou")
     if path[0] in RECIPE_WORDS:
         raise RecipeError(f"{where}: {path[0]!r} cannot be overridden", hint="write it in a recipe file")
     own = (*prefix, dotted)
@@ -98,7 +100,7 @@ def shorthand(layer: Layer) -> Layer:
         RecipeError: if something stands for a component that cannot be one, or a key holds a dot.
     """
     data = copy.deepcopy(layer.data)
-    _refuse_dots(data, (), layer)
+    _refuse_dots({key: value for key, value in data.items() if key != "variants"}, (), layer)
     for kind in COMPONENTS:
         if kind in data:
             data[kind] = _component(data[kind], (kind,), layer)
@@ -115,7 +117,7 @@ def _component(value: Any, path: Key, layer: Layer) -> Any:
     if value is None or isinstance(value, dict):
         return value
     raise RecipeError(
-        f"{layer.place(path)}: {'.'.join(path)} is {value!r}, which names no component",
+        f"{layer.place(path)}: {'.'.join(path)} is {shown(value)}, which names no component",
         hint="write a name, or {name: ..., argument: value}",
     )
 
@@ -168,6 +170,9 @@ def _merge(base: dict[str, Any], over: Mapping[str, Any], path: Key, layer: Laye
             base[key] = value
         elif not isinstance(old, dict):
             base[key] = {}
+            if path == ("rewards",):  # named as its label until it says
+                base[key]["name"] = key
+                origins[(*here, "name")] = layer.place(here)
         elif _swaps(here, old, value):
             # A term's weight belongs to its label, so it outlives the component.
             base[key] = {"weight": old["weight"]} if here[0] == "rewards" and "weight" in old else {}
@@ -177,12 +182,9 @@ def _merge(base: dict[str, Any], over: Mapping[str, Any], path: Key, layer: Laye
 
 
 def _swaps(path: Key, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
-    """Whether `new` puts another component in the place of `old`; a term is named as its label until it says."""
-    if path[0] in COMPONENTS and len(path) == 1:
-        return "name" in new and new["name"] != old.get("name")
-    if path[0] == "rewards" and len(path) == 2:
-        return "name" in new and new["name"] != old.get("name", path[1])
-    return False
+    """Whether `new` puts another component in the place of `old`."""
+    component = path[0] in COMPONENTS if len(path) == 1 else path[0] == "rewards" and len(path) == 2
+    return component and "name" in new and new["name"] != old.get("name")
 
 
 def leaves(data: Any, path: Key = ()) -> Iterable[tuple[Key, Any]]:

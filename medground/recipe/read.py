@@ -7,6 +7,7 @@ could grow, and no expression that could be evaluated.
 
 import copy
 import math
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,11 +17,14 @@ import yaml  # type: ignore[import-untyped]
 
 from medground.errors import RecipeError
 
-MAX_BYTES = 1_000_000
+MAX_BYTES = 100_000
+"""YAML is read at 0.2 to 1 MB a second: this keeps the worst text under a second."""
 MAX_ALIASES = 64
 MAX_DEPTH = 32
-MAX_NODES = 10_000
+MAX_NODES = 3_000
 """Counted with aliases expanded: 64 nested aliases could stand for millions of values."""
+MAX_KEY = 100
+"""Characters in a key or a component's name."""
 MISSING = "???"
 
 Key = tuple[str, ...]
@@ -33,6 +37,12 @@ _UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud8
 """Control characters, text-direction overrides and halves of characters: they can make a terminal lie."""
 
 
+def shown(value: Any) -> str:
+    """A value as people are told it: quoted, escaped, cut short."""
+    text = repr(value[:MAX_KEY] if isinstance(value, str) else value)
+    return text if len(text) <= MAX_KEY else f"{text[: MAX_KEY - 1]}…"
+
+
 def read_file(path: Path, shown: str) -> str:
     """The text of a recipe file, refused before it is read when it is no regular file or too big.
 
@@ -40,7 +50,7 @@ def read_file(path: Path, shown: str) -> str:
         RecipeError: if it cannot be read as UTF-8 text of at most `MAX_BYTES`.
     """
     try:
-        if not path.is_file():
+        if not os.path.isfile(path):
             raise RecipeError(f"{shown} is not a file", hint="a recipe is a .yaml file or a folder with recipe.yaml")
         with path.open("rb") as stream:
             content = stream.read(MAX_BYTES + 1)
@@ -77,11 +87,13 @@ def parse(text: str, source: str, *, lines: bool = True) -> tuple[Any, dict[Key,
         raise RecipeError(f"{_place(source, line, lines)}: the character {bad[0]!r} is not allowed in a recipe")
     reader = _Reader(source, lines)
     try:
-        return reader.document(yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))), reader.at
+        return reader.document(yaml.parse(text, Loader=yaml.SafeLoader)), reader.at
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = _place(source, mark.line + 1 if mark else 1, lines)
-        raise RecipeError(f"{where}: not YAML: {getattr(error, 'problem', None) or 'unreadable'}") from error
+        problem = getattr(error, "problem", None) or "unreadable"
+        hint = "inside {} and [] write '???' in quotes" if "'?'" in problem else None
+        raise RecipeError(f"{where}: not YAML: {problem}", hint=hint) from error
 
 
 class _Reader:
@@ -113,7 +125,7 @@ class _Reader:
         if isinstance(event, yaml.AliasEvent):
             value = self.alias(event, depth)
         elif event.tag is not None:
-            raise self.refusal(event, f"the YAML tag {event.tag!r} is not allowed", "a recipe is plain data")
+            raise self.refusal(event, f"the YAML tag {shown(event.tag)} is not allowed", "a recipe is plain data")
         elif isinstance(event, yaml.ScalarEvent):
             value = self.scalar(event)
         elif isinstance(event, yaml.SequenceStartEvent):
@@ -151,7 +163,9 @@ class _Reader:
         if key == "<<":
             raise self.refusal(event, "merge keys (<<) are not allowed", "use extends to share settings")
         if not isinstance(key, str) or not key:
-            raise self.refusal(event, f"the key {event.value!r} is not a word", "put it in quotes")
+            raise self.refusal(event, f"the key {shown(event.value)} is not a word", "put it in quotes")
+        if len(key) > MAX_KEY:
+            raise self.refusal(event, f"the key {shown(key)} is longer than {MAX_KEY} characters", None)
         return key
 
     def alias(self, event: Any, depth: int) -> Any:
@@ -159,7 +173,9 @@ class _Reader:
         if self.aliases > MAX_ALIASES:
             raise self.refusal(event, f"the recipe holds more than {MAX_ALIASES} aliases", "write the values out")
         if event.anchor not in self.anchors:
-            raise self.refusal(event, f"the alias *{event.anchor} refers to nothing before it, or to itself", None)
+            raise self.refusal(
+                event, f"the alias {shown('*' + event.anchor)} refers to nothing before it, or to itself", None
+            )
         value, nodes, deep = self.anchors[event.anchor]
         self.count(event, nodes - 1, depth + deep)
         self.deepest = max(self.deepest, depth + deep)
@@ -170,7 +186,7 @@ class _Reader:
         if bad := _UNSEEN.search(text):
             raise self.refusal(event, f"the character {bad[0]!r} is not allowed in a recipe", None)
         if "${" in text:
-            raise self.refusal(event, f"{text[:60]!r} holds an expression", "recipes are data: write the value itself")
+            raise self.refusal(event, f"{shown(text)} holds an expression", "recipes are data: write the value itself")
         if not event.implicit[0]:
             return text
         if text in ("", "~", "null", "Null", "NULL"):
@@ -182,7 +198,7 @@ class _Reader:
         if not _FLOAT.fullmatch(text) and not _NOT_FINITE.fullmatch(text):
             return text
         if _NOT_FINITE.fullmatch(text) or not math.isfinite(float(text)):
-            raise self.refusal(event, f"{text[:60]!r} is not a finite number", "quote it if it is a word")
+            raise self.refusal(event, f"{shown(text)} is not a finite number", "quote it if it is a word")
         return float(text)
 
     def count(self, event: Any, nodes: int, depth: int) -> None:

@@ -17,6 +17,7 @@ from medground.recipe.sections import COMPONENTS, FILLED, RECIPE_WORDS, SETTINGS
 from medground.recipe.sources import AS_WRITTEN, RESOLVED, Written, written
 from medground.recipe.structure import InvalidRecipe, problems
 
+MAX_VARIANTS = 256
 Source = str | os.PathLike[str] | Mapping[str, Any]
 
 
@@ -118,6 +119,7 @@ class Recipe:
 
     def write(self, folder: Path) -> None:
         """Write ``recipe.yaml`` (resolved) and ``recipe.source.yaml`` (as written): the folder is a recipe then."""
+        folder.mkdir(parents=True, exist_ok=True)
         (folder / RESOLVED).write_text(self.dump(), encoding="utf-8")
         (folder / AS_WRITTEN).write_text(self.text, encoding="utf-8")
 
@@ -153,7 +155,7 @@ def resolve(source: Source, *overrides: str, variant: str | None = None) -> Reci
 
 
 def _compose(source: Written, overrides: Sequence[str], variant: str | None) -> Recipe:
-    rows = _rows(source.layers)
+    rows = _rows(source)
     name = source.name if variant is None else f"{source.name}:{variant}"
     chosen = [] if variant is None else from_row(variant, *rows[variant])
     data, origins = stack([*source.layers, *chosen, *ordered(map(from_override, overrides))])
@@ -180,15 +182,17 @@ def _compose(source: Written, overrides: Sequence[str], variant: str | None) -> 
     )
 
 
-def _rows(layers: Sequence[Layer]) -> dict[str, tuple[Any, Layer]]:
+def _rows(source: Written) -> dict[str, tuple[Any, Layer]]:
     """Variant rows by name, later files' first; null takes one away."""
     rows: dict[str, tuple[Any, Layer]] = {}
-    for layer in layers:
+    for layer in source.layers:
         found = layer.data.get("variants")
         if found is not None and not isinstance(found, dict):
             raise RecipeError(f"{layer.place(('variants',))}: variants is not a section", hint="write name: row lines")
         for name, row in (found or {}).items():
             rows[name] = row, layer
+    if len(rows) > MAX_VARIANTS:
+        raise RecipeError(f"{source.name}: {len(rows)} variants are more than {MAX_VARIANTS}", hint="split the recipe")
     return {name: (row, layer) for name, (row, layer) in rows.items() if row is not None}
 
 
@@ -200,7 +204,7 @@ def _fill(data: dict[str, Any]) -> dict[str, Any]:
             filled[key] = data[key]
     if data.get("rewards") is not None:
         terms = {label: term for label, term in data["rewards"].items() if term is not None}
-        filled["rewards"] = {label: {"name": label, "weight": 1.0, **term} for label, term in terms.items()}
+        filled["rewards"] = {label: {"weight": 1.0, **term} for label, term in terms.items()}
     for key, setting in SETTINGS.items():
         if data.get(key) is not None:
             filled[key] = _with_defaults(setting, data[key])

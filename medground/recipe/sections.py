@@ -3,6 +3,7 @@
 from typing import Any
 
 from medground.errors import nearest
+from medground.recipe.read import MAX_KEY, shown
 
 COMPONENTS = ("reasoner", "prompt_interface", "segmenter", "engine", "rollout")
 """Top-level keys that hold one component, named as its kind; null means none."""
@@ -96,12 +97,12 @@ def objection(setting: Any, value: Any) -> tuple[str, str] | None:
     if isinstance(setting, Choice):
         if isinstance(value, str) and value in setting:
             return None
-        return f"{value!r} is not one of its words", nearest(str(value), setting)
+        return f"{shown(value)} is not one of its words", nearest(str(value)[:MAX_KEY], setting)
     wanted = "true or false" if isinstance(setting, bool) else _WANTED[type(setting)]
     fits = isinstance(value, (int, float) if isinstance(setting, float) else type(setting))
     if fits and isinstance(value, bool) == isinstance(setting, bool):
         return None
-    return f"{value!r} is not {wanted}", f"write {wanted}"
+    return f"{shown(value)} is not {wanted}", f"write {wanted}"
 
 
 _WANTED = {int: "a whole number", float: "a number", str: "a word", dict: "a section of key: value lines"}

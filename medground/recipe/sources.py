@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -12,10 +13,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 from medground.errors import RecipeError, nearest
 from medground.recipe.layers import Layer, shorthand
-from medground.recipe.read import parse, read_file
+from medground.recipe.read import MAX_BYTES, MAX_KEY, MAX_NODES, parse, read_file
+from medground.recipe.read import shown as told
 
 SUFFIXES = (".yaml", ".yml")
-MAX_FILES = 32
+MAX_FILES = 16
 """A recipe and all it extends."""
 RESOLVED = "recipe.yaml"
 """In a run folder: the recipe as it was resolved."""
@@ -73,10 +75,9 @@ def written(source: "str | os.PathLike[str] | Mapping[str, Any]") -> Written:
     if isinstance(source, Mapping):
         return _from_mapping(source)
     name, file = _find(source)
-    layers: list[Layer] = []
-    texts: list[tuple[str, str]] = []
-    _read(file, (), layers, texts)
-    return Written(name, tuple(layers), tuple(texts))
+    files = _Files()
+    files.read(file, ())
+    return files.written(name)
 
 
 def _find(source: "str | os.PathLike[str]") -> tuple[str, File]:
@@ -84,19 +85,25 @@ def _find(source: "str | os.PathLike[str]") -> tuple[str, File]:
     if isinstance(source, str) and word in names():
         return word, _shipped(word)
     path = Path(word)
-    if "\0" not in word and path.is_dir():
+    if os.path.isdir(word):
         if not (path / RESOLVED).is_file():
             raise RecipeError(f"the folder {word!r} holds no {RESOLVED}", hint="a run folder holds one")
-        return path.resolve().name, File(path / RESOLVED, str(path / RESOLVED), path.resolve())
+        return _real(path).name, File(path / RESOLVED, str(path / RESOLVED), _real(path))
     if path.suffix in SUFFIXES and "\0" not in word:
-        real = path.resolve()
-        root = shipped().resolve()
+        real, root = _real(path), _real(shipped())
         return path.stem, File(path, word, root if real.is_relative_to(root) else real.parent)
-    raise RecipeError(f"there is no recipe {word!r}", hint=nearest(word, names()) + ", or a path ending in .yaml")
+    raise RecipeError(
+        f"there is no recipe {told(word)}", hint=nearest(word[:MAX_KEY], names()) + ", or a path ending in .yaml"
+    )
+
+
+def _real(path: Path) -> Path:
+    # Unlike Path.resolve, this has an answer for links that run in circles and names that are too long.
+    return Path(os.path.realpath(path))
 
 
 def _shipped(name: str) -> File:
-    return File(shipped() / f"{name}.yaml", f"recipes/{name}.yaml", shipped().resolve())
+    return File(shipped() / f"{name}.yaml", f"recipes/{name}.yaml", _real(shipped()))
 
 
 def _from_mapping(source: Mapping[str, Any]) -> Written:
@@ -104,41 +111,43 @@ def _from_mapping(source: Mapping[str, Any]) -> Written:
         text = OmegaConf.to_yaml(OmegaConf.create(dict(source)))
     except (OmegaConfBaseException, RecursionError) as error:
         raise RecipeError(f"the mapping is no recipe: {str(error).splitlines()[0]}") from error
-    layers: list[Layer] = []
-    texts: list[tuple[str, str]] = []
-    _add(text, "mapping", None, (), layers, texts)
-    return Written("mapping", tuple(layers), tuple(texts))
+    files = _Files()
+    files.add(text, "mapping", None, ())
+    return files.written("mapping")
 
 
-def _read(file: File, above: tuple[Path, ...], layers: list[Layer], texts: list[tuple[str, str]]) -> None:
-    real = file.path.resolve()
-    _add(read_file(file.path, file.shown), file.shown, file, (*above, real), layers, texts)
+class _Files:
+    """The files of one recipe, as they are read: each after those it extends, and the caps hold for all together."""
 
+    def __init__(self) -> None:
+        self.layers: list[Layer] = []
+        self.texts: list[tuple[str, str]] = []
+        self.count = self.size = self.values = 0
 
-def _add(
-    text: str,
-    shown: str,
-    file: File | None,
-    chain: tuple[Path, ...],
-    layers: list[Layer],
-    texts: list[tuple[str, str]],
-) -> None:
-    data, at = parse(text, shown, lines=file is not None)
-    if data is None:
-        data = {}
-    if not isinstance(data, dict):
-        raise RecipeError(f"{shown}: a recipe is key: value lines, not a {type(data).__name__}")
-    layer = Layer(data, {(): shown, **at})
-    for index, base in enumerate(_bases(layer)):
-        place = layer.place(("extends", str(index)))
-        found = _base(base, file, place)
-        if found.path.resolve() in chain:
-            raise RecipeError(f"{place}: {base!r} extends itself in a circle", hint="take one extends away")
-        if len(layers) + len(chain) > MAX_FILES:
-            raise RecipeError(f"{place}: a recipe is made of at most {MAX_FILES} files")
-        _read(found, chain, layers, texts)
-    layers.append(shorthand(layer))
-    texts.append((shown, text))
+    def written(self, name: str) -> Written:
+        return Written(name, tuple(self.layers), tuple(self.texts))
+
+    def read(self, file: File, chain: tuple[Path, ...]) -> None:
+        self.add(read_file(file.path, file.shown), file.shown, file, (*chain, _real(file.path)))
+
+    def add(self, text: str, shown: str, file: File | None, chain: tuple[Path, ...]) -> None:
+        self.count, self.size = self.count + 1, self.size + len(text)
+        if self.count > MAX_FILES or self.size > MAX_BYTES or self.values > MAX_NODES:
+            limits = f"{MAX_FILES} files, {MAX_BYTES:,} bytes or {MAX_NODES:,} values"
+            raise RecipeError(f"{shown}:1: the recipe takes more than {limits} with all it extends")
+        data, at = parse(text, shown, lines=file is not None)
+        self.values += len(at)
+        if not isinstance(data, dict | NoneType):
+            raise RecipeError(f"{shown}:1: a recipe is key: value lines, not a {type(data).__name__}")
+        layer = Layer(data or {}, {(): shown, **at})
+        for index, base in enumerate(_bases(layer)):
+            place = layer.place(("extends", str(index)))
+            found = _base(base, file, place)
+            if _real(found.path) in chain:
+                raise RecipeError(f"{place}: {told(base)} extends itself in a circle", hint="take one extends away")
+            self.read(found, chain)
+        self.layers.append(shorthand(layer))
+        self.texts.append((shown, text))
 
 
 def _bases(layer: Layer) -> list[str]:
@@ -151,14 +160,16 @@ def _bases(layer: Layer) -> list[str]:
 
 def _base(base: str, file: File | None, place: str) -> File:
     """The file that `base` means in `file`: one beside or below it, else a shipped recipe."""
-    if file is not None and not os.path.isabs(base):
+    if file is not None:
         relative = base if base.endswith(SUFFIXES) else f"{base}.yaml"
         path = file.path.parent / relative
-        if not path.resolve().is_relative_to(file.root):
-            raise RecipeError(f"{place}: {base!r} leaves the folder of the recipe", hint="extend a shipped one by name")
-        if path.is_file():
+        if not _real(path).is_relative_to(file.root):
+            raise RecipeError(
+                f"{place}: {told(base)} leaves the folder of the recipe", hint="extend a shipped one by name"
+            )
+        if os.path.isfile(path):
             shown = os.path.normpath(os.path.join(os.path.dirname(file.shown), relative))
             return File(path, shown, file.root)
     if base in names():
         return _shipped(base)
-    raise RecipeError(f"{place}: there is no recipe {base!r} to extend", hint=nearest(base, names()))
+    raise RecipeError(f"{place}: there is no recipe {told(base)} to extend", hint=nearest(base[:MAX_KEY], names()))

@@ -2,13 +2,16 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from medground.errors import RecipeError, nearest
-from medground.recipe.read import MISSING, Key
+from medground.recipe.read import MAX_KEY, MISSING, Key, shown
 from medground.recipe.sections import COMPONENTS, RECIPE_WORDS, SETTINGS, TOP, objection
 
 Place = Callable[[Key], str]
+MAX_PROBLEMS = 20
+"""Enough to mend a recipe by; looking up the nearest match of thousands would take long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +42,8 @@ class InvalidRecipe(RecipeError):
 
 
 def problems(data: dict[str, Any], place: Place) -> list[Problem]:
-    """All problems of a merged recipe's shape; components are looked at by name only."""
-    return list(_top(data, place))
+    """The first problems of a merged recipe's shape; of components, only whether they have a name."""
+    return list(islice(_top(data, place), MAX_PROBLEMS))
 
 
 def _top(data: dict[str, Any], place: Place) -> Iterator[Problem]:
@@ -64,9 +67,11 @@ def _component(path: Key, value: Any, place: Place) -> Iterator[Problem]:
     if value is None:
         return
     name = value.get("name")
-    if not isinstance(name, str) or not name:
-        where, dotted = place(path), ".".join(path)
+    where, dotted = place((*path, "name") if "name" in value else path), ".".join(path)
+    if name is None:
         yield Problem(dotted, where, f"{dotted} has no name", f"write {dotted}: NAME, or name: among its lines")
+    elif not isinstance(name, str) or not 0 < len(name) <= MAX_KEY:
+        yield Problem(dotted, where, f"{dotted} has the name {shown(name)}, which is none", "medground plugins list")
 
 
 def _terms(rewards: Any, place: Place) -> Iterator[Problem]:
@@ -74,12 +79,14 @@ def _terms(rewards: Any, place: Place) -> Iterator[Problem]:
         path = ("rewards", label)
         if term is None:
             continue
-        yield from _component(path, {"name": label, **term}, place)
+        yield from _component(path, term, place)
         weight = term.get("weight", 1.0)
         if weight != MISSING and (isinstance(weight, bool) or not isinstance(weight, (int, float))):
             key = ".".join((*path, "weight"))
             where = place((*path, "weight"))
-            yield Problem(key, where, f"{key} is {weight!r}, not a number", f"rewards.{label}: null removes a term")
+            yield Problem(
+                key, where, f"{key} is {shown(weight)}, not a number", f"rewards.{label}: null removes a term"
+            )
 
 
 def _setting(path: Key, setting: Any, value: Any, place: Place) -> Iterator[Problem]:

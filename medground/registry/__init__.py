@@ -25,7 +25,7 @@ from medground.registry.discovery import (
     find,
     kind_word,
 )
-from medground.registry.offers import RESERVED, offers
+from medground.registry.loading import RESERVED, offers
 from medground.registry.trial import survive
 
 __all__ = [

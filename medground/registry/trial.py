@@ -14,7 +14,7 @@ from pathlib import Path
 
 from medground.errors import MedgroundError, PluginError
 from medground.registry.discovery import OWN, Component, components, removal
-from medground.registry.offers import offers
+from medground.registry.loading import offers
 
 SECONDS = 30.0
 
@@ -98,7 +98,7 @@ def report() -> None:
         try:
             offers(component)
         except MedgroundError as error:
-            found = {"cause": error.message, "remedy": error.hint}
+            found = {"cause": error.message.removeprefix(f"plugin {component.owner} "), "remedy": error.hint}
             break
     sys.stdout.flush()
     Path(answer).write_text(json.dumps(found), encoding="utf-8")

@@ -6,8 +6,11 @@ import pickle
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
+
 from medground.hookspecs import Factory
 from medground.registry import RESERVED
+from medground.types import Mask
 
 
 class ConformanceError(AssertionError):
@@ -15,7 +18,7 @@ class ConformanceError(AssertionError):
 
     Args:
         subject: the factory checked.
-        broken: one sentence per broken promise.
+        broken: one sentence per broken promise, with the first culprit.
     """
 
     def __init__(self, subject: str, broken: list[str]) -> None:
@@ -25,64 +28,89 @@ class ConformanceError(AssertionError):
 
 
 class Findings:
-    """What was found wrong with one component so far."""
+    """Which promises one component broke so far, and with what."""
 
     def __init__(self, factory: Factory) -> None:
         self.subject = getattr(factory, "__qualname__", repr(factory))
-        self.broken: list[str] = []
+        self.culprits: dict[str, list[str]] = {}
         self.first: BaseException | None = None
 
-    def expect(self, kept: Any, promise: str) -> bool:
-        """Note `promise` as broken unless `kept`; the same sentence is noted once."""
-        if not kept and promise not in self.broken:
-            self.broken.append(promise)
+    def expect(self, kept: Any, promise: str, culprit: str = "") -> bool:
+        """Note `promise` as broken by `culprit` unless `kept`."""
+        if not kept:
+            self.culprits.setdefault(promise, []).append(culprit)
         return bool(kept)
 
     @contextlib.contextmanager
-    def attempt(self, what: str) -> Iterator[None]:
-        """Whatever the component raises inside is a broken promise; the check goes on after the block."""
+    def attempt(self, promise: str, culprit: str = "") -> Iterator[None]:
+        """Whatever the component raises inside breaks `promise`; the check goes on after the block."""
         try:
             yield
         except Exception as error:  # noqa: BLE001 any failure of the component under test is a finding
-            self.first = self.first or error
-            self.expect(False, f"{what} raises {type(error).__name__}: {error}")
+            self.fail(promise, culprit, error)
+
+    def fail(self, promise: str, culprit: str, error: Exception) -> None:
+        """Note `promise` as broken because of `error`."""
+        self.first = self.first or error
+        self.expect(False, promise, f"{culprit} raises {type(error).__name__}: {error}".strip())
 
     def conclude(self) -> None:
         """Raise for what was found, if anything; the first exception of the component is the cause."""
-        if self.broken:
-            raise ConformanceError(self.subject, self.broken) from self.first
+        if self.culprits:
+            raise ConformanceError(
+                self.subject, [_sentence(promise, found) for promise, found in self.culprits.items()]
+            ) from self.first
+
+
+def _sentence(promise: str, culprits: list[str]) -> str:
+    more = f" (and {len(culprits) - 1} more)" if len(culprits) > 1 else ""
+    return f"{promise}: {culprits[0]}{more}" if culprits[0] else promise
+
+
+def shown(value: Any) -> str:
+    """A value for a sentence: arrays by shape and dtype, the rest by a short repr."""
+    if isinstance(value, np.ndarray):
+        return f"{value.shape} {value.dtype}"
+    if isinstance(value, Mask):
+        return f"Mask({shown(value.data)}, {value.score!r})"
+    if isinstance(value, list | tuple):
+        inside = ", ".join(shown(item) for item in value[:3]) + ", ..." * (len(value) > 3)
+        return f"[{inside}]" if isinstance(value, list) else f"({inside})"
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def make(factory: Factory, arguments: dict[str, Any], findings: Findings) -> Any:
     """The component, after its factory's own promises: flat keyword-only arguments, defaults, picklable."""
     for parameter in inspect.signature(factory).parameters.values():
-        findings.expect(parameter.name not in RESERVED, f"parameter {parameter.name!r} is a word of recipes")
+        findings.expect(
+            parameter.name not in RESERVED, "no parameter may be a word of recipes, name or weight", str(parameter)
+        )
         findings.expect(
             parameter.kind is parameter.KEYWORD_ONLY,
-            f"parameter {parameter.name!r} must be keyword-only (put a * before it), not {parameter.kind.description}",
+            "every parameter must be keyword-only (put a * before the first)",
+            str(parameter),
         )
         findings.expect(
             parameter.default is not parameter.empty or parameter.kind is parameter.VAR_KEYWORD,
-            f"parameter {parameter.name!r} needs a default",
+            "every parameter needs a default",
+            str(parameter),
         )
-    with findings.attempt("pickling the factory (it must be a class or function at the top of a module)"):
+    with findings.attempt("the factory can be pickled: it is a class or function at the top of a module"):
         pickle.loads(pickle.dumps(factory))
-    component = None
-    with findings.attempt(f"making it with {arguments}"):
+    try:
         component = factory(**arguments)
-    if component is None:
-        findings.expect(False, f"made with {arguments}, it is None")
+    except Exception as error:  # noqa: BLE001 whatever it is, there is nothing to check further
+        findings.fail("it can be made", f"factory(**{arguments})", error)
         findings.conclude()
-    findings.expect(
-        " object at 0x" not in repr(component), f"its repr should show its settings, not {repr(component)[:80]!r}"
-    )
+    findings.expect(" object at 0x" not in repr(component), "its repr shows its settings", shown(component))
     return component
 
 
 def check_kinds(holder: Any, attribute: str, findings: Findings) -> frozenset[str]:
-    """The prompt kinds an attribute declares, or none where it is missing or malformed."""
+    """The prompt kinds an attribute declares; where it is malformed, as much of it as can be used to go on."""
     known = {"box", "points", "negative_points"}
     value = getattr(holder, attribute, None)
     good = isinstance(value, frozenset) and value and value <= known
-    findings.expect(good, f"{attribute} must be a non-empty frozenset out of {sorted(known)}, not {value!r}")
-    return value if isinstance(value, frozenset) else frozenset()
+    findings.expect(good, f"{attribute} is a non-empty frozenset out of {sorted(known)}", shown(value))
+    return frozenset(known & set(value)) if isinstance(value, frozenset | set | tuple | list) else frozenset({"box"})

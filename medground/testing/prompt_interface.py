@@ -11,7 +11,7 @@ from medground.frames import Frame, Kind, Order, pixels
 from medground.geometry import Size
 from medground.hookspecs import Factory
 from medground.testing import examples
-from medground.testing.findings import Findings, check_kinds, make
+from medground.testing.findings import Findings, check_kinds, make, shown
 from medground.types import Completion, Fault, Grounding, Query, image_of, text_of
 
 MODEL_SIZE = (420, 616)
@@ -27,15 +27,15 @@ def check_prompt_interface(factory: Factory, /, **arguments: Any) -> None:
     findings = Findings(factory)
     interface = make(factory, arguments, findings)
     provides = check_kinds(interface, "provides", findings)
-    with findings.attempt("pickling it (worker processes do)"):
+    with findings.attempt("it can be pickled, as worker processes do"):
         pickle.loads(pickle.dumps(interface))
-    with findings.attempt("render"):
+    with findings.attempt("render gives one user turn, image first"):
         _check_render(interface, examples.query(), findings)
     for size in [(37, 53), (480, 640), (1024, 100)]:
         for frame in _frames(size):
-            with findings.attempt(f"the round trip of a {size} image through {frame}"):
+            with findings.attempt("parse reads the ideal answer", f"a {size} image through {frame}"):
                 _check_round_trip(interface, provides, size, frame, findings)
-    with findings.attempt("the round trip of thoughts"):
+    with findings.attempt("parse reads thoughts as they were written"):
         _check_think(interface, findings)
     for text in nasty_texts(interface):
         _check_total(interface, text, findings)
@@ -87,18 +87,26 @@ def _check_render(interface: Any, query: Query, findings: Findings) -> None:
     before = query.image.copy()
     messages = interface.render(query)
     shape = [turn.get("role") for turn in messages]
-    findings.expect(shape == ["user"], f"render must give one user turn, not {shape}")
+    findings.expect(shape == ["user"], "render gives one user turn, image first", f"the turns are {shape}")
     content = messages[0].get("content")
     if not findings.expect(
-        isinstance(content, list) and content, f"a turn's content is a list of parts, not {content!r}"
+        isinstance(content, list) and content, "a turn's content is a list of parts", shown(content)
     ):
         return
     kinds = [part.get("type") for part in content]
-    findings.expect(kinds[0] == "image" and kinds.count("image") == 1, f"one image comes first, not {kinds}")
-    findings.expect(np.array_equal(image_of(messages), before), "render must pass the query's image on as it is")
-    findings.expect(query.question in text_of(messages), "the question must be in the text as it was asked")
+    findings.expect(
+        kinds[0] == "image" and kinds.count("image") == 1,
+        "render gives one user turn, image first",
+        f"the parts are {kinds}",
+    )
+    findings.expect(
+        np.array_equal(image_of(messages), before), "render passes the image on as it is", shown(image_of(messages))
+    )
+    findings.expect(
+        query.question in text_of(messages), "the question is in the text as it was asked", shown(text_of(messages))
+    )
     again = interface.render(query)
-    findings.expect(text_of(again) == text_of(messages), "render must write the same text every time")
+    findings.expect(text_of(again) == text_of(messages), "render writes the same text every time")
 
 
 def _check_round_trip(
@@ -106,13 +114,14 @@ def _check_round_trip(
 ) -> None:
     truth = examples.target(size)
     text = interface.answer(truth) if frame is None else interface.answer(truth, frame=frame, size=size)
-    if not findings.expect(isinstance(text, str), f"answer must be text, not {text!r}"):
+    if not findings.expect(isinstance(text, str), "answer gives text", shown(text)):
         return
     grounding = interface.parse(Completion(text=text, frame=frame), size)
     where = f"a {size} image through {frame}"
     if not findings.expect(
         grounding.fault is None and grounding.prompt is not None,
-        f"parse finds {grounding.fault} in the ideal answer for {where}: {text[:200]!r}",
+        "parse reads the ideal answer",
+        f"{grounding.fault} for {where}: {text[:200]!r}",
     ):
         return
     unit = np.array((frame or pixels(size)).unit(size))
@@ -128,37 +137,43 @@ def _check_round_trip(
         if found is not None and np.size(found) == np.size(wanted):
             step = np.abs(np.reshape(found, (-1, 2)) - np.reshape(wanted, (-1, 2))) / unit
             drift = float(step.max())
-        findings.expect(drift <= 0.5 + 1e-6, f"{kind} drifts by {drift:.3g} model units (at most 0.5) for {where}")
+        findings.expect(
+            drift <= 0.5 + 1e-6, f"{kind}: at most half a model unit of drift", f"by {drift:.3g} for {where}"
+        )
 
 
 def _check_think(interface: Any, findings: Findings) -> None:
     size, words = (37, 53), "The left lung is darker, so I look there."
     text = interface.answer(examples.target(size), think=words, frame=pixels(size), size=size)
     grounding = interface.parse(Completion(text=text, frame=pixels(size)), size)
-    findings.expect(grounding.fault is None, f"parse finds {grounding.fault} in the ideal answer with thoughts")
+    findings.expect(grounding.fault is None, "parse reads the ideal answer", f"{grounding.fault} where it has thoughts")
     if grounding.think is not None:
-        findings.expect(grounding.think.strip() == words, f"the thoughts {words!r} are read as {grounding.think!r}")
+        findings.expect(
+            grounding.think.strip() == words, "parse reads thoughts as they were written", shown(grounding.think)
+        )
 
 
 def _check_total(interface: Any, text: str, findings: Findings) -> None:
     size = (37, 53)
-    shown = repr(text if len(text) <= 60 else f"{text[:40]}... ({len(text)} characters)")
+    said = repr(text if len(text) <= 60 else f"{text[:40]}... ({len(text)} characters)")
     completion = Completion(text=text, frame=pixels(size))
-    with findings.attempt(f"parse of {shown}"):
-        for said in (completion, replace(completion, frame=None), replace(completion, finish_reason="length")):
-            _check_grounding(interface.parse(said, size), shown, findings)
+    with findings.attempt("parse never raises, whatever the text", said):
+        for one in (completion, replace(completion, frame=None), replace(completion, finish_reason="length")):
+            _check_grounding(interface.parse(one, size), said, findings)
 
 
-def _check_grounding(grounding: Any, shown: str, findings: Findings) -> None:
-    if not findings.expect(isinstance(grounding, Grounding), f"parse gives a Grounding, not {grounding!r}"):
+def _check_grounding(grounding: Any, said: str, findings: Findings) -> None:
+    if not findings.expect(
+        isinstance(grounding, Grounding), "parse gives a Grounding", f"{shown(grounding)} for {said}"
+    ):
         return
     fault, prompt = grounding.fault, grounding.prompt
-    findings.expect(fault is None or isinstance(fault, Fault), f"a fault is a medground.types.Fault, not {fault!r}")
-    findings.expect(fault is not None or prompt is not None, f"without a fault there must be a prompt ({shown})")
+    findings.expect(fault is None or isinstance(fault, Fault), "a fault is a medground.types.Fault", shown(fault))
+    findings.expect(fault is not None or prompt is not None, "without a fault there is a prompt", said)
     if prompt is not None:
         numbers = [*(prompt.box or ()), *(value for point in prompt.points for value in point)]
-        findings.expect(np.isfinite(numbers).all(), f"a prompt must be finite, not {numbers} ({shown})")
+        findings.expect(np.isfinite(numbers).all(), "a prompt is finite", f"{numbers} for {said}")
     for what in ("answer_level", "think_level"):
         level = getattr(grounding, what)
         good = (level is None and what == "think_level") or (level is not None and 0 <= level <= 1)
-        findings.expect(good, f"{what} lies in [0, 1], not {level!r} ({shown})")
+        findings.expect(good, f"{what} lies in [0, 1]", f"{level!r} for {said}")

@@ -10,7 +10,7 @@ import numpy as np
 from medground.frames import Frame
 from medground.hookspecs import Factory
 from medground.testing import examples
-from medground.testing.findings import Findings, make
+from medground.testing.findings import Findings, make, shown
 from medground.types import Completion, Messages, Sampling, image_of, text_of
 
 
@@ -22,12 +22,12 @@ def check_reasoner(factory: Factory, /, **arguments: Any) -> None:
     """
     findings = Findings(factory)
     reasoner = make(factory, arguments, findings)
-    with findings.attempt("generate with nothing to answer"):
+    with findings.attempt("no conversations give []"):
         none = reasoner.generate([], Sampling())
-        findings.expect(none == [], f"no conversations must give [], not {none!r}")
+        findings.expect(none == [], "no conversations give []", shown(none))
     greedy = Sampling(num_generations=1, temperature=0.0, max_completion_length=64, seed=7)
     for sampling in (greedy, replace(greedy, num_generations=3, temperature=1.0)):
-        with findings.attempt(f"generate with temperature {sampling.temperature}"):
+        with findings.attempt("every conversation is answered", f"temperature {sampling.temperature}"):
             _check_sampling(reasoner, sampling, findings)
     findings.conclude()
 
@@ -36,62 +36,86 @@ def _check_sampling(reasoner: Any, sampling: Sampling, findings: Findings) -> No
     conversations = examples.conversations()
     before = copy.deepcopy(conversations)
     groups = reasoner.generate(conversations, sampling)
-    findings.expect(_equal(conversations, before), "generate changes the messages it is given")
-    if not _well_formed(groups, len(conversations), sampling, findings):
+    findings.expect(_equal(conversations, before), "generate leaves the messages as they are")
+    if not _well_formed(reasoner, conversations, groups, sampling, findings):
         return
     how = f"temperature {sampling.temperature}, seed {sampling.seed}"
     said = _texts(groups)
     again = _texts(reasoner.generate(conversations, sampling))
-    findings.expect(again == said, f"the same call writes other text the second time ({how})")
+    findings.expect(again == said, "the same call writes the same text every time", how)
     backwards = _texts(reasoner.generate(conversations[::-1], sampling))[::-1]
-    findings.expect(backwards == said, f"a completion depends on the order of the batch ({how})")
+    findings.expect(backwards == said, "a completion does not depend on the order of the batch", how)
     alone = [_texts(reasoner.generate([conversation], sampling))[0] for conversation in conversations]
-    findings.expect(alone == said, f"a completion depends on what else is in the batch ({how})")
+    findings.expect(alone == said, "a completion does not depend on what else is in the batch", how)
     first = _texts(reasoner.generate(conversations, replace(sampling, num_generations=1)))
     findings.expect(
-        [group[:1] for group in said] == first, f"the first completion depends on how many are asked for ({how})"
+        [group[:1] for group in said] == first, "a completion does not depend on how many are asked for", how
     )
 
 
-def _well_formed(groups: Any, asked: int, sampling: Sampling, findings: Findings) -> bool:
-    found = len(findings.broken)
+def _well_formed(
+    reasoner: Any, conversations: Sequence[Messages], groups: Any, sampling: Sampling, findings: Findings
+) -> bool:
+    asked = len(conversations)
+    found = len(findings.culprits)
     if not findings.expect(
-        isinstance(groups, list) and len(groups) == asked, f"{asked} conversations must give as many lists, in a list"
+        isinstance(groups, list) and len(groups) == asked,
+        "generate gives a list with one list per conversation",
+        f"{shown(groups)} for {asked}",
     ):
         return False
-    for group in groups:
+    for messages, group in zip(conversations, groups, strict=True):
         good = isinstance(group, list) and len(group) == sampling.num_generations
-        shown = len(group) if hasattr(group, "__len__") else repr(group)
-        if findings.expect(good, f"every inner list holds {sampling.num_generations} completions, not {shown}"):
+        if findings.expect(
+            good, "every inner list holds num_generations completions", f"{shown(group)} for {sampling.num_generations}"
+        ):
             for completion in group:
                 _check_completion(completion, findings)
-    return len(findings.broken) == found
+                _check_frame(reasoner, messages, completion, findings)
+    return len(findings.culprits) == found
+
+
+def _check_frame(reasoner: Any, messages: Messages, completion: Any, findings: Findings) -> None:
+    promise = "frame(size) says beforehand which frame the answer will have"
+    if getattr(completion, "frame", None) is None:
+        return
+    with findings.attempt(promise):
+        image = image_of(messages)
+        declared = reasoner.frame((image.shape[0], image.shape[1]))
+        findings.expect(declared == completion.frame, promise, f"{declared} before, {completion.frame} after")
 
 
 def _check_completion(completion: Any, findings: Findings) -> None:
     if not findings.expect(
-        isinstance(completion, Completion), f"generate gives medground.Completion, not {completion!r}"
+        isinstance(completion, Completion), "generate gives medground.Completion", shown(completion)
     ):
         return
-    findings.expect(isinstance(completion.text, str), f"a completion's text is str, not {completion.text!r}")
+    findings.expect(isinstance(completion.text, str), "a completion's text is str", shown(completion.text))
     if completion.fault is None:
         findings.expect(
-            isinstance(completion.frame, Frame), f"every completion declares its frame, not {completion.frame!r}"
+            isinstance(completion.frame, Frame), "every completion declares its frame", shown(completion.frame)
         )
     else:
-        findings.expect(not completion.fault.of_model, f"{completion.fault} is for the prompt interface to find")
+        findings.expect(
+            not completion.fault.of_model,
+            "faults of the text are for the prompt interface to find",
+            str(completion.fault),
+        )
     findings.expect(
         completion.finish_reason in ("stop", "length"),
-        f'finish_reason is "stop" or "length", not {completion.finish_reason!r}',
+        'finish_reason is "stop" or "length"',
+        shown(completion.finish_reason),
     )
     ids, logprobs = completion.token_ids, completion.logprobs
     if ids is not None:
         good = isinstance(ids, np.ndarray) and ids.ndim == 1 and ids.dtype == np.int32
-        findings.expect(good, f"token_ids are a [T] int32 array, not {type(ids).__name__}")
+        findings.expect(good, "token_ids are a [T] int32 array", shown(ids))
     if logprobs is not None:
         good = isinstance(logprobs, np.ndarray) and logprobs.dtype == np.float32 and ids is not None
         good = good and logprobs.shape == np.shape(ids) and bool((logprobs <= 0).all())
-        findings.expect(good, "logprobs are a [T] float32 array, one for each of token_ids, none above 0")
+        findings.expect(
+            good, "logprobs are a [T] float32 array, one for each of token_ids, none above 0", shown(logprobs)
+        )
 
 
 def _texts(groups: Sequence[Sequence[Completion]]) -> list[list[str]]:

@@ -8,7 +8,7 @@ import numpy as np
 from medground.errors import SegmenterError
 from medground.hookspecs import Factory
 from medground.testing import examples
-from medground.testing.findings import Findings, check_kinds, make
+from medground.testing.findings import Findings, check_kinds, make, shown
 from medground.types import Image, Mask, SpatialPrompt
 
 TOLERANCE = 0.001
@@ -34,34 +34,33 @@ def check_segmenter(factory: Factory, /, **arguments: Any) -> None:
 
 def _check_image(segmenter: Any, what: str, image: Image, prompts: Sequence[SpatialPrompt], findings: Findings) -> None:
     before = image.copy()
-    with findings.attempt(f"segment with no prompts on a {what}"):
+    with findings.attempt("no prompts give []", what):
         none = segmenter.segment(image, [])
-        findings.expect(none == [], f"no prompts must give [], not {none!r}")
-    if not prompts:
-        return
-    with findings.attempt(f"segment with prompts it accepts on a {what}"):
+        findings.expect(none == [], "no prompts give []", f"{what} gives {shown(none)}")
+    with findings.attempt("prompts of the kinds it accepts are answered", what):
         masks = segmenter.segment(image, prompts)
-        findings.expect(np.array_equal(image, before), f"segment changes the image it is given ({what})")
+        findings.expect(np.array_equal(image, before), "segment leaves the image as it is", what)
         if not _well_formed(masks, prompts, image, what, findings):
             return
         again = segmenter.segment(image, prompts)
-        findings.expect(_same(masks, again, 0.0), f"the same prompts give other masks the second time ({what})")
+        findings.expect(_same(masks, again, 0.0), "the same prompts give the same masks every time", what)
         backwards = segmenter.segment(image, list(reversed(prompts)))
         findings.expect(
-            _same(masks, list(reversed(backwards)), TOLERANCE), f"masks depend on the order of the prompts ({what})"
+            _same(masks, list(reversed(backwards)), TOLERANCE), "masks do not depend on the order of the prompts", what
         )
         for number, prompt in enumerate(prompts):
             alone = segmenter.segment(image, [prompt])
             findings.expect(
                 _same(masks[number : number + 1], alone, TOLERANCE),
-                f"the mask of a prompt depends on the prompts beside it ({what}, {sorted(prompt.kinds)})",
+                "a mask does not depend on the prompts beside its own",
+                f"{' and '.join(sorted(prompt.kinds))} on a {what}",
             )
 
 
 def _check_hostile(segmenter: Any, findings: Findings) -> None:
     image = examples.image((37, 53))
     for what, prompt in examples.hostile_prompts((37, 53)).items():
-        with findings.attempt(f"segment with {what} (a mask or a SegmenterError is expected)"):
+        with findings.attempt("any prompt gives a mask or a SegmenterError", what):
             try:
                 masks = segmenter.segment(image, [prompt])
             except SegmenterError:
@@ -73,36 +72,36 @@ def _check_batch(segmenter: Any, accepts: frozenset[str], findings: Findings) ->
     images = [examples.image((37, 53)), examples.image((64, 48), seed=1), examples.image((37, 53), seed=2)]
     prompts: list[list[SpatialPrompt]] = [examples.prompts(_size(image), accepts) for image in images]
     prompts[1] = []
-    with findings.attempt("segment_batch"):
+    promise = "segment_batch gives what segment gives for each image"
+    with findings.attempt(promise):
         together = segmenter.segment_batch(images, prompts)
         if not findings.expect(
-            len(together) == len(images), f"segment_batch gives {len(together)} lists for {len(images)} images"
+            len(together) == len(images), promise, f"{len(together)} lists for {len(images)} images"
         ):
             return
-        for image, asked, masks in zip(images, prompts, together, strict=True):
+        for number, (image, asked, masks) in enumerate(zip(images, prompts, together, strict=True)):
             if _well_formed(masks, asked, image, "segment_batch", findings):
-                findings.expect(
-                    _same(masks, segmenter.segment(image, asked), TOLERANCE),
-                    "segment_batch gives other masks than segment",
-                )
-        findings.expect(segmenter.segment_batch([], []) == [], "segment_batch of nothing must give []")
+                alone = segmenter.segment(image, asked)
+                findings.expect(_same(masks, alone, TOLERANCE), promise, f"image {number} differs")
+        none = segmenter.segment_batch([], [])
+        findings.expect(none == [], promise, f"no images give {shown(none)}")
 
 
 def _well_formed(masks: Any, prompts: Sequence[SpatialPrompt], image: Image, what: str, findings: Findings) -> bool:
-    found = len(findings.broken)
-    if not isinstance(masks, list) or len(masks) != len(prompts):
-        findings.expect(
-            False, f"{len(prompts)} prompts must give a list of as many masks, not {_shown(masks)} ({what})"
-        )
+    listed = isinstance(masks, list) and len(masks) == len(prompts)
+    if not findings.expect(listed, "segment gives a list with one mask per prompt", f"{what} gives {shown(masks)}"):
         return False
+    kept = True
     for mask in masks:
-        if not findings.expect(isinstance(mask, Mask), f"segment must give medground.Mask, not {_shown(mask)}"):
+        if not findings.expect(isinstance(mask, Mask), "segment gives medground.Mask", shown(mask)):
+            kept = False
             continue
-        good = isinstance(mask.data, np.ndarray) and mask.data.shape == _size(image) and mask.data.dtype == np.bool_
-        findings.expect(good, f"a mask must be {_size(image)} bool, not {_shown(mask.data)} ({what})")
+        shaped = isinstance(mask.data, np.ndarray) and mask.data.shape == _size(image) and mask.data.dtype == np.bool_
+        wanted = f"{shown(mask.data)} for a {_size(image)} image ({what})"
+        kept &= findings.expect(shaped, "a mask is bool at the size of its image", wanted)
         finite = isinstance(mask.score, float) and np.isfinite(mask.score)
-        findings.expect(finite, f"a mask's score must be a finite float, not {mask.score!r} ({what})")
-    return len(findings.broken) == found
+        kept &= findings.expect(finite, "a mask's score is a finite float", f"{mask.score!r} ({what})")
+    return kept
 
 
 def _same(first: Sequence[Mask], second: Sequence[Mask], tolerance: float) -> bool:
@@ -116,9 +115,3 @@ def _same(first: Sequence[Mask], second: Sequence[Mask], tolerance: float) -> bo
 
 def _size(image: Image) -> tuple[int, int]:
     return image.shape[0], image.shape[1]
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, np.ndarray):
-        return f"{value.shape} {value.dtype}"
-    return f"{len(value)} in a {type(value).__name__}" if hasattr(value, "__len__") else repr(value)

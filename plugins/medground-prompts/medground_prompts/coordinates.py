@@ -4,8 +4,6 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from medground.frames import Frame
 from medground.geometry import Box, Point, Size
 from medground.types import Fault
@@ -57,11 +55,10 @@ class Space:
         """The same in original pixels, x first; what lies within one unit of the image is pulled onto its edge."""
         if self.frame is None:
             return numbers
-        converted = self.frame.to_pixels(numbers, self.size)
-        if not self.released:
-            height, width = self.size
-            converted = np.clip(converted, 0.0, np.tile([float(width), float(height)], len(numbers) // 2))
-        return [float(number) for number in converted]
+        converted = [float(number) for number in self.frame.to_pixels(numbers, self.size)]
+        if self.released:
+            return converted
+        return [min(max(number, 0.0), float(self.size[1 - i % 2])) for i, number in enumerate(converted)]
 
 
 def _float(number: float) -> float:

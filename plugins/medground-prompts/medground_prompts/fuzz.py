@@ -81,7 +81,11 @@ def _answer(rng: random.Random) -> str:
     keys = list(KEYS)
     if rng.random() < 0.15:
         keys = rng.choices([*KEYS, "extra", "BBOX"], k=rng.randint(0, 5))
-    pairs = ", ".join(f'"{key}": {_numbers(rng, 4 if key == "bbox" else 2)}' for key in keys)
+    point = _numbers(rng, 2)
+    pairs = ", ".join(
+        f'"{key}": {_numbers(rng, 4) if key == "bbox" else point if rng.random() < 0.1 else _numbers(rng, 2)}'
+        for key in keys
+    )
     text = "{" + pairs + "}"
     if rng.random() < 0.5:
         text = text.replace('"', "'")
@@ -97,7 +101,7 @@ def _numbers(rng: random.Random, count: int) -> str:
         count += rng.choice([-1, 1])
     drawn = sorted(rng.randrange(-1, 842) for _ in range(count))
     if rng.random() < 0.05:
-        drawn = rng.choices(drawn[:2], k=count)  # equal points, boxes without width
+        drawn = rng.choices(drawn[:2], k=count)  # boxes without width, or inside out
     said = [rng.choice(NUMBERS) if rng.random() < 0.03 else str(number) for number in drawn]
     return "[" + ", ".join(said) + "]"
 
@@ -113,7 +117,7 @@ ATTACKS: Mapping[str, Callable[[int], str]] = {
     "deep nesting": lambda n: "<answer>" + '{"a":[' * (n // 6) + "</answer>",
     "one long number": lambda n: '<answer>{"bbox": [' + "9" * n + ", 1, 2, 3]}</answer>",
     "one long fraction": lambda n: '<answer>{"bbox": [0.' + "3" * n + ", 1, 2, 3]}</answer>",
-    "many keys": lambda n: "<answer>{" + ", ".join(f"'k{i}': {i}" for i in range(n // 14)) + "}</answer>",
+    "many keys": lambda n: "<answer>{" + ", ".join(f"'k{i}': {i}" for i in range(n // 16)) + "}</answer>",
     "quotes and escapes": lambda n: '<answer>{"' + "\\'" * (n // 2) + "}</answer>",
 }
 """Strings of about n characters that make a careless reader take quadratic time, or worse."""

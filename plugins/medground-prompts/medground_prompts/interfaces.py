@@ -11,7 +11,8 @@ from medground.geometry import Size
 from medground.types import Completion, Fault, Grounding, Messages, PromptKind, Query, SpatialPrompt, Target
 from medground_prompts import ideal, wording
 from medground_prompts.coordinates import Space, box_of, points_of
-from medground_prompts.parsers import TAGS, Reading, read
+from medground_prompts.parsers import TAGS, read
+from medground_prompts.reading import Reading
 from medground_prompts.schema import Schema, Style
 
 Parser = Literal["lenient", "strict", "released_train", "released_base", "released_eval"]

@@ -2,9 +2,13 @@
 
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
+from itertools import islice
+from typing import Any
 
 from medground.types import Fault
 from medground_prompts.reading import (
+    MAX_ANSWER,
     MAX_CHARS,
     Reading,
     between,
@@ -25,20 +29,40 @@ def lenient(text: str, *, think: bool, style: Style) -> Reading:
     Text around the blocks and their order do not matter; two answer blocks do.
     """
     block, level = think_block(text)
-    span = between(text, "<think>", "</think>")
-    rest = text if span is None else text[: span[0] - len("<think>")] + "\n" + text[span[1] + len("</think>") :]
-    answer = between(rest, "<answer>", "</answer>")
-    if answer is None:
+    answers = _answers(text)
+    if not answers:
         return Reading(block, level, fault=Fault.NO_ANSWER, level=0.0)
-    if between(rest, "<answer>", "</answer>", answer[1]):
+    if len(answers) > 1:
         return Reading(block, level, fault=Fault.TWO_ANSWERS, level=0.2)
-    content = unfenced(rest[slice(*answer)])
+    return _finish(block, level, unfenced(text[slice(*answers[0])]), _either_quotes)
+
+
+def _answers(text: str) -> list[tuple[int, int]]:
+    """The contents of the answer blocks outside the first think block, two of them at most."""
+    think = between(text, "think")
+    parts = [(0, len(text))] if think is None else [(0, think[0]), (think[1], len(text))]
+    found: list[tuple[int, int]] = []
+    for start, stop in parts:
+        while len(found) < 2 and (span := between(text, "answer", start, stop)):
+            found.append(span)
+            start = span[1]
+    return found
+
+
+def _either_quotes(content: str) -> dict[str, Any] | None:
     raw = bounded_object(content)
-    if raw is None and "'" in content:
-        raw = bounded_object(content.replace("'", '"'))
-    if raw is None:
-        return Reading(block, level, fault=Fault.BAD_JSON, level=0.2)
-    return Reading(block, level, raw)
+    return bounded_object(content.replace("'", '"')) if raw is None and "'" in content else raw
+
+
+def _finish(think: str | None, level: float, content: str, decode: Callable[[str], dict[str, Any] | None]) -> Reading:
+    """The reading of an answer block's content; not an object, or too long to be one, is level 0.2."""
+    if len(content) > MAX_ANSWER:
+        return Reading(think, level, fault=Fault.TOO_LONG, level=0.2)
+    raw = decode(content)
+    return Reading(think, level, raw, *((Fault.BAD_JSON, 0.2) if raw is None else ()))
+
+
+_TAG = re.compile(r"</?(?:think|answer)>")
 
 
 def strict(text: str, *, think: bool, style: Style) -> Reading:
@@ -46,38 +70,26 @@ def strict(text: str, *, think: bool, style: Style) -> Reading:
 
     A text of any other form has no answer, or two.
     """
-    block, level = think_block(text)
-    if text.count("<think>") != 1 or text.count("</think>") != 1:
-        block, level = None, 0.0
-    expected = TAGS if think else TAGS[2:]
-    head, seam, tail = text.partition("</think><answer>" if think else "<answer>")
-    if (
-        any(text.count(tag) != (tag in expected) for tag in TAGS)
-        or not seam
-        or not (head.startswith("<think>") if think else head == "")
-        or not tail.endswith("</answer>")
-    ):
-        fault = Fault.TWO_ANSWERS if text.count("<answer>") > 1 else Fault.NO_ANSWER
+    tags = list(islice(_TAG.finditer(text), len(TAGS) + 1))
+    names = [tag[0] for tag in tags]
+    block, level = think_block(text) if names[:2] == ["<think>", "</think>"] else (None, 0.0)
+    exact = names == list(TAGS if think else TAGS[2:]) and tags[0].start() == 0 and tags[-1].end() == len(text)
+    if not exact or (think and tags[1].end() != tags[2].start()):
+        fault = Fault.TWO_ANSWERS if names.count("<answer>") > 1 else Fault.NO_ANSWER
         return Reading(block, level, fault=fault, level=0.0)
-    content = tail.removesuffix("</answer>")
+    content = text[tags[-2].end() : tags[-1].start()]
     if style == "single_quoted":
         content = "" if '"' in content else content.replace("'", '"')
-    raw = bounded_object(content)
-    if raw is None:
-        return Reading(block, level, fault=Fault.BAD_JSON, level=0.2)
-    return Reading(block, level, raw)
+    return _finish(block, level, content, bounded_object)
 
 
 def released_train(text: str, *, think: bool, style: Style) -> Reading:
     """The released training reward's reader in its soft and hard modes: first block of each, anywhere, any order."""
     block, level = think_block(text)
-    answer = between(text, "<answer>", "</answer>")
+    answer = between(text, "answer")
     if answer is None:
         return Reading(block, level, fault=Fault.NO_ANSWER, level=0.0)
-    raw = released_object(text[slice(*answer)].strip().replace("'", '"'))
-    if raw is None:
-        return Reading(block, level, fault=Fault.BAD_JSON, level=0.2)
-    return Reading(block, level, raw)
+    return _finish(block, level, text[slice(*answer)].strip().replace("'", '"'), released_object)
 
 
 _SEAM = re.compile(r"</think>\s*<answer>")
@@ -98,6 +110,8 @@ def released_base(text: str, *, think: bool, style: Style) -> Reading:
     braces = _first_braces(text)
     if braces is None:
         return Reading(block, level, fault=Fault.NO_ANSWER, level=0.0)
+    if len(braces) > MAX_ANSWER:
+        return Reading(block, level, fault=Fault.TOO_LONG, level=0.0)
     raw = released_object(braces)
     if raw is None:
         return Reading(block, level, fault=Fault.BAD_JSON, level=0.0)
@@ -105,17 +119,14 @@ def released_base(text: str, *, think: bool, style: Style) -> Reading:
     return Reading(block, level, raw, level=float(right))
 
 
+_BRACES = re.compile(r"\{[^}]")
+
+
 def _first_braces(text: str) -> str | None:
     """The leftmost ``{`` with at least one character before the next ``}``, up to and with that one."""
-    begin = text.find("{")
-    while begin >= 0:
-        end = text.find("}", begin)
-        if end < 0:
-            return None
-        if end > begin + 1:
-            return text[begin : end + 1]
-        begin = text.find("{", end)
-    return None
+    opening = _BRACES.search(text)
+    end = text.find("}", opening.end()) if opening else -1
+    return text[opening.start() : end + 1] if opening and end >= 0 else None
 
 
 _OPENING = re.compile(r"<answer>\s*\{")
@@ -130,10 +141,7 @@ def released_eval(text: str, *, think: bool, style: Style) -> Reading:
     if opening is None or closing is None:
         return Reading(block, level, fault=Fault.NO_ANSWER, level=0.0)
     content = text[opening.end() - 1 : closing.start() + 1]
-    raw = released_object(content.replace("'", '"'), partial=True)
-    if raw is None:
-        return Reading(block, level, fault=Fault.BAD_JSON, level=0.2)
-    return Reading(block, level, raw)
+    return _finish(block, level, content.replace("'", '"'), partial(released_object, partial=True))
 
 
 PARSERS: Mapping[str, Callable[..., Reading]] = {
@@ -146,7 +154,7 @@ PARSERS: Mapping[str, Callable[..., Reading]] = {
 
 
 def read(text: str, *, parser: str, think: bool, style: Style) -> Reading:
-    """What `parser` makes of `text`; a text longer than `MAX_CHARS` is refused unread, whatever the parser."""
+    """What `parser` makes of `text`; one longer than `MAX_CHARS` is refused unread, whatever the parser."""
     if len(text) > MAX_CHARS:
         return Reading(None, 0.0, fault=Fault.TOO_LONG, level=0.0)
     return PARSERS[parser](text, think=think, style=style)

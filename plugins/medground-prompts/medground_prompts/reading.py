@@ -14,6 +14,8 @@ from medground.types import Fault
 
 MAX_CHARS = 65_536
 """Longer completions are refused unread; 2048 tokens of prose are an eighth of it."""
+MAX_ANSWER = 16_384
+"""Longer answer blocks are not decoded; an honest one has about a hundred characters."""
 MAX_BRACKETS = 64
 """Opening brackets and braces an answer may hold, wherever they stand; an honest one has four. Bounds the nesting."""
 
@@ -33,22 +35,23 @@ class Reading:
     """The answer level where the parser has settled it; None leaves it to the schema and the validity of the parts."""
 
 
-def between(text: str, opening: str, closing: str, start: int = 0) -> tuple[int, int] | None:
-    """Where the first `opening` from `start` on and the first `closing` after it enclose something: [begin, end).
+def between(text: str, name: str, start: int = 0, stop: int | None = None) -> tuple[int, int] | None:
+    """Where the content of the first ``<name>...</name>`` within [start, stop) begins and ends.
 
-    >>> between("a<t>b</t>c</t>", "<t>", "</t>")
+    >>> between("a<t>b</t>c</t>", "t")
     (4, 5)
     """
-    begin = text.find(opening, start)
+    opening = f"<{name}>"
+    begin = text.find(opening, start, stop)
     if begin < 0:
         return None
-    end = text.find(closing, begin + len(opening))
+    end = text.find(f"</{name}>", begin + len(opening), stop)
     return None if end < 0 else (begin + len(opening), end)
 
 
 def think_block(text: str) -> tuple[str | None, float]:
     """The first think block, stripped, and its level: 0 where there is none, 0.2 where it is empty, else 1."""
-    span = between(text, "<think>", "</think>")
+    span = between(text, "think")
     if span is None:
         return None, 0.0
     think = text[slice(*span)].strip()

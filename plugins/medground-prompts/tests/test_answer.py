@@ -3,12 +3,12 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from medground_prompts import Bbox, BboxPoints, Points
+from medground_prompts.coordinates import STEP
 
 from medground.frames import Frame, pixels
 from medground.geometry import Box, Point
 from medground.types import Completion, Target
-from medground_prompts import Bbox, BboxPoints, Points
-from medground_prompts.coordinates import STEP
 
 sides = st.integers(1, 3000)
 sizes = st.tuples(sides, sides)

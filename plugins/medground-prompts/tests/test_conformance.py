@@ -4,10 +4,10 @@ import pickle
 from pathlib import Path
 
 import pytest
-
-from medground.testing import check_prompt_interface
 from medground_prompts import Bbox, BboxPoints, Points
 from medground_prompts.parsers import PARSERS
+
+from medground.testing import check_prompt_interface
 
 
 @pytest.mark.parametrize("think", [True, False])

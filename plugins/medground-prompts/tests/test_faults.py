@@ -3,11 +3,11 @@
 import json
 
 import pytest
+from medground_prompts import Bbox, BboxPoints, Points
+from medground_prompts.reading import MAX_ANSWER, MAX_BRACKETS, MAX_CHARS
 
 from medground.frames import Frame, pixels
 from medground.types import Completion, Fault, Grounding
-from medground_prompts import Bbox, BboxPoints, Points
-from medground_prompts.reading import MAX_BRACKETS, MAX_CHARS
 
 SIZE = (600, 800)
 OWN = pixels(SIZE)
@@ -98,8 +98,9 @@ def test_a_missing_key_is_the_fault_and_the_other_part_is_kept():
         (whole() + whole(), Fault.TWO_ANSWERS, 0.2),
         ("<answer>[1, 2]</answer>", Fault.BAD_JSON, 0.2),
         ('<answer>{"bbox": 1, "bbox": 2}</answer>', Fault.BAD_JSON, 0.2),
-        ("<answer>" + '{"a":' * 5000 + "1" + "}" * 5000 + "</answer>", Fault.BAD_JSON, 0.2),
-        ("<answer>" + "[" * 60_000 + "</answer>", Fault.BAD_JSON, 0.2),
+        ("<answer>" + '{"a":' * 2000 + "1" + "}" * 2000 + "</answer>", Fault.BAD_JSON, 0.2),
+        ("<answer>" + "[" * 16_000 + "</answer>", Fault.BAD_JSON, 0.2),
+        ("<answer>" + "[" * (MAX_ANSWER + 1) + "</answer>", Fault.TOO_LONG, 0.2),
         (whole() + " " * MAX_CHARS, Fault.TOO_LONG, 0),
     ],
 )

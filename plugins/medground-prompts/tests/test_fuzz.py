@@ -6,12 +6,12 @@ import math
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from medground.frames import Frame, pixels
-from medground.types import Completion, Fault, Grounding, Target
 from medground_prompts import Bbox, BboxPoints, Points
 from medground_prompts.fuzz import ALPHABET, ATTACKS, completions
 from medground_prompts.parsers import PARSERS
+
+from medground.frames import Frame, pixels
+from medground.types import Completion, Fault, Grounding, Target
 
 SIZE = (840, 840)
 FRAMES = [pixels(SIZE), None, Frame("permille", SIZE, "yx"), Frame("unit", SIZE)]

@@ -5,9 +5,9 @@ import os
 from pathlib import Path
 
 import pytest
+from medground_prompts import BboxPoints
 
 from medground.types import Completion, Fault, Grounding
-from medground_prompts import BboxPoints
 
 SHARED = Path(os.environ.get("MEDGROUND_SHARED", Path(__file__).resolve().parents[4] / "shared"))
 ORACLE = SHARED / "oracle" / "released_rewards.jsonl"

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from medground_prompts import Bbox, BboxPoints, Points
 
 from medground.errors import InputError, RecipeError
 from medground.types import Query, text_of
-from medground_prompts import Bbox, BboxPoints, Points
 
 QUERY = Query(image=np.zeros((4, 6, 3), np.uint8), question="What {Answer} explains the <image> shadow?")
 

@@ -1,1 +1,14 @@
 """Qwen2.5-VL, Lingshu, Qwen3-VL and other vision-language reasoners of transformers."""
+
+from medground.hookspecs import Register, hookimpl
+
+
+@hookimpl
+def register_reasoners(register: Register) -> None:
+    """Offer the reasoners."""
+    from medground_qwen import factories
+
+    register("qwen2_5_vl", factories.qwen2_5_vl)
+    register("lingshu", factories.qwen2_5_vl)
+    register("qwen3_vl", factories.qwen3_vl)
+    register("hf_vlm", factories.hf_vlm)

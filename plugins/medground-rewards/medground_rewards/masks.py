@@ -1,7 +1,7 @@
-"""Terms on the segmenter's mask, against the target's. They abstain where the target has no mask.
+"""Terms on the segmenter's mask, against the target's.
 
-Where the answer gave nothing to segment the value is 0; a mask that nobody made although there was a prompt is wrong
-wiring and raises.
+Where the answer gave nothing to segment the value is 0. They abstain where the target has no mask, and where nobody
+made a mask although there was something to segment (a file scored without images): that is not the model's doing.
 """
 
 import math
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medground import geometry
-from medground.errors import RecipeError, RunError
+from medground.errors import RecipeError
 from medground.geometry import Point
 from medground.types import RewardResult, Rollout
 from medground_rewards.terms import Nothing, decay, said_pair, true_box, true_pair
@@ -48,7 +48,7 @@ def _masks(rollout: Rollout) -> tuple[Bools, Bools]:
         return rollout.mask.data, truth
     if grounding.prompt is None or grounding.fault is not None:
         raise Nothing(0.0, fault=str(grounding.fault or "no prompt"))
-    raise RunError("a mask term met a rollout without a mask", hint="give the recipe a segmenter, and an image to it")
+    raise Nothing(None, undefined="no mask was made")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,13 +82,14 @@ class MaskIou(_OnMask):
 
 @dataclass(frozen=True, kw_only=True)
 class Boundary(_OnMask):
-    """How near the outlines run: mean over all outline pixels of both masks of max(0, 1 - d/τ), in [0, 1].
+    """How near the outlines run, where the masks share ground: Dice · mean of max(0, 1 - d/τ), in [0, 1].
 
-    d is the distance of the pixel's centre to the nearest outline pixel of the other mask, and τ = `tolerance` times
-    the square root of the target's area, so that the same relative error costs a small target as much as a large one.
-    An outline pixel is a foreground pixel with a side on the background or the edge of the image. It is the normalised
-    surface distance with a slope inside the tolerance, where the usual one is flat. Two empty masks give 1, one empty
-    mask 0.
+    The mean is over the outline pixels of both masks; d is the distance of the pixel's centre to the nearest outline
+    pixel of the other mask, and τ = `tolerance` times the square root of the target's area, so that the same relative
+    error costs a small target as much as a large one. An outline pixel is a foreground pixel with a side on the
+    background or the edge of the image. The mean alone is the normalised surface distance with a slope inside the
+    tolerance, where the usual one is flat; the Dice keeps it falling while one mask slides off the other, as the
+    outlines of masks that merely touch run close again. Two empty masks give 1, one empty mask 0.
 
     Args:
         tolerance: at which share of the square root of the target's area an outline pixel earns nothing.
@@ -97,23 +98,23 @@ class Boundary(_OnMask):
     >>> from medground_rewards.examples import rollout
     >>> truth, said = np.zeros((2, 20, 20), bool)
     >>> truth[4:14, 4:14] = said[4:14, 5:15] = True
-    >>> round(Boundary(tolerance=0.2)(rollout(mask=said, mask_truth=truth)).value, 4)  # τ = 2 px
-    0.75
+    >>> round(Boundary(tolerance=0.2)(rollout(mask=said, mask_truth=truth)).value, 4)  # τ = 2 px, Dice 0.9, mean 0.75
+    0.675
     """
 
     tolerance: float = 0.2
 
     def __post_init__(self) -> None:
-        if not 0 < self.tolerance < math.inf:
-            raise RecipeError(f"boundary got tolerance {self.tolerance!r}", hint="give a positive number such as 0.2")
+        _check_tolerance("boundary", self.tolerance)
 
     def score(self, rollout: Rollout, said: Bools, truth: Bools) -> float:
-        """Mean over all outline pixels of max(0, 1 - d/τ)."""
+        """Dice · mean of max(0, 1 - d/τ) over all outline pixels."""
         if not said.any() or not truth.any():
             return float(said.any() == truth.any())
         reach = self.tolerance * math.sqrt(np.count_nonzero(truth))
         to_truth, to_said = _nearest(_outline(said), _outline(truth))
-        return float(np.maximum(0, 1 - np.concatenate([to_truth, to_said]) / reach).mean())
+        near = np.maximum(0, 1 - np.concatenate([to_truth, to_said]) / reach).mean()
+        return float(near * geometry.mask_dice(said, truth))
 
 
 def _outline(mask: Bools) -> NDArray[np.float64]:
@@ -137,29 +138,50 @@ def _nearest(a: NDArray[np.float64], b: NDArray[np.float64]) -> tuple[NDArray[np
 
 @dataclass(frozen=True, kw_only=True)
 class PointsInMask(_OnMask):
-    """Clicks that land: mean over the predicted points of hit·max(0, 1 - d/D)², in [0, 1].
+    """Clicks that land: mean of max(0, 1 - m/τ) over the two predicted points · max(0, 1 - d/D)², in [0, 1].
 
-    A point hits where it lies on the target's mask and the mask it produced contains it too; d is its distance to its
-    key point of the target, under the better of the two matchings, and D the diagonal of the target's box: a click
-    anywhere on a large target is good, not yet perfect. Abstains where the target has not two key points.
+    m is how far a point misses the target's mask, 0 on it, and τ = `tolerance` times the square root of the mask's
+    area; d is the mean distance to the key points under the better of the two matchings and D the diagonal of the
+    target's box: a click anywhere on a large target is good, not yet perfect. Abstains where the target has not two key
+    points; an empty mask cannot be hit.
+
+    Args:
+        tolerance: at which share of the square root of the target's area a point beside it earns nothing.
 
     >>> import numpy as np
     >>> from medground_rewards.examples import rollout
     >>> half = np.zeros((64, 64), bool)
     >>> half[:, :20] = True
-    >>> PointsInMask()(rollout(mask=half, mask_truth=np.ones((64, 64)))).value  # the point (30, 40) is not in the mask
+    >>> PointsInMask()(rollout(mask=half, mask_truth=half)).value  # the point (30, 40) misses by 10 px, τ = 7.2
     0.5
     """
 
+    tolerance: float = 0.2
+
+    def __post_init__(self) -> None:
+        _check_tolerance("points_in_mask", self.tolerance)
+
     def score(self, rollout: Rollout, said: Bools, truth: Bools) -> float:
-        """Mean over the predicted points of hit·max(0, 1 - d/D)²."""
-        target = rollout.sample.target
-        (a, b), diagonal = true_pair(target), true_box(target).diagonal
-        pair = said_pair(rollout)
-        p, q = pair
-        first, second = geometry.in_mask(pair, truth) & geometry.in_mask(pair, said)
+        """Mean of max(0, 1 - m/τ) · max(0, 1 - d/D)²."""
+        pair, key_points = said_pair(rollout), true_pair(rollout.sample.target)
+        diagonal = true_box(rollout.sample.target).diagonal
+        if not truth.any():
+            return 0.0
+        reach = self.tolerance * math.sqrt(np.count_nonzero(truth))
+        landed = [max(0.0, 1 - _miss(point, truth) / reach) for point in pair]
+        return sum(landed) / 2 * decay(float(geometry.pair_distance(pair, key_points)) / diagonal)
 
-        def pays(hit: bool, point: Point, key: Point) -> float:
-            return float(hit) * decay(math.dist(point, key) / diagonal)
 
-        return max(pays(first, p, a) + pays(second, q, b), pays(first, p, b) + pays(second, q, a)) / 2
+def _miss(point: Point, mask: Bools) -> float:
+    """Distance of a point to the nearest foreground pixel of a mask, px; pixel i covers [i, i+1)."""
+    if geometry.in_mask(point, mask):
+        return 0.0
+    rows, columns = np.nonzero(mask)
+    dx = np.maximum(np.maximum(columns - point.x, point.x - columns - 1), 0)
+    dy = np.maximum(np.maximum(rows - point.y, point.y - rows - 1), 0)
+    return float(np.sqrt((dx**2 + dy**2).min()))
+
+
+def _check_tolerance(name: str, tolerance: float) -> None:
+    if not 0 < tolerance < math.inf:
+        raise RecipeError(f"{name} got tolerance {tolerance!r}", hint="give a positive number such as 0.2")

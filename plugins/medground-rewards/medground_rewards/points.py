@@ -6,14 +6,16 @@ from typing import ClassVar
 
 from medground import geometry
 from medground.types import Fault, Rollout
-from medground_rewards.terms import Localisation, Nothing, decay, said_pair, true_box, true_pair
+from medground_rewards.terms import Localisation, Nothing, apart, decay, said_pair, true_box, true_pair
 
 
 def _near(rollout: Rollout) -> float:
     """max(0, 1 - 2d/D)²: d is the mean distance under the better matching, D the diagonal of the target's box."""
     target = rollout.sample.target
-    pair, diagonal = true_pair(target), true_box(target).diagonal
-    return decay(2 * float(geometry.pair_distance(said_pair(rollout), pair)) / diagonal)
+    (a, b), diagonal = true_pair(target), true_box(target).diagonal
+    p, q = said_pair(rollout)
+    straight, crossed = math.dist(p, a) + math.dist(q, b), math.dist(p, b) + math.dist(q, a)
+    return decay(min(straight, crossed) / diagonal)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +40,7 @@ class PointsDice(Localisation):
     def score(self, rollout: Rollout) -> float:
         """2·|P ∩ G| / (|P| + |G|)."""
         truth = true_pair(rollout.sample.target)
-        if truth[0] == truth[1]:
+        if not apart(truth):
             raise Nothing(None, undefined="the target's key points coincide")
         return float(geometry.disc_dice(said_pair(rollout), truth))
 
@@ -86,14 +88,14 @@ class PointsAngle(Localisation):
 
     def score(self, rollout: Rollout) -> float:
         """(1 - 2θ/π)·max(0, 1 - 2d/D)²."""
-        a, b = true_pair(rollout.sample.target)
-        if a == b:
+        truth = true_pair(rollout.sample.target)
+        if not apart(truth):
             raise Nothing(None, undefined="the target's key points coincide")
-        p, q = said_pair(rollout)
-        if p == q:
+        said = said_pair(rollout)
+        if not apart(said):
             raise Nothing(0.0, fault=str(Fault.POINTS_EQUAL))
         # Scaled to unit length first, so that no product overflows; atan2 keeps the last digits of small angles.
-        u, v = _direction(p, q), _direction(a, b)
+        u, v = _direction(*said), _direction(*truth)
         angle = math.atan2(abs(u[0] * v[1] - u[1] * v[0]), abs(u[0] * v[0] + u[1] * v[1]))
         return (1 - 2 * angle / math.pi) * _near(rollout)
 

@@ -1,5 +1,6 @@
 """What every term on boxes and points shares: reading the answer, decaying with error, released or corrected."""
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -10,6 +11,8 @@ from medground_rewards.released import Mode, modes, released_result
 
 LARGEST = 1e100
 """Coordinates beyond it earn nothing: their squares overflow, and no image is that large."""
+SMALLEST = 1e-100
+"""Targets smaller than this have no size: their squares vanish."""
 
 
 class Nothing(Exception):
@@ -35,21 +38,23 @@ def said_box(rollout: Rollout) -> Box:
     if prompt is None or prompt.box is None:
         raise Nothing(0.0, fault=str(fault or Fault.MISSING_KEYS))
     box = prompt.box
-    if not all(abs(number) <= LARGEST for number in box):
+    if not _usable(*box):
         raise Nothing(0.0, fault=str(Fault.NONFINITE))
-    if not box.valid:
-        inverted = box.width < 0 or box.height < 0
-        raise Nothing(0.0, fault=str(Fault.INVERTED_BOX if inverted else Fault.DEGENERATE_BOX))
+    shorter = min(box.width, box.height)
+    if shorter <= 0:
+        raise Nothing(0.0, fault=str(Fault.INVERTED_BOX if shorter < 0 else Fault.DEGENERATE_BOX))
     return box
 
 
 def said_points(rollout: Rollout) -> tuple[Point, ...]:
     """The predicted foreground points, in original pixels: one at least."""
     prompt, fault = rollout.grounding.prompt, rollout.grounding.fault
-    points = () if prompt is None else tuple(p for p, label in zip(prompt.points, prompt.labels, strict=True) if label)
+    points = () if prompt is None else prompt.points
+    if prompt is not None and 0 in prompt.labels:
+        points = tuple(point for point, label in zip(points, prompt.labels, strict=True) if label)
     if not points:
         raise Nothing(0.0, fault=str(fault or Fault.MISSING_KEYS))
-    if not all(abs(number) <= LARGEST for point in points for number in point):
+    if not all(_usable(*point) for point in points):
         raise Nothing(0.0, fault=str(Fault.NONFINITE))
     return points
 
@@ -64,16 +69,27 @@ def said_pair(rollout: Rollout) -> tuple[Point, Point]:
 
 def true_box(target: Target) -> Box:
     """The target's box; without an area there is nothing to be right about, so the term abstains."""
-    if not target.box.valid:
+    box = target.box
+    if not _usable(*box) or min(box.width, box.height) < SMALLEST:
         raise Nothing(None, undefined="the target's box has no area")
-    return target.box
+    return box
 
 
 def true_pair(target: Target) -> tuple[Point, Point]:
     """The target's two key points; any other number of them makes the term abstain."""
-    if len(target.points) != 2:
-        raise Nothing(None, undefined=f"the target has {len(target.points)} key points, not 2")
+    if len(target.points) != 2 or not _usable(*target.points[0], *target.points[1]):
+        raise Nothing(None, undefined="the target has not two finite key points")
     return target.points[0], target.points[1]
+
+
+def apart(pair: tuple[Point, Point]) -> bool:
+    """Whether two points are two: far enough from each other to have a direction and a disc."""
+    return math.dist(*pair) >= SMALLEST
+
+
+def _usable(*numbers: float) -> bool:
+    # One sum: a NaN or an infinity in it fails the comparison too.
+    return sum(map(abs, numbers)) <= LARGEST
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medground.frames import Frame, Kind, Order
+from medground.geometry import Size
 from medground.types import Completion, Messages, Sampling, image_of, text_of
 from medground_toy.proposals import Proposal, fit, known, propose
 
@@ -30,11 +31,15 @@ class RuleReasoner:
 
     def __init__(self, *, frame: Kind = "pixel", order: Order = "xy") -> None:
         Frame(frame, (1, 1), order)  # refuses a wrong word here rather than at the first answer
-        self.frame: Kind = frame
+        self.kind: Kind = frame
         self.order: Order = order
 
     def __repr__(self) -> str:
-        return f"RuleReasoner(frame={self.frame!r}, order={self.order!r})"
+        return f"RuleReasoner(frame={self.kind!r}, order={self.order!r})"
+
+    def frame(self, size: Size) -> Frame:
+        """The declared frame, for an original of `size` (H, W): nothing is resized here."""
+        return Frame(self.kind, size, self.order)
 
     def generate(self, batch: Sequence[Messages], sampling: Sampling) -> list[list[Completion]]:
         """One inner list per conversation, ``sampling.num_generations`` long."""
@@ -42,7 +47,7 @@ class RuleReasoner:
 
     def _answers(self, messages: Messages, sampling: Sampling) -> list[Completion]:
         image, prompt = image_of(messages), text_of(messages)
-        frame = Frame(self.frame, (image.shape[0], image.shape[1]), self.order)
+        frame = self.frame((image.shape[0], image.shape[1]))
         proposals = propose(image)
         words = _WORD.findall(question_of(prompt).lower())
         fits = np.array([fit(proposal, words) for proposal in proposals])
@@ -72,18 +77,22 @@ class ScriptedReasoner:
             raise ValueError("texts is a list of at least one text")
         Frame(frame, (1, 1), order)
         self.texts = tuple(texts)
-        self.frame: Kind = frame
+        self.kind: Kind = frame
         self.order: Order = order
 
     def __repr__(self) -> str:
-        return f"ScriptedReasoner(texts={list(self.texts)!r}, frame={self.frame!r}, order={self.order!r})"
+        return f"ScriptedReasoner(texts={list(self.texts)!r}, frame={self.kind!r}, order={self.order!r})"
+
+    def frame(self, size: Size) -> Frame:
+        """The declared frame, for an original of `size` (H, W): nothing is resized here."""
+        return Frame(self.kind, size, self.order)
 
     def generate(self, batch: Sequence[Messages], sampling: Sampling) -> list[list[Completion]]:
         """One inner list per conversation, ``sampling.num_generations`` long."""
         answers = []
         for messages in batch:
             height, width = image_of(messages).shape[:2]
-            frame = Frame(self.frame, (height, width), self.order)
+            frame = self.frame((height, width))
             texts = [self.texts[index % len(self.texts)] for index in range(sampling.num_generations)]
             answers.append([Completion(text=text, frame=frame) for text in texts])
         return answers

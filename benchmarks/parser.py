@@ -1,0 +1,80 @@
+"""How long reading a completion takes, and how that grows.
+
+    python benchmarks/parser.py [--texts 100000] [--seed 0]
+
+First every parser reads the same fuzzed texts: median, 99th percentile and maximum per text, and how many raised
+(none may). Promise: p99 within 1 ms. Then the 12 attack strings at 8, 16, 32 and 64 thousand characters, best of 50
+each in turn, with the largest growth per doubling over all parsers. Promise: at most 2.5 times. What takes under 20
+microseconds is dominated by fixed costs and is counted as that much. Other work on the machine shows in wall times,
+above all in the maximum; processor time is what reading itself took.
+"""
+
+import argparse
+import itertools
+import time
+
+import numpy as np
+from medground_prompts import BboxPoints
+from medground_prompts.fuzz import ATTACKS, completions
+from medground_prompts.parsers import PARSERS
+from medground_prompts.reading import MAX_CHARS
+
+from medground.frames import pixels
+from medground.types import Completion
+
+SIZE = (840, 840)
+LENGTHS = (8_000, 16_000, 32_000, 64_000)
+FLOOR = 20e-6
+
+
+def seconds(interface: BboxPoints, text: str) -> tuple[float, float]:
+    """Wall and processor time of one reading."""
+    completion = Completion(text=text, frame=pixels(SIZE))
+    start = time.perf_counter(), time.process_time()
+    interface.parse(completion, SIZE)
+    return time.perf_counter() - start[0], time.process_time() - start[1]
+
+
+def fuzz(texts: int, seed: int) -> None:
+    print(f"{texts} fuzzed texts, seed {seed}; microseconds per text")
+    for name in PARSERS:
+        interface, times, raised = BboxPoints(parser=name), [], 0
+        for text in itertools.islice(completions(seed), texts):
+            try:
+                times.append(seconds(interface, text))
+            except Exception as error:  # noqa: BLE001 what is counted here is exactly that anything escapes
+                raised += 1
+                print(f"  {name} raised {error!r} on {text!r}")
+        for kind, column in zip(("wall", "cpu"), np.transpose(times) * 1e6, strict=True):
+            p50, p99, top = np.percentile(column, [50, 99, 100])
+            print(f"  {name:<15} {kind:<5} p50 {p50:6.1f}   p99 {p99:6.1f}   max {top:8.1f}   raised {raised}")
+
+
+def attacks() -> None:
+    print("attack strings of 8, 16, 32, 64 thousand characters: milliseconds (slowest parser), growth per doubling")
+    for attack, make in ATTACKS.items():
+        texts = [make(length) for length in LENGTHS]
+        assert len(texts[-1]) <= MAX_CHARS, f"{attack}: beyond the cap nothing is read"
+        rows = {}
+        for name in PARSERS:
+            interface = BboxPoints(parser=name)
+            runs = [[seconds(interface, text)[0] for text in texts] for _ in range(50)]
+            rows[name] = [max(FLOOR, best) for best in np.min(runs, axis=0)]
+        growth = {name: max(after / before for before, after in itertools.pairwise(row)) for name, row in rows.items()}
+        steepest = max(growth, key=lambda name: growth[name])
+        slowest = max(rows, key=lambda name: rows[name][-1])
+        figures = "  ".join(f"{each * 1e3:7.3f}" for each in rows[slowest])
+        print(f"  {attack:<26} {figures}   {slowest:<15} x{growth[steepest]:.2f} {steepest}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--texts", type=int, default=100_000)
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    fuzz(given.texts, given.seed)
+    attacks()
+
+
+if __name__ == "__main__":
+    main()

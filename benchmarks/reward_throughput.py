@@ -1,0 +1,84 @@
+"""How many completions a rubric scores per second, in one process: reading the text, and the terms.
+
+    python benchmarks/reward_throughput.py [--completions 2048] [--runs 5]
+
+One step of the released recipe is 2 048 completions (128 queries, 16 each). Answers are the truth jittered, with the
+malformed share a model shows early in training. Ours and the released rewards, soft and hard.
+"""
+
+import argparse
+import json
+import random
+import statistics
+import time
+
+import numpy as np
+
+from medground.geometry import Box, Point
+from medground.recipe import resolve
+from medground.registry import build
+from medground.rubric import rubric
+from medground.types import Completion, Query, Rollout, Sample, Target
+
+RECIPES = ("train/soft", "train/hard", "train/base", "train/medreasoner_soft", "train/medreasoner_hard")
+IMAGE = np.zeros((840, 840, 3), np.uint8)
+
+
+def pairs(count: int) -> list[tuple[str, Sample]]:
+    """Completions with their samples: 16 of each query, one in ten malformed."""
+    rng = random.Random(0)
+    made: list[tuple[str, Sample]] = []
+    while len(made) < count:
+        x1, y1 = rng.randrange(400), rng.randrange(400)
+        box = [x1, y1, x1 + rng.randrange(30, 400), y1 + rng.randrange(30, 400)]
+        points = [[rng.randrange(box[0], box[2]), rng.randrange(box[1], box[3])] for _ in "12"]
+        target = Target(
+            box=Box(*box),
+            points=tuple(Point(*point) for point in points),
+            published={"bbox_2d": box, "point_2d": points},
+        )
+        sample = Sample(query=Query(image=IMAGE, question="", id=str(len(made))), target=target)
+        for _ in range(min(16, count - len(made))):
+            near = [value + rng.randint(-30, 30) for value in box]
+            said = [[value + rng.randint(-30, 30) for value in point] for point in points]
+            answer = json.dumps({"bbox": near, "points_1": said[0], "points_2": said[1]})
+            text = f"<think>{'A dense area below the hilum. ' * 20}</think><answer>{answer}</answer>"
+            made.append((text[: rng.randrange(len(text))] if rng.random() < 0.1 else text, sample))
+    return made
+
+
+def measure(name: str, cases: list[tuple[str, Sample]]) -> tuple[float, float]:
+    """Seconds to read all texts, and to score what was read."""
+    recipe = resolve(name)
+    arguments = dict(recipe.data["prompt_interface"])
+    interface, scorer = build("prompt_interface", arguments.pop("name"), **arguments), rubric(recipe)
+    start = time.perf_counter()
+    rollouts = []
+    for text, sample in cases:
+        completion = Completion(text=text, frame=None)
+        grounding = interface.parse(completion, sample.query.size)
+        rollouts.append(Rollout(sample=sample, completion=completion, grounding=grounding))
+    read = time.perf_counter()
+    scorer(rollouts)
+    return read - start, time.perf_counter() - read
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--completions", type=int, default=2048)
+    parser.add_argument("--runs", type=int, default=5)
+    given = parser.parse_args()
+    cases = pairs(given.completions)
+    for name in RECIPES:
+        times = [measure(name, cases) for _ in range(given.runs)]
+        read, score = (statistics.median(column) for column in zip(*times, strict=True))
+        total = statistics.median(sum(pair) for pair in times)
+        spread = f"{given.completions / max(map(sum, times)):,.0f} to {given.completions / min(map(sum, times)):,.0f}"
+        print(
+            f"{name:<24} {given.completions / total:>8,.0f} completions/s ({spread}, n={given.runs})   "
+            f"reading {1e6 * read / given.completions:.0f} us, terms {1e6 * score / given.completions:.0f} us each"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,101 @@
+"""An open_clip model from local files: two functions from crops and texts to unit vectors."""
+
+import pickle
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open_clip
+import torch
+from huggingface_hub import constants
+from numpy.typing import NDArray
+from open_clip import transform
+from PIL import Image as Pictures
+
+from medground.errors import InputError, RecipeError, nearest
+from medground.types import Image
+from medground.weights import find_weights
+
+CONFIG = "open_clip_config.json"
+_UNREADABLE = (OSError, RuntimeError, ValueError, KeyError, TypeError, AssertionError, EOFError, pickle.UnpicklingError)
+
+
+class Network:
+    """An open_clip model in evaluation mode with its own preprocessing and tokenizer.
+
+    Args:
+        checkpoint: as `medground_clip.region_text.RegionText` takes it.
+        model: the architecture of a weights file; must be None for a folder, which says it itself.
+        device: where it runs.
+
+    Raises:
+        InputError: if the checkpoint is missing, damaged, of another architecture, or needs a download.
+        RecipeError: if `model` is missing, unknown or too much.
+    """
+
+    def __init__(self, *, checkpoint: str, model: str | None, device: str) -> None:
+        path = find_weights(checkpoint)
+        name, weights = _identify(path, model)
+        try:
+            with _no_downloads():
+                self._model = open_clip.create_model(
+                    name, pretrained=weights, device=device, require_pretrained=True, weights_only=True
+                ).eval()
+                self._tokenize = open_clip.get_tokenizer(name)
+        except _UNREADABLE as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise InputError(
+                f"{path} cannot be loaded as an open_clip model: {reason}",
+                hint="nothing is downloaded: the folder needs config, weights and tokenizer, a file its own model name",
+            ) from error
+        settings = transform.PreprocessCfg(**self._model.visual.preprocess_cfg)
+        settings.resize_mode = "longest"  # the whole region, padded; the usual centre crop would cut a long one
+        self._prepare = transform.image_transform_v2(settings, is_train=False)
+        self._device = device
+
+    def regions(self, crops: Sequence[Image]) -> NDArray[np.float32]:
+        """[N, D] unit vectors of N crops, each h x w x 3 uint8 RGB."""
+        pixels = torch.stack([self._prepare(Pictures.fromarray(np.ascontiguousarray(crop))) for crop in crops])
+        return self._vectors(self._model.encode_image, pixels)
+
+    def texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """[N, D] unit vectors of N texts."""
+        return self._vectors(self._model.encode_text, self._tokenize(list(texts)))
+
+    @torch.inference_mode()
+    def _vectors(self, encode: Any, inputs: torch.Tensor) -> NDArray[np.float32]:
+        vectors = encode(inputs.to(self._device)).float()
+        unit: NDArray[np.float32] = torch.nn.functional.normalize(vectors, dim=-1).cpu().numpy()
+        return unit
+
+
+def _identify(path: Path, model: str | None) -> tuple[str, str | None]:
+    """What open_clip calls the model, and its weights file where the name does not imply it."""
+    if path.is_dir():
+        if model is not None:
+            raise RecipeError(f"{path} says its own architecture", hint="leave out model")
+        if not (path / CONFIG).is_file():
+            raise InputError(f"the folder {path} holds no {CONFIG}", hint="name the weights file and its model instead")
+        return f"local-dir:{path}", None
+    if model is None:
+        raise RecipeError(f"the weights file {path.name} needs its architecture", hint="add model, such as ViT-B-32")
+    if model not in open_clip.list_models():
+        raise RecipeError(f"open_clip has no model {model!r}", hint=nearest(model, open_clip.list_models()))
+    if "siglip" in model.lower():
+        raise RecipeError(
+            f"{model} fetches its tokenizer when it is built", hint="give a folder with config, weights and tokenizer"
+        )
+    return model, str(path)
+
+
+@contextmanager
+def _no_downloads() -> Iterator[None]:
+    """The hub's client refuses to connect: what is not here already is an error."""
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before

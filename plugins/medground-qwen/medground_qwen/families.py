@@ -1,0 +1,33 @@
+"""What differs between families of vision-language models: which pixels their numbers count."""
+
+from dataclasses import dataclass
+
+from medground.frames import Frame, Kind, Order
+from medground.geometry import Size
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Family:
+    """One family: its architectures and the frame of its answers."""
+
+    model_types: frozenset[str]
+    """``model_type`` of the checkpoints it loads; empty for any."""
+    kind: Kind
+    order: Order = "xy"
+    shares: bool = False
+    """Whether its forward can share a prompt: full attention, multimodal rotary positions, one image placeholder."""
+
+    def frame(self, seen: Size) -> Frame:
+        """The frame of an answer about an image the model sees at `seen` (H, W)."""
+        return Frame(self.kind, seen, self.order)
+
+
+QWEN2_5_VL = Family(model_types=frozenset({"qwen2_5_vl"}), kind="pixel", shares=True)
+"""Absolute pixels of the resized image. Lingshu has the same architecture and the same frame."""
+QWEN3_VL = Family(model_types=frozenset({"qwen3_vl"}), kind="permille", shares=True)
+"""Thousandths of each side."""
+
+
+def any_family(kind: Kind, order: Order) -> Family:
+    """Any other image-text-to-text model, with its frame declared by the recipe."""
+    return Family(model_types=frozenset(), kind=kind, order=order)

@@ -1,0 +1,171 @@
+"""Sampling a group: the image and the prompt are computed once per query, their cache serves all G completions.
+
+Every completion draws from a stream of its own, seeded by the caller, so it does not depend on what else is in the batch
+(up to the last bits of the logits, which depend on the shapes a batch is computed in).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medground_qwen.prompts import Prompt
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """One sampled completion."""
+
+    ids: list[int]
+    """The end token included, where there is one."""
+    logprobs: list[float]
+    """Under the distribution that was sampled from; of the plain softmax when greedy."""
+    stopped: bool
+    """False when it ran into the length limit."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tokens:
+    """The token ids that steer sampling."""
+
+    end: frozenset[int]
+    pad: int
+    forbidden: Tensor
+    """[K] int64, never sampled: image and other vision tokens, which would break the next forward pass."""
+
+
+@torch.no_grad()
+def sample(
+    model: Any,
+    prompts: Sequence[Prompt],
+    seeds: Sequence[Sequence[int]],
+    tokens: Tokens,
+    *,
+    temperature: float,
+    max_tokens: int,
+) -> list[list[Sampled]]:
+    """Sample ``len(seeds[i])`` completions for prompt i; every prompt has the same number of seeds.
+
+    Args:
+        model: a causal language model of transformers with images.
+        prompts: N encoded conversations on the model's device.
+        seeds: [N][G], one per completion.
+        tokens: end, padding and forbidden ids.
+        temperature: 0 is greedy.
+        max_tokens: the most tokens per completion.
+    """
+    group = len(seeds[0])
+    inputs, mask, last = _left_padded(prompts, tokens.pad)
+    out = model(**inputs, attention_mask=mask, use_cache=True, logits_to_keep=1)
+    cache = out.past_key_values
+    cache.batch_repeat_interleave(group)
+    state = _Decoding(
+        logits=out.logits[:, -1].repeat_interleave(group, 0),
+        mask=mask.repeat_interleave(group, 0),
+        position=last.repeat_interleave(group, 0),
+        rows=list(range(len(prompts) * group)),
+    )
+    draws = _uniforms([seed for group_seeds in seeds for seed in group_seeds], max_tokens) if temperature else None
+    done: list[Sampled | None] = [None] * len(state.rows)
+    ids: list[list[int]] = [[] for _ in state.rows]
+    logprobs: list[list[float]] = [[] for _ in state.rows]
+    for step in range(max_tokens):
+        chosen, logp = _choose(state.logits, tokens.forbidden, temperature, draws, state.rows, step)
+        for row, token, value in zip(state.rows, chosen.tolist(), logp.tolist(), strict=True):
+            if done[row] is None:
+                ids[row].append(token)
+                logprobs[row].append(value)
+                if token in tokens.end:
+                    done[row] = Sampled(ids[row], logprobs[row], True)
+        alive = [place for place, row in enumerate(state.rows) if done[row] is None]
+        if not alive or step + 1 == max_tokens:
+            break
+        if 2 * len(alive) <= len(state.rows):  # finished rows leave the cache once they are half of it
+            kept = torch.tensor(alive, device=chosen.device)
+            cache.batch_select_indices(kept)
+            chosen = chosen[kept]
+            state.keep(kept)
+        state.mask = torch.cat([state.mask, state.mask.new_ones(len(state.rows), 1)], dim=1)
+        state.position = state.position + 1
+        out = model(
+            input_ids=chosen.unsqueeze(1),
+            attention_mask=state.mask,
+            past_key_values=cache,
+            use_cache=True,
+            **_positions(prompts, state.position),
+        )
+        state.logits = out.logits[:, -1]
+    flat = [found or Sampled(ids[row], logprobs[row], False) for row, found in enumerate(done)]
+    return [flat[start : start + group] for start in range(0, len(flat), group)]
+
+
+@dataclass(slots=True)
+class _Decoding:
+    """What changes from token to token."""
+
+    logits: Tensor
+    mask: Tensor
+    position: Tensor
+    """[rows] the rotary position of the last token."""
+    rows: list[int]
+    """Which completions the rows still are."""
+
+    def keep(self, kept: Tensor) -> None:
+        self.mask, self.position = self.mask[kept], self.position[kept]
+        self.rows = [self.rows[place] for place in kept.tolist()]
+
+
+def _left_padded(prompts: Sequence[Prompt], pad: int) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+    """Model inputs for all prompts, their attention mask [N, P], and the last position of each [N]."""
+    longest = max(len(prompt) for prompt in prompts)
+
+    def padded(values: Sequence[Tensor], fill: int) -> Tensor:
+        rows = [torch.nn.functional.pad(value, (longest - value.shape[-1], 0), value=fill) for value in values]
+        return torch.stack(rows, dim=-2)
+
+    inputs = {"input_ids": padded([prompt.ids for prompt in prompts], pad)}
+    for key in prompts[0].per_token:
+        inputs[key] = padded([prompt.per_token[key] for prompt in prompts], 0)
+    for key in prompts[0].image:
+        inputs[key] = torch.cat([prompt.image[key] for prompt in prompts])
+    mask = padded([torch.ones_like(prompt.ids) for prompt in prompts], 0)
+    if prompts[0].positions is None:
+        counted = (mask.cumsum(-1) - 1).clamp(min=0)
+        return {**inputs, "position_ids": counted}, mask, counted[:, -1]
+    positions = padded([prompt.positions for prompt in prompts if prompt.positions is not None], 0)
+    return {**inputs, "position_ids": positions}, mask, positions.amax(dim=(0, 2))
+
+
+def _positions(prompts: Sequence[Prompt], position: Tensor) -> dict[str, Tensor]:
+    if prompts[0].positions is None:
+        return {"position_ids": position.unsqueeze(1)}
+    return {"position_ids": position.view(1, -1, 1).expand(3, -1, 1)}
+
+
+def _uniforms(seeds: Sequence[int], count: int) -> np.ndarray[Any, Any]:
+    """[rows, count] numbers in [0, 1), each row a stream of its own."""
+    return np.stack([np.random.Generator(np.random.Philox(seed)).random(count) for seed in seeds])
+
+
+def _choose(
+    logits: Tensor,
+    forbidden: Tensor,
+    temperature: float,
+    draws: np.ndarray[Any, Any] | None,
+    rows: Sequence[int],
+    step: int,
+) -> tuple[Tensor, Tensor]:
+    """The next token of each row and its log-probability."""
+    scaled = logits.float().index_fill(-1, forbidden, -torch.inf) / (temperature or 1.0)
+    logp = torch.log_softmax(scaled, dim=-1)
+    if draws is None:
+        chosen = logp.argmax(dim=-1)
+    else:
+        # The inverse of the cumulative distribution in float64: one uniform decides, whatever the batch.
+        total = logp.double().exp().cumsum(dim=-1)
+        uniform = torch.from_numpy(draws[list(rows), step]).to(total.device).unsqueeze(1) * total[:, -1:]
+        chosen = torch.searchsorted(total, uniform, right=True).squeeze(1)
+    return chosen, logp.gather(-1, chosen.unsqueeze(-1)).squeeze(-1)

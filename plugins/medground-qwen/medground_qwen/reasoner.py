@@ -1,0 +1,209 @@
+"""The reasoner: a released vision-language checkpoint that answers, and whose policy can be trained."""
+
+import copy
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medground.frames import Frame, fixed_point
+from medground.geometry import Size
+from medground.types import Completion, Messages, Sampling, image_of, text_of
+from medground_qwen.attention import use_shared_attention
+from medground_qwen.families import Family
+from medground_qwen.generate import Sampled, Tokens, sample
+from medground_qwen.policy import GroupBatch, Policy, group_of
+from medground_qwen.prompts import Prompt, encode
+
+
+class VisionLanguageReasoner:
+    """See `medground.protocols.TrainableReasoner`; made by the factories in `medground_qwen.factories`.
+
+    Args:
+        model: a causal language model of transformers with images.
+        processor: its processor.
+        family: which pixels its numbers count.
+        share: compute image and prompt once per group where the family allows it.
+        max_pixels: a smaller image limit than the processor's own, px² of the resized image.
+        logprob_chunk: positions whose logits are held at a time.
+        rows_at_once: completions decoded together.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        processor: Any,
+        family: Family,
+        *,
+        share: bool = True,
+        max_pixels: int | None = None,
+        logprob_chunk: int = 1024,
+        rows_at_once: int = 256,
+    ) -> None:
+        self.model, self.processor, self.family = model, processor, family
+        self.max_pixels, self.rows_at_once = max_pixels, rows_at_once
+        self.share = share and family.shares
+        if self.share:
+            use_shared_attention(model.config.get_text_config())
+        self.tokens = _tokens(model, processor)
+        self.policy = Policy(model, share=self.share, forbidden=self.tokens.forbidden, chunk=logprob_chunk)
+        self._frozen: Policy | None = None
+        self._active = self.policy
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model lives."""
+        return next(self.model.parameters()).device
+
+    def frame(self, size: Size) -> Frame:
+        """See `Reasoner.frame`."""
+        return self.family.frame(self.seen(size))
+
+    def seen(self, size: Size) -> Size:
+        """The (H, W) an original of `size` is resized to: a fixed point of the processor."""
+        processor = self.processor.image_processor
+        limits = dict(processor.size)
+        if "shortest_edge" not in limits or not hasattr(processor, "merge_size"):
+            return size  # tiles or a fixed square: the frame counts fractions of the whole, so the size does not matter
+        highest = limits["longest_edge"] if self.max_pixels is None else min(self.max_pixels, limits["longest_edge"])
+        grid = processor.patch_size * processor.merge_size
+        return fixed_point(size, factor=grid, min_pixels=limits["shortest_edge"], max_pixels=highest)
+
+    def encode(self, messages: Messages) -> Prompt:
+        """A conversation as the model's inputs, on its device."""
+        image = image_of(messages)
+        size = (image.shape[0], image.shape[1])
+        rope = getattr(self.model.model, "get_rope_index", None)
+        return encode(self.processor, rope, messages, self.seen(size), self.frame(size)).to(self.device)
+
+    def tokenize(self, text: str) -> list[int]:
+        """A target text as completion ids with the end token: what supervised training teaches to write."""
+        ids: list[int] = self.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return [*ids, self.processor.tokenizer.eos_token_id]
+
+    def generate(self, batch: Sequence[Messages], sampling: Sampling) -> list[list[Completion]]:
+        """See `Reasoner.generate`."""
+        return self.sample(batch, sampling, [seed_of(sampling.seed, messages) for messages in batch])
+
+    def sample(self, batch: Sequence[Messages], sampling: Sampling, seeds: Sequence[int]) -> list[list[Completion]]:
+        """As `generate`, with one seed per conversation given by the caller."""
+        count = sampling.num_generations
+        at_once = max(1, self.rows_at_once // count)
+        out: list[list[Completion]] = []
+        training = self.model.training
+        self.model.eval()
+        for start in range(0, len(batch), at_once):
+            prompts = [self.encode(messages) for messages in batch[start : start + at_once]]
+            streams = [[seed + index for index in range(count)] for seed in seeds[start : start + at_once]]
+            groups = sample(
+                self.model,
+                prompts,
+                streams,
+                self.tokens,
+                temperature=sampling.temperature,
+                max_tokens=sampling.max_completion_length,
+            )
+            out += [
+                [self._completion(found, prompt.frame) for found in group]
+                for prompt, group in zip(prompts, groups, strict=True)
+            ]
+        self.model.train(training)
+        return out
+
+    def group(self, messages: Messages, completions: Sequence[Completion | Sequence[int]]) -> GroupBatch:
+        """A query and its completions as the policy takes them; token ids as they were sampled."""
+        ids = [_ids(completion) for completion in completions]
+        return group_of(self.encode(messages), ids, self.tokens.pad)
+
+    def logprobs(self, messages: Messages, completions: Sequence[Completion], *, temperature: float = 1.0) -> Tensor:
+        """See `TrainableReasoner.logprobs`."""
+        logp, _ = self._active(self.group(messages, completions), temperature)
+        return logp  # type: ignore[no-any-return]
+
+    def parameters(self) -> Iterable[torch.nn.Parameter]:
+        """The parameters to train: those that require a gradient."""
+        return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+
+    def keep_reference(self) -> None:
+        """Freeze today's policy as the reference; LoRA needs none, its reference is the model without the adapter."""
+        if not _has_adapter(self.model):
+            self._frozen = copy.deepcopy(self.policy).requires_grad_(False).eval()
+
+    def reference(self) -> AbstractContextManager[None]:
+        """See `TrainableReasoner.reference`."""
+        if _has_adapter(self.model):
+            return self._without_adapter()
+        if self._frozen is None:
+            raise RuntimeError("there is no reference yet: call keep_reference() before training")
+        return self._use(self._frozen)
+
+    @contextmanager
+    def _without_adapter(self) -> Iterator[None]:
+        self.model.disable_adapters()
+        try:
+            yield
+        finally:
+            self.model.enable_adapters()
+
+    @contextmanager
+    def _use(self, policy: Policy) -> Iterator[None]:
+        self._active = policy
+        try:
+            yield
+        finally:
+            self._active = self.policy
+
+    def save(self, folder: Path) -> None:
+        """See `TrainableReasoner.save`; with LoRA the adapter alone is written."""
+        self.model.save_pretrained(folder)
+        self.processor.save_pretrained(folder)
+
+    def _completion(self, found: Sampled, frame: Frame) -> Completion:
+        ids = found.ids[:-1] if found.stopped else found.ids
+        return Completion(
+            text=self.processor.tokenizer.decode(ids, skip_special_tokens=True),
+            frame=frame,
+            token_ids=np.asarray(found.ids, np.int32),
+            logprobs=np.asarray(found.logprobs, np.float32),
+            finish_reason="stop" if found.stopped else "length",
+        )
+
+
+def seed_of(seed: int, messages: Messages) -> int:
+    """A seed for one conversation: from the run's seed and what is asked, not from its place in a batch."""
+    digest = hashlib.blake2b(f"{seed}|{text_of(messages)}|".encode(errors="surrogatepass"), digest_size=6)
+    digest.update(np.ascontiguousarray(image_of(messages)).data)
+    return int.from_bytes(digest.digest())
+
+
+def _ids(completion: Completion | Sequence[int]) -> list[int]:
+    if not isinstance(completion, Completion):
+        return list(completion)
+    if completion.token_ids is None:
+        raise ValueError("a completion without token ids cannot be scored: its text is never tokenised again")
+    return [int(token) for token in completion.token_ids]
+
+
+def _tokens(model: Any, processor: Any) -> Tokens:
+    tokenizer, config = processor.tokenizer, model.config
+    ends = model.generation_config.eos_token_id
+    end = {tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}
+    # Special tokens of a chat model that may be written: those that end the turn. Image tokens above all may not.
+    special = {*tokenizer.all_special_ids, *_vision_ids(config)} - end
+    device = next(model.parameters()).device
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    return Tokens(end=frozenset(end), pad=pad, forbidden=torch.tensor(sorted(special), device=device))
+
+
+def _vision_ids(config: Any) -> set[int]:
+    names = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id", "image_token_index")
+    return {value for name in names if isinstance(value := getattr(config, name, None), int)}
+
+
+def _has_adapter(model: Any) -> bool:
+    return hasattr(model, "peft_config")

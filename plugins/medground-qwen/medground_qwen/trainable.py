@@ -1,0 +1,45 @@
+"""Which parameters train."""
+
+from typing import Any
+
+VISION = ("visual.", "vision_tower.", "vision_model.", "multi_modal_projector.")
+"""Where the vision tower and its projector sit in the parameter names of transformers' models."""
+
+
+def choose_trainable(
+    model: Any, *, lora_rank: int, lora_alpha: float | None, train_vision: bool, gradient_checkpointing: bool
+) -> Any:
+    """Freeze what does not train, and attach a LoRA adapter if a rank is given; return the model to use."""
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(train_vision or not is_vision(name))
+    if gradient_checkpointing:
+        _checkpoint_activations(model)
+        model.train()  # transformers checkpoints only in training mode; there is no dropout to switch on
+    if lora_rank:
+        model = _with_adapter(model, lora_rank, lora_alpha, train_vision)
+    return model
+
+
+def _checkpoint_activations(model: Any) -> None:
+    if hasattr(model, "activation_checkpointing_enable"):
+        model.activation_checkpointing_enable()
+    else:  # its name before transformers 5.2x
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+
+
+def is_vision(name: str) -> bool:
+    """Whether a parameter belongs to the vision tower or its projector."""
+    return any(part in name for part in VISION)
+
+
+def _with_adapter(model: Any, rank: int, alpha: float | None, train_vision: bool) -> Any:
+    from peft import LoraConfig
+    from torch.nn import Linear
+
+    targets = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, Linear) and "lm_head" not in name and (train_vision or not is_vision(f"{name}."))
+    ]
+    model.add_adapter(LoraConfig(r=rank, lora_alpha=alpha or 2 * rank, target_modules=targets, lora_dropout=0.0))
+    return model

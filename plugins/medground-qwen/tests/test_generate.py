@@ -1,0 +1,116 @@
+"""Rollouts: one prefill per query, the same tokens as repeated rows, reproducible whatever the batch."""
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="needs torch")
+pytest.importorskip("transformers", reason="needs transformers")
+
+_spec = importlib.util.spec_from_file_location("qwen_conftest", Path(__file__).with_name("conftest.py"))
+common = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(common)
+GREEDY, SAMPLED, conversation = common.GREEDY, common.SAMPLED, common.conversation
+
+
+def test_greedy_equals_transformers_own_generate(make):
+    reasoner = make()
+    prompt = reasoner.encode(conversation())
+    theirs = reasoner.model.generate(
+        input_ids=prompt.ids.expand(3, -1),
+        attention_mask=torch.ones(3, len(prompt), dtype=torch.int64),
+        **{key: value.expand(3, -1) for key, value in prompt.per_token.items()},
+        **{key: value.repeat(3, 1) for key, value in prompt.image.items()},
+        do_sample=False,
+        max_new_tokens=20,
+        suppress_tokens=reasoner.tokens.forbidden.tolist(),
+    )[:, len(prompt) :]
+    (ours,) = reasoner.generate([conversation()], GREEDY)
+    length = len(ours[0].token_ids)
+    for row in theirs.tolist():
+        assert row[:length] == ours[0].token_ids.tolist()
+
+
+def test_a_greedy_group_repeats_itself_and_needs_one_prefill(make):
+    reasoner = make()
+    seen = []
+    reasoner.model.model.visual.register_forward_pre_hook(lambda *_: seen.append(1))
+    (group,) = reasoner.generate(
+        [conversation()], common.Sampling(num_generations=5, temperature=0.0, max_completion_length=9)
+    )
+    assert len({tuple(completion.token_ids) for completion in group}) == 1
+    assert len(seen) == 1, "the image is encoded once for the whole group"
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
+def test_a_completion_does_not_depend_on_its_batch(make, sampling):
+    reasoner = make()
+    batch = [
+        conversation(),
+        conversation("Which bright region is on the right side?", 40, 150, 1),
+        conversation(seed=2),
+    ]
+    together = reasoner.generate(batch, sampling)
+    alone = [reasoner.generate([messages], sampling)[0] for messages in batch]
+    for group, single in zip(together, alone, strict=True):
+        assert [completion.token_ids.tolist() for completion in group] == [
+            completion.token_ids.tolist() for completion in single
+        ]
+
+
+def test_the_recorded_logprobs_are_the_trainers(make):
+    reasoner = make()
+    for temperature in (1.0, 0.7):
+        sampling = common.Sampling(num_generations=4, temperature=temperature, max_completion_length=20)
+        (group,) = reasoner.generate([conversation()], sampling)
+        fresh = reasoner.logprobs(conversation(), group, temperature=temperature).detach().numpy()
+        for row, completion in enumerate(group):
+            np.testing.assert_allclose(fresh[row, : len(completion.logprobs)], completion.logprobs, atol=1e-4)
+
+
+def test_image_tokens_are_never_sampled(make):
+    reasoner = make()
+    head = reasoner.model.get_output_embeddings()
+    with torch.no_grad():  # a policy that wants nothing but image tokens
+        head.weight[reasoner.model.config.image_token_id] += 50 * head.weight[:50].mean(dim=0)
+    (group,) = reasoner.generate([conversation()], SAMPLED)
+    written = {int(token) for completion in group for token in completion.token_ids}
+    assert not written & set(reasoner.tokens.forbidden.tolist())
+    assert reasoner.model.config.image_token_id in reasoner.tokens.forbidden.tolist()
+    assert reasoner.tokens.end.isdisjoint(reasoner.tokens.forbidden.tolist())
+
+
+def test_finish_reason_and_the_end_token(make):
+    reasoner = make()
+    with torch.no_grad():
+        reasoner.model.get_output_embeddings().weight *= 0.05  # nearly uniform, so that some completions stop early
+    sampling = common.Sampling(num_generations=64, temperature=1.0, max_completion_length=200)
+    (group,) = reasoner.generate([conversation()], sampling)
+    reasons = {completion.finish_reason for completion in group}
+    assert reasons == {"stop", "length"}
+    for completion in group:
+        assert (int(completion.token_ids[-1]) in reasoner.tokens.end) is (completion.finish_reason == "stop")
+        assert len(completion.token_ids) == len(completion.logprobs) <= 200
+
+
+def test_the_frame_is_what_the_model_sees(make, architecture):
+    reasoner = make()
+    (group,) = reasoner.generate([conversation(height=517, width=763)], GREEDY)
+    frame = group[0].frame
+    assert frame == reasoner.frame((517, 763))
+    assert frame.size[0] * frame.size[1] <= 128 * 128
+    assert frame.kind == {"qwen2_5_vl": "pixel", "qwen3_vl": "permille"}[architecture]
+
+
+def test_a_saved_policy_loads_in_transformers(make, tmp_path):
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    reasoner = make()
+    reasoner.save(tmp_path)
+    model = AutoModelForImageTextToText.from_pretrained(tmp_path)
+    AutoProcessor.from_pretrained(tmp_path)
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, reasoner.model.state_dict()[name])
+    assert not [path for path in tmp_path.iterdir() if path.suffix in (".bin", ".pt", ".pkl")]

@@ -1,0 +1,199 @@
+"""The shared-prompt update is exact: log-probabilities and gradients equal repeated rows, whatever the layout."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="needs torch")
+pytest.importorskip("transformers", reason="needs transformers")
+
+_spec = importlib.util.spec_from_file_location("qwen_conftest", Path(__file__).with_name("conftest.py"))
+common = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(common)
+RAGGED, conversation = common.RAGGED, common.conversation
+
+
+def outcome(reasoner, completions=RAGGED, messages=None, parts=None):
+    """Log-probabilities [G, C] and the gradient of every trainable parameter of a weighted sum of them."""
+    group = reasoner.group(messages or conversation(), completions)
+    weight = torch.linspace(-1, 1, group.ids.numel()).view(group.ids.shape)
+    reasoner.model.zero_grad()
+    rows = []
+    for start in range(0, len(completions), parts or len(completions)):
+        part = group.part(start, start + (parts or len(completions)))
+        logp, entropy = reasoner.policy(part)
+        assert (entropy >= 0).all()
+        (logp * weight[start : start + len(logp), : logp.shape[1]]).sum().backward()
+        rows.append(torch.nn.functional.pad(logp.detach(), (0, group.ids.shape[1] - logp.shape[1])))
+    gradients = {
+        name: parameter.grad.clone()
+        for name, parameter in reasoner.model.named_parameters()
+        if parameter.grad is not None
+    }
+    return torch.cat(rows), gradients
+
+
+def assert_same(found, expected, tolerance=1e-5):
+    torch.testing.assert_close(found[0], expected[0], atol=tolerance, rtol=0)
+    assert found[1].keys() == expected[1].keys()
+    for name, gradient in expected[1].items():
+        scale = gradient.abs().max().clamp(min=1e-6)
+        assert ((found[1][name] - gradient).abs().max() / scale) <= tolerance, name
+
+
+def test_shared_equals_repeated_rows_the_vision_tower_included(make):
+    shared, repeated = make(train_vision=True), make(train_vision=True, share=False)
+    found = outcome(shared)
+    assert_same(found, outcome(repeated))
+    assert any("visual" in name for name in found[1])
+
+
+def test_with_gradient_checkpointing(make):
+    assert_same(
+        outcome(make(train_vision=True, gradient_checkpointing=True)), outcome(make(train_vision=True, share=False))
+    )
+
+
+def test_with_a_lora_adapter(make):
+    def adapted(**arguments):
+        torch.manual_seed(0)
+        reasoner = make(lora_rank=4, **arguments)
+        generator = torch.Generator().manual_seed(0)
+        for name, parameter in reasoner.model.named_parameters():
+            if "lora_B" in name:  # starts at zero, where half of the gradients would be zero too
+                parameter.data.normal_(0, 0.05, generator=generator)
+        return reasoner
+
+    found = outcome(adapted())
+    assert_same(found, outcome(adapted(share=False)))
+    assert all("lora" in name for name in found[1])
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3])
+def test_in_sub_groups(make, parts):
+    assert_same(outcome(make(), parts=parts), outcome(make()))
+
+
+@pytest.mark.parametrize("chunk", [1, 5, 4096])
+def test_chunked_logprobs_equal_the_full_softmax(make, chunk):
+    reasoner = make(logprob_chunk=chunk)
+    group = reasoner.group(conversation(), RAGGED)
+    logits = reasoner.model.lm_head(reasoner.policy._shared(group)).float() / 0.7
+    logits[..., reasoner.tokens.forbidden] = -torch.inf
+    full = torch.log_softmax(logits, -1).gather(-1, group.ids.unsqueeze(-1)).squeeze(-1)
+    logp, _ = reasoner.policy(group, temperature=0.7)
+    torch.testing.assert_close(logp, torch.where(group.mask, full, 0.0), atol=1e-6, rtol=0)
+    assert_same(outcome(reasoner), outcome(make()))
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 7, 64])
+def test_chunks_give_the_gradients_of_the_full_softmax(chunk):
+    from medground_qwen.logprobs import token_logprobs
+
+    generator = torch.Generator().manual_seed(0)
+    head = torch.nn.Linear(16, 50)
+    hidden = torch.randn(20, 16, generator=generator, requires_grad=True)
+    tokens = torch.randint(0, 40, (20,), generator=generator)
+    forbidden = torch.arange(45, 50)
+    logp, entropy = token_logprobs(head, hidden, tokens, temperature=0.7, forbidden=forbidden, chunk=chunk)
+    logits = head(hidden) / 0.7
+    full = torch.log_softmax(logits[:, :45], -1)
+    torch.testing.assert_close(logp, full.gather(-1, tokens[:, None])[:, 0], atol=1e-6, rtol=0)
+    torch.testing.assert_close(entropy, -(full.exp() * full).sum(-1).detach(), atol=1e-6, rtol=0)
+    ours = torch.autograd.grad(logp.sum(), [hidden, head.weight, head.bias])
+    theirs = torch.autograd.grad(full.gather(-1, tokens[:, None]).sum(), [hidden, head.weight, head.bias])
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-6)
+
+
+def test_a_completion_does_not_see_its_siblings(make):
+    reasoner = make()
+    before, _ = reasoner.policy(reasoner.group(conversation(), RAGGED))
+    other = [RAGGED[0], RAGGED[1], [200] * 9, RAGGED[3]]
+    after, _ = reasoner.policy(reasoner.group(conversation(), other))
+    for row in (0, 1, 3):
+        assert torch.equal(before[row], after[row])
+    assert not torch.equal(before[2], after[2])
+
+
+def test_reordering_completions_reorders_the_answers(make):
+    reasoner = make()
+    order = [2, 0, 3, 1]
+    straight, _ = reasoner.policy(reasoner.group(conversation(), RAGGED))
+    shuffled, _ = reasoner.policy(reasoner.group(conversation(), [RAGGED[row] for row in order]))
+    torch.testing.assert_close(shuffled, straight[order], atol=1e-6, rtol=0)
+
+
+def test_what_follows_the_end_changes_nothing(make):
+    reasoner = make()
+    group = reasoner.group(conversation(), RAGGED)
+    clean, _ = reasoner.policy(group)
+    group.ids[~group.mask] = 123
+    dirty, _ = reasoner.policy(group)
+    assert torch.equal(clean, dirty)
+
+
+def test_wrong_positions_are_caught(make):
+    # Without token types, transformers falls back to one-dimensional positions without a word; equality must notice.
+    reasoner = make()
+    right, _ = reasoner.policy(reasoner.group(conversation(), RAGGED))
+    group = reasoner.group(conversation(), RAGGED)
+    group.prompt.positions.copy_(torch.arange(len(group.prompt)).expand(3, -1))
+    wrong, _ = reasoner.policy(group)
+    assert (right - wrong).abs().max() > 1e-4
+
+
+def test_image_and_prompt_are_computed_once_per_group(make):
+    """Patches through the vision tower and tokens through the first layer equal the closed form."""
+    counts = {}
+    for share in (True, False):
+        reasoner = make(share=share, train_vision=True)
+        seen = {"patches": 0, "tokens": 0}
+        tower, layer = reasoner.model.model.visual, reasoner.model.model.language_model.layers[0]
+        tower.register_forward_pre_hook(
+            lambda m, a, k, seen=seen: seen.update(patches=seen["patches"] + len((a or [k["hidden_states"]])[0])),
+            with_kwargs=True,
+        )
+        layer.register_forward_pre_hook(
+            lambda m, a, k, seen=seen: seen.update(
+                tokens=seen["tokens"] + (a or [k["hidden_states"]])[0].shape[:2].numel()
+            ),
+            with_kwargs=True,
+        )
+        group = reasoner.group(conversation(), RAGGED)
+        reasoner.policy(group)
+        counts[share] = (seen, len(group.prompt), group.ids.shape)
+    (shared, prompt, (count, longest)), (repeated, _, _) = counts[True], counts[False]
+    patches = 12 * 16  # 96 x 128 px in patches of 8
+    assert shared == {"patches": patches, "tokens": prompt + count * longest}
+    assert repeated == {"patches": count * patches, "tokens": count * (prompt + longest)}
+
+
+def test_frozen_vision_gets_no_gradient_and_keeps_its_bytes(make):
+    reasoner = make()
+    before = {name: p.detach().clone() for name, p in reasoner.model.named_parameters() if not p.requires_grad}
+    optimizer = torch.optim.AdamW(reasoner.parameters(), lr=1e-2)
+    _, gradients = outcome(reasoner)
+    optimizer.step()
+    assert before
+    assert not before.keys() & gradients.keys()
+    after = dict(reasoner.model.named_parameters())
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+
+
+def test_the_reference_is_the_start_and_stays_it(make):
+    for arguments in ({}, {"lora_rank": 4}):
+        reasoner = make(**arguments)
+        reasoner.keep_reference()
+        completions = reasoner.generate([conversation()], common.SAMPLED)[0]
+        start = reasoner.logprobs(conversation(), completions).detach()
+        optimizer = torch.optim.AdamW(reasoner.parameters(), lr=1e-2)
+        outcome(reasoner)
+        optimizer.step()
+        outcome(reasoner)
+        optimizer.step()
+        assert (reasoner.logprobs(conversation(), completions) - start).abs().max() > 1e-3
+        with reasoner.reference():
+            assert torch.equal(reasoner.logprobs(conversation(), completions), start)
+        assert [p for p in reasoner.parameters()], "the adapter trains again afterwards"

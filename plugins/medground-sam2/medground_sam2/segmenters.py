@@ -1,0 +1,287 @@
+"""SAM 2.1 and MedSAM2 as segmenters: how their authors prepare images, prompts and masks.
+
+Image: divided by 255, stretched to a square by an antialiased bilinear filter on floats, normalised by ImageNet's mean
+and standard deviation, RGB. Prompts: divided by width and height, times the input size; the corners of a box are two
+points labelled 2 and 3 before the clicks. Masks: logits are upsampled bilinearly to the image and cut at 0.
+(Ravi et al., arXiv:2408.00714; Ma et al., arXiv:2504.03600.)
+"""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medground.errors import PluginError, RecipeError, SegmenterError, nearest
+from medground.geometry import Size
+from medground.segmenting import CacheStats, EmbeddingCache, by_kind, image_key, in_chunks
+from medground.types import Image, Mask, PromptKind, SpatialPrompt
+from medground.weights import find_weights
+from medground_sam2.layout import Unseen
+
+if TYPE_CHECKING:
+    import torch
+
+    from medground_sam2.models import Features
+
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+Backend = Literal["transformers", "official"]
+Protocol = Literal["native", "medreasoner"]
+BACKENDS = ("transformers", "official")
+PROTOCOLS = ("native", "medreasoner")
+Answer = TypeVar("Answer")
+
+
+class Sam2:
+    """SAM 2.1 (Hiera tiny, small, base plus, large) for single images.
+
+    Native protocol: 1024 px; three masks and the best predicted IoU for an ambiguous prompt, which is a single click
+    without a box, as in the released configuration; one mask otherwise, replaced by the best of three where its
+    stability is below 0.98. Protocol ``medreasoner``: 1024 px, best of three for every prompt.
+
+    Args:
+        checkpoint: a published ``.pt`` file, a safetensors file or folder of transformers, or a hub id
+            ``owner/name[/file][@revision]`` that `medground fetch` has put in the local cache; None is `published`.
+        backend: ``transformers``, or ``official`` for the package sam2 (extra ``[sam2]``).
+        protocol: ``native`` or ``medreasoner``.
+        image_size: side of the model's square input in pixels, a multiple of 32; None takes the protocol's.
+        multimask: True takes the best of three masks for every prompt, False one mask; None is the protocol's rule.
+        device: such as ``cpu`` or ``cuda:1``, independent of anything else in the run.
+        dtype: ``float32``, ``bfloat16`` or ``float16``, in which the image encoder computes, by autocast as Meta runs
+            it; prompts and masks are computed in float32.
+        compile: whether torch compiles the image encoder on first use.
+        cache_mib: bound of the image embeddings kept, in MiB on the device; in float32 an image takes 16 at 1024 px
+            and 4 at 512 px.
+        encode_batch: images per encoder call, halved for a call that runs out of memory.
+        decode_batch: prompts per decoder call, halved likewise.
+        heads: attention heads of the first encoder stage. This and the next two are not in the tensors; they are
+            known for the published sizes and needed for others only.
+        windows: attention window of each encoder stage, in tokens.
+        global_blocks: encoder blocks that attend to the whole image.
+    """
+
+    accepts: ClassVar[frozenset[PromptKind]] = frozenset({"box", "points", "negative_points"})
+    model: ClassVar[str] = "sam2"
+    published: ClassVar[str] = "facebook/sam2.1-hiera-large"
+    """The authors' weights, as a hub id: what a recipe that names no checkpoint means."""
+    native_size: ClassVar[int] = 1024
+    native_multimask: ClassVar[bool | None] = None
+    """None: three masks for a single click without a box, one otherwise."""
+
+    def __init__(
+        self,
+        *,
+        checkpoint: str | None = None,
+        backend: Backend = "transformers",
+        protocol: Protocol = "native",
+        image_size: int | None = None,
+        multimask: bool | None = None,
+        device: str = "cpu",
+        dtype: str = "float32",
+        compile: bool = False,
+        cache_mib: float = 1024,
+        encode_batch: int = 1,
+        decode_batch: int = 32,
+        heads: int | None = None,
+        windows: Sequence[int] | None = None,
+        global_blocks: Sequence[int] | None = None,
+    ) -> None:
+        self._arguments = {key: value for key, value in locals().items() if key not in ("self", "__class__")}
+        for word, known, what in ((backend, BACKENDS, "backend"), (protocol, PROTOCOLS, "protocol")):
+            if word not in known:
+                raise RecipeError(f"{self.model} has no {what} {word!r}", hint=nearest(word, known))
+        released = protocol == "medreasoner"
+        self.image_size = image_size or (1024 if released else self.native_size)
+        if multimask is None:
+            multimask = True if released else self.native_multimask
+        self.multimask = multimask
+        self.device, self.encode_batch, self.decode_batch = device, encode_batch, decode_batch
+        self.cache = EmbeddingCache(int(cache_mib * 2**20))
+        self._preprocessing = f"sam2 {self.image_size}"
+
+        try:
+            from medground_sam2 import models
+        except ImportError as error:
+            raise PluginError(
+                f"{self.model} needs {error.name}: {error}", hint="pip install 'medground[sam2]'"
+            ) from error
+        self.engine = models.build(
+            find_weights(checkpoint or self.published),
+            Unseen(heads=None if heads is None else (heads,), windows=windows, global_blocks=global_blocks),
+            backend=backend,
+            image_size=self.image_size,
+            device=device,
+            dtype=dtype,
+            compile=compile,
+        )
+
+    @property
+    def stats(self) -> CacheStats:
+        """Hits and misses of the embedding cache: misses are images encoded."""
+        return self.cache.stats
+
+    def segment(self, image: Image, prompts: Sequence[SpatialPrompt]) -> list[Mask]:
+        """As `medground.protocols.Segmenter.segment`."""
+        return self.segment_batch([image], [prompts])[0]
+
+    def segment_batch(self, images: Sequence[Image], prompts: Sequence[Sequence[SpatialPrompt]]) -> list[list[Mask]]:
+        """As `medground.protocols.BatchSegmenter.segment_batch`.
+
+        Every image is encoded once, and not at all if the cache holds it; prompts of one kind are decoded together,
+        whatever image they belong to.
+        """
+        return self._run(images, prompts, lambda logits, score: Mask(data=logits > 0, score=score))
+
+    def logits(self, image: Image, prompts: Sequence[SpatialPrompt]) -> list[tuple[NDArray[np.float32], float]]:
+        """What `segment` cuts at 0, H x W float32 at the image's size, and the score, per prompt."""
+        return self._run([image], [prompts], lambda logits, score: (logits, score))[0]
+
+    def _run(
+        self,
+        images: Sequence[Image],
+        prompts: Sequence[Sequence[SpatialPrompt]],
+        finish: Callable[[NDArray[np.float32], float], Answer],
+    ) -> list[list[Answer]]:
+        """``finish(logits, score)`` of every prompt, images in blocks so that few embeddings are alive at once."""
+        import torch
+
+        asked = [index for index, mine in enumerate(prompts) if mine]
+        answers: list[list[Answer]] = [[] for _ in prompts]
+        try:
+            with torch.inference_mode():
+                for start in range(0, len(asked), self.decode_batch):
+                    block = asked[start : start + self.decode_batch]
+                    found = self._block([images[i] for i in block], [prompts[i] for i in block], finish)
+                    for index, mine in zip(block, found, strict=True):
+                        answers[index] = mine
+        except RuntimeError as error:
+            raise SegmenterError(f"{self.model} failed: {(str(error).splitlines() or [''])[0]}") from error
+        return answers
+
+    def _block(
+        self,
+        images: Sequence[Image],
+        prompts: Sequence[Sequence[SpatialPrompt]],
+        finish: Callable[[NDArray[np.float32], float], Answer],
+    ) -> list[list[Answer]]:
+        keys = [image_key(image, self._preprocessing) for image in images]
+        embeddings = self.cache.fetch(
+            keys,
+            lambda missing: in_chunks(
+                missing, lambda some: self._encode([images[i] for i in some]), size=self.encode_batch
+            ),
+        )
+        items = [(index, prompt) for index, mine in enumerate(prompts) for prompt in mine]
+        answers: dict[int, Answer] = {}
+        for positions in by_kind([prompt for _, prompt in items]).values():
+            found = in_chunks(
+                [items[position] for position in positions],
+                lambda some: self._decode(some, images, embeddings, finish),
+                size=self.decode_batch,
+            )
+            answers.update(zip(positions, found, strict=True))
+        ordered = iter(range(len(items)))
+        return [[answers[next(ordered)] for _ in mine] for mine in prompts]
+
+    def _encode(self, images: Sequence[Image]) -> "list[Features]":
+        import torch
+
+        pixels = torch.stack([prepare(image, self.image_size, self.device) for image in images])
+        levels = self.engine.encode(pixels)
+        # Copies, so that dropping one image of a batch frees its memory.
+        return [[level[row : row + 1].clone() for level in levels] for row in range(len(images))]
+
+    def _decode(
+        self,
+        items: Sequence[tuple[int, SpatialPrompt]],
+        images: Sequence[Image],
+        embeddings: "Sequence[Features]",
+        finish: Callable[[NDArray[np.float32], float], Answer],
+    ) -> list[Answer]:
+        """Prompts of one kind in one decoder call; the best mask of each, upsampled to its image."""
+        import torch
+        import torch.nn.functional as F
+
+        owners = [index for index, _ in items]
+        rows = owners[:1] if len(set(owners)) == 1 else owners
+        features = [torch.cat(level).float() for level in zip(*(embeddings[row] for row in rows), strict=True)]
+        sizes = [(images[index].shape[0], images[index].shape[1]) for index in owners]
+        points, labels = to_points([prompt for _, prompt in items], sizes, self.image_size)
+        logits, scores = self.engine.decode(
+            features, points.to(self.device), labels.to(self.device), multimask=self._three(items[0][1])
+        )
+        best = scores.argmax(dim=1)
+        row = torch.arange(len(items), device=best.device)
+        logits, scores = logits[row, best], scores[row, best]
+        if not bool(torch.isfinite(scores).all() and torch.isfinite(logits).all()):
+            raise SegmenterError(f"{self.model} gave numbers that are not finite", hint="try dtype float32")
+        return [
+            finish(
+                F.interpolate(one[None, None], size, mode="bilinear", align_corners=False)[0, 0].cpu().numpy(), score
+            )
+            for one, size, score in zip(logits, sizes, scores.tolist(), strict=True)
+        ]
+
+    def _three(self, prompt: SpatialPrompt) -> bool:
+        """Whether prompts of this kind get three masks to choose from."""
+        return prompt.box is None and len(prompt.points) == 1 if self.multimask is None else self.multimask
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{key}={value!r}' for key, value in self._arguments.items())})"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild, (type(self), self._arguments)
+
+
+def _rebuild(component: type[Sam2], arguments: dict[str, Any]) -> Sam2:
+    return component(**arguments)
+
+
+class MedSam2(Sam2):
+    """MedSAM2: SAM 2.1 tiny trained on at 512 px with medical images, boxes, masks and correction clicks.
+
+    Native protocol: 512 px, one mask per prompt, replaced by the best of three where its stability is below 0.98.
+    Protocol ``medreasoner``: 1024 px, best of three, as that system ran it. Arguments are those of `Sam2`.
+    """
+
+    model: ClassVar[str] = "medsam2"
+    published: ClassVar[str] = "wanglab/MedSAM2/MedSAM2_latest.pt"
+    native_size: ClassVar[int] = 512
+    native_multimask: ClassVar[bool | None] = False
+
+
+def prepare(image: Image, size: int, device: str) -> "torch.Tensor":
+    """An H x W x 3 uint8 RGB image as the model sees it: [3, size, size] float32, normalised.
+
+    Raises:
+        SegmenterError: if it is no such image.
+    """
+    import torch
+    import torch.nn.functional as F
+
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
+        raise SegmenterError(f"a segmenter takes H x W x 3 uint8 images, not {image.shape} {image.dtype}")
+    pixels = torch.tensor(image, device=device).permute(2, 0, 1).float().div(255)
+    square = F.interpolate(pixels[None], (size, size), mode="bilinear", align_corners=False, antialias=True)[0]
+    mean, std = (torch.tensor(values, device=device).reshape(3, 1, 1) for values in (MEAN, STD))
+    return (square - mean) / std
+
+
+def to_points(
+    prompts: Sequence[SpatialPrompt], sizes: Sequence[Size], image_size: int
+) -> "tuple[torch.Tensor, torch.Tensor]":
+    """Prompts of one kind as points [N, K, 2] in pixels of the model's input, and their labels [N, K]."""
+    import torch
+
+    points = torch.tensor([[*_corners(prompt), *prompt.points] for prompt in prompts], dtype=torch.float32)
+    labels = [[*((2, 3) if prompt.box is not None else ()), *prompt.labels] for prompt in prompts]
+    extent = torch.tensor([(width, height) for height, width in sizes], dtype=torch.float32)
+    return points / extent[:, None] * image_size, torch.tensor(labels, dtype=torch.int32)
+
+
+def _corners(prompt: SpatialPrompt) -> list[tuple[float, float]]:
+    if prompt.box is None:
+        return []
+    x1, y1, x2, y2 = prompt.box
+    return [(x1, y1), (x2, y2)]

@@ -1,0 +1,136 @@
+"""``medground plugins new``: the package it writes passes its own tests and works by name in a recipe."""
+
+import json
+import os
+import site
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from medground.cli.plugins import plugins
+from medground.errors import MedgroundError
+
+KINDS = ["segmenter", "reward", "prompt-interface", "reasoner"]
+USE = {
+    "segmenter": ["infer/toy", "segmenter=my_segmenter"],
+    "prompt-interface": ["infer/toy", "prompt_interface=my_prompt_interface"],
+    "reasoner": ["infer/toy", "reasoner=my_reasoner"],
+}
+
+
+def new(*arguments: str):
+    return CliRunner().invoke(plugins, ["new", *map(str, arguments)], catch_exceptions=True)
+
+
+def test_it_writes_a_whole_package(tmp_path):
+    done = new("glow", "--kind", "segmenter", "--out", tmp_path / "glow", "--json")
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["folder"] == str(tmp_path / "glow")
+    written = sorted(str(path.relative_to(tmp_path / "glow")) for path in (tmp_path / "glow").rglob("*.*"))
+    assert written == ["README.md", "medground_glow/__init__.py", "pyproject.toml", "tests/test_glow.py"]
+    assert '"segmenter.glow" = "medground_glow"' in (tmp_path / "glow" / "pyproject.toml").read_text()
+    assert "pip install -e" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "says"),
+    [
+        ("Glow!", 2, "cannot name a plugin"),
+        ("../glow", 2, "cannot name a plugin"),
+        ("box-fill", 4, "there is a segmenter 'box_fill' already, in medground"),
+    ],
+)
+def test_it_refuses_a_name_that_cannot_work(name, code, says, tmp_path):
+    error = new(name, "--kind", "segmenter", "--out", tmp_path / "out").exception
+    assert isinstance(error, MedgroundError)
+    assert error.exit_code == code
+    assert says in str(error)
+    assert not (tmp_path / "out").exists()
+
+
+def test_it_overwrites_nothing(tmp_path):
+    (tmp_path / "mine.txt").write_text("precious")
+    error = new("glow", "--kind", "reward", "--out", tmp_path).exception
+    assert isinstance(error, MedgroundError)
+    assert "not an empty folder" in str(error)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory) -> tuple[Path, Path]:
+    """A virtual environment that sees this one, with one new package of each kind installed by pip."""
+    folder = tmp_path_factory.mktemp("new")
+    for kind in KINDS:
+        assert new(f"my-{kind}", "--kind", kind, "--out", folder / kind).exit_code == 0
+    python = folder / "venv" / ("Scripts" if os.name == "nt" else "bin") / "python"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder / "venv"], check=True)
+    where = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    library = subprocess.run([python, "-c", where], check=True, capture_output=True, text=True).stdout.strip()
+    seen = [path for path in sys.path if Path(path).is_dir() and path not in site.PREFIXES]
+    Path(library, "seen.pth").write_text("\n".join(seen) + "\n")
+    pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "-q", "--no-deps", "--no-build-isolation"]
+    done = subprocess.run(
+        [*pip, "--no-index", *(word for kind in KINDS for word in ("-e", str(folder / kind)))],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return folder, python
+
+
+@pytest.mark.slow
+def test_their_own_tests_pass_untouched(installed):
+    folder, python = installed
+    done = subprocess.run(
+        [
+            python,
+            "-m",
+            "pytest",
+            "-v",
+            "-W",
+            "error",
+            "-p",
+            "no:cacheprovider",
+            *(str(folder / kind) for kind in KINDS),
+        ],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout
+    assert f"{2 * len(KINDS)} passed" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", USE)
+def test_it_works_by_name_in_a_recipe(kind, installed):
+    _, python = installed
+    code = f"""
+import numpy as np, medground
+graph = medground.load(*{USE[kind]!r})
+image = np.full((60, 80, 3), 30, np.uint8)
+image[20:40, 15:35] = 220
+found = graph(medground.Query(image=image, question="Which bright region is on the left?"))
+print(found.fault, found.mask.data.sum())
+"""
+    done = subprocess.run([python, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    fault, area = done.stdout.split()
+    assert fault == "None"
+    assert int(area) > 0
+
+
+@pytest.mark.slow
+def test_a_new_reward_works_by_name_in_a_rubric(installed):
+    folder, python = installed
+    recipe = folder / "mine.yaml"
+    recipe.write_text(
+        "# medground recipe check mine.yaml\nextends: infer/toy\nrewards: {my_reward: {weight: 0.5, power: 2}}\n"
+    )
+    code = f"import medground; print(medground.rubric({str(recipe)!r}))"
+    done = subprocess.run([python, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "my_reward" in done.stdout

@@ -1,0 +1,211 @@
+"""What `recipe check` finds without building anything, and the recipe commands."""
+
+import json
+
+import pytest
+
+from medground.cli import main
+from medground.errors import PluginError
+from medground.recipe import InvalidRecipe, check, find_problems, names, resolve
+
+STRANGER = '''
+import medground
+
+
+class BoxOnly:
+    """Trained for boxes alone."""
+
+    accepts = frozenset({"box"})
+
+    def __init__(self, *, checkpoint: str, size: int = 256) -> None:
+        raise RuntimeError("checking a recipe must not construct anything")
+
+
+class Fixed:
+    def __init__(self, *, value: float = 0.5, power: float = 1.0) -> None:
+        raise RuntimeError("checking a recipe must not construct anything")
+
+
+@medground.hookimpl
+def register_segmenters(register):
+    register("box_only", BoxOnly)
+
+
+@medground.hookimpl
+def register_rewards(register):
+    register("fixed", Fixed)
+    register("other", Fixed)
+'''
+
+
+@pytest.fixture
+def stranger(tmp_path, monkeypatch):
+    """A distribution of somebody else's, on the path."""
+    folder = tmp_path / "site"
+    info = folder / "stranger-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: stranger\nVersion: 1.0\n")
+    module = f"stranger_{abs(hash(tmp_path))}"  # what a module offers is remembered by its name
+    lines = [f"{name} = {module}" for name in ("segmenter.box_only", "reward.fixed", "reward.other")]
+    (info / "entry_points.txt").write_text("\n".join(["[medground]", *lines]))
+    (folder / f"{module}.py").write_text(STRANGER)
+    monkeypatch.syspath_prepend(str(folder))
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """An empty working folder, and a way to write recipes into it."""
+    monkeypatch.chdir(tmp_path)
+
+    def write(**files):
+        for name, text in files.items():
+            path = tmp_path / f"{name.replace('__', '/')}.yaml"
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text)
+
+    return write
+
+
+def test_check_binds_without_building(stranger, here):
+    here(
+        good="""\
+segmenter: {name: box_only, checkpoint: '???'}
+prompt: box
+prompt_interface: bbox_points
+rewards: {fixed: 1}
+""",
+        bad="""\
+segmenter: {name: box_only, sise: 3}
+rewards:
+  fixed: {weight: 1, vaule: 2}
+  shadow: {name: other, pwoer: 1, vlaue: 2}
+reasoner: toi
+variants:
+  worse: {segmenter: box_onyl}
+""",
+    )
+    assert find_problems(resolve("good.yaml")) == []
+    check(resolve("good.yaml"))
+    (problem,) = find_problems(resolve("good.yaml"), strict_missing=True)
+    assert (problem.key, problem.where) == ("segmenter.checkpoint", "good.yaml:1")
+    told = {problem.key: (problem.where, problem.hint) for problem in find_problems(resolve("bad.yaml"))}
+    assert told["segmenter.sise"] == ("bad.yaml:1", "did you mean 'size'?")
+    assert told["rewards.fixed.vaule"] == ("bad.yaml:3", "did you mean 'value'?")
+    assert told["rewards.shadow.pwoer"][0] == told["rewards.shadow.vlaue"][0] == "bad.yaml:4"
+    assert told["reasoner.name"][0] == "bad.yaml:5"
+    assert told["segmenter.name"] == ("bad.yaml:7", "did you mean 'box_only'?")
+    with pytest.raises(PluginError, match=r"bad.yaml:5: there is no reasoner 'toi'"):
+        check(resolve("bad.yaml"))
+    with pytest.raises(InvalidRecipe, match="has no argument 'vlue'"):
+        check(resolve({"rewards": {"fixed": {"vlue": 1}}}))
+
+
+def test_a_broken_plugin_is_told_once(here, stranger, tmp_path):
+    (module,) = (tmp_path / "site").glob("*.py")
+    module.write_text("import nothing_of_this_name\n")
+    here(a="rewards:\n  fixed: 1\n  other: 1\n")
+    (problem,) = find_problems(resolve("a.yaml"))
+    assert problem.where == "a.yaml:2" and "nothing_of_this_name" in problem.message
+
+
+def test_a_required_argument_is_asked_for(stranger):
+    (problem,) = find_problems(resolve({"segmenter": "box_only"}))
+    assert problem.key == "segmenter.name" and "checkpoint" in problem.message
+
+
+@pytest.mark.parametrize(
+    ("interface", "prompt", "segmenter", "says"),
+    [
+        ("bbox_points", "both", "region_growing", None),
+        ("bbox_points", "both", "box_fill", "was not trained for points"),
+        ("bbox_points", "box", "box_fill", None),
+        ("bbox_points", "points", "box_fill", "was not trained for points"),
+        ("bbox", "both", "box_fill", None),
+        ("points", "both", "box_fill", "was not trained for points"),
+        ("bbox", "points", "region_growing", "never gives points"),
+        ("points", "box", "region_growing", "never gives box"),
+    ],
+)
+def test_prompt_kinds_a_segmenter_was_not_trained_for_are_refused(interface, prompt, segmenter, says):
+    words = {"prompt_interface": interface, "prompt": prompt, "segmenter": segmenter}
+    problems = find_problems(resolve(words))
+    if says is None:
+        assert problems == []
+        return
+    (problem,) = problems
+    assert says in problem.message.replace("what prompt_interface 'bbox' never", "never").replace(
+        "never gives", f"never gives {prompt}"
+    )
+    allowed = find_problems(resolve({**words, "allow_untrained": True}))
+    assert bool(allowed) == ("never" in says)
+
+
+# The command line.
+
+
+def run(capsys, *arguments):
+    with pytest.raises(SystemExit) as caught:
+        main(["recipe", *arguments])
+    out, err = capsys.readouterr()
+    return caught.value.code, out, err
+
+
+def test_list(capsys):
+    code, out, _ = run(capsys, "list", "--json")
+    listed = json.loads(out)
+    assert code == 0 and [each["name"] for each in listed] == names()
+    code, out, _ = run(capsys, "list")
+    (line,) = (line for line in out.splitlines() if line.startswith("infer/toy "))
+    assert line.endswith("  medground ground IMAGE QUESTION --recipe infer/toy")
+
+
+def test_check_says_what_is_wrong_and_exits_2(capsys, here):
+    here(a="extends: infer/toy\ndata: {path: '???'}\nvariants: {box: {segmenter: box_fill}}\n")
+    assert run(capsys, "check", "infer/toy")[0] == 0
+    code, out, err = run(capsys, "check", "a.yaml")
+    assert (code, out) == (2, "") and "a.yaml:3: segmenter 'box_fill' was not trained for points" in err
+    assert "still to be given: data.path" in err
+    code, out, _ = run(capsys, "check", "a.yaml", "prompt=box", "--json")
+    assert code == 0 and json.loads(out) == {"ok": True, "problems": [], "missing": ["data.path"]}
+    assert run(capsys, "check", "a.yaml", "prompt=box", "--strict")[0] == 2
+    assert run(capsys, "check", "a.yaml", "--variant", "box")[0] == 2
+    code, out, _ = run(capsys, "check", "a.yaml", "sede=1", "--json")
+    (problem,) = json.loads(out)["problems"]
+    assert code == 2 and (problem["key"], problem["where"]) == ("sede", "command line")
+    assert (problem["message"], problem["hint"]) == ("unknown key 'sede' in a recipe", "did you mean 'seed'?")
+
+
+def test_show_is_the_recipe_with_origins(capsys, here, tmp_path):
+    here(a="extends: infer/toy\nreasoner: {name: toy, note: 'a: b', words: ['on', x]}\nvariants: {v: {seed: 3}}\n")
+    code, out, _ = run(capsys, "show", "a.yaml", "sampling.seed=4")
+    assert code == 0
+    told = [line.split() for line in out.splitlines()]
+    assert ["seed:", "4", "#", "command", "line"] in told
+    assert ["words:", '["on",', '"x"]', "#", "a.yaml:2"] in told
+    (tmp_path / "shown.yaml").write_text(out)
+    shown = resolve("shown.yaml")
+    assert shown.data == resolve("a.yaml", "sampling.seed=4").data
+    assert shown.variants == {"v": {"seed": 3}}
+    assert "#" not in run(capsys, "show", "a.yaml", "--no-origins")[1]
+    whole = json.loads(run(capsys, "show", "a.yaml", "--variant", "v", "--json")[1])
+    assert whole["data"]["seed"] == 3 and whole["origins"]["seed"] == "a.yaml:3" and whole["missing"] == []
+
+
+def test_show_graph_is_the_stages(capsys):
+    code, out, _ = run(capsys, "show", "infer/toy", "--graph")
+    assert code == 0 and "region_growing" in out
+
+
+def test_diff_is_by_meaning(capsys, here):
+    here(a="extends: infer/toy\nsegmenter: region_growing\n", b="extends: infer/toy\nseed: 2\nengine: local\n")
+    code, out, err = run(capsys, "diff", "infer/toy", "a.yaml")
+    assert (code, out) == (0, "") and "mean the same" in err
+    code, out, _ = run(capsys, "diff", "a.yaml", "b.yaml")
+    assert out.splitlines() == ["- seed: 0  # default", "+ seed: 2  # b.yaml:2", "+ engine.name: local  # b.yaml:3"]
+    code, out, _ = run(capsys, "diff", "a.yaml", "b.yaml", "--json")
+    assert json.loads(out) == {"a": {"seed": 0}, "b": {"seed": 2, "engine.name": "local"}}
+
+
+def test_wrong_recipes_exit_2_with_one_sentence(capsys):
+    code, out, err = run(capsys, "show", "infer/toi")
+    assert (code, out) == (2, "") and err.startswith("error: there is no recipe 'infer/toi'\n hint: did you mean")

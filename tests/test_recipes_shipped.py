@@ -1,0 +1,34 @@
+"""Every recipe in the tree loads, checks, and says on its first line how it is run."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from medground.recipe import find_problems, headline, names, resolve
+from medground.recipe.sources import shipped
+
+FOLDER = Path(__file__).resolve().parents[1] / "recipes"
+FILES = sorted(FOLDER.rglob("*.y*ml"))
+FEWEST = 9
+"""Raised as recipes arrive, so that a glob that shrinks is noticed."""
+
+
+def test_every_file_is_a_recipe_by_name():
+    assert len(FILES) >= FEWEST
+    assert shipped().samefile(FOLDER)
+    assert names() == [path.relative_to(FOLDER).with_suffix("").as_posix() for path in FILES]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(FOLDER).as_posix())
+def test_it_loads_and_checks(path):
+    recipe = resolve(path.relative_to(FOLDER).with_suffix("").as_posix())
+    assert find_problems(recipe) == []
+    assert resolve(path).data == recipe.data
+    for variant in recipe.variants:
+        assert recipe.variant(variant).data
+
+
+@pytest.mark.parametrize("name", names())
+def test_its_first_line_is_the_command_that_runs_it(name):
+    assert re.match(rf"medground (ground|run|train|eval|sweep|reward) .*{re.escape(name)}\b", headline(name))

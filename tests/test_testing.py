@@ -1,0 +1,344 @@
+"""The conformance kit: built-ins keep every promise, deliberately wrong components break many and are told which."""
+
+import contextlib
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from medground.errors import SegmenterError
+from medground.geometry import Box
+from medground.registry import components, factory
+from medground.testing import (
+    ConformanceError,
+    check_prompt_interface,
+    check_reasoner,
+    check_reward,
+    check_segmenter,
+)
+from medground.types import Completion, Fault, Grounding, Mask, RewardResult, SpatialPrompt
+
+CHECKS = {
+    "segmenter": check_segmenter,
+    "reward": check_reward,
+    "prompt_interface": check_prompt_interface,
+    "reasoner": check_reasoner,
+}
+WEIGHTLESS = {"medground_toy", "medground_prompts", "medground_rewards"}
+BUILT_IN = [(c.kind, c.name) for c in components() if c.module in WEIGHTLESS and c.kind in CHECKS]
+ALIEN = Path(__file__).parent / "alien"
+
+
+def broken_by(check, wrong, **arguments) -> list[str]:
+    with pytest.raises(ConformanceError) as caught:
+        check(wrong, **arguments)
+    return caught.value.broken
+
+
+def names(*, of: list[str], **promises: str) -> None:
+    """Each promise is among those broken."""
+    for what, words in promises.items():
+        assert any(words in sentence for sentence in of), f"{what}: {words!r} is not in {of}"
+
+
+@pytest.mark.parametrize(("kind", "name"), BUILT_IN, ids=lambda value: value)
+def test_every_built_in_without_weights_conforms(kind, name):
+    CHECKS[kind](factory(kind, name))
+
+
+def test_enough_built_ins_are_checked():
+    assert len(BUILT_IN) >= 20
+    assert {kind for kind, _ in BUILT_IN} == set(CHECKS)
+
+
+def test_the_stranger_conforms_and_is_found_from_its_metadata():
+    """The 24-line plugin is in nobody's wheel: a module and a dist-info folder on the path are enough."""
+    code = """
+import sys, medground
+from medground.registry import find
+owner = find("segmenter", "bright")
+assert (owner.distribution, owner.version) == ("medground-bright", "1.0")
+assert "medground_bright" not in sys.modules
+print(medground.build("segmenter", "bright", quantile=0.9))
+from medground.testing import check_segmenter
+from medground_bright import Bright
+check_segmenter(Bright)
+"""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ALIEN), os.environ.get("PYTHONPATH", "")])}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "Bright(quantile=0.9)"
+    assert len((ALIEN / "medground_bright.py").read_text().splitlines()) == 24
+
+
+class WrongSegmenter:
+    """Takes a recipe word, keeps its size, marks the image, answers floats in the wrong order, knows no empty list."""
+
+    accepts = ("box", "points", "text")
+
+    def __init__(self, name="wrong", *, weight=1.0):
+        self.lock = lambda: name
+
+    def segment(self, image, prompts):
+        image[0, 0] = 255
+        height, width = image.shape[:2]
+        total = sum(len(prompt.points) for prompt in prompts)
+        if prompts and prompts[0].box is None and not prompts[0].points[0].x < width:
+            raise IndexError("outside")
+        return [Mask(data=np.full((width, height), total, float), score=float("nan"))] * max(len(prompts), 1)
+
+
+def test_a_wrong_segmenter_is_told_at_least_five_things():
+    broken = broken_by(check_segmenter, WrongSegmenter)
+    assert len(broken) >= 5
+    names(
+        of=broken,
+        reserved="no parameter may be a word of recipes, name or weight: name='wrong' (and 1 more)",
+        keyword="every parameter must be keyword-only (put a * before the first): name='wrong'",
+        accepts="accepts is a non-empty frozenset out of",
+        shape="a mask is bool at the size of its image: (53, 37) float64 for a (37, 53) image",
+        score="a mask's score is a finite float: nan",
+        mutated="segment leaves the image as it is",
+        empty="no prompts give []: 37x53 image gives [Mask(",
+        hostile="any prompt gives a mask or a SegmenterError: a point on the far corner raises IndexError: outside",
+    )
+
+
+class Moody:
+    """Depends on what it was asked before and on what else is asked."""
+
+    accepts = frozenset({"box", "points"})
+
+    def __init__(self, *, start: int = 0) -> None:
+        self.calls = start
+
+    def __repr__(self) -> str:
+        return f"Moody(start={self.calls})"
+
+    def segment(self, image, prompts):
+        self.calls += bool(prompts)
+        masks = [np.zeros(image.shape[:2], bool) for _ in prompts]
+        for mask in masks:
+            mask.flat[: self.calls * len(prompts)] = True
+        return [Mask(data=mask, score=0.5) for mask in masks]
+
+
+def test_memory_and_company_are_noticed():
+    names(
+        of=broken_by(check_segmenter, Moody),
+        memory="the same prompts give the same masks every time: 37x53 image",
+        company="a mask does not depend on the prompts beside its own",
+    )
+
+
+class Batched:
+    """Right one by one; its batch forgets an image."""
+
+    accepts = frozenset({"box"})
+
+    def __init__(self, *, refuse: bool = True) -> None:
+        self.refuse = refuse
+
+    def __repr__(self) -> str:
+        return f"Batched(refuse={self.refuse})"
+
+    def segment(self, image, prompts):
+        if self.refuse and any(prompt.box is None or not prompt.box.valid for prompt in prompts):
+            raise SegmenterError("needs a box")
+        return [Mask(data=np.ones(image.shape[:2], bool), score=1.0) for _ in prompts]
+
+    def segment_batch(self, images, prompts):
+        return [self.segment(image, asked) for image, asked in zip(images, prompts, strict=True)][1:]
+
+
+def test_a_wrong_batch_is_noticed_and_refusing_nonsense_is_not():
+    assert broken_by(check_segmenter, Batched) == [
+        "segment_batch gives what segment gives for each image: 2 lists for 3 images"
+    ]
+
+
+def test_what_a_closure_makes_cannot_be_pickled():
+    def make():
+        return Batched()
+
+    names(of=broken_by(check_segmenter, make), closure="the factory can be pickled")
+
+
+class WrongReward:
+    """Assumes everything is there, peeks at a mask it does not ask for, leaves its range, and holds a lambda."""
+
+    needs_mask = False
+    range = (0, 1)
+
+    def __init__(self, scale: float):
+        self.scale = lambda value: value * scale
+        self.seen = 0
+
+    def __call__(self, rollout):
+        self.seen += 1
+        if rollout.mask is None:
+            return RewardResult(float("nan"))
+        rollout.mask.data[:] = True
+        return RewardResult(self.scale(2.0 + self.seen + rollout.grounding.prompt.box.x1), {1: 2})
+
+    def batch(self, rollouts):
+        return [RewardResult(0.5)]
+
+
+def test_a_wrong_reward_is_told_at_least_five_things():
+    broken = broken_by(check_reward, WrongReward, scale=1.0)
+    assert len(broken) >= 5
+    names(
+        of=broken,
+        default="every parameter needs a default: scale",
+        keyword="every parameter must be keyword-only",
+        pickle="it can be pickled",
+        range="a value lies in the range declared: the perfect answer scores",
+        finite="a value is a finite float or None: no mask scores nan",
+        total="every rollout can be scored: points alone raises AttributeError",
+        details="details are a mapping with string keys: {1: 2}",
+    )
+
+
+class Impure:
+    """In range, but it has a memory, changes the mask, reads it although it says it does not."""
+
+    needs_mask = False
+    range = (0.0, 1.0)
+
+    def __init__(self, *, step: float = 0.001) -> None:
+        self.step, self.seen = step, 0
+
+    def __repr__(self) -> str:
+        return f"Impure(step={self.step})"
+
+    def __call__(self, rollout):
+        self.seen += 1
+        if rollout.mask is not None:
+            rollout.mask.data[self.seen % 37, 0] ^= True
+        return RewardResult(0.5 * (rollout.mask is None) + self.step * self.seen)
+
+    def batch(self, rollouts):
+        return [RewardResult(0.9) for _ in rollouts]
+
+
+def test_an_impure_reward_is_noticed():
+    names(
+        of=broken_by(check_reward, Impure),
+        memory="the same rollout scores the same every time: the perfect answer scores 0.001, then 0.002",
+        mutation="scoring leaves the rollout as it is",
+        peeking="a term with needs_mask = False does not read the mask",
+        batch="batch gives what calling gives for each rollout",
+    )
+
+
+class WrongInterface:
+    """Talks first, forgets the question, believes every model, writes y first, and rounds to tens."""
+
+    provides = {"box"}  # noqa: RUF012 wrong on purpose: not a frozenset
+
+    def __init__(self, *, digits: int = -1):
+        self.digits = digits
+
+    def render(self, query):
+        content = [{"type": "text", "text": "Where is it?"}, {"type": "image", "image": query.image[::2]}]
+        return [{"role": "system", "content": "Be good."}, {"role": "user", "content": content}]
+
+    def parse(self, completion, size):
+        numbers = [float(word) for word in completion.text.split()]
+        return Grounding(prompt=SpatialPrompt(box=Box(*numbers)), answer_level=2.0)
+
+    def answer(self, target, think=None, *, frame=None, size=None):
+        return " ".join(str(round(value, self.digits)) for value in target.box)
+
+
+def test_a_wrong_prompt_interface_is_told_at_least_five_things():
+    broken = broken_by(check_prompt_interface, WrongInterface)
+    assert len(broken) >= 5
+    names(
+        of=broken,
+        provides="provides is a non-empty frozenset out of",
+        turns="render gives one user turn, image first: the turns are ['system', 'user']",
+        total="parse never raises, whatever the text: '' raises TypeError",
+        level="answer_level lies in [0, 1]: 2.0",
+        repr="its repr shows its settings",
+    )
+
+
+def test_an_answer_in_the_wrong_frame_drifts():
+    broken = broken_by(check_prompt_interface, FrameBlind)
+    names(of=broken, box="box: at most half a model unit of drift", points="points: at most half")
+
+
+class FrameBlind(factory("prompt_interface", "bbox_points")):
+    """Reads every number as pixels of the original, as most published code does."""
+
+    def parse(self, completion, size):
+        return super().parse(replace(completion, frame=None), size)
+
+
+class WrongReasoner:
+    """One completion too few, no frame, a fault of its own finding, and it talks about its neighbours."""
+
+    def __init__(self, **options):
+        self.options = options
+
+    def generate(self, batch, sampling):
+        for messages in batch:
+            messages[0]["content"][1]["text"] += " Please."
+        said = f"{len(batch)} at once"
+        completion = Completion(text=said, frame=None, logprobs=np.ones(3, np.float64), token_ids=np.ones(2))
+        return tuple([[completion] * (sampling.num_generations - 1)] * max(1, len(batch)))
+
+
+class Chatty:
+    """Well-formed, but its text depends on the batch, the order and the count."""
+
+    def __init__(self, *, greeting: str = "Hi"):
+        self.greeting = greeting
+
+    def __repr__(self) -> str:
+        return f"Chatty(greeting={self.greeting!r})"
+
+    def generate(self, batch, sampling):
+        return [
+            [
+                Completion(
+                    text=f"{self.greeting} {index} of {len(batch)} and {sampling.num_generations}",
+                    frame=None,
+                    fault=Fault.TIMEOUT,
+                )
+            ]
+            * sampling.num_generations
+            for index in range(len(batch))
+        ]
+
+
+def test_a_wrong_reasoner_is_told_at_least_five_things():
+    broken = broken_by(check_reasoner, WrongReasoner) + broken_by(check_reasoner, Chatty)
+    assert len(broken) >= 5
+    names(
+        of=broken,
+        keyword="every parameter must be keyword-only",
+        mutation="generate leaves the messages as they are",
+        outer="generate gives a list with one list per conversation",
+        order="a completion does not depend on the order of the batch",
+        company="a completion does not depend on what else is in the batch",
+        count="a completion does not depend on how many are asked for",
+    )
+
+
+def test_what_a_factory_raises_is_the_cause():
+    with pytest.raises(ConformanceError) as caught, contextlib.suppress(OSError):
+        check_reward(WrongReward)
+    assert isinstance(caught.value.__cause__, TypeError)
+    assert len(caught.value.broken) >= 3
+
+
+def test_the_guide_shows_the_stranger_as_it_is():
+    guide = (ALIEN.parents[1] / "docs" / "plugin-authors.md").read_text()
+    assert (ALIEN / "medground_bright.py").read_text() in guide
