@@ -21,6 +21,7 @@ from medground.types import Sampling, SpatialPrompt
 
 PROMPT = """Find it.
 Question: {}
+1. Read the question: it may say small, lower or right without meaning it.
 Write <think></think> and <answer></answer>.
 <think> so </think><answer>{{'bbox': [x1, y1, x2, y2], 'points_1': [x1, y1], 'points_2': [x2, y2]}}</answer>"""
 
