@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import trl.rewards
 
+import medground
 from medground.errors import InputError, RecipeError
 from medground.foreign import from_trl, from_verl, own_term
 from medground.geometry import Box, Point
@@ -240,8 +241,23 @@ def test_one_other_value_restarts_the_count_and_state_is_plain_data():
     assert other.feed(rubric([rollout(text="2")])) == ["says"]
 
 
+def test_a_recipe_gives_its_rubric_with_overrides():
+    plain, found = (
+        {term.label: term.weight for term in medground.rubric("train/soft", *overrides).terms}
+        for overrides in ((), ("rewards.bbox_iou=9", "rewards.format_seg=null"))
+    )
+    assert found == {**{label: weight for label, weight in plain.items() if label != "format_seg"}, "bbox_iou": 9.0}
+    assert "format_seg" in plain
+    with pytest.raises(RecipeError, match="no rewards"):
+        medground.rubric("infer/toy")
+
+
 def test_the_module_is_callable_whichever_way_it_is_reached():
-    code = "import medground.rubric, medground; assert callable(medground.rubric), 1; import sys; print('torch' in sys.modules)"
+    code = (
+        "import sys, medground.rubric, medground\n"
+        "assert medground.rubric('train/soft').labels\n"
+        "print('torch' in sys.modules)"
+    )
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "False"
 
 

@@ -65,7 +65,7 @@ def test_nearest_samples_stay_inside(old):
 
     index = _nearest(old, 256)
     assert index.min() == 0 and index.max() <= old - 1 and (np.diff(index) >= 0).all()
-    # OpenCV multiplies by a rounded step, so an exact multiple may fall one sample short; the oracle holds an 840 x 840.
+    # OpenCV multiplies by a rounded step, so an exact multiple may fall one sample short; an oracle has it.
     assert (np.arange(256) * old // 256 - index).max() <= 1 and (np.arange(256) * old // 256 - index).min() >= 0
 
 
