@@ -4,8 +4,8 @@ A recipe names published weights by their hub id, ``owner/name[/file][@revision]
 ``checkpoint``; a component that is given none may have a default, its factory's attribute ``published``. A data set is
 ``data.path``. Whatever exists on disk is left alone. Nothing else in medground downloads anything.
 
-What is known beforehand about licences and hashes is in ``sources.json``: SHA-256 only where independent public records
-agree, null where a licence is not stated.
+What is known beforehand about licences and hashes is in ``sources.json``: SHA-256 only where several public records
+agree (the files themselves were not at hand), null where a licence is not stated.
 """
 
 import hashlib
