@@ -74,6 +74,36 @@ def _sam_encoder(segmenter: Any) -> torch.nn.Module:
     return segmenter._engine.network.encoder
 
 
+def _write_sam2(folder: Path) -> Path:
+    """SAM 2.1 tiny, which is MedSAM2's network too."""
+    from medground_sam2.layout import Architecture
+    from medground_sam2.models import sam2_config, to_original
+    from transformers import Sam2Model
+
+    sizes = Architecture(
+        stages=(1, 2, 7, 2), widths=(96, 192, 384, 768), heads=(1, 2, 4, 8), windows=(8, 4, 14, 7),
+        global_blocks=(5, 7, 9), background=(7, 7), hidden=256, mask_channels=16, decoder_layers=2, decoder_mlp=2048,
+        decoder_heads=8, decoder_downsample=2, masks=3, iou_hidden=256,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    torch.save({"model": to_original(Sam2Model(sam2_config(sizes, 1024)).state_dict())}, folder / "random.pt")
+    return folder / "random.pt"
+
+
+def _sam2(component: str) -> Callable[..., Any]:
+    def build(**arguments: Any) -> Any:
+        import medground_sam2
+
+        return getattr(medground_sam2, component)(**arguments)
+
+    return build
+
+
+def _sam2_encoder(segmenter: Any) -> torch.nn.Module:
+    encoder: torch.nn.Module = segmenter.engine.model.vision_encoder
+    return encoder
+
+
 SUBJECTS = [
     Subject("SAM ViT-B 1024", _write_sam(), _sam("Sam"), _sam_encoder),
     Subject(
@@ -82,6 +112,8 @@ SUBJECTS = [
         _sam("SamMed2D"),
         _sam_encoder,
     ),
+    Subject("Hiera-tiny 512 (MedSAM2)", _write_sam2, _sam2("MedSam2"), _sam2_encoder),
+    Subject("Hiera-tiny 1024 (SAM 2.1)", _write_sam2, _sam2("Sam2"), _sam2_encoder),
 ]
 
 

@@ -46,15 +46,16 @@ def find_weights(checkpoint: str | Path) -> Path:
 
 
 def _in_cache(repository: str, file: str, revision: str | None) -> Path | None:
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import snapshot_download, try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
     try:
-        folder = Path(snapshot_download(repository, revision=revision, local_files_only=True))
+        if file:  # the rest of the repository need not be here
+            cached = try_to_load_from_cache(repository, file, revision=revision)
+            return Path(cached) if isinstance(cached, str) else None
+        return Path(snapshot_download(repository, revision=revision, local_files_only=True))
     except (LocalEntryNotFoundError, HFValidationError):
         return None
-    found = folder / file if file else folder
-    return found if found.exists() else None
 
 
 def read_weights(path: Path) -> "dict[str, torch.Tensor]":

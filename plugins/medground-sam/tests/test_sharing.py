@@ -156,7 +156,7 @@ def test_dtype_is_the_encoders_and_prompts_stay_exact(sam_file, make_picture, ma
         assert values.dtype == np.float32 and np.corrcoef(values.ravel(), other.ravel())[0, 1] > 0.9
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_compiled_equals_plain(sam_file, make_picture, make_prompts):
     image, prompts = make_picture((40, 40)), make_prompts((40, 40))
     plain, compiled = (Sam(checkpoint=sam_file, compile=compile) for compile in (False, True))
