@@ -127,8 +127,10 @@ def _load(module: nn.Module, original: Mapping[str, str], weights: Mapping[str, 
     theirs = to_transformers if in_transformers_layout(weights) else str
     shapes = module.state_dict()
     given = {name: tensor for name, tensor in weights.items() if name != TIED}
-    check_keys({theirs(name): shapes[mine].shape for mine, name in original.items()}, given, source)
-    module.load_state_dict({mine: given[theirs(name)] for mine, name in original.items()}, strict=False, assign=True)
+    check_keys({theirs(known): shapes[name].shape for name, known in original.items()}, given, source)
+    # Copies: a tensor mapped from a file lies where the file has it, and sums of floats depend on the alignment.
+    mine = {name: given[theirs(known)].clone() for name, known in original.items()}
+    module.load_state_dict(mine, strict=False, assign=True)
 
 
 def build(
