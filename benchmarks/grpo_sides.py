@@ -98,7 +98,10 @@ class Trl:
     ) -> None:
         from datasets import Dataset
         from trl import GRPOConfig, GRPOTrainer
+        from trl.trainer import utils
 
+        # Its head reserves a tile this wide whatever the vocabulary: for a tiny one that would be a memory of nothing.
+        utils._CHUNKED_LOGPROB_CHUNK_SIZE = min(utils._CHUNKED_LOGPROB_CHUNK_SIZE, len(processor.tokenizer))
         if checkpoint is not None:
             model.config._name_or_path = checkpoint
         self.queries = queries
