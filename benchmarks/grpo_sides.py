@@ -17,7 +17,7 @@ import torch
 from medground_qwen import tiny
 from medground_qwen.families import QWEN2_5_VL
 from medground_qwen.generate import Sampled, Tokens, sample
-from medground_qwen.policy import Policy
+from medground_qwen.policy import Policy, group_of
 from medground_qwen.reasoner import VisionLanguageReasoner
 from medground_qwen.trainable import is_vision
 from PIL import Image as Pillow
@@ -215,7 +215,7 @@ class Ours:
         part: int | None = None,
     ) -> None:
         self.model, self.queries, self.part = model, queries, part
-        reasoner = VisionLanguageReasoner(model, processor, QWEN2_5_VL, share=share)
+        self.reasoner = reasoner = VisionLanguageReasoner(model, processor, QWEN2_5_VL, share=share)
         self.tokens, self.policy = reasoner.tokens, reasoner.policy
         if plain:
             self.policy = Policy(model, share=share, forbidden=self.tokens.forbidden[:0])
@@ -259,6 +259,15 @@ class Ours:
             self.model, [group.prompt for group in self.groups], seeds, endless, temperature=1.0, max_tokens=count
         )
 
+    def resample(self, count: int) -> None:
+        """Encode the queries anew and put fresh completions of `count` tokens in place of the recorded ones."""
+        for number, query in enumerate(self.queries):
+            self.groups[number] = self.reasoner.group(query.messages(), query.completions)
+        self.groups = [
+            group_of(group.prompt, [one.ids for one in sampled], self.tokens.pad)
+            for group, sampled in zip(self.groups, self.rollout(count), strict=True)
+        ]
+
 
 def drifted(logp: Tensor, ids: Tensor, scale: float) -> Tensor:
     """Log-probabilities of an imagined older policy: a fixed function of the token and its place, whatever the row order."""
@@ -267,7 +276,7 @@ def drifted(logp: Tensor, ids: Tensor, scale: float) -> Tensor:
 
 
 def small_model(
-    *, hidden: int = 64, wide: int = 1536, layers: int = 2, vision: int = 32, vision_wide: int = 256
+    *, hidden: int = 64, wide: int = 1536, layers: int = 2, vision: int = 32, vision_wide: int = 512
 ) -> Any:
     """A Qwen2.5-VL whose parts take shares of the work like those of the 3B and 7B models, and its processor's words."""
     words = tiny.tokenizer()
