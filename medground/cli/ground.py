@@ -26,8 +26,9 @@ def ground(image: Path, question: str, overrides: tuple[str, ...], recipe: str, 
     from medground.cli.results import write_result
 
     pixels = read_image(image)
-    found = load(recipe, *overrides)(Query(image=pixels, question=question, id=image.stem))
-    result = write_result(found, out, image.stem)
+    graph = load(recipe, *overrides)
+    found = graph(Query(image=pixels, question=question, id=image.stem))
+    result = write_result(found, out, image.stem, untrained=graph.untrained)
     if as_json:
         click.echo(json.dumps(result))
     else:

@@ -44,7 +44,7 @@ def list_(as_json: bool) -> None:
 @as_json
 def check(source: str, overrides: tuple[str, ...], variant: str | None, strict: bool, as_json: bool) -> None:
     """Check RECIPE without building anything: its words, components, arguments and prompt kinds. Exit 2 on problems."""
-    from medground.recipe import InvalidRecipe, Problem, find_problems, resolve
+    from medground.recipe import InvalidRecipe, Problem, find_problems, resolve, untrained_kinds
 
     missing: list[str] = []
     problems: list[Problem]
@@ -69,6 +69,8 @@ def check(source: str, overrides: tuple[str, ...], variant: str | None, strict: 
             click.echo(f"still to be given: {', '.join(missing)}", err=True)
         if not problems:
             click.echo(f"{source} is fine", err=True)
+            for kind in sorted(untrained_kinds(found)):
+                click.echo(f"note: its segmenter is given {kind}, which it was not trained for", err=True)
     if problems:
         raise click.exceptions.Exit(2)
 

@@ -76,7 +76,7 @@ def _ground(graph: GroundingGraph, batch: list[Input], out: Path, overlays: bool
         except InputError as error:
             lines[index] = {"id": item.id, "status": "unreadable", "cause": str(error)}
     for (index, query), found in zip(queries, graph.batch([query for _, query in queries]), strict=True):
-        result = write_result(found, out / "results", query.id, overlay=overlays)
+        result = write_result(found, out / "results", query.id, untrained=graph.untrained, overlay=overlays)
         of_model = found.fault is None or found.fault.of_model
         lines[index] = {"status": "ok" if found.fault is None else "fault" if of_model else "failed", **result}
     return lines
