@@ -314,6 +314,7 @@ def _report_rollout(report: Report, model: Any, kit: Any, quick: bool) -> list[s
     report.add(
         "", f"Wall clock, how many times less: {', '.join(pace)}. Decoding dominates it, and both sides decode alike."
     )
+    return failed
 
 
 def _report_memory(report: Report, model: Any, kit: Any) -> None:
