@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -91,6 +92,12 @@ def test_the_wheel_and_the_sdist_carry_recipes_and_plugins(built):
         assert f"recipes/{name}" in sdist
     for folder in PLUGINS:
         assert f"{package(folder)}/__init__.py" in wheel
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True).stdout.split()
+    data = [name for name in tracked if re.search(r"(^|/)medground\w*/(?!.*\.py$)", name)]
+    assert not tracked or len(data) >= 8, "templates, py.typed, tables and the weights of toy_sam"
+    for name in data:
+        assert re.sub(r"^plugins/[^/]+/", "", name) in wheel
+        assert name in sdist
     assert not [name for name in wheel if "/tests/" in name], "the wheel carries tests"
 
 
@@ -115,10 +122,17 @@ def check_built_ins(python: Path, tmp_path: Path, where: Path) -> None:
     assert Path(core).is_relative_to(where)
     assert Path(toy).is_relative_to(where)
     assert count == len(project(ROOT)["entry-points"]["medground"])
-    listed = subprocess.run(
-        [str(python), "-m", "medground", "recipe", "list"], capture_output=True, text=True, cwd=tmp_path, env=env
-    )
-    assert len(listed.stdout.split()) >= len(recipes())
+    for command in (
+        ["medground_toy.phantoms", "--out", "phantoms", "-n", "1"],
+        ["medground", "run", "phantoms/manifest.jsonl", "--out", "run"],
+        ["medground", "plugins", "new", "glow", "--kind", "segmenter"],
+        ["medground", "recipe", "list"],
+    ):
+        done = subprocess.run([str(python), "-m", *command], capture_output=True, text=True, cwd=tmp_path, env=env)
+        assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == len(recipes())
+    assert json.loads((tmp_path / "run" / "manifest.jsonl").read_text().splitlines()[0])["status"] == "ok"
+    assert (tmp_path / "medground-glow" / "pyproject.toml").is_file()
 
 
 @pytest.mark.slow
