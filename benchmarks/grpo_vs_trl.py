@@ -117,7 +117,7 @@ def main() -> None:
         measured[shape] = _update(model, kit, shape)
         print(f"counted {shape.name} G={shape.group} vision={shape.vision}", file=sys.stderr)
     failed += _report_update(report, measured)
-    _report_rollout(report, model, kit, given.quick)
+    failed += _report_rollout(report, model, kit, given.quick)
     _report_memory(report, model, kit)
     report.add("", f"{'FAILED: ' + '; '.join(failed) if failed else 'Everything promised holds.'}")
     print(f"{time.perf_counter() - start:.0f} s", file=sys.stderr)
@@ -280,12 +280,12 @@ def _where(shape: Shape) -> str:
     return f"{shape.name} | {shape.group} | {'trained' if shape.vision else 'frozen'}"
 
 
-def _report_rollout(report: Report, model: Any, kit: Any, quick: bool) -> None:
+def _report_rollout(report: Report, model: Any, kit: Any, quick: bool) -> list[str]:
     """Transformers' generate as TRL calls it, and ours, the same number of new tokens."""
     report.add("", "## Rollout", "", "| P:C | G | queries | side | images encoded | prompt tokens prefilled | FLOPs |")
     report.add("| --- | --- | --- | --- | --- | --- | --- |")
     shapes = [Shape(**FIFTH, group=8), Shape(**FIFTH, group=16)] + ([] if quick else [Shape(**FULL, group=8)])
-    pace = []
+    pace, failed = [], []
     for shape in shapes:
         queries, own = _queries(kit, shape), copy.deepcopy(model)
         ours = Ours(own, kit, queries, share=True)
@@ -300,6 +300,8 @@ def _report_rollout(report: Report, model: Any, kit: Any, quick: bool) -> None:
         for name, net, work in sampled:
             with watched(net) as seen, FlopCount(*net.get_output_embeddings().weight.shape) as counter:
                 work()
+            if name == "ours" and seen.images != shape.queries:
+                failed.append(f"{seen.images} images in a rollout of {shape.queries} queries")
             total = counter.flops.body() + counter.flops.head
             report.add(
                 f"| {shape.name} | {shape.group} | {shape.queries} | {name} | {seen.images} | {seen.prefilled} | "
@@ -312,6 +314,7 @@ def _report_rollout(report: Report, model: Any, kit: Any, quick: bool) -> None:
     report.add(
         "", f"Wall clock, how many times less: {', '.join(pace)}. Decoding dominates it, and both sides decode alike."
     )
+    return failed
 
 
 def _report_memory(report: Report, model: Any, kit: Any) -> None:

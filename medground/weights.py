@@ -205,9 +205,14 @@ def frozen(model: "torch.nn.Module", *, device: str, dtype: str) -> "torch.nn.Mo
     """The model in evaluation mode on a device, in a dtype, none of its parameters trainable.
 
     Raises:
-        RecipeError: if there is no such floating-point dtype.
+        RecipeError: if there is no such floating-point dtype, or no such device here.
     """
-    return model.eval().requires_grad_(False).to(device=device, dtype=dtype_of(dtype))
+    wanted = dtype_of(dtype)
+    try:
+        return model.eval().requires_grad_(False).to(device=device, dtype=wanted)
+    except (RuntimeError, AssertionError) as error:
+        cause = (str(error).splitlines() or [""])[0]
+        raise RecipeError(f"the device {device!r} cannot be used: {cause}", hint="such as cpu or cuda:0") from error
 
 
 def dtype_of(name: str) -> "torch.dtype":

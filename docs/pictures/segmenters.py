@@ -9,7 +9,7 @@ is toy_sam, the picture a drawn phantom: nothing is retouched.
 import argparse
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -121,17 +121,41 @@ def early(bench: Bench, image: np.ndarray, box: Box) -> Mask:
     return np.asarray(hard.crop((0, 0, width, height)).resize(size[::-1], PIL.Resampling.NEAREST)) > 0
 
 
-Mistake = tuple[Callable[[Bench, np.ndarray, Box], Mask], str, tuple[int, int]]
-MISTAKES: dict[str, Mistake] = {
-    "frame": (frame, "ct", (256, 256)),
-    "order": (swapped, "ct", (256, 256)),
-    "aspect": (squeezed, "ultrasound", (192, 288)),
-    "padding": (uncropped, "ultrasound", (192, 288)),
-    "range": (raw, "mri", (256, 256)),
-    "channels": (bgr, "fundus", (256, 256)),
-    "padded_prompts": (padded, "xray", (256, 256)),
-    "choice": (worst, "histology", (256, 256)),
-    "threshold": (early, "mri", (256, 256)),
+def as_is(image: np.ndarray) -> np.ndarray:
+    """The picture as the model should see it."""
+    return image
+
+
+def blue(image: np.ndarray) -> np.ndarray:
+    """The picture with its channels reversed."""
+    return np.ascontiguousarray(image[..., ::-1])
+
+
+def dark(image: np.ndarray) -> np.ndarray:
+    """A picture of 0 to 1 on a scale of 0 to 255."""
+    return image // 255
+
+
+class Mistake(NamedTuple):
+    """One row of the list."""
+
+    wrong: Callable[[Bench, np.ndarray, Box], Mask]
+    family: str
+    size: tuple[int, int] = (256, 256)
+    seen: Callable[[np.ndarray], np.ndarray] = as_is
+    """What the model is shown, where that is the mistake."""
+
+
+MISTAKES = {
+    "frame": Mistake(frame, "ct"),
+    "order": Mistake(swapped, "ct"),
+    "aspect": Mistake(squeezed, "ultrasound", (192, 288)),
+    "padding": Mistake(uncropped, "ultrasound", (192, 288)),
+    "range": Mistake(raw, "mri", seen=dark),
+    "channels": Mistake(bgr, "fundus", seen=blue),
+    "padded_prompts": Mistake(padded, "xray"),
+    "choice": Mistake(worst, "ct"),
+    "threshold": Mistake(early, "mri"),
 }
 
 
@@ -158,14 +182,14 @@ def main() -> None:
     folder = parser.parse_args().out
     folder.mkdir(exist_ok=True)
     bench = Bench()
-    for name, (wrong, family, size) in MISTAKES.items():
+    for name, (wrong, family, size, seen) in MISTAKES.items():
         drawn = phantom(family, 7, size=size)
         target = drawn.samples[-1].target
         prompt = SpatialPrompt(box=target.box)
         panels = [
             panel(drawn.image, outline(target.mask), prompt.box),
             panel(drawn.image, bench.right(drawn.image, target.box), None),
-            panel(drawn.image, wrong(bench, drawn.image, target.box), None),
+            panel(seen(drawn.image), wrong(bench, drawn.image, target.box), None),
         ]
         sheet = PIL.new("RGB", (size[1] * 3 + 16, size[0]), "white")
         for column, picture in enumerate(panels):

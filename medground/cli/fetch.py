@@ -4,12 +4,13 @@ import json
 
 import click
 
+from medground.cli.complete import OVERRIDE, RECIPE
 from medground.errors import RunError
 
 
 @click.command()
-@click.argument("recipe")
-@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.argument("recipe", type=RECIPE)
+@click.argument("overrides", nargs=-1, type=OVERRIDE, metavar="[KEY=VALUE]...")
 @click.option("--yes", is_flag=True, help="Download without asking.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was fetched as JSON on stdout.")
 def fetch(recipe: str, overrides: tuple[str, ...], yes: bool, as_json: bool) -> None:

@@ -5,6 +5,7 @@ made a mask although there was something to segment (a file scored without image
 """
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -24,7 +25,7 @@ _PAIRS_AT_ONCE = 1 << 22
 
 
 @dataclass(frozen=True, kw_only=True)
-class _OnMask:
+class _OnMask(ABC):
     needs_mask: ClassVar[bool] = True
     range: ClassVar[tuple[float, float]] = (0.0, 1.0)
 
@@ -35,9 +36,9 @@ class _OnMask:
         except Nothing as nothing:
             return nothing.result
 
+    @abstractmethod
     def score(self, rollout: Rollout, said: Bools, truth: Bools) -> float:
         """The value for a predicted and a true mask, H x W."""
-        raise NotImplementedError
 
 
 def _masks(rollout: Rollout) -> tuple[Bools, Bools]:

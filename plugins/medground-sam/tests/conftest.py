@@ -67,7 +67,10 @@ def med2d_file(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(path)
 
 
-@pytest.fixture(params=[(1, 1000), (37, 512), (840, 840), (2000, 300)], ids=lambda size: f"{size[0]}x{size[1]}")
+BIG = [pytest.param(size, marks=pytest.mark.slow) for size in ((840, 840), (2000, 300))]
+
+
+@pytest.fixture(params=[(1, 1000), (37, 512), *BIG], ids=lambda size: f"{size[0]}x{size[1]}")
 def size(request: pytest.FixtureRequest) -> tuple[int, int]:
     return request.param
 

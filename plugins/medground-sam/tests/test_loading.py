@@ -25,7 +25,12 @@ BASE = Sizes(image=1024, patch=16, width=768, depth=12, heads=12, global_blocks=
 
 
 @pytest.mark.parametrize(
-    ("name", "width", "depth", "count"), [("b", 768, 12, 314), ("l", 1024, 24, 482), ("h", 1280, 32, 594)]
+    ("name", "width", "depth", "count"),
+    [
+        ("b", 768, 12, 314),
+        pytest.param("l", 1024, 24, 482, marks=pytest.mark.slow),
+        pytest.param("h", 1280, 32, 594, marks=pytest.mark.slow),
+    ],
 )
 def test_full_size_names_and_shapes(name, width, depth, count):
     import segment_anything
