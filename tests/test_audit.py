@@ -162,6 +162,43 @@ def test_a_seeded_defect_is_named(defect):
     assert subject in named(seeded(how), check)
 
 
+def covered(said, true, _):
+    """The share of the true box that is covered."""
+    if said is None or not said.valid:
+        return 0.0
+    width = min(said.x2, true.x2) - max(said.x1, true.x1)
+    height = min(said.y2, true.y2) - max(said.y1, true.y1)
+    return max(0.0, width) * max(0.0, height) / true.area
+
+
+def test_a_term_that_pays_the_whole_image_as_a_perfect_box_is_named():
+    card = seeded(covered)
+    assert "box: whole image" in named(card, "wrong answer preferred")
+    assert set(named(card, "blind")) == {"box grown"}
+
+
+def test_a_rubric_that_never_sees_the_size_of_the_box_is_named():
+    def centred(said, true, _):
+        return 0.0 if said is None else max(0.0, 1 - math.dist(said.centre, true.centre) / true.diagonal)
+
+    assert set(named(seeded(centred), "blind")) == {"box grown", "box shrunk"}
+    alone = audit(Rubric([Term("box", Seeded(centred))]), build("prompt_interface", "bbox_points"))
+    assert "random search" in named(alone, "wrong answer above the honest median")
+
+
+def test_a_term_that_pays_an_empty_completion_as_a_perfect_one_is_named():
+    found = named(seeded(lambda said, true, raw: 1.0 if raw is None else sound(said, true)), "wrong answer preferred")
+    assert "box: empty" in found
+
+
+def test_a_floor_under_a_single_term_is_named():
+    card = audit(
+        Rubric([Term("box", Seeded(lambda said, true, _: 0.6 + 0.4 * sound(said, true)))]),
+        build("prompt_interface", "bbox_points"),
+    )
+    assert named(card, "format share")["rubric"].figures["floors"] == pytest.approx(0.6)
+
+
 def test_too_much_for_format_is_named():
     card = seeded(lambda said, true, _: sound(said, true), form=2.0)
     assert {finding.check for finding in card.findings} == {"format share"}

@@ -12,6 +12,7 @@ CHECKS: tuple[Callable[[Evidence], Iterator[Finding]], ...] = (
     shape.flipped,
     shape.monotone,
     shape.plateau,
+    shape.blind,
     shape.absolute_pixels,
     gaming.inside_out,
     gaming.wrong_answers,

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from medground.audit.evidence import ASKED, Evidence, Finding, pay, prefers_wrong
-from medground.audit.probes import WRONG_PROBES
+from medground.audit.probes import MISPLACED, WRONG_PROBES
 from medground.audit.scenes import LARGE, REFERENCE
 
 FORMAT = 0.25
@@ -52,13 +52,18 @@ def wrong_answers(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _preferred(evidence: Evidence) -> Iterator[Finding]:
+    """More than for a perfect answer; of a term that looks at the place, as much for a misplaced one is too much."""
     for term in evidence.terms:
         if prefers_wrong(evidence, term):
             continue
+        placed = evidence.looks_at(term.label, "box") or evidence.looks_at(term.label, "points")
         for probe in (*WRONG_PROBES, "coincident points"):
             found = evidence.probes[REFERENCE.name]
             wrong, right = pay(found[probe], term.label), pay(found["perfect"], term.label)
-            if wrong is not None and right is not None and wrong > right + 1e-6:
+            if wrong is None or right is None:
+                continue
+            as_much = placed and probe in MISPLACED and right > 0 and wrong >= right - 1e-6
+            if as_much or wrong > right + 1e-6:
                 yield Finding(
                     "wrong answer preferred",
                     f"{term.label}: {probe}",
@@ -84,15 +89,16 @@ def coincident(evidence: Evidence) -> Iterator[Finding]:
 
 def format_share(evidence: Evidence) -> Iterator[Finding]:
     """At most a quarter of the maximum is paid to a well-formed answer in the wrong place."""
-    total, maximum = evidence.probes[REFERENCE.name]["far wrong"].total, evidence.maximum
-    if len(evidence.terms) < 2 or total is None or not maximum or total <= FORMAT * maximum + 1e-9:
-        return
     score = evidence.probes[REFERENCE.name]["far wrong"]
-    form = sum(
-        pay(score, term.label) or 0.0
+    total, maximum = score.total, evidence.maximum or evidence.perfect.total
+    blind = [
+        term.label
         for term in evidence.terms
         if not evidence.looks_at(term.label, "box") and not evidence.looks_at(term.label, "points")
-    )
+    ]
+    if len(blind) == len(evidence.terms) == 1 or total is None or not maximum or total <= FORMAT * maximum + 1e-9:
+        return
+    form = sum(pay(score, label) or 0.0 for label in blind)
     yield Finding(
         "format share",
         "rubric",

@@ -103,6 +103,9 @@ WRONG_PROBES = (
 )
 """Probes that no rubric should prefer to an honest answer, whatever part of the answer it looks at."""
 
+MISPLACED = ("whole image", "centre box", "far wrong", "empty", "empty answer", "prose")
+"""Those of them that say nothing right about the place."""
+
 
 def _scaled(truth: Answer, factor: float) -> Answer:
     centre = np.asarray(truth.box.centre)
@@ -175,12 +178,22 @@ def best_wrong(stage: Stage, scene: Scene, seed: int) -> tuple[str, float] | Non
     extent = np.tile((scene.size[1], scene.size[0]), (4, 1))
     best: tuple[Floats, float] | None = None
     rounds, climbs = SEARCH
-    best = _best(stage, scene, rng.uniform(-0.1, 1.1, (rounds, 4, 2)) * extent, best)
+    best = _best(stage, scene, rng.uniform(-0.1, 1.1, (rounds // 2, 4, 2)) * extent, best)
+    best = _best(stage, scene, _distorted(scene, rng, rounds // 2), best)
     for spread in (0.2, 0.05, 0.01):
         if best is not None:
             steps = rng.normal(0, spread, (climbs // 3, 4, 2)) * extent
             best = _best(stage, scene, best[0] + steps, best)
     return None if best is None else (stage.write(_answer(scene, best[0])), best[1])
+
+
+def _distorted(scene: Scene, rng: np.random.Generator, count: int) -> Floats:
+    """[count, 4, 2] The truth, box and points each scaled about their middle and moved: wrong, but in one way only."""
+    parts = np.stack([np.reshape(scene.truth.box, (2, 2)), np.asarray(scene.truth.points)])
+    middle = parts.mean(axis=1, keepdims=True)
+    scale = np.exp(rng.normal(0, 1.5, (count, 2, 1, 2)))
+    moved = rng.normal(0, 1, (count, 2, 1, 2)) * np.asarray(scene.sides) * rng.integers(0, 2, (count, 2, 1, 1))
+    return np.asarray(((parts - middle) * scale + middle + moved).reshape(count, 4, 2), np.float64)
 
 
 def _best(stage: Stage, scene: Scene, tried: Floats, best: tuple[Floats, float] | None) -> tuple[Floats, float] | None:

@@ -129,6 +129,26 @@ def plateau(evidence: Evidence) -> Iterator[Finding]:
             )
 
 
+def blind(evidence: Evidence) -> Iterator[Finding]:
+    """The rubric as a whole falls along every curve of a part it looks at: some term sees each way of being wrong.
+
+    Turned points are let off: all diameters of a disc are one answer to a rubric that asks for discs.
+    """
+    looked = {part for part in ("box", "points") for t in evidence.terms if evidence.looks_at(t.label, part)}
+    for name, curve in CURVES.items():
+        if len(evidence.terms) < 2 or curve.part not in looked or name == "points turned":
+            continue
+        totals = [[score.total for score in evidence.curves[scene.name][name]] for scene in CURVED]
+        known = [[total for total in line if total is not None] for line in totals]
+        if all(line and max(line) - min(line) < 1e-6 for line in known):
+            yield Finding(
+                "blind",
+                name,
+                f"The total stays at {known[0][0]:.4g} however large the error: {name}.",
+                {"total": known[0][0], "curve": name},
+            )
+
+
 def _flat_until(evidence: Evidence, scene: Scene, name: str, term: Term) -> float:
     """The largest error on a curve at which a term that depends on it still pays as for a perfect answer."""
     values = evidence.along(scene, name, term.label)
