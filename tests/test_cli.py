@@ -78,7 +78,9 @@ def test_json_is_the_only_thing_on_stdout(picture, tmp_path, capsys):
 
 
 def test_overrides_reach_the_components(picture, tmp_path, capsys):
-    assert cli("ground", picture, QUESTION, "segmenter=box_fill", "prompt=box", "--out", tmp_path / "out", "--json") == 0
+    assert (
+        cli("ground", picture, QUESTION, "segmenter=box_fill", "prompt=box", "--out", tmp_path / "out", "--json") == 0
+    )
     result = json.loads(capsys.readouterr().out)
     x1, y1, x2, y2 = result["box"]
     assert result["mask"]["area"] == pytest.approx((x2 - x1) * (y2 - y1), rel=0.1)

@@ -17,6 +17,7 @@ def qwen2_5_vl(
     share: bool = True,
     lora_rank: int = 0,
     lora_alpha: float | None = None,
+    adapter: str | None = None,
     train_vision: bool = False,
     gradient_checkpointing: bool = False,
     logprob_chunk: int = 1024,
@@ -34,6 +35,7 @@ def qwen2_5_vl(
         share: compute image and prompt once per group in the update.
         lora_rank: train a LoRA adapter of this rank; 0 trains the weights themselves.
         lora_alpha: LoRA scale; twice the rank if None.
+        adapter: a folder with a trained LoRA adapter, in the layout of peft, to put on the checkpoint.
         train_vision: train the vision tower and its merger too.
         gradient_checkpointing: trade compute for activation memory.
         logprob_chunk: positions whose logits are held at a time.
@@ -53,6 +55,7 @@ def qwen3_vl(
     share: bool = True,
     lora_rank: int = 0,
     lora_alpha: float | None = None,
+    adapter: str | None = None,
     train_vision: bool = False,
     gradient_checkpointing: bool = False,
     logprob_chunk: int = 1024,
@@ -73,6 +76,7 @@ def hf_vlm(
     attention: str = "sdpa",
     lora_rank: int = 0,
     lora_alpha: float | None = None,
+    adapter: str | None = None,
     train_vision: bool = False,
     gradient_checkpointing: bool = False,
     logprob_chunk: int = 1024,
@@ -101,6 +105,7 @@ def _reasoner(
     share: bool,
     lora_rank: int,
     lora_alpha: float | None,
+    adapter: str | None,
     train_vision: bool,
     gradient_checkpointing: bool,
     logprob_chunk: int,
@@ -114,6 +119,7 @@ def _reasoner(
         model,
         lora_rank=lora_rank,
         lora_alpha=lora_alpha,
+        adapter=adapter,
         train_vision=train_vision,
         gradient_checkpointing=gradient_checkpointing,
     )

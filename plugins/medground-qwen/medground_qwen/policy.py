@@ -24,6 +24,11 @@ class GroupBatch:
     mask: Tensor
     """[G, C] bool: generated tokens, the end token included."""
 
+    @property
+    def prompt_length(self) -> int:
+        """Tokens of the prompt, those of the image included."""
+        return len(self.prompt)
+
     def part(self, start: int, stop: int) -> "GroupBatch":
         """Completions start to stop as a group of their own, cut to their longest: exact at any size."""
         mask = self.mask[start:stop]

@@ -134,7 +134,7 @@ class VisionLanguageReasoner:
         if not _has_adapter(self.model):
             self._frozen = copy.deepcopy(self.policy).requires_grad_(False).eval()
 
-    def reference(self) -> AbstractContextManager[None]:
+    def reference(self) -> AbstractContextManager[Policy]:
         """See `TrainableReasoner.reference`."""
         if _has_adapter(self.model):
             return self._without_adapter()
@@ -143,25 +143,26 @@ class VisionLanguageReasoner:
         return self._use(self._frozen)
 
     @contextmanager
-    def _without_adapter(self) -> Iterator[None]:
+    def _without_adapter(self) -> Iterator[Policy]:
         self.model.disable_adapters()
         try:
-            yield
+            yield self.policy
         finally:
             self.model.enable_adapters()
 
     @contextmanager
-    def _use(self, policy: Policy) -> Iterator[None]:
+    def _use(self, policy: Policy) -> Iterator[Policy]:
         self._active = policy
         try:
-            yield
+            yield policy
         finally:
             self._active = self.policy
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path) -> str:
         """See `TrainableReasoner.save`; with LoRA the adapter alone is written."""
         self.model.save_pretrained(folder)
         self.processor.save_pretrained(folder)
+        return "adapter" if _has_adapter(self.model) else "checkpoint"
 
     def _completion(self, found: Sampled, frame: Frame) -> Completion:
         ids = found.ids[:-1] if found.stopped else found.ids
