@@ -97,7 +97,7 @@ class RunFolder:
         """Write the step's table, as parquet where pyarrow is installed, else as JSON lines; and draw some of it."""
         if not rows:
             return
-        drawn = {}
+        drawn: dict[str, str] = {}
         for name, draw in pictures:
             path = self.folder / "overlays" / f"step-{step:08d}-{len(drawn)}.png"
             path.parent.mkdir(exist_ok=True)
@@ -166,8 +166,8 @@ def _lines(path: Path) -> list[dict[str, Any]]:
 def _write_table(stem: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     rows = [{key: _utf8(value) for key, value in row.items()} for row in rows]
     try:
-        import pyarrow as pa
-        from pyarrow import parquet
+        import pyarrow as pa  # type: ignore[import-untyped, import-not-found, unused-ignore]
+        from pyarrow import parquet  # type: ignore[import-untyped, import-not-found, unused-ignore]
     except ImportError:
         lines = (json.dumps(row, ensure_ascii=True, default=_plain) + "\n" for row in rows)
         stem.with_suffix(".jsonl").write_text("".join(lines), encoding="utf-8")

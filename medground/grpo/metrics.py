@@ -45,7 +45,7 @@ def of_batch(batch: Batch, labels: Sequence[str]) -> dict[str, float]:
 
 def of_update(sums: Sums, *, kl: bool) -> dict[str, float]:
     """What the policy did; means over all generated tokens of the groups that were trained on."""
-    token = sums.token or {}
+    token = sums.token
     tokens = max(1.0, token.get("tokens", 0.0))
     low, high = token.get("clipped_low", 0.0) / tokens, token.get("clipped_high", 0.0) / tokens
     found = {

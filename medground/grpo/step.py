@@ -7,9 +7,8 @@ later updates on the same batch need them, and get them before anything moves.
 """
 
 import math
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -65,13 +64,18 @@ class Sums:
     updates: int = 0
     grad_norm: float = 0.0
     learning_rate: float = 0.0
-    token: Counter[str] | None = None
+    token: dict[str, float] = field(default_factory=dict)
     """Sums over tokens of the first pass over each group: tokens, kl, entropy, clipped_low, clipped_high, mismatch."""
     highest_mismatch: float = 0.0
     trained: int = 0
     """Tokens computed: prompts once per forward pass, and completions."""
     images: int = 0
     """Images encoded in forward passes that are differentiated."""
+
+    def add(self, **values: float) -> None:
+        """Add to sums over tokens."""
+        for name, value in values.items():
+            self.token[name] = self.token.get(name, 0.0) + value
 
 
 class Update:
@@ -106,7 +110,7 @@ class Update:
         Raises:
             NotFinite: at the first loss or gradient that is not finite; updates before it stay done.
         """
-        sums = Sums(token=Counter())
+        sums = Sums()
         minis = self._minis(len(batch.groups))
         old = self._old(batch, minis[1:] if self.settings["num_iterations"] == 1 else minis)
         for iteration in range(self.settings["num_iterations"]):
@@ -161,9 +165,9 @@ class Update:
         loss, found = policy_loss(self.objective, logp, advantage, mask, old=old, ref=ref)
         sums.trained += part.prompt_length + int(part.mask.sum())
         sums.images += 1
-        if count and sums.token is not None:
-            sums.token.update({name: float(value) for name, value in found.items()})
-            sums.token["entropy"] += float(torch.where(mask, entropy, 0.0).sum())
+        if count:
+            sums.add(**{name: float(value) for name, value in found.items()})
+            sums.add(entropy=float(torch.where(mask, entropy, 0.0).sum()))
             self._mismatch(batch, place, rows, logp.detach() if old is None else old, part.mask, sums)
         return loss
 
@@ -172,10 +176,10 @@ class Update:
         rollouts = batch.groups[place].rollouts[rows]
         for row, rollout in enumerate(rollouts):
             said = rollout.completion.logprobs
-            if said is None or sums.token is None:
+            if said is None:
                 continue
             difference = (before[row][mask[row]].cpu().double() - torch.from_numpy(said).double()).abs()
-            sums.token.update({"mismatch": float(difference.sum()), "compared": len(difference)})
+            sums.add(mismatch=float(difference.sum()), compared=len(difference))
             sums.highest_mismatch = max(sums.highest_mismatch, float(difference.max()) if len(difference) else 0.0)
 
     @torch.no_grad()
