@@ -48,6 +48,7 @@ class RunFolder:
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
+            self._lock.close()
             raise RunError(
                 f"another process writes to {folder}", hint="wait for it, or choose another --out"
             ) from error

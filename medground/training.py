@@ -1,6 +1,7 @@
 """``medground.train``: a recipe with a ``grpo`` or an ``sft`` section becomes a run, and its folder a recipe."""
 
 import platform
+import random
 import resource
 import sys
 import time
@@ -161,6 +162,10 @@ def assemble(recipe: Recipe, kind: Literal["grpo", "sft"]) -> Assembled:
     if data["path"] is None:
         raise RecipeError(f"the recipe {recipe.name!r} names no data", hint="add data.path=DIR")
     samples = read_samples(data["path"], split=data["split"], limit=data["limit"])
+    seed = recipe.settings("seed")
+    torch.manual_seed(seed)  # a fresh adapter starts from random numbers
+    random.seed(seed)
+    np.random.seed(seed)  # as a belt, for terms that draw from the global generators
     graph = GroundingGraph(recipe)
     reasoner = graph.reasoner
     if not isinstance(reasoner, TrainableReasoner):
@@ -179,7 +184,6 @@ def assemble(recipe: Recipe, kind: Literal["grpo", "sft"]) -> Assembled:
         )
 
     policy = engine.prepare(reasoner.policy, optimizer, max_grad_norm=settings["max_grad_norm"])
-    seed = recipe.settings("seed")
     method: Any
     if kind == "sft":
         method = Sft(graph.prompt_interface, reasoner, policy, engine, samples, settings, seed)

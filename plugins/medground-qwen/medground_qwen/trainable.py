@@ -60,4 +60,4 @@ def _load_adapter(model: Any, folder: str, rank: int) -> None:
     """Put a trained adapter on the model; it trains on where the recipe asks for an adapter at all."""
     if not Path(folder, "adapter_model.safetensors").is_file():
         raise InputError(f"{folder} holds no adapter_model.safetensors", hint="pickled weights are not loaded")
-    model.load_adapter(folder, is_trainable=bool(rank), local_files_only=True)
+    model.load_adapter(folder, is_trainable=bool(rank))
