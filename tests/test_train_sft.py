@@ -59,7 +59,7 @@ def test_the_loss_is_the_mean_over_target_tokens(trials):
         logp, _ = fresh.reasoner.policy(
             fresh.reasoner.group(fresh.graph.prompt_interface.render(sample.query), [ids]), 1.0
         )
-        total, tokens = total - float(logp.sum()), tokens + len(ids)
+        total, tokens = total - float(logp.detach().sum()), tokens + len(ids)
     assert result.metrics["loss"] == pytest.approx(total / tokens, rel=1e-5)
 
 
@@ -105,7 +105,7 @@ def test_what_cannot_be_trained_is_said_in_one_sentence(trials, tmp_path):
         train(trials("sft", train_batch_size=99), out=tmp_path / "run")
     with pytest.raises(RecipeError, match=r"sft\.max_length=9"):
         train(trials("sft", max_length=9), out=tmp_path / "run1")
-    with pytest.raises(InputError, match="names no data|does not exist"):
+    with pytest.raises(InputError, match="does not exist"):
         train(trials("sft") | {"data": {"path": "none"}}, out=tmp_path / "run2")
 
 
