@@ -48,7 +48,7 @@ class Reasoner(Protocol):
 
 
 class CompletionGroup(Protocol):
-    """A query and G completions of it, as a policy takes them."""
+    """Completions as a policy takes them: G of one query, or one of each of G queries."""
 
     @property
     def mask(self) -> "torch.Tensor":
@@ -56,8 +56,8 @@ class CompletionGroup(Protocol):
         ...
 
     @property
-    def prompt_length(self) -> int:
-        """Tokens of the prompt, those of the image included."""
+    def prompt_lengths(self) -> Sequence[int]:
+        """Tokens of each prompt that is computed, those of its image included."""
         ...
 
     def part(self, start: int, stop: int) -> "CompletionGroup":
@@ -83,6 +83,10 @@ class TrainableReasoner(Reasoner, Protocol):
 
     def group(self, messages: Messages, completions: Sequence[Completion | Sequence[int]]) -> CompletionGroup:
         """A conversation and completions of it for the policy: token ids as they were sampled, or as given."""
+        ...
+
+    def rows(self, batch: Sequence[Messages], completions: Sequence[Sequence[int]]) -> CompletionGroup:
+        """Several conversations with the token ids of one completion each, for the policy."""
         ...
 
     def parameters(self) -> "Iterable[torch.nn.Parameter]":

@@ -55,21 +55,22 @@ class Sft:
 
     def step(self, state: State, pause: Pause) -> Result:
         """See `Method.step`."""
-        size = self.settings["train_batch_size"]
+        size, at_once = self.settings["train_batch_size"], max(1, self.settings["micro_batch_size"])
         order = drawn(state.drawn, size, samples=len(self.samples), batch=size, seed=self.seed)
         samples = [self.samples[index] for index in order]
         targets = [self.target(sample) for sample in samples]
         below = self.engine.all_reduce({"tokens": float(sum(len(ids) for _, ids in targets))})["tokens"]
         loss, entropy, trained, skipped = 0.0, 0.0, 0, None
-        for sample, (_, ids) in zip(samples, targets, strict=True):
+        for start in range(0, size, at_once):
             pause()
-            group = self._group(sample, ids)
-            logp, spread = self.policy(group, 1.0)
-            part = -logp.sum() / below
-            loss += float(part.detach())
+            part = slice(start, start + at_once)
+            rows = self._rows(samples[part], [ids for _, ids in targets[part]])
+            logp, spread = self.policy(rows, 1.0)
+            share = -logp.sum() / below
+            self.engine.backward(share)
+            loss += float(share.detach())
             entropy += float(spread.sum())
-            trained += group.prompt_length + len(ids)
-            self.engine.backward(part)
+            trained += sum(rows.prompt_lengths) + int(rows.mask.sum())
         if not torch.isfinite(torch.tensor(loss)):
             self.engine.discard()
             skipped = f"the loss is {loss}"
@@ -78,7 +79,7 @@ class Sft:
             norm = self.engine.step(rate)
             if not torch.isfinite(torch.tensor(norm)):
                 skipped = f"the gradient norm is {norm}"
-        rows = [{"sample": sample.query.id, "target": text} for sample, (text, _) in zip(samples, targets, strict=True)]
+        told = [{"sample": sample.query.id, "target": text} for sample, (text, _) in zip(samples, targets, strict=True)]
         return Result(
             metrics={
                 "loss": loss,
@@ -91,7 +92,7 @@ class Sft:
             drawn=size,
             tokens=trained,
             skipped=skipped,
-            incident={"targets": rows} if skipped else None,
+            incident={"targets": told} if skipped else None,
         )
 
     def target(self, sample: Sample) -> tuple[str, list[int]]:
@@ -109,15 +110,16 @@ class Sft:
             raise InputError(f"no target can be written for sample {sample.query.id!r}: {error}") from error
         return text, self.reasoner.tokenize(text)
 
-    def _group(self, sample: Sample, ids: list[int]) -> CompletionGroup:
-        group = self.reasoner.group(self.prompt_interface.render(sample.query), [ids])
-        most, length = self.settings["max_length"], group.prompt_length + len(ids)
-        if length > most:
-            raise RecipeError(
-                f"sample {sample.query.id!r} takes {length} tokens, more than sft.max_length={most}",
-                hint="raise it, or set reasoner.max_pixels",
-            )
-        return group
+    def _rows(self, samples: Sequence[Sample], targets: Sequence[list[int]]) -> CompletionGroup:
+        rows = self.reasoner.rows([self.prompt_interface.render(sample.query) for sample in samples], targets)
+        most = self.settings["max_length"]
+        for sample, prompt, ids in zip(samples, rows.prompt_lengths, targets, strict=True):
+            if prompt + len(ids) > most:
+                raise RecipeError(
+                    f"sample {sample.query.id!r} takes {prompt + len(ids)} tokens, more than sft.max_length={most}",
+                    hint="raise it, or set reasoner.max_pixels",
+                )
+        return rows
 
     def _rate(self, update: int) -> float:
         return learning_rate(

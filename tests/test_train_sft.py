@@ -83,7 +83,7 @@ def test_it_learns_and_resumes_as_the_same_run(trials, tmp_path):
 
 def test_a_step_whose_loss_is_not_finite_is_skipped(trials, tmp_path):
     for where in ("loss", "gradient"):
-        recipe = trials("sft", reasoner={"bad": [3], "where": where})
+        recipe = trials("sft", reasoner={"bad": [2], "where": where})
         assert train(recipe, out=tmp_path / where).skipped == 1
         kept = json.loads((tmp_path / where / "incidents" / "step-00000002.json").read_text())
         assert where in kept["reason"]

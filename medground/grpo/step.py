@@ -163,8 +163,8 @@ class Update:
                 ref = reference(part, temperature)[0]
         advantage = batch.advantages[place, rows].to(logp.device)
         loss, found = policy_loss(self.objective, logp, advantage, mask, old=old, ref=ref)
-        sums.trained += part.prompt_length + int(part.mask.sum())
-        sums.images += 1
+        sums.trained += sum(part.prompt_lengths) + int(part.mask.sum())
+        sums.images += len(part.prompt_lengths)
         if count:
             sums.add(**{name: float(value) for name, value in found.items()})
             sums.add(entropy=float(torch.where(mask, entropy, 0.0).sum()))
@@ -200,7 +200,7 @@ class Update:
                 continue
             completions = [rollout.completion for rollout in batch.groups[place].rollouts]
             group = self.reasoner.group(batch.messages[place], completions)
-            self._check_prompt(group.prompt_length, batch.groups[place].sample.query.id)
+            self._check_prompt(max(group.prompt_lengths), batch.groups[place].sample.query.id)
             size = self.settings["micro_batch_size"] or len(completions)
             for start in range(0, len(completions), size):
                 yield place, start, group.part(start, start + size)

@@ -56,6 +56,7 @@ SETTINGS: dict[str, Any] = {
     },
     "sft": {
         "train_batch_size": 16,
+        "micro_batch_size": 4,  # samples per forward pass
         "num_train_epochs": 5,
         "max_steps": None,
         "max_length": 2048,

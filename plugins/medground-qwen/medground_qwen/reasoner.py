@@ -17,7 +17,7 @@ from medground.types import Completion, Messages, Sampling, image_of, text_of
 from medground_qwen.attention import use_shared_attention
 from medground_qwen.families import Family
 from medground_qwen.generate import Sampled, Tokens, sample
-from medground_qwen.policy import GroupBatch, Policy, group_of
+from medground_qwen.policy import GroupBatch, Policy, RowBatch, group_of, rows_of
 from medground_qwen.prompts import Prompt, encode
 
 
@@ -119,6 +119,10 @@ class VisionLanguageReasoner:
         """A query and its completions as the policy takes them; token ids as they were sampled."""
         ids = [_ids(completion) for completion in completions]
         return group_of(self.encode(messages), ids, self.tokens.pad)
+
+    def rows(self, batch: Sequence[Messages], completions: Sequence[Sequence[int]]) -> RowBatch:
+        """Several queries with one completion each, as the policy takes them."""
+        return rows_of([self.encode(messages) for messages in batch], completions, self.tokens.pad)
 
     def logprobs(self, messages: Messages, completions: Sequence[Completion], *, temperature: float = 1.0) -> Tensor:
         """See `TrainableReasoner.logprobs`."""
