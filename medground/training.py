@@ -161,6 +161,10 @@ def assemble(recipe: Recipe, kind: Literal["grpo", "sft"]) -> Assembled:
     data, settings = recipe.settings("data"), recipe.settings(kind)
     if data["path"] is None:
         raise RecipeError(f"the recipe {recipe.name!r} names no data", hint="add data.path=DIR")
+    if data["reader"] is not None:
+        raise RecipeError(f"training reads manifests, not {data['reader']!r}", hint="leave data.reader out")
+    if recipe.settings("validate")["every"]:
+        raise RecipeError("training does not validate as it goes", hint="leave validate out, and evaluate the run")
     samples = read_samples(data["path"], split=data["split"], limit=data["limit"])
     seed = recipe.settings("seed")
     torch.manual_seed(seed)  # a fresh adapter starts from random numbers

@@ -349,7 +349,7 @@ def killed_at(point, start, trials, tmp_path, turn=3):
     assert_sound(tmp_path / "run", recipe, tmp_path / "whole", max(saved, default=0))
 
 
-@pytest.mark.parametrize("point", ["save.before_rename", "save.before_latest", "prune.mid"])
+@pytest.mark.parametrize("point", ["save.before_rename"])
 def test_killed_at(point, start, trials, tmp_path):
     killed_at(point, start, trials, tmp_path)
 
@@ -411,6 +411,7 @@ def _terminated(point, turn, start, trials, tmp_path):
     assert_same(tmp_path / "run", tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_the_command_says_what_it_did(start, trials, tmp_path):
     """Exit codes: 0 when all steps are done, now or before; 2 for what is no training recipe."""
     recipe = trials(max_steps=1)

@@ -69,7 +69,9 @@ def test_a_batch_of_constant_rewards_has_gradient_zero(trials):
         torch.testing.assert_close(after[name], value * (1 - 1e-3 * 0.01), rtol=1e-6, atol=1e-7)
 
 
-@pytest.mark.parametrize("loss", ["grpo", "dapo", "dr_grpo", "gspo", "cispo"])
+@pytest.mark.parametrize(
+    "loss", ["grpo", "dapo", *(pytest.param(loss, marks=pytest.mark.slow) for loss in ("dr_grpo", "gspo", "cispo"))]
+)
 def test_sub_groups_change_nothing_but_memory(trials, loss):
     """Invariant 15, through the model: gradients to 1e-5 of the largest, whatever fits into one pass."""
     norms, gradients = [], []
@@ -223,3 +225,20 @@ def test_what_cannot_be_compared_is_refused(trials):
         updated(made, drawn(made))
     assert isinstance(made.engine, LocalEngine)
     assert isinstance(made.method.update, Update)
+
+
+@pytest.mark.slow
+def test_a_reward_for_one_token_is_learnt(trials):
+    """Invariant 26: the share of the rewarded token rises above 0.9 from about one in four hundred."""
+    rewards = {"token": {"token": 65, "weight": 1}}
+    recipe = trials(
+        rewards=rewards, num_generations=16, max_completion_length=4, max_steps=60, learning_rate=1e-2, loss="dapo"
+    )
+    made, _ = parts(recipe)
+    state, share = State(), []
+    while state.step < 60 and (not share or share[-1] < 0.9):
+        result = made.method.step(state, go_on)
+        state.step, state.drawn = state.step + 1, state.drawn + result.drawn
+        share.append(result.metrics["reward"])
+    assert share[0] < 0.1
+    assert share[-1] >= 0.9
