@@ -317,7 +317,7 @@ def start(trials):
         file.write_text(json.dumps(recipe), encoding="utf-8")
         arguments = ["train", str(file), "--out", str(out), "--resume"]
         child = context.Process(
-            target=runpy.run_path, args=(str(CHILD),), kwargs={"init_globals": {"ARGUMENTS": arguments, "FAULT": fault}}
+            target=runpy.run_path, args=(str(CHILD), {"ARGUMENTS": arguments, "FAULT": fault}, "__main__")
         )
         child.start()
         return child

@@ -1,7 +1,5 @@
 """What training is put to trial with: a reward that random letters earn, and models whose numbers go wrong on demand."""
 
-import torch
-
 from medground.hookspecs import hookimpl
 from medground.types import RewardResult
 
@@ -41,6 +39,7 @@ class Token:
 
 def trial_vlm(*, checkpoint: str, bad: tuple = (), where: str = "loss", value: str = "nan", **arguments):
     """A tiny Qwen3-VL. In its `bad` differentiated passes, counted from 1, log-probabilities or gradients are `value`."""
+    import torch
     from medground_qwen.factories import qwen3_vl
 
     reasoner = qwen3_vl(checkpoint=checkpoint, dtype="float32", device="cpu", **arguments)

@@ -4,6 +4,8 @@ import os
 
 from medground.cli import main
 
-if FAULT is not None:  # noqa: F821  given by whoever runs this file
-    os.environ["MEDGROUND_FAULT"] = FAULT  # noqa: F821
-main(ARGUMENTS)  # noqa: F821
+if __name__ == "__main__":
+    given = globals()
+    if given["FAULT"] is not None:
+        os.environ["MEDGROUND_FAULT"] = given["FAULT"]
+    main(given["ARGUMENTS"])
