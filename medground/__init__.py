@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from medground.graph import load as load
     from medground.registry import build as build
     from medground.rubric import rubric as rubric
+    from medground.training import train as train
     from medground.types import Completion as Completion
     from medground.types import Mask as Mask
     from medground.types import Query as Query
@@ -42,6 +43,7 @@ _WHERE = {
     "load": "medground.graph",
     "read_image": "medground.data.images",
     "rubric": "medground.rubric",
+    "train": "medground.training",
 }
 
 __all__ = ["hookimpl", *sorted(_WHERE)]

@@ -7,7 +7,7 @@ through `medground.hookspecs`. `medground.testing` checks each promise.
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from medground.frames import Frame
 from medground.geometry import Size
@@ -47,9 +47,47 @@ class Reasoner(Protocol):
         ...
 
 
+class CompletionGroup(Protocol):
+    """Completions as a policy takes them: G of one query, or one of each of G queries."""
+
+    @property
+    def mask(self) -> "torch.Tensor":
+        """[G, T] bool: generated tokens, the end token included."""
+        ...
+
+    @property
+    def prompt_lengths(self) -> Sequence[int]:
+        """Tokens of each prompt that is computed, those of its image included."""
+        ...
+
+    def part(self, start: int, stop: int) -> "CompletionGroup":
+        """Completions start to stop as a group of their own, cut to their longest."""
+        ...
+
+
 @runtime_checkable
 class TrainableReasoner(Reasoner, Protocol):
     """A reasoner whose policy can be updated."""
+
+    policy: "torch.nn.Module"
+    """``policy(group, temperature)`` gives log-probabilities [G, T] float32 with gradient, 0 past each end, and entropies
+    [G, T] without. The only module an engine wraps; its parameters that require a gradient are trained."""
+
+    def sample(self, batch: Sequence[Messages], sampling: Sampling, seeds: Sequence[int]) -> list[list[Completion]]:
+        """As `generate`, with one seed per conversation; completion i draws from the stream of seed + i."""
+        ...
+
+    def tokenize(self, text: str) -> list[int]:
+        """A target text as completion ids with the end token."""
+        ...
+
+    def group(self, messages: Messages, completions: Sequence[Completion | Sequence[int]]) -> CompletionGroup:
+        """A conversation and completions of it for the policy: token ids as they were sampled, or as given."""
+        ...
+
+    def rows(self, batch: Sequence[Messages], completions: Sequence[Sequence[int]]) -> CompletionGroup:
+        """Several conversations with the token ids of one completion each, for the policy."""
+        ...
 
     def parameters(self) -> "Iterable[torch.nn.Parameter]":
         """The parameters to train."""
@@ -61,12 +99,20 @@ class TrainableReasoner(Reasoner, Protocol):
         """[G, T] float32 with gradient, T the longest completion; positions past a completion's end are 0."""
         ...
 
-    def reference(self) -> AbstractContextManager[None]:
-        """Inside, `logprobs` answers for the frozen starting policy."""
+    def keep_reference(self) -> None:
+        """Freeze today's policy as the reference; to be called before the first update, if at all."""
         ...
 
-    def save(self, folder: Path) -> None:
-        """Write the policy as safetensors with its processor, so that transformers loads the folder as it is."""
+    def reference(self) -> "AbstractContextManager[torch.nn.Module]":
+        """Enter to get the reference policy, called as `policy`; inside, `logprobs` answers for it too."""
+        ...
+
+    def save(self, folder: Path) -> str:
+        """Write the policy as safetensors with its processor, so that transformers (or peft) loads the folder as it is.
+
+        Returns:
+            the argument of its factory that takes the folder, such as ``"checkpoint"`` or ``"adapter"``.
+        """
         ...
 
 
@@ -156,16 +202,30 @@ class Engine(Protocol):
     rank: int
     world_size: int
 
-    def prepare(self, core: "torch.nn.Module", optimizer: Callable[..., Any]) -> "torch.nn.Module":
-        """Take the module that computes log-probabilities and the optimiser factory; return the module to call."""
+    def prepare(
+        self,
+        policy: "torch.nn.Module",
+        optimizer: "Callable[[Iterable[torch.nn.Parameter]], torch.optim.Optimizer]",
+        *,
+        max_grad_norm: float,
+    ) -> "torch.nn.Module":
+        """Take the policy and the optimiser factory; return the module to call. A norm of 0 never clips."""
         ...
 
     def backward(self, loss: "torch.Tensor") -> None:
         """Accumulate gradients of a loss that is already divided by the global denominator."""
         ...
 
-    def step(self) -> Mapping[str, float]:
-        """Clip, step the optimiser and scheduler, clear gradients; return ``grad_norm`` and ``learning_rate``."""
+    def step(self, learning_rate: float) -> float:
+        """Clip, step the optimiser and clear gradients; return their global norm before clipping.
+
+        Where the norm is not finite, nothing but the gradients changes. Without any `backward` before it, the gradient
+        is zero, and the optimiser steps with that.
+        """
+        ...
+
+    def discard(self) -> None:
+        """Clear gradients without stepping."""
         ...
 
     def all_reduce(self, sums: Mapping[str, float]) -> dict[str, float]:
@@ -177,7 +237,7 @@ class Engine(Protocol):
         ...
 
     def save(self, folder: Path) -> None:
-        """Write everything needed to continue exactly."""
+        """Write trained parameters and optimiser state, everything needed to continue exactly."""
         ...
 
     def load(self, folder: Path) -> None:

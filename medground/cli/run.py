@@ -2,9 +2,6 @@
 
 import hashlib
 import json
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +9,7 @@ import click
 
 from medground.cli.complete import OVERRIDE, RECIPE
 from medground.cli.progress import progress
+from medground.cli.stopping import interruptible
 from medground.data.images import read_image
 from medground.data.inputs import Input, read_inputs
 from medground.errors import InputError, Interrupted
@@ -54,7 +52,7 @@ def run(
     done = _done(manifest)
     todo = [item for item in asked if done.get(item.id) != _key(feeds, item)]
     _compact(manifest, [item.id for item in asked])  # drops a line torn by a kill, so that nothing is appended to it
-    with _interruptible() as stopped, progress("grounding", total=len(asked), done=len(asked) - len(todo)) as advance:
+    with interruptible() as stopped, progress("grounding", total=len(asked), done=len(asked) - len(todo)) as advance:
         for start in range(0, len(todo), batch_size):
             if stopped():
                 raise Interrupted(
@@ -152,21 +150,3 @@ def _summarise(manifest: Path, lines: list[dict[str, Any]], as_json: bool) -> No
             f"{len(unreadable)} of {len(lines)} inputs could not be read, the first: {unreadable[0]['cause']}",
             hint="the others are done; mend these and run the same command again",
         )
-
-
-@contextmanager
-def _interruptible() -> "Iterator[Any]":
-    """Within, a first SIGINT or SIGTERM asks for a stop after the current batch; a second one stops at once."""
-    asked: list[int] = []
-
-    def ask(number: int, _: Any) -> None:
-        if asked:
-            raise KeyboardInterrupt
-        asked.append(number)
-
-    previous = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: bool(asked)
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

@@ -33,12 +33,14 @@ SETTINGS: dict[str, Any] = {
         "num_iterations": 1,
         "num_train_epochs": 5,
         "max_steps": None,
+        "micro_batch_size": None,  # completions per forward pass; null: a whole group
         "loss": Choice(("grpo", "dr_grpo", "dapo", "gspo", "cispo")),
-        "aggregation": Choice(("sequence_mean", "token_mean", "constant")),
+        "aggregation": Choice(("by_loss", "sequence_mean", "token_mean", "constant", "sequence_sum")),
         "scale_rewards": Choice(("group", "batch", "none")),
+        "advantage_eps": 1e-4,  # added to the standard deviation
         "beta": 0.0,  # weight of the divergence from the starting policy
-        "kl_estimator": Choice(("k3", "k1", "k2")),
-        "epsilon": 0.2,
+        "kl_estimator": Choice(("k3_ratio", "k3", "k1", "k2")),
+        "epsilon": None,  # null: what the loss was published with
         "epsilon_high": None,
         "dual_clip": None,
         "mask_truncated": False,
@@ -54,6 +56,7 @@ SETTINGS: dict[str, Any] = {
     },
     "sft": {
         "train_batch_size": 16,
+        "micro_batch_size": 4,  # samples per forward pass
         "num_train_epochs": 5,
         "max_steps": None,
         "max_length": 2048,

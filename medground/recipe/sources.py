@@ -139,7 +139,8 @@ class _Files:
         self.values += len(at)
         if not isinstance(data, dict | NoneType):
             raise RecipeError(f"{shown}:1: a recipe is key: value lines, not a {type(data).__name__}")
-        layer = Layer(data or {}, {(): shown, **at})
+        beside = os.path.dirname(os.path.realpath(file.path)) if file is not None else None
+        layer = Layer(_beside(data or {}, beside), {(): shown, **at})
         for index, base in enumerate(_bases(layer)):
             place = layer.place(("extends", str(index)))
             found = _base(base, file, place)
@@ -148,6 +149,17 @@ class _Files:
             self.read(found, chain)
         self.layers.append(shorthand(layer))
         self.texts.append((shown, text))
+
+
+def _beside(value: Any, folder: str | None) -> Any:
+    """The data with every ``./path`` made to count from the recipe's own folder, so that a run folder can be moved."""
+    if isinstance(value, dict):
+        return {key: each if key == "extends" else _beside(each, folder) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_beside(each, folder) for each in value]
+    if folder is not None and isinstance(value, str) and value.startswith("./"):
+        return os.path.normpath(os.path.join(folder, value))
+    return value
 
 
 def _bases(layer: Layer) -> list[str]:

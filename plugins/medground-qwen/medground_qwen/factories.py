@@ -23,6 +23,7 @@ def reasoner(
     share: bool = True,
     lora_rank: int = 0,
     lora_alpha: float | None = None,
+    adapter: str | None = None,
     train_vision: bool = False,
     gradient_checkpointing: bool = False,
     logprob_chunk: int = 1024,
@@ -41,6 +42,7 @@ def reasoner(
         share: compute image and prompt once per group in the update.
         lora_rank: train a LoRA adapter of this rank; 0 trains the weights themselves.
         lora_alpha: LoRA scale; twice the rank if None.
+        adapter: a folder with a LoRA adapter to start from, as a run saves it.
         train_vision: train the vision tower and its merger too.
         gradient_checkpointing: trade compute for activation memory.
         logprob_chunk: positions whose logits are held at a time.
@@ -55,6 +57,7 @@ def reasoner(
         model,
         lora_rank=lora_rank,
         lora_alpha=lora_alpha,
+        adapter=adapter,
         train_vision=train_vision,
         gradient_checkpointing=gradient_checkpointing,
     )
@@ -86,6 +89,7 @@ def hf_vlm(
     attention: str = "sdpa",
     lora_rank: int = 0,
     lora_alpha: float | None = None,
+    adapter: str | None = None,
     train_vision: bool = False,
     gradient_checkpointing: bool = False,
     logprob_chunk: int = 1024,

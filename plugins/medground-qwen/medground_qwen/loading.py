@@ -21,7 +21,9 @@ def load(
         InputError: if the folder is no such checkpoint, is of another family, or would run code.
     """
     from transformers import AutoModelForImageTextToText, AutoProcessor
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()  # the command line shows its own
     folder = _folder(checkpoint, revision)
     _check(folder, family)
     model = AutoModelForImageTextToText.from_pretrained(

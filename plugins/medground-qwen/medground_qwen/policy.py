@@ -24,11 +24,44 @@ class GroupBatch:
     mask: Tensor
     """[G, C] bool: generated tokens, the end token included."""
 
+    @property
+    def prompt_lengths(self) -> tuple[int, ...]:
+        """Tokens of the one prompt, those of the image included."""
+        return (len(self.prompt),)
+
     def part(self, start: int, stop: int) -> "GroupBatch":
         """Completions start to stop as a group of their own, cut to their longest: exact at any size."""
         mask = self.mask[start:stop]
         longest = max(1, int(mask.sum(dim=1).max()))
         return GroupBatch(prompt=self.prompt, ids=self.ids[start:stop, :longest], mask=mask[:, :longest])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class RowBatch:
+    """N queries with one completion each, on the model's device: what supervised training computes together."""
+
+    prompts: list[Prompt]
+    ids: Tensor
+    """[N, C] int64, right-padded."""
+    mask: Tensor
+    """[N, C] bool."""
+
+    @property
+    def prompt_lengths(self) -> tuple[int, ...]:
+        """Tokens of each prompt, those of its image included."""
+        return tuple(len(prompt) for prompt in self.prompts)
+
+    def part(self, start: int, stop: int) -> "RowBatch":
+        """Rows start to stop, cut to their longest."""
+        mask = self.mask[start:stop]
+        longest = max(1, int(mask.sum(dim=1).max()))
+        return RowBatch(prompts=self.prompts[start:stop], ids=self.ids[start:stop, :longest], mask=mask[:, :longest])
+
+
+def rows_of(prompts: Sequence[Prompt], completions: Sequence[Sequence[int]], pad: int) -> RowBatch:
+    """One completion's token ids beside each prompt."""
+    together = group_of(prompts[0], completions, pad)
+    return RowBatch(prompts=list(prompts), ids=together.ids, mask=together.mask)
 
 
 def group_of(prompt: Prompt, completions: Sequence[Sequence[int]], pad: int) -> GroupBatch:
@@ -57,9 +90,12 @@ class Policy(nn.Module):
         self.chunk = chunk
         self.register_buffer("forbidden", forbidden, persistent=False)
 
-    def forward(self, group: GroupBatch, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+    def forward(self, group: GroupBatch | RowBatch, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
         """Log-probabilities [G, C] float32, 0 past each end, and entropies [G, C] without gradient."""
-        hidden = self._shared(group) if self.share else self._repeated(group)
+        if isinstance(group, RowBatch):
+            hidden = self._rows(group)
+        else:
+            hidden = self._shared(group) if self.share else self._repeated(group)
         logp, entropy = token_logprobs(
             self.model.get_output_embeddings(),
             hidden[group.mask],
@@ -109,6 +145,37 @@ class Policy(nn.Module):
             **given,
         )
         return out.last_hidden_state[:, length - 1 : length - 1 + longest]
+
+    def _rows(self, batch: RowBatch) -> Tensor:
+        """The same states for rows of different prompts, each row its prompt and its completion, padded on the right."""
+        count, longest = batch.ids.shape
+        lengths = torch.tensor(batch.prompt_lengths, device=batch.ids.device)
+        width = int(lengths.max()) + longest
+        ids = [torch.cat([prompt.ids, own]) for prompt, own in zip(batch.prompts, batch.ids, strict=True)]
+        given: dict[str, Any] = {
+            key: torch.stack([_to(width, prompt.per_token[key]) for prompt in batch.prompts])
+            for key in batch.prompts[0].per_token
+        }
+        for key in batch.prompts[0].image:
+            given[key] = torch.cat([prompt.image[key] for prompt in batch.prompts])
+        if batch.prompts[0].positions is not None:
+            rows = [_shared_positions(prompt, 1, longest)[:, 0] for prompt in batch.prompts]
+            given["position_ids"] = torch.stack([_to(width, row) for row in rows], dim=1)
+        ends = (lengths + batch.mask.sum(dim=1)).unsqueeze(1)
+        out = self.model.model(
+            input_ids=torch.stack([_to(width, row) for row in ids]),
+            attention_mask=(torch.arange(width, device=ends.device) < ends).long(),
+            use_cache=False,
+            **given,
+        )
+        places = (lengths - 1).unsqueeze(1) + torch.arange(longest, device=ends.device)
+        hidden: Tensor = out.last_hidden_state
+        return hidden[torch.arange(count, device=ends.device).unsqueeze(1), places]
+
+
+def _to(width: int, values: Tensor) -> Tensor:
+    """The last axis padded with zeros on the right."""
+    return torch.nn.functional.pad(values, (0, width - values.shape[-1]))
 
 
 def _shared_positions(prompt: Prompt, count: int, longest: int) -> Tensor:

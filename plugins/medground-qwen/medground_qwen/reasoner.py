@@ -17,7 +17,7 @@ from medground.types import Completion, Messages, Sampling, image_of, text_of
 from medground_qwen.attention import use_shared_attention
 from medground_qwen.families import Family
 from medground_qwen.generate import Sampled, Tokens, sample
-from medground_qwen.policy import GroupBatch, Policy, group_of
+from medground_qwen.policy import GroupBatch, Policy, RowBatch, group_of, rows_of
 from medground_qwen.prompts import Prompt, encode
 
 
@@ -120,6 +120,10 @@ class VisionLanguageReasoner:
         ids = [_ids(completion) for completion in completions]
         return group_of(self.encode(messages), ids, self.tokens.pad)
 
+    def rows(self, batch: Sequence[Messages], completions: Sequence[Sequence[int]]) -> RowBatch:
+        """Several queries with one completion each, as the policy takes them."""
+        return rows_of([self.encode(messages) for messages in batch], completions, self.tokens.pad)
+
     def logprobs(self, messages: Messages, completions: Sequence[Completion], *, temperature: float = 1.0) -> Tensor:
         """See `TrainableReasoner.logprobs`."""
         logp, _ = self._active(self.group(messages, completions), temperature)
@@ -134,7 +138,7 @@ class VisionLanguageReasoner:
         if not _has_adapter(self.model):
             self._frozen = copy.deepcopy(self.policy).requires_grad_(False).eval()
 
-    def reference(self) -> AbstractContextManager[None]:
+    def reference(self) -> AbstractContextManager[Policy]:
         """See `TrainableReasoner.reference`."""
         if _has_adapter(self.model):
             return self._without_adapter()
@@ -143,25 +147,26 @@ class VisionLanguageReasoner:
         return self._use(self._frozen)
 
     @contextmanager
-    def _without_adapter(self) -> Iterator[None]:
+    def _without_adapter(self) -> Iterator[Policy]:
         self.model.disable_adapters()
         try:
-            yield
+            yield self.policy
         finally:
             self.model.enable_adapters()
 
     @contextmanager
-    def _use(self, policy: Policy) -> Iterator[None]:
+    def _use(self, policy: Policy) -> Iterator[Policy]:
         self._active = policy
         try:
-            yield
+            yield policy
         finally:
             self._active = self.policy
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path) -> str:
         """See `TrainableReasoner.save`; with LoRA the adapter alone is written."""
         self.model.save_pretrained(folder)
         self.processor.save_pretrained(folder)
+        return "adapter" if _has_adapter(self.model) else "checkpoint"
 
     def _completion(self, found: Sampled, frame: Frame) -> Completion:
         ids = found.ids[:-1] if found.stopped else found.ids

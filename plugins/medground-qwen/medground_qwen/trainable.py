@@ -1,21 +1,32 @@
 """Which parameters train."""
 
+from pathlib import Path
 from typing import Any
+
+from medground.errors import InputError
 
 VISION = ("visual.", "vision_tower.", "vision_model.", "multi_modal_projector.")
 """Where the vision tower and its projector sit in the parameter names of transformers' models."""
 
 
 def choose_trainable(
-    model: Any, *, lora_rank: int, lora_alpha: float | None, train_vision: bool, gradient_checkpointing: bool
+    model: Any,
+    *,
+    lora_rank: int,
+    lora_alpha: float | None,
+    adapter: str | None,
+    train_vision: bool,
+    gradient_checkpointing: bool,
 ) -> Any:
-    """Freeze what does not train, and attach a LoRA adapter if a rank is given; return the model to use."""
+    """Freeze what does not train; attach a given LoRA adapter, or a new one if a rank is given; return the model."""
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(train_vision or not is_vision(name))
     if gradient_checkpointing:
         _checkpoint_activations(model)
         model.train()  # transformers checkpoints only in training mode; there is no dropout to switch on
-    if lora_rank:
+    if adapter is not None:
+        _load_adapter(model, adapter, lora_rank)
+    elif lora_rank:
         model = _with_adapter(model, lora_rank, lora_alpha, train_vision)
     return model
 
@@ -43,3 +54,10 @@ def _with_adapter(model: Any, rank: int, alpha: float | None, train_vision: bool
     ]
     model.add_adapter(LoraConfig(r=rank, lora_alpha=alpha or 2 * rank, target_modules=targets, lora_dropout=0.0))
     return model
+
+
+def _load_adapter(model: Any, folder: str, rank: int) -> None:
+    """Put a trained adapter on the model; it trains on where the recipe asks for an adapter at all."""
+    if not Path(folder, "adapter_model.safetensors").is_file():
+        raise InputError(f"{folder} holds no adapter_model.safetensors", hint="pickled weights are not loaded")
+    model.load_adapter(folder, is_trainable=bool(rank))

@@ -209,3 +209,30 @@ def test_the_reference_is_the_start_and_stays_it(make):
         with reasoner.reference():
             assert torch.equal(reasoner.logprobs(conversation(), completions), start)
         assert [p for p in reasoner.parameters()], "the adapter trains again afterwards"
+
+
+def test_rows_of_different_queries_equal_each_alone(make):
+    """Supervised batches: questions and images of unequal length, log-probabilities and gradients as one by one."""
+    reasoner = make(train_vision=True)
+    queries = [
+        conversation(),
+        conversation("What is it, and where, and why does it cough so much?", 128, 60, seed=1),
+        conversation("Why?", 64, 64, seed=2),
+    ]
+    together = reasoner.rows(queries, RAGGED[:3])
+    logp, entropy = reasoner.policy(together)
+    logp.sum().backward()
+    batched = {name: each.grad.clone() for name, each in reasoner.model.named_parameters() if each.grad is not None}
+    reasoner.model.zero_grad()
+    for row, (messages, ids) in enumerate(zip(queries, RAGGED, strict=False)):
+        group = reasoner.group(messages, [ids])
+        assert together.prompt_lengths[row] == group.prompt_lengths[0]
+        alone, spread = reasoner.policy(group)
+        torch.testing.assert_close(logp[row, : len(ids)], alone[0], atol=1e-5, rtol=0)
+        torch.testing.assert_close(entropy[row, : len(ids)], spread[0], atol=1e-5, rtol=0)
+        assert not logp[row, len(ids) :].any()
+        alone.sum().backward()
+    one_by_one = {name: each.grad for name, each in reasoner.model.named_parameters() if each.grad is not None}
+    assert_same((logp.detach(), batched), (logp.detach(), one_by_one))
+    part = together.part(1, 2)
+    torch.testing.assert_close(reasoner.policy(part)[0], logp[1:2, : part.ids.shape[1]], atol=1e-5, rtol=0)

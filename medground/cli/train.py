@@ -1,0 +1,96 @@
+"""``medground train``: SFT or GRPO, interruptible at any time."""
+
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from medground.cli.stopping import interruptible
+
+SHOWN = ("reward", "loss", "kl", "entropy", "completions/mean_length", "grad_norm")
+
+
+@click.command()
+@click.argument("recipe")
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--out", type=click.Path(path_type=Path), help="The run's folder; it is a recipe from then on.")
+@click.option(
+    "--resume", is_flag=True, help="Continue from the newest checkpoint of --out, or of the run RECIPE names."
+)
+@click.option("--dry-run", is_flag=True, help="Check everything, do two steps, print the plan; write nothing.")
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON on stdout.")
+def train(
+    recipe: str, overrides: tuple[str, ...], out: Path | None, resume: bool, dry_run: bool, as_json: bool
+) -> None:
+    """Train the reasoner of RECIPE into the folder --out.
+
+    SIGTERM or Ctrl-C saves and leaves with 5; run again with --resume. Research software, not a medical device.
+    """
+    from medground import training
+
+    if dry_run:
+        plan = training.probe(recipe, *overrides)
+        click.echo(json.dumps(plan) if as_json else _told(plan))
+        return
+    with interruptible() as stopped, _shown() as (started, report):
+        done = training.train(
+            recipe,
+            *overrides,
+            out=out,
+            resume=resume,
+            stopped=stopped,
+            say=lambda text: click.echo(text, err=True),
+            report=report,
+            started=started,
+        )
+    if as_json:
+        summary = {"steps": done.steps, "skipped": done.skipped, "before": done.before}
+        click.echo(json.dumps({"folder": str(done.folder), **summary}))
+    elif done.before == done.steps:
+        click.echo(f"{done.folder} was finished already: all {done.steps} steps are done", err=True)
+    else:
+        skipped = f", {done.skipped} of them skipped" if done.skipped else ""
+        click.echo(
+            f"{done.steps} steps done{skipped}; medground ground IMAGE QUESTION --recipe {done.folder}", err=True
+        )
+
+
+@contextmanager
+def _shown() -> "Iterator[tuple[Any, Any]]":
+    """Yield what takes (done, planned) once and (step, metrics) per step: a bar on a terminal, else a line each."""
+    if not sys.stderr.isatty():
+        yield lambda done, planned: None, lambda step, metrics: click.echo(f"step {step}  {_line(metrics)}", err=True)
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("", total=None)
+        yield (
+            lambda done, planned: bar.update(task, total=planned, completed=done),
+            lambda step, metrics: bar.update(task, completed=step, description=_line(metrics)),
+        )
+
+
+def _line(metrics: Mapping[str, float]) -> str:
+    return "  ".join(f"{name} {metrics[name]:.4g}" for name in SHOWN if name in metrics)
+
+
+def _told(plan: Mapping[str, Any]) -> str:
+    minutes, gigabytes = plan["seconds"] / 60, plan["peak_memory_bytes"] / 1e9
+    rows = {
+        "method": plan["method"],
+        "samples": f"{plan['samples']:,}",
+        "steps": f"{plan['steps']:,}",
+        "parameters": f"{plan['parameters']:,}, {plan['parameters_trained']:,} of them trained",
+        "tokens": f"{plan['tokens']:,.0f} trained, {plan['tokens_per_step']:,.0f} a step",
+        "time": f"{minutes:,.1f} min on {plan['device']}, {plan['seconds_per_step']:.2f} s a step",
+        "memory": f"{gigabytes:,.2f} GB",
+    }
+    lines = [f"{name:<11} {value}" for name, value in rows.items()]
+    return "\n".join([*lines, "assuming", *(f"  - {each}" for each in plan["assumptions"])])

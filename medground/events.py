@@ -1,0 +1,186 @@
+"""A run as a folder: what was asked, what happened, and a recipe that gives the trained reasoner.
+
+recipe.yaml          a recipe like any other: the run's, with the reasoner at its newest checkpoint
+train.yaml           the recipe that is trained, resolved; recipe.source.yaml the same as written
+run.json             versions, plugins, hashes, the plan and the checkpoint rule
+events.jsonl         one line per step and per thing worth knowing; metric names as in TRL
+completions/         a table per step: every completion, what was parsed of it, its scores
+overlays/            pictures of some of them
+incidents/           batches in which a number was not finite
+checkpoints/         see `medground.checkpoint`
+"""
+
+import fcntl
+import json
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import IO, Any
+
+from medground import faults
+from medground.checkpoint import write_atomically
+from medground.errors import RunError
+from medground.recipe import Recipe
+from medground.recipe.sources import RESOLVED
+
+TRAINED = "train.yaml"
+EVENTS = "events.jsonl"
+STATE = "state.json"
+
+
+class RunFolder:
+    """Writes a run's records.
+
+    Args:
+        folder: the run's folder; made if it does not exist.
+        recipe: the recipe that is trained.
+
+    Raises:
+        RunError: if another process writes to it.
+    """
+
+    def __init__(self, folder: Path, recipe: Recipe) -> None:
+        self.folder, self.recipe = folder, recipe
+        folder.mkdir(parents=True, exist_ok=True)
+        self._lock = (folder / ".lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self._lock.close()
+            raise RunError(
+                f"another process writes to {folder}", hint="wait for it, or choose another --out"
+            ) from error
+        self._events: IO[str] | None = None
+
+    @staticmethod
+    def started(folder: Path) -> bool:
+        """Whether a run was begun here."""
+        return (folder / EVENTS).exists()
+
+    def begin(self, about: Mapping[str, Any]) -> None:
+        """Write the recipe and what is known before the first step."""
+        self.recipe.write(self.folder)
+        (self.folder / TRAINED).write_text(self.recipe.dump(), encoding="utf-8")
+        write_atomically(self.folder / "run.json", json.dumps(about, indent=1) + "\n")
+        self.event("start", **about)
+
+    def event(self, event: str, **what: Any) -> None:
+        """Append one line to the events."""
+        line = json.dumps({"event": event, **what}, ensure_ascii=True, allow_nan=False)
+        if self._events is None:
+            self._events = (self.folder / EVENTS).open("a", encoding="utf-8")
+        self._events.write(line + "\n")
+        self._events.flush()
+
+    def step(
+        self, step: int, metrics: Mapping[str, float], *, seconds: float, skipped: str | None, warnings: Sequence[str]
+    ) -> None:
+        """Record one step; a metric that is not finite is null."""
+        told = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+        extra: dict[str, Any] = {"skipped": skipped} if skipped else {}
+        if warnings:
+            extra["warnings"] = list(warnings)
+        self.event("step", step=step, **told, **extra, step_time=round(seconds, 4))
+
+    def incident(self, step: int, what: Mapping[str, Any]) -> None:
+        """Keep what is needed to look at a bad batch again."""
+        folder = self.folder / "incidents"
+        folder.mkdir(exist_ok=True)
+        text = json.dumps({"step": step, **what}, ensure_ascii=True, default=_plain)
+        write_atomically(folder / f"step-{step:08d}.json", text + "\n")
+        self.event("incident", step=step, reason=what["reason"])
+
+    def completions(
+        self, step: int, rows: Sequence[Mapping[str, Any]], pictures: Sequence[tuple[str, Callable[[], Any]]] = ()
+    ) -> None:
+        """Write the step's table, as parquet where pyarrow is installed, else as JSON lines; and draw some of it."""
+        if not rows:
+            return
+        drawn: dict[str, str] = {}
+        for name, draw in pictures:
+            path = self.folder / "overlays" / f"step-{step:08d}-{len(drawn)}.png"
+            path.parent.mkdir(exist_ok=True)
+            draw().save(path)
+            drawn[name] = path.relative_to(self.folder).as_posix()
+        folder = self.folder / "completions"
+        folder.mkdir(exist_ok=True)
+        table = [{"step": step, **row, "overlay": drawn.get(row["name"])} for row in rows]
+        _write_table(folder / f"completions_{step:05d}", table)
+
+    def flush(self) -> None:
+        """Bring the events to the disk, so that a checkpoint never knows more steps than they tell."""
+        if self._events is not None:
+            os.fsync(self._events.fileno())
+
+    def rewind(self, step: int) -> None:
+        """Forget what was recorded after a step that is about to be done again, and a line torn by a kill."""
+        path = self.folder / EVENTS
+        if not path.exists():
+            return
+        kept = [line for line in _lines(path) if line.get("step", 0) <= step or line["event"] == "start"]
+        if self._events is not None:
+            self._events.close()
+            self._events = None
+        write_atomically(path, "".join(json.dumps(line) + "\n" for line in kept))
+
+    def point_to(self, checkpoint: Path, argument: str) -> None:
+        """Make the folder a recipe of the reasoner in a checkpoint."""
+        faults.reach("save.before_latest")
+        place = f"./{(checkpoint / 'model').relative_to(self.folder).as_posix()}"
+        reasoner = {**self.recipe.data["reasoner"], argument: place}
+        pointed = replace(self.recipe, data={**self.recipe.data, "reasoner": reasoner})
+        write_atomically(self.folder / RESOLVED, pointed.dump())
+
+    def write_state(self, checkpoint: Path, state: Mapping[str, Any]) -> None:
+        """Write what a checkpoint knows beside its tensors."""
+        (checkpoint / STATE).write_text(json.dumps(state, default=_plain) + "\n", encoding="utf-8")
+
+    def read_state(self, checkpoint: Path) -> dict[str, Any]:
+        """What `write_state` wrote."""
+        state: dict[str, Any] = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
+        return state
+
+    def close(self) -> None:
+        """Let go of the folder."""
+        if self._events is not None:
+            self._events.close()
+        self._lock.close()
+
+
+def read_events(folder: Path, event: str = "step") -> list[dict[str, Any]]:
+    """The lines of one kind from a run folder's events, in order."""
+    return [line for line in _lines(folder / EVENTS) if line["event"] == event]
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    found = []
+    for text in path.read_text(encoding="utf-8").splitlines():
+        try:
+            found.append(json.loads(text))
+        except ValueError:
+            continue  # torn by a kill
+    return found
+
+
+def _write_table(stem: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    rows = [{key: _utf8(value) for key, value in row.items()} for row in rows]
+    try:
+        import pyarrow as pa  # type: ignore[import-untyped, import-not-found, unused-ignore]
+        from pyarrow import parquet  # type: ignore[import-untyped, import-not-found, unused-ignore]
+    except ImportError:
+        lines = (json.dumps(row, ensure_ascii=True, default=_plain) + "\n" for row in rows)
+        stem.with_suffix(".jsonl").write_text("".join(lines), encoding="utf-8")
+        return
+    parquet.write_table(pa.Table.from_pylist(rows), stem.with_suffix(".parquet"))
+
+
+def _utf8(value: Any) -> Any:
+    """Text a table can hold: halves of characters, which a model may write, are replaced."""
+    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
+
+
+def _plain(value: Any) -> Any:
+    """NumPy and torch values as JSON-ready ones."""
+    return value.tolist() if hasattr(value, "tolist") else str(value)

@@ -1,0 +1,240 @@
+"""The loop every kind of training runs in: steps, records, checkpoints, interruptions, and what is done about numbers that
+are not numbers. What a step is belongs to a `Method`: `medground.grpo.trainer` and `medground.sft`.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from medground import faults
+from medground.checkpoint import Checkpoints
+from medground.errors import Interrupted, RunError
+from medground.events import RunFolder
+from medground.grpo.state import read_generators, write_generators
+from medground.protocols import Engine, Tracker, TrainableReasoner
+
+IN_A_ROW, WINDOW, SHARE = 3, 500, 0.01
+"""A run stops after so many skipped steps in a row, or when more than this share of the last `WINDOW` were skipped."""
+
+
+class Stop(Exception):
+    """Raised by `Pause` inside a step that has changed nothing yet: somebody wants the run to end."""
+
+
+Pause = Callable[[], None]
+"""Called where a step may be given up without a trace; raises `Stop` if it should be."""
+
+
+@dataclass(slots=True)
+class State:
+    """Where a run is: with the parameters and the seed, all that its future depends on."""
+
+    step: int = 0
+    """Finished steps, skipped ones included."""
+    drawn: int = 0
+    """Samples taken from the endless stream."""
+    tokens: int = 0
+    """Tokens trained on: prompts once per group, and completions."""
+    skipped: list[int] = field(default_factory=list)
+    """Steps that changed nothing because a number was not finite."""
+    alarm: dict[str, Any] = field(default_factory=dict)
+    """`ConstantAlarm.runs`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """What one step did."""
+
+    metrics: Mapping[str, float]
+    drawn: int
+    tokens: int
+    rows: Sequence[Mapping[str, Any]] = ()
+    """The completions table."""
+    pictures: Sequence[tuple[str, Any]] = ()
+    """(name, callable that gives a picture) of the rows that may be drawn."""
+    warnings: Sequence[str] = ()
+    skipped: str | None = None
+    """Why the step changed nothing, or not all it should have."""
+    incident: Mapping[str, Any] | None = None
+    """What to keep of a batch in which something was not finite."""
+
+
+class Method(Protocol):
+    """One kind of training."""
+
+    planned: int
+    """Steps of the whole run."""
+
+    def step(self, state: State, pause: Pause) -> Result:
+        """Do step ``state.step + 1``. `state` is read, only its alarm is written."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What a loop works on."""
+
+    method: Method
+    engine: Engine
+    reasoner: TrainableReasoner
+    run: RunFolder
+    checkpoints: Checkpoints
+    save_every: int
+    digest: str
+    """Of the recipe; a checkpoint of another one is not continued."""
+    trackers: Sequence[Tracker] = ()
+    stopped: Callable[[], bool] = lambda: False
+    say: Callable[[str], None] = lambda text: None
+    report: Callable[[int, Mapping[str, float]], None] = lambda step, metrics: None
+
+
+class Loop:
+    """Runs a method to its last step, from wherever the newest checkpoint left it.
+
+    Args:
+        parts: what it works on.
+    """
+
+    def __init__(self, parts: Parts) -> None:
+        self.parts = parts
+        self.state = State()
+        self.saved: int | None = None
+        """The step of the newest checkpoint."""
+
+    def resume(self) -> bool:
+        """Take up the newest checkpoint; False where there is none and the run begins at the beginning.
+
+        Raises:
+            RunError: if it was made with another recipe.
+        """
+        p = self.parts
+        if orphans := p.checkpoints.clean():
+            p.say(f"removed {len(orphans)} unfinished checkpoints")
+        folder = p.checkpoints.newest(p.say)
+        if folder is None:
+            p.run.rewind(0)
+            return False
+        kept = p.run.read_state(folder)
+        if kept["recipe"] != p.digest:
+            raise RunError(
+                f"{folder} was made with another recipe", hint="resume with the recipe and overrides of the run"
+            )
+        p.engine.load(folder)
+        read_generators(folder, kept["generators"])
+        self.state = State(**kept["state"])
+        self.saved = self.state.step
+        p.run.point_to(folder, kept["argument"])
+        p.run.rewind(self.state.step)
+        return True
+
+    def run(self) -> State:
+        """Do what is left; on the way out everything is on disk.
+
+        Raises:
+            Interrupted: if it was asked to stop; a checkpoint of the last finished step is written first.
+            RunError: if too many steps had to be skipped, or the disk does not take what is written.
+        """
+        p, state = self.parts, self.state
+        while state.step < p.method.planned:
+            try:
+                self._pause()
+                result, seconds = self._step()
+            except Stop:
+                self._interrupt()
+            state.step += 1
+            state.drawn += result.drawn
+            state.tokens += result.tokens
+            try:
+                self._record(result, seconds)
+            except OSError as error:
+                raise RunError(
+                    f"the records of step {state.step} cannot be written: {error.strerror or error}",
+                    hint="make room, then --resume from the newest checkpoint",
+                ) from error
+            self._check_skips()
+            if state.step % p.save_every == 0 or state.step == p.method.planned:
+                self._save(result)
+        return state
+
+    def _step(self) -> tuple[Result, float]:
+        started = time.perf_counter()
+        result = self.parts.method.step(self.state, self._pause)
+        return result, time.perf_counter() - started
+
+    def _pause(self) -> None:
+        if self.parts.stopped():
+            raise Stop
+
+    def _interrupt(self) -> None:
+        p, state = self.parts, self.state
+        p.engine.discard()
+        if state.step and self.saved != state.step:
+            self._save(None)
+        raise Interrupted(
+            f"stopped after step {state.step} of {p.method.planned}",
+            hint=f"medground train {p.run.folder} --resume continues",
+        )
+
+    def _record(self, result: Result, seconds: float) -> None:
+        p, step = self.parts, self.state.step
+        metrics = {**result.metrics, "num_tokens": float(self.state.tokens)}
+        faults.reach("log.write")
+        if result.skipped:
+            self.state.skipped.append(step)
+            p.say(f"step {step} was skipped: {result.skipped}")
+        if result.incident is not None:
+            p.run.incident(step, {"reason": result.skipped or "a reward was not finite", **result.incident})
+        for warning in result.warnings:
+            p.say(f"step {step}: {warning}")
+        pictures = result.pictures if step % p.save_every == 0 or step == p.method.planned else ()
+        p.run.completions(step, result.rows, pictures)
+        p.run.step(step, metrics, seconds=seconds, skipped=result.skipped, warnings=result.warnings)
+        for tracker in p.trackers:
+            tracker.log(step, metrics)
+        p.report(step, metrics)
+
+    def _check_skips(self) -> None:
+        step, skipped = self.state.step, self.state.skipped
+        recent = [each for each in skipped if each > step - WINDOW]
+        row = all(step - back in skipped for back in range(IN_A_ROW))
+        if row or len(recent) > SHARE * WINDOW:
+            many = f"{IN_A_ROW} steps in a row" if row else f"{len(recent)} of the last {min(step, WINDOW)} steps"
+            raise RunError(
+                f"{many} had to be skipped, the last is step {step}",
+                hint=f"the batches are in {self.parts.run.folder / 'incidents'}",
+            )
+
+    def _save(self, result: Result | None) -> None:
+        p, state = self.parts, self.state
+        argument = ""
+
+        def write(folder: Path) -> None:
+            nonlocal argument
+            model = folder / "model"
+            model.mkdir()
+            with _disk_errors():
+                argument = p.reasoner.save(model)
+                faults.reach("save.after_model")
+                p.engine.save(folder)
+                kept = {"state": asdict(state), "recipe": p.digest, "argument": argument}
+                p.run.write_state(folder, {**kept, "generators": write_generators(folder)})
+
+        p.run.flush()
+        final = p.checkpoints.save(state.step, write, lambda folder: p.run.point_to(folder, argument))
+        self.saved = state.step
+        p.run.event("save", step=state.step, checkpoint=final.name)
+
+
+class _disk_errors:
+    """Within, safetensors' own error for a disk that takes no more becomes the operating system's."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, _: Any) -> None:
+        from safetensors import SafetensorError
+
+        if isinstance(error, SafetensorError):
+            raise OSError(str(error)) from error

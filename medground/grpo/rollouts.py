@@ -1,0 +1,134 @@
+"""The first half of a step: groups of completions, scored, and the advantage of each."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from medground import faults
+from medground.errors import RecipeError
+from medground.graph import Group, RolloutGraph
+from medground.grpo.advantage import advantages, constant_groups
+from medground.grpo.schedule import drawn, sampling_seed
+from medground.protocols import RolloutSource, TrainableReasoner
+from medground.rubric import usable_groups
+from medground.types import Completion, Messages, Sample, Sampling
+
+AT_ONCE = 256
+"""Completions asked for in one call; between calls a run can be stopped."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Batch:
+    """One step's groups: N of G completions each."""
+
+    groups: list[Group]
+    messages: list[Messages]
+    usable: list[bool]
+    """[N]; a group with a member that has no score is not used at all."""
+    rewards: Tensor
+    """[N, G] float64 on the CPU; NaN throughout an unusable group."""
+    advantages: Tensor
+    """[N, G] float64."""
+    constant: Tensor
+    """[N] bool: groups that teach nothing, unusable ones among them."""
+    drawn: int
+    """Samples taken from the stream, replaced ones included."""
+    unresampled: int
+    """Constant groups of the first draw."""
+
+
+class Rollouts:
+    """Draws samples, has completions written, and scores them.
+
+    Args:
+        graph: from completions to scores.
+        reasoner: whose policy is trained.
+        samples: the training data.
+        settings: the recipe's ``grpo`` section.
+        seed: of the run.
+        source: another sampler than the reasoner itself, fed with its weights by the caller.
+    """
+
+    def __init__(
+        self,
+        graph: RolloutGraph,
+        reasoner: TrainableReasoner,
+        samples: Sequence[Sample],
+        settings: dict[str, Any],
+        seed: int,
+        source: RolloutSource | None = None,
+    ) -> None:
+        if settings["num_generations"] < 2 or settings["temperature"] <= 0:
+            raise RecipeError(
+                "grpo compares several sampled completions of a question",
+                hint="set grpo.num_generations to 2 or more and grpo.temperature above 0",
+            )
+        self.graph, self.samples, self.seed, self.settings = graph, samples, seed, settings
+        self._write = reasoner.sample if source is None else source.generate
+        self.sampling = Sampling(
+            num_generations=settings["num_generations"],
+            temperature=settings["temperature"],
+            max_completion_length=settings["max_completion_length"],
+            seed=seed,
+        )
+
+    def draw(self, step: int, start: int, pause: Callable[[], None]) -> Batch:
+        """The batch of a step whose first sample is at position `start` of the stream.
+
+        With ``resample_constant`` groups whose rewards are all equal give their place to the stream's next sample, up to
+        so many times (dynamic sampling, DAPO, arXiv 2503.14476); those still constant after that stay.
+        """
+        size = self.settings["train_batch_size"]
+        groups, messages = self._groups(step, start, size, 0, pause)
+        taken, unresampled = size, 0
+        for attempt in range(self.settings["resample_constant"] + 1):
+            rewards = _rewards(groups)
+            usable = usable_groups(group.scores for group in groups)
+            dull = [i for i in range(size) if usable[i] and bool(constant_groups(rewards[i : i + 1]))]
+            unresampled = unresampled if attempt else len(dull)
+            if not dull or attempt == self.settings["resample_constant"]:
+                break
+            fresh, asked = self._groups(step, start + taken, len(dull), attempt + 1, pause)
+            taken += len(dull)
+            for place, group, conversation in zip(dull, fresh, asked, strict=True):
+                groups[place], messages[place] = group, conversation
+        return Batch(
+            groups=groups,
+            messages=messages,
+            usable=usable,
+            rewards=rewards,
+            advantages=advantages(rewards, scale=self.settings["scale_rewards"], eps=self.settings["advantage_eps"]),
+            constant=constant_groups(rewards),
+            drawn=taken,
+            unresampled=unresampled,
+        )
+
+    def _groups(
+        self, step: int, start: int, count: int, attempt: int, pause: Callable[[], None]
+    ) -> tuple[list[Group], list[Messages]]:
+        order = drawn(start, count, samples=len(self.samples), batch=self.settings["train_batch_size"], seed=self.seed)
+        samples = [self.samples[index] for index in order]
+        messages = [self.graph.grounding.prompt_interface.render(sample.query) for sample in samples]
+        seeds = [sampling_seed(self.seed, step, sample.query.id, attempt) for sample in samples]
+        completions: list[list[Completion]] = []
+        at_once = max(1, AT_ONCE // self.sampling.num_generations)
+        for first in range(0, count, at_once):
+            pause()
+            part = slice(first, first + at_once)
+            completions += self._write(messages[part], self.sampling, seeds[part])
+            faults.reach("rollout.mid")
+        pause()
+        groups = self.graph.score(samples, completions)
+        faults.reach("reward.mid")
+        return groups, messages
+
+
+def _rewards(groups: Sequence[Group]) -> Tensor:
+    """[N, G] totals; NaN throughout a group in which one has none, because dropping single members biases its mean."""
+    nan = float("nan")
+    rows = [[nan if score.total is None else score.total for score in group.scores] for group in groups]
+    rewards = torch.tensor(rows, dtype=torch.float64)
+    return torch.where(rewards.isnan().any(dim=1, keepdim=True), nan, rewards)

@@ -1,0 +1,131 @@
+"""Supervised fine-tuning: the cold start before GRPO. The target is the ideal completion of the prompt interface, with the
+sample's reasoning trace where it has one. Engine, loop and checkpoints are those of GRPO.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from medground.errors import InputError, RecipeError
+from medground.grpo.loop import Pause, Result, State
+from medground.grpo.schedule import drawn, epoch_length, learning_rate, planned_steps
+from medground.protocols import CompletionGroup, Engine, PromptInterface, TrainableReasoner
+from medground.types import Sample
+
+THINK = "think"
+"""The label of a sample that holds its reasoning trace."""
+
+
+class Sft:
+    """See `medground.grpo.loop.Method`. The loss is the mean over all target tokens of the batch.
+
+    Args:
+        prompt_interface: asks the question and writes the ideal answer.
+        reasoner: what is trained.
+        policy: its policy as the engine returned it.
+        engine: differentiates and steps.
+        samples: the training data.
+        settings: the recipe's ``sft`` section.
+        seed: of the run.
+    """
+
+    def __init__(
+        self,
+        prompt_interface: PromptInterface,
+        reasoner: TrainableReasoner,
+        policy: nn.Module,
+        engine: Engine,
+        samples: Sequence[Sample],
+        settings: dict[str, Any],
+        seed: int,
+    ) -> None:
+        if settings["packing"]:
+            raise RecipeError("sft.packing is not available", hint="leave it out")
+        self.prompt_interface, self.reasoner, self.policy, self.engine = prompt_interface, reasoner, policy, engine
+        self.samples, self.settings, self.seed = samples, settings, seed
+        self.epoch = epoch_length(len(samples), settings["train_batch_size"])
+        self.planned = planned_steps(
+            len(samples),
+            batch=settings["train_batch_size"],
+            epochs=settings["num_train_epochs"],
+            most=settings["max_steps"],
+        )
+
+    def step(self, state: State, pause: Pause) -> Result:
+        """See `Method.step`."""
+        size, at_once = self.settings["train_batch_size"], max(1, self.settings["micro_batch_size"])
+        order = drawn(state.drawn, size, samples=len(self.samples), batch=size, seed=self.seed)
+        samples = [self.samples[index] for index in order]
+        targets = [self.target(sample) for sample in samples]
+        below = self.engine.all_reduce({"tokens": float(sum(len(ids) for _, ids in targets))})["tokens"]
+        loss, entropy, trained, skipped = 0.0, 0.0, 0, None
+        for start in range(0, size, at_once):
+            pause()
+            part = slice(start, start + at_once)
+            rows = self._rows(samples[part], [ids for _, ids in targets[part]])
+            logp, spread = self.policy(rows, 1.0)
+            share = -logp.sum() / below
+            self.engine.backward(share)
+            loss += float(share.detach())
+            entropy += float(spread.sum())
+            trained += sum(rows.prompt_lengths) + int(rows.mask.sum())
+        if not torch.isfinite(torch.tensor(loss)):
+            self.engine.discard()
+            skipped = f"the loss is {loss}"
+        rate, norm = self._rate(state.step), float("nan")
+        if skipped is None:
+            norm = self.engine.step(rate)
+            if not torch.isfinite(torch.tensor(norm)):
+                skipped = f"the gradient norm is {norm}"
+        told = [{"sample": sample.query.id, "target": text} for sample, (text, _) in zip(samples, targets, strict=True)]
+        return Result(
+            metrics={
+                "loss": loss,
+                "grad_norm": norm,
+                "learning_rate": rate,
+                "entropy": entropy / below,
+                "completions/mean_length": below / size,
+                "epoch": (state.drawn + size) / self.epoch,
+            },
+            drawn=size,
+            tokens=trained,
+            skipped=skipped,
+            incident={"targets": told} if skipped else None,
+        )
+
+    def target(self, sample: Sample) -> tuple[str, list[int]]:
+        """What the reasoner should write about a sample, as text and as token ids.
+
+        Raises:
+            InputError: if the prompt interface cannot write an answer from what the sample holds.
+        """
+        size = sample.query.size
+        try:
+            text = self.prompt_interface.answer(
+                sample.target, sample.labels.get(THINK), frame=self.reasoner.frame(size), size=size
+            )
+        except ValueError as error:
+            raise InputError(f"no target can be written for sample {sample.query.id!r}: {error}") from error
+        return text, self.reasoner.tokenize(text)
+
+    def _rows(self, samples: Sequence[Sample], targets: Sequence[list[int]]) -> CompletionGroup:
+        rows = self.reasoner.rows([self.prompt_interface.render(sample.query) for sample in samples], targets)
+        most = self.settings["max_length"]
+        for sample, prompt, ids in zip(samples, rows.prompt_lengths, targets, strict=True):
+            if prompt + len(ids) > most:
+                raise RecipeError(
+                    f"sample {sample.query.id!r} takes {prompt + len(ids)} tokens, more than sft.max_length={most}",
+                    hint="raise it, or set reasoner.max_pixels",
+                )
+        return rows
+
+    def _rate(self, update: int) -> float:
+        return learning_rate(
+            update,
+            updates=self.planned,
+            peak=self.settings["learning_rate"],
+            schedule=self.settings["schedule"],
+            warmup_ratio=self.settings["warmup_ratio"],
+        )

@@ -1,0 +1,302 @@
+"""``medground.train``: a recipe with a ``grpo`` or an ``sft`` section becomes a run, and its folder a recipe."""
+
+import platform
+import random
+import resource
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from medground import registry
+from medground.checkpoint import Checkpoints
+from medground.data.samples import MANIFEST, Samples, read_samples
+from medground.errors import RecipeError, RunError
+from medground.events import TRAINED, RunFolder
+from medground.graph import GroundingGraph, RolloutGraph
+from medground.protocols import TrainableReasoner
+from medground.recipe import Recipe, check, resolve
+from medground.rubric import rubric
+from medground.types import Query, text_of
+
+CHECKPOINT_RULE = "the newest checkpoint is the result; the last step always makes one"
+LIBRARIES = ("medground", "numpy", "torch", "transformers", "peft", "safetensors")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trained:
+    """How a run ended."""
+
+    folder: Path
+    """A recipe: ``medground.load(folder)``."""
+    steps: int
+    """All that were planned."""
+    skipped: int
+    """Of these, how many changed nothing because a number was not finite."""
+    before: int
+    """Steps that were done already when this call began."""
+
+
+def train(
+    recipe: Any,
+    *overrides: str,
+    out: str | Path | None = None,
+    resume: bool = False,
+    stopped: Callable[[], bool] = lambda: False,
+    say: Callable[[str], None] = lambda text: None,
+    report: Callable[[int, Mapping[str, float]], None] = lambda step, metrics: None,
+    started: Callable[[int, int], None] = lambda done, planned: None,
+) -> Trained:
+    """Train the reasoner of a recipe; returns when every planned step is done.
+
+    Args:
+        recipe: a recipe's name, a file, a mapping; or with `resume` the folder of a run.
+        overrides: ``"a.b=c"`` strings, as on the command line.
+        out: the run's folder; with `resume` and a run's folder as recipe it may be left out.
+        resume: continue from the newest checkpoint in `out`.
+        stopped: asked often; once it says True the run saves and ends with `Interrupted`.
+        say: takes a sentence for people.
+        report: takes every step's number and metrics.
+        started: takes the steps done before and the steps planned, once they are known.
+
+    Raises:
+        RecipeError: if the recipe cannot be trained.
+        RunError: if the run could not do its steps, or `out` holds another run.
+        Interrupted: if it was asked to stop; it can be resumed.
+    """
+    from medground.grpo.loop import Loop, Parts
+
+    source, folder = _places(recipe, out, resume)
+    resolved = resolve(source, *overrides)
+    check(resolved, strict_missing=True)
+    kind = method_kind(resolved)
+    if RunFolder.started(folder) and not resume:
+        raise RunError(f"{folder} holds a run already", hint="add --resume to continue it, or choose another --out")
+    run = RunFolder(folder, resolved)
+    trackers = [registry.build("tracker", name, **arguments) for name, arguments in resolved.trackers]
+    try:
+        made = assemble(resolved, kind)
+        digest = trained_digest(resolved)
+        loop = Loop(
+            Parts(
+                method=made.method,
+                engine=made.engine,
+                reasoner=made.reasoner,
+                run=run,
+                checkpoints=Checkpoints(folder / "checkpoints"),
+                save_every=resolved.settings(kind)["save_every"],
+                digest=digest,
+                trackers=trackers,
+                stopped=stopped,
+                say=say,
+                report=report,
+            )
+        )
+        if not (resume and loop.resume()):
+            if resume:
+                say("there is no checkpoint yet: the run begins at step 1")
+            run.begin(about(resolved, made, digest))
+        before = loop.state.step
+        started(before, made.method.planned)
+        if before:
+            say(f"continuing after step {before}")
+            run.event("resume", step=before)
+        state = loop.run()
+        return Trained(folder=folder, steps=state.step, skipped=len(state.skipped), before=before)
+    finally:
+        for tracker in trackers:
+            tracker.close()
+        run.close()
+
+
+def _places(recipe: Any, out: str | Path | None, resume: bool) -> tuple[Any, Path]:
+    """The recipe to read, and the run's folder. A run's folder as recipe means what it was trained with."""
+    folder = None if out is None else Path(out)
+    if resume and isinstance(recipe, str | Path) and (Path(recipe) / TRAINED).is_file():
+        return str(Path(recipe) / TRAINED), folder or Path(recipe)
+    if folder is None:
+        raise RecipeError("a run needs a folder", hint="give --out runs/NAME")
+    return recipe, folder
+
+
+def method_kind(recipe: Recipe) -> Literal["grpo", "sft"]:
+    """Which kind of training a recipe asks for.
+
+    Raises:
+        RecipeError: if it asks for none, or for both.
+    """
+    has = [kind for kind in ("grpo", "sft") if kind in recipe.data]
+    if len(has) != 1:
+        what = "has both a grpo and an sft section" if has else "has neither a grpo nor an sft section"
+        raise RecipeError(f"the recipe {recipe.name!r} {what}", hint="a run does one of the two: keep that section")
+    return "grpo" if has == ["grpo"] else "sft"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assembled:
+    """The parts of a run, built."""
+
+    method: Any
+    engine: Any
+    reasoner: TrainableReasoner
+    graph: GroundingGraph
+    samples: Samples
+    data: Path
+
+
+def assemble(recipe: Recipe, kind: Literal["grpo", "sft"]) -> Assembled:
+    """Build everything a recipe names: data first, because it is the quickest to fail."""
+    import torch
+
+    from medground.grpo.local import LocalEngine
+    from medground.grpo.trainer import Grpo
+    from medground.sft import Sft
+
+    data, settings = recipe.settings("data"), recipe.settings(kind)
+    if data["path"] is None:
+        raise RecipeError(f"the recipe {recipe.name!r} names no data", hint="add data.path=DIR")
+    if data["reader"] is not None:
+        raise RecipeError(f"training reads manifests, not {data['reader']!r}", hint="leave data.reader out")
+    if recipe.settings("validate")["every"]:
+        raise RecipeError("training does not validate as it goes", hint="leave validate out, and evaluate the run")
+    samples = read_samples(data["path"], split=data["split"], limit=data["limit"])
+    seed = recipe.settings("seed")
+    torch.manual_seed(seed)  # a fresh adapter starts from random numbers
+    random.seed(seed)
+    np.random.seed(seed)  # as a belt, for terms that draw from the global generators
+    graph = GroundingGraph(recipe)
+    reasoner = graph.reasoner
+    if not isinstance(reasoner, TrainableReasoner):
+        name, _ = recipe.component("reasoner")
+        raise RecipeError(f"the reasoner {name!r} has no policy that can be trained", hint="use a model, not a twin")
+    if settings.get("beta"):
+        reasoner.keep_reference()
+    engine = _optional(recipe, "engine") or LocalEngine()
+
+    def optimizer(parameters: Any) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(
+            parameters,
+            lr=settings["learning_rate"],
+            betas=(settings["adam_beta1"], settings["adam_beta2"]),
+            weight_decay=settings["weight_decay"],
+        )
+
+    policy = engine.prepare(reasoner.policy, optimizer, max_grad_norm=settings["max_grad_norm"])
+    method: Any
+    if kind == "sft":
+        method = Sft(graph.prompt_interface, reasoner, policy, engine, samples, settings, seed)
+    else:
+        rollouts = RolloutGraph(recipe, rubric(recipe))
+        rollouts.grounding = graph
+        method = Grpo(rollouts, reasoner, policy, engine, samples, settings, seed, _optional(recipe, "rollout"))
+    place = Path(data["path"]).expanduser()
+    return Assembled(
+        method=method, engine=engine, reasoner=reasoner, graph=graph, samples=samples,
+        data=place / MANIFEST if place.is_dir() else place,
+    )  # fmt: skip
+
+
+def _optional(recipe: Recipe, kind: str) -> Any:
+    """The component of a kind, or None where the recipe names none."""
+    if kind not in recipe.data:
+        return None
+    name, arguments = recipe.component(kind)
+    return registry.build(kind, name, **arguments)
+
+
+def trained_digest(recipe: Recipe) -> str:
+    """What decides a run's numbers: the whole recipe but its trackers."""
+    return recipe.digest(*(key for key in recipe.data if key != "trackers"))
+
+
+def about(recipe: Recipe, made: Assembled, digest: str) -> dict[str, Any]:
+    """What is known of a run before its first step."""
+    kinds = ("reasoner", "prompt_interface", "segmenter", "engine", "rollout")
+    used = [(kind, recipe.component(kind)[0]) for kind in kinds if kind in recipe.data]
+    used += [("reward", component) for component, _, _ in recipe.terms.values()]
+    found = [registry.find(kind, name) for kind, name in dict.fromkeys(used)]
+    blank = Query(image=np.zeros((1, 1, 3), np.uint8), question="{question}")
+    prompt = text_of(made.graph.prompt_interface.render(blank))
+    return {
+        "recipe": recipe.name,
+        "recipe_sha256": digest,
+        "planned_steps": made.method.planned,
+        "samples": len(made.samples),
+        "data_sha256": sha256(made.data.read_bytes()).hexdigest(),
+        "prompt_sha256": sha256(prompt.encode(errors="surrogatepass")).hexdigest(),
+        "seed": recipe.settings("seed"),
+        "checkpoint_rule": CHECKPOINT_RULE,
+        "plugins": {f"{each.kind}.{each.name}": f"{each.distribution} {each.version}" for each in found},
+        "versions": {"python": platform.python_version(), **_versions(LIBRARIES)},
+    }
+
+
+def _versions(names: Sequence[str]) -> dict[str, str]:
+    found = {}
+    for name in names:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def probe(recipe: Any, *overrides: str, steps: int = 2) -> dict[str, Any]:
+    """What a run would take, from a few real steps on this device; nothing is written.
+
+    Raises:
+        RecipeError: if the recipe cannot be trained.
+    """
+    import torch
+
+    from medground.grpo.loop import State
+
+    resolved = resolve(recipe, *overrides)
+    check(resolved, strict_missing=True)
+    kind = method_kind(resolved)
+    made = assemble(resolved, kind)
+    state, seconds, metrics = State(), [], {}
+    for _ in range(min(steps, made.method.planned)):
+        begun = time.perf_counter()
+        result = made.method.step(state, lambda: None)
+        seconds.append(time.perf_counter() - begun)
+        metrics = dict(result.metrics)
+        state.step, state.drawn = state.step + 1, state.drawn + result.drawn
+        state.tokens += result.tokens
+    parameters = list(made.reasoner.policy.parameters())
+    trained = sum(each.numel() for each in parameters if each.requires_grad)
+    cuda = torch.cuda.is_available() and parameters[0].device.type == "cuda"
+    peak = torch.cuda.max_memory_allocated() if cuda else _resident()
+    return {
+        "method": kind,
+        "samples": len(made.samples),
+        "steps": made.method.planned,
+        "parameters": sum(each.numel() for each in parameters),
+        "parameters_trained": trained,
+        "tokens_per_step": state.tokens / state.step,
+        "tokens": state.tokens / state.step * made.method.planned,
+        "seconds_per_step": seconds[-1],
+        "seconds": seconds[-1] * made.method.planned,
+        "peak_memory_bytes": int(peak),
+        "device": str(parameters[0].device),
+        "last_probe": {
+            name: metrics[name] for name in ("reward", "loss", "completions/mean_length") if name in metrics
+        },
+        "assumptions": [
+            f"{len(seconds)} steps of the run itself were done on this device; the last one is taken for all",
+            "completions keep the length they have now; validation, checkpoints and overlays are not counted",
+            "memory is the peak of the probe" + ("" if cuda else ", of the whole process"),
+        ],
+    }
+
+
+def _resident() -> int:
+    """The most memory this process ever held, bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

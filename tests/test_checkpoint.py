@@ -1,0 +1,92 @@
+"""Checkpoints are whole or not there."""
+
+import errno
+import json
+import os
+import re
+
+import pytest
+
+from medground import faults
+from medground.checkpoint import KEPT, Checkpoints, verify
+from medground.errors import RecipeError, RunError
+
+
+def content(step):
+    def write(folder):
+        (folder / "model").mkdir()
+        (folder / "model" / "weights").write_bytes(bytes([step]) * 1000)
+        (folder / "state.json").write_text(str(step))
+
+    return write
+
+
+@pytest.fixture
+def saved(tmp_path):
+    checkpoints, published = Checkpoints(tmp_path / "checkpoints"), []
+    for step in (2, 4, 6):
+        checkpoints.save(step, content(step), published.append)
+    assert [path.name for path in published] == ["step-00000002", "step-00000004", "step-00000006"]
+    return checkpoints
+
+
+def test_two_are_kept_and_the_newest_is_found(saved):
+    assert saved.steps() == [6, 4]
+    assert len(saved.steps()) == KEPT
+    assert saved.newest(pytest.fail) == saved.path(6)
+    assert Checkpoints(saved.folder.parent / "none").newest(pytest.fail) is None
+
+
+@pytest.mark.parametrize("name", ["model/weights", "state.json", "manifest.json"])
+@pytest.mark.parametrize("harm", ["flip", "cut", "gone"])
+def test_a_damaged_checkpoint_is_put_aside_and_the_one_before_is_used(saved, name, harm):
+    """K2: one bit anywhere is seen."""
+    path = saved.path(6) / name
+    data = bytearray(path.read_bytes())
+    if harm == "gone":
+        path.unlink()
+    else:
+        data[len(data) // 2] ^= 1
+        path.write_bytes(data[:-1] if harm == "cut" else data)
+    said = []
+    assert saved.newest(said.append) == saved.path(4)
+    assert "step-00000006 is damaged" in said[0]
+    assert saved.steps() == [4]
+    saved.save(6, content(6), lambda path: None)
+    assert saved.newest(pytest.fail) == saved.path(6)
+
+
+def test_a_newer_format_is_refused_and_nothing_is_touched(saved):
+    manifest = saved.path(6) / "manifest.json"
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "format": 99}))
+    with pytest.raises(RunError, match="format 99"):
+        saved.newest(pytest.fail)
+    assert saved.steps() == [6, 4]
+
+
+@pytest.mark.parametrize("point", ["save.before_manifest", "save.before_rename"])
+@pytest.mark.parametrize("number", ["enospc", "eio"])
+def test_a_full_or_broken_disk_is_a_clear_error_and_earlier_checkpoints_stay(saved, monkeypatch, point, number):
+    monkeypatch.setenv(faults.VARIABLE, f"{point}:{number}")
+    faults._passed.clear()
+    with pytest.raises(RunError, match="step 8 could not be written: ") as found:
+        saved.save(8, content(8), pytest.fail)
+    assert os.strerror(getattr(errno, number.upper())) in str(found.value)
+    assert re.search(r"1,\d\d\d bytes were written before that and [\d,]+ are free", str(found.value))
+    assert sorted(path.name for path in saved.folder.iterdir()) == ["step-00000004", "step-00000006"]
+    assert verify(saved.path(6)) is None
+
+
+def test_leftovers_of_killed_saves_are_removed(saved):
+    for name in (".tmp-00000008-1", ".tmp-prune-00000002-1"):
+        (saved.folder / name).mkdir()
+        (saved.folder / name / "part").write_text("x")
+    assert saved.clean() == [".tmp-00000008-1", ".tmp-prune-00000002-1"]
+    assert saved.clean() == []
+    assert saved.steps() == [6, 4]
+
+
+def test_a_misspelt_fault_point_is_an_error(monkeypatch):
+    monkeypatch.setenv(faults.VARIABLE, "save.before_renam:kill")
+    with pytest.raises(RecipeError, match=r"save\.before_rename"):
+        faults.reach("save.before_rename")

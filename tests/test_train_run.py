@@ -1,0 +1,426 @@
+"""A run can be interrupted anywhere and is the same run afterwards; it never pretends to have done what it did not."""
+
+import errno
+import json
+import multiprocessing
+import os
+import random
+import resource
+import runpy
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="needs torch")
+pytest.importorskip("transformers", reason="needs transformers")
+
+import medground  # noqa: E402
+from medground.checkpoint import Checkpoints, verify  # noqa: E402
+from medground.errors import Interrupted, RunError  # noqa: E402
+from medground.events import read_events  # noqa: E402
+from medground.training import train  # noqa: E402
+
+CHILD = Path(__file__).with_name("alien") / "train_child.py"
+SAVES = ("save.after_model", "save.before_manifest", "save.before_rename", "save.after_rename", "save.before_latest")
+POINTS = (*SAVES, "prune.mid", "rollout.mid", "reward.mid", "update.mid", "log.write")
+
+
+def steps(folder):
+    """What the events say of every step, but how long it took."""
+    return [{key: value for key, value in line.items() if key != "step_time"} for line in read_events(folder)]
+
+
+def tables(folder):
+    """Every completion of every step, whatever the format of the tables."""
+    found = {}
+    for path in sorted((folder / "completions").iterdir()):
+        if path.suffix == ".parquet":
+            from pyarrow import parquet
+
+            found[path.stem] = parquet.read_table(path).drop_columns("overlay").to_pylist()
+        else:
+            lines = [json.loads(line) for line in path.read_text().splitlines()]
+            found[path.stem] = [{key: value for key, value in line.items() if key != "overlay"} for line in lines]
+    return found
+
+
+def weights(folder):
+    """The trained parameters and optimiser state in the newest checkpoint, as bytes."""
+    newest = Checkpoints(folder / "checkpoints").newest(pytest.fail)
+    return (newest / "engine.safetensors").read_bytes()
+
+
+def assert_same(resumed, whole):
+    assert steps(resumed) == steps(whole)
+    assert tables(resumed) == tables(whole)
+    assert weights(resumed) == weights(whole)
+
+
+def stop_after(step):
+    """``stopped`` and ``report`` of a run that is asked to stop once a step is done."""
+    done = []
+    return {"stopped": lambda: step in done, "report": lambda number, metrics: done.append(number)}
+
+
+def interrupted(recipe, out, step):
+    with pytest.raises(Interrupted, match=f"stopped after step {step} of"):
+        train(recipe, out=out, **stop_after(step))
+
+
+HARD = {"mini_batch_size": 1, "beta": 0.01, "resample_constant": 1, "schedule": "cosine"}
+"""Two updates a step with old log-probabilities, a reference, resampling, a schedule: all that a resume must bring back."""
+
+
+def test_a_run_is_a_folder_and_the_folder_a_recipe(trials, tmp_path):
+    done = train(trials(save_every=2), out=tmp_path / "run")
+    assert (done.steps, done.skipped, done.before) == (4, 0, 0)
+    assert [line["step"] for line in read_events(done.folder)] == [1, 2, 3, 4]
+    about = json.loads((done.folder / "run.json").read_text())
+    assert about["plugins"]["reward.letters"] == "medground-trials 1.0"
+    assert about["planned_steps"] == 4
+    assert len(about["prompt_sha256"]) == len(about["data_sha256"]) == 64
+    assert (done.folder / "recipe.source.yaml").is_file()
+    assert list((done.folder / "overlays").iterdir())
+    rows = tables(done.folder)["completions_00004"]
+    assert {"step", "sample", "completion", "reward/letters", "reward", "advantage", "box", "points", "fault"} <= set(
+        rows[0]
+    )
+    moved = tmp_path / "moved"
+    shutil.move(done.folder, moved)
+    loaded = medground.load(moved).reasoner.model.state_dict()
+    start = medground.load(trials()).reasoner.model.state_dict()
+    assert any(not torch.equal(loaded[name], start[name]) for name in start)
+    newest = Checkpoints(moved / "checkpoints").path(4)
+    from safetensors.torch import load_file
+
+    trained = load_file(newest / "engine.safetensors")
+    for name, value in loaded.items():
+        if f"parameter/model.{name}" in trained:
+            assert torch.equal(value, trained[f"parameter/model.{name}"]), name
+
+
+def test_a_lora_run_is_a_recipe_too(trials, tmp_path):
+    recipe = trials(max_steps=1, learning_rate=0.1, reasoner={"lora_rank": 2})
+    done = train(recipe, out=tmp_path / "run")
+    text = (done.folder / "recipe.yaml").read_text()
+    assert "adapter: ./checkpoints/step-00000001/model" in text
+    adapted = medground.load(done.folder).reasoner.model.state_dict()
+    assert any("lora_B" in name and value.abs().max() > 0 for name, value in adapted.items())
+    assert not (done.folder / "checkpoints" / "step-00000001" / "model" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize("position", [1, 3])
+def test_a_resumed_run_is_the_same_run(trials, tmp_path, position):
+    recipe = trials(**HARD)
+    train(recipe, out=tmp_path / "whole")
+    interrupted(recipe, tmp_path / "run", position)
+    said = []
+    done = train(recipe, out=tmp_path / "run", resume=True, say=said.append)
+    assert done.before == position
+    assert f"continuing after step {position}" in said
+    assert_same(tmp_path / "run", tmp_path / "whole")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_at_every_position_and_seed(trials, tmp_path, seed):
+    """R2: eight save positions in two epochs and a bit, the last step of an epoch and the first of the next among them."""
+    recipe = trials(max_steps=9, **HARD) | {"seed": seed}
+    train(recipe, out=tmp_path / "whole")
+    for position in range(1, 9):
+        interrupted(recipe, tmp_path / f"run{position}", position)
+        train(recipe, out=tmp_path / f"run{position}", resume=True)
+        assert_same(tmp_path / f"run{position}", tmp_path / "whole")
+
+
+def test_resuming_twice_and_an_adapter(trials, tmp_path):
+    recipe = trials(reasoner={"lora_rank": 2}, beta=0.1)
+    train(recipe, out=tmp_path / "whole")
+    interrupted(recipe, tmp_path / "run", 1)
+    with pytest.raises(Interrupted):
+        train(recipe, out=tmp_path / "run", resume=True, **stop_after(2))
+    train(recipe, out=tmp_path / "run", resume=True)
+    assert_same(tmp_path / "run", tmp_path / "whole")
+
+
+def test_a_run_that_is_asked_to_stop_inside_a_step_gives_the_step_up(trials, tmp_path):
+    """Asked between the two halves of step 2's sampling and scoring: nothing of step 2 remains."""
+    recipe = trials()
+    train(recipe, out=tmp_path / "whole")
+    asked = []
+
+    def stopped():
+        asked.append(None)
+        return len(asked) > 8
+
+    with pytest.raises(Interrupted, match="stopped after step 1 of 4"):
+        train(recipe, out=tmp_path / "run", stopped=stopped)
+    train(recipe, out=tmp_path / "run", resume=True)
+    assert_same(tmp_path / "run", tmp_path / "whole")
+
+
+def test_a_finished_run_stays_as_it_is(trials, tmp_path):
+    recipe = trials(max_steps=2)
+    train(recipe, out=tmp_path / "run")
+    before = weights(tmp_path / "run")
+    again = train(recipe, out=tmp_path / "run", resume=True)
+    assert (again.steps, again.before) == (2, 2)
+    assert weights(tmp_path / "run") == before
+    with pytest.raises(RunError, match="holds a run already"):
+        train(recipe, out=tmp_path / "run")
+    with pytest.raises(RunError, match="made with another recipe"):
+        train(recipe | {"seed": 5}, out=tmp_path / "run", resume=True)
+
+
+def test_a_run_without_a_checkpoint_begins_again(trials, tmp_path):
+    said = []
+    done = train(trials(max_steps=1), out=tmp_path / "run", resume=True, say=said.append)
+    assert done.before == 0
+    assert said == ["there is no checkpoint yet: the run begins at step 1"]
+
+
+def test_the_folder_of_a_run_can_be_given_in_place_of_its_recipe(trials, tmp_path):
+    interrupted(trials(max_steps=2), tmp_path / "run", 1)
+    assert train(tmp_path / "run", resume=True).steps == 2
+
+
+@pytest.mark.parametrize("where", ["loss", "gradient"])
+@pytest.mark.parametrize("value", ["nan", "inf"])
+def test_a_step_whose_numbers_are_not_finite_is_skipped(trials, tmp_path, where, value):
+    """R7: counted, the batch saved, parameters as before the step, the run goes on."""
+    poison = {"bad": [3], "where": where, "value": value}
+    done = train(trials(reasoner=poison), out=tmp_path / "run")
+    assert (done.steps, done.skipped) == (4, 1)
+    (line,) = [line for line in steps(tmp_path / "run") if "skipped" in line]
+    kept = json.loads((tmp_path / "run" / "incidents" / f"step-{line['step']:08d}.json").read_text())
+    assert ("loss" if where == "loss" else "gradient") in kept["reason"]
+    assert len(kept["completions"]) == 6
+    assert all(row["token_ids"] for row in kept["completions"])
+    from safetensors.torch import load
+
+    tensors = load(weights(tmp_path / "run"))
+    assert all(bool(value.isfinite().all()) for value in tensors.values())
+
+
+def test_the_run_stops_after_three_skipped_steps_in_a_row_across_resumes(trials, tmp_path):
+    """Every process poisons its first differentiated pass, so that every resumed step is skipped."""
+    recipe = trials(reasoner={"bad": [1], "where": "gradient"}, max_steps=9)
+    interrupted(recipe, tmp_path / "run", 1)
+    with pytest.raises(Interrupted):
+        train(recipe, out=tmp_path / "run", resume=True, **stop_after(2))
+    with pytest.raises(RunError, match="3 steps in a row had to be skipped, the last is step 3"):
+        train(recipe, out=tmp_path / "run", resume=True)
+
+
+def test_the_run_stops_when_more_than_a_hundredth_of_its_steps_are_skipped(trials, tmp_path):
+    poison = {"bad": list(range(1, 100, 4)), "where": "gradient"}
+    recipe = trials(max_steps=40, reasoner=poison, max_completion_length=2)
+    with pytest.raises(RunError, match=r"6 of the last \d+ steps had to be skipped"):
+        train(recipe, out=tmp_path / "run")
+    assert sum("skipped" in line for line in steps(tmp_path / "run")) == 6
+
+
+def test_scores_that_are_not_numbers_cost_their_group_and_are_kept(trials, tmp_path):
+    recipe = trials(rewards={"letters": {"bad": [2], "value": "inf", "weight": 1}}, max_steps=2)
+    done = train(recipe, out=tmp_path / "run")
+    assert done.skipped == 0
+    first = steps(tmp_path / "run")[0]
+    assert (first["failures/infinite"], first["frac_groups_left_out"]) == (1, 0.5)
+    assert "returned inf on sample" in first["warnings"][0]
+    assert (tmp_path / "run" / "incidents" / "step-00000001.json").is_file()
+
+
+def test_a_run_in_which_nothing_can_be_scored_stops(trials, tmp_path):
+    recipe = trials(rewards={"letters": {"bad": list(range(1, 99)), "weight": 1}})
+    with pytest.raises(RunError, match="3 steps in a row"):
+        train(recipe, out=tmp_path / "run")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["loss nan", "loss inf", "gradient nan", "reward nan"])
+def test_eighty_injections(trials, tmp_path, kind):
+    """R7: twenty of each kind, five a run, so that no stop rule is met: 80 of 80 leave finite parameters and a record."""
+    where, value = kind.split()
+    for number in range(4):
+        first = 2 + 3 * number
+        bad = [first + 7 * index for index in range(5)]
+        if where == "reward":
+            recipe = trials(rewards={"letters": {"bad": bad, "value": value, "weight": 1}}, max_steps=20)
+        else:
+            recipe = trials(max_steps=30, reasoner={"bad": bad, "where": where, "value": value})
+        out = tmp_path / f"run{number}"
+        done = train(recipe, out=out)
+        incidents = len(list((out / "incidents").iterdir()))
+        met = sum(line.get("failures/nan", 0) for line in steps(out)) if where == "reward" else done.skipped
+        assert met == 5
+        assert incidents == (met if where != "reward" else len({line["step"] for line in read_events(out, "incident")}))
+        from safetensors.torch import load
+
+        assert all(bool(value.isfinite().all()) for value in load(weights(out)).values())
+
+
+def test_a_disk_that_takes_no_more_is_a_clear_error(trials, tmp_path):
+    """R4, for real: the operating system refuses to write a file beyond a limit, once the first checkpoint is there."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def shrink(step, metrics):
+        if step == 2:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+
+    try:
+        with pytest.raises(RunError, match="the checkpoint of step 2 could not be written: ") as found:
+            train(trials(save_every=1), out=tmp_path / "run", report=shrink)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert found.value.exit_code == 1
+    assert "are free; make room, then --resume" in found.value.hint
+    checkpoints = Checkpoints(tmp_path / "run" / "checkpoints")
+    assert [path.name for path in checkpoints.folder.iterdir()] == ["step-00000001"]
+    assert verify(checkpoints.path(1)) is None
+    done = train(trials(save_every=1), out=tmp_path / "run", resume=True)
+    assert (done.before, done.steps) == (1, 4)
+
+
+def test_a_disk_without_room_for_the_records_is_a_clear_error(trials, tmp_path, monkeypatch):
+    from medground import faults
+
+    monkeypatch.setenv(faults.VARIABLE, "log.write:enospc:2")
+    faults._passed.clear()
+    with pytest.raises(RunError, match="the records of step 2 cannot be written: " + os.strerror(errno.ENOSPC)):
+        train(trials(save_every=1), out=tmp_path / "run")
+
+
+def test_two_processes_do_not_write_to_one_run(trials, tmp_path):
+    from medground.events import RunFolder
+    from medground.recipe import resolve
+
+    holder = RunFolder(tmp_path / "run", resolve(trials()))
+    with pytest.raises(RunError, match="another process writes to"):
+        train(trials(), out=tmp_path / "run")
+    holder.close()
+    assert train(trials(max_steps=1), out=tmp_path / "run").steps == 1
+
+
+# Processes that really die. A fork server loads the libraries once; every child starts from there.
+
+
+@pytest.fixture(scope="module")
+def start(trials):
+    """``start(recipe, out, fault)``: `medground train` in a process of its own, which can be killed."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch", "transformers", "medground_qwen.factories"])
+
+    def begin(recipe, out, fault=None):
+        file = out.with_suffix(".yaml")
+        file.write_text(json.dumps(recipe), encoding="utf-8")
+        arguments = ["train", str(file), "--out", str(out), "--resume"]
+        child = context.Process(
+            target=runpy.run_path, args=(str(CHILD), {"ARGUMENTS": arguments, "FAULT": fault}, "__main__")
+        )
+        child.start()
+        return child
+
+    return begin
+
+
+def assert_sound(out, recipe, whole, acknowledged):
+    """The newest checkpoint loads, no saved work is lost, leftovers go, and the resumed run is the uninterrupted one."""
+    checkpoints = Checkpoints(out / "checkpoints")
+    assert all(verify(checkpoints.path(step)) is None for step in checkpoints.steps())
+    assert max(checkpoints.steps(), default=0) >= acknowledged
+    if checkpoints.steps():
+        assert medground.load(out).reasoner.model is not None
+    train(recipe, out=out, resume=True)
+    assert not list(checkpoints.folder.glob(".tmp-*"))
+    assert len(checkpoints.steps()) == 2
+    assert_same(out, whole)
+
+
+def killed_at(point, start, trials, tmp_path, turn=3):
+    recipe = trials(save_every=1, max_steps=4)
+    train(recipe, out=tmp_path / "whole")
+    turn = 1 if point == "prune.mid" else turn
+    child = start(recipe, tmp_path / "run", f"{point}:kill:{turn}")
+    child.join(120)
+    assert child.exitcode == -9
+    saved = [line["step"] for line in read_events(tmp_path / "run", "save")]
+    assert_sound(tmp_path / "run", recipe, tmp_path / "whole", max(saved, default=0))
+
+
+@pytest.mark.parametrize("point", ["save.before_rename"])
+def test_killed_at(point, start, trials, tmp_path):
+    killed_at(point, start, trials, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("turn", [1, 2, 3])
+@pytest.mark.parametrize("point", POINTS)
+def test_killed_at_every_point(point, turn, start, trials, tmp_path):
+    """R1: every named moment, three times."""
+    killed_at(point, start, trials, tmp_path, turn)
+
+
+@pytest.mark.soak
+def test_killed_at_fifty_random_moments(start, trials, tmp_path):
+    """R1: 50 SIGKILLs at uniformly random times over several saves."""
+    recipe = trials(save_every=1, max_steps=8)
+    train(recipe, out=tmp_path / "whole")
+    begun = time.perf_counter()
+    child = start(recipe, tmp_path / "timed")
+    child.join(120)
+    span, draws = time.perf_counter() - begun, random.Random(0)
+    killed = 0
+    while killed < 50:
+        out = tmp_path / f"run{killed}"
+        child = start(recipe, out)
+        child.join(draws.uniform(0.1, span))
+        child.kill()
+        child.join()
+        if child.exitcode != -9:
+            continue  # it was faster than the clock
+        killed += 1
+        saved = [line["step"] for line in read_events(out, "save")] if (out / "events.jsonl").exists() else []
+        assert_sound(out, recipe, tmp_path / "whole", max(saved, default=0))
+        shutil.rmtree(out)
+
+
+@pytest.mark.parametrize("point", ["update.mid"])
+def test_sigterm_saves_the_last_finished_step_and_exits_5(point, start, trials, tmp_path):
+    _terminated(point, 3, start, trials, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("turn", [1, 2, 3])
+@pytest.mark.parametrize("point", ["rollout.mid", "reward.mid", "update.mid", "log.write", "save.after_rename"])
+def test_sigterm_anywhere(point, turn, start, trials, tmp_path):
+    """R5: fifteen moments."""
+    _terminated(point, turn, start, trials, tmp_path)
+
+
+def _terminated(point, turn, start, trials, tmp_path):
+    recipe = trials(save_every=2, max_steps=6)
+    train(recipe, out=tmp_path / "whole")
+    child = start(recipe, tmp_path / "run", f"{point}:term:{turn}")
+    child.join(120)
+    assert child.exitcode == 5
+    done = [line["step"] for line in read_events(tmp_path / "run")]
+    assert Checkpoints(tmp_path / "run" / "checkpoints").steps()[:1] == done[-1:]
+    train(recipe, out=tmp_path / "run", resume=True)
+    assert_same(tmp_path / "run", tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_the_command_says_what_it_did(start, trials, tmp_path):
+    """Exit codes: 0 when all steps are done, now or before; 2 for what is no training recipe."""
+    recipe = trials(max_steps=1)
+    for _ in range(2):
+        child = start(recipe, tmp_path / "run")
+        child.join(120)
+        assert child.exitcode == 0
+    assert len(steps(tmp_path / "run")) == 1
+    del recipe["grpo"]
+    child = start(recipe, tmp_path / "other")
+    child.join(120)
+    assert child.exitcode == 2

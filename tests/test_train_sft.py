@@ -1,0 +1,138 @@
+"""Supervised training: what is taught is the ideal answer, and it is learnt; the same loop, checkpoints and command."""
+
+import json
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="needs torch")
+pytest.importorskip("transformers", reason="needs transformers")
+
+from click.testing import CliRunner  # noqa: E402
+
+import medground  # noqa: E402
+from medground.checkpoint import Checkpoints  # noqa: E402
+from medground.cli import medground as command  # noqa: E402
+from medground.data.samples import read_samples  # noqa: E402
+from medground.errors import InputError, Interrupted, RecipeError  # noqa: E402
+from medground.events import read_events  # noqa: E402
+from medground.grpo.loop import State  # noqa: E402
+from medground.recipe import resolve  # noqa: E402
+from medground.training import assemble, train  # noqa: E402
+from medground.types import Completion  # noqa: E402
+
+
+def test_the_target_is_the_ideal_answer_in_the_models_own_frame(trials):
+    made = assemble(resolve(trials("sft")), "sft")
+    sample = made.samples[0]
+    text, ids = made.method.target(sample)
+    frame = made.reasoner.frame(sample.query.size)
+    read = made.graph.prompt_interface.parse(Completion(text=text, frame=frame), sample.query.size)
+    assert read.fault is None
+    assert read.prompt.box == pytest.approx(sample.target.box, abs=0.5)
+    assert frame.kind == "permille"
+    assert made.reasoner.processor.tokenizer.decode(ids, skip_special_tokens=True) == text
+    assert ids[-1] == made.reasoner.processor.tokenizer.eos_token_id
+
+
+def test_a_trace_is_taught_where_the_data_has_one(trials, tiny, tmp_path):
+    lines = [json.loads(line) for line in (tiny / "data" / "manifest.jsonl").read_text().splitlines()]
+    for name in ("images", "masks"):
+        (tmp_path / name).symlink_to(tiny / "data" / name)
+    (tmp_path / "manifest.jsonl").write_text("")
+    manifest = tiny / "data" / "traced.jsonl"
+    manifest.write_text("".join(json.dumps({**line, "think": f"because {i}"}) + "\n" for i, line in enumerate(lines)))
+    samples = read_samples(manifest)
+    made = assemble(resolve(trials("sft")), "sft")
+    assert "<think>because 1</think>" in made.method.target(samples[1])[0]
+
+
+def test_the_loss_is_the_mean_over_target_tokens(trials):
+    made = assemble(resolve(trials("sft")), "sft")
+    result = made.method.step(State(), lambda: None)
+    from medground.grpo.schedule import drawn
+
+    fresh = assemble(resolve(trials("sft")), "sft")
+    total, tokens = 0.0, 0
+    for index in drawn(0, 2, samples=len(fresh.samples), batch=2, seed=0):
+        sample = fresh.samples[index]
+        ids = fresh.method.target(sample)[1]
+        logp, _ = fresh.reasoner.policy(
+            fresh.reasoner.group(fresh.graph.prompt_interface.render(sample.query), [ids]), 1.0
+        )
+        total, tokens = total - float(logp.detach().sum()), tokens + len(ids)
+    assert result.metrics["loss"] == pytest.approx(total / tokens, rel=1e-5)
+
+
+def test_it_learns_and_resumes_as_the_same_run(trials, tmp_path):
+    recipe = trials("sft", max_steps=12, train_batch_size=4, learning_rate=3e-3, save_every=5)
+    train(recipe, out=tmp_path / "whole")
+    losses = [line["loss"] for line in read_events(tmp_path / "whole")]
+    assert losses[-1] < 0.6 * losses[0]
+    done = []
+    with pytest.raises(Interrupted):
+        train(recipe, out=tmp_path / "run", stopped=lambda: 7 in done, report=lambda step, metrics: done.append(step))
+    train(recipe, out=tmp_path / "run", resume=True)
+    assert [line["loss"] for line in read_events(tmp_path / "run")] == losses
+    states = [
+        (Checkpoints(tmp_path / name / "checkpoints").newest(pytest.fail) / "engine.safetensors").read_bytes()
+        for name in ("run", "whole")
+    ]
+    assert states[0] == states[1]
+    assert medground.load(tmp_path / "run").reasoner is not None
+
+
+def test_a_step_whose_loss_is_not_finite_is_skipped(trials, tmp_path):
+    for where in ("loss", "gradient"):
+        recipe = trials("sft", reasoner={"bad": [2], "where": where})
+        assert train(recipe, out=tmp_path / where).skipped == 1
+        kept = json.loads((tmp_path / where / "incidents" / "step-00000002.json").read_text())
+        assert where in kept["reason"]
+        assert len(kept["targets"]) == 2
+
+
+def test_what_cannot_be_trained_is_said_in_one_sentence(trials, tmp_path):
+    with pytest.raises(RecipeError, match="has neither a grpo nor an sft section"):
+        train("infer/toy", out=tmp_path / "run")
+    both = trials("sft") | {"grpo": {}}
+    with pytest.raises(RecipeError, match="has both a grpo and an sft section"):
+        train(both, out=tmp_path / "run")
+    twin = trials("sft") | {"reasoner": "toy"}
+    with pytest.raises(RecipeError, match="the reasoner 'toy' has no policy"):
+        train(twin, out=tmp_path / "run")
+    with pytest.raises(RecipeError, match=r"sft\.packing"):
+        train(trials("sft", packing=True), out=tmp_path / "run")
+    with pytest.raises(RecipeError, match="train_batch_size is 99, and the data holds 8 samples"):
+        train(trials("sft", train_batch_size=99), out=tmp_path / "run")
+    with pytest.raises(RecipeError, match=r"sft\.max_length=9"):
+        train(trials("sft", max_length=9), out=tmp_path / "run1")
+    with pytest.raises(RecipeError, match="does not validate as it goes"):
+        train(trials("sft") | {"validate": {"every": 1}}, out=tmp_path / "run3")
+    with pytest.raises(InputError, match="does not exist"):
+        train(trials("sft") | {"data": {"path": "none"}}, out=tmp_path / "run2")
+
+
+def test_the_dry_run_plans_and_writes_nothing(trials, tmp_path, monkeypatch):
+    recipe = trials("sft", max_steps=50)
+    file = tmp_path / "recipe.yaml"
+    file.write_text(json.dumps(recipe), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    plan = json.loads(CliRunner().invoke(command, ["train", str(file), "--dry-run", "--json"]).stdout)
+    assert (plan["method"], plan["steps"], plan["samples"]) == ("sft", 50, 8)
+    assert plan["tokens"] == pytest.approx(50 * plan["tokens_per_step"])
+    assert plan["parameters_trained"] == plan["parameters"] > 100_000
+    assert plan["seconds"] > 0
+    assert plan["peak_memory_bytes"] > 1e8
+    told = CliRunner().invoke(command, ["train", str(file), "--dry-run"]).stdout
+    assert "assuming" in told
+    assert [path.name for path in tmp_path.iterdir()] == ["recipe.yaml"]
+
+
+def test_the_command_trains_and_says_where_the_reasoner_is(trials, tmp_path):
+    file = tmp_path / "recipe.yaml"
+    file.write_text(json.dumps(trials("sft", max_steps=1)), encoding="utf-8")
+    done = CliRunner().invoke(command, ["train", str(file), "--out", str(tmp_path / "run"), "--json"])
+    assert json.loads(done.stdout) == {"folder": str(tmp_path / "run"), "steps": 1, "skipped": 0, "before": 0}
+    again = CliRunner().invoke(command, ["train", str(tmp_path / "run"), "--resume"])
+    assert "was finished already: all 1 steps are done" in again.stderr
+    missing = CliRunner().invoke(command, ["train", str(file)])
+    assert isinstance(missing.exception, RecipeError)

@@ -1,0 +1,244 @@
+"""A GRPO step: what is skipped, split or masked changes nothing it should not; what is logged is what happened."""
+
+import dataclasses
+import math
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="needs torch")
+pytest.importorskip("transformers", reason="needs transformers")
+
+from medground.errors import RecipeError  # noqa: E402
+from medground.graph import GroundingGraph, RolloutGraph  # noqa: E402
+from medground.grpo.local import LocalEngine  # noqa: E402
+from medground.grpo.loop import State  # noqa: E402
+from medground.grpo.loss import Objective  # noqa: E402
+from medground.grpo.rollouts import Rollouts  # noqa: E402
+from medground.grpo.step import Update, objective_of  # noqa: E402
+from medground.recipe import resolve  # noqa: E402
+from medground.training import assemble  # noqa: E402
+
+
+def parts(recipe):
+    """A method ready to step, and its parameters by name."""
+    made = assemble(resolve(recipe), "grpo")
+    return made, made.engine.masters
+
+
+def drawn(made, step=1):
+    return made.method.rollouts.draw(step, 0, go_on)
+
+
+def go_on():
+    """Never pause."""
+
+
+def updated(made, batch):
+    """The parameters after one update on a batch, and its sums."""
+    sums = made.method.update(batch, lambda update: 1e-3, go_on)
+    return {name: each.detach().clone() for name, each in made.engine.masters.items()}, sums
+
+
+def test_groups_that_teach_nothing_are_skipped_exactly(trials):
+    """Invariants 10 and 13: their forward pass is saved, the step is bitwise the same."""
+    found = []
+    for skip in (True, False):
+        made, _ = parts(trials(train_batch_size=3, mini_batch_size=3))
+        batch = drawn(made)
+        advantages = batch.advantages.clone()
+        advantages[1] = 0.0
+        constant = torch.tensor([False, skip, False])
+        batch = dataclasses.replace(batch, advantages=advantages, constant=constant)
+        assert advantages[0].abs().max() > 0.1
+        found.append(updated(made, batch))
+    assert (found[0][1].images, found[1][1].images) == (2, 3)
+    for name, value in found[0][0].items():
+        assert torch.equal(value, found[1][0][name]), name
+
+
+def test_a_batch_of_constant_rewards_has_gradient_zero(trials):
+    made, before = parts(trials())
+    before = {name: each.detach().clone() for name, each in before.items()}
+    batch = drawn(made)
+    batch = dataclasses.replace(
+        batch, advantages=torch.zeros_like(batch.advantages), constant=torch.tensor([True, True])
+    )
+    after, sums = updated(made, batch)
+    assert (sums.grad_norm, sums.loss, sums.images, sums.updates) == (0.0, 0.0, 0, 1)
+    for name, value in before.items():  # a step with gradient zero is weight decay alone
+        torch.testing.assert_close(after[name], value * (1 - 1e-3 * 0.01), rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    "loss", ["grpo", "dapo", *(pytest.param(loss, marks=pytest.mark.slow) for loss in ("dr_grpo", "gspo", "cispo"))]
+)
+def test_sub_groups_change_nothing_but_memory(trials, loss):
+    """Invariant 15, through the model: gradients to 1e-5 of the largest, whatever fits into one pass."""
+    norms, gradients = [], []
+    for size in (None, 2, 1):
+        made, _ = parts(trials(loss=loss, micro_batch_size=size, beta=0.02))
+        batch = drawn(made)
+        made.engine.step = lambda rate: 1.0  # leaves the gradients to be seen
+        sums = made.method.update(batch, lambda update: 1e-3, go_on)
+        norms.append(sums.loss)
+        gradients.append({name: each.grad.clone() for name, each in made.engine.live.items() if each.grad is not None})
+    for other, gradient in zip(norms[1:], gradients[1:], strict=True):
+        assert other == pytest.approx(norms[0], abs=1e-6)
+        for name, value in gradients[0].items():
+            scale = max(float(value.abs().max()), 1e-4)
+            assert float((gradient[name] - value).abs().max()) / scale <= 1e-5, name
+
+
+def test_overlong_completions_leave_the_loss_and_stay_in_the_baseline(trials):
+    """Invariant 28: all of them masked gives loss 0, and nothing is NaN."""
+    made, _ = parts(trials(mask_truncated=True))
+    batch = drawn(made)
+    reasons = {rollout.completion.finish_reason for group in batch.groups for rollout in group.rollouts}
+    assert reasons == {"length"}  # random weights rarely end within six tokens
+    assert batch.advantages.abs().max() > 0.1
+    after, sums = updated(made, batch)
+    assert (sums.loss, sums.grad_norm) == (0.0, 0.0)
+    assert all(bool(value.isfinite().all()) for value in after.values())
+    group = batch.groups[0]
+    ended = dataclasses.replace(group.rollouts[0].completion, finish_reason="stop")
+    group.rollouts[0] = dataclasses.replace(group.rollouts[0], completion=ended)
+    assert made.method.update._denominator(batch, [0, 1]) == 1.0
+    assert updated(made, batch)[1].grad_norm > 0
+
+
+def test_later_updates_on_a_batch_are_measured_from_the_policy_that_sampled(trials):
+    """Two mini-batches, twice over: four updates, and ratios that left 1 are clipped against the sampling policy."""
+    made, _ = parts(trials(mini_batch_size=1, num_iterations=2, epsilon=1e-6))
+    batch = drawn(made)
+    assert made.method.update.per_step == 4
+    _, sums = updated(made, batch)
+    assert sums.updates == 4
+    # First iteration: the first mini-batch at ratio 1 exactly, the second clipped nearly everywhere.
+    assert 0 < sums.token["clipped_low"] + sums.token["clipped_high"] < sums.token["tokens"]
+    single, _ = parts(trials(epsilon=1e-6))
+    sums = updated(single, drawn(single))[1]
+    assert sums.token["clipped_low"] + sums.token["clipped_high"] == 0
+
+
+def test_no_pass_is_made_for_log_probabilities_that_are_known(trials):
+    """One update per batch: every group is computed once, with gradient, and no more."""
+    calls = []
+    made, _ = parts(trials())
+    made.reasoner.policy.register_forward_hook(lambda module, given, out: calls.append(out[0].requires_grad))
+    updated(made, drawn(made))
+    assert calls == [True, True]
+
+
+def test_the_frozen_tower_keeps_its_bytes(trials):
+    """Invariant 27."""
+    made, _ = parts(trials(reasoner={"train_vision": False}))
+    tower = {name: each for name, each in made.reasoner.policy.named_parameters() if "visual" in name}
+    before = {name: each.detach().clone() for name, each in tower.items()}
+    updated(made, drawn(made))
+    assert tower
+    assert all(each.grad is None and torch.equal(each, before[name]) for name, each in tower.items())
+
+
+def test_lora_has_its_base_as_reference(trials):
+    made, _ = parts(trials(reasoner={"lora_rank": 2}, beta=0.1, learning_rate=0.1))
+    assert all("lora" in name for name in made.engine.masters)
+    state = State()
+    first = made.method.step(state, go_on)
+    state.step, state.drawn = 1, first.drawn
+    second = made.method.step(state, go_on)
+    assert first.metrics["kl"] == 0.0
+    assert second.metrics["kl"] > 1e-6
+
+
+def test_metrics_carry_the_names_of_trl(trials):
+    made, _ = parts(trials())
+    result = made.method.step(State(), go_on)
+    names = {
+        "reward", "reward_std", "reward/letters/mean", "reward/letters/std", "frac_reward_zero_std", "loss", "grad_norm",
+        "learning_rate", "entropy", "completions/mean_length", "completions/min_length", "completions/max_length",
+        "completions/clipped_ratio", "completions/mean_terminated_length", "clip_ratio/low_mean", "clip_ratio/high_mean",
+        "clip_ratio/region_mean", "sampling/sampling_logp_difference/mean", "epoch",
+    }  # fmt: skip
+    assert names <= set(result.metrics)
+    assert all(math.isfinite(value) for value in result.metrics.values())
+    assert result.metrics["sampling/sampling_logp_difference/max"] < 1e-4
+    assert len(result.rows) == 6
+    assert result.metrics["reward"] == pytest.approx(sum(row["reward"] for row in result.rows) / 6)
+
+
+def test_groups_whose_rewards_are_equal_give_their_place_to_others(trials):
+    """The first six scores are equal: both groups are drawn again, and one epoch goes faster."""
+    rewards = {"letters": {"dull": 6, "weight": 1}}
+    made, _ = parts(trials(rewards=rewards, resample_constant=2))
+    batch = drawn(made)
+    assert (batch.drawn, batch.unresampled) == (4, 2)
+    assert not batch.constant.any()
+    kept, _ = parts(trials(rewards=rewards))
+    batch = drawn(kept)
+    assert (batch.drawn, batch.unresampled, batch.constant.tolist()) == (2, 2, [True, True])
+
+
+def test_a_group_with_a_member_that_could_not_be_scored_is_left_out(trials):
+    made, _ = parts(trials(rewards={"letters": {"bad": [2], "weight": 1}}))
+    batch = drawn(made)
+    assert batch.usable == [False, True]
+    assert batch.rewards[0].isnan().all()
+    assert not batch.advantages[0].any()
+    result = parts(trials(rewards={"letters": {"bad": [2], "weight": 1}}))[0].method.step(State(), go_on)
+    assert result.metrics["frac_groups_left_out"] == 0.5
+    assert result.metrics["failures/nan"] == 1
+    assert result.skipped is None
+    assert result.incident is not None
+
+
+def test_samples_and_seeds_follow_from_the_step_alone(trials):
+    """Invariant 25: a step redone gives the same texts, another seed or step gives others."""
+    texts = [
+        [[rollout.completion.text for rollout in group.rollouts] for group in drawn(parts(recipe)[0], step).groups]
+        for recipe, step in ((trials(), 1), (trials(), 1), (trials(), 2), (trials() | {"seed": 1}, 1))
+    ]
+    assert texts[0] == texts[1]
+    assert texts[0] != texts[2]
+    assert texts[0] != texts[3]
+
+
+def test_losses_have_their_published_numbers_unless_the_recipe_says_otherwise():
+    def objective(**settings):
+        return objective_of(resolve({"grpo": settings}).settings("grpo"))
+
+    assert objective() == Objective(max_length=2048)
+    assert objective(loss="gspo").epsilon == 3e-4
+    assert objective(loss="gspo", epsilon=0.1).epsilon == 0.1
+    assert objective(loss="dapo", aggregation="sequence_mean").aggregation == "sequence"
+    assert objective(loss="dr_grpo").aggregation == "constant"
+    released = objective_of(resolve("train/medreasoner_soft", "reasoner.checkpoint=x", "data.path=x").settings("grpo"))
+    assert released == Objective(epsilon_high=0.2, dual_clip=3.0, beta=0.01, estimator="k3", max_length=2048)
+
+
+def test_what_cannot_be_compared_is_refused(trials):
+    recipe = resolve(trials(num_generations=1))
+    graph = GroundingGraph(recipe)
+    with pytest.raises(RecipeError, match="several sampled completions"):
+        Rollouts(RolloutGraph(recipe, None), graph.reasoner, [], recipe.settings("grpo"), 0)
+    made, _ = parts(trials(max_prompt_length=5))
+    with pytest.raises(RecipeError, match="max_prompt_length=5"):
+        updated(made, drawn(made))
+    assert isinstance(made.engine, LocalEngine)
+    assert isinstance(made.method.update, Update)
+
+
+@pytest.mark.slow
+def test_a_reward_for_one_token_is_learnt(trials):
+    """Invariant 26: the share of the rewarded token rises above 0.9 from about one in four hundred."""
+    rewards = {"token": {"token": 65, "weight": 1}}
+    recipe = trials(
+        rewards=rewards, num_generations=16, max_completion_length=4, max_steps=60, learning_rate=1e-2, loss="dapo"
+    )
+    made, _ = parts(recipe)
+    state, share = State(), []
+    while state.step < 60 and (not share or share[-1] < 0.9):
+        result = made.method.step(state, go_on)
+        state.step, state.drawn = state.step + 1, state.drawn + result.drawn
+        share.append(result.metrics["reward"])
+    assert share[0] < 0.1
+    assert share[-1] >= 0.9
