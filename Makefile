@@ -12,8 +12,8 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m medground_toy.phantoms --out demo/phantoms -n 6 --seed 7
-	$(BIN)/medground run demo/phantoms/manifest.jsonl --recipe infer/toy --out demo/results
-	@echo "The pictures are in demo/results/results/*.overlay.png, a line per question in demo/results/manifest.jsonl."
+	$(BIN)/medground run demo/phantoms/manifest.jsonl --recipe infer/toy --out demo/run
+	@echo "The pictures are in demo/run/results/*.overlay.png, a line per question in demo/run/manifest.jsonl."
 
 test: lint test-fast test-slow
 
@@ -36,11 +36,11 @@ benchmarks: $(VENV)/.test
 
 $(VENV)/.venv:
 	$(PYTHON) -m venv $(VENV)
-	touch $@
+	@touch $@
 
 $(VENV)/.demo: pyproject.toml $(VENV)/.venv
 	$(BIN)/pip install -q -e .
-	touch $@
+	@touch $@
 
 # sam2 names torch as a build requirement; building it beside the torch that is already there, instead of in an
 # environment of its own, saves downloading torch twice.
@@ -48,7 +48,7 @@ $(VENV)/.test: pyproject.toml $(VENV)/.venv
 	$(BIN)/pip install -q torch torchvision setuptools wheel
 	SAM2_BUILD_CUDA=0 $(BIN)/pip install -q --no-build-isolation sam2==1.1.0
 	$(BIN)/pip install -q -e ".[all,test]"
-	touch $@
+	@touch $@
 
 clean:
 	rm -rf $(VENV) demo build dist

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from medground import registry
 from medground.errors import RunError, SegmenterError, SegmenterMemoryError
 from medground.protocols import BatchSegmenter, PromptInterface, Reasoner, Segmenter
-from medground.recipe import Recipe, check, resolve
+from medground.recipe import Recipe, check, resolve, untrained_kinds
 from medground.segmenting import image_key
 from medground.store import StageStore, query_key
 from medground.types import (
@@ -113,6 +113,11 @@ class GroundingGraph:
     def sampling(self) -> Sampling:
         """How completions are drawn; greedy and single unless the recipe says otherwise."""
         return Sampling(**self.recipe.data["sampling"])
+
+    @cached_property
+    def untrained(self) -> list[str]:
+        """Prompt kinds the segmenter is given and was not trained for, by the recipe's leave; results say so."""
+        return sorted(untrained_kinds(self.recipe))
 
     @property
     def part(self) -> Part:

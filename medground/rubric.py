@@ -127,7 +127,8 @@ class Rubric:
         with _read_only(able):
             columns = {term.label: _run(term, able) for term in self.terms} if able else {}
         for index, place in enumerate(places):
-            scores[place] = _sum({label: column[index] for label, column in columns.items()})
+            said = {label: column[index] for label, column in columns.items()}
+            scores[place] = _sum(said, _name(rollouts[place]))
         return [score for score in scores if score is not None]
 
 
@@ -140,13 +141,16 @@ def _unscored(rollout: Rollout) -> Score | None:
     return Score(total=None, terms={}, failures=(Failure(fault.value, cause),))
 
 
-def _sum(terms: Mapping[str, TermScore]) -> Score:
+def _sum(terms: Mapping[str, TermScore], name: str) -> Score:
     failures = tuple(term.failure for term in terms.values() if term.failure)
     weighted = [term for term in terms.values() if term.weight != 0]
     broken = any(term.failure for term in weighted)
     silent = bool(weighted) and all(term.value is None for term in weighted)
     # Plain left-to-right addition: released totals are compared to the last digit.
     total = None if broken or silent else sum((term.weighted for term in weighted), 0.0)
+    if total is not None and not math.isfinite(total):
+        cause = f"the weighted sum is {total} on sample {name!r}, although every term is finite"
+        return Score(total=None, terms=terms, failures=(*failures, Failure("infinite", cause)))
     return Score(total=total, terms=terms, failures=failures)
 
 
@@ -175,17 +179,25 @@ def _attempt(function: Callable[[Any], Any], argument: Any) -> Any:
 def _judge(term: Term, rollout: Rollout, answer: Any) -> TermScore:
     """Turn what a term answered into a finite value, an abstention or a named failure."""
     if isinstance(answer, BaseException):
-        return _fail(term, rollout, "raised", f"raised {type(answer).__name__}: {answer}")
+        said = _attempt(str, answer)
+        reason = said if isinstance(said, str) else "its message cannot be read"
+        return _fail(term, rollout, "raised", f"raised {type(answer).__name__}: {reason}")
     result = answer if isinstance(answer, RewardResult) else RewardResult(answer)
     value, details = result.value, result.details
+    if not isinstance(details, Mapping):
+        return _fail(term, rollout, "wrong_type", f"returned {_kind(details)} as details, not a mapping")
     if value is None:
         released = details.get("released")
         if released is None:
             return TermScore(None, term.weight, details)
         return _fail(term, rollout, "released", f"reproduces a released number that is {released}", details)
-    if type(value) is not float and not isinstance(value, numbers.Real):
+    if type(value) is not float and not isinstance(value, numbers.Real | np.bool_):
         return _fail(term, rollout, "wrong_type", f"returned {_kind(value)}, not a number or None", details)
-    number = float(value)
+    number = _attempt(float, value)
+    if isinstance(number, OverflowError):
+        return _fail(term, rollout, "infinite", "returned a number too large for a float", details)
+    if isinstance(number, BaseException):
+        return _judge(term, rollout, number)
     if math.isfinite(number):
         return TermScore(number, term.weight, details)
     return _fail(term, rollout, "nan" if math.isnan(number) else "infinite", f"returned {number}", details)

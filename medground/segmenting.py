@@ -212,6 +212,9 @@ class PredictorSegmenter:
             self._set = key
         return [self._one(prompt, image.shape[:2]) for prompt in prompts]
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({type(self.predictor).__name__})"
+
     def _one(self, prompt: SpatialPrompt, size: tuple[int, ...]) -> Mask:
         masks, scores, *_ = self.predictor.predict(
             point_coords=np.array(prompt.points, np.float32) if prompt.points else None,

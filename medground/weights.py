@@ -46,15 +46,16 @@ def find_weights(checkpoint: str | Path) -> Path:
 
 
 def _in_cache(repository: str, file: str, revision: str | None) -> Path | None:
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import snapshot_download, try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
     try:
-        folder = Path(snapshot_download(repository, revision=revision, local_files_only=True))
+        if file:  # the rest of the repository need not be here
+            cached = try_to_load_from_cache(repository, file, revision=revision)
+            return Path(cached) if isinstance(cached, str) else None
+        return Path(snapshot_download(repository, revision=revision, local_files_only=True))
     except (LocalEntryNotFoundError, HFValidationError):
         return None
-    found = folder / file if file else folder
-    return found if found.exists() else None
 
 
 def read_weights(path: Path) -> "dict[str, torch.Tensor]":
@@ -204,9 +205,14 @@ def frozen(model: "torch.nn.Module", *, device: str, dtype: str) -> "torch.nn.Mo
     """The model in evaluation mode on a device, in a dtype, none of its parameters trainable.
 
     Raises:
-        RecipeError: if there is no such floating-point dtype.
+        RecipeError: if there is no such floating-point dtype, or no such device here.
     """
-    return model.eval().requires_grad_(False).to(device=device, dtype=dtype_of(dtype))
+    wanted = dtype_of(dtype)
+    try:
+        return model.eval().requires_grad_(False).to(device=device, dtype=wanted)
+    except (RuntimeError, AssertionError) as error:
+        cause = (str(error).splitlines() or [""])[0]
+        raise RecipeError(f"the device {device!r} cannot be used: {cause}", hint="such as cpu or cuda:0") from error
 
 
 def dtype_of(name: str) -> "torch.dtype":

@@ -217,6 +217,7 @@ def test_a_curve_starts_perfect_and_only_gets_worse(curve):
     assert all(later <= earlier + 1e-9 for earlier, later in pairwise(overlaps))
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_card():
     first, second = fresh_card_of("train/medreasoner_soft"), card_of("train/medreasoner_soft")
     assert first.to_dict() == second.to_dict()
@@ -230,6 +231,7 @@ def test_interfaces_that_ask_for_less_are_audited_on_that(interface):
     assert audit(rubric(resolved), reader(resolved)).findings == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "term",
     [

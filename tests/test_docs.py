@@ -33,6 +33,7 @@ def test_there_are_documents_with_snippets():
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_every_snippet_runs(document, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))  # a page's modules lie where its reader works
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     subprocess.run(
         [sys.executable, "-m", "medground_toy.phantoms", "--out", "phantoms", "-n", "4", "--seed", "1"], check=True

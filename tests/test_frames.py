@@ -1,5 +1,7 @@
 """Frames: what a model's numbers count, there and back, for the families of the field."""
 
+import importlib
+
 import numpy as np
 import pytest
 
@@ -119,6 +121,19 @@ def test_our_resize_rule_is_the_processors(family):
         assert ours(processor, size) == produced(processor, size)
         fixed = ours(processor, size)
         assert produced(processor, fixed) == fixed
+
+
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl", "capped", "qwen3_vl"])
+def test_our_resize_rule_is_the_function_the_processors_call_for_500_sizes(family):
+    processor = processors()[family]
+    module = importlib.import_module("transformers.models.qwen2_vl.image_processing_qwen2_vl")
+    limits = {
+        "factor": processor.patch_size * processor.merge_size,
+        "min_pixels": processor.size["shortest_edge"],
+        "max_pixels": processor.size["longest_edge"],
+    }
+    wrong = [size for size in sizes() if ours(processor, size) != module.smart_resize(*size, **limits)]
+    assert wrong == []
 
 
 @pytest.mark.slow

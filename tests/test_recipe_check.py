@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from PIL import Image
 
 from medground.cli import main
 from medground.errors import PluginError
@@ -209,3 +210,15 @@ def test_diff_is_by_meaning(capsys, here):
 def test_wrong_recipes_exit_2_with_one_sentence(capsys):
     code, out, err = run(capsys, "show", "infer/toi")
     assert (code, out) == (2, "") and err.startswith("error: there is no recipe 'infer/toi'\n hint: did you mean")
+
+
+def test_what_a_segmenter_was_not_trained_for_is_said_where_it_is_allowed(capsys, tmp_path):
+    allowed = ["segmenter=box_fill", "allow_untrained=true"]
+    with pytest.raises(SystemExit) as left:
+        main(["recipe", "check", "infer/toy", *allowed])
+    assert left.value.code in (0, None)
+    assert "note: its segmenter is given points, which it was not trained for" in capsys.readouterr().err
+    Image.new("RGB", (60, 50), "grey").save(tmp_path / "grey.png")
+    with pytest.raises(SystemExit):
+        main(["ground", str(tmp_path / "grey.png"), "where?", *allowed, "--out", str(tmp_path / "out"), "--json"])
+    assert '"untrained_prompts": ["points"]' in capsys.readouterr().out

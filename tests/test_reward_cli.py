@@ -100,6 +100,13 @@ def test_a_frame_converts(score, frame):
     assert found["score"] == pytest.approx(1.5)
 
 
+def test_a_frame_alone_says_the_size_and_plain_pixels_need_none(score):
+    thousandths = PERFECT.replace("10, 10, 30, 30", "100, 100, 300, 300")
+    frame = {"kind": "permille", "size": [100, 100]}
+    _, found, _ = score([line(thousandths, frame=frame), line(frame="pixel")], "rewards.points_dice=null")
+    assert [result["score"] for result in found] == [1.5, 1.5]
+
+
 @pytest.mark.parametrize(
     ("bad", "why"),
     [
@@ -121,7 +128,7 @@ def test_a_frame_converts(score, frame):
         (line(size=[5.5, 5]), "size"),
         (line(size=[9, 9], truth={"mask": {"size": [2, 2], "counts": [4]}}), "mask is (2, 2)"),
         (line(frame="furlong", size=[9, 9]), "furlong"),
-        (line(frame="permille"), "image's size"),
+        (line(frame="permille"), "without a size"),
         (line(frame={"kind": "pixel", "colour": 1}, size=[9, 9]), "frame"),
         ("[" * 100_000, "recursion"),
         ("\udcff", "utf-8"),
@@ -191,9 +198,10 @@ def test_mask_terms_use_the_recipes_segmenter_where_the_line_has_an_image(score,
         recipe=MASKS,
     )
     assert code == 0
-    assert [result["score"] for result in found] == [2.0, None, 0.0, 1.0]
-    assert "image" in found[1]["terms"]["mask_dice"]["details"]["failure"]["cause"]
-    assert found[3]["terms"]["mask_dice"]["value"] is None
+    assert [result["score"] for result in found] == [2.0, 1.0, 0.0, 1.0]
+    said = [result["terms"]["mask_dice"] for result in found]
+    assert [term["value"] for term in said] == [1.0, None, 0.0, None]
+    assert said[1]["details"]["undefined"] != said[3]["details"]["undefined"]
 
 
 def encoded(mask):

@@ -7,11 +7,13 @@ import math
 import pickle
 import subprocess
 import sys
+from fractions import Fraction
 
 import numpy as np
 import pytest
 import trl.rewards
 
+import medground
 from medground.errors import InputError, RecipeError
 from medground.foreign import from_trl, from_verl, own_term
 from medground.geometry import Box, Point
@@ -113,6 +115,45 @@ def test_a_misbehaving_term_costs_its_sample_only_and_is_named(text, kind):
     assert scores[1].terms["one"].value == 1.0
     assert scores[1].failed
     assert failure_counts(scores) == {kind: 1}
+
+
+class Unspeakable(Exception):
+    def __str__(self):
+        raise RuntimeError("not even this")
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind"),
+    [
+        (10**400, "infinite"),
+        (Fraction(-(10**400)), "infinite"),
+        (RewardResult(1.0, None), "wrong_type"),
+        (RewardResult(None, ["why"]), "wrong_type"),
+        (Unspeakable(), "raised"),
+    ],
+)
+def test_what_cannot_even_be_judged_is_a_failure_too(answer, kind):
+    def term(_):
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    (score,) = Rubric([Term("odd", term), Term("one", lambda _: 1.0)])([rollout("bad")])
+    (failure,) = score.failures
+    assert (score.total, failure.kind, score.terms["one"].value) == (None, kind, 1.0)
+    assert "'odd'" in failure.cause and "'bad'" in failure.cause
+
+
+def test_a_numpy_truth_value_is_a_number_as_pythons_is():
+    (score,) = Rubric([Term("big", lambda _: np.float64(2) > 1)])([rollout()])
+    assert score.total == 1.0
+
+
+def test_a_sum_beyond_floats_is_a_failure():
+    (score,) = Rubric([Term("a", lambda _: 1e308, 9.0), Term("b", lambda _: 1.0)])([rollout("bad")])
+    assert score.total is None and score.failed
+    assert [failure.kind for failure in score.failures] == ["infinite"] and "'bad'" in score.failures[0].cause
+    assert [term.value for term in score.terms.values()] == [1e308, 1.0]
 
 
 def test_an_observed_term_may_fail_without_costing_the_total():
@@ -240,8 +281,23 @@ def test_one_other_value_restarts_the_count_and_state_is_plain_data():
     assert other.feed(rubric([rollout(text="2")])) == ["says"]
 
 
+def test_a_recipe_gives_its_rubric_with_overrides():
+    plain, found = (
+        {term.label: term.weight for term in medground.rubric("train/soft", *overrides).terms}
+        for overrides in ((), ("rewards.bbox_iou=9", "rewards.format_seg=null"))
+    )
+    assert found == {**{label: weight for label, weight in plain.items() if label != "format_seg"}, "bbox_iou": 9.0}
+    assert "format_seg" in plain
+    with pytest.raises(RecipeError, match="no rewards"):
+        medground.rubric("infer/toy")
+
+
 def test_the_module_is_callable_whichever_way_it_is_reached():
-    code = "import medground.rubric, medground; assert callable(medground.rubric), 1; import sys; print('torch' in sys.modules)"
+    code = (
+        "import sys, medground.rubric, medground\n"
+        "assert medground.rubric('train/soft').labels\n"
+        "print('torch' in sys.modules)"
+    )
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "False"
 
 

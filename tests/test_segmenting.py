@@ -148,6 +148,7 @@ class Predictor:
 def test_any_predictor_becomes_a_segmenter():
     predictor = Predictor()
     segmenter = PredictorSegmenter(predictor)
+    assert repr(segmenter) == "PredictorSegmenter(Predictor)"
     image = np.zeros((20, 30, 3), np.uint8)
     assert segmenter.segment(image, []) == [] and predictor.set_count == 0
     box, click = SpatialPrompt(box=(2, 3, 10, 9)), SpatialPrompt(points=((4.5, 5.5), (1, 1)), labels=(1, 0))

@@ -150,5 +150,7 @@ def test_frozen_models():
     ready = frozen(model().train(), device="cpu", dtype="bfloat16")
     assert not ready.training and not any(parameter.requires_grad for parameter in ready.parameters())
     assert next(ready.parameters()).dtype == torch.bfloat16
+    with pytest.raises(RecipeError, match="the device 'gpu' cannot be used"):
+        frozen(model(), device="gpu", dtype="float32")
     with pytest.raises(RecipeError, match="did you mean 'float16'"):
         frozen(model(), device="cpu", dtype="float61")

@@ -5,8 +5,8 @@ on NaN shows here in seconds.
 """
 
 from medground.audit.card import Card as Card
-from medground.audit.checks import Finding as Finding
 from medground.audit.checks import judge
+from medground.audit.evidence import Finding as Finding
 from medground.audit.evidence import collect
 from medground.protocols import PromptInterface
 from medground.rubric import Rubric

@@ -5,12 +5,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from medground.audit.checks import Finding
-from medground.audit.evidence import ASKED, Evidence, pay, top
+from medground.audit.evidence import ASKED, Evidence, Finding, pay, top
 from medground.audit.probes import CURVES, WRONG_PROBES, errors
 from medground.audit.scenes import LARGE, REFERENCE
 from medground.audit.svg import Line, panels
-from medground.evaluate.lines import plain
+from medground.data.plain import plain
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +104,7 @@ class Card:
             rows |= {term.label: [pay(score, term.label) for score in scores] for term in evidence.terms}
             lines = {label: _line(steps, values) for label, values in rows.items()}
             drawn[name] = {label: line for label, line in lines.items() if label == "total" or len(set(line[1])) > 1}
-        return panels(f"{self.name}: share of a perfect answer's pay against relative error", drawn)
+        return panels(f"{self.name}: pay by relative error, 1 where perfect", drawn)
 
     def write(self, folder: Path) -> list[Path]:
         """Write card.md, card.json and curves.svg; return their paths."""

@@ -2,8 +2,9 @@
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import median
+from typing import Any
 
 from medground.audit.probes import CURVES, best_wrong, follow, honest, probes
 from medground.audit.scenes import CURVED, LARGE, LONG, MEDIUM, REFERENCE, SMALL, TINY, Scene, Stage
@@ -16,6 +17,19 @@ MASKED = {REFERENCE.name: 0.25, LARGE.name: 0.5, LONG.name: 0.5}
 """How much smaller a scene is where masks are needed."""
 SMALLER = (MEDIUM, SMALL)
 """The large scene at smaller sizes; one of them is followed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One defect, by name."""
+
+    check: str
+    """Which promise is broken."""
+    subject: str
+    """The term or probe that breaks it; ``rubric`` where it is all of it."""
+    says: str
+    """One sentence with the figures in it."""
+    figures: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -102,6 +116,15 @@ def paid(scores: Iterable[Score], label: str) -> list[float] | None:
     values = [pay(score, label) for score in scores]
     known = [value for value in values if value is not None]
     return known if len(known) == len(values) else None
+
+
+def prefers_wrong(evidence: Evidence, term: Term) -> bool:
+    """Whether a term pays a far wrong answer more than a perfect one, on every scene asked."""
+    for scene in ASKED:
+        right, wrong = (pay(evidence.probes[scene.name][name], term.label) for name in ("perfect", "far wrong"))
+        if right is None or wrong is None or wrong <= right + 1e-6:
+            return False
+    return True
 
 
 def collect(rubric: Rubric, interface: PromptInterface, seed: int) -> Evidence:

@@ -107,7 +107,7 @@ WRONG_PROBES = (
 def _scaled(truth: Answer, factor: float) -> Answer:
     centre = np.asarray(truth.box.centre)
     box = (np.reshape(truth.box, (2, 2)) - centre) * factor + centre
-    return truth.moved(box.ravel(), (np.asarray(truth.points) - centre) * factor + centre)
+    return truth.moved(box, (np.asarray(truth.points) - centre) * factor + centre)
 
 
 def _turned(truth: Answer, quarter: float) -> Answer:
@@ -166,7 +166,7 @@ def honest(stage: Stage, scene: Scene, seed: int) -> list[Score]:
     rng = np.random.default_rng(seed)
     steps = rng.uniform(-JITTER, JITTER, (HONEST, 4, 2)) * scene.sides
     numbers = np.concatenate([np.reshape(scene.truth.box, (2, 2)), np.asarray(scene.truth.points)]) + steps
-    return stage.score(scene, [stage.write(scene.truth.moved(found[:2].ravel(), found[2:])) for found in numbers])
+    return stage.score(scene, [stage.write(scene.truth.moved(found[:2], found[2:])) for found in numbers])
 
 
 def best_wrong(stage: Stage, scene: Scene, seed: int) -> tuple[str, float] | None:
@@ -193,4 +193,4 @@ def _best(stage: Stage, scene: Scene, tried: Floats, best: tuple[Floats, float] 
 
 
 def _answer(scene: Scene, numbers: Floats) -> Answer:
-    return scene.truth.moved(numbers[:2].ravel(), numbers[2:])
+    return scene.truth.moved(numbers[:2], numbers[2:])

@@ -11,9 +11,9 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from medground.geometry import Box, Floats, Point, Size, box_iou, disc, disc_dice
+from medground.geometry import Box, Point, Size, box_iou, disc, disc_dice
 from medground.protocols import PromptInterface
 from medground.rubric import Rubric, Score
 from medground.types import Completion, Mask, Query, Rollout, Sample, SpatialPrompt, Target
@@ -28,14 +28,13 @@ class Answer:
     box: Box
     points: Pair
 
-    def moved(
-        self, box: Sequence[float] | None = None, points: Sequence[Sequence[float]] | Floats | None = None
-    ) -> "Answer":
+    def moved(self, box: ArrayLike | None = None, points: ArrayLike | None = None) -> "Answer":
         """The same answer with another box, other points, or both."""
-        return Answer(
-            self.box if box is None else Box(*(float(value) for value in box)),
-            self.points if points is None else (Point(*map(float, points[0])), Point(*map(float, points[1]))),
-        )
+        corners = self.box if box is None else Box(*np.asarray(box, np.float64).ravel().tolist())
+        if points is None:
+            return Answer(corners, self.points)
+        first, second = np.asarray(points, np.float64).tolist()
+        return Answer(corners, (Point(*first), Point(*second)))
 
 
 @dataclass(frozen=True)

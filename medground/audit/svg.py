@@ -21,14 +21,14 @@ def panels(title: str, curves: Mapping[str, Mapping[str, Line]]) -> str:
     width = 2 * MARGIN + COLUMNS * PANEL[0] + (COLUMNS - 1) * GAP
     legend = MARGIN + rows * (PANEL[1] + GAP)
     height = legend + 18 * (-(-len(labels) // 3)) + 12
-    body = [_text(MARGIN, 24, title, size=15)]
+    body = [_text(MARGIN, 20, title, size=15)]
     for index, (name, lines) in enumerate(curves.items()):
         x = MARGIN + (index % COLUMNS) * (PANEL[0] + GAP)
         y = MARGIN + (index // COLUMNS) * (PANEL[1] + GAP)
         body += _panel(x, y, name, lines, labels, low, high)
     for index, label in enumerate(labels):
-        x, y = MARGIN + (index % 3) * (width - 2 * MARGIN) / 3, legend + 18 * (index // 3)
-        body += [f'<path d="M{x:.1f} {y - 4:.1f}h22" {_style(index)}/>', _text(x + 28, y, label)]
+        left, down = MARGIN + (index % 3) * (width - 2 * MARGIN) / 3, legend + 18 * (index // 3)
+        body += [f'<path d="M{left:.1f} {down - 4:.1f}h22" {_style(index)}/>', _text(left + 28, down, label)]
     head = f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}"'
     return f'{head} font-family="sans-serif" font-size="11"><rect width="100%" height="100%" fill="#ffffff"/>' + (
         "".join(body) + "</svg>\n"

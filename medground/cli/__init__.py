@@ -4,6 +4,7 @@ Results go to stdout, people's text to stderr. Exit codes: 0 ok, 1 run failed, 2
 or extra, 5 interrupted and resumable, 70 our bug.
 """
 
+import errno
 import importlib
 import sys
 from typing import Any, NoReturn
@@ -63,7 +64,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     except click.exceptions.Exit as error:
         code = error.exit_code
     except click.Abort:
-        code = 5
+        code = _say("interrupted", "run the same command again", 5)
     except click.ClickException as error:
         error.show()
         code = 2
@@ -75,12 +76,20 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         # The reader of our output left; there is nobody to tell, and flushing at exit would fail again.
         sys.stdout = None
         code = 1
-    except Exception as error:  # the last floor: what gets here is our bug, and is said to be one
+    except Exception as error:  # the last floor
         if "--debug" in given:
             raise
-        what = f"{type(error).__name__}: {error}"
-        code = _say(f"medground has a bug: {what}", "run again with --debug and report the traceback", 70)
+        code = _unforeseen(error)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _unforeseen(error: Exception) -> int:
+    """A path that cannot be used (most often --out), or our bug, and said to be one."""
+    if isinstance(error, OSError) and (error.filename or error.errno == errno.ENOSPC):
+        what = f"{error.filename or 'the result'} cannot be used: {error.strerror}"
+        return _say(what, "check the path, its permissions and the space left", 1)
+    what = f"{type(error).__name__}: {error}"
+    return _say(f"medground has a bug: {what}", "run again with --debug and report the traceback", 70)
 
 
 def _say(message: str, hint: str | None, code: int) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from medground.cli.complete import OVERRIDE, RECIPE
 from medground.errors import RunError
 
 FLOORS = {
@@ -69,8 +70,8 @@ def _numbers(version: str) -> list[int]:
 
 
 @doctor.command()
-@click.argument("recipe")
-@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.argument("recipe", type=RECIPE)
+@click.argument("overrides", nargs=-1, type=OVERRIDE, metavar="[KEY=VALUE]...")
 @click.option("--image", type=click.Path(path_type=Path), help="An image to check with; a synthetic one otherwise.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("frames.png"), show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print the hops as JSON on stdout.")

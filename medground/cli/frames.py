@@ -56,6 +56,7 @@ class Report:
         """The report for people."""
         height, width = _size(self.image)
         told = [f"image {height}x{width}, frame {self.frame.kind} of {self.frame.size}, order {self.frame.order}"]
+        told.append(f"answer {self.answer}")
         told += [f"{hop.name:<16} drift {hop.pixels:8.4f} px  {hop.units:6.4f} units" for hop in self.hops]
         x, y = self.unit
         if max(x, y) > 1:
@@ -68,6 +69,7 @@ class Report:
             "size": list(_size(self.image)),
             "frame": {"kind": self.frame.kind, "size": list(self.frame.size), "order": self.frame.order},
             "unit_px": list(self.unit),
+            "target": {"box": list(self.target.box), "points": [list(point) for point in self.target.points]},
             "answer": self.answer,
             "hops": [{"name": hop.name, "px": hop.pixels, "units": hop.units} for hop in self.hops],
             "ok": self.ok,
@@ -75,7 +77,7 @@ class Report:
 
 
 def follow(graph: GroundingGraph, path: Path | None) -> Report:
-    """Send a target through a graph's reasoner frame, prompt interface and prompt selection.
+    """Send a target through a graph's reasoner frame, prompt interface and prompt selection, hop by hop.
 
     Raises:
         RunError: if the perfect answer does not parse.
@@ -96,12 +98,13 @@ def follow(graph: GroundingGraph, path: Path | None) -> Report:
     handed = grounding.prompt.only(graph.part)
     if handed is None:
         raise RunError(f"the recipe prompts the segmenter with {graph.part}, which the answer does not hold")
-    hops = [_hop("parsed", grounding.prompt, target, frame, size), _hop("segment input", handed, target, frame, size)]
+    steps = {"rendered": _rendered(target, frame, size), "parsed": grounding.prompt, "segment input": handed}
+    hops = [_hop(name, prompt, target, frame, size) for name, prompt in steps.items()]
     return Report(image=image, target=target, frame=frame, answer=answer, hops=hops)
 
 
 def draw_hops(report: Report, path: Path) -> None:
-    """Draw the target and where it ended up."""
+    """Draw the target and where it ended up, as a PNG whatever the suffix."""
     last = report.hops[-1].prompt
     draw(
         report.image,
@@ -109,7 +112,14 @@ def draw_hops(report: Report, path: Path) -> None:
         points=last.points,
         target_box=report.target.box,
         caption=f"worst drift {report.worst:.2f} model units",
-    ).save(path)
+    ).save(path, "PNG")
+
+
+def _rendered(target: Target, frame: Frame, size: Size) -> SpatialPrompt:
+    """The target as numbers of the model, before the answer rounds them, and back: what the frame alone costs."""
+    box = frame.to_pixels(frame.from_pixels(target.box, size), size).tolist()
+    points = frame.to_pixels(frame.from_pixels(target.points, size), size).tolist()
+    return SpatialPrompt(box=Box(*box), points=tuple(Point(*point) for point in points))
 
 
 def _hop(name: str, prompt: SpatialPrompt, target: Target, frame: Frame, size: Size) -> Hop:

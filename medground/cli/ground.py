@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from medground.cli.complete import OVERRIDE, RECIPE
 from medground.data.images import read_image
 from medground.errors import RunError
 from medground.graph import Found, load
@@ -14,8 +15,10 @@ from medground.types import Query
 @click.command()
 @click.argument("image", type=click.Path(path_type=Path))
 @click.argument("question")
-@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
-@click.option("--recipe", default="infer/toy", show_default=True, help="A recipe name, file or run folder.")
+@click.argument("overrides", nargs=-1, type=OVERRIDE, metavar="[KEY=VALUE]...")
+@click.option(
+    "--recipe", type=RECIPE, default="infer/toy", show_default=True, help="A recipe name, file or run folder."
+)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("grounded"), show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
 def ground(image: Path, question: str, overrides: tuple[str, ...], recipe: str, out: Path, as_json: bool) -> None:
@@ -26,8 +29,9 @@ def ground(image: Path, question: str, overrides: tuple[str, ...], recipe: str, 
     from medground.cli.results import write_result
 
     pixels = read_image(image)
-    found = load(recipe, *overrides)(Query(image=pixels, question=question, id=image.stem))
-    result = write_result(found, out, image.stem)
+    graph = load(recipe, *overrides)
+    found = graph(Query(image=pixels, question=question, id=image.stem))
+    result = write_result(found, out, image.stem, untrained=graph.untrained)
     if as_json:
         click.echo(json.dumps(result))
     else:

@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from medground.cli.complete import OVERRIDE, RECIPE
 from medground.errors import RecipeError
 
 if TYPE_CHECKING:
     from medground.recipe import Problem, Recipe
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
-overrides = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+overrides = click.argument("overrides", nargs=-1, type=OVERRIDE, metavar="[KEY=VALUE]...")
 variant = click.option("--variant", help="Apply one row of the recipe's variants.")
 
 
@@ -37,14 +38,14 @@ def list_(as_json: bool) -> None:
 
 
 @recipe.command()
-@click.argument("source", metavar="RECIPE")
+@click.argument("source", type=RECIPE, metavar="RECIPE")
 @overrides
 @variant
 @click.option("--strict", is_flag=True, help="A value that must still be given (???) is a problem too.")
 @as_json
 def check(source: str, overrides: tuple[str, ...], variant: str | None, strict: bool, as_json: bool) -> None:
     """Check RECIPE without building anything: its words, components, arguments and prompt kinds. Exit 2 on problems."""
-    from medground.recipe import InvalidRecipe, Problem, find_problems, resolve
+    from medground.recipe import InvalidRecipe, Problem, find_problems, resolve, untrained_kinds
 
     missing: list[str] = []
     problems: list[Problem]
@@ -69,12 +70,14 @@ def check(source: str, overrides: tuple[str, ...], variant: str | None, strict: 
             click.echo(f"still to be given: {', '.join(missing)}", err=True)
         if not problems:
             click.echo(f"{source} is fine", err=True)
+            for kind in sorted(untrained_kinds(found)):
+                click.echo(f"note: its segmenter is given {kind}, which it was not trained for", err=True)
     if problems:
         raise click.exceptions.Exit(2)
 
 
 @recipe.command()
-@click.argument("source", metavar="RECIPE")
+@click.argument("source", type=RECIPE, metavar="RECIPE")
 @overrides
 @variant
 @click.option("--origins/--no-origins", default=True, help="Where every value comes from.  [default: origins]")
@@ -100,8 +103,8 @@ def show(
 
 
 @recipe.command()
-@click.argument("first", metavar="A")
-@click.argument("second", metavar="B")
+@click.argument("first", type=RECIPE, metavar="A")
+@click.argument("second", type=RECIPE, metavar="B")
 @as_json
 def diff(first: str, second: str, as_json: bool) -> None:
     """Compare what two recipes mean, whatever files they are made of."""

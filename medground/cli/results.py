@@ -11,8 +11,13 @@ from medground.overlay import draw
 STATEMENT = "Research software, not a medical device. The output must be checked by a qualified person."
 
 
-def write_result(found: Found, folder: Path, stem: str, *, overlay: bool = True) -> dict[str, Any]:
-    """Write ``<stem>.mask.png``, ``<stem>.overlay.png`` and ``<stem>.json``; return what the JSON holds."""
+def write_result(
+    found: Found, folder: Path, stem: str, *, untrained: list[str], overlay: bool = True
+) -> dict[str, Any]:
+    """Write ``<stem>.mask.png``, ``<stem>.overlay.png`` and ``<stem>.json``; return what the JSON holds.
+
+    `untrained` names the prompt kinds the segmenter was given without having been trained for them.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     result = found.to_dict()
     files: dict[str, str] = {}
@@ -28,6 +33,6 @@ def write_result(found: Found, folder: Path, stem: str, *, overlay: bool = True)
             points=prompt.points if prompt else (),
             mask=found.mask.data if found.mask else None,
         ).save(folder / files["overlay"])
-    result = {**result, "files": files, "statement": STATEMENT}
+    result = {**result, "untrained_prompts": untrained, "files": files, "statement": STATEMENT}
     (folder / f"{stem}.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     return result

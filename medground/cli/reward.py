@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from medground.cli.complete import OVERRIDE, RECIPE
 from medground.errors import InputError
 
 if TYPE_CHECKING:
@@ -22,9 +23,9 @@ def reward() -> None:
 
 
 @reward.command()
-@click.argument("recipe")
+@click.argument("recipe", type=RECIPE)
 @click.argument("file", type=click.Path(path_type=Path))
-@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.argument("overrides", nargs=-1, type=OVERRIDE, metavar="[KEY=VALUE]...")
 @click.option("--term", "own", multiple=True, metavar="NAME=my.py:fn", help="A term of your own, weight 1; repeatable.")
 @click.option("--json", "as_json", is_flag=True, help="Only the result lines; no summary on stderr.")
 def score(recipe: str, file: Path, overrides: tuple[str, ...], own: tuple[str, ...], as_json: bool) -> None:
@@ -56,8 +57,8 @@ def score(recipe: str, file: Path, overrides: tuple[str, ...], own: tuple[str, .
 
 
 @reward.command()
-@click.argument("what", metavar="RECIPE|TERM")
-@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.argument("what", type=RECIPE, metavar="RECIPE|TERM")
+@click.argument("overrides", nargs=-1, type=OVERRIDE, metavar="[KEY=VALUE]...")
 @click.option("--out", type=click.Path(path_type=Path), help="Write card.md, card.json and curves.svg there.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the honest answers and of the search.")
 @click.option("--json", "as_json", is_flag=True, help="Print the card as JSON on stdout.")

@@ -1,11 +1,13 @@
 """``medground run``: a folder or a manifest of images, resumable, one manifest line per input."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
 import click
 
+from medground.cli.complete import OVERRIDE, RECIPE
 from medground.cli.progress import progress
 from medground.cli.stopping import interruptible
 from medground.data.images import read_image
@@ -17,9 +19,11 @@ from medground.types import Query
 
 @click.command()
 @click.argument("inputs", metavar="INPUT", type=click.Path(path_type=Path))
-@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.argument("overrides", nargs=-1, type=OVERRIDE, metavar="[KEY=VALUE]...")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Where results and manifest.jsonl go.")
-@click.option("--recipe", default="infer/toy", show_default=True, help="A recipe name, file or run folder.")
+@click.option(
+    "--recipe", type=RECIPE, default="infer/toy", show_default=True, help="A recipe name, file or run folder."
+)
 @click.option("--question", help="Asked of every image of a folder, or of manifest lines without one.")
 @click.option("--batch-size", default=8, show_default=True, type=click.IntRange(min=1))
 @click.option("--overlays/--no-overlays", default=True, show_default=True)
@@ -40,12 +44,13 @@ def run(
     what is done stays done. Research software, not a medical device.
     """
     graph = load(recipe, *overrides)
-    graph.recipe.write(out)
     manifest = out / "manifest.jsonl"
+    _refuse_another(manifest)
+    graph.recipe.write(out)
     feeds = graph.recipe.digest("reasoner", "prompt_interface", "segmenter", "prompt", "sampling")
     asked = read_inputs(inputs, question)
-    done = _done(manifest, feeds)
-    todo = [item for item in asked if item.id not in done]
+    done = _done(manifest)
+    todo = [item for item in asked if done.get(item.id) != _key(feeds, item)]
     _compact(manifest, [item.id for item in asked])  # drops a line torn by a kill, so that nothing is appended to it
     with interruptible() as stopped, progress("grounding", total=len(asked), done=len(asked) - len(todo)) as advance:
         for start in range(0, len(todo), batch_size):
@@ -55,9 +60,16 @@ def run(
                     hint="run the same command again to continue",
                 )
             batch = todo[start : start + batch_size]
-            _append(manifest, [{**line, "key": feeds} for line in _ground(graph, batch, out, overlays)])
+            lines = zip(batch, _ground(graph, batch, out, overlays), strict=True)
+            _append(manifest, [{**line, "key": _key(feeds, item)} for item, line in lines])
             advance(len(batch))
     _summarise(manifest, _compact(manifest, [item.id for item in asked]), as_json)
+
+
+def _refuse_another(manifest: Path) -> None:
+    """Stop before a manifest that no run wrote, such as the input's own, is taken for this run's and written over."""
+    if any(not (isinstance(line, dict) and {"id", "status", "key"} <= line.keys()) for line in _read(manifest)):
+        raise InputError(f"{manifest} is not the manifest of a run", hint="give another folder with --out")
 
 
 def _ground(graph: GroundingGraph, batch: list[Input], out: Path, overlays: bool) -> list[dict[str, Any]]:
@@ -74,19 +86,24 @@ def _ground(graph: GroundingGraph, batch: list[Input], out: Path, overlays: bool
         except InputError as error:
             lines[index] = {"id": item.id, "status": "unreadable", "cause": str(error)}
     for (index, query), found in zip(queries, graph.batch([query for _, query in queries]), strict=True):
-        result = write_result(found, out / "results", query.id, overlay=overlays)
+        result = write_result(found, out / "results", query.id, untrained=graph.untrained, overlay=overlays)
         of_model = found.fault is None or found.fault.of_model
         lines[index] = {"status": "ok" if found.fault is None else "fault" if of_model else "failed", **result}
     return lines
 
 
-def _done(manifest: Path, feeds: str) -> set[str]:
-    """What earlier runs with the same components finished; failures that were not the model's are tried again."""
+def _key(feeds: str, item: Input) -> str:
+    """What a line answers: the components asked, the image's name and the question."""
+    return hashlib.sha256(json.dumps([feeds, item.image.name, item.question]).encode()).hexdigest()
+
+
+def _done(manifest: Path) -> dict[str, str]:
+    """Id -> key of what earlier runs finished; failures that were not the model's are tried again."""
     newest = {line["id"]: line for line in _read(manifest)}
-    return {name for name, line in newest.items() if line["key"] == feeds and line["status"] in ("ok", "fault")}
+    return {name: line["key"] for name, line in newest.items() if line["status"] in ("ok", "fault")}
 
 
-def _read(manifest: Path) -> list[dict[str, Any]]:
+def _read(manifest: Path) -> list[Any]:
     """The manifest's lines; one torn by a kill is dropped."""
     if not manifest.exists():
         return []

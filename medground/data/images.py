@@ -120,7 +120,7 @@ def _decode(path: Path, convert: Callable[[Pillow.Image], NDArray[Stored]]) -> N
                 _check_header(picture, name)
                 picture.load()
                 array, upright = convert(picture), _UPRIGHT.get(picture.getexif().get(_ORIENTATION, 1))
-                return np.ascontiguousarray(array if upright is None else upright(array))
+                return np.require(array if upright is None else upright(array), requirements=["C", "W"])
     except UnidentifiedImageError as error:
         raise InputError(
             f"{name} is not an image of a format that can be read", hint=f"use one of {', '.join(FORMATS)}"
@@ -142,7 +142,7 @@ def _check_file(path: Path, name: str) -> None:
         if not path.is_file():
             raise InputError(f"{name or 'the path'} is not a file", hint="give one image file")
         size = path.stat().st_size
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise InputError(f"{name} cannot be looked up", hint="check the path and its permissions") from error
     if size == 0:
         raise InputError(f"{name} is empty", hint="copy or export it again")

@@ -1,14 +1,15 @@
 """What a run is asked to ground: a folder of images, or a manifest of JSON lines."""
 
+import itertools
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from medground.errors import InputError
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".ppm", ".pgm", ".pbm", ".pnm")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +36,10 @@ def read_inputs(source: Path, question: str | None = None) -> list[Input]:
     """
     if source.is_dir():
         found = _of_folder(source, question)
+    elif source.suffix.lower() in SUFFIXES:
+        raise InputError(
+            f"{source.name} is one image, not a manifest", hint="give its folder, or use `medground ground`"
+        )
     elif source.is_file():
         found = _of_manifest(source, question)
     else:
@@ -90,14 +95,15 @@ def _safe(name: str) -> str:
 
 
 def _with_unique_ids(inputs: list[Input]) -> list[Input]:
-    seen: dict[str, int] = {}
+    """The inputs, a later one of the same id renamed to the first free ``id-2``, ``id-3``, ..."""
+    taken = {item.id for item in inputs}
+    seen: set[str] = set()
     out = []
     for item in inputs:
-        seen[item.id] = count = seen.get(item.id, 0) + 1
-        renamed = (
-            item
-            if count == 1
-            else Input(id=f"{item.id}-{count}", image=item.image, question=item.question, problem=item.problem)
-        )
-        out.append(renamed)
+        name = item.id
+        if name in seen:
+            name = next(free for count in itertools.count(2) if (free := f"{item.id}-{count}") not in taken)
+            taken.add(name)
+        seen.add(name)
+        out.append(replace(item, id=name))
     return out

@@ -17,11 +17,12 @@ from typing import Any
 import numpy as np
 
 from medground.data.images import read_image, read_mask
+from medground.data.plain import plain
 from medground.data.rle import decode_rle
 from medground.errors import InputError
 from medground.frames import Frame, pixels
 from medground.geometry import Box, Point, Size
-from medground.graph import GroundingGraph
+from medground.graph import GroundingGraph, Segmented
 from medground.protocols import PromptInterface
 from medground.recipe import MISSING, Recipe
 from medground.registry import build
@@ -109,20 +110,19 @@ def _rollout(data: Any, name: str, root: Path, interface: PromptInterface) -> tu
 def _target(truth: Any, root: Path) -> Target:
     if not isinstance(truth, dict):
         raise InputError('a line needs a "ground_truth" object')
-    box, points = truth.get("bbox_2d"), truth.get("point_2d", [])
+    box: Any = truth.get("bbox_2d")
+    points: Any = truth.get("point_2d", [])
     if not _numbers(box, 4):
         raise InputError(f"ground_truth.bbox_2d must be four finite numbers, not {box!r}")
     if not isinstance(points, list) or not all(_numbers(point, 2) for point in points):
         raise InputError(f"ground_truth.point_2d must be a list of [x, y], not {points!r}")
     mask = truth.get("mask")
-    if isinstance(mask, dict):
-        pixels_of = decode_rle(mask)
-    elif mask is not None:
-        pixels_of = read_mask(_inside(root, mask))
+    if mask is not None:
+        mask = decode_rle(mask) if isinstance(mask, dict) else read_mask(_inside(root, mask))
     return Target(
         box=Box(*(float(value) for value in box)),
         points=tuple(Point(float(x), float(y)) for x, y in points),
-        mask=None if mask is None else pixels_of,
+        mask=mask,
         published={"bbox_2d": box, "point_2d": points},
     )
 
@@ -167,7 +167,10 @@ def _agreed_size(data: dict[str, Any], image: Image | None, target: Target) -> S
 
 
 def _frame(said: Any, size: Size | None) -> Frame | None:
-    """A frame from ``"permille"`` or ``{"kind", "size", "order"}``; its size is the image's unless it says another."""
+    """A frame from ``"permille"`` or ``{"kind", "size", "order"}``; its size is the image's unless it says another.
+
+    None for plain pixels of no known size: those are the truth's.
+    """
     if said is None:
         return None
     said = {"kind": said} if isinstance(said, str) else said
@@ -177,10 +180,12 @@ def _frame(said: Any, size: Size | None) -> Frame | None:
     if own is not None and not (_numbers(own, 2) and all(type(side) is int for side in own)):
         raise InputError(f"a frame's size must be [H, W] in whole pixels, not {own!r}")
     of = tuple(own) if own is not None else size
-    kind = said.get("kind", "pixel")
-    if of is None or (kind != "pixel" and size is None):
-        raise InputError(f"a {kind} frame without the image's size says nothing", hint="add size: [H, W] to the line")
-    return Frame(kind, of, said.get("order", "xy"))
+    kind, order = said.get("kind", "pixel"), said.get("order", "xy")
+    if of is None and (kind, order) == ("pixel", "xy"):
+        return None
+    if of is None:
+        raise InputError(f"a {kind} frame without a size says nothing", hint="add size: [H, W] to the line")
+    return Frame(kind, of, order)
 
 
 def _extent(target: Target) -> Size:
@@ -210,7 +215,7 @@ def _with_masks(lines: list[Line], graph: GroundingGraph) -> list[Line]:
     ]
 
 
-def _outcome(segmented: Any) -> dict[str, Any]:
+def _outcome(segmented: Segmented) -> dict[str, Any]:
     return {"mask": segmented.mask, "fault": segmented.fault, "cause": segmented.cause}
 
 
@@ -233,20 +238,3 @@ def _result(rollout: Rollout, score: Score) -> dict[str, Any]:
         for label, term in score.terms.items()
     }
     return {"score": score.total, "terms": terms, "fault": None if fault is None else fault.value}
-
-
-def plain(value: Any) -> Any:
-    """What a term put into its details, as strict JSON can hold it: NaN and infinities become null."""
-    if value is None or isinstance(value, (str, bool, int)):
-        return value
-    if isinstance(value, (float, np.floating)):
-        return float(value) if math.isfinite(value) else None
-    if isinstance(value, np.generic):
-        return plain(value.item())
-    if isinstance(value, np.ndarray):
-        return plain(value.tolist())
-    if isinstance(value, dict) or hasattr(value, "items"):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return [plain(item) for item in value]
-    return str(value)

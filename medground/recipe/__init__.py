@@ -6,15 +6,18 @@ components cannot be used as it says, without building them.
 
 from medground.recipe.check import check as check
 from medground.recipe.check import find_problems as find_problems
+from medground.recipe.check import untrained_kinds as untrained_kinds
 from medground.recipe.layers import leaves as leaves
 from medground.recipe.read import MISSING as MISSING
 from medground.recipe.resolved import Recipe as Recipe
 from medground.recipe.resolved import resolve as resolve
+from medground.recipe.sections import COMPONENTS as COMPONENTS
 from medground.recipe.sources import headline as headline
 from medground.recipe.sources import names as names
 from medground.recipe.structure import InvalidRecipe as InvalidRecipe
 from medground.recipe.structure import Problem as Problem
 
 __all__ = [
-    "MISSING", "InvalidRecipe", "Problem", "Recipe", "check", "find_problems", "headline", "leaves", "names", "resolve",
+    "COMPONENTS", "MISSING", "InvalidRecipe", "Problem", "Recipe", "check", "find_problems", "headline", "leaves",
+    "names", "resolve", "untrained_kinds",
 ]  # fmt: skip

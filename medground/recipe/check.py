@@ -96,6 +96,14 @@ def _binding(
             yield Problem(dotted, recipe.place(dotted), error.message, error.hint), error
 
 
+def untrained_kinds(recipe: Recipe) -> frozenset[str]:
+    """The prompt kinds that the segmenter is given and was not trained for; results of such a recipe must say so."""
+    provides, accepts = (_kinds(recipe, *pair) for pair in (("prompt_interface", "provides"), ("segmenter", "accepts")))
+    if provides is None or accepts is None or recipe.data["prompt"] not in PARTS:
+        return frozenset()
+    return (provides & PARTS[recipe.data["prompt"]]) - accepts
+
+
 def _untrained(recipe: Recipe) -> Problem | None:
     """Whether the segmenter would be given a kind of prompt it was not trained for."""
     provides, accepts = (_kinds(recipe, *pair) for pair in (("prompt_interface", "provides"), ("segmenter", "accepts")))
@@ -106,10 +114,11 @@ def _untrained(recipe: Recipe) -> Problem | None:
     if not given:
         what = f"prompt: {part} asks for what prompt_interface {interface!r} never gives"
         return Problem("prompt", recipe.place("prompt"), what, f"it gives {_listed(provides)}")
-    if accepts is None or given <= accepts or recipe.data["allow_untrained"] is True:
+    untrained = untrained_kinds(recipe)
+    if accepts is None or not untrained or recipe.data["allow_untrained"] is True:
         return None
     name = recipe.data["segmenter"]["name"]
-    what = f"segmenter {name!r} was not trained for {_listed(given - accepts)}"
+    what = f"segmenter {name!r} was not trained for {_listed(untrained)}"
     usable = next(
         (word for word in ("box", "points") if provides & PARTS[word] and provides & PARTS[word] <= accepts), ""
     )

@@ -1,8 +1,10 @@
-"""The five ways to read a completion. Each takes text and gives a `Reading`; none raises on any text."""
+"""The five ways to read a completion. Each takes text and gives a `Reading`; none raises on any text.
+
+Ours refuse what is longer than any honest answer; the released ones take any length, as the release did.
+"""
 
 import re
 from collections.abc import Callable, Mapping
-from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -34,7 +36,7 @@ def lenient(text: str, *, think: bool, style: Style) -> Reading:
         return Reading(block, level, fault=Fault.NO_ANSWER, level=0.0)
     if len(answers) > 1:
         return Reading(block, level, fault=Fault.TWO_ANSWERS, level=0.2)
-    return _finish(block, level, unfenced(text[slice(*answers[0])]), _either_quotes)
+    return _bounded(block, level, unfenced(text[slice(*answers[0])]), _either_quotes)
 
 
 def _answers(text: str) -> list[tuple[int, int]]:
@@ -54,12 +56,18 @@ def _either_quotes(content: str) -> dict[str, Any] | None:
     return bounded_object(content.replace("'", '"')) if raw is None and "'" in content else raw
 
 
-def _finish(think: str | None, level: float, content: str, decode: Callable[[str], dict[str, Any] | None]) -> Reading:
-    """The reading of an answer block's content; not an object, or too long to be one, is level 0.2."""
+def _finish(think: str | None, level: float, raw: dict[str, Any] | None) -> Reading:
+    """The reading of an answer block; one that holds no object is level 0.2."""
+    return Reading(think, level, raw, *((Fault.BAD_JSON, 0.2) if raw is None else ()))
+
+
+def _bounded(
+    think: str | None, level: float, content: str, decode: Callable[[str], dict[str, Any] | None] = bounded_object
+) -> Reading:
+    """The same of a block's content, refused undecoded where it is too long."""
     if len(content) > MAX_ANSWER:
         return Reading(think, level, fault=Fault.TOO_LONG, level=0.2)
-    raw = decode(content)
-    return Reading(think, level, raw, *((Fault.BAD_JSON, 0.2) if raw is None else ()))
+    return _finish(think, level, decode(content))
 
 
 _TAG = re.compile(r"</?(?:think|answer)>")
@@ -80,7 +88,7 @@ def strict(text: str, *, think: bool, style: Style) -> Reading:
     content = text[tags[-2].end() : tags[-1].start()]
     if style == "single_quoted":
         content = "" if '"' in content else content.replace("'", '"')
-    return _finish(block, level, content, bounded_object)
+    return _bounded(block, level, content)
 
 
 def released_train(text: str, *, think: bool, style: Style) -> Reading:
@@ -89,7 +97,7 @@ def released_train(text: str, *, think: bool, style: Style) -> Reading:
     answer = between(text, "answer")
     if answer is None:
         return Reading(block, level, fault=Fault.NO_ANSWER, level=0.0)
-    return _finish(block, level, text[slice(*answer)].strip().replace("'", '"'), released_object)
+    return _finish(block, level, released_object(text[slice(*answer)].strip().replace("'", '"')))
 
 
 _SEAM = re.compile(r"</think>\s*<answer>")
@@ -110,8 +118,6 @@ def released_base(text: str, *, think: bool, style: Style) -> Reading:
     braces = _first_braces(text)
     if braces is None:
         return Reading(block, level, fault=Fault.NO_ANSWER, level=0.0)
-    if len(braces) > MAX_ANSWER:
-        return Reading(block, level, fault=Fault.TOO_LONG, level=0.0)
     raw = released_object(braces)
     if raw is None:
         return Reading(block, level, fault=Fault.BAD_JSON, level=0.0)
@@ -141,7 +147,7 @@ def released_eval(text: str, *, think: bool, style: Style) -> Reading:
     if opening is None or closing is None:
         return Reading(block, level, fault=Fault.NO_ANSWER, level=0.0)
     content = text[opening.end() - 1 : closing.start() + 1]
-    return _finish(block, level, content.replace("'", '"'), partial(released_object, partial=True))
+    return _finish(block, level, released_object(content.replace("'", '"'), partial=True))
 
 
 PARSERS: Mapping[str, Callable[..., Reading]] = {
@@ -154,7 +160,7 @@ PARSERS: Mapping[str, Callable[..., Reading]] = {
 
 
 def read(text: str, *, parser: str, think: bool, style: Style) -> Reading:
-    """What `parser` makes of `text`; one longer than `MAX_CHARS` is refused unread, whatever the parser."""
-    if len(text) > MAX_CHARS:
+    """What `parser` makes of `text`; ours refuse one longer than `MAX_CHARS` unread."""
+    if len(text) > MAX_CHARS and not parser.startswith("released_"):
         return Reading(None, 0.0, fault=Fault.TOO_LONG, level=0.0)
     return PARSERS[parser](text, think=think, style=style)

@@ -13,11 +13,14 @@ from typing import Any
 from medground.types import Fault
 
 MAX_CHARS = 65_536
-"""Longer completions are refused unread; 2048 tokens of prose are an eighth of it."""
+"""Longer completions are refused unread by our parsers; 2048 tokens of prose are an eighth of it."""
 MAX_ANSWER = 16_384
-"""Longer answer blocks are not decoded; an honest one has about a hundred characters."""
+"""Longer answer blocks are not decoded by our parsers; an honest one has about a hundred characters."""
 MAX_BRACKETS = 64
 """Opening brackets and braces an answer may hold, wherever they stand; an honest one has four. Bounds the nesting."""
+MAX_DEPTH = 800
+"""Nesting at which the released ``json`` call counts as raising: its Python gave up near 1000 levels, the calls around
+it included. Ours stops short of that, so that no result depends on who calls."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,11 +98,38 @@ def released_object(text: str, *, partial: bool = False) -> dict[str, Any] | Non
 
     `partial` ignores whatever follows the first value.
     """
+    if _too_deep(text):
+        return None
     try:
         value = json.JSONDecoder().raw_decode(text)[0] if partial else json.loads(text)
     except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
+
+
+_NESTING = re.compile(r'"(?:[^"\\]|\\.)*+"?|[\[{\]}]', re.DOTALL)
+"""Brackets, and the strings that hide some; possessive and closed by anything, so that every character is read once."""
+
+
+def _too_deep(text: str) -> bool:
+    """Whether the first JSON value of `text` nests deeper than `MAX_DEPTH`.
+
+    >>> _too_deep("[" * 801), _too_deep("[" * 800 + "]" * 800), _too_deep("[]," * 801), _too_deep('["' + "[" * 801)
+    (True, False, False, False)
+    """
+    if text.count("[") + text.count("{") <= MAX_DEPTH:
+        return False
+    depth = 0
+    for found in _NESTING.finditer(text):
+        if found[0] in "[{":
+            depth += 1
+        elif found[0] in "]}":
+            depth -= 1
+        if depth > MAX_DEPTH:
+            return True
+        if depth <= 0:
+            return False
+    return False
 
 
 _FENCED = re.compile(r"```[A-Za-z0-9]*")

@@ -73,7 +73,7 @@ def test_five_thousand_fuzzed_texts():
     assert faults == {None} | READABLE | UNREADABLE - {Fault.TOO_LONG}  # the generator reaches every corner
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_hundred_thousand_fuzzed_texts():
     for number, text in enumerate(itertools.islice(completions(seed=1), 100_000)):
         check_all(text, FRAMES[number % 4])

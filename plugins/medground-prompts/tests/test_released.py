@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from medground_prompts import BboxPoints
+from medground_prompts.reading import MAX_ANSWER, MAX_CHARS, MAX_DEPTH
 
 from medground.types import Completion, Fault, Grounding
 
@@ -114,6 +115,29 @@ def test_released_numbers_stay_as_they_were_read_while_the_prompt_stays_usable()
     assert found.raw["bbox"][0] != found.raw["bbox"][0]
     assert found.fault is Fault.NONFINITE and found.answer_level == 1
     assert found.prompt.box is None and found.prompt.points
+
+
+@pytest.mark.parametrize("parser", ["released_train", "released_base", "released_eval"])
+def test_the_released_parsers_know_no_length(parser):
+    long = "a" * (MAX_CHARS + 1)
+    for text in (whole(OK).replace("reasons", long), whole(OK.replace("{", "{" + " " * (MAX_ANSWER + 1)))):
+        found = read(parser, text)
+        assert (found.fault, found.think_level, found.answer_level) == (None, 1, 1)
+
+
+@pytest.mark.parametrize("parser", ["released_train", "released_eval"])
+def test_how_deep_an_object_may_nest_does_not_depend_on_the_caller(parser):
+    def nested(depth, frames):
+        if frames:
+            return nested(depth, frames - 1)
+        extra = ', "more": ' + "[" * (depth - 1) + "]" * (depth - 1) + "}"
+        return read(parser, whole(OK[:-1] + extra)).fault
+
+    for frames in (0, 60):
+        assert nested(MAX_DEPTH, frames) is None
+        assert nested(MAX_DEPTH + 1, frames) is Fault.BAD_JSON
+    # Many brackets side by side, or written in a text, are not nesting.
+    assert read(parser, whole(OK[:-1] + ', "more": [' + "[]," * MAX_DEPTH + '"' + "[" * 999 + '"]}')).fault is None
 
 
 @pytest.mark.skipif(not ORACLE.exists(), reason="the file of released outputs is not beside this checkout")

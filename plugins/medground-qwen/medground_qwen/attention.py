@@ -80,13 +80,21 @@ def shared_attention(
         _fold(query, prompt, group),
         torch.cat([_spread(key, prompt, group), _fold(key, prompt, group)], dim=2),
         torch.cat([_spread(value, prompt, group), _fold(value, prompt, group)], dim=2),
-        attn_mask=causal_lower_right(tokens, prompt + tokens),
+        attn_mask=_lower_right(tokens, prompt + tokens, query.device),
         scale=scaling,
         enable_gqa=query.shape[1] != key.shape[1],
     )
     heads, size = suffix.shape[1], suffix.shape[3]
     suffix = suffix.transpose(0, 1).reshape(1, heads, group * tokens, size)
     return torch.cat([own, suffix], dim=2).transpose(1, 2).contiguous()
+
+
+def _lower_right(queries: int, keys: int, device: torch.device) -> Tensor:
+    """Which keys each of the last `queries` tokens sees, [queries, keys]."""
+    if device.type == "cpu":
+        # What causal_lower_right becomes there anyway; as a plain tensor, torch's dispatch modes (its FLOP counter) take it.
+        return torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)
+    return causal_lower_right(queries, keys)
 
 
 def _fold(states: Tensor, prompt: int, group: int) -> Tensor:

@@ -1,12 +1,18 @@
 """What recipes name: the reasoners of this plugin."""
 
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING
 
+from medground.frames import Kind, Order
 from medground_qwen.families import QWEN2_5_VL, QWEN3_VL, Family, any_family
-from medground_qwen.loading import load
+
+if TYPE_CHECKING:
+    from medground_qwen.reasoner import VisionLanguageReasoner
 
 
-def qwen2_5_vl(
+def reasoner(
+    family: Family,
+    /,
     *,
     checkpoint: str,
     revision: str | None = None,
@@ -22,16 +28,17 @@ def qwen2_5_vl(
     gradient_checkpointing: bool = False,
     logprob_chunk: int = 1024,
     rows_at_once: int = 256,
-) -> Any:
-    """Qwen2.5-VL, and Lingshu, which has its architecture.
+) -> "VisionLanguageReasoner":
+    """A released vision-language checkpoint as a reasoner.
 
     Args:
+        family: which pixels its numbers count, and whether its prompts can be shared.
         checkpoint: a folder in the released layout, or a hub id that ``medground fetch`` has put in the local cache.
         revision: a commit of the hub repository.
         dtype: ``auto`` (as stored), ``float32``, ``bfloat16`` or ``float16``.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ...
         attention: an attention implementation of transformers: ``sdpa``, ``flash_attention_2`` or ``eager``.
-        max_pixels: a smaller image limit than the processor's own.
+        max_pixels: a smaller image limit than the processor's own, px² of the resized image.
         share: compute image and prompt once per group in the update.
         lora_rank: train a LoRA adapter of this rank; 0 trains the weights themselves.
         lora_alpha: LoRA scale; twice the rank if None.
@@ -41,76 +48,7 @@ def qwen2_5_vl(
         logprob_chunk: positions whose logits are held at a time.
         rows_at_once: completions decoded together.
     """
-    return _reasoner(QWEN2_5_VL, **locals())
-
-
-def qwen3_vl(
-    *,
-    checkpoint: str,
-    revision: str | None = None,
-    dtype: str = "auto",
-    device: str = "auto",
-    attention: str = "sdpa",
-    max_pixels: int | None = None,
-    share: bool = True,
-    lora_rank: int = 0,
-    lora_alpha: float | None = None,
-    adapter: str | None = None,
-    train_vision: bool = False,
-    gradient_checkpointing: bool = False,
-    logprob_chunk: int = 1024,
-    rows_at_once: int = 256,
-) -> Any:
-    """Qwen3-VL; arguments as `qwen2_5_vl`."""
-    return _reasoner(QWEN3_VL, **locals())
-
-
-def hf_vlm(
-    *,
-    checkpoint: str,
-    frame: str = "permille",
-    order: str = "xy",
-    revision: str | None = None,
-    dtype: str = "auto",
-    device: str = "auto",
-    attention: str = "sdpa",
-    lora_rank: int = 0,
-    lora_alpha: float | None = None,
-    adapter: str | None = None,
-    train_vision: bool = False,
-    gradient_checkpointing: bool = False,
-    logprob_chunk: int = 1024,
-    rows_at_once: int = 256,
-) -> Any:
-    """Any image-text-to-text model of transformers (InternVL, Gemma 3, ...), trained with repeated rows.
-
-    Args:
-        frame: what its numbers count: ``permille``, ``unit``, or ``pixel`` of the image as given.
-        order: ``xy`` or ``yx``.
-    """
-    arguments = {**locals(), "share": False, "max_pixels": None}
-    family = any_family(arguments.pop("frame"), arguments.pop("order"))
-    return _reasoner(family, **arguments)
-
-
-def _reasoner(
-    family: Family,
-    *,
-    checkpoint: str,
-    revision: str | None,
-    dtype: str,
-    device: str,
-    attention: str,
-    max_pixels: int | None,
-    share: bool,
-    lora_rank: int,
-    lora_alpha: float | None,
-    adapter: str | None,
-    train_vision: bool,
-    gradient_checkpointing: bool,
-    logprob_chunk: int,
-    rows_at_once: int,
-) -> Any:
+    from medground_qwen.loading import load
     from medground_qwen.reasoner import VisionLanguageReasoner
     from medground_qwen.trainable import choose_trainable
 
@@ -132,3 +70,38 @@ def _reasoner(
         logprob_chunk=logprob_chunk,
         rows_at_once=rows_at_once,
     )
+
+
+qwen2_5_vl = partial(reasoner, QWEN2_5_VL)
+"""Qwen2.5-VL, and Lingshu, which has its architecture."""
+qwen3_vl = partial(reasoner, QWEN3_VL)
+"""Qwen3-VL."""
+
+
+def hf_vlm(
+    *,
+    checkpoint: str,
+    frame: Kind = "permille",
+    order: Order = "xy",
+    revision: str | None = None,
+    dtype: str = "auto",
+    device: str = "auto",
+    attention: str = "sdpa",
+    lora_rank: int = 0,
+    lora_alpha: float | None = None,
+    adapter: str | None = None,
+    train_vision: bool = False,
+    gradient_checkpointing: bool = False,
+    logprob_chunk: int = 1024,
+    rows_at_once: int = 256,
+) -> "VisionLanguageReasoner":
+    """Any other image-text-to-text model of transformers (InternVL, Gemma 3, ...), trained with repeated rows.
+
+    Args:
+        frame: what its numbers count: ``permille``, ``unit``, or ``pixel`` of the image as given.
+        order: ``xy``, or ``yx`` where it writes y first.
+        checkpoint: this and the others as `reasoner`.
+    """
+    arguments = dict(locals())
+    family = any_family(arguments.pop("frame"), arguments.pop("order"))
+    return reasoner(family, share=False, **arguments)

@@ -170,6 +170,18 @@ def test_image_and_prompt_are_computed_once_per_group(make):
     assert repeated == {"patches": count * patches, "tokens": count * (prompt + longest)}
 
 
+def test_torchs_own_flop_counter_runs_over_it_and_sees_the_saving(make):
+    from torch.utils.flop_counter import FlopCounterMode
+
+    counted = {}
+    for share in (True, False):
+        reasoner = make(share=share)
+        with FlopCounterMode(display=False) as counter:
+            outcome(reasoner)
+        counted[share] = counter.get_total_flops()
+    assert 2 * counted[True] < counted[False]
+
+
 def test_frozen_vision_gets_no_gradient_and_keeps_its_bytes(make):
     reasoner = make()
     before = {name: p.detach().clone() for name, p in reasoner.model.named_parameters() if not p.requires_grad}

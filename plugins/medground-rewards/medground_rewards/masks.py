@@ -5,6 +5,7 @@ made a mask although there was something to segment (a file scored without image
 """
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -24,7 +25,7 @@ _PAIRS_AT_ONCE = 1 << 22
 
 
 @dataclass(frozen=True, kw_only=True)
-class _OnMask:
+class _OnMask(ABC):
     needs_mask: ClassVar[bool] = True
     range: ClassVar[tuple[float, float]] = (0.0, 1.0)
 
@@ -35,9 +36,9 @@ class _OnMask:
         except Nothing as nothing:
             return nothing.result
 
+    @abstractmethod
     def score(self, rollout: Rollout, said: Bools, truth: Bools) -> float:
         """The value for a predicted and a true mask, H x W."""
-        raise NotImplementedError
 
 
 def _masks(rollout: Rollout) -> tuple[Bools, Bools]:
@@ -105,8 +106,7 @@ class Boundary(_OnMask):
     tolerance: float = 0.2
 
     def __post_init__(self) -> None:
-        if not 0 < self.tolerance < math.inf:
-            raise RecipeError(f"boundary got tolerance {self.tolerance!r}", hint="give a positive number such as 0.2")
+        _check_tolerance("boundary", self.tolerance)
 
     def score(self, rollout: Rollout, said: Bools, truth: Bools) -> float:
         """Dice · mean of max(0, 1 - d/τ) over all outline pixels."""
@@ -139,29 +139,50 @@ def _nearest(a: NDArray[np.float64], b: NDArray[np.float64]) -> tuple[NDArray[np
 
 @dataclass(frozen=True, kw_only=True)
 class PointsInMask(_OnMask):
-    """Clicks that land: mean over the predicted points of hit·max(0, 1 - d/D)², in [0, 1].
+    """Clicks that land: mean of max(0, 1 - m/τ) over the two predicted points · max(0, 1 - d/D)², in [0, 1].
 
-    A point hits where it lies on the target's mask and the mask it produced contains it too; d is its distance to its
-    key point of the target, under the better of the two matchings, and D the diagonal of the target's box: a click
-    anywhere on a large target is good, not yet perfect. Abstains where the target has not two key points.
+    m is how far a point misses the target's mask, 0 on it, and τ = `tolerance` times the square root of the mask's
+    area; d is the mean distance to the key points under the better of the two matchings and D the diagonal of the
+    target's box: a click anywhere on a large target is good, not yet perfect. Abstains where the target has not two key
+    points; an empty mask cannot be hit.
+
+    Args:
+        tolerance: at which share of the square root of the target's area a point beside it earns nothing.
 
     >>> import numpy as np
     >>> from medground_rewards.examples import rollout
     >>> half = np.zeros((64, 64), bool)
     >>> half[:, :20] = True
-    >>> PointsInMask()(rollout(mask=half, mask_truth=np.ones((64, 64)))).value  # the point (30, 40) is not in the mask
+    >>> PointsInMask()(rollout(mask=half, mask_truth=half)).value  # the point (30, 40) misses by 10 px, τ = 7.2
     0.5
     """
 
+    tolerance: float = 0.2
+
+    def __post_init__(self) -> None:
+        _check_tolerance("points_in_mask", self.tolerance)
+
     def score(self, rollout: Rollout, said: Bools, truth: Bools) -> float:
-        """Mean over the predicted points of hit·max(0, 1 - d/D)²."""
-        target = rollout.sample.target
-        (a, b), diagonal = true_pair(target), true_box(target).diagonal
-        pair = said_pair(rollout)
-        p, q = pair
-        first, second = geometry.in_mask(pair, truth) & geometry.in_mask(pair, said)
+        """Mean of max(0, 1 - m/τ) · max(0, 1 - d/D)²."""
+        pair, key_points = said_pair(rollout), true_pair(rollout.sample.target)
+        diagonal = true_box(rollout.sample.target).diagonal
+        if not truth.any():
+            return 0.0
+        reach = self.tolerance * math.sqrt(np.count_nonzero(truth))
+        landed = [max(0.0, 1 - _miss(point, truth) / reach) for point in pair]
+        return sum(landed) / 2 * decay(float(geometry.pair_distance(pair, key_points)) / diagonal)
 
-        def pays(hit: bool, point: Point, key: Point) -> float:
-            return float(hit) * decay(math.dist(point, key) / diagonal)
 
-        return max(pays(first, p, a) + pays(second, q, b), pays(first, p, b) + pays(second, q, a)) / 2
+def _miss(point: Point, mask: Bools) -> float:
+    """Distance of a point to the nearest foreground pixel of a mask, px; pixel i covers [i, i+1)."""
+    if geometry.in_mask(point, mask):
+        return 0.0
+    rows, columns = np.nonzero(mask)
+    dx = np.maximum(np.maximum(columns - point.x, point.x - columns - 1), 0)
+    dy = np.maximum(np.maximum(rows - point.y, point.y - rows - 1), 0)
+    return float(np.sqrt((dx**2 + dy**2).min()))
+
+
+def _check_tolerance(name: str, tolerance: float) -> None:
+    if not 0 < tolerance < math.inf:
+        raise RecipeError(f"{name} got tolerance {tolerance!r}", hint="give a positive number such as 0.2")

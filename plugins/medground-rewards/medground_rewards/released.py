@@ -173,7 +173,8 @@ def _distance(a: Any, b: Any) -> float:
 
 
 def _half_l1(a: Any, b: Any) -> float:
-    return (abs(a[0] - b[0]) + abs(a[1] - b[1])) / 2
+    half: float = (abs(a[0] - b[0]) + abs(a[1] - b[1])) / 2
+    return half
 
 
 def _twice_disc_iou(a: Any, b: Any) -> float:

@@ -1,6 +1,7 @@
 """What every term on boxes and points shares: reading the answer, decaying with error, released or corrected."""
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -93,7 +94,7 @@ def _usable(*numbers: float) -> bool:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Localisation:
+class Localisation(ABC):
     """A term on the predicted box or points: `score` corrected, or the released number of the same name.
 
     Args:
@@ -128,6 +129,6 @@ class Localisation:
         value = min(float(value), 1.0)
         return RewardResult(value if value > self.threshold else 0.0)
 
+    @abstractmethod
     def score(self, rollout: Rollout) -> float:
         """The corrected value, in [0, 1]; raises `Nothing` where the answer or the target lacks a part."""
-        raise NotImplementedError

@@ -73,8 +73,13 @@ def test_terms_travel_and_say_what_they_are():
 def test_arguments_that_mean_nothing_are_refused(arguments):
     with pytest.raises(RecipeError):
         points.PointsDice(**arguments)
+
+
+@pytest.mark.parametrize("term", [masks.Boundary, masks.PointsInMask])
+@pytest.mark.parametrize("tolerance", [0, -1, math.nan, math.inf])
+def test_a_tolerance_is_a_positive_number(term, tolerance):
     with pytest.raises(RecipeError):
-        masks.Boundary(tolerance=0)
+        term(tolerance=tolerance)
 
 
 @pytest.mark.parametrize("term", [*BOXES, *POINTS])
@@ -120,16 +125,13 @@ def test_more_error_never_pays_more_and_there_is_no_plateau_before_perfect(term,
     values = [term()(rollout(**base | ERRORS[what](step))).value for step in steps]
     assert values[0] == pytest.approx(1.0, abs=1e-12)
     assert all(a >= b - 1e-12 for a, b in itertools.pairwise(values))
-    about_it = what.startswith("box") == (term in BOXES)
-    blind = (term is points.PointsDice and what == "points turned") or (
-        term is boxes.BboxScale and what == "never"  # size sees every error of a box: the proximity factor does
-    )
-    if about_it and not blind:
+    sees = what.startswith("box") == (term in BOXES) and (term, what) != (points.PointsDice, "points turned")
+    if sees:
         living = [value for value in values if value > 0]
         assert all(a > b for a, b in itertools.pairwise(living))
         assert len(living) > 10
-    elif blind or not about_it:
-        assert values[-1] == pytest.approx(1.0)
+    else:
+        assert values == pytest.approx([1.0] * len(values))
 
 
 @pytest.mark.parametrize("term", BOXES)
@@ -277,15 +279,16 @@ def test_boundary_in_parts_is_boundary_at_once(monkeypatch):
     assert masks.Boundary()(rollout(mask=a, mask_truth=b)).value == whole
 
 
-def test_clicks_must_land_on_the_target_and_in_the_mask_they_made():
+def test_clicks_must_land_on_the_target_and_near_its_key_points():
     truth = disc_mask(48, 48, 20)
-    case = {"truth": (28, 28, 69, 69), "points_truth": ((40, 48), (56, 48)), "mask_truth": truth}
-    on, off = ((40, 48), (56, 48)), ((40, 48), (5, 5))
+    case = {"truth": (28, 28, 69, 69), "points_truth": ((40, 48), (56, 48)), "mask_truth": truth, "mask": truth}
     term = masks.PointsInMask()
-    assert term(rollout(**case, points=on, mask=truth)).value == 1.0
-    assert term(rollout(**case, points=off, mask=np.ones((96, 96), bool))).value == 0.5
-    assert term(rollout(**case, points=on, mask=np.zeros((96, 96), bool))).value == 0.0
-    assert 0.5 < term(rollout(**case, points=((41, 49), (56, 48)), mask=truth)).value < 1.0
+    assert term(rollout(**case, points=((40, 48), (56, 48)))).value == 1.0
+    assert 0.5 < term(rollout(**case, points=((41, 49), (56, 48)))).value < 1.0
+    assert 0 < term(rollout(**case, points=((40, 48), (18, 48)))).value < 0.5
+    beside = [term(rollout(**case, points=((x, 48), (x, 50)))).value for x in (68, 70, 72, 90)]
+    assert beside == sorted(beside, reverse=True)
+    assert beside[0] > beside[2] > beside[3] == 0.0
 
 
 OURS = ["soft", "hard", "base", "mask"]

@@ -1,6 +1,5 @@
 """Encode once, decode together: what every SAM of this package does with images and prompts."""
 
-import logging
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -16,7 +15,6 @@ from medground.types import Image, SpatialPrompt
 from medground_sam.contract import Contract, as_rgb, input_size, prepare, to_input
 from medground_sam.networks import Network, Prompts
 
-log = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
 Item = tuple[int, SpatialPrompt]
 """A prompt with the index of its image."""
@@ -75,6 +73,9 @@ class Engine:
         prompts: Sequence[Sequence[SpatialPrompt]],
         finish: Callable[[NDArray[np.float32], float], Answer],
     ) -> list[list[Answer]]:
+        for prompt in (prompt for mine in prompts for prompt in mine):
+            if not np.isfinite([*(prompt.box or ()), *(number for point in prompt.points for number in point)]).all():
+                raise SegmenterError(f"a prompt needs finite numbers, not {prompt}")
         embeddings = self._encode(images)
         sizes = [(image.shape[0], image.shape[1]) for image in images]
         items: list[Item] = [(index, prompt) for index, mine in enumerate(prompts) for prompt in mine]

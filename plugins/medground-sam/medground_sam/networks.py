@@ -16,6 +16,7 @@ from torch import nn
 from medground.errors import PluginError
 from medground.weights import check_keys, dtype_of, frozen
 from medground_sam.adapters import attach
+from medground_sam.contract import MEAN, STD
 from medground_sam.layout import DECODER_HEADS, TIED, Sizes, in_transformers_layout, to_original, to_transformers
 
 Prompts = tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]
@@ -77,6 +78,7 @@ class TransformersNetwork:
         """Copy weights of either layout, strictly."""
         names = {name: to_original(name) for name in self.module.state_dict() if name != TIED}
         _load(self.module, names, weights, source)
+        self.module.tie_weights()
 
 
 class OfficialNetwork:
@@ -116,6 +118,8 @@ class OfficialNetwork:
     def load(self, weights: Mapping[str, torch.Tensor], source: str) -> None:
         """Copy weights of either layout, strictly."""
         _load(self.module, {name: name for name in self.module.state_dict()}, weights, source)
+        # Buffers of a preprocessing that is not used here, and that no file holds.
+        self.module.pixel_mean, self.module.pixel_std = torch.from_numpy(MEAN), torch.from_numpy(STD)
 
 
 def _load(module: nn.Module, original: Mapping[str, str], weights: Mapping[str, torch.Tensor], source: str) -> None:
@@ -123,8 +127,10 @@ def _load(module: nn.Module, original: Mapping[str, str], weights: Mapping[str, 
     theirs = to_transformers if in_transformers_layout(weights) else str
     shapes = module.state_dict()
     given = {name: tensor for name, tensor in weights.items() if name != TIED}
-    check_keys({theirs(name): shapes[mine].shape for mine, name in original.items()}, given, source)
-    module.load_state_dict({mine: given[theirs(name)] for mine, name in original.items()}, strict=False)
+    check_keys({theirs(known): shapes[name].shape for name, known in original.items()}, given, source)
+    # Copies: a tensor mapped from a file lies where the file has it, and sums of floats depend on the alignment.
+    mine = {name: given[theirs(known)].clone() for name, known in original.items()}
+    module.load_state_dict(mine, strict=False, assign=True)
 
 
 def build(
@@ -143,7 +149,8 @@ def build(
         InputError: if the weights do not fit.
         PluginError: if the backend's package is missing.
     """
-    network = TransformersNetwork(sizes) if backend == "transformers" else OfficialNetwork(sizes)
+    with torch.device("meta"):  # no memory and no random numbers for weights that are about to be replaced
+        network = TransformersNetwork(sizes) if backend == "transformers" else OfficialNetwork(sizes)
     network.load(weights, source)
     frozen(network.module, device=device, dtype="float32")
     network.encoder.to(dtype_of(dtype))

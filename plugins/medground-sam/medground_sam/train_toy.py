@@ -22,6 +22,7 @@ from PIL import Image as PIL
 from torch import nn
 from torch.nn import functional as F
 
+from medground.weights import read_weights
 from medground_sam.contract import contract, prepare
 from medground_sam.layout import Sizes, to_original
 from medground_sam.networks import TransformersNetwork
@@ -76,14 +77,15 @@ def fresh(network: TransformersNetwork) -> None:
     nn.init.normal_(network.module.shared_image_embedding.positional_embedding)
 
 
-def view(scene: Scene, rng: np.random.Generator) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
-    """A random crop of a picture, turned and recoloured, as input ``[3, S, S]`` and mask coverage ``[S/2, S/2]``."""
-    image, masks = scene
-    mask = masks[rng.integers(len(masks))]
-    turn = PIL.Transpose(int(rng.integers(7))) if rng.random() < 0.8 else None
+def view(
+    scenes: Sequence[Scene], rng: np.random.Generator
+) -> tuple[NDArray[np.float32], list[NDArray[np.float32]]] | None:
+    """A random crop of a random picture, turned and recoloured: input ``[3, S, S]``, mask coverages ``[S/2, S/2]``."""
+    image, masks = scenes[rng.integers(len(scenes))]
+    turn = PIL.Transpose(int(rng.integers(7))) if rng.random() < 0.7 else None
     if turn is not None:
-        image, mask = image.transpose(turn), mask.transpose(turn)
-    bounds = mask.getbbox()
+        image, masks = image.transpose(turn), [mask.transpose(turn) for mask in masks]
+    bounds = masks[rng.integers(len(masks))].getbbox()
     if bounds is None:
         return None
     box = _crop(bounds, image.size, rng)
@@ -93,16 +95,22 @@ def view(scene: Scene, rng: np.random.Generator) -> tuple[NDArray[np.float32], N
         size = [max(1, round((box[axis + 2] - box[axis]) / longest * side)) for axis in (0, 1)]
         return np.asarray(picture.resize(size, PIL.Resampling.BILINEAR, box=box))
 
+    if rng.random() < 0.06:  # a picture that says nothing: the prompt alone must do
+        image = scenes[rng.integers(len(scenes))][0].resize(image.size)
     pixels = prepare(contract("sam", "native"), _recolour(cut(image, SIZES.image), rng), SIZES.image)
-    coverage = np.zeros((SIZES.image // 2,) * 2, np.float32)
-    small = cut(mask, SIZES.image // 2) / np.float32(255)
-    coverage[: small.shape[0], : small.shape[1]] = small
-    return (pixels, coverage) if (coverage > 0.5).sum() >= 6 else None
+    coverages = []
+    for mask in masks:
+        small = cut(mask, SIZES.image // 2) / np.float32(255)
+        coverage = np.zeros((SIZES.image // 2,) * 2, np.float32)
+        coverage[: small.shape[0], : small.shape[1]] = small
+        if (coverage > 0.5).sum() >= 6:
+            coverages.append(coverage)
+    return (pixels, coverages) if coverages else None
 
 
 def _crop(bounds: Sequence[int], size: Sequence[int], rng: np.random.Generator) -> tuple[float, float, float, float]:
     """A rectangle of the picture around `bounds`: most often the whole, else down to twice the target."""
-    if rng.random() < 0.35:
+    if rng.random() < 0.5:
         return 0.0, 0.0, float(size[0]), float(size[1])
     sides = []
     for axis in (0, 1):
@@ -124,6 +132,8 @@ def _recolour(image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.
         values = values * rng.uniform(0.6, 1.2, 3 if rng.random() < 0.3 else 1) + rng.uniform(-0.1, 0.2)
     if rng.random() < 0.3:
         values = values[..., rng.permutation(3)]
+    if rng.random() < 0.2:
+        values = values.mean() + (values - values.mean()) * rng.uniform(0.1, 0.8)
     if rng.random() < 0.3:
         values = values + rng.normal(0, rng.uniform(0, 0.06), values.shape)
     return (np.clip(values, 0, 1) * 255).astype(np.uint8)
@@ -155,16 +165,18 @@ def batches(
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor, tuple[torch.Tensor | None, ...]]]:
     """Endless pixels ``[B, 3, S, S]``, coverage ``[B * PROMPTS, S/2, S/2]`` and prompts, one kind per batch."""
     while True:
-        seen: list[tuple[NDArray[np.float32], NDArray[np.float32]]] = []
-        while len(seen) < IMAGES:
-            one = view(scenes[rng.integers(len(scenes))], rng)
+        pixels: list[NDArray[np.float32]] = []
+        truths: list[NDArray[np.float32]] = []
+        while len(pixels) < IMAGES:
+            one = view(scenes, rng)
             if one is not None:
-                seen.append(one)
-        kind, points = str(rng.choice(["box", "points", "joint"], p=[0.4, 0.3, 0.3])), int(rng.integers(1, 4))
-        asked = [prompts(coverage, kind, points, rng) for _, coverage in seen for _ in range(PROMPTS)]
+                pixels.append(one[0])
+                start = int(rng.integers(len(one[1])))
+                truths += [one[1][(start + turn) % len(one[1])] for turn in range(PROMPTS)]
+        kind, points = str(rng.choice(["box", "points", "joint"], p=[0.5, 0.25, 0.25])), int(rng.integers(1, 4))
+        asked = [prompts(coverage, kind, points, rng) for coverage in truths]
         columns = [None if part[0] is None else torch.from_numpy(np.stack(part)) for part in zip(*asked, strict=True)]
-        coverage = torch.from_numpy(np.stack([coverage for _, coverage in seen])).repeat_interleave(PROMPTS, 0)
-        yield torch.from_numpy(np.stack([pixels for pixels, _ in seen])), coverage, tuple(columns)
+        yield torch.from_numpy(np.stack(pixels)), torch.from_numpy(np.stack(truths)), tuple(columns)
 
 
 def loss(logits: torch.Tensor, iou: torch.Tensor, coverage: torch.Tensor) -> torch.Tensor:
@@ -180,13 +192,17 @@ def loss(logits: torch.Tensor, iou: torch.Tensor, coverage: torch.Tensor) -> tor
     return 0.7 * each.min(1).values.mean() + 0.3 * each.mean() + F.mse_loss(iou, overlap)
 
 
-def train(scenes: Sequence[Scene], *, steps: int, seed: int, rate: float) -> TransformersNetwork:
-    """A network trained for a number of steps; its weights are averaged over the last part of them."""
+def train(
+    scenes: Sequence[Scene], *, steps: int, seed: int, rate: float, start: Path | None = None
+) -> TransformersNetwork:
+    """A network trained for a number of steps, from `start` or from nothing; its weights are averaged over the last."""
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     network = TransformersNetwork(SIZES)
     fresh(network)
-    network.module.train()
+    if start is not None:
+        network.load({name: tensor.float() for name, tensor in read_weights(start).items()}, start.name)
+    network.module.train().requires_grad_(True)
     optimizer = torch.optim.AdamW(network.module.parameters(), lr=rate, weight_decay=0.02, betas=(0.9, 0.98))
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=rate, total_steps=steps, pct_start=0.08)
     average = torch.optim.swa_utils.AveragedModel(
@@ -226,10 +242,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="safetensors file to write")
     parser.add_argument("--steps", type=int, default=1800)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--start", type=Path, help="weights to go on from")
     parser.add_argument("--rate", type=float, default=1e-3, help="peak learning rate")
     chosen = parser.parse_args(arguments)
     scenes = read_scenes(chosen.folders)
-    network = train(scenes, steps=chosen.steps, seed=chosen.seed, rate=chosen.rate)
+    network = train(scenes, steps=chosen.steps, seed=chosen.seed, rate=chosen.rate, start=chosen.start)
     save(network, chosen.out, f"trained on {len(scenes)} drawn phantoms only, {chosen.steps} steps, seed {chosen.seed}")
     sys.stderr.write(f"{chosen.out}: {chosen.out.stat().st_size / 1e6:.1f} MB\n")
     return 0

@@ -8,6 +8,7 @@ predicted IoUs ``[N, C]``, both float32. Labels are 0 and 1 for clicks, 2 and 3 
 
 import json
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
@@ -86,7 +87,7 @@ def to_original(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return renamed
 
 
-class Engine:
+class Engine(ABC):
     """A frozen SAM 2 whose encoder computes in `dtype` and whose decoder computes in float32.
 
     The weights stay float32; another dtype is autocast, which is Meta's own way. Coordinates do not survive bfloat16.
@@ -107,14 +108,14 @@ class Engine:
             levels = self._encode(pixels)
         return [level.to(self._dtype) for level in levels]
 
-    def _encode(self, pixels: torch.Tensor) -> Features:
-        raise NotImplementedError
+    @abstractmethod
+    def _encode(self, pixels: torch.Tensor) -> Features: ...
 
+    @abstractmethod
     def decode(
         self, features: Features, points: torch.Tensor, labels: torch.Tensor, *, multimask: bool
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits ``[N, C, h, w]`` and predicted IoUs ``[N, C]`` of prompts on one shared image or on N."""
-        raise NotImplementedError
 
 
 class TransformersEngine(Engine):

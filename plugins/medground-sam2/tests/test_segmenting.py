@@ -150,7 +150,7 @@ def test_half_precision_is_close(segmenter, faint):
         assert np.abs(mine - exact).max() < 0.1 * np.abs(exact).max()
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 def test_a_compiled_encoder_gives_the_same(faint):
     compiled = Sam2(checkpoint=str(faint), image_size=256, compile=True)

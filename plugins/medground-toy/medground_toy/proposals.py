@@ -38,10 +38,15 @@ def _word(words: str, ask: Callable[[Proposal], float]) -> None:
     _WORDS.update(dict.fromkeys(words.split(), ask))
 
 
-_word("left leftmost left-hand", lambda p: -2 * p.x)
-_word("right rightmost right-hand", lambda p: 2 * p.x)
-_word("upper top above high higher superior uppermost", lambda p: -2 * p.y)
-_word("lower bottom below low beneath inferior lowermost base", lambda p: 2 * p.y)
+def _far(along: float) -> float:
+    """Well to the asked side is enough: the outermost region is no better for being outermost."""
+    return 1.5 * float(np.clip(4 * along, -1, 1))
+
+
+_word("left leftmost left-hand", lambda p: _far(-p.x))
+_word("right rightmost right-hand", lambda p: _far(p.x))
+_word("upper top above high higher superior uppermost", lambda p: _far(-p.y))
+_word("lower bottom below low beneath inferior lowermost base", lambda p: _far(p.y))
 _word("middle central centre center midline", lambda p: 1 - 2 * float(np.hypot(p.x, p.y)))
 _word("bright brighter brightest light lighter white whitish pale dense dense-looking opaque", lambda p: p.light)
 _word("dark darker darkest black blackish lucent hollow", lambda p: -p.light)

@@ -71,6 +71,8 @@ def ct(canvas: Canvas, shapes: Shapes) -> tuple[Floats, list[Region]]:
         (-0.52 + between(-0.06, 0.06), -0.08 + between(-0.14, 0.14)),
         (0.5 + between(-0.05, 0.05), between(-0.2, 0.05)),
     )
+    # A loop of bowel behind the right-hand lesion, so that a dark one shows there as it does in the liver.
+    paint(picture, soft(canvas.blob(*spots[1], 0.2, 0.18, between(0, 3), canvas.wobble(0.05)), 3 * p), 0.54 + texture)
     for x, y in spots:
         dark = canvas.rng.random() < 0.5
         whole, core = lesion(canvas, x, y, between(0.105, 0.135), shapes)

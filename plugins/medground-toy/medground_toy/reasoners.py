@@ -99,14 +99,14 @@ class ScriptedReasoner:
 
 
 def question_of(prompt: str) -> str:
-    """The question inside a prompt: what follows its last "Question:", else its sentences that end in "?", else all.
+    """The question inside a prompt: what follows "Question:", else its sentences that end in "?", else all.
 
     >>> question_of("Find it. Question: Which dark area is on the left?\\nAnswer in JSON.")
     'Which dark area is on the left?'
     """
-    marked = re.findall(r"question\s*:[ \t]*(\S[^\n]*)", prompt, flags=re.IGNORECASE)
+    marked = re.search(r"\bQuestion:\s*(\S[^\n]*)", prompt)
     if marked:
-        return str(marked[-1])
+        return marked[1]
     return " ".join(re.findall(r"[^.?!\n]*\?", prompt)) or prompt
 
 

@@ -64,17 +64,15 @@ class Threshold:
         window = _window(prompt.box or self._around(prompt), image)
         values = grey[window]
         cut, explained = otsu(values)
-        rows, columns = (np.linspace(-1, 1, n) for n in values.shape)
-        middle = rows[:, None] ** 2 + columns**2 <= 0.25
-        if not middle.any():  # a window a pixel or two wide is all middle
-            middle[:] = True
+        rows, columns = ((2 * np.arange(n) + 1) / n - 1 for n in values.shape)
+        middle = rows[:, None] ** 2 + columns**2 <= 0.5
         if prompt.points:
             spots = [spot for spot, kind in zip(_spots(prompt, image), prompt.labels, strict=True) if kind]
             inside = [grey[spot] for spot in spots] or [values[middle].mean()]
             bright = float(np.mean(inside)) > cut
         else:
-            around = values[~middle]
-            bright = not around.size or bool((values[middle] > cut).mean() > (around > cut).mean())
+            rest = values if middle.all() else values[~middle]
+            bright = bool((values[middle] > cut).mean() > (rest > cut).mean())
         data = np.zeros(image.shape[:2], bool)
         data[window] = fill_holes((values > cut) == bright)
         return Mask(data=data, score=explained)

@@ -1,0 +1,187 @@
+"""Every kind of picture is read as what it shows."""
+
+import numpy as np
+import pytest
+from PIL import Image as Pillow
+from PIL import ImageCms
+
+from medground.data import images
+from medground.data.images import png_bytes, read_image, read_mask, write_mask
+from medground.errors import InputError
+
+
+def colours(height=6, width=9):
+    return np.random.default_rng(0).integers(0, 256, (height, width, 3)).astype(np.uint8)
+
+
+def saved(tmp_path, picture, name="x.png", **options):
+    picture.save(tmp_path / name, **options)
+    return tmp_path / name
+
+
+@pytest.mark.parametrize("suffix", ["png", "bmp", "tif", "ppm"])
+def test_lossless_formats_come_back_exactly(tmp_path, suffix):
+    found = read_image(saved(tmp_path, Pillow.fromarray(colours()), f"x.{suffix}"))
+    assert np.array_equal(found, colours()) and found.flags["C_CONTIGUOUS"] and found.flags["WRITEABLE"]
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "webp"])
+def test_lossy_formats_come_back_nearly(tmp_path, suffix):
+    flat = np.full((40, 30, 3), (200, 90, 40), np.uint8)
+    found = read_image(str(saved(tmp_path, Pillow.fromarray(flat), f"x.{suffix}", quality=95)))
+    assert found.shape == flat.shape and np.abs(found.astype(int) - flat).max() <= 3
+
+
+def test_grey_is_repeated_and_one_bit_is_black_and_white(tmp_path):
+    grey = colours()[..., 0]
+    assert np.array_equal(read_image(saved(tmp_path, Pillow.fromarray(grey))), np.repeat(grey[..., None], 3, 2))
+    bits = Pillow.fromarray(grey > 99)
+    assert np.array_equal(read_image(saved(tmp_path, bits))[..., 1], (grey > 99) * np.uint8(255))
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_sixteen_bits_are_stretched(tmp_path, suffix):
+    deep = np.array([[1000, 2000, 3000], [1500, 5000, 2500]], np.uint16)
+    found = read_image(saved(tmp_path, Pillow.fromarray(deep), f"x.{suffix}"))
+    assert np.array_equal(found[..., 0], np.rint((deep - 1000.0) / 4000 * 255))
+    constant = saved(tmp_path, Pillow.fromarray(np.full((3, 3), 777, np.uint16)), f"y.{suffix}")
+    assert not read_image(constant).any()
+
+
+def test_floats_are_stretched_over_what_is_finite(tmp_path):
+    deep = np.array([[-1.0, 0.0, 1.0], [np.nan, np.inf, -np.inf]], np.float32)
+    found = read_image(saved(tmp_path, Pillow.fromarray(deep), "x.tif"))
+    assert found[..., 2].tolist() == [[0, 128, 255], [0, 255, 0]]
+    empty = saved(tmp_path, Pillow.fromarray(np.full((2, 2), np.nan, np.float32)), "y.tif")
+    assert not read_image(empty).any()
+
+
+def test_palettes_are_looked_up(tmp_path):
+    picture = Pillow.fromarray(colours()).quantize(5)
+    assert np.array_equal(read_image(saved(tmp_path, picture)), np.asarray(picture.convert("RGB")))
+
+
+def test_alpha_is_composited_on_black(tmp_path):
+    alpha = np.tile(np.array([0, 128, 255], np.uint8), (6, 3))
+    layers = np.dstack([colours(), alpha])
+    expected = np.rint(colours() * (alpha[..., None] / 255.0))
+    assert np.abs(read_image(saved(tmp_path, Pillow.fromarray(layers))) - expected).max() <= 1
+    grey = Pillow.fromarray(np.dstack([colours()[..., 0], alpha]))
+    assert np.abs(read_image(saved(tmp_path, grey))[..., 0] - expected[..., 0]).max() <= 1
+
+
+def test_a_transparent_colour_becomes_black(tmp_path):
+    picture = Pillow.fromarray(np.full((4, 4, 3), (9, 8, 7), np.uint8))
+    assert not read_image(saved(tmp_path, picture, transparency=(9, 8, 7))).any()
+
+
+def test_cmyk_becomes_rgb(tmp_path):
+    inks = np.zeros((8, 8, 4), np.uint8)
+    inks[..., 0] = 255
+    found = read_image(saved(tmp_path, Pillow.fromarray(inks, "CMYK"), "x.tif"))
+    assert found[0, 0].tolist() == [0, 255, 255]
+
+
+def test_lab_becomes_rgb(tmp_path):
+    flat = Pillow.new("RGB", (8, 8), (200, 90, 40))
+    profiles = [ImageCms.createProfile(name) for name in ("sRGB", "LAB")]
+    lab = ImageCms.applyTransform(flat, ImageCms.buildTransform(*profiles, "RGB", "LAB"))
+    found = read_image(saved(tmp_path, lab, "x.tif"))
+    assert np.abs(found.astype(int) - np.asarray(flat)).max() <= 4
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied(tmp_path, orientation):
+    exif = Pillow.Exif()
+    exif[0x0112] = orientation
+    # What each value says of the stored array, written independently of the reader's table.
+    upright = colours(5, 7)
+    undo = {1: "", 2: "h", 3: "hv", 4: "v", 5: "t", 6: "ht", 7: "hvt", 8: "vt"}[orientation]
+    stored = upright
+    for step in undo:
+        stored = {"h": stored[:, ::-1], "v": stored[::-1], "t": stored.swapaxes(0, 1)}[step]
+    for name in ("x.png", "x.tif"):
+        path = saved(tmp_path, Pillow.fromarray(np.ascontiguousarray(stored)), name, exif=exif)
+        assert np.array_equal(read_image(path), upright)
+        assert np.array_equal(read_mask(path), upright.any(axis=2))
+
+
+def test_several_frames_are_refused_and_one_is_not(tmp_path):
+    frames = [Pillow.fromarray(colours() // (k + 1)) for k in range(3)]
+    for name in ("x.gif", "x.tif", "x.png", "x.webp"):
+        many = saved(tmp_path, frames[0], name, save_all=True, append_images=frames[1:])
+        with pytest.raises(InputError, match="several frames"):
+            read_image(many)
+    assert read_image(saved(tmp_path, frames[0], "y.gif")).shape == (6, 9, 3)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1)])
+def test_any_aspect_is_read(tmp_path, size):
+    assert read_image(saved(tmp_path, Pillow.new("RGB", size[::-1]))).shape == (*size, 3)
+
+
+def test_masks_round_trip(tmp_path):
+    mask = colours()[..., 0] > 128
+    write_mask(tmp_path / "m.png", mask)
+    stored = np.asarray(Pillow.open(tmp_path / "m.png"))
+    assert stored.dtype == np.uint8 and set(np.unique(stored)) == {0, 255}
+    assert np.array_equal(read_mask(tmp_path / "m.png"), mask)
+    for wrong in (mask.astype(np.uint8), mask[None]):
+        with pytest.raises(ValueError, match="H x W bool"):
+            write_mask(tmp_path / "m.png", wrong)
+
+
+def test_every_nonzero_value_is_foreground(tmp_path):
+    labels = np.array([[0, 1, 2], [255, 0, 7]], np.uint8)
+    indexed = Pillow.fromarray(labels)
+    indexed.putpalette([0, 0, 0, 0, 0, 0, *([9] * 762)])  # index 1 is black too, and still foreground
+    seen_through = np.dstack([labels, labels, labels, np.array([[9, 9, 0], [9, 9, 9]], np.uint8)])
+    for picture, expected in (
+        (Pillow.fromarray(labels), labels > 0),
+        (indexed, labels > 0),
+        (Pillow.fromarray(labels.astype(np.uint16)), labels > 0),
+        (Pillow.fromarray(labels > 0), labels > 0),
+        (Pillow.fromarray(np.dstack([labels, labels * 0, labels * 0])), labels > 0),
+        (Pillow.fromarray(seen_through), [[False, True, False], [True, False, True]]),
+    ):
+        assert np.array_equal(read_mask(saved(tmp_path, picture)), expected)
+
+
+def test_jpeg_masks_count_from_the_middle(tmp_path):
+    mask = np.zeros((40, 40), np.uint8)
+    mask[10:30, 8:24] = 255
+    found = read_mask(saved(tmp_path, Pillow.fromarray(mask), "m.jpg", quality=60))
+    assert np.array_equal(found, mask > 0)
+
+
+def test_png_bytes_of_images_and_masks(tmp_path):
+    (tmp_path / "x.png").write_bytes(png_bytes(colours()))
+    assert np.array_equal(read_image(tmp_path / "x.png"), colours())
+
+
+def test_limits_are_checked_before_decoding(tmp_path, monkeypatch):
+    path = saved(tmp_path, Pillow.new("L", (100, 101)))
+    monkeypatch.setattr(images, "MAX_PIXELS", 10_000)
+    with pytest.raises(InputError, match=r"x\.png claims 100 x 101 pixels"):
+        read_image(path)
+    monkeypatch.setattr(images, "MAX_BYTES", 50)
+    with pytest.raises(InputError, match="MB"):
+        read_image(path)
+
+
+def test_errors_name_the_file_and_never_its_folder(tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "empty.png").touch()
+    (tmp_path / "words.png").write_text("not a picture")
+    for name, said in (
+        ("missing.png", "does not exist"),
+        ("folder", "is not a file"),
+        ("empty.png", "is empty"),
+        ("words.png", "is not an image"),
+        ("a\x00b.png", "does not exist"),
+        ("a" * 300 + ".png", "cannot be looked up|does not exist"),
+    ):
+        with pytest.raises(InputError, match=said) as caught:
+            read_image(tmp_path / name)
+        assert caught.value.hint and caught.value.exit_code == 3
+        assert str(tmp_path) not in str(caught.value) and "\x00" not in str(caught.value)
