@@ -400,7 +400,7 @@ def test_sigterm_anywhere(point, turn, start, trials, tmp_path):
 
 
 def _terminated(point, turn, start, trials, tmp_path):
-    recipe = trials(save_every=2, max_steps=6)
+    recipe = trials(save_every=2, max_steps=8)
     train(recipe, out=tmp_path / "whole")
     child = start(recipe, tmp_path / "run", f"{point}:term:{turn}")
     child.join(120)
