@@ -123,7 +123,7 @@ def test_a_resumed_run_is_the_same_run(trials, tmp_path, position):
     assert_same(tmp_path / "run", tmp_path / "whole")
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_at_every_position_and_seed(trials, tmp_path, seed):
     """R2: eight save positions in two epochs and a bit, the last step of an epoch and the first of the next among them."""
@@ -354,7 +354,7 @@ def test_killed_at(point, start, trials, tmp_path):
     killed_at(point, start, trials, tmp_path)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.parametrize("turn", [1, 2, 3])
 @pytest.mark.parametrize("point", POINTS)
 def test_killed_at_every_point(point, turn, start, trials, tmp_path):
@@ -391,7 +391,7 @@ def test_sigterm_saves_the_last_finished_step_and_exits_5(point, start, trials, 
     _terminated(point, 3, start, trials, tmp_path)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.parametrize("turn", [1, 2, 3])
 @pytest.mark.parametrize("point", ["rollout.mid", "reward.mid", "update.mid", "log.write", "save.after_rename"])
 def test_sigterm_anywhere(point, turn, start, trials, tmp_path):
