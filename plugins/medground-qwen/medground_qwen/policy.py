@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from medground_qwen.logprobs import token_logprobs
-from medground_qwen.prompts import Prompt
+from medground_qwen.prompts import Prompt, left_padded
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -31,13 +31,36 @@ class GroupBatch:
         return GroupBatch(prompt=self.prompt, ids=self.ids[start:stop, :longest], mask=mask[:, :longest])
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Rows:
+    """Several queries with one completion each, on the model's device."""
+
+    prompts: list[Prompt]
+    ids: Tensor
+    """[S, C] int64, right-padded."""
+    mask: Tensor
+    """[S, C] bool: the tokens of each completion, the end token included."""
+    pad: int
+
+
 def group_of(prompt: Prompt, completions: Sequence[Sequence[int]], pad: int) -> GroupBatch:
     """Completions' token ids as they were sampled, never tokenised again, beside their prompt."""
+    ids, mask = _right_padded(completions, pad, prompt.ids.device)
+    return GroupBatch(prompt=prompt, ids=ids, mask=mask)
+
+
+def rows_of(prompts: Sequence[Prompt], completions: Sequence[Sequence[int]], pad: int) -> Rows:
+    """One completion's token ids beside each prompt."""
+    ids, mask = _right_padded(completions, pad, prompts[0].ids.device)
+    return Rows(prompts=list(prompts), ids=ids, mask=mask, pad=pad)
+
+
+def _right_padded(completions: Sequence[Sequence[int]], pad: int, device: torch.device) -> tuple[Tensor, Tensor]:
     longest = max((len(ids) for ids in completions), default=1) or 1
     rows = [[*ids, *[pad] * (longest - len(ids))] for ids in completions]
-    ids = torch.tensor(rows, dtype=torch.int64, device=prompt.ids.device)
-    lengths = torch.tensor([len(ids) for ids in completions], device=prompt.ids.device)
-    return GroupBatch(prompt=prompt, ids=ids, mask=torch.arange(longest, device=ids.device) < lengths.unsqueeze(1))
+    ids = torch.tensor(rows, dtype=torch.int64, device=device)
+    lengths = torch.tensor([len(ids) for ids in completions], device=device)
+    return ids, torch.arange(longest, device=device) < lengths.unsqueeze(1)
 
 
 class Policy(nn.Module):
@@ -57,9 +80,12 @@ class Policy(nn.Module):
         self.chunk = chunk
         self.register_buffer("forbidden", forbidden, persistent=False)
 
-    def forward(self, group: GroupBatch, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
-        """Log-probabilities [G, C] float32, 0 past each end, and entropies [G, C] without gradient."""
-        hidden = self._shared(group) if self.share else self._repeated(group)
+    def forward(self, group: GroupBatch | Rows, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+        """Log-probabilities [G, C] float32, 0 past each end, and entropies [G, C] without gradient; [S, C] of rows."""
+        if isinstance(group, Rows):
+            hidden = self._rows(group)
+        else:
+            hidden = self._shared(group) if self.share else self._repeated(group)
         logp, entropy = token_logprobs(
             self.model.get_output_embeddings(),
             hidden[group.mask],
@@ -109,6 +135,25 @@ class Policy(nn.Module):
             **given,
         )
         return out.last_hidden_state[:, length - 1 : length - 1 + longest]
+
+    def _rows(self, rows: Rows) -> Tensor:
+        """The states [S, C, H] that predict each token, prompts padded on the left and completions on the right."""
+        given, mask, last = left_padded(rows.prompts, rows.pad)
+        count, longest = rows.ids.shape
+        steps = last.unsqueeze(1) + 1 + torch.arange(longest, device=rows.ids.device)
+        places = given.pop("position_ids")
+        own = steps if places.dim() == 2 else steps.expand(places.shape[0], -1, -1)
+        for key in rows.prompts[0].per_token:
+            given[key] = torch.cat([given[key], given[key].new_zeros(count, longest)], dim=1)
+        given["input_ids"] = torch.cat([given["input_ids"], rows.ids], dim=1)
+        out = self.model.model(
+            attention_mask=torch.cat([mask, rows.mask.to(mask.dtype)], dim=1),
+            position_ids=torch.cat([places, own], dim=-1),
+            use_cache=False,
+            **given,
+        )
+        start = mask.shape[1] - 1
+        return out.last_hidden_state[:, start : start + longest]
 
 
 def _shared_positions(prompt: Prompt, count: int, longest: int) -> Tensor:
