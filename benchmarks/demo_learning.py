@@ -32,15 +32,15 @@ from medground.recipe import resolve
 from medground.rubric import rubric
 from medground.types import Sample, Sampling, Target
 
-SIDE, DRAWN = 64, 96
-"""The model sees a window of SIDE px a side of pictures drawn at DRAWN px."""
+SIDE = 64
+"""Pictures are this many px a side; the model sees them in patches of 8."""
 PLACES = ("upper left", "upper right", "lower left", "lower right")
 TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 
 
 @dataclass(frozen=True)
 class Pair:
-    """One question about one window of a picture, with the truth by both conventions."""
+    """One question about one picture, with the truth by both conventions."""
 
     core: Sample
     whole: Sample
@@ -52,25 +52,12 @@ def drawn(count: int, seed: int, families: Sequence[str], shapes: Any) -> list[P
     for index in range(count):
         state = np.random.SeedSequence([seed, index])
         family, one_seed = families[index % len(families)], int(state.generate_state(1)[0])
-        one = phantom(family, one_seed, size=(DRAWN, DRAWN), shapes=shapes)
+        one = phantom(family, one_seed, size=(SIDE, SIDE), shapes=shapes)
         for sample, region in zip(one.samples, one.regions, strict=True):
             if region.core is not None:
                 core = Target(box=mask_box(region.core), points=(), mask=region.core)
                 found.append(Pair(replace(sample, target=core), sample))
     return found
-
-
-def window(pair: Pair, rng: np.random.Generator, slack: int) -> Pair:
-    """A window around the middle, moved by up to `slack` px along each axis."""
-    row, column = (DRAWN - SIDE) // 2 + rng.integers(-slack, slack + 1, 2)
-    view = (slice(row, row + SIDE), slice(column, column + SIDE))
-    return Pair(*(_cut(sample, view) for sample in (pair.core, pair.whole)))
-
-
-def _cut(sample: Sample, view: tuple[slice, slice]) -> Sample:
-    mask = np.ascontiguousarray(sample.target.mask[view])
-    query = replace(sample.query, image=np.ascontiguousarray(sample.query.image[view]))
-    return replace(sample, query=query, target=Target(box=mask_box(mask), points=(), mask=mask))
 
 
 def trace(sample: Sample) -> str:
@@ -118,8 +105,7 @@ class Trial:
         self.interface = self.graph.grounding.prompt_interface
         self.rng = np.random.default_rng(chosen.seed)
         self.pool = drawn(chosen.pool, 1000 + chosen.seed, families, chosen.shapes)
-        held_rng = np.random.default_rng(99)
-        self.held = [window(pair, held_rng, chosen.slack) for pair in drawn(chosen.held, 99, families, chosen.shapes)]
+        self.held = drawn(chosen.held, 99, families, chosen.shapes)
         self.say("ready", parameters=sum(p.numel() for p in self.reasoner.model.parameters()), pool=len(self.pool))
 
     def say(self, event: str, **values: Any) -> None:
@@ -130,13 +116,13 @@ class Trial:
                 file.write(line + "\n")
 
     def draws(self, count: int, convention: str) -> Iterator[list[Sample]]:
-        """Batches without end: the pool in random order, each picture seen through a window of its own."""
+        """Batches without end: the pool in random order, each pair in either convention."""
         order: list[int] = []
         while True:
             while len(order) < count:
                 order += self.rng.permutation(len(self.pool)).tolist()
             batch, order = order[:count], order[count:]
-            yield [getattr(window(self.pool[i], self.rng, self.chosen.slack), convention) for i in batch]
+            yield [getattr(self.pool[i], convention) for i in batch]
 
     def optimiser(self, rate: float) -> torch.optim.AdamW:
         return torch.optim.AdamW(self.reasoner.parameters(), lr=rate, betas=(0.9, 0.95), weight_decay=0.01)
@@ -238,14 +224,14 @@ class Trial:
         return found
 
     def baselines(self) -> None:
-        """A box in the middle, the mean box of the training pool, and the other lesion of the same picture's kind."""
-        seen = [window(pair, self.rng, self.chosen.slack) for pair in self.pool[:512]]
+        """A box in the middle, and of the training boxes the one that fits the others best."""
         for convention in ("core", "whole"):
-            mean = Box(*np.mean([getattr(pair, convention).target.box for pair in seen], axis=0))
+            seen = [getattr(pair, convention).target.box for pair in self.pool[:300]]
+            best = max(seen, key=lambda box: sum(float(box_iou(box, other)) for other in seen))
             middle = Box(SIDE / 4, SIDE / 4, 3 * SIDE / 4, 3 * SIDE / 4)
-            for name, box in (("constant", mean), ("centre", middle)):
+            for name, box in (("constant", best), ("centre", middle)):
                 found = ious([box] * len(self.held), self.held, convention)
-                self.say("baseline", name=name, convention=convention, box=list(box), iou=found.mean())
+                self.say("baseline", name=name, convention=convention, box=list(box), iou=interval(found))
 
 
 def ious(boxes: Sequence[Box | None], pairs: Sequence[Pair], convention: str) -> np.ndarray:
@@ -274,9 +260,8 @@ def _rounded(value: Any) -> Any:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--families", default="ultrasound")
+    parser.add_argument("--families", default="plain")
     parser.add_argument("--shapes", default="irregular", choices=("irregular", "round"))
-    parser.add_argument("--slack", type=int, default=6)
     parser.add_argument("--pool", type=int, default=1000, help="pictures")
     parser.add_argument("--held", type=int, default=80, help="pictures")
     parser.add_argument("--hidden", type=int, default=96)
