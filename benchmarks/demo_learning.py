@@ -88,7 +88,9 @@ def build(seed: int, families: Sequence[str], chosen: Any) -> tuple[VisionLangua
     answers = [f'{category}, {place}{{"bbox": [1, ]}}\nassistant\n' for category in categories for place in PLACES]
     ticks = [int(np.ceil(tick * 1000 / SIDE - 0.5)) for tick in range(SIDE + 1)]
     words = tiny.tokenizer(asked + 10 * answers, vocabulary=chosen.vocabulary, numbers=ticks, tags=TAGS)
-    model = tiny.model("qwen3_vl", words, patch=8, seed=seed, hidden=chosen.hidden, layers=chosen.layers, grid=SIDE // 8)
+    model = tiny.model(
+        "qwen3_vl", words, patch=8, seed=seed, hidden=chosen.hidden, layers=chosen.layers, grid=SIDE // 8
+    )
     kit = tiny.processor("qwen3_vl", words, patch=8, max_side=SIDE)
     return VisionLanguageReasoner(model, kit, QWEN3_VL), recipe
 

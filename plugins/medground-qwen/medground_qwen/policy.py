@@ -82,10 +82,7 @@ class Policy(nn.Module):
 
     def forward(self, group: GroupBatch | Rows, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
         """Log-probabilities [G, C] float32, 0 past each end, and entropies [G, C] without gradient; [S, C] of rows."""
-        if isinstance(group, Rows):
-            hidden = self._rows(group)
-        else:
-            hidden = self._shared(group) if self.share else self._repeated(group)
+        hidden = self._hidden(group)
         logp, entropy = token_logprobs(
             self.model.get_output_embeddings(),
             hidden[group.mask],
@@ -96,6 +93,11 @@ class Policy(nn.Module):
         )
         blank = logp.new_zeros(group.mask.shape)
         return blank.masked_scatter(group.mask, logp), blank.masked_scatter(group.mask, entropy)
+
+    def _hidden(self, group: GroupBatch | Rows) -> Tensor:
+        if isinstance(group, Rows):
+            return self._rows(group)
+        return self._shared(group) if self.share else self._repeated(group)
 
     def _shared(self, group: GroupBatch) -> Tensor:
         """The states [G, C, H] that predict each token, from one sequence [prompt | c_1 | ... | c_G]."""
