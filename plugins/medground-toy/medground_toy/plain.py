@@ -8,8 +8,8 @@ from medground_toy.canvas import Canvas, paint, soft
 from medground_toy.regions import Floats
 from medground_toy.scenes import Region, Shapes, region
 
-_SHARE = 0.66
-"""The core's size to the whole lesion's, as in every family."""
+_SHARE = 0.72
+"""The core's size to the whole lesion's; a little more than elsewhere, for a core of twelve pixels or more."""
 
 
 def plain(canvas: Canvas, shapes: Shapes) -> tuple[Floats, list[Region]]:
@@ -19,8 +19,8 @@ def plain(canvas: Canvas, shapes: Shapes) -> tuple[Floats, list[Region]]:
     paint(picture, soft(canvas.blob(0, 0, 0.99, 0.97, 0, canvas.wobble(0.01)), 2 * p), 0.45 + 0.02 * canvas.noise(5))
     regions, flip = [], int(canvas.rng.choice([-1, 1]))
     for side, tone, margin, middle in ((flip, "bright", 0.66, 0.95), (-flip, "dark", 0.27, 0.06)):
-        x, y = side * between(0.38, 0.54), between(-0.42, 0.42)
-        long, short = between(0.24, 0.36), between(0.24, 0.36)
+        x, y = side * between(0.42, 0.54), between(-0.45, 0.45)
+        long, short = between(0.27, 0.4), between(0.27, 0.4)
         if shapes == "round":
             short = long
         whole, core = (canvas.blob(x, y, long * size, short * size) for size in (1.0, _SHARE))
