@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medground_qwen.prompts import Prompt
+from medground_qwen.prompts import Prompt, left_padded
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ def sample(
         max_tokens: the most tokens per completion.
     """
     group = len(seeds[0])
-    inputs, mask, last = _left_padded(prompts, tokens.pad)
+    inputs, mask, last = left_padded(prompts, tokens.pad)
     out = model(**inputs, attention_mask=mask, use_cache=True, logits_to_keep=1)
     cache = out.past_key_values
     cache.batch_repeat_interleave(group)
@@ -116,27 +116,6 @@ class _Decoding:
     def keep(self, kept: Tensor) -> None:
         self.mask, self.position = self.mask[kept], self.position[kept]
         self.rows = [self.rows[place] for place in kept.tolist()]
-
-
-def _left_padded(prompts: Sequence[Prompt], pad: int) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-    """Model inputs for all prompts, their attention mask [N, P], and the last position of each [N]."""
-    longest = max(len(prompt) for prompt in prompts)
-
-    def padded(values: Sequence[Tensor], fill: int) -> Tensor:
-        rows = [torch.nn.functional.pad(value, (longest - value.shape[-1], 0), value=fill) for value in values]
-        return torch.stack(rows, dim=-2)
-
-    inputs = {"input_ids": padded([prompt.ids for prompt in prompts], pad)}
-    for key in prompts[0].per_token:
-        inputs[key] = padded([prompt.per_token[key] for prompt in prompts], 0)
-    for key in prompts[0].image:
-        inputs[key] = torch.cat([prompt.image[key] for prompt in prompts])
-    mask = padded([torch.ones_like(prompt.ids) for prompt in prompts], 0)
-    if prompts[0].positions is None:
-        counted = (mask.cumsum(-1) - 1).clamp(min=0)
-        return {**inputs, "position_ids": counted}, mask, counted[:, -1]
-    positions = padded([prompt.positions for prompt in prompts if prompt.positions is not None], 0)
-    return {**inputs, "position_ids": positions}, mask, positions.amax(dim=(0, 2))
 
 
 def _positions(prompts: Sequence[Prompt], position: Tensor) -> dict[str, Tensor]:

@@ -1,5 +1,6 @@
 """Conversations as a model's inputs: the image resized to a fixed point, the chat template, ids, positions."""
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,8 @@ from medground.types import Image, Messages, image_of
 
 PER_TOKEN = ("mm_token_type_ids", "token_type_ids")
 """Processor outputs with one value per token; a completion's tokens are 0 in them: text."""
+KEPT = 512
+"""Texts whose encoding is kept; the one used longest ago goes first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -52,32 +55,110 @@ def resize(image: Image, size: Size) -> Image:
     return np.asarray(Pillow.fromarray(image).resize((size[1], size[0]), Pillow.Resampling.BICUBIC))
 
 
-def encode(processor: Any, rope: Any, messages: Messages, size: Size, frame: Frame) -> Prompt:
-    """Encode a conversation about one image.
+class Encoder:
+    """Conversations about one image each as a model's inputs.
+
+    What the text becomes depends on the text and the size the image is seen at alone, so it is kept; images of one size
+    go through the image processor together.
 
     Args:
         processor: the model's processor.
         rope: ``model.get_rope_index`` of models with multimodal rotary positions, else None.
-        messages: one image, any text.
-        size: (H, W) the image is resized to first, a fixed point of the processor.
-        frame: what the answer's numbers will count.
-
-    Raises:
-        ValueError: if the processor changed the size all the same, so that the frame would be wrong.
     """
-    text = processor.apply_chat_template(_turns(messages), tokenize=False, add_generation_prompt=True)
-    image = resize(image_of(messages), size)
-    made = processor(text=[text], images=[Pillow.fromarray(image)], return_tensors="pt")
-    ids = made.pop("input_ids")
-    made.pop("attention_mask", None)
-    per_token = {key: made.pop(key)[0] for key in PER_TOKEN if key in made}
-    positions = None
-    if rope is not None:
-        _check_grid(made["image_grid_thw"], processor.image_processor.patch_size, size)
-        kinds = per_token["mm_token_type_ids"].unsqueeze(0)
-        positions = rope(ids, mm_token_type_ids=kinds, image_grid_thw=made["image_grid_thw"])[0][:, 0]
-    image_inputs = {key: value for key, value in made.items() if isinstance(value, Tensor)}
-    return Prompt(ids=ids[0], per_token=per_token, image=image_inputs, positions=positions, frame=frame)
+
+    def __init__(self, processor: Any, rope: Any) -> None:
+        self.processor, self.rope = processor, rope
+        self._known: OrderedDict[tuple[str, Size], _Words] = OrderedDict()
+
+    def __call__(self, batch: Sequence[Messages], sizes: Sequence[Size], frames: Sequence[Frame]) -> list[Prompt]:
+        """Encode conversations.
+
+        Args:
+            batch: one image each, any text.
+            sizes: (H, W) each image is resized to first, a fixed point of the processor.
+            frames: what each answer's numbers will count.
+
+        Raises:
+            ValueError: if the processor changed a size all the same, so that the frame would be wrong.
+        """
+        images = [Pillow.fromarray(resize(image_of(each), size)) for each, size in zip(batch, sizes, strict=True)]
+        texts = [
+            self.processor.apply_chat_template(_turns(each), tokenize=False, add_generation_prompt=True)
+            for each in batch
+        ]
+        if self.rope is None:  # what such a processor does with an image may depend on the text
+            encoded = [self._both(text, image) for text, image in zip(texts, images, strict=True)]
+        else:
+            seen = self._images(images, sizes)
+            encoded = [
+                (self._words(text, image, size), inputs)
+                for text, image, size, inputs in zip(texts, images, sizes, seen, strict=True)
+            ]
+        return [
+            Prompt(ids=words.ids, per_token=words.per_token, image=inputs, positions=words.positions, frame=frame)
+            for (words, inputs), frame in zip(encoded, frames, strict=True)
+        ]
+
+    def _both(self, text: str, image: Any) -> "tuple[_Words, dict[str, Tensor]]":
+        made = self.processor(text=[text], images=[image], return_tensors="pt")
+        ids = made.pop("input_ids")
+        made.pop("attention_mask", None)
+        per_token = {key: made.pop(key)[0] for key in PER_TOKEN if key in made}
+        inputs = {key: value for key, value in made.items() if isinstance(value, Tensor)}
+        positions = None
+        if self.rope is not None:
+            kinds, grid = per_token["mm_token_type_ids"].unsqueeze(0), inputs["image_grid_thw"]
+            positions = self.rope(ids, mm_token_type_ids=kinds, image_grid_thw=grid)[0][:, 0]
+        return _Words(ids[0], per_token, positions), inputs
+
+    def _words(self, text: str, image: Any, size: Size) -> "_Words":
+        found = self._known.pop((text, size), None) or self._both(text, image)[0]
+        self._known[text, size] = found
+        if len(self._known) > KEPT:
+            self._known.popitem(last=False)
+        return found
+
+    def _images(self, images: Sequence[Any], sizes: Sequence[Size]) -> list[dict[str, Tensor]]:
+        out: list[dict[str, Tensor]] = [{}] * len(images)
+        for size in dict.fromkeys(sizes):
+            places = [place for place, other in enumerate(sizes) if other == size]
+            made = self.processor.image_processor([images[place] for place in places], return_tensors="pt")
+            grids = made["image_grid_thw"]
+            _check_grid(grids, self.processor.image_processor.patch_size, size)
+            rows = made["pixel_values"].split(grids.prod(dim=1).tolist())
+            for place, grid, pixels in zip(places, grids, rows, strict=True):
+                out[place] = {"pixel_values": pixels, "image_grid_thw": grid.unsqueeze(0)}
+        return out
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Words:
+    """What a text becomes; see `Prompt`."""
+
+    ids: Tensor
+    per_token: dict[str, Tensor]
+    positions: Tensor | None
+
+
+def left_padded(prompts: Sequence[Prompt], pad: int) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+    """Model inputs for all prompts, their attention mask [N, P], and the last position of each [N]."""
+    longest = max(len(prompt) for prompt in prompts)
+
+    def padded(values: Sequence[Tensor], fill: int) -> Tensor:
+        rows = [torch.nn.functional.pad(value, (longest - value.shape[-1], 0), value=fill) for value in values]
+        return torch.stack(rows, dim=-2)
+
+    inputs = {"input_ids": padded([prompt.ids for prompt in prompts], pad)}
+    for key in prompts[0].per_token:
+        inputs[key] = padded([prompt.per_token[key] for prompt in prompts], 0)
+    for key in prompts[0].image:
+        inputs[key] = torch.cat([prompt.image[key] for prompt in prompts])
+    mask = padded([torch.ones_like(prompt.ids) for prompt in prompts], 0)
+    if prompts[0].positions is None:
+        counted = (mask.cumsum(-1) - 1).clamp(min=0)
+        return {**inputs, "position_ids": counted}, mask, counted[:, -1]
+    positions = padded([prompt.positions for prompt in prompts if prompt.positions is not None], 0)
+    return {**inputs, "position_ids": positions}, mask, positions.amax(dim=(0, 2))
 
 
 def _turns(messages: Messages) -> list[dict[str, Any]]:
@@ -95,7 +176,7 @@ def _parts(content: Any) -> Sequence[dict[str, Any]]:
     return [{"type": "text", "text": content}] if isinstance(content, str) else content
 
 
-def _check_grid(grid: Tensor, patch: int, size: Size) -> None:
-    seen = (int(grid[0, 1]) * patch, int(grid[0, 2]) * patch)
-    if seen != size:
+def _check_grid(grids: Tensor, patch: int, size: Size) -> None:
+    seen = (grids[:, 1:] * patch).unique(dim=0).tolist()
+    if seen != [list(size)]:
         raise ValueError(f"the processor resized {size} to {seen}, so coordinates would be read in the wrong frame")

@@ -18,7 +18,7 @@ from medground_qwen.attention import use_shared_attention
 from medground_qwen.families import Family
 from medground_qwen.generate import Sampled, Tokens, sample
 from medground_qwen.policy import GroupBatch, Policy, RowBatch, group_of, rows_of
-from medground_qwen.prompts import Prompt, encode
+from medground_qwen.prompts import Encoder, Prompt
 
 
 class VisionLanguageReasoner:
@@ -51,6 +51,7 @@ class VisionLanguageReasoner:
         if self.share:
             use_shared_attention(model.config.get_text_config())
         self.tokens = _tokens(model, processor)
+        self._encoder = Encoder(processor, getattr(model.model, "get_rope_index", None))
         self.policy = Policy(model, share=self.share, forbidden=self.tokens.forbidden, chunk=logprob_chunk)
         self._frozen: Policy | None = None
         self._active = self.policy
@@ -76,10 +77,13 @@ class VisionLanguageReasoner:
 
     def encode(self, messages: Messages) -> Prompt:
         """A conversation as the model's inputs, on its device."""
-        image = image_of(messages)
-        size = (image.shape[0], image.shape[1])
-        rope = getattr(self.model.model, "get_rope_index", None)
-        return encode(self.processor, rope, messages, self.seen(size), self.frame(size)).to(self.device)
+        return self.encode_all([messages])[0]
+
+    def encode_all(self, batch: Sequence[Messages]) -> list[Prompt]:
+        """Several conversations as the model's inputs, each as if it were alone; quicker than one by one."""
+        sizes = [image_of(messages).shape[:2] for messages in batch]
+        found = self._encoder(batch, [self.seen(size) for size in sizes], [self.frame(size) for size in sizes])
+        return [prompt.to(self.device) for prompt in found]
 
     def tokenize(self, text: str) -> list[int]:
         """A target text as completion ids with the end token: what supervised training teaches to write."""
@@ -98,7 +102,7 @@ class VisionLanguageReasoner:
         training = self.model.training
         self.model.eval()
         for start in range(0, len(batch), at_once):
-            prompts = [self.encode(messages) for messages in batch[start : start + at_once]]
+            prompts = self.encode_all(batch[start : start + at_once])
             streams = [[seed + index for index in range(count)] for seed in seeds[start : start + at_once]]
             groups = sample(
                 self.model,
@@ -120,9 +124,9 @@ class VisionLanguageReasoner:
         ids = [_ids(completion) for completion in completions]
         return group_of(self.encode(messages), ids, self.tokens.pad)
 
-    def rows(self, batch: Sequence[Messages], completions: Sequence[Sequence[int]]) -> RowBatch:
-        """Several queries with one completion each, as the policy takes them."""
-        return rows_of([self.encode(messages) for messages in batch], completions, self.tokens.pad)
+    def rows(self, batch: Sequence[Messages], completions: Sequence[Completion | Sequence[int]]) -> RowBatch:
+        """Several queries with one completion each, as the policy takes them: what supervised training needs."""
+        return rows_of(self.encode_all(batch), [_ids(completion) for completion in completions], self.tokens.pad)
 
     def logprobs(self, messages: Messages, completions: Sequence[Completion], *, temperature: float = 1.0) -> Tensor:
         """See `TrainableReasoner.logprobs`."""

@@ -7,7 +7,7 @@ loads a released checkpoint loads too.
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,13 +35,17 @@ CORPUS = (
 )
 
 
-def tokenizer(corpus: Sequence[str] = CORPUS, *, vocabulary: int = 420, numbers: int = 0) -> Any:
+def tokenizer(
+    corpus: Sequence[str] = CORPUS, *, vocabulary: int = 420, numbers: Iterable[int] = (), tags: Sequence[str] = ()
+) -> Any:
     """A byte-level BPE tokenizer trained on a few sentences, with Qwen's special tokens.
 
     Args:
         corpus: what it is trained on.
-        vocabulary: upper bound of its size, special and number tokens not counted.
-        numbers: give each of 0 to numbers-1 a token of its own, which a small model learns faster than digits.
+        vocabulary: upper bound of its size, special, number and tag tokens not counted.
+        numbers: each gets a token of its own, which a small model learns faster than digits. Such a token takes the
+            space before it along, which decoding does not bring back.
+        tags: text pieces that get a token of their own, such as ``<think>``.
     """
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
@@ -54,8 +58,8 @@ def tokenizer(corpus: Sequence[str] = CORPUS, *, vocabulary: int = 420, numbers:
         corpus, trainers.BpeTrainer(vocab_size=vocabulary, initial_alphabet=alphabet, show_progress=False)
     )
     raw.add_special_tokens([AddedToken(token, special=True) for token in SPECIAL])
-    if numbers:
-        raw.add_tokens([AddedToken(str(value), single_word=True, normalized=False) for value in range(numbers)])
+    raw.add_tokens([AddedToken(tag, normalized=False) for tag in tags])
+    raw.add_tokens([AddedToken(str(value), single_word=True, lstrip=True, normalized=False) for value in numbers])
     return PreTrainedTokenizerFast(
         tokenizer_object=raw,
         eos_token="<|im_end|>",

@@ -3,7 +3,7 @@
 Six families: ``ct``, ``mri``, ``xray``, ``ultrasound``, ``fundus``, ``histology``. Every picture holds several
 plausible targets, at least two of them lesions or paired structures, so that the question decides which one is meant.
 Lesions have a core and a margin: by the annotation convention ``core`` only the core is the target, by ``whole`` (the
-default) both. Everything follows from the seed.
+default) both. A seventh family, ``plain``, is for models that learn on a laptop. Everything follows from the seed.
 
     python -m medground_toy.phantoms --out DIR -n 100 --seed 0 [--size 256] [--families ct,mri] [--convention core]
 
@@ -26,6 +26,7 @@ from medground.geometry import Size, mask_box
 from medground.types import Image, Query, Sample, Target
 from medground_toy import optics, radiology
 from medground_toy.canvas import Canvas
+from medground_toy.plain import plain
 from medground_toy.questions import QUESTIONS, ask
 from medground_toy.regions import Bools, Floats, key_points
 from medground_toy.scenes import Region, Shapes
@@ -39,9 +40,10 @@ _SCENES: dict[str, tuple[str, Callable[[Canvas, Shapes], tuple[Floats, list[Regi
     "ultrasound": ("Ultrasound", radiology.ultrasound),
     "fundus": ("Fundus", optics.fundus),
     "histology": ("Pathology", optics.histology),
+    "plain": ("Drawing", plain),
 }
-FAMILIES = tuple(_SCENES)
-"""The families, by name."""
+FAMILIES = tuple(name for name in _SCENES if name != "plain")
+"""The families that look like something, by name; `plain` is drawn only where it is asked for."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -63,7 +65,7 @@ def phantom(
     """Draw one picture.
 
     Args:
-        family: one of `FAMILIES`.
+        family: one of `FAMILIES`, or ``plain``.
         seed: everything follows from it.
         size: (H, W), px.
         convention: whether the target of a lesion is its ``core`` or the ``whole`` of it, margin included. The picture
@@ -73,10 +75,10 @@ def phantom(
     Raises:
         ValueError: for a word that is not among the choices.
     """
-    for word, choices in ((family, FAMILIES), (convention, ("core", "whole")), (shapes, ("irregular", "round"))):
+    for word, choices in ((family, tuple(_SCENES)), (convention, ("core", "whole")), (shapes, ("irregular", "round"))):
         if word not in choices:
             raise ValueError(f"{word!r} is none of {', '.join(choices)}")
-    rng = np.random.default_rng([seed, FAMILIES.index(family)])
+    rng = np.random.default_rng([seed, list(_SCENES).index(family)])
     modality, draw = _SCENES[family]
     picture, regions = draw(Canvas(size, rng), shapes)
     levels = np.rint(np.clip(picture, 0, 1) * 255).astype(np.uint8)
@@ -175,9 +177,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--convention", choices=("core", "whole"), default="whole", help="what of a lesion is marked")
     chosen = parser.parse_args(arguments)
     families = [name for name in chosen.families.split(",") if name]
-    unknown = sorted(set(families) - set(FAMILIES))
+    unknown = sorted(set(families) - set(_SCENES))
     if unknown or not families:
-        parser.error(f"--families: {', '.join(unknown) or 'nothing'} is none of {', '.join(FAMILIES)}")
+        parser.error(f"--families: {', '.join(unknown) or 'nothing'} is none of {', '.join(_SCENES)}")
     size = (chosen.size, chosen.size)
     found = samples(chosen.n, chosen.seed, families=families, size=size, convention=chosen.convention)
     sys.stdout.write(f"{write(chosen.out, found)}: {len(found)} samples\n")

@@ -145,6 +145,14 @@ QUESTIONS: dict[str, tuple[str, ...]] = {
         "Where in the {there} would you count dividing cells?",
         "What dark, packed region in the {there} would decide the grade?",
     ),
+    "nodule": (
+        "Which {tone} patch on the {place} does not belong there?",
+        "What on the {place} needs a biopsy?",
+        "What {tone} finding on the {place} would you report?",
+        "Where in the {there} has something grown?",
+        "Which {tone} spot on the {place} is new?",
+        "What in the {there} looks suspicious?",
+    ),
 }
 
 

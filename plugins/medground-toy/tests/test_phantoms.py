@@ -15,9 +15,10 @@ from medground.geometry import in_mask, mask_box, mask_dice
 from medground.types import SpatialPrompt
 
 SMALL = (96, 96)
+ALL = (*FAMILIES, "plain")
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ALL)
 def test_every_target_is_exact(family):
     drawn = phantom(family, 3, size=(90, 110))
     assert drawn.image.shape == (90, 110, 3) and drawn.image.dtype == np.uint8
@@ -30,7 +31,7 @@ def test_every_target_is_exact(family):
         assert set(sample.labels) == {"modality", "category", "supercategory", "family"}
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ALL)
 def test_lesions_have_a_core_and_a_margin(family):
     whole, core = (phantom(family, 4, size=SMALL, convention=name) for name in ("whole", "core"))
     assert np.array_equal(whole.image, core.image)
@@ -46,14 +47,14 @@ def test_lesions_have_a_core_and_a_margin(family):
     assert lesions >= 2
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ALL)
 def test_everything_follows_from_the_seed(family):
     first, again, other = (phantom(family, seed, size=SMALL) for seed in (1, 1, 2))
     assert np.array_equal(first.image, again.image) and not np.array_equal(first.image, other.image)
     assert [s.query.question for s in first.samples] == [s.query.question for s in again.samples]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ALL)
 def test_questions_tell_rivals_apart(family):
     for seed in range(6):
         regions = phantom(family, seed, size=SMALL).regions

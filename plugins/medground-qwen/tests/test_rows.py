@@ -1,0 +1,102 @@
+"""Different queries in one pass: each is what it is alone."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="needs torch")
+pytest.importorskip("transformers", reason="needs transformers")
+
+_spec = importlib.util.spec_from_file_location("qwen_conftest", Path(__file__).with_name("conftest.py"))
+common = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(common)
+RAGGED, conversation = common.RAGGED, common.conversation
+BATCH = [
+    conversation("Where is the shadow?", seed=0),
+    conversation("Which of the two dark regions is on the left of the picture?", seed=1),
+    conversation("Where is the shadow?", height=64, width=64, seed=2),
+    conversation("Where is the shadow?", seed=3),
+]
+"""Two sizes, two questions, four images."""
+
+
+def gradients(reasoner, loss):
+    reasoner.model.zero_grad()
+    loss.backward()
+    return {name: p.grad.clone() for name, p in reasoner.model.named_parameters() if p.grad is not None}
+
+
+def test_rows_have_the_logprobs_and_gradients_of_groups_of_one(make):
+    reasoner = make(train_vision=True)
+    weight = torch.linspace(-1, 1, 4 * 9).view(4, 9)
+    rows = reasoner.rows(BATCH, RAGGED)
+    together, entropy = reasoner.policy(rows)
+    found = gradients(reasoner, (together * weight).sum())
+    loss = torch.zeros(())
+    for row, (messages, ids) in enumerate(zip(BATCH, RAGGED, strict=True)):
+        alone, spread = reasoner.policy(reasoner.group(messages, [ids]))
+        torch.testing.assert_close(together[row, : len(ids)], alone[0], atol=1e-5, rtol=0)
+        torch.testing.assert_close(entropy[row, : len(ids)], spread[0], atol=1e-5, rtol=0)
+        assert not together[row, len(ids) :].any()
+        loss = loss + (alone[0] * weight[row, : len(ids)]).sum()
+    expected = gradients(reasoner, loss)
+    assert found.keys() == expected.keys()
+    for name, gradient in expected.items():
+        assert (found[name] - gradient).abs().max() <= 1e-5 * gradient.abs().max().clamp(min=1e-6), name
+
+
+def test_what_follows_the_end_of_a_row_changes_nothing(make):
+    reasoner = make()
+    rows = reasoner.rows(BATCH, RAGGED)
+    clean, _ = reasoner.policy(rows)
+    rows.ids[~rows.mask] = 123
+    assert torch.equal(reasoner.policy(rows)[0], clean)
+
+
+def test_encoding_together_or_again_gives_what_the_processor_gives(make):
+    kept, fresh = make(), make()
+    kept.encode_all(BATCH)
+    for messages, found in zip(BATCH, kept.encode_all(BATCH), strict=True):
+        alone, _ = fresh._encoder._both(
+            fresh.processor.apply_chat_template(
+                [{"role": "user", "content": [{"type": "image"}, messages[0]["content"][1]]}],
+                tokenize=False,
+                add_generation_prompt=True,
+            ),
+            messages[0]["content"][0]["image"],
+        )
+        assert torch.equal(found.ids, alone.ids)
+        assert torch.equal(found.positions, alone.positions)
+        assert all(torch.equal(value, alone.per_token[key]) for key, value in found.per_token.items())
+
+
+def test_each_of_a_batch_keeps_its_own_pixels_and_frame(make):
+    reasoner = make()
+    for messages, found in zip(BATCH, reasoner.encode_all(BATCH), strict=True):
+        alone = make().encode(messages)
+        assert found.frame == alone.frame
+        assert found.image.keys() == alone.image.keys()
+        assert all(torch.equal(value, alone.image[key]) for key, value in found.image.items())
+
+
+def test_only_so_many_texts_are_kept(make, monkeypatch):
+    from medground_qwen import prompts
+
+    monkeypatch.setattr(prompts, "KEPT", 2)
+    reasoner = make()
+    texts = [reasoner.encode(conversation(f"Question {index}?")).ids for index in range(3)]
+    assert len(reasoner._encoder._known) == 2
+    assert torch.equal(reasoner.encode(conversation("Question 0?")).ids, texts[0])
+
+
+def test_a_number_or_a_tag_is_one_token_and_reads_back():
+    from medground_qwen import tiny
+
+    words = tiny.tokenizer(numbers=[7, 266], tags=("<think>",))
+    ids = words("<think> at [7, 266, 2661]")["input_ids"]
+    tokens = words.convert_ids_to_tokens(ids)
+    assert tokens[0] == "<think>"
+    assert {"7", "266"} <= set(tokens)
+    assert "2661" not in tokens
+    assert words.decode(ids) == "<think> at [7,266, 2661]"
