@@ -85,8 +85,19 @@ class TrainableReasoner(Reasoner, Protocol):
         """A conversation and completions of it for the policy: token ids as they were sampled, or as given."""
         ...
 
-    def rows(self, batch: Sequence[Messages], completions: Sequence[Sequence[int]]) -> CompletionGroup:
-        """Several conversations with the token ids of one completion each, for the policy."""
+    def rows(
+        self, batch: Sequence[Messages], completions: Sequence[Sequence[int]], *, packed: bool = False
+    ) -> CompletionGroup:
+        """Several conversations with the token ids of one completion each, for the policy.
+
+        Args:
+            batch: the conversations.
+            completions: token ids of one completion for each.
+            packed: compute them as one sequence without padding, in which none sees another.
+
+        Raises:
+            RecipeError: if its attention cannot keep packed conversations apart.
+        """
         ...
 
     def parameters(self) -> "Iterable[torch.nn.Parameter]":
@@ -246,14 +257,27 @@ class Engine(Protocol):
 
 
 class RolloutSource(Protocol):
-    """Who samples completions during training: the trainer's own model, or a faster sampler fed with its weights."""
+    """Who samples completions during training: the trainer's own model, or a faster sampler fed with its weights.
+
+    Called in this order: `begin` once; at the start of every step `sync`, so before the first rollout and after every
+    update; then `generate`; `close` at the end, however it comes.
+    """
+
+    def begin(self, reasoner: TrainableReasoner, engine: Engine) -> None:
+        """Take note of whose policy it samples for, and of who holds its weights."""
+        ...
 
     def generate(self, batch: Sequence[Messages], sampling: Sampling, seeds: Sequence[int]) -> list[list[Completion]]:
         """As `Reasoner.generate`, with one seed per conversation."""
         ...
 
     def sync(self, weights: "Iterator[tuple[str, torch.Tensor]]", version: int) -> None:
-        """Take the policy's current weights; later completions come from them."""
+        """Take the policy's current weights; later completions come from them.
+
+        Args:
+            weights: full tensors by checkpoint name; on several ranks each must take all of them, or none of them any.
+            version: of these weights: the number of steps done.
+        """
         ...
 
     def close(self) -> None:

@@ -155,6 +155,7 @@ def assemble(recipe: Recipe, kind: Literal["grpo", "sft"]) -> Assembled:
     import torch
 
     from medground.grpo.local import LocalEngine
+    from medground.grpo.rollouts import OwnSampler
     from medground.grpo.trainer import Grpo
     from medground.sft import Sft
 
@@ -194,7 +195,8 @@ def assemble(recipe: Recipe, kind: Literal["grpo", "sft"]) -> Assembled:
     else:
         rollouts = RolloutGraph(recipe, rubric(recipe))
         rollouts.grounding = graph
-        method = Grpo(rollouts, reasoner, policy, engine, samples, settings, seed, _optional(recipe, "rollout"))
+        source = _optional(recipe, "rollout") or OwnSampler()
+        method = Grpo(rollouts, reasoner, policy, engine, samples, settings, seed, source)
     place = Path(data["path"]).expanduser()
     return Assembled(
         method=method, engine=engine, reasoner=reasoner, graph=graph, samples=samples,
