@@ -10,17 +10,18 @@ from dataclasses import dataclass
 from hashlib import sha256
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
 from medground import registry
 from medground.checkpoint import Checkpoints
 from medground.data.samples import MANIFEST, Samples, read_samples
-from medground.errors import RecipeError, RunError
+from medground.errors import Interrupted, RecipeError, RunError
 from medground.events import TRAINED, RunFolder
 from medground.graph import GroundingGraph, RolloutGraph
-from medground.protocols import TrainableReasoner
+from medground.launch import ranks
+from medground.protocols import Engine, RolloutSource, TrainableReasoner
 from medground.recipe import Recipe, check, resolve
 from medground.rubric import rubric
 from medground.types import Query, text_of
@@ -41,6 +42,8 @@ class Trained:
     """Of these, how many changed nothing because a number was not finite."""
     before: int
     """Steps that were done already when this call began."""
+    rank: int = 0
+    """Of this process among those that trained together; what is said to people is said by the first."""
 
 
 def train(
@@ -78,10 +81,13 @@ def train(
     kind = method_kind(resolved)
     if RunFolder.started(folder) and not resume:
         raise RunError(f"{folder} holds a run already", hint="add --resume to continue it, or choose another --out")
-    run = RunFolder(folder, resolved)
-    trackers = [registry.build("tracker", name, **arguments) for name, arguments in resolved.trackers]
+    engine = engine_of(resolved)
+    first = engine.rank == 0
+    run = RunFolder.of_rank(engine.rank, folder, resolved)
+    trackers = [registry.build("tracker", name, **arguments) for name, arguments in resolved.trackers if first]
+    made = None
     try:
-        made = assemble(resolved, kind)
+        made = assemble(resolved, kind, engine)
         digest = trained_digest(resolved)
         loop = Loop(
             Parts(
@@ -94,22 +100,30 @@ def train(
                 digest=digest,
                 trackers=trackers,
                 stopped=stopped,
-                say=say,
-                report=report,
+                say=say if first else _quietly,
+                report=report if first else _quietly,
             )
         )
         if not (resume and loop.resume()):
-            if resume:
+            if resume and first:
                 say("there is no checkpoint yet: the run begins at step 1")
             run.begin(about(resolved, made, digest))
         before = loop.state.step
-        started(before, made.method.planned)
+        if first:
+            started(before, made.method.planned)
         if before:
-            say(f"continuing after step {before}")
+            loop.parts.say(f"continuing after step {before}")
             run.event("resume", step=before)
-        state = loop.run()
-        return Trained(folder=folder, steps=state.step, skipped=len(state.skipped), before=before)
+        try:
+            state = loop.run()
+        except Interrupted:
+            engine.close()  # all ranks have agreed to stop
+            raise
+        engine.close()
+        return Trained(folder=folder, steps=state.step, skipped=len(state.skipped), before=before, rank=engine.rank)
     finally:
+        if made is not None:
+            made.close()
         for tracker in trackers:
             tracker.close()
         run.close()
@@ -123,6 +137,13 @@ def _places(recipe: Any, out: str | Path | None, resume: bool) -> tuple[Any, Pat
     if folder is None:
         raise RecipeError("a run needs a folder", hint="give --out runs/NAME")
     return recipe, folder
+
+
+def processes(recipe: Any, *overrides: str, out: str | Path | None = None, resume: bool = False) -> int:
+    """How many processes a recipe asks for: its engine's argument ``processes``, else one."""
+    source = _places(recipe, out, True)[0] if resume else recipe
+    data = resolve(source, *overrides).data
+    return int((data.get("engine") or {}).get("processes") or 1)
 
 
 def method_kind(recipe: Recipe) -> Literal["grpo", "sft"]:
@@ -149,12 +170,44 @@ class Assembled:
     samples: Samples
     data: Path
 
+    def close(self) -> None:
+        """Let go of what was opened; the engine parts for itself."""
+        if isinstance(self.method, _Sampling):
+            self.method.source.close()
 
-def assemble(recipe: Recipe, kind: Literal["grpo", "sft"]) -> Assembled:
-    """Build everything a recipe names: data first, because it is the quickest to fail."""
+
+@runtime_checkable
+class _Sampling(Protocol):
+    """A method with a sampler."""
+
+    source: RolloutSource
+
+
+def engine_of(recipe: Recipe) -> Engine:
+    """The engine a recipe trains with, in this one of its processes.
+
+    Raises:
+        RunError: if more processes were started than it connects.
+    """
+    from medground.grpo.local import LocalEngine
+
+    engine: Engine = _optional(recipe, "engine") or LocalEngine()
+    if ranks() > 1 and engine.world_size == 1:
+        raise RunError(
+            f"{ranks()} processes were started, and this engine is one process",
+            hint="name an engine that connects them, such as engine=deepspeed",
+        )
+    return engine
+
+
+def _quietly(*what: Any) -> None:
+    """The first rank says it."""
+
+
+def assemble(recipe: Recipe, kind: Literal["grpo", "sft"], engine: Engine | None = None) -> Assembled:
+    """Build everything a recipe names, but an engine that is there: data first, because it is the quickest to fail."""
     import torch
 
-    from medground.grpo.local import LocalEngine
     from medground.grpo.rollouts import OwnSampler
     from medground.grpo.trainer import Grpo
     from medground.sft import Sft
@@ -178,7 +231,7 @@ def assemble(recipe: Recipe, kind: Literal["grpo", "sft"]) -> Assembled:
         raise RecipeError(f"the reasoner {name!r} has no policy that can be trained", hint="use a model, not a twin")
     if settings.get("beta"):
         reasoner.keep_reference()
-    engine = _optional(recipe, "engine") or LocalEngine()
+    engine = engine or engine_of(recipe)
 
     def optimizer(parameters: Any) -> torch.optim.Optimizer:
         return torch.optim.AdamW(
@@ -213,8 +266,8 @@ def _optional(recipe: Recipe, kind: str) -> Any:
 
 
 def trained_digest(recipe: Recipe) -> str:
-    """What decides a run's numbers: the whole recipe but its trackers."""
-    return recipe.digest(*(key for key in recipe.data if key != "trackers"))
+    """What decides a run's numbers: the whole recipe but its trackers and its engine."""
+    return recipe.digest(*(key for key in recipe.data if key not in ("trackers", "engine")))
 
 
 def about(recipe: Recipe, made: Assembled, digest: str) -> dict[str, Any]:
@@ -275,8 +328,11 @@ def probe(recipe: Any, *overrides: str, steps: int = 2) -> dict[str, Any]:
     trained = sum(each.numel() for each in parameters if each.requires_grad)
     cuda = torch.cuda.is_available() and parameters[0].device.type == "cuda"
     peak = torch.cuda.max_memory_allocated() if cuda else _resident()
+    made.close()
+    made.engine.close()
     return {
         "method": kind,
+        "rank": made.engine.rank,
         "samples": len(made.samples),
         "steps": made.method.planned,
         "parameters": sum(each.numel() for each in parameters),

@@ -9,7 +9,7 @@ torch = pytest.importorskip("torch", reason="needs torch")
 pytest.importorskip("transformers", reason="needs transformers")
 
 from medground.errors import RecipeError  # noqa: E402
-from medground.graph import GroundingGraph, RolloutGraph  # noqa: E402
+from medground.graph import RolloutGraph  # noqa: E402
 from medground.grpo.local import LocalEngine  # noqa: E402
 from medground.grpo.loop import State  # noqa: E402
 from medground.grpo.loss import Objective  # noqa: E402
@@ -289,7 +289,7 @@ def test_losses_have_their_published_numbers_unless_the_recipe_says_otherwise():
 def test_what_cannot_be_compared_is_refused(trials):
     recipe = resolve(trials(num_generations=1))
     with pytest.raises(RecipeError, match="several sampled completions"):
-        Rollouts(RolloutGraph(recipe, None), [], recipe.settings("grpo"), 0, OwnSampler())
+        Rollouts(RolloutGraph(recipe, None), [], recipe.settings("grpo"), 0, OwnSampler(), LocalEngine())
     made, _ = parts(trials(max_prompt_length=5))
     with pytest.raises(RecipeError, match="max_prompt_length=5"):
         updated(made, drawn(made))

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 import click
 
 from medground.errors import MedgroundError
+from medground.launch import leave
 
 COMMANDS = {
     "doctor": ("medground.cli.doctor", "What is installed and whether it works; `doctor frames` checks coordinates."),
@@ -49,7 +50,8 @@ class LazyGroup(click.Group):
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="medground", message="medground %(version)s")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
-def medground(debug: bool) -> None:
+@click.option("--local_rank", hidden=True, help="What DeepSpeed's launcher adds; the environment says it too.")
+def medground(debug: bool, local_rank: str | None) -> None:
     """Reasoning grounding in medical images: a vague question in; reasoning, box, key points and mask out.
 
     Research software, not a medical device.
@@ -80,7 +82,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         if "--debug" in given:
             raise
         code = _unforeseen(error)
-    sys.exit(code if isinstance(code, int) else 0)
+    leave(code if isinstance(code, int) else 0)
 
 
 def _unforeseen(error: Exception) -> int:

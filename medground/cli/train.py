@@ -30,11 +30,16 @@ def train(
 
     SIGTERM or Ctrl-C saves and leaves with 5; run again with --resume. Research software, not a medical device.
     """
-    from medground import training
+    from medground import launch, training
 
+    if not launch.launched() and (count := training.processes(recipe, *overrides, out=out, resume=resume)) > 1:
+        given = {"--resume": resume, "--dry-run": dry_run, "--json": as_json}
+        options = [name for name, said in given.items() if said] + (["--out", str(out)] if out else [])
+        raise click.exceptions.Exit(launch.start(["train", recipe, *overrides, *options], count))
     if dry_run:
         plan = training.probe(recipe, *overrides)
-        click.echo(json.dumps(plan) if as_json else _told(plan))
+        if not plan["rank"]:
+            click.echo(json.dumps(plan) if as_json else _told(plan))
         return
     with interruptible() as stopped, _shown() as (started, report):
         done = training.train(
@@ -47,6 +52,8 @@ def train(
             report=report,
             started=started,
         )
+    if done.rank:
+        return
     if as_json:
         summary = {"steps": done.steps, "skipped": done.skipped, "before": done.before}
         click.echo(json.dumps({"folder": str(done.folder), **summary}))

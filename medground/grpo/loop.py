@@ -93,6 +93,9 @@ class Parts:
 class Loop:
     """Runs a method to its last step, from wherever the newest checkpoint left it.
 
+    On several ranks every one runs a loop over the same steps; the first writes, and what depends on the moment (whether to
+    stop, which checkpoint is the newest) is agreed on.
+
     Args:
         parts: what it works on.
     """
@@ -110,9 +113,7 @@ class Loop:
             RunError: if it was made with another recipe.
         """
         p = self.parts
-        if orphans := p.checkpoints.clean():
-            p.say(f"removed {len(orphans)} unfinished checkpoints")
-        folder = p.checkpoints.newest(p.say)
+        folder: Path | None = p.engine.gather(self._newest() if p.engine.rank == 0 else None)[0]
         if folder is None:
             p.run.rewind(0)
             return False
@@ -128,6 +129,12 @@ class Loop:
         p.run.point_to(folder, kept["argument"])
         p.run.rewind(self.state.step)
         return True
+
+    def _newest(self) -> Path | None:
+        p = self.parts
+        if orphans := p.checkpoints.clean():
+            p.say(f"removed {len(orphans)} unfinished checkpoints")
+        return p.checkpoints.newest(p.say)
 
     def run(self) -> State:
         """Do what is left; on the way out everything is on disk.
@@ -164,7 +171,7 @@ class Loop:
         return result, time.perf_counter() - started
 
     def _pause(self) -> None:
-        if self.parts.stopped():
+        if self.parts.engine.all_reduce({"stop": float(self.parts.stopped())})["stop"]:
             raise Stop
 
     def _interrupt(self) -> None:
@@ -208,23 +215,29 @@ class Loop:
 
     def _save(self, result: Result | None) -> None:
         p, state = self.parts, self.state
-        argument = ""
+        argument, first = "", p.engine.rank == 0
 
-        def write(folder: Path) -> None:
+        def write(made: Path | None) -> None:
             nonlocal argument
-            model = folder / "model"
-            model.mkdir()
+            folder = Path(p.engine.gather(str(made))[0])
             with _disk_errors():
-                argument = p.reasoner.save(model)
+                with p.engine.whole():
+                    if first:
+                        (folder / "model").mkdir()
+                        argument = p.reasoner.save(folder / "model")
                 faults.reach("save.after_model")
                 p.engine.save(folder)
-                kept = {"state": asdict(state), "recipe": p.digest, "argument": argument}
-                p.run.write_state(folder, {**kept, "generators": write_generators(folder)})
+                if first:
+                    kept = {"state": asdict(state), "recipe": p.digest, "argument": argument}
+                    p.run.write_state(folder, {**kept, "generators": write_generators(folder)})
 
         p.run.flush()
-        final = p.checkpoints.save(state.step, write, lambda folder: p.run.point_to(folder, argument))
+        if first:
+            p.checkpoints.save(state.step, write, lambda folder: p.run.point_to(folder, argument))
+        else:
+            write(None)
         self.saved = state.step
-        p.run.event("save", step=state.step, checkpoint=final.name)
+        p.run.event("save", step=state.step, checkpoint=p.checkpoints.path(state.step).name)
 
 
 class _disk_errors:

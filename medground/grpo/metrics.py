@@ -81,9 +81,11 @@ def table(batch: Batch) -> list[dict[str, Any]]:
 
 
 def pictures(batch: Batch) -> list[tuple[str, Callable[[], Any]]]:
-    """The best completion of each of the first groups, drawn beside the truth when called."""
+    """The best completion of each of this rank's first groups, drawn beside the truth when called."""
     found: list[tuple[str, Callable[[], Any]]] = []
-    for group, line in list(zip(batch.groups, batch.rewards, strict=True))[:DRAWN]:
+    seen = [place for place, messages in enumerate(batch.messages) if messages is not None]
+    for place in seen[:DRAWN]:
+        group, line = batch.groups[place], batch.rewards[place]
         best = int(torch.nan_to_num(line, nan=-torch.inf).argmax())
         found.append((_name(group, best), _Drawing(group.rollouts[best])))
     return found

@@ -50,7 +50,7 @@ class Grpo:
     ) -> None:
         self.graph, self.engine, self.settings, self.source = graph, engine, settings, source
         source.begin(reasoner, engine)
-        self.rollouts = Rollouts(graph, samples, settings, seed, source)
+        self.rollouts = Rollouts(graph, samples, settings, seed, source, engine)
         self.update = Update(reasoner, policy, engine, settings)
         self.epoch = epoch_length(len(samples), settings["train_batch_size"])
         self.planned = planned_steps(
