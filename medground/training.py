@@ -140,10 +140,17 @@ def _places(recipe: Any, out: str | Path | None, resume: bool) -> tuple[Any, Pat
 
 
 def processes(recipe: Any, *overrides: str, out: str | Path | None = None, resume: bool = False) -> int:
-    """How many processes a recipe asks for: its engine's argument ``processes``, else one."""
-    source = _places(recipe, out, True)[0] if resume else recipe
-    data = resolve(source, *overrides).data
-    return int((data.get("engine") or {}).get("processes") or 1)
+    """How many processes a recipe asks for: its engine's argument ``processes``, else one.
+
+    Raises:
+        RecipeError: if the recipe cannot be used, so that this is said once and not by every process.
+    """
+    resolved = resolve(_places(recipe, out, True)[0] if resume else recipe, *overrides)
+    count = (resolved.data.get("engine") or {}).get("processes")
+    if not isinstance(count, int) or count < 2:
+        return 1
+    check(resolved, strict_missing=True)
+    return count
 
 
 def method_kind(recipe: Recipe) -> Literal["grpo", "sft"]:

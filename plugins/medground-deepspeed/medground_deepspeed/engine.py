@@ -132,16 +132,17 @@ class ZeroEngine:
             yield
             return
         import deepspeed
+        from deepspeed.runtime.zero.parameter_offload import FWD_MODULE_STACK
 
         sharing = self.zero.parameter_offload
         with deepspeed.zero.GatheredParameters(list(self.policy.parameters())):
-            for hook in (*sharing.forward_hooks, *sharing.backward_hooks):
-                hook.remove()
+            sharing._remove_module_hooks()
             sharing.forward_hooks, sharing.backward_hooks = [], []
             try:
                 yield
             finally:
-                sharing._register_deepspeed_module(sharing.module)
+                FWD_MODULE_STACK.pop()  # setting up puts the root there again
+                sharing.setup_zero_stage3_hooks()
 
     def named_weights(self) -> Iterator[tuple[str, Tensor]]:
         """See `Engine.named_weights`; under ZeRO 3 gathered one by one."""
