@@ -220,6 +220,10 @@ class Engine(Protocol):
     world_size: int
     even: bool
     """True where ranks must do equally many passes of the policy, forward and backward, and one per step at least."""
+    stage: int
+    """What ranks share out among them, as ZeRO counts: 0 nothing, 1 the optimiser's state, 2 gradients too, 3 weights too."""
+    offload: bool
+    """Whether the optimiser's state lies in the memory of the host."""
 
     def prepare(
         self,

@@ -6,7 +6,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from hashlib import sha256
 from importlib import metadata
 from pathlib import Path
@@ -20,6 +20,7 @@ from medground.data.samples import MANIFEST, Samples, read_samples
 from medground.errors import Interrupted, RecipeError, RunError
 from medground.events import TRAINED, RunFolder
 from medground.graph import GroundingGraph, RolloutGraph
+from medground.grpo.memory import Held, held
 from medground.launch import ranks
 from medground.protocols import Engine, RolloutSource, TrainableReasoner
 from medground.recipe import Recipe, check, resolve
@@ -176,6 +177,10 @@ class Assembled:
     graph: GroundingGraph
     samples: Samples
     data: Path
+    parameters: int
+    """Of the policy, counted before the engine takes them."""
+    trained: int
+    """Of these, those that train."""
 
     def close(self) -> None:
         """Let go of what was opened; the engine parts for itself."""
@@ -248,6 +253,7 @@ def assemble(recipe: Recipe, kind: Literal["grpo", "sft"], engine: Engine | None
             weight_decay=settings["weight_decay"],
         )
 
+    counts = [(each.numel(), each.requires_grad) for each in reasoner.policy.parameters()]
     policy = engine.prepare(reasoner.policy, optimizer, max_grad_norm=settings["max_grad_norm"])
     method: Any
     if kind == "sft":
@@ -261,6 +267,7 @@ def assemble(recipe: Recipe, kind: Literal["grpo", "sft"], engine: Engine | None
     return Assembled(
         method=method, engine=engine, reasoner=reasoner, graph=graph, samples=samples,
         data=place / MANIFEST if place.is_dir() else place,
+        parameters=sum(count for count, _ in counts), trained=sum(count for count, trains in counts if trains),
     )  # fmt: skip
 
 
@@ -332,9 +339,9 @@ def probe(recipe: Any, *overrides: str, steps: int = 2) -> dict[str, Any]:
         state.step, state.drawn = state.step + 1, state.drawn + result.drawn
         state.tokens += result.tokens
     parameters = list(made.reasoner.policy.parameters())
-    trained = sum(each.numel() for each in parameters if each.requires_grad)
     cuda = torch.cuda.is_available() and parameters[0].device.type == "cuda"
     peak = torch.cuda.max_memory_allocated() if cuda else _resident()
+    state_bytes = state_of(made)
     made.close()
     made.engine.close()
     return {
@@ -342,13 +349,15 @@ def probe(recipe: Any, *overrides: str, steps: int = 2) -> dict[str, Any]:
         "rank": made.engine.rank,
         "samples": len(made.samples),
         "steps": made.method.planned,
-        "parameters": sum(each.numel() for each in parameters),
-        "parameters_trained": trained,
+        "parameters": made.parameters,
+        "parameters_trained": made.trained,
         "tokens_per_step": state.tokens / state.step,
         "tokens": state.tokens / state.step * made.method.planned,
         "seconds_per_step": seconds[-1],
         "seconds": seconds[-1] * made.method.planned,
         "peak_memory_bytes": int(peak),
+        "processes": made.engine.world_size,
+        "state_bytes": {**asdict(state_bytes), "device": state_bytes.device},
         "device": str(parameters[0].device),
         "last_probe": {
             name: metrics[name] for name in ("reward", "loss", "completions/mean_length") if name in metrics
@@ -357,8 +366,22 @@ def probe(recipe: Any, *overrides: str, steps: int = 2) -> dict[str, Any]:
             f"{len(seconds)} steps of the run itself were done on this device; the last one is taken for all",
             "completions keep the length they have now; validation, checkpoints and overlays are not counted",
             "memory is the peak of the probe" + ("" if cuda else ", of the whole process"),
+            "state is arithmetic: weights, gradients and the optimiser's numbers, per process",
         ],
     }
+
+
+def state_of(made: Assembled) -> Held:
+    """What the parameters of a run take in each of its processes, by arithmetic."""
+    engine = made.engine
+    return held(
+        made.parameters,
+        made.trained,
+        width=next(made.reasoner.policy.parameters()).element_size(),
+        ranks=engine.world_size,
+        stage=engine.stage,
+        offload=engine.offload,
+    )
 
 
 def _resident() -> int:

@@ -98,6 +98,13 @@ def _told(plan: Mapping[str, Any]) -> str:
         "tokens": f"{plan['tokens']:,.0f} trained, {plan['tokens_per_step']:,.0f} a step",
         "time": f"{minutes:,.1f} min on {plan['device']}, {plan['seconds_per_step']:.2f} s a step",
         "memory": f"{gigabytes:,.2f} GB",
+        "state": _state(plan["state_bytes"], plan["processes"]),
     }
     lines = [f"{name:<11} {value}" for name, value in rows.items()]
     return "\n".join([*lines, "assuming", *(f"  - {each}" for each in plan["assumptions"])])
+
+
+def _state(held: Mapping[str, float], processes: int) -> str:
+    parts = ", ".join(f"{name} {held[name] / 1e9:,.2f}" for name in ("weights", "gradients", "optimizer"))
+    host = f", and {held['host'] / 1e9:,.2f} GB on the host" if held["host"] else ""
+    return f"{held['device'] / 1e9:,.2f} GB in each of {processes} ({parts}){host}"

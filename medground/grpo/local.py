@@ -23,6 +23,8 @@ class LocalEngine:
     rank = 0
     world_size = 1
     even = False
+    stage = 0
+    offload = False
 
     def prepare(
         self,

@@ -11,6 +11,7 @@ from medground_deepspeed import deepspeed
 from torch import nn
 
 from medground.grpo.local import LocalEngine
+from medground.grpo.memory import held
 from medground.grpo.ranks import evenly
 from medground.launch import leave
 
@@ -67,6 +68,17 @@ def main(stage, folder):
         assert abs(found - expected) <= 1e-6, (found, expected)
         assert expected > 0.05, "clipping is on"
     same()
+
+    # What this rank holds of the optimiser is the arithmetic of `medground train --dry-run`, but for alignment.
+    shards = engine.zero.fp32_partitioned_groups_flat if stage == 3 else engine.zero.single_partition_of_fp32_groups
+    states = [value for state in engine.optimizer.state.values() for value in state.values() if value.dim()]
+    taken = sum(each.nbytes for each in (*shards, *states))
+    trained = sum(each.numel() for each in alone.parameters() if each.requires_grad)
+    total = sum(each.numel() for each in alone.parameters())
+    expected = held(total, trained, width=4, ranks=2, stage=stage).optimizer
+    assert expected <= taken <= 1.15 * expected, (expected, taken)
+    if stage == 3:
+        assert not any(each.numel() for each in policy.parameters()), "no rank holds whole weights"
 
     # A gradient that is not a number on one rank alone: nobody's parameters move.
     found, expected = both(3, poison=math.nan)
