@@ -26,6 +26,11 @@ def ranks() -> int:
     return int(os.environ.get("WORLD_SIZE") or 1)
 
 
+def rank() -> int:
+    """Which of them this one is."""
+    return int(os.environ.get("RANK") or 0)
+
+
 def launched() -> bool:
     """Whether something has started this process as one of several (or of one)."""
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ
@@ -55,19 +60,19 @@ def start(arguments: Sequence[str], count: int) -> int:
     children = [
         subprocess.Popen(
             [sys.executable, "-m", "medground", *arguments],
-            env={**os.environ, **_environment(rank, count, port)},
+            env={**os.environ, **_environment(number, count, port)},
             start_new_session=True,  # a terminal's Ctrl-C reaches this process alone, which passes it on once
         )
-        for rank in range(count)
+        for number in range(count)
     ]
     with _passing_on(children):
         failed = _wait(children)
     if failed is None:
         return 0
-    rank, code = failed
+    who, code = failed
     if code < 0:
         raise RunError(
-            f"process {rank} of {count} was killed by {signal.Signals(-code).name}, and the others were stopped",
+            f"process {who} of {count} was killed by {signal.Signals(-code).name}, and the others were stopped",
             hint="the newest checkpoint is whole: add --resume to continue from it",
         )
     return code
@@ -93,7 +98,7 @@ def _wait(children: "Sequence[subprocess.Popen[bytes]]") -> tuple[int, int] | No
 
 
 def _failed(children: "Sequence[subprocess.Popen[bytes]]") -> tuple[int, int] | None:
-    codes = [(child.returncode, rank) for rank, child in enumerate(children) if child.returncode]
+    codes = [(child.returncode, number) for number, child in enumerate(children) if child.returncode]
     return min(codes)[::-1] if codes else None
 
 
@@ -117,10 +122,10 @@ def _passing_on(children: "Sequence[subprocess.Popen[bytes]]") -> Iterator[None]
             signal.signal(number, before)
 
 
-def _environment(rank: int, count: int, port: int) -> Mapping[str, str]:
+def _environment(number: int, count: int, port: int) -> Mapping[str, str]:
     return {
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
+        "RANK": str(number),
+        "LOCAL_RANK": str(number),
         "WORLD_SIZE": str(count),
         "LOCAL_WORLD_SIZE": str(count),
         "MASTER_ADDR": "127.0.0.1",

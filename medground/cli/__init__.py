@@ -11,8 +11,8 @@ from typing import Any, NoReturn
 
 import click
 
-from medground.errors import MedgroundError
-from medground.launch import leave
+from medground.errors import Interrupted, MedgroundError
+from medground.launch import leave, rank
 
 COMMANDS = {
     "doctor": ("medground.cli.doctor", "What is installed and whether it works; `doctor frames` checks coordinates."),
@@ -73,7 +73,8 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     except MedgroundError as error:
         if "--debug" in given:
             raise
-        code = _say(error.message, error.hint, error.exit_code)
+        agreed = isinstance(error, Interrupted) and rank() > 0  # the first process says it for all
+        code = error.exit_code if agreed else _say(error.message, error.hint, error.exit_code)
     except BrokenPipeError:
         # The reader of our output left; there is nobody to tell, and flushing at exit would fail again.
         sys.stdout = None

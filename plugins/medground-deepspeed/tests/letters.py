@@ -1,4 +1,4 @@
-"""A reward that random letters earn; its `call`-th call in process `rank` sends that process a signal."""
+"""A reward that random letters earn; its `call`-th call in process `rank` of `ranks` sends that process a signal."""
 
 import os
 import signal
@@ -11,9 +11,18 @@ class Letters:
     needs_mask = False
     range = (0.0, 1.0)
 
-    def __init__(self, *, letters: str = "aeiouAEIOU0123456789", rank: int = 1, call: int = 0, sends: str = "SIGKILL"):
+    def __init__(
+        self,
+        *,
+        letters: str = "aeiouAEIOU0123456789",
+        rank: int = 1,
+        ranks: int = 2,
+        call: int = 0,
+        sends: str = "SIGKILL",
+    ):
         self.letters, self.sends = letters, signal.Signals[sends]
-        self.left = call if os.environ.get("RANK") == str(rank) else 0
+        here = (os.environ.get("RANK"), os.environ.get("WORLD_SIZE")) == (str(rank), str(ranks))
+        self.left = call if here else 0
 
     def __call__(self, rollout):
         self.left -= 1

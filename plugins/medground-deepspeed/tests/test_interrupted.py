@@ -56,7 +56,7 @@ def test_a_worker_asked_to_stop_stops_all_and_one_process_goes_on(stage, recipe,
 @pytest.mark.parametrize("stage", [2, 3])
 def test_what_one_process_began_two_finish(stage, recipe, ended, alone, tmp_path):
     """And on the same number of ranks it goes on as well."""
-    sending = {"reward": {"call": 1 + 9, "sends": "SIGTERM", "rank": 0}}
+    sending = {"reward": {"call": 1 + 9, "sends": "SIGTERM", "rank": 0, "ranks": 1}}
     out = tmp_path / "run"
     code, _, stderr = ended(recipe(**sending), out, "engine=deepspeed", f"engine.stage={stage}", RANK="0", WORLD_SIZE="1",
                             LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT="0")  # fmt: skip
