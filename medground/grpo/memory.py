@@ -26,7 +26,7 @@ def held(
     """What one process holds.
 
     >>> held(8_290_000_000, 7_610_000_000, ranks=8, stage=3).device / 1e9
-    15.3875
+    15.39
 
     Args:
         parameters: of the whole model.
