@@ -94,8 +94,9 @@ def conclude(shown: Sequence[Shown], answers: Sequence[Completion]) -> tuple[Kin
             read[one.size].append((one.box, numbers))
     if min(len(pairs) for pairs in read.values()) < FEWEST:
         raise _undecided(_unread(answers))
-    fits: dict[Order, list[Fit]] = {order: [_fit(*read[size], size=size, order=order) for size in sizes]
-                                    for order in ("xy", "yx")}
+    fits: dict[Order, list[Fit]] = {
+        order: [_fit(*read[size], size=size, order=order) for size in sizes] for order in ("xy", "yx")
+    }
     means = {order: float(np.mean([fit.iou for fit in found])) for order, found in fits.items()}
     order: Order = "xy" if means["xy"] >= means["yx"] else "yx"
     if min(fit.iou for fit in fits[order]) < FITS or means[order] - min(means.values()) < APART:
@@ -104,7 +105,7 @@ def conclude(shown: Sequence[Shown], answers: Sequence[Completion]) -> tuple[Kin
         if all(_agree(fit.sides, Frame(kind, size).extent) for fit, size in zip(fits[order], sizes, strict=True)):
             return kind, order
     seems = ", ".join(
-        f"{width}x{height} seem to be {fit.sides[0]:.4g}x{fit.sides[1]:.4g}"
+        f"{width}x{height} seem to be {fit.sides[0]:.0f}x{fit.sides[1]:.0f}"
         for fit, (height, width) in zip(fits[order], sizes, strict=True)
     )
     longest = max(fits[order][0].sides)

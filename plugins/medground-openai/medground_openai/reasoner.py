@@ -121,9 +121,7 @@ class OpenAIReasoner:
         shrink = min(1.0, self.max_image_side / max(size))
         height, width = (max(1, round(side * shrink)) for side in size)
         limit = max(self.max_image_side, self.side_multiple, 56) ** 2
-        return fixed_point(
-            (height, width), factor=self.side_multiple, min_pixels=LEAST_PIXELS, max_pixels=limit
-        )
+        return fixed_point((height, width), factor=self.side_multiple, min_pixels=LEAST_PIXELS, max_pixels=limit)
 
     def generate(self, batch: Sequence[Messages], sampling: Sampling) -> list[list[Completion]]:
         """See `Reasoner.generate`. Completion i is drawn with the conversation's seed + i.

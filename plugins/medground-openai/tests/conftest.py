@@ -1,5 +1,6 @@
 """A real HTTP server on loopback that behaves as told, and a clock that only moves when it is told to."""
 
+import contextlib
 import json
 import random
 import re
@@ -11,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-
 from medground_openai.reasoner import OpenAIReasoner
 
 KEY = "canary-3f9c-do-not-show"
@@ -99,10 +99,8 @@ def serve() -> Iterator[Callable[..., Stub]]:
                 request = json.loads(body)
                 stub.received.append({**request, "path": self.path, "key": self.headers.get("Authorization")})
                 self.close_connection = True
-                try:
+                with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the client had enough
                     stub.behave(self, request)
-                except (BrokenPipeError, ConnectionResetError):
-                    pass  # the client had enough
 
             def log_message(self, *_: Any) -> None:
                 """Quiet."""

@@ -132,7 +132,9 @@ PASSING = {
     "JSON twice": lambda h, r, s: reply(h, whole(r) * 2),
     "a page": lambda h, r, s: reply(h, b"<html><body>Welcome!</body></html>", Content_Type="text/html"),
     "an empty body": lambda h, r, s: reply(h, b""),
-    "a stream, cut": lambda h, r, s: reply(h, b'data: {"choices": [{"delta": {"content": "a', Content_Type="text/event"),
+    "a stream, cut": lambda h, r, s: reply(
+        h, b'data: {"choices": [{"delta": {"content": "a', Content_Type="text/event"
+    ),
     "bytes that are no text": lambda h, r, s: reply(h, b'{"choices": "\xff\xfe\x80"}'),
     "brackets without end": lambda h, r, s: reply(h, b"[" * 200_000),
     "a list": lambda h, r, s: reply(h, [1]),
