@@ -213,7 +213,7 @@ class OpenAIReasoner:
         side = self.max_image_side
         shown = calibration.targets([self.seen((round(0.75 * side), side)), self.seen((side // 2, round(0.4 * side)))])
         frames = [Frame("pixel", one.size) for one in shown]
-        sampling = Sampling(temperature=0.0, max_completion_length=4096)
+        sampling = Sampling(temperature=0.0, max_completion_length=2048)
         answers = [group[0] for group in self._generate([one.messages for one in shown], sampling, frames)]
         kind, order = calibration.conclude(shown, answers)
         log.warning(
