@@ -265,9 +265,10 @@ def _said(body: bytes, field: str) -> str:
     """A field of the error object, as most servers nest it; "" where there is none."""
     try:
         found = json.loads(body)
+        found = found[0] if isinstance(found, list) else found  # Gemini's way
         found = found.get("error", found)
         return str(found.get(field) or "")
-    except (ValueError, RecursionError, AttributeError):
+    except (ValueError, RecursionError, AttributeError, IndexError):
         return ""
 
 

@@ -273,3 +273,9 @@ def test_a_client_that_has_no_time_left_does_not_connect(serve):
     with pytest.raises(NotAnswered) as caught:
         asked.post({}, lambda status, body: body)
     assert caught.value.fault is Fault.TIMEOUT and not stub.received
+
+
+@pytest.mark.parametrize("body", [{"error": {"message": "no"}}, [{"error": {"message": "no"}}], {"message": "no"}])
+def test_the_servers_own_words_are_shown_however_they_are_nested(serve, make, body):
+    found = ask(make(serve(lambda handler, request: reply(handler, body, 400))))
+    assert found.cause == "the server answered 400, saying 'no'"

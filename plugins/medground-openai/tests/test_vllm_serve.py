@@ -12,11 +12,11 @@ import urllib.request
 
 import numpy as np
 import pytest
+from medground_openai.reasoner import OpenAIReasoner
 
 from medground.errors import RunError
 from medground.testing import check_reasoner
 from medground.types import Fault, Sampling
-from medground_openai.reasoner import OpenAIReasoner
 
 pytestmark = [
     pytest.mark.skipif(
