@@ -100,7 +100,8 @@ def _along(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64
     if middle - swing >= _ROUND * (middle + swing):
         return x
     angle = 0.5 * float(np.arctan2(2 * xy, xx - yy))
-    return x * np.cos(angle) + y * np.sin(angle)
+    along: NDArray[np.float64] = x * np.cos(angle) + y * np.sin(angle)
+    return along
 
 
 def _cut(along: NDArray[np.float64]) -> float:
