@@ -27,7 +27,7 @@ pytestmark = [
     pytest.mark.filterwarnings("default"),  # vllm's own dependencies warn as they like
 ]
 KEY = "canary-3f9c-do-not-show"
-START_SECONDS = 240
+START_SECONDS = 600
 
 
 def conversation(text="Where is the shadow?", size=(90, 120), seed=0):
