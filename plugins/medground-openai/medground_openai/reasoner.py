@@ -3,8 +3,7 @@
 import hashlib
 import ipaddress
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, get_args
 from urllib.parse import urlsplit
@@ -16,6 +15,7 @@ from medground.frames import Frame, Kind, Order, fixed_point
 from medground.geometry import Size
 from medground.types import Completion, Messages, Sampling, image_of, text_of
 from medground_openai import calibration, wire
+from medground_openai.abreast import each
 from medground_openai.client import Client, NotAnswered, checked_url, key_from
 
 log = logging.getLogger(__name__)
@@ -148,23 +148,18 @@ class OpenAIReasoner:
             return {(place, index): completion for index, completion in answered.items()}
 
         together = [tuple(range(count))] if self._several else [(index,) for index in range(count)]
-        found = self._each(ask, [(place, indices) for place in range(len(batch)) for indices in together])
-        wanted = [(place, index) for place in range(len(batch)) for index in range(count)]
-        found |= self._each(ask, [(place, (index,)) for place, index in wanted if (place, index) not in found])
-        return [[found[place, index] for index in range(count)] for place in range(len(batch))]
-
-    def _each(
-        self, ask: Callable[[Job], dict[tuple[int, int], Completion]], jobs: Sequence[Job]
-    ) -> dict[tuple[int, int], Completion]:
-        """All answers, at most `concurrency` requests at a time; an interruption starts no more of them."""
         found: dict[tuple[int, int], Completion] = {}
-        pool = ThreadPoolExecutor(self.concurrency, thread_name_prefix="medground-openai")
-        try:
-            for answered in pool.map(ask, jobs):
-                found |= answered
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-        return found
+        for answered in each(
+            ask, [(place, part) for place in range(len(batch)) for part in together], self.concurrency
+        ):
+            found |= answered
+        wanted = [(place, index) for place in range(len(batch)) for index in range(count)]
+        missing = [(place, (index,)) for place, index in wanted if (place, index) not in found]
+        for answered in each(ask, missing, self.concurrency):
+            found |= answered
+            if any(completion.fault is None for completion in answered.values()):
+                self._several = False  # alone it is answered, so it was the number that was refused
+        return [[found[place, index] for index in range(count)] for place in range(len(batch))]
 
     def _ask(
         self, messages: Messages, url: str, frame: Frame, sampling: Sampling, indices: tuple[int, ...]
@@ -184,11 +179,9 @@ class OpenAIReasoner:
             answers = self.client.post(body, lambda status, data: wire.read(status, data, count))
         except NotAnswered as error:
             if count > 1 and error.status in (400, 422):
-                self._several = False
                 return {}
             lost = Completion(text="", frame=frame, fault=error.fault, cause=error.cause)
             return dict.fromkeys(indices, lost)
-        self._several &= len(answers.choices) == count
         usage = self._usage(answers.usage)
         return {
             indices[place]: Completion(

@@ -8,6 +8,7 @@ import logging
 import os
 import subprocess
 import sys
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from medground_openai import reasoner as module
+from medground_openai.abreast import each
 from medground_openai.reasoner import OpenAIReasoner
 from PIL import Image as Pillow
 from PIL import PngImagePlugin
@@ -130,10 +132,45 @@ def test_n_can_be_left_out(serve, make):
 
 def test_a_bad_request_that_is_not_about_n_is_a_fault_of_every_completion(serve, make):
     stub = serve(lambda handler, request: reply(handler, {"error": {"message": "context too long"}}, 400))
-    (group,) = make(stub).generate([conversation()], Sampling(num_generations=2))
+    reasoner = make(stub)
+    (group,) = reasoner.generate([conversation()], Sampling(num_generations=2))
     assert [completion.fault for completion in group] == [Fault.TRANSPORT] * 2
     assert all("context too long" in completion.cause for completion in group)
-    assert len(stub.received) == 3
+    assert [request.get("n") for request in stub.received] == [2, None, None]
+    stub.behave = answer
+    reasoner.generate([conversation()], Sampling(num_generations=2))
+    assert stub.received[-1]["n"] == 2, "the number was not to blame, so the next group is one request again"
+
+
+def test_an_interruption_waits_for_nobody():
+    hung, started = threading.Event(), []
+
+    def work(job):
+        started.append(job)
+        if job == 0:
+            hung.wait(60)
+        if job == 1:
+            raise KeyboardInterrupt
+        return job
+
+    with pytest.raises(KeyboardInterrupt):
+        each(work, range(100), 2)
+    assert not hung.is_set() and set(started) <= {0, 1}
+    hung.set()
+
+
+def test_results_stand_in_the_order_of_the_jobs():
+    gate = threading.Event()
+
+    def work(job):
+        if job == 0:
+            gate.wait(60)
+        if job == 3:
+            gate.set()
+        return job
+
+    assert each(work, range(4), 2) == [0, 1, 2, 3]
+    assert each(work, [], 2) == []
 
 
 def test_tokens_and_cost_are_counted_once_per_request(serve, make):
