@@ -4,7 +4,7 @@ import hashlib
 import ipaddress
 import logging
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, get_args
 from urllib.parse import urlsplit
 
@@ -136,15 +136,15 @@ class OpenAIReasoner:
     def _generate(
         self, batch: Sequence[Messages], sampling: Sampling, frames: Sequence[Frame]
     ) -> list[list[Completion]]:
-        urls = [
-            wire.data_url(image_of(messages), frame.size, self.image_format)
-            for messages, frame in zip(batch, frames, strict=True)
-        ]
         count = sampling.num_generations
+
+        @cache
+        def url(place: int) -> str:
+            return wire.data_url(image_of(batch[place]), frames[place].size, self.image_format)
 
         def ask(job: Job) -> dict[tuple[int, int], Completion]:
             place, indices = job
-            answered = self._ask(batch[place], urls[place], frames[place], sampling, indices)
+            answered = self._ask(batch[place], url(place), frames[place], sampling, indices)
             return {(place, index): completion for index, completion in answered.items()}
 
         together = [tuple(range(count))] if self._several else [(index,) for index in range(count)]

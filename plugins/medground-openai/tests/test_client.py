@@ -127,6 +127,12 @@ def test_a_refusal_before_the_whole_question_was_read_is_still_read(make, serve)
         assert "413" in ask(reasoner).cause
 
 
+def test_no_more_is_read_than_the_cap(serve, make, monkeypatch):
+    monkeypatch.setattr(client, "MAX_BYTES", 10_000)
+    found = ask(make(serve(lambda handler, request: reply(handler, b" " * 20_000 + b"{}")), retries=0))
+    assert found.fault is Fault.TRANSPORT and "longer than" in found.cause
+
+
 def test_proxies_of_the_environment_get_nothing(serve, make, monkeypatch):
     stub, proxy = serve(), serve()
     for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "ALL_PROXY"):

@@ -219,6 +219,19 @@ def test_with_consent_it_is_told_once_what_goes_where(caplog, monkeypatch):
         assert word in told
 
 
+def test_the_command_line_says_it_too(named, tmp_path):
+    """An address nobody has, which the tests' block on sockets refuses at once."""
+    given = ["base_url=http://192.0.2.1:9/v1", "model=m", "frame=unit", "retries=0", "allow_upload=true"]
+    asked = ["ground", named, "Where?", "--recipe", "infer/openai", *[f"reasoner.{setting}" for setting in given]]
+    done = medground(*asked, cwd=tmp_path)
+    assert done.returncode == 1
+    assert (
+        done.stderr.count("every image's pixels (PNG, at most 1008 px a side) and every question go to http://192.")
+        == 1
+    )
+    assert "transport" in done.stderr and "Traceback" not in done.stderr
+
+
 CANARY = "DOE^JANE-19700101"
 
 
