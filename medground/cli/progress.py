@@ -6,6 +6,7 @@ from contextlib import contextmanager
 
 
 @contextmanager
+<<<<<<< HEAD
 def progress(what: str, *, total: int, done: int = 0) -> Iterator[Callable[[int], None]]:
     """Yield ``advance(n)``; rich is imported only when stderr is a terminal."""
     with counted(what) as report:
@@ -23,6 +24,10 @@ def progress(what: str, *, total: int, done: int = 0) -> Iterator[Callable[[int]
 @contextmanager
 def counted(what: str) -> Iterator[Callable[[int, int], None]]:
     """Yield ``report(done, total)``, for work whose size is known only once it begins."""
+=======
+def progress(what: str, *, total: int | None, done: int = 0) -> Iterator[Callable[[int], None]]:
+    """Yield ``advance(n)``; a `total` of None is not known beforehand. rich is imported only when stderr is a terminal."""
+>>>>>>> main
     if not sys.stderr.isatty():
         yield lambda done, total: None
         return
