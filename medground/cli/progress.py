@@ -6,9 +6,8 @@ from contextlib import contextmanager
 
 
 @contextmanager
-<<<<<<< HEAD
-def progress(what: str, *, total: int, done: int = 0) -> Iterator[Callable[[int], None]]:
-    """Yield ``advance(n)``; rich is imported only when stderr is a terminal."""
+def progress(what: str, *, total: int | None, done: int = 0) -> Iterator[Callable[[int], None]]:
+    """Yield ``advance(n)``; a `total` of None is not known beforehand. rich is imported only when stderr is a terminal."""
     with counted(what) as report:
         count = done
         report(count, total)
@@ -22,12 +21,8 @@ def progress(what: str, *, total: int, done: int = 0) -> Iterator[Callable[[int]
 
 
 @contextmanager
-def counted(what: str) -> Iterator[Callable[[int, int], None]]:
+def counted(what: str) -> Iterator[Callable[[int, int | None], None]]:
     """Yield ``report(done, total)``, for work whose size is known only once it begins."""
-=======
-def progress(what: str, *, total: int | None, done: int = 0) -> Iterator[Callable[[int], None]]:
-    """Yield ``advance(n)``; a `total` of None is not known beforehand. rich is imported only when stderr is a terminal."""
->>>>>>> main
     if not sys.stderr.isatty():
         yield lambda done, total: None
         return
