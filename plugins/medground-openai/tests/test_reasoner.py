@@ -22,6 +22,7 @@ from medground_openai.reasoner import OpenAIReasoner
 from PIL import Image as Pillow
 from PIL import PngImagePlugin
 
+import medground as library
 from medground.cli import main
 from medground.errors import MedgroundError, RecipeError, RunError
 from medground.frames import Frame
@@ -366,6 +367,39 @@ def test_a_run_with_failures_says_so_and_is_resumed(serve, named, here, tmp_path
     stub.behave = grounded
     done = here(*asked)
     assert done.returncode == 0 and "2 of 2 grounded" in done.stderr
+
+
+def test_an_evaluation_leaves_out_what_the_transport_lost_and_adds_up_the_rest(serve, here, tmp_path):
+    from medground_toy import phantoms
+
+    phantoms.write(tmp_path / "data", phantoms.samples(6, seed=3, size=(96, 96)))
+    stub = serve()
+
+    def every_third_is_lost(handler, request):
+        if len(stub.received) % 3 == 0:
+            reply(handler, b"", 503)
+        else:
+            grounded(handler, request)
+
+    stub.behave = every_third_is_lost
+    given = {"base_url": stub.url, "model": "m", "frame": "permille", "retries": 0, "concurrency": 1}
+    found = library.evaluate(
+        {
+            "reasoner": {"name": "openai", **given},
+            "prompt_interface": "bbox_points",
+            "segmenter": "ellipse",
+            "data": {"path": str(tmp_path / "data")},
+            "evaluate": {"n_boot": 20},
+        },
+        out=tmp_path / "eval",
+    )
+    arm = found.metrics["arms"]["answer"]
+    lost = arm["answers"] // 3
+    assert len(stub.received) == arm["answers"] == 6 and arm["excluded"] == {"transport": lost} and not arm["failures"]
+    assert arm["metrics"]["iou"]["n"] == arm["answers"] - lost
+    assert arm["usage"] == {"prompt_tokens": 900 * arm["ok"], "completion_tokens": 40 * arm["ok"]}
+    causes = [answer["cause"] for line in found.lines for answer in line["answers"] if answer["fault"]]
+    assert causes == ["the server answered 503"] * lost
 
 
 @pytest.mark.parametrize(
