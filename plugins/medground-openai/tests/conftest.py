@@ -1,6 +1,8 @@
 """A real HTTP server on loopback that behaves as told, and a clock that only moves when it is told to."""
 
+import base64
 import contextlib
+import io
 import json
 import random
 import re
@@ -13,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from medground_openai.reasoner import OpenAIReasoner
+from PIL import Image as Pillow
 
 KEY = "canary-3f9c-do-not-show"
 
@@ -149,3 +152,31 @@ def conversation(text: str = "Where is the shadow?", size: tuple[int, int] = (48
 def number(request: dict[str, Any]) -> int:
     """The number in "question 17"."""
     return int(re.findall(r"question (\d+)", question(request))[0])
+
+
+def decoded(request):
+    head, _, data = image(request).partition(",")
+    return head, Pillow.open(io.BytesIO(base64.b64decode(data)))
+
+
+def seeing(frame_of, noise=0.0, wrap="{}"):
+    """A server that finds the red rectangle and answers in a frame of its own."""
+    draw = np.random.default_rng(0)
+
+    def behave(handler, request):
+        pixels = np.asarray(decoded(request)[1]).astype(int)
+        rows, columns = np.nonzero(pixels[..., 0] - pixels[..., 1] > 100)
+        size = pixels.shape[:2]
+        box = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+        frame = frame_of(size)
+        shaken = np.array(box) + noise * draw.normal(size=4) * np.tile(size[::-1], 2)
+        numbers = frame.from_pixels(shaken, size)
+        said = [round(float(n), 3 if frame.kind == "unit" else 0) for n in numbers]
+        reply(handler, {"choices": [choice(wrap.format(json.dumps({"bbox": said})))]})
+
+    return behave
+
+
+def blind(handler, request):
+    numbers = np.random.default_rng(len(image(request))).integers(0, 1000, 4).tolist()
+    reply(handler, {"choices": [choice(json.dumps({"bbox": numbers}))]})
