@@ -111,6 +111,14 @@ def test_a_server_without_n_is_asked_one_by_one_and_says_the_same(serve, make, b
     assert [request.get("n") for request in stub.received] == [None] * 6, "it was learnt"
 
 
+@pytest.mark.parametrize("indices", [(0, 0), (1, 1), (0, 2), (0, True), (0, "1"), (-1, 0)])
+def test_a_group_with_misnumbered_choices_is_no_answer(serve, make, indices):
+    choices = [choice("a", index) for index in indices]
+    stub = serve(lambda handler, request: reply(handler, {"choices": choices}))
+    (group,) = make(stub, retries=0).generate([conversation()], Sampling(num_generations=2))
+    assert [completion.fault for completion in group] == [Fault.TRANSPORT] * 2
+
+
 def test_n_can_be_left_out(serve, make):
     stub = serve()
     make(stub, body={"n": None}).generate([conversation()], Sampling(num_generations=3))
