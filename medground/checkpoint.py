@@ -96,10 +96,11 @@ class Checkpoints:
             raise _cannot_save(self.folder, temporary, step, error) from error
         faults.reach("save.after_rename")
         published(final)
-        self._prune(keep)
+        self.prune(keep)
         return final
 
-    def _prune(self, keep: Collection[int]) -> None:
+    def prune(self, keep: Collection[int] = ()) -> None:
+        """Remove all but the newest two and those of some steps."""
         for step in [step for step in self.steps()[KEPT:] if step not in keep]:
             # Renamed first: a folder that is half removed must not look like a checkpoint.
             doomed = self.path(step).rename(self.folder / f".tmp-prune-{step:08d}-{os.getpid()}")

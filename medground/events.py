@@ -34,6 +34,8 @@ ABOUT = "run.json"
 STATE = "state.json"
 Tables = Literal["completions", "validation"]
 """What there are tables of."""
+PREFIX: Mapping[Tables, str] = {"completions": "step", "validation": "validation"}
+"""How the overlays of a table's rows begin."""
 
 
 class RunFolder:
@@ -110,9 +112,8 @@ class RunFolder:
         if not rows:
             return
         drawn: dict[str, str] = {}
-        prefix = "step" if kind == "completions" else kind
         for name, draw in pictures:
-            path = self.folder / "overlays" / f"{prefix}-{step:08d}-{len(drawn)}.png"
+            path = self.folder / "overlays" / f"{PREFIX[kind]}-{step:08d}-{len(drawn)}.png"
             path.parent.mkdir(exist_ok=True)
             draw().save(path)
             drawn[name] = path.relative_to(self.folder).as_posix()

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from medground.checkpoint import write_atomically
-from medground.events import Tables, read_about, read_events, read_table
+from medground.events import PREFIX, Tables, read_about, read_events, read_table
 from medground.report import (
     Html,
     Line,
@@ -15,6 +15,7 @@ from medground.report import (
     figure,
     gallery,
     grid,
+    heading,
     line_chart,
     page,
     paragraph,
@@ -25,7 +26,7 @@ from medground.report import (
 REPORT = "report.html"
 POINTS = 300
 """Values a curve is drawn from; more are averaged."""
-STEPS, PICTURES, SIDE = 6, 2, 384
+STEPS, PICTURES, SIDE = 6, 3, 384
 """Steps whose samples are shown, pictures of each, and the longer side of a picture, px."""
 LONGEST = 1500
 """Characters of a completion that are shown."""
@@ -113,20 +114,22 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 def _samples(folder: Path, steps: Events, validations: Events) -> list[Html]:
-    """The same validation samples at several steps, or the drawn completions of several steps where none validates."""
-    kind: Tables = "validation" if validations else "completions"
-    prefix, events = ("validation", validations) if validations else ("step", steps)
+    """The same validation samples after several steps; where none were drawn, some of what was trained on."""
+    validated = _drawn(folder, "validation", validations)
+    return validated or _drawn(folder, "completions", steps) or [paragraph("No sample has been drawn yet.")]
+
+
+def _drawn(folder: Path, kind: Tables, events: Events) -> list[Html]:
     newest = max((line["step"] for line in events), default=-1)
-    drawn = {int(path.stem.split("-")[1]) for path in (folder / "overlays").glob(f"{prefix}-*.png")}
-    there = sorted(step for step in drawn if step <= newest)
+    numbers = {int(path.stem.split("-")[1]) for path in (folder / "overlays").glob(f"{PREFIX[kind]}-*.png")}
     found = []
-    for step in _spread(there):
+    for step in _spread(sorted(number for number in numbers if number <= newest)):
         rows = [row for row in read_table(folder, step, kind) if row.get("overlay")][:PICTURES]
         pictures = [_picture(folder, row) for row in rows if (folder / row["overlay"]).is_file()]
         if pictures:
-            found.append(paragraph(f"After step {step}" if kind == "validation" else f"Step {step}"))
-            found.append(gallery(pictures))
-    return found or [paragraph("No sample has been drawn yet.")]
+            when = f"After step {step}" if kind == "validation" else f"Step {step}"
+            found += [heading(when), gallery(pictures)]
+    return found
 
 
 def _spread(steps: Sequence[int]) -> list[int]:
@@ -173,8 +176,10 @@ def _faults(steps: Events) -> list[Html]:
     ]
     most = [kind for kind, _ in totals.most_common(KINDS)]
     return [
-        line_chart("Completions with a fault, by its kind", _lines(filled, {kind: f"faults/{kind}" for kind in most})),
-        table(["fault", "completions"], totals.most_common(), caption="Over the whole run"),
+        grid(
+            line_chart("Completions with a fault, by kind", _lines(filled, {kind: f"faults/{kind}" for kind in most})),
+            table(["fault", "completions"], totals.most_common(), caption="Over the whole run"),
+        )
     ]
 
 
@@ -220,7 +225,7 @@ def _card(folder: Path, about: Mapping[str, Any], steps: Events, validations: Ev
         ("result", results[-1]["checkpoint"] if results else None),
         *((key.replace("_", " "), value) for key, value in about.items() if key.endswith("sha256")),
     ]
-    shown = [table(["", ""], rows, sortable=False)]
+    shown = [table(["what", "value"], rows, sortable=False)]
     if validations:
         names = [key for key in _keys(validations) if key.startswith("eval/") and key != "eval/n"]
         shown.append(

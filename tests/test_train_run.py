@@ -52,8 +52,16 @@ def weights(folder):
     return (newest / "engine.safetensors").read_bytes()
 
 
+def validations(folder):
+    return [
+        {key: value for key, value in line.items() if key != "validate_time"}
+        for line in read_events(folder, "validate")
+    ]
+
+
 def assert_same(resumed, whole):
     assert steps(resumed) == steps(whole)
+    assert validations(resumed) == validations(whole)
     assert tables(resumed) == tables(whole)
     assert weights(resumed) == weights(whole)
 
@@ -334,7 +342,8 @@ def assert_sound(out, recipe, whole, acknowledged):
         assert medground.load(out).reasoner.model is not None
     train(recipe, out=out, resume=True)
     assert not list(checkpoints.folder.glob(".tmp-*"))
-    assert len(checkpoints.steps()) == 2
+    assert checkpoints.steps() == Checkpoints(whole / "checkpoints").steps()
+    assert (out / "report.html").is_file()
     assert_same(out, whole)
 
 
@@ -364,8 +373,10 @@ def test_killed_at_every_point(point, turn, start, trials, tmp_path):
 
 @pytest.mark.soak
 def test_killed_at_fifty_random_moments(start, trials, tmp_path):
-    """R1: 50 SIGKILLs at uniformly random times over several saves."""
+    """R1: 50 SIGKILLs at uniformly random times over several saves and validations."""
     recipe = trials(save_every=1, max_steps=8)
+    recipe["data"]["split"] = "train"
+    recipe["validate"] = {"every": 3, "metric": "iou", "before_training": True}
     train(recipe, out=tmp_path / "whole")
     begun = time.perf_counter()
     child = start(recipe, tmp_path / "timed")

@@ -116,6 +116,7 @@ def chosen(folder):
     return re.search(r"checkpoint: \./checkpoints/(step-\d+)/model", (folder / "recipe.yaml").read_text())[1]
 
 
+@pytest.mark.slow
 def test_the_best_checkpoint_is_kept_and_is_the_result(recipe, tmp_path, scripted):
     scripted(0.1, 0.9, 0.3, 0.9, 0.2)
     out = tmp_path / "run"
@@ -157,6 +158,7 @@ def test_any_metric_can_choose(recipe, metric):
     assert made.validation(lambda: None).value == 0.0, "a random model answers nothing, which counts 0"
 
 
+@pytest.mark.slow
 def test_a_resumed_run_validates_the_same(recipe, tmp_path):
     made = recipe(validate={"every": 1, "metric": "iou", "before_training": True}, save_every=2)
     train(made, out=tmp_path / "whole")

@@ -132,6 +132,7 @@ class Loop:
         read_generators(folder, kept["generators"])
         self.state = State(**kept["state"])
         self.saved = self.state.step
+        p.checkpoints.prune(self._kept())  # a kill may have come between a save and this
         p.run.point_to(folder, kept["argument"])
         p.run.rewind(self.state.step, [step for step, _ in self.state.validated])
         return True
@@ -232,6 +233,10 @@ class Loop:
         """The step whose checkpoint validation has chosen so far."""
         return self.parts.validation.best(self.state.validated) if self.parts.validation else None
 
+    def _kept(self) -> list[int]:
+        best = self._best()
+        return [] if best is None else [best]
+
     def _choose(self) -> None:
         """At the end the folder is the recipe of the run's result."""
         p, best = self.parts, self._best()
@@ -271,9 +276,9 @@ class Loop:
                 p.run.write_state(folder, {**kept, "generators": write_generators(folder)})
 
         p.run.flush()
-        best = self._best()
-        keep = () if best is None else (best,)
-        final = p.checkpoints.save(state.step, write, lambda folder: p.run.point_to(folder, argument), keep=keep)
+        final = p.checkpoints.save(
+            state.step, write, lambda folder: p.run.point_to(folder, argument), keep=self._kept()
+        )
         self.saved = state.step
         p.run.event("save", step=state.step, checkpoint=final.name)
         p.saved()
