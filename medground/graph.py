@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+
 from medground import registry
 from medground.errors import RunError, SegmenterError, SegmenterMemoryError
 from medground.protocols import BatchSegmenter, PromptInterface, Reasoner, Segmenter
@@ -29,6 +31,7 @@ from medground.types import (
     Sample,
     Sampling,
     SpatialPrompt,
+    text_of,
 )
 
 if TYPE_CHECKING:
@@ -124,6 +127,12 @@ class GroundingGraph:
         """Which part of the answer prompts the segmenter."""
         part: Part = self.recipe.data.get("prompt", "both")
         return part
+
+    @property
+    def prompt_text(self) -> str:
+        """What the reasoner is asked with, ``{question}`` in place of the question."""
+        blank = Query(image=np.zeros((1, 1, 3), np.uint8), question="{question}")
+        return text_of(self.prompt_interface.render(blank))
 
     def __call__(self, query: Query) -> Found:
         """Ground one query."""

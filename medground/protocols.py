@@ -126,6 +126,15 @@ class TrainableReasoner(Reasoner, Protocol):
 
 
 @runtime_checkable
+class MergeableReasoner(TrainableReasoner, Protocol):
+    """A reasoner that can fold what it trained beside its weights, such as an adapter, into them."""
+
+    def save_merged(self, folder: Path) -> None:
+        """As `save`, but one model without an adapter. The reasoner itself is merged too and trains no further."""
+        ...
+
+
+@runtime_checkable
 class PromptInterface(Protocol):
     """The language reasoner and segmenter share: how we ask, and how we read the answer."""
 

@@ -23,7 +23,6 @@ from medground.graph import GroundingGraph, RolloutGraph
 from medground.protocols import FingerprintedReasoner, TrainableReasoner
 from medground.recipe import Recipe, check, resolve
 from medground.rubric import rubric
-from medground.types import Query, text_of
 from medground.validation import Validation, checkpoint_rule, validation
 
 LIBRARIES = ("medground", "numpy", "torch", "transformers", "peft", "safetensors")
@@ -243,15 +242,13 @@ def about(recipe: Recipe, made: Assembled, digest: str) -> dict[str, Any]:
     used = [(kind, recipe.component(kind)[0]) for kind in kinds if kind in recipe.data]
     used += [("reward", component) for component, _, _ in recipe.terms.values()]
     found = [registry.find(kind, name) for kind, name in dict.fromkeys(used)]
-    blank = Query(image=np.zeros((1, 1, 3), np.uint8), question="{question}")
-    prompt = text_of(made.graph.prompt_interface.render(blank))
     return {
         "recipe": recipe.name,
         "recipe_sha256": digest,
         "planned_steps": made.method.planned,
         "samples": len(made.samples),
         "data_sha256": sha256(made.data.read_bytes()).hexdigest(),
-        "prompt_sha256": sha256(prompt.encode(errors="surrogatepass")).hexdigest(),
+        "prompt_sha256": sha256(made.graph.prompt_text.encode(errors="surrogatepass")).hexdigest(),
         "seed": recipe.settings("seed"),
         "processor_sha256": made.reasoner.processor_digest()
         if isinstance(made.reasoner, FingerprintedReasoner)

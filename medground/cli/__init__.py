@@ -15,6 +15,7 @@ from medground.errors import MedgroundError
 
 COMMANDS = {
     "doctor": ("medground.cli.doctor", "What is installed and whether it works; `doctor frames` checks coordinates."),
+    "export": ("medground.cli.export", "Write a run's result for transformers and peft, with a model card."),
     "fetch": ("medground.cli.fetch", "Download the weights a recipe names, licence shown first."),
     "ground": ("medground.cli.ground", "Ground one question in one image: text, box, points, mask, overlay."),
     "plugins": ("medground.cli.plugins", "List, check and write plugins."),

@@ -21,6 +21,7 @@ from medground_qwen.families import Family
 from medground_qwen.generate import Sampled, Tokens, sample
 from medground_qwen.policy import GroupBatch, Policy, RowBatch, group_of, rows_of
 from medground_qwen.prompts import Encoder, Prompt
+from medground_qwen.trainable import merge_adapter
 
 PASSING = ("is_local", "local_files_only", "name_or_path", "_name_or_path", "transformers_version")
 """Keys of a saved processor that say where it was, not what it does."""
@@ -186,6 +187,12 @@ class VisionLanguageReasoner:
         self.model.save_pretrained(folder)
         self.processor.save_pretrained(folder)
         return "adapter" if _has_adapter(self.model) else "checkpoint"
+
+    def save_merged(self, folder: Path) -> None:
+        """See `MergeableReasoner.save_merged`."""
+        if _has_adapter(self.model):
+            merge_adapter(self.model)
+        self.save(folder)
 
     def _completion(self, found: Sampled, frame: Frame) -> Completion:
         ids = found.ids[:-1] if found.stopped else found.ids
