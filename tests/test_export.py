@@ -76,7 +76,9 @@ def test_transformers_loads_what_was_trained(run, models, tmp_path, name, rank):
     assert not torch.allclose(found, logits(start, models[name]), atol=1e-2), "it learnt nothing"
 
 
-@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")  # peft asks transformers by its old name
+@pytest.mark.filterwarnings(
+    "ignore:`is_gradient_checkpointing` is deprecated"
+)  # peft asks transformers by its old name
 @pytest.mark.parametrize("name", ["qwen3_vl", "qwen2_5_vl"])
 def test_peft_loads_an_adapter_that_stays_one(run, models, tmp_path, name):
     from peft import PeftModel
