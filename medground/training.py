@@ -61,7 +61,7 @@ def train(
         resume: continue from the newest checkpoint in `out`.
         stopped: asked often; once it says True the run saves and ends with `Interrupted`.
         say: takes a sentence for people.
-        report: takes every step's number and metrics.
+        report: takes every step's number and metrics, and those of every validation, whose names begin with ``eval/``.
         started: takes the steps done before and the steps planned, once they are known.
 
     Raises:
@@ -312,7 +312,7 @@ def probe(recipe: Any, *overrides: str, steps: int = 2) -> dict[str, Any]:
         },
         "assumptions": [
             f"{len(seconds)} steps of the run itself were done on this device; the last one is taken for all",
-            "completions keep the length they have now; validation, checkpoints and overlays are not counted",
+            "completions keep the length they have now; validation, checkpoints, overlays and reports are not counted",
             "memory is the peak of the probe" + ("" if cuda else ", of the whole process"),
         ],
     }

@@ -435,3 +435,18 @@ def test_the_command_says_what_it_did(start, trials, tmp_path):
     child = start(recipe, tmp_path / "other")
     child.join(120)
     assert child.exitcode == 2
+
+
+def test_trackers_are_told_every_step_and_validation(trials, tmp_path):
+    pytest.importorskip("tensorboard", reason="needs tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    recipe = trials(max_steps=3) | {"trackers": ["tensorboard"], "validate": {"every": 2}}
+    recipe["data"]["split"] = "train"
+    interrupted(recipe, tmp_path / "run", 1)
+    train(recipe, out=tmp_path / "run", resume=True)
+    board = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    board.Reload()
+    told = [(each.step, each.value) for each in board.Scalars("reward")]
+    assert told == [(line["step"], pytest.approx(line["reward"])) for line in steps(tmp_path / "run")]
+    assert [each.step for each in board.Scalars("eval/iou")] == [2, 3]
