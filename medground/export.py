@@ -14,6 +14,7 @@ from medground.events import STATE, TRAINED, read_about, read_events
 from medground.graph import GroundingGraph
 from medground.model_card import model_card
 from medground.protocols import MergeableReasoner
+from medground.provenance import prompt_text
 from medground.recipe import resolve
 
 Adapter = Literal["merge", "separate"]
@@ -101,5 +102,5 @@ def _facts(folder: Path, state: Mapping[str, Any], separate: bool) -> dict[str, 
         "last": steps[-1] if steps else {},
         "validation": validations[-1] if validations else {},
         "adapter": separate,
-        "prompt": None if asks.get("template") else GroundingGraph(trained).prompt_text,
+        "prompt": None if asks.get("template") else prompt_text(GroundingGraph(trained).prompt_interface),
     }

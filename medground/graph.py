@@ -12,8 +12,6 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-
 from medground import registry
 from medground.errors import RunError, SegmenterError, SegmenterMemoryError
 from medground.protocols import BatchSegmenter, PromptInterface, Reasoner, Segmenter
@@ -31,7 +29,6 @@ from medground.types import (
     Sample,
     Sampling,
     SpatialPrompt,
-    text_of,
 )
 
 if TYPE_CHECKING:
@@ -128,12 +125,6 @@ class GroundingGraph:
         part: Part = self.recipe.data.get("prompt", "both")
         return part
 
-    @property
-    def prompt_text(self) -> str:
-        """What the reasoner is asked with, ``{question}`` in place of the question."""
-        blank = Query(image=np.zeros((1, 1, 3), np.uint8), question="{question}")
-        return text_of(self.prompt_interface.render(blank))
-
     def __call__(self, query: Query) -> Found:
         """Ground one query."""
         return self.batch([query])[0]
@@ -180,14 +171,19 @@ class GroundingGraph:
             return Grounding(prompt=None, fault=completion.fault)
         return self.prompt_interface.parse(completion, query.size)
 
-    def masks(self, answers: Sequence[tuple[Image, Grounding]]) -> list[Segmented]:
-        """The mask stage: each image is handed to the segmenter once, with all prompts about it."""
+    def masks(self, answers: Sequence[tuple[Image, Grounding]], part: Part | None = None) -> list[Segmented]:
+        """The mask stage: each image is handed to the segmenter once, with all prompts about it.
+
+        Args:
+            answers: images and what was said about them.
+            part: which part of each answer prompts the segmenter; None takes the recipe's word.
+        """
         feeds = self.recipe.digest("segmenter")
         out = [Segmented(None)] * len(answers)
         waiting: dict[str, list[tuple[int, SpatialPrompt]]] = {}
         images: dict[str, Image] = {}
         for index, (image, grounding) in enumerate(answers):
-            prompt = grounding.prompt and grounding.prompt.only(self.part)
+            prompt = grounding.prompt and grounding.prompt.only(part or self.part)
             if prompt is None:
                 continue
             key = image_key(image)

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from medground.evaluate.metrics import DEFINITIONS
+from medground.evaluation.metrics import DEFINITIONS
 from medground.recipe import Recipe
 from medground.report import STATEMENT
 

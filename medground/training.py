@@ -1,31 +1,27 @@
 """``medground.train``: a recipe with a ``grpo`` or an ``sft`` section becomes a run, and its folder a recipe."""
 
-import platform
 import random
 import resource
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from hashlib import sha256
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from medground import registry
+from medground import provenance, registry
 from medground.checkpoint import Checkpoints
 from medground.data.samples import MANIFEST, Samples, read_samples
 from medground.errors import RecipeError, RunError
 from medground.events import TRAINED, RunFolder, read_about
 from medground.graph import GroundingGraph, RolloutGraph
-from medground.protocols import FingerprintedReasoner, TrainableReasoner
+from medground.protocols import TrainableReasoner
 from medground.recipe import Recipe, check, resolve
 from medground.rubric import rubric
 from medground.validation import Validation, checkpoint_rule, validation
-
-LIBRARIES = ("medground", "numpy", "torch", "transformers", "peft", "safetensors")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -238,35 +234,19 @@ def trained_digest(recipe: Recipe) -> str:
 
 def about(recipe: Recipe, made: Assembled, digest: str) -> dict[str, Any]:
     """What is known of a run before its first step."""
-    kinds = ("reasoner", "prompt_interface", "segmenter", "engine", "rollout")
-    used = [(kind, recipe.component(kind)[0]) for kind in kinds if kind in recipe.data]
-    used += [("reward", component) for component, _, _ in recipe.terms.values()]
-    found = [registry.find(kind, name) for kind, name in dict.fromkeys(used)]
     return {
         "recipe": recipe.name,
         "recipe_sha256": digest,
         "planned_steps": made.method.planned,
         "samples": len(made.samples),
         "data_sha256": sha256(made.data.read_bytes()).hexdigest(),
-        "prompt_sha256": sha256(made.graph.prompt_text.encode(errors="surrogatepass")).hexdigest(),
+        "prompt_sha256": provenance.prompt_sha256(made.graph.prompt_interface),
+        "processor_sha256": provenance.processor_sha256(made.reasoner),
         "seed": recipe.settings("seed"),
-        "processor_sha256": made.reasoner.processor_digest()
-        if isinstance(made.reasoner, FingerprintedReasoner)
-        else None,
         "checkpoint_rule": checkpoint_rule(recipe),
-        "plugins": {f"{each.kind}.{each.name}": f"{each.distribution} {each.version}" for each in found},
-        "versions": {"python": platform.python_version(), **_versions(LIBRARIES)},
+        "plugins": provenance.plugins(recipe),
+        "versions": provenance.versions(),
     }
-
-
-def _versions(names: Sequence[str]) -> dict[str, str]:
-    found = {}
-    for name in names:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def probe(recipe: Any, *overrides: str, steps: int = 2) -> dict[str, Any]:

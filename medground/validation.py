@@ -4,11 +4,20 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from statistics import fmean
 from typing import Any
 
 from medground.data.samples import read_samples
 from medground.errors import RecipeError, nearest
-from medground.evaluate.metrics import COMPAT, DEFINITIONS, DISTANCES, MaskPrompt, Measurement, measure, summarise
+from medground.evaluation.metrics import (
+    COMPAT,
+    DEFINITIONS,
+    DISTANCES,
+    MaskPrompt,
+    Measurement,
+    measure,
+    prompted_by,
+)
 from medground.events import completion_row
 from medground.graph import GroundingGraph
 from medground.overlay import draw_rollout
@@ -68,10 +77,10 @@ class Validation:
             pause()
             rollouts += self._rollouts(self.samples[start : start + AT_ONCE])
         measured = [self._measure(rollout) for rollout in rollouts]
-        found = summarise(measured)
         metrics: dict[str, float | None] = {}
-        for name, row in found["metrics"].items():
-            metrics |= {f"eval/{name}": row["mean"], f"eval/{name}/n": float(row["n"])}
+        for name in [name for name in DEFINITIONS if any(name in each.values for each in measured)]:
+            values = [value for each in measured if (value := each.values.get(name)) is not None]
+            metrics |= {f"eval/{name}": fmean(values) if values else None, f"eval/{name}/n": float(len(values))}
         faults = Counter(each.fault.value for each in measured if each.fault is not None)
         metrics["eval/grounded_ratio"] = 1 - faults.total() / len(measured)
         metrics |= {f"eval/faults/{kind}": float(count) for kind, count in sorted(faults.items())}
@@ -82,15 +91,19 @@ class Validation:
             pictures=[(rollout.sample.query.id, partial(draw_rollout, rollout)) for rollout in rollouts[:DRAWN]],
         )
 
+    @property
+    def _part(self) -> MaskPrompt | None:
+        return None if self.metric is None else prompted_by(self.metric)
+
     def _rollouts(self, samples: Sequence[Sample]) -> list[Rollout]:
         asked = [self.graph.prompt_interface.render(sample.query) for sample in samples]
         written = self.reasoner.generate(asked, self.sampling)
         found = [self._rollout(sample, group[0]) for sample, group in zip(samples, written, strict=True)]
-        part = mask_prompt(self.metric)
+        part = self._part
         if part is None:
             return found
-        answers = [(each.sample.query.image, _only(each, part)) for each in found]
-        masks = self.graph.masks(answers)
+        answers = [(each.sample.query.image, self._prompting(each.grounding, part)) for each in found]
+        masks = self.graph.masks(answers, "both")
         return [
             replace(each, mask=segmented.mask, fault=each.fault or segmented.fault, cause=segmented.cause)
             for each, segmented in zip(found, masks, strict=True)
@@ -100,8 +113,14 @@ class Validation:
         grounding = self.graph.ground(sample.query, completion)
         return Rollout(sample=sample, completion=completion, grounding=grounding, fault=completion.fault)
 
+    def _prompting(self, grounding: Grounding, part: MaskPrompt) -> Grounding:
+        """What of an answer the segmenter is given; nothing of one that failed."""
+        if grounding.prompt is None or grounding.fault is not None:
+            return Grounding(prompt=None)
+        return Grounding(prompt=grounding.prompt.only(self.graph.part if part == "joint" else part))
+
     def _measure(self, rollout: Rollout) -> Measurement:
-        part = mask_prompt(self.metric)
+        part = self._part
         masks: dict[MaskPrompt, Mask] = {part: rollout.mask} if part and rollout.mask else {}
         provides = self.graph.prompt_interface.provides
         prompts = [part] if part else []
@@ -152,7 +171,7 @@ def objection(recipe: Recipe) -> Problem | None:
         return None
     if metric not in DEFINITIONS:
         return _problem(recipe, "metric", f"there is no metric {metric!r}", nearest(str(metric), DEFINITIONS))
-    if mask_prompt(metric) and "segmenter" not in recipe.data:
+    if prompted_by(metric) and "segmenter" not in recipe.data:
         what = f"{metric} needs a mask, and the recipe names no segmenter"
         return _problem(recipe, "metric", what, "add segmenter=NAME")
     if split == "test" and not recipe.name.rpartition("/")[2].startswith("medreasoner_"):
@@ -177,21 +196,6 @@ def checkpoint_rule(recipe: Recipe) -> str:
         f"the checkpoint with the {extreme} {settings['metric']} on split {settings['split']}{limit} is the result, "
         f"validated every {settings['every']} steps and after the last; of equals the earliest"
     )
-
-
-def mask_prompt(metric: str | None) -> MaskPrompt | None:
-    """Which part of the answer prompts the mask that a metric needs; None where it needs none."""
-    if metric in ("dice_box", "dice_points"):
-        return "box" if metric == "dice_box" else "points"
-    return None if metric is None or metric in ("iou", "pdice", *COMPAT) else "joint"
-
-
-def _only(rollout: Rollout, part: MaskPrompt) -> Grounding:
-    """The grounding with the part of its prompt that the segmenter is given."""
-    grounding = rollout.grounding
-    if part == "joint" or grounding.prompt is None:
-        return grounding
-    return replace(grounding, prompt=grounding.prompt.only(part))
 
 
 def _row(rollout: Rollout, measured: Measurement) -> dict[str, Any]:

@@ -137,6 +137,7 @@ def test_the_best_checkpoint_is_kept_and_is_the_result(recipe, tmp_path, scripte
     assert all(torch.equal(weights[name], value) for name, value in kept.items())
 
 
+@pytest.mark.slow
 def test_a_best_step_makes_a_checkpoint_of_its_own(recipe, tmp_path, scripted):
     scripted(0.5, 0.1)
     train(recipe(validate={"metric": "iou"}, max_steps=4, save_every=100), out=tmp_path / "run")
@@ -170,6 +171,7 @@ def test_a_resumed_run_validates_the_same(recipe, tmp_path):
         assert plain(tmp_path / "run", event) == plain(tmp_path / "whole", event)
 
 
+@pytest.mark.slow
 def test_a_run_can_be_stopped_inside_a_validation(recipe, tmp_path, monkeypatch):
     from medground import validation
 
