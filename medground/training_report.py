@@ -169,7 +169,8 @@ def _faults(steps: Events) -> list[Html]:
             {key.split("/")[1]: int(value) for key, value in line.items() if key.startswith("faults/") and value}
         )
     if not totals:
-        return [paragraph("No completion had a fault.")]
+        sampled = any("completions/grounded_ratio" in line for line in steps)
+        return [paragraph("No completion had a fault." if sampled else "No completion was sampled in training.")]
     filled = [
         {"step": line["step"], **{f"faults/{kind}": line.get(f"faults/{kind}", 0.0) for kind in totals}}
         for line in steps

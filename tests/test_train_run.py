@@ -244,6 +244,7 @@ def test_a_run_in_which_nothing_can_be_scored_stops(trials, tmp_path):
     recipe = trials(rewards={"letters": {"bad": list(range(1, 99)), "weight": 1}})
     with pytest.raises(RunError, match="3 steps in a row"):
         train(recipe, out=tmp_path / "run")
+    assert "Steps that changed nothing: 3" in (tmp_path / "run" / "report.html").read_text()
 
 
 @pytest.mark.slow

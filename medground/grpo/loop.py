@@ -91,7 +91,7 @@ class Parts:
     trackers: Sequence[Tracker] = ()
     validation: Validation | None = None
     saved: Callable[[], None] = lambda: None
-    """Called when a checkpoint is in place, and once more when the run is done."""
+    """Called when a checkpoint is in place, and once more when the run ends, also where too much went wrong."""
     stopped: Callable[[], bool] = lambda: False
     say: Callable[[str], None] = lambda text: None
     report: Callable[[int, Mapping[str, float]], None] = lambda step, metrics: None
@@ -254,6 +254,7 @@ class Loop:
         recent = [each for each in skipped if each > step - WINDOW]
         row = all(step - back in skipped for back in range(IN_A_ROW))
         if row or len(recent) > SHARE * WINDOW:
+            self.parts.saved()
             many = f"{IN_A_ROW} steps in a row" if row else f"{len(recent)} of the last {min(step, WINDOW)} steps"
             raise RunError(
                 f"{many} had to be skipped, the last is step {step}",
