@@ -6,8 +6,10 @@ Lesions have a core and a margin: by the annotation convention ``core`` only the
 default) both. A seventh family, ``plain``, is for models that learn on a laptop. Everything follows from the seed.
 
     python -m medground_toy.phantoms --out DIR -n 100 --seed 0 [--size 256] [--families ct,mri] [--convention core]
+        [--traces]
 
-writes ``images/*.png``, ``masks/*.png`` and ``manifest.jsonl``, one line per sample.
+writes ``images/*.png``, ``masks/*.png`` and ``manifest.jsonl``, one line per sample. With ``--traces`` a line has a
+``think``, the reasoning that supervised training teaches: what is meant, and roughly where it is.
 """
 
 import argparse
@@ -15,7 +17,7 @@ import io
 import json
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -133,6 +135,13 @@ def place(one: Region, regions: Sequence[Region]) -> str:
     return "upper" if down < 0 else "lower"
 
 
+def traced(sample: Sample) -> Sample:
+    """The sample with a reasoning trace among its labels: what is meant, and in which quarter of the picture."""
+    (x, y), (height, width) = sample.target.box.centre, sample.query.size
+    quarter = f"{'lower' if y > height / 2 else 'upper'} {'right' if x > width / 2 else 'left'}"
+    return replace(sample, labels={**sample.labels, "think": f"{sample.labels['category']}, {quarter}"})
+
+
 def _centre(mask: Bools) -> Any:
     return np.argwhere(mask).mean(axis=0) + 0.5
 
@@ -175,6 +184,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--size", type=int, default=256, help="pixels a side (default 256)")
     parser.add_argument("--families", default=",".join(FAMILIES), help="comma-separated (default: all)")
     parser.add_argument("--convention", choices=("core", "whole"), default="whole", help="what of a lesion is marked")
+    parser.add_argument("--traces", action="store_true", help="write a reasoning trace to every sample")
     chosen = parser.parse_args(arguments)
     families = [name for name in chosen.families.split(",") if name]
     unknown = sorted(set(families) - set(_SCENES))
@@ -182,6 +192,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"--families: {', '.join(unknown) or 'nothing'} is none of {', '.join(_SCENES)}")
     size = (chosen.size, chosen.size)
     found = samples(chosen.n, chosen.seed, families=families, size=size, convention=chosen.convention)
+    if chosen.traces:
+        found = [traced(sample) for sample in found]
     sys.stdout.write(f"{write(chosen.out, found)}: {len(found)} samples\n")
     return 0
 
