@@ -10,10 +10,23 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .PHONY: demo test test-fast test-slow lint soak benchmarks clean
 
+DEMO    ?= demo
+SEED    ?= 0
+PHANTOM := $(BIN)/python -m medground_toy.phantoms --families plain --size 64
+TRAIN   := $(BIN)/medground train --resume
+
+# A tiny vision-language model learns from nothing to box the core of a lesion, then by GRPO its whole; about five minutes
+# of one core. Stop it whenever you like: make demo goes on where it was.
 demo: $(VENV)/.demo
-	$(BIN)/python -m medground_toy.phantoms --out demo/phantoms -n 6 --seed 7
-	$(BIN)/medground run demo/phantoms/manifest.jsonl --recipe infer/toy --out demo/run
-	@echo "The pictures are in demo/run/results/*.overlay.png, a line per question in demo/run/manifest.jsonl."
+	$(PHANTOM) --out $(DEMO)/core -n 4000 --seed 1000$(SEED) --convention core --traces
+	$(PHANTOM) --out $(DEMO)/whole -n 4000 --seed 1000$(SEED)
+	$(PHANTOM) --out $(DEMO)/held-core -n 256 --seed 424242 --convention core
+	$(PHANTOM) --out $(DEMO)/held-whole -n 256 --seed 424242
+	$(BIN)/python -m medground_qwen.tiny --out $(DEMO)/start --data $(DEMO)/core --seed $(SEED)
+	$(TRAIN) train/toy_sft reasoner.checkpoint=$(DEMO)/start data.path=$(DEMO)/core seed=$(SEED) --out $(DEMO)/sft
+	$(TRAIN) train/toy reasoner.checkpoint=$(DEMO)/sft/checkpoints/step-00001300/model data.path=$(DEMO)/whole \
+		seed=$(SEED) --out $(DEMO)/grpo
+	$(BIN)/python benchmarks/demo_report.py $(DEMO)
 
 test: lint test-fast test-slow
 
@@ -39,7 +52,7 @@ $(VENV)/.venv:
 	@touch $@
 
 $(VENV)/.demo: pyproject.toml $(VENV)/.venv
-	$(BIN)/pip install -q -e .
+	$(BIN)/pip install -q -e ".[qwen,sam]"
 	@touch $@
 
 # sam2 names torch as a build requirement; building it beside the torch that is already there, instead of in an

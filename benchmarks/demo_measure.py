@@ -34,7 +34,9 @@ def answers(graph: GroundingGraph, samples: Sequence[Sample]) -> list[Found]:
 
 def ious(found: Sequence[Found], samples: Sequence[Sample]) -> Numbers:
     """Box IoU of each answer with the truth; an answer that cannot be used counts 0."""
-    boxes = [each.grounding.prompt.box if each.grounding.prompt and not each.grounding.fault else None for each in found]
+    boxes = [
+        each.grounding.prompt.box if each.grounding.prompt and not each.grounding.fault else None for each in found
+    ]
     return overlaps(boxes, samples)
 
 

@@ -26,15 +26,18 @@ from demo_measure import (
     shuffled,
     valid,
 )
+from PIL import Image as Pillow
 
 import medground
 from medground.data.samples import Samples, read_samples
 from medground.events import read_events
 from medground.graph import Found
 from medground.overlay import draw
-from medground.report import Section, figure, gallery, line_chart, page, paragraph, preformatted, table
+from medground.report import Section, figure, gallery, grid, line_chart, page, paragraph, table
 
 SEGMENTER = "toy_sam"
+GAP = 16
+"""Between two pictures, px."""
 SMOOTH = 20
 """SFT's loss is shown as the mean over so many steps."""
 TARGETS = {
@@ -129,31 +132,31 @@ def curves(folder: Path) -> list[Any]:
 
 
 def overlays(found: Mapping[str, Sequence[Found]], held: Samples, places: Sequence[int]) -> Any:
-    """Before and after, beside the truth of the new convention."""
+    """Answers before and after beside the truth of the new convention; bright and dark lesions by turns."""
     figures = []
     for place in places:
         sample = held[place]
-        for name, said in (("sft", "after SFT"), ("grpo", "after GRPO")):
-            one = found[name][place]
-            picture = _picture(one, sample.target.box, sample.target.mask)
-            text = f"{sample.query.question} ({said})"
-            figures.append(figure(picture, f"answer {said} beside the truth", text, side=320))
-    return gallery(figures)
+        pair = [_picture(found[name][place], sample.target.box, sample.target.mask) for name in ("sft", "grpo")]
+        sheet = Pillow.new("RGB", (sum(each.width for each in pair) + GAP, pair[0].height), "white")
+        for index, each in enumerate(pair):
+            sheet.paste(each, (index * (pair[0].width + GAP), 0))
+        alt = "two answers beside the truth: left after SFT, right after GRPO"
+        figures.append(figure(sheet, alt, sample.query.question, side=880))
+    return grid(*figures)
 
 
 def grounded(folder: Path, held: Samples) -> list[Any]:
     """Three held-out pictures through the trained reasoner's own run folder, as anyone would ask."""
     graph = medground.load(str(folder / "grpo"), f"segmenter={SEGMENTER}")
-    bodies: list[Any] = []
-    for place in (2, 5, 8):
+    figures = []
+    for place in (12, 15, 16):
         begun = time.perf_counter()
         one = graph(held[place].query)
-        seconds = time.perf_counter() - begun
+        told = f"{one.query.question} {one.completion.text} ({time.perf_counter() - begun:.2f} s)"
         picture = _picture(one)
         picture.save(folder / f"grounded-{place}.png")
-        told = f"{one.query.question} {seconds:.2f} s"
-        bodies += [gallery([figure(picture, "box and mask", told, side=320)]), preformatted(one.completion.text)]
-    return bodies
+        figures.append(figure(picture, "box and mask", told, side=440))
+    return [gallery(figures)]
 
 
 def _picture(one: Found, target_box: Any = None, target_mask: Any = None) -> Any:
@@ -195,9 +198,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     (folder / "metrics.json").write_text(json.dumps(numbers, default=lambda each: each.__dict__, indent=1) + "\n")
     told = verdicts(numbers)
     weights = read_events(folder / "sft", "start")[0]
-    taken = [
-        [name.upper(), one["steps"], f"{one['seconds']:.0f} s"] for name, one in numbers["training"].items()
-    ]
+    taken = [[name.upper(), one["steps"], f"{one['seconds']:.0f} s"] for name, one in numbers["training"].items()]
     sections = [
         Section(
             "What was tried",
@@ -208,13 +209,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
             table(["aim", "wanted", "reached", "enough"], told, caption="Aims, on held-out pictures", sortable=False),
         ),
         Section("Results", results(numbers)),
-        Section("Before and after", overlays(found, held["whole"], range(0, 12, 2))),
-        Section("Curves", *curves(folder)),
+        Section(
+            "Before and after",
+            "Left after SFT, right after GRPO. Blue is the answer, dashed yellow the truth of the new convention.",
+            overlays(found, held["whole"], (0, 3, 4, 7)),
+        ),
+        Section("Curves", grid(*curves(folder))),
         Section("Three pictures grounded", *grounded(folder, held["whole"])),
         Section(
             "The runs",
             table(["", "steps", "time of the steps"], taken, caption="Training, wall clock", sortable=False),
-            paragraph(f"Seed {weights['seed']}; versions: {', '.join(f'{k} {v}' for k, v in weights['versions'].items())}."),
+            paragraph(
+                f"Seed {weights['seed']}; versions: {', '.join(f'{k} {v}' for k, v in weights['versions'].items())}."
+            ),
             paragraph("Each run folder is a recipe: medground ground IMAGE QUESTION --recipe ", str(folder / "grpo")),
         ),
     ]

@@ -92,4 +92,6 @@ def test_wrong_arguments_are_refused_with_a_remedy():
 
 
 def test_the_repr_says_what_was_built():
-    assert repr(Bbox(think=False)) == "Bbox(think=False, style='json', template=None, parser='lenient')"
+    assert repr(Bbox(think=False)) == (
+        "Bbox(think=False, style='json', template=None, instructions=True, parser='lenient')"
+    )

@@ -3,7 +3,8 @@
 Six families: ``ct``, ``mri``, ``xray``, ``ultrasound``, ``fundus``, ``histology``. Every picture holds several
 plausible targets, at least two of them lesions or paired structures, so that the question decides which one is meant.
 Lesions have a core and a margin: by the annotation convention ``core`` only the core is the target, by ``whole`` (the
-default) both. A seventh family, ``plain``, is for models that learn on a laptop. Everything follows from the seed.
+default) both. The simple families ``plain``, ``tinted``, ``stained`` and ``speckled`` are for models that learn on a
+laptop. Everything follows from the seed.
 
     python -m medground_toy.phantoms --out DIR -n 100 --seed 0 [--size 256] [--families ct,mri] [--convention core]
         [--traces]
@@ -28,7 +29,7 @@ from medground.geometry import Size, mask_box
 from medground.types import Image, Query, Sample, Target
 from medground_toy import optics, radiology
 from medground_toy.canvas import Canvas
-from medground_toy.plain import plain
+from medground_toy.plain import plain, speckled, stained, tinted
 from medground_toy.questions import QUESTIONS, ask
 from medground_toy.regions import Bools, Floats, key_points
 from medground_toy.scenes import Region, Shapes
@@ -43,9 +44,14 @@ _SCENES: dict[str, tuple[str, Callable[[Canvas, Shapes], tuple[Floats, list[Regi
     "fundus": ("Fundus", optics.fundus),
     "histology": ("Pathology", optics.histology),
     "plain": ("Drawing", plain),
+    "tinted": ("Drawing", tinted),
+    "stained": ("Drawing", stained),
+    "speckled": ("Drawing", speckled),
 }
-FAMILIES = tuple(name for name in _SCENES if name != "plain")
-"""The families that look like something, by name; `plain` is drawn only where it is asked for."""
+SIMPLE = ("plain", "tinted", "stained", "speckled")
+"""The simple families, by name; they are drawn only where they are asked for."""
+FAMILIES = tuple(name for name in _SCENES if name not in SIMPLE)
+"""The families that look like something, by name."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -67,7 +73,7 @@ def phantom(
     """Draw one picture.
 
     Args:
-        family: one of `FAMILIES`, or ``plain``.
+        family: one of `FAMILIES` or of `SIMPLE`.
         seed: everything follows from it.
         size: (H, W), px.
         convention: whether the target of a lesion is its ``core`` or the ``whole`` of it, margin included. The picture

@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 from medground_toy import phantoms
-from medground_toy.phantoms import FAMILIES, phantom, place, samples
+from medground_toy.phantoms import FAMILIES, SIMPLE, phantom, place, samples
 from medground_toy.questions import QUESTIONS
 from medground_toy.segmenters import Ellipse
 from PIL import Image as Pillow
@@ -15,7 +15,7 @@ from medground.geometry import in_mask, mask_box, mask_dice
 from medground.types import SpatialPrompt
 
 SMALL = (96, 96)
-ALL = (*FAMILIES, "plain")
+ALL = (*FAMILIES, *SIMPLE)
 
 
 @pytest.mark.parametrize("family", ALL)
