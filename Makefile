@@ -10,22 +10,28 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .PHONY: demo test test-fast test-slow lint soak benchmarks clean
 
+# The demo's size; every seed draws pictures and weights of its own.
 DEMO    ?= demo
 SEED    ?= 0
-PHANTOM := $(BIN)/python -m medground_toy.phantoms --families plain --size 64
-TRAIN   := $(BIN)/medground train --resume
+SAMPLES ?= 4000
+HELD    ?= 256
+SFT     ?= 1300
+GRPO    ?= 80
+PHANTOM  = $(BIN)/python -m medground_toy.phantoms --families plain --size 64
+TRAIN    = $(BIN)/medground train --resume
 
-# A tiny vision-language model learns from nothing to box the core of a lesion, then by GRPO its whole; about five minutes
-# of one core. Stop it whenever you like: make demo goes on where it was.
+# A tiny vision-language model learns from nothing to box the core of a lesion, then by GRPO all of it: about six minutes
+# of one core. Stop it whenever you like, `make demo` goes on where it was.
 demo: $(VENV)/.demo
-	$(PHANTOM) --out $(DEMO)/core -n 4000 --seed 1000$(SEED) --convention core --traces
-	$(PHANTOM) --out $(DEMO)/whole -n 4000 --seed 1000$(SEED)
-	$(PHANTOM) --out $(DEMO)/held-core -n 256 --seed 424242 --convention core
-	$(PHANTOM) --out $(DEMO)/held-whole -n 256 --seed 424242
+	$(PHANTOM) --out $(DEMO)/core -n $(SAMPLES) --seed 1000$(SEED) --convention core --traces
+	$(PHANTOM) --out $(DEMO)/whole -n $(SAMPLES) --seed 1000$(SEED)
+	$(PHANTOM) --out $(DEMO)/held-core -n $(HELD) --seed 424242 --convention core
+	$(PHANTOM) --out $(DEMO)/held-whole -n $(HELD) --seed 424242
 	$(BIN)/python -m medground_qwen.tiny --out $(DEMO)/start --data $(DEMO)/core --seed $(SEED)
-	$(TRAIN) train/toy_sft reasoner.checkpoint=$(DEMO)/start data.path=$(DEMO)/core seed=$(SEED) --out $(DEMO)/sft
-	$(TRAIN) train/toy reasoner.checkpoint=$(DEMO)/sft/checkpoints/step-00001300/model data.path=$(DEMO)/whole \
-		seed=$(SEED) --out $(DEMO)/grpo
+	$(TRAIN) train/toy_sft data.path=$(DEMO)/core reasoner.checkpoint=$(DEMO)/start sft.max_steps=$(SFT) seed=$(SEED) \
+		--out $(DEMO)/sft
+	$(TRAIN) train/toy data.path=$(DEMO)/whole reasoner.checkpoint=$$(ls -d $(DEMO)/sft/checkpoints/step-*/model | tail -1) \
+		grpo.max_steps=$(GRPO) seed=$(SEED) --out $(DEMO)/grpo
 	$(BIN)/python benchmarks/demo_report.py $(DEMO)
 
 test: lint test-fast test-slow

@@ -52,7 +52,7 @@ class Trial:
             ("held-new", self.chosen.new, self.chosen.held, held + 1),
         ):
             self._run("medground_toy.phantoms", "--out", name, "-n", count, "--seed", drawn, "--families", families,
-                      "--traces", *PICTURES_OF_64)  # fmt: skip
+                      "--convention", "core", "--traces", *PICTURES_OF_64)  # fmt: skip
         self._run("medground_qwen.tiny", "--out", "start", "--data", "old", "--seed", seed)
 
     def _run(self, module: str, *arguments: Any) -> None:
