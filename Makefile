@@ -16,15 +16,15 @@ SEED    ?= 0
 SAMPLES ?= 4000
 HELD    ?= 256
 SFT     ?= 1300
-GRPO    ?= 80
+GRPO    ?= 60
 PHANTOM  = $(BIN)/python -m medground_toy.phantoms --families plain --size 64
 TRAIN    = $(BIN)/medground train --resume
 
 # A tiny vision-language model learns from nothing to box the core of a lesion, then by GRPO all of it: about six minutes
 # of one core. Stop it whenever you like, `make demo` goes on where it was.
 demo: $(VENV)/.demo
-	$(PHANTOM) --out $(DEMO)/core -n $(SAMPLES) --seed 1000$(SEED) --convention core --traces
-	$(PHANTOM) --out $(DEMO)/whole -n $(SAMPLES) --seed 1000$(SEED)
+	$(PHANTOM) --out $(DEMO)/core -n $(SAMPLES) --seed $$((1000 + $(SEED))) --convention core --traces
+	$(PHANTOM) --out $(DEMO)/whole -n $(SAMPLES) --seed $$((1000 + $(SEED)))
 	$(PHANTOM) --out $(DEMO)/held-core -n $(HELD) --seed 424242 --convention core
 	$(PHANTOM) --out $(DEMO)/held-whole -n $(HELD) --seed 424242
 	$(BIN)/python -m medground_qwen.tiny --out $(DEMO)/start --data $(DEMO)/core --seed $(SEED)

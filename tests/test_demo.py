@@ -16,7 +16,14 @@ ROOT = Path(__file__).resolve().parents[1]
 def test_the_demo_trains_measures_and_reports_and_goes_on_where_it_was(tmp_path):
     if shutil.which("make") is None:
         pytest.skip("needs make")
-    small = {"DEMO": tmp_path / "demo", "BIN": Path(sys.executable).parent, "SAMPLES": 64, "HELD": 24, "SFT": 3, "GRPO": 1}
+    small = {
+        "DEMO": tmp_path / "demo",
+        "BIN": Path(sys.executable).parent,
+        "SAMPLES": 64,
+        "HELD": 24,
+        "SFT": 3,
+        "GRPO": 1,
+    }
     # The environment is this one: nothing is installed.
     command = ["make", "demo", "-o", ".venv/.demo", *(f"{name}={value}" for name, value in small.items())]
     first = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
