@@ -6,8 +6,8 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def progress(what: str, *, total: int, done: int = 0) -> Iterator[Callable[[int], None]]:
-    """Yield ``advance(n)``; rich is imported only when stderr is a terminal."""
+def progress(what: str, *, total: int | None, done: int = 0) -> Iterator[Callable[[int], None]]:
+    """Yield ``advance(n)``; a `total` of None is not known beforehand. rich is imported only when stderr is a terminal."""
     if not sys.stderr.isatty():
         yield lambda count: None
         return
