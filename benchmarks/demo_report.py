@@ -152,7 +152,7 @@ def grounded(folder: Path, held: Samples) -> list[Any]:
     for place in (12, 15, 16):
         begun = time.perf_counter()
         one = graph(held[place].query)
-        told = f"{one.query.question} {one.completion.text} ({time.perf_counter() - begun:.2f} s)"
+        told = f"{one.query.question} It wrote, in {time.perf_counter() - begun:.1f} s: {one.completion.text}"
         picture = _picture(one)
         picture.save(folder / f"grounded-{place}.png")
         figures.append(figure(picture, "box and mask", told, side=440))

@@ -1,15 +1,18 @@
 """The tiny reasoner that comes with the package: it loads offline, keeps the promises, and was taught something."""
 
+import json
+import re
 from pathlib import Path
 
 import medground_qwen
 import numpy as np
 import pytest
-from medground_qwen import factories
+from medground_qwen import factories, tiny
 from medground_toy import phantoms
 
 import medground
 from medground.data.samples import read_samples
+from medground.frames import Frame
 from medground.geometry import box_iou
 from medground.testing import check_reasoner
 from medground.training import train
@@ -35,6 +38,19 @@ def test_other_engines_can_serve_it():
     model = factories.toy_vlm().model
     assert model.config.text_config.head_dim in (32, 64)
     assert sum(each.numel() for each in model.parameters()) < 1_000_000
+
+
+def test_a_tokenizer_of_a_dataset_has_a_token_for_every_coordinate_and_tag(drawn):
+    words = tiny.tokenizer_of(drawn)
+    interface = medground.build("prompt_interface", "bbox", instructions=False)
+    for sample in read_samples(drawn):
+        size = sample.query.size
+        text = interface.answer(sample.target, "nodule, upper left", frame=Frame("permille", size), size=size)
+        ids = words(text, add_special_tokens=False)["input_ids"]
+        numbers = [words.decode([one]).strip() for one in ids if words.decode([one]).strip().isdigit()]
+        assert numbers == re.findall(r"\d+", text)
+        assert [words.decode([one]) for one in ids if "<" in words.decode([one])] == list(tiny.TAGS)
+        assert json.loads(re.search(r"{.*}", words.decode(ids))[0]) == json.loads(re.search(r"{.*}", text)[0])
 
 
 @pytest.mark.slow
