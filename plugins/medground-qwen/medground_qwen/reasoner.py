@@ -62,6 +62,12 @@ class VisionLanguageReasoner:
         self._frozen: Policy | None = None
         self._active = self.policy
 
+    def __repr__(self) -> str:
+        """What it is and how it was set."""
+        size = sum(each.numel() for each in self.model.parameters())
+        settings = f"share={self.share}, max_pixels={self.max_pixels}, rows_at_once={self.rows_at_once}"
+        return f"{type(self).__name__}({self.model.config.model_type}, {size:,} parameters, {settings})"
+
     @property
     def device(self) -> torch.device:
         """Where the model lives."""
