@@ -43,6 +43,18 @@ class InputError(MedgroundError):
     exit_code = 3
 
 
+class ViewError(InputError):
+    """A volume or a film was given without saying which slice of it is meant, or one that it does not have."""
+
+    exit_code = 2
+
+
+class UsageError(MedgroundError):
+    """A command or a function was asked for something it has no meaning for."""
+
+    exit_code = 2
+
+
 class PluginError(MedgroundError):
     """A component is missing, broken, ambiguous, or lacks the extra it needs."""
 

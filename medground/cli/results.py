@@ -7,8 +7,7 @@ from typing import Any
 from medground.data.images import write_mask
 from medground.graph import Found
 from medground.overlay import draw
-
-STATEMENT = "Research software, not a medical device. The output must be checked by a qualified person."
+from medground.report import STATEMENT
 
 
 def write_result(

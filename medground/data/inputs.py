@@ -2,14 +2,12 @@
 
 import itertools
 import json
-import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from medground.data.places import SUFFIXES, safe_name
 from medground.errors import InputError
-
-SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".ppm", ".pgm", ".pbm", ".pnm")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +52,7 @@ def _of_folder(folder: Path, question: str | None) -> list[Input]:
     if files and question is None:
         raise InputError("a folder of images needs one question for all of them", hint="give --question TEXT")
     return [
-        Input(id=_safe(str(path.relative_to(folder).with_suffix(""))), image=path, question=question or "")
+        Input(id=safe_name(str(path.relative_to(folder).with_suffix(""))), image=path, question=question or "")
         for path in files
     ]
 
@@ -86,12 +84,7 @@ def _of_line(text: str, number: int, root: Path, question: str | None) -> Input:
     path = (root / line["image"]).resolve()
     if not path.is_relative_to(root):
         return broken("its image lies outside the manifest's folder")
-    return Input(id=_safe(str(line.get("id") or Path(line["image"]).stem)), image=path, question=asked)
-
-
-def _safe(name: str) -> str:
-    """`name` as a file name: separators and anything unusual become underscores."""
-    return re.sub(r"[^\w.+-]+", "_", name).strip("._")[:120] or "unnamed"
+    return Input(id=safe_name(str(line.get("id") or Path(line["image"]).stem)), image=path, question=asked)
 
 
 def _with_unique_ids(inputs: list[Input]) -> list[Input]:

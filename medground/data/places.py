@@ -1,0 +1,63 @@
+"""Names of files as sources write them: kept inside the source's folder, and made fit for results."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from medground.errors import InputError
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".ppm", ".pgm", ".pbm", ".pnm")
+"""Of pictures, lower case."""
+DICOM_SUFFIXES = (".dcm", ".dicom")
+NIFTI_SUFFIXES = (".nii", ".nii.gz")
+IMAGE_SUFFIXES = (*SUFFIXES, *DICOM_SUFFIXES, *NIFTI_SUFFIXES)
+"""Of everything that can be an image."""
+
+
+def is_image(path: Path) -> bool:
+    """Whether a file is named like an image of any kind that can be read."""
+    return path.name.lower().endswith(IMAGE_SUFFIXES)
+
+
+def images(folder: Path) -> list[Path]:
+    """The files of a folder and its subfolders that are named like images, sorted by path."""
+    return sorted(path for path in folder.rglob("*") if is_image(path) and path.is_file())
+
+
+def stem(name: str | Path) -> str:
+    """The last part of a path without its suffix; ``.nii.gz`` is one suffix.
+
+    >>> stem("scans/case.7.nii.gz")
+    'case.7'
+    """
+    last = Path(name).name
+    return last[: -len(".nii.gz")] if last.lower().endswith(".nii.gz") else Path(last).stem
+
+
+def safe_name(name: str) -> str:
+    """A name fit to be a file's: separators and anything unusual become underscores.
+
+    >>> safe_name("ward 3/left lung?.png")
+    'ward_3_left_lung_.png'
+    """
+    return re.sub(r"[^\w.+-]+", "_", name).strip("._")[:120] or "unnamed"
+
+
+def inside(root: Path, name: Any, what: str = "a file") -> Path:
+    """The existing file that `name`, a text relative to `root`, means; links are followed and stay inside too.
+
+    Raises:
+        InputError: if it is no text, lies outside `root`, or does not exist.
+    """
+    if not isinstance(name, str) or not name:
+        raise InputError(f"names {what} by {str(name)[:80]!r}, not by a path")
+    try:
+        path = (root / name).resolve()
+        found = path.is_file()
+    except (OSError, ValueError) as error:
+        raise InputError(f"names {what} that cannot be looked up") from error
+    if not path.is_relative_to(root.resolve()):
+        raise InputError(f"names {what} outside its folder")
+    if not found:
+        raise InputError(f"names {what} that does not exist: {safe_name(name)}")
+    return path
