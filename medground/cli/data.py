@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from medground.cli.progress import progress
-from medground.errors import UsageError
+from medground.errors import RunError, UsageError
 
 if TYPE_CHECKING:
     from medground.data.build import Ask, Options
@@ -121,3 +121,23 @@ def _told(summary: dict[str, Any], out: Path) -> str:
     if summary["leaking_groups"]:
         rows.append(f"{summary['leaking_groups']} groups have samples in several splits, as the source has it")
     return "\n".join(rows)
+
+
+@data.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON on stdout.")
+def lint(folder: Path, as_json: bool) -> None:
+    """Find what is wrong with the dataset in FOLDER; exit with 1 where anything is an error."""
+    from medground.data.lint import lint as examine
+
+    with progress("checking", total=None) as advance:
+        findings, count = examine(folder, advance=advance)
+    errors = sum(finding.severity == "error" for finding in findings)
+    if as_json:
+        click.echo(json.dumps({"lines": count, "errors": errors, "findings": [one.to_dict() for one in findings]}))
+    else:
+        for one in findings:
+            click.echo(f"line {one.line}  {one.severity}  {one.code}  {one.id}: {one.says}; {one.remedy}")
+        click.echo(f"{count} lines, {errors} errors, {len(findings) - errors} warnings", err=True)
+    if errors:
+        raise RunError(f"{folder.name} has {errors} errors", hint="the first words after the id say what is wrong")
