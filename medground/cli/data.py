@@ -1,16 +1,22 @@
 """``medground data``: masks to samples, and what samples are worth."""
 
+import contextlib
 import json
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from medground.cli.complete import RECIPE
 from medground.cli.progress import progress
+from medground.cli.stopping import interruptible
 from medground.errors import RunError, UsageError
 
 if TYPE_CHECKING:
     from medground.data.build import Ask, Options
+    from medground.data.writing import Cost
 
 
 @click.group()
@@ -53,16 +59,29 @@ class _Shares(click.types.StringParamType):
 @click.option("--near-duplicates/--exact-duplicates", default=True, show_default=True, help="What may not part.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the splits and the questions.")
 @click.option(
-    "--questions", type=click.Choice(["auto", "source", "templates"]), default="auto", show_default=True,
+    "--questions", type=click.Choice(["auto", "source", "templates", "reasoner"]), default="auto", show_default=True,
     help="auto takes the source's where it states one, and templates elsewhere.",
 )  # fmt: skip
 @click.option("--question-column", metavar="WORD", help="Where the source's questions are, if not in `question`.")
+@click.option("--reasoner", metavar="NAME", help="With --questions reasoner: who writes, such as openai.")
+@click.option("--recipe", type=RECIPE, help="The recipe whose reasoner writes, instead of --reasoner.")
+@click.option(
+    "--set", "sets", multiple=True, metavar="KEY=VALUE", help="Of its recipe: reasoner.model=...; repeatable."
+)
+@click.option("--attempts", type=click.IntRange(min=1), default=2, show_default=True, help="At one question.")
+@click.option("--check/--no-check", default=True, show_default=True, help="Ask whether it can be answered.")
+@click.option(
+    "--fallback", type=click.Choice(["template", "reject"]), default="template", show_default=True,
+    help="What becomes of a target for which no good question was written.",
+)  # fmt: skip
+@click.option("--yes", is_flag=True, help="Ask the reasoner without waiting for an answer to its cost.")
 @click.option("--json", "as_json", is_flag=True, help="Print build.json on stdout.")
 def build(source: Path, out: Path, reader: str | None, options: tuple[str, ...], as_json: bool, **given: Any) -> None:
     """Make samples of the masks of SOURCE: box, key points, question, split.
 
     OUT gets images/, masks/, manifest.jsonl, build.json and rejected.jsonl (what could not be used, and why). It
-    appears when it is whole.
+    appears when it is whole. What a reasoner writes is kept in OUT.building as it comes: run the same command again
+    after an interruption.
     """
     from medground.data.build import build as make
     from medground.data.build import refuse_another
@@ -72,9 +91,17 @@ def build(source: Path, out: Path, reader: str | None, options: tuple[str, ...],
     chosen = _reader_options(options)
     cases = read_cases(source, reader, **chosen)
     about = {"source": source.name, "reader": reader, "reader_options": chosen}
-    about["questions"] = {"by": given["questions"], "column": given["question_column"]}
-    with progress("reading", total=None) as advance:
-        summary = make(cases, out, _build_options(given), _asker(given), about=about, advance=advance)
+    about["questions"] = {word: given[word] for word in ("questions", "question_column", "reasoner", "recipe", "sets")}
+    with interruptible() as stopped:
+        asker = _asker(given, stopped)
+        # A bar would write over the question whether to go on.
+        bar = (
+            contextlib.nullcontext(lambda count: None)
+            if given["questions"] == "reasoner"
+            else progress("reading", total=None)
+        )
+        with bar as advance:
+            summary = make(cases, out, _build_options(given), asker, about=about, advance=advance)
     if as_json:
         click.echo(json.dumps(summary))
     else:
@@ -104,12 +131,44 @@ def _build_options(given: dict[str, Any]) -> "Options":
         raise UsageError(str(error)) from error
 
 
-def _asker(given: dict[str, Any]) -> "Ask":
+def _asker(given: dict[str, Any], stopped: Callable[[], bool]) -> "Ask":
     from medground.data.asking import FromSource, FromTemplates
 
+    if given["questions"] == "reasoner":
+        return _writer(given, stopped)
     if given["questions"] == "source" or given["question_column"]:
         return FromSource(column=given["question_column"])
     return FromTemplates(seed=given["seed"], keep=given["questions"] == "auto")
+
+
+def _writer(given: dict[str, Any], stopped: Callable[[], bool]) -> "Ask":
+    from medground.data.writing import FromReasoner
+    from medground.recipe import resolve
+    from medground.registry import build as make
+
+    if (given["reasoner"] is None) == (given["recipe"] is None):
+        raise UsageError("questions by a reasoner need one reasoner", hint="give --reasoner NAME or --recipe RECIPE")
+    resolved = resolve(given["recipe"] or {"reasoner": given["reasoner"]}, *given["sets"])
+    name, arguments = resolved.component("reasoner")
+    return FromReasoner(
+        reasoner=make("reasoner", name, **arguments),
+        who=resolved.digest("reasoner"),
+        confirm=lambda cost: _confirm(cost, name, given["yes"]),
+        check=given["check"],
+        attempts=given["attempts"],
+        fallback=given["fallback"],
+        seed=given["seed"],
+        stopped=stopped,
+    )
+
+
+def _confirm(cost: "Cost", name: str, yes: bool) -> None:
+    click.echo(f"{name} would be asked: {cost}", err=True)
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise UsageError("nobody is there to agree to the cost", hint="give --yes")
+    click.confirm("ask?", abort=True, err=True)
 
 
 def _told(summary: dict[str, Any], out: Path) -> str:
