@@ -171,14 +171,19 @@ class GroundingGraph:
             return Grounding(prompt=None, fault=completion.fault)
         return self.prompt_interface.parse(completion, query.size)
 
-    def masks(self, answers: Sequence[tuple[Image, Grounding]]) -> list[Segmented]:
-        """The mask stage: each image is handed to the segmenter once, with all prompts about it."""
+    def masks(self, answers: Sequence[tuple[Image, Grounding]], part: Part | None = None) -> list[Segmented]:
+        """The mask stage: each image is handed to the segmenter once, with all prompts about it.
+
+        Args:
+            answers: images and what was said about them.
+            part: which part of each answer prompts the segmenter; None takes the recipe's word.
+        """
         feeds = self.recipe.digest("segmenter")
         out = [Segmented(None)] * len(answers)
         waiting: dict[str, list[tuple[int, SpatialPrompt]]] = {}
         images: dict[str, Image] = {}
         for index, (image, grounding) in enumerate(answers):
-            prompt = grounding.prompt and grounding.prompt.only(self.part)
+            prompt = grounding.prompt and grounding.prompt.only(part or self.part)
             if prompt is None:
                 continue
             key = image_key(image)
