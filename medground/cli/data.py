@@ -200,3 +200,30 @@ def lint(folder: Path, as_json: bool) -> None:
         click.echo(f"{count} lines, {errors} errors, {len(findings) - errors} warnings", err=True)
     if errors:
         raise RunError(f"{folder.name} has {errors} errors", hint="the first words after the id say what is wrong")
+
+
+@data.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--split", help="Only these samples.")
+@click.option("--html", type=click.Path(path_type=Path), help="Write one self-contained page there.")
+@click.option(
+    "--pictures", type=click.IntRange(min=0), default=12, show_default=True, help="Samples drawn on the page."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON on stdout, a row per sample included.")
+def stats(folder: Path, split: str | None, html: Path | None, pictures: int, as_json: bool) -> None:
+    """Say what the dataset in FOLDER holds: counts, sizes, floors, lengths."""
+    from medground.cli.data_stats import as_page, show
+    from medground.data.samples import read_samples
+    from medground.data.stats import measure, rows, summary
+
+    samples = read_samples(folder, split=split)
+    with progress("measuring", total=len(samples)) as advance:
+        found = measure(samples, advance)
+    figures = summary(found)
+    if html is not None:
+        html.write_text(as_page(folder.resolve().name, figures, found, samples, pictures), encoding="utf-8")
+        click.echo(f"wrote {html}", err=True)
+    if as_json:
+        click.echo(json.dumps({**figures, "rows": rows(found)}))
+    elif html is None:
+        show(figures)

@@ -257,7 +257,11 @@ def _rows(case: Case, last: _LastImage, work: Path, options: Options, rejected: 
         )
 
 
-_OWN = ("id", "image", "mask", "question", "bbox_2d", "point_2d", "size", "group", "split", "think", "spacing")
+_OWN = (
+    "id", "image", "mask", "question", "bbox_2d", "point_2d", "size", "group", "split", "think", "spacing", "patient",
+    "volume",
+)  # fmt: skip
+"""Labels that are not copied: what has a place of its own, and names of people, for which ``group`` stands."""
 
 
 def _check(case: Case, mask: Bools, image: Image) -> None:
