@@ -1,8 +1,9 @@
 """Pictures and masks from files, and back.
 
-The decoder is Pillow, fenced: only the formats of `FORMATS` are tried, size on disk and size in pixels are checked
-before a pixel is decoded, and whatever the decoder raises on a hostile file becomes one `InputError`. Messages name
-the file, never its folder.
+`read_image` and `read_mask` open every kind; DICOM and NIfTI have modules of their own. The decoder of pictures is
+Pillow, fenced: only the formats of `FORMATS` are tried, size on disk and size in pixels are checked before a pixel is
+decoded, and whatever the decoder raises on a hostile file becomes one `InputError`. Messages name the file, never its
+folder.
 """
 
 import io
@@ -10,6 +11,7 @@ import struct
 import warnings
 import zlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -63,7 +65,43 @@ _UPRIGHT: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
 }
 
 
-def read_image(path: str | Path) -> Image:
+def read_image(
+    path: str | Path, *, plane: str | None = None, slice: int | None = None, window: str | None = None
+) -> Image:
+    """Read an image as H x W x 3 uint8 RGB, upright: a picture, a DICOM file or one slice of a NIfTI volume.
+
+    Args:
+        path: the file; its kind is known by its suffix, DICOM's by its first bytes too.
+        plane: of a volume: ``axial``, ``coronal`` or ``sagittal``; never guessed.
+        slice: of a volume, or the frame of a film, from 0; never guessed.
+        window: of DICOM and NIfTI: how values become grey, see `medground.data.view.View`.
+
+    Raises:
+        ViewError: if a volume or a film comes without a plane or slice, or a picture with one.
+        InputError: as `read_picture`, for every kind.
+        PluginError: if the kind needs an extra that is not installed.
+    """
+    from medground.data.opening import show  # the door knows this room, too
+    from medground.data.view import View
+
+    return show(Path(path), View(plane=plane, slice=slice, window=window)).image
+
+
+def read_mask(
+    path: str | Path, *, plane: str | None = None, slice: int | None = None, values: tuple[int, ...] | None = None
+) -> NDArray[np.bool_]:
+    """Read a mask as H x W bool: foreground where the stored value is not 0, or is one of `values`.
+
+    Raises:
+        ViewError, InputError, PluginError: as `read_image`.
+    """
+    from medground.data.opening import read_any_mask
+    from medground.data.view import View
+
+    return read_any_mask(Path(path), View(plane=plane, slice=slice), values)
+
+
+def read_picture(path: str | Path) -> Image:
     """Read a picture as H x W x 3 uint8 RGB, upright.
 
     The EXIF orientation is applied. Grey is repeated over the channels. Grey of more than 8 bits (16-bit, 32-bit,
@@ -78,16 +116,18 @@ def read_image(path: str | Path) -> Image:
     return _decode(Path(path), _rgb)
 
 
-def read_mask(path: str | Path) -> NDArray[np.bool_]:
-    """Read a mask as H x W bool: foreground where the stored value is not 0.
+def read_picture_mask(path: str | Path, values: tuple[int, ...] | None = None) -> NDArray[np.bool_]:
+    """Read a mask from a picture as H x W bool: foreground where the stored value is not 0, or is one of `values`.
 
     Palette indices count as stored; of colours, any channel; where there is alpha, only what is not transparent. JPEG
     blurs edges, so a JPEG mask counts from 128. The EXIF orientation is applied.
 
     Raises:
-        InputError: as `read_image`.
+        InputError: as `read_picture`; for `values` of a picture that is no map of whole numbers.
     """
-    return _decode(Path(path), _foreground)
+    if values is None:
+        return _decode(Path(path), _foreground)
+    return _decode(Path(path), partial(_one_of, values=values))
 
 
 def write_mask(path: str | Path, mask: NDArray[np.bool_]) -> None:
@@ -187,6 +227,13 @@ def _stretch(values: NDArray[np.generic]) -> NDArray[np.uint8]:
     grey -= np.float32(low)
     grey *= np.float32(255.0 / (high - low) if high > low else 0.0)
     return np.rint(np.clip(grey, 0, 255)).astype(np.uint8)
+
+
+def _one_of(picture: Pillow.Image, values: tuple[int, ...]) -> NDArray[np.bool_]:
+    stored = np.asarray(picture)
+    if stored.ndim != 2 or picture.format in ("JPEG", "MPO") or stored.dtype.kind not in "bui":
+        raise InputError("a mask of colours or of a lossy format holds no label values", hint="save it as a grey PNG")
+    return np.isin(stored, values)
 
 
 def _foreground(picture: Pillow.Image) -> NDArray[np.bool_]:
