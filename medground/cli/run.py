@@ -110,7 +110,11 @@ def _key(feeds: str, item: Input) -> str:
     """What a line answers: the components asked, the image and the question."""
     if item.problem:
         return ""
-    parts: list[str | int | None] = [feeds, image_id(item.image) if kind(item.image) == "dicom" else item.image.name, item.question]
+    parts: list[str | int | None] = [
+        feeds,
+        image_id(item.image) if kind(item.image) == "dicom" else item.image.name,
+        item.question,
+    ]
     if item.view != PLAIN:
         parts += [item.view.plane, item.view.slice, item.view.window]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

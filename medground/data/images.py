@@ -10,10 +10,11 @@ import io
 import struct
 import warnings
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,7 @@ from PIL import Image as Pillow
 from PIL import UnidentifiedImageError
 
 from medground.errors import InputError
+from medground.geometry import Size
 from medground.types import Image
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "GIF", "PPM")
@@ -149,26 +151,66 @@ def png_bytes(array: NDArray[np.uint8] | NDArray[np.bool_]) -> bytes:
     return buffer.getvalue()
 
 
+def decode_image(data: bytes, name: str) -> Image:
+    """A picture's bytes as H x W x 3 uint8 RGB, as `read_picture` reads files; `name` is what messages call it."""
+    return _decoded(io.BytesIO(data), name, _rgb)
+
+
+def decode_mask(data: bytes, name: str) -> NDArray[np.bool_]:
+    """A mask's bytes as H x W bool, as `read_picture_mask` reads files."""
+    return _decoded(io.BytesIO(data), name, _foreground)
+
+
+def encoded_size(data: bytes, name: str) -> Size:
+    """(H, W) of a picture's bytes by its header, upright; no pixel is decoded, but a PNG's checksums are verified.
+
+    Raises:
+        InputError: as `read_picture`, as far as the header tells.
+    """
+    with _opened(io.BytesIO(data), name) as picture:
+        width, height = picture.size
+        # Orientations 5 to 8 lie on their side.
+        # Pillow decodes a PNG to look for EXIF behind its pixels, where next to none has it.
+        known = picture.format != "PNG" or "exif" in picture.info
+        aside = known and picture.getexif().get(_ORIENTATION, 1) >= 5
+        picture.verify()
+        return (width, height) if aside else (height, width)
+
+
 def _decode(path: Path, convert: Callable[[Pillow.Image], NDArray[Stored]]) -> NDArray[Stored]:
     name = "".join(letter if letter.isprintable() else "?" for letter in path.name)
     _check_file(path, name)
     try:
+        stream = path.open("rb")
+    except PermissionError as error:
+        raise InputError(f"{name} may not be read", hint="check its permissions") from error
+    with stream:
+        return _decoded(stream, name, convert)
+
+
+def _decoded(stream: BinaryIO, name: str, convert: Callable[[Pillow.Image], NDArray[Stored]]) -> NDArray[Stored]:
+    with _opened(stream, name) as picture:
+        picture.load()
+        array, upright = convert(picture), _UPRIGHT.get(picture.getexif().get(_ORIENTATION, 1))
+        return np.require(array if upright is None else upright(array), requirements=["C", "W"])
+
+
+@contextmanager
+def _opened(stream: BinaryIO, name: str) -> Iterator[Pillow.Image]:
+    """A picture whose header was checked; whatever its decoder raises inside becomes one `InputError`."""
+    try:
         with warnings.catch_warnings():
             # What Pillow warns of, damaged metadata and large sizes, is read or refused here.
             warnings.simplefilter("ignore")
-            with path.open("rb") as stream, Pillow.open(stream, formats=FORMATS) as picture:
+            with Pillow.open(stream, formats=FORMATS) as picture:
                 _check_header(picture, name)
-                picture.load()
-                array, upright = convert(picture), _UPRIGHT.get(picture.getexif().get(_ORIENTATION, 1))
-                return np.require(array if upright is None else upright(array), requirements=["C", "W"])
+                yield picture
     except UnidentifiedImageError as error:
         raise InputError(
             f"{name} is not an image of a format that can be read", hint=f"use one of {', '.join(FORMATS)}"
         ) from error
     except Pillow.DecompressionBombError as error:
         raise _too_many(name, "far more pixels than can be read") from error
-    except PermissionError as error:
-        raise InputError(f"{name} may not be read", hint="check its permissions") from error
     except _DECODER_ERRORS as error:
         raise InputError(
             f"{name} is damaged or incomplete", hint="open it in a viewer and save it again, or copy it anew"

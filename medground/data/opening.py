@@ -1,7 +1,7 @@
 """One door to every kind of image: pictures, DICOM and NIfTI files."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -82,6 +82,11 @@ def read_any_mask(path: Path, view: View = PLAIN, values: tuple[int, ...] | None
             return dicom.mask(path, view, dicom.neutral_id(path))
         case "picture":
             return read_picture_mask(path, values)
+
+
+def mask_view(mask: Path, view: View) -> View:
+    """The part of its image's view that a mask shares: one that is a picture is a mask of that slice already."""
+    return PLAIN if kind(mask) == "picture" else replace(view, window=None)
 
 
 def opened(path: Path, root: Path, view: View) -> Opened:

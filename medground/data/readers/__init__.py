@@ -17,6 +17,7 @@ from medground.errors import InputError, UsageError, nearest
 READERS = {
     "folder": "images/ and masks/ by name",
     "manifest": "a line of JSON per mask",
+    "umrg": "the published parquet table",
 }
 """Name, which is also the module's, and what it reads."""
 

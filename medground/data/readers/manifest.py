@@ -9,7 +9,6 @@ A line holds ``image``; its target as ``mask`` (a file, or a COCO run-length obj
 import json
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medground.data.cases import BadCase, Case
-from medground.data.opening import kind, opened, read_any_mask
+from medground.data.opening import mask_view, opened, read_any_mask
 from medground.data.places import inside, safe_name
 from medground.data.rle import decode_rle
-from medground.data.view import PLAIN, View
+from medground.data.view import View
 from medground.errors import InputError
 from medground.geometry import Box, Point
 
@@ -116,12 +115,7 @@ def _mask(line: dict[str, Any], root: Path, view: View) -> Callable[[], NDArray[
     if values is not None and type(values) is not int:
         raise InputError("has a mask_value that is not a whole number")
     found = inside(root, stored, "a mask")
-    return partial(read_any_mask, found, _on(found, view), None if values is None else (values,))
-
-
-def _on(mask: Path, view: View) -> View:
-    """The part of an image's view that its mask shares: a mask that is a picture is a mask of that slice already."""
-    return replace(view, window=None) if kind(mask) != "picture" else PLAIN
+    return partial(read_any_mask, found, mask_view(found, view), None if values is None else (values,))
 
 
 def _text(line: dict[str, Any], key: str) -> str | None:
