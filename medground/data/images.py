@@ -12,7 +12,6 @@ import warnings
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -129,7 +128,16 @@ def read_picture_mask(path: str | Path, values: tuple[int, ...] | None = None) -
     """
     if values is None:
         return _decode(Path(path), _foreground)
-    return _decode(Path(path), partial(_one_of, values=values))
+    return np.isin(read_picture_values(path), values)
+
+
+def read_picture_values(path: str | Path) -> NDArray[Any]:
+    """The stored whole numbers of a label map, H x W; palette indices count as stored.
+
+    Raises:
+        InputError: as `read_picture`; for a picture that is no map of whole numbers.
+    """
+    return _decode(Path(path), _label_values)
 
 
 def write_mask(path: str | Path, mask: NDArray[np.bool_]) -> None:
@@ -271,11 +279,13 @@ def _stretch(values: NDArray[np.generic]) -> NDArray[np.uint8]:
     return np.rint(np.clip(grey, 0, 255)).astype(np.uint8)
 
 
-def _one_of(picture: Pillow.Image, values: tuple[int, ...]) -> NDArray[np.bool_]:
-    stored = np.asarray(picture)
+def _label_values(picture: Pillow.Image) -> NDArray[Any]:
+    stored: NDArray[Any] = np.asarray(picture)
+    if stored.ndim == 3 and picture.mode == "RGB" and (stored == stored[..., :1]).all():
+        stored = stored[..., 0]
     if stored.ndim != 2 or picture.format in ("JPEG", "MPO") or stored.dtype.kind not in "bui":
         raise InputError("a mask of colours or of a lossy format holds no label values", hint="save it as a grey PNG")
-    return np.isin(stored, values)
+    return stored
 
 
 def _foreground(picture: Pillow.Image) -> NDArray[np.bool_]:

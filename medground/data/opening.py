@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medground.data import dicom, nifti
-from medground.data.images import read_picture, read_picture_mask
+from medground.data.images import MAX_BYTES, encoded_size, read_picture, read_picture_mask
 from medground.data.places import safe_name, stem
 from medground.data.view import PLAIN, Shown, View
+from medground.geometry import Size
 from medground.types import Image
 
 Kind = Literal["picture", "dicom", "nifti"]
@@ -71,6 +72,15 @@ def show(path: Path, view: View = PLAIN) -> Shown:
         case "picture":
             view.refuse_on(safe_name(path.name), "a picture", "plane", "slice", "window")
             return Shown(image=read_picture(path), about={})
+
+
+def picture_size(path: Path) -> Size:
+    """(H, W) of an image as it is shown; of a picture by its header. Errors as `show`."""
+    if kind(path) != "picture":
+        shape = show(path).image.shape
+        return shape[0], shape[1]
+    with path.open("rb") as file:
+        return encoded_size(file.read(MAX_BYTES), safe_name(path.name))
 
 
 def read_any_mask(path: Path, view: View = PLAIN, values: tuple[int, ...] | None = None) -> NDArray[np.bool_]:

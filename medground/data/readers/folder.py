@@ -19,8 +19,8 @@ SPLITS = ("train", "val", "test")
 
 
 def recognises(root: Path) -> bool:
-    """A folder with images/ and masks/, itself or in a split's folder, and no manifest."""
-    return not (root / "manifest.jsonl").exists() and any(True for _ in _parts(root, "images", "masks"))
+    """A folder with images/ and masks/, itself or in a split's folder."""
+    return any(True for _ in _parts(root, "images", "masks"))
 
 
 def cases(
