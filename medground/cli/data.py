@@ -227,3 +227,25 @@ def stats(folder: Path, split: str | None, html: Path | None, pictures: int, as_
         click.echo(json.dumps({**figures, "rows": rows(found)}))
     elif html is None:
         show(figures)
+
+
+@data.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option(
+    "--to", type=click.Path(path_type=Path), required=True, help="FILE.parquet, or a folder that is not there."
+)
+@click.option("--format", "kind", type=click.Choice(["umrg", "coco"]), default="umrg", show_default=True)
+@click.option("--split", help="Only these samples.")
+@click.option("--json", "as_json", is_flag=True, help="Print the counts as JSON on stdout.")
+def export(folder: Path, to: Path, kind: str, split: str | None, as_json: bool) -> None:
+    """Write the dataset in FOLDER as the published parquet table, or as COCO."""
+    from medground.data.export import export as write
+
+    counts = write(folder, to, kind, split=split)
+    if as_json:
+        click.echo(json.dumps(counts))
+    else:
+        click.echo(
+            "\n".join(f"{count} samples in {to if to.is_file() else to / name}" for name, count in counts.items()),
+            err=True,
+        )

@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from medground.data.samples import Samples
 from medground.data.stats import Figures, histogram
 from medground.overlay import draw
 from medground.report import Html, Section, bars, details, figure, gallery, grid, line_chart, page, table
+from medground.types import Sample
 
 _SHOWN = {
     "area": "target, share of the image",
@@ -51,7 +51,9 @@ def show(summary: Mapping[str, Any]) -> None:
     console.print(shown)
 
 
-def as_page(name: str, summary: Mapping[str, Any], found: Sequence[Figures], samples: Samples, pictures: int) -> str:
+def as_page(
+    name: str, summary: Mapping[str, Any], found: Sequence[Figures], samples: Sequence[Sample], pictures: int
+) -> str:
     """One self-contained page: counts, distributions, floors, and some samples drawn."""
     sections = [
         Section("Counts", *_counts(summary)),
@@ -116,7 +118,7 @@ def _floors(summary: Mapping[str, Any]) -> Html:
     return bars("Mean Dice by modality", series, holds=(0.0, 1.0))
 
 
-def _gallery(samples: Samples, count: int) -> Html:
+def _gallery(samples: Sequence[Sample], count: int) -> Html:
     """Samples evenly spread over the manifest."""
     figures = []
     for index in np.unique(np.linspace(0, len(samples) - 1, count).astype(int)):

@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from medground.data.export import splits_of
 from medground.data.samples import Samples
+from medground.data.umrg import UmrgSamples
 from medground.geometry import Floats, ellipse, mask_dice
 from medground.regions import label
 from medground.types import Sample
@@ -45,15 +47,15 @@ class Figures:
     think_words: int
 
 
-def measure(samples: Samples, advance: Callable[[int], None] = lambda count: None) -> list[Figures]:
+def measure(samples: Samples | UmrgSamples, advance: Callable[[int], None] = lambda count: None) -> list[Figures]:
     """Measure every sample, reading each image and mask once.
 
     Raises:
         InputError: naming the first sample whose files cannot be used; `medground data lint` lists them all.
     """
     found = []
-    for entry, sample in zip(samples.entries, samples, strict=True):
-        found.append(_figures(sample, entry.split))
+    for split, sample in zip(splits_of(samples), samples, strict=True):
+        found.append(_figures(sample, split))
         advance(1)
     return found
 
