@@ -54,6 +54,16 @@ class Row:
     spacing: tuple[float, float] | None = None
 
 
+class _Store:
+    """The images' bytes in a temporary file, which is closed with the last samples that need it."""
+
+    def __init__(self) -> None:
+        self.file: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115
+
+    def __del__(self) -> None:
+        self.file.close()
+
+
 class UmrgSamples(Sequence[Sample]):
     """The usable rows of a table; indexing one decodes its image and mask.
 
@@ -64,12 +74,17 @@ class UmrgSamples(Sequence[Sample]):
         files: what was read.
     """
 
-    def __init__(self, rows: Sequence[Row], bad: Sequence[BadCase], store: BinaryIO, files: Sequence[Path]) -> None:
+    def __init__(self, rows: Sequence[Row], bad: Sequence[BadCase], store: _Store, files: Sequence[Path]) -> None:
         self.rows, self.bad, self.files = list(rows), list(bad), list(files)
         self._store = store
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    @property
+    def ids(self) -> list[str]:
+        """The id of every sample, in order; nothing is decoded."""
+        return [row.id for row in self.rows]
 
     @overload
     def __getitem__(self, index: int) -> Sample: ...
@@ -101,8 +116,8 @@ class UmrgSamples(Sequence[Sample]):
         return None if row.mask is None else decode_mask(self._bytes(row.mask), f"the mask of {row.where}")
 
     def _bytes(self, place: tuple[int, int]) -> bytes:
-        self._store.seek(place[0])
-        return self._store.read(place[1])
+        self._store.file.seek(place[0])
+        return self._store.file.read(place[1])
 
 
 def read_umrg(path: str | Path, *, split: str | None = None, limit: int | None = None) -> UmrgSamples:
@@ -119,7 +134,7 @@ def read_umrg(path: str | Path, *, split: str | None = None, limit: int | None =
         PluginError: without pyarrow.
     """
     found = files(path, split)
-    store: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115  lives as long as its samples
+    store = _Store()
     rows: list[Row] = []
     bad: list[BadCase] = []
     seen: set[str] = set()
@@ -127,7 +142,7 @@ def read_umrg(path: str | Path, *, split: str | None = None, limit: int | None =
         where = (
             table.name if number == 0 or table.name != next(iter(found.values()))[0].name else f"{part} {table.name}"
         )
-        for each in _rows(table, part, where, store, seen):
+        for each in _rows(table, part, where, store.file, seen):
             if isinstance(each, BadCase):
                 bad.append(each)
             else:
