@@ -58,6 +58,7 @@ class _Shares(click.types.StringParamType):
 )  # fmt: skip
 @click.option("--near-duplicates/--exact-duplicates", default=True, show_default=True, help="What may not part.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the splits and the questions.")
+@click.option("--group-pattern", metavar="REGEX", help="Finds the patient in an id, such as '^(s[0-9]+)_'.")
 @click.option(
     "--questions", type=click.Choice(["auto", "source", "templates", "reasoner"]), default="auto", show_default=True,
     help="auto takes the source's where it states one, and templates elsewhere.",
@@ -85,12 +86,12 @@ def build(source: Path, out: Path, reader: str | None, options: tuple[str, ...],
     """
     from medground.data.build import build as make
     from medground.data.build import refuse_another
-    from medground.data.readers import read_cases
+    from medground.data.readers import read_cases, reader_of
 
     refuse_another(out)
     chosen = _reader_options(options)
     cases = read_cases(source, reader, **chosen)
-    about = {"source": source.name, "reader": reader, "reader_options": chosen}
+    about: dict[str, Any] = {"source": source.name, "reader": reader or reader_of(source), "reader_options": chosen}
     about["questions"] = {word: given[word] for word in ("questions", "question_column", "reasoner", "recipe", "sets")}
     with interruptible() as stopped:
         asker = _asker(given, stopped)
@@ -123,7 +124,7 @@ def _build_options(given: dict[str, Any]) -> "Options":
 
     words = (
         "components", "points", "min_area", "min_fraction", "max_fraction", "fractions", "splits", "near_duplicates",
-        "seed",
+        "seed", "group_pattern",
     )  # fmt: skip
     try:
         return Options(**{word: given[word] for word in words})
