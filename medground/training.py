@@ -4,9 +4,9 @@ import random
 import resource
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from hashlib import sha256
+from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +14,8 @@ import numpy as np
 
 from medground import provenance, registry
 from medground.checkpoint import Checkpoints
-from medground.data.samples import MANIFEST, Samples, read_samples
+from medground.data.samples import Samples, read_samples
+from medground.data.umrg import UmrgSamples
 from medground.errors import RecipeError, RunError
 from medground.events import TRAINED, RunFolder, read_about
 from medground.graph import GroundingGraph, RolloutGraph
@@ -162,8 +163,8 @@ class Assembled:
     engine: Any
     reasoner: TrainableReasoner
     graph: GroundingGraph
-    samples: Samples
-    data: Path
+    samples: Samples | UmrgSamples
+    data: Sequence[Path]
     validation: Validation | None
 
 
@@ -178,9 +179,7 @@ def assemble(recipe: Recipe, kind: Literal["grpo", "sft"]) -> Assembled:
     data, settings = recipe.settings("data"), recipe.settings(kind)
     if data["path"] is None:
         raise RecipeError(f"the recipe {recipe.name!r} names no data", hint="add data.path=DIR")
-    if data["reader"] is not None:
-        raise RecipeError(f"training reads manifests, not {data['reader']!r}", hint="leave data.reader out")
-    samples = read_samples(data["path"], split=data["split"], limit=data["limit"])
+    samples = read_samples(data["path"], split=data["split"], limit=data["limit"], reader=data["reader"])
     seed = recipe.settings("seed")
     torch.manual_seed(seed)  # a fresh adapter starts from random numbers
     random.seed(seed)
@@ -211,11 +210,9 @@ def assemble(recipe: Recipe, kind: Literal["grpo", "sft"]) -> Assembled:
         rollouts.grounding = graph
         method = Grpo(rollouts, reasoner, policy, engine, samples, settings, seed, _optional(recipe, "rollout"))
     longest = settings.get("max_completion_length") or recipe.settings("sampling")["max_completion_length"]
-    place = Path(data["path"]).expanduser()
     return Assembled(
-        method=method, engine=engine, reasoner=reasoner, graph=graph, samples=samples,
-        data=place / MANIFEST if place.is_dir() else place,
-        validation=validation(recipe, graph, [entry.id for entry in samples.entries], longest),
+        method=method, engine=engine, reasoner=reasoner, graph=graph, samples=samples, data=samples.files,
+        validation=validation(recipe, graph, samples.ids, longest),
     )  # fmt: skip
 
 
@@ -239,7 +236,7 @@ def about(recipe: Recipe, made: Assembled, digest: str) -> dict[str, Any]:
         "recipe_sha256": digest,
         "planned_steps": made.method.planned,
         "samples": len(made.samples),
-        "data_sha256": sha256(made.data.read_bytes()).hexdigest(),
+        "data_sha256": _files_digest(made.data),
         "prompt_sha256": provenance.prompt_sha256(made.graph.prompt_interface),
         "processor_sha256": provenance.processor_sha256(made.reasoner),
         "seed": recipe.settings("seed"),
@@ -247,6 +244,15 @@ def about(recipe: Recipe, made: Assembled, digest: str) -> dict[str, Any]:
         "plugins": provenance.plugins(recipe),
         "versions": provenance.versions(),
     }
+
+
+def _files_digest(files: Sequence[Path]) -> str:
+    """SHA-256 of a file; of several, of their digests."""
+    digests = []
+    for path in files:
+        with path.open("rb") as file:
+            digests.append(file_digest(file, "sha256").hexdigest())
+    return digests[0] if len(digests) == 1 else sha256("".join(digests).encode()).hexdigest()
 
 
 def probe(recipe: Any, *overrides: str, steps: int = 2) -> dict[str, Any]:
