@@ -251,7 +251,8 @@ def show(path: Path, view: View) -> Shown:
         image = rgb(grey)
     spacing = volume.spacing(place)
     about = {
-        "format": "NIfTI", "plane": view.plane, "slice": view.slice, "window": window, "spacing_mm": [round(step, 6) for step in spacing],
+        "format": "NIfTI", "plane": view.plane, "slice": view.slice, "window": window,
+        "spacing_mm": [round(step, 6) for step in spacing],
         "voxels": list(volume.sides), "axes": volume.codes,
     }  # fmt: skip
     return Shown(image=image, about=about, spacing=spacing)

@@ -200,6 +200,7 @@ def _row(values: dict[str, Any], where: str, number: int, split: str, store: Sto
     told = values.get("reward_model")
     text = told.get("ground_truth") if isinstance(told, dict) else None
     truth(text, size)
+    question = _question(values.get("prompt"))
     about = values.get("extra_info")
     labels, spacing = _labels(about if isinstance(about, dict) else {})
     name = str((about or {}).get("id") or f"row-{number}") if isinstance(about, dict) else f"row-{number}"
@@ -210,7 +211,7 @@ def _row(values: dict[str, Any], where: str, number: int, split: str, store: Sto
     return Row(
         id=name,
         where=where,
-        question=_question(values.get("prompt")),
+        question=question,
         truth=str(text),
         size=size,
         image=store.put(image),
