@@ -1,7 +1,7 @@
 """What every segmenter author needs: prompts grouped for batched decoding, bounded memory, images encoded once.
 
 NumPy and the standard library only. A predictor that already has ``set_image`` and ``predict`` becomes a segmenter
-through `PredictorSegmenter`; a segmenter written from scratch uses `by_kind`, `in_chunks` and `EmbeddingCache`.
+through `PredictorSegmenter`; an encoder and a decoder of your own become one through `segment_together`.
 """
 
 import hashlib
@@ -178,6 +178,66 @@ class EmbeddingCache:
 
     def __reduce__(self) -> tuple[type["EmbeddingCache"], tuple[int]]:
         return type(self), (self.max_bytes,)
+
+
+def segment_together(
+    images: Sequence[Image],
+    prompts: Sequence[Sequence[SpatialPrompt]],
+    *,
+    cache: EmbeddingCache,
+    preprocessing: str,
+    encode: Callable[[list[Image]], Sequence[Any]],
+    decode: Callable[[list[Image], list[Any], list[tuple[int, SpatialPrompt]]], Sequence[Result]],
+    encode_batch: int,
+    decode_batch: int,
+) -> list[list[Result]]:
+    """What `decode` gives for every prompt of every image: images encoded once, prompts of one kind decoded together.
+
+    Images without prompts are not encoded. Images go through in blocks, so that no more embeddings are alive than the
+    cache holds and one block needs.
+
+    Args:
+        images: as the segmenter got them.
+        prompts: those of each image.
+        cache: embeddings held between calls.
+        preprocessing: what tells embeddings of one image apart, such as the input size.
+        encode: embeddings of some images, in order.
+        decode: answers for (index of its image, prompt) of one kind; it gets a block's images and embeddings.
+        encode_batch: images per call of `encode`, halved for a call that runs out of memory.
+        decode_batch: prompts per call of `decode`, halved likewise; also the images of a block.
+
+    Raises:
+        SegmenterError: if a prompt holds numbers that are not finite, or memory runs out.
+    """
+    for prompt in (prompt for mine in prompts for prompt in mine):
+        if not np.isfinite([*(prompt.box or ()), *(number for point in prompt.points for number in point)]).all():
+            raise SegmenterError(f"a prompt needs finite numbers, not {prompt}")
+    asked = [index for index, mine in enumerate(prompts) if mine]
+    answers: list[list[Result]] = [[] for _ in prompts]
+    for start in range(0, len(asked), decode_batch):
+        block = asked[start : start + decode_batch]
+        pixels = [images[index] for index in block]
+
+        def encoded(some: list[int], pixels: list[Image] = pixels) -> Sequence[Any]:
+            return encode([pixels[position] for position in some])
+
+        embeddings = cache.fetch(
+            [image_key(image, preprocessing) for image in pixels],
+            lambda missing: in_chunks(missing, encoded, size=encode_batch),
+        )
+        items = [(position, prompt) for position, index in enumerate(block) for prompt in prompts[index]]
+        found: dict[int, Result] = {}
+        for same in by_kind([prompt for _, prompt in items]).values():
+
+            def decoded(
+                some: list[tuple[int, SpatialPrompt]], pixels: list[Image] = pixels, held: list[Any] = embeddings
+            ) -> Sequence[Result]:
+                return decode(pixels, held, some)
+
+            found.update(zip(same, in_chunks([items[each] for each in same], decoded, size=decode_batch), strict=True))
+        for each, (position, _) in enumerate(items):
+            answers[block[position]].append(found[each])
+    return answers
 
 
 class PredictorSegmenter:

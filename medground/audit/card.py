@@ -8,8 +8,8 @@ from typing import Any
 from medground.audit.evidence import ASKED, Evidence, Finding, pay, top
 from medground.audit.probes import CURVES, WRONG_PROBES, errors
 from medground.audit.scenes import LARGE, REFERENCE
-from medground.audit.svg import Line, panels
 from medground.data.plain import plain
+from medground.report import Line, panels
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,7 @@ from medground.data.opening import kind
 from medground.data.view import Shown, View
 from medground.graph import Found
 from medground.overlay import draw
-
-STATEMENT = "Research software, not a medical device. The output must be checked by a qualified person."
+from medground.report import STATEMENT
 
 
 def write_result(

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +38,8 @@ class Case:
     """As the source states them."""
     spacing: tuple[float, float] | None = None
     """(row, column) in mm."""
+    file: Path | None = None
+    """The PNG or JPEG file that `read_image` reads as a whole, so that it can be copied; None where there is no such."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,8 @@ class Opened:
     """What the file says: modality, plane, slice, frame, window."""
     spacing: tuple[float, float] | None = None
     """(row, column) in mm."""
+    file: Path | None = None
+    """The picture's file, where `read` gives the whole of it as it stands."""
 
 
 def kind(path: Path) -> Kind:
@@ -111,7 +113,7 @@ def opened(path: Path, root: Path, view: View) -> Opened:
     match kind(path):
         case "picture":
             view.refuse_on(name, "a picture", "plane", "slice", "window")
-            return Opened(id=safe_name(stem(path)), name=name, read=read, key=key, group=key)
+            return Opened(id=safe_name(stem(path)), name=name, read=read, key=key, group=key, file=path)
         case "dicom":
             name = dicom.neutral_id(path)
             known = dicom.header(path, name)

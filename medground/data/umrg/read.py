@@ -108,6 +108,11 @@ class UmrgSamples(Sequence[Sample]):
             spacing=row.spacing,
         )
 
+    @property
+    def ids(self) -> list[str]:
+        """The id of every sample, in order; nothing is read."""
+        return [row.id for row in self.rows]
+
     def image(self, row: Row) -> Any:
         """A row's image, H×W×3 uint8 RGB.
 

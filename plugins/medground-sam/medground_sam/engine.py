@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from medground.errors import SegmenterError
 from medground.geometry import Size
-from medground.segmenting import EmbeddingCache, by_kind, image_key, in_chunks
+from medground.segmenting import EmbeddingCache, segment_together
 from medground.types import Image, SpatialPrompt
 from medground_sam.contract import Contract, as_rgb, input_size, prepare, to_input
 from medground_sam.networks import Network, Prompts
@@ -51,62 +51,37 @@ class Engine:
     ) -> list[list[Answer]]:
         """``finish(map, score)`` of every prompt of every image; the map is at the image's size.
 
-        Images without prompts are not encoded. Images go through in blocks, so that no more embeddings are alive than
-        the cache holds and one block needs.
+        Raises:
+            SegmenterError: if the model fails.
         """
-        asked = [index for index, mine in enumerate(prompts) if mine]
-        answers: list[list[Answer]] = [[] for _ in prompts]
         try:
             with torch.inference_mode():
-                for start in range(0, len(asked), self.decode_batch):
-                    block = asked[start : start + self.decode_batch]
-                    found = self._block([as_rgb(images[i]) for i in block], [prompts[i] for i in block], finish)
-                    for index, mine in zip(block, found, strict=True):
-                        answers[index] = mine
+                return segment_together(
+                    [as_rgb(image) if mine else image for image, mine in zip(images, prompts, strict=True)],
+                    prompts,
+                    cache=self.cache,
+                    preprocessing=repr(self.contract),
+                    encode=self._encode,
+                    decode=lambda block, embeddings, items: self._decode(block, embeddings, items, finish),
+                    encode_batch=self.encode_batch,
+                    decode_batch=self.decode_batch,
+                )
         except RuntimeError as error:
             raise SegmenterError(f"the segmenter failed: {(str(error).splitlines() or [''])[0]}") from error
-        return answers
-
-    def _block(
-        self,
-        images: Sequence[Image],
-        prompts: Sequence[Sequence[SpatialPrompt]],
-        finish: Callable[[NDArray[np.float32], float], Answer],
-    ) -> list[list[Answer]]:
-        for prompt in (prompt for mine in prompts for prompt in mine):
-            if not np.isfinite([*(prompt.box or ()), *(number for point in prompt.points for number in point)]).all():
-                raise SegmenterError(f"a prompt needs finite numbers, not {prompt}")
-        embeddings = self._encode(images)
-        sizes = [(image.shape[0], image.shape[1]) for image in images]
-        items: list[Item] = [(index, prompt) for index, mine in enumerate(prompts) for prompt in mine]
-        answers: dict[int, Answer] = {}
-        for positions in by_kind([prompt for _, prompt in items]).values():
-            found = in_chunks(
-                [items[position] for position in positions],
-                lambda chunk: self._decode(embeddings, sizes, chunk, finish),
-                size=self.decode_batch,
-            )
-            answers.update(zip(positions, found, strict=True))
-        ordered = iter(range(len(items)))
-        return [[answers[next(ordered)] for _ in mine] for mine in prompts]
 
     def _encode(self, images: Sequence[Image]) -> list[torch.Tensor]:
-        keys = [image_key(image, repr(self.contract)) for image in images]
-
-        def encode(chunk: list[int]) -> list[torch.Tensor]:
-            pixels = np.stack([prepare(self.contract, images[i], self.network.sizes.image) for i in chunk])
-            batch = torch.from_numpy(pixels).to(self._device, self._dtype)
-            return [embedding.clone() for embedding in self.network.encode(batch)]
-
-        return self.cache.fetch(keys, lambda missing: in_chunks(missing, encode, size=self.encode_batch))
+        pixels = np.stack([prepare(self.contract, image, self.network.sizes.image) for image in images])
+        batch = torch.from_numpy(pixels).to(self._device, self._dtype)
+        return [embedding.clone() for embedding in self.network.encode(batch)]
 
     def _decode(
         self,
+        images: Sequence[Image],
         embeddings: Sequence[torch.Tensor],
-        sizes: Sequence[Size],
         chunk: Sequence[Item],
         finish: Callable[[NDArray[np.float32], float], Answer],
     ) -> list[Answer]:
+        sizes = [(image.shape[0], image.shape[1]) for image in images]
         used = sorted({index for index, _ in chunk})
         image_of = torch.tensor([used.index(index) for index, _ in chunk], device=self._device)
         logits, iou = self.network.decode(

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from medground.errors import PluginError, RecipeError, SegmenterError, nearest
 from medground.geometry import Size
-from medground.segmenting import CacheStats, EmbeddingCache, by_kind, image_key, in_chunks
+from medground.segmenting import CacheStats, EmbeddingCache, segment_together
 from medground.types import Image, Mask, PromptKind, SpatialPrompt
 from medground.weights import find_weights
 from medground_sam2.layout import Unseen
@@ -143,46 +143,23 @@ class Sam2:
         prompts: Sequence[Sequence[SpatialPrompt]],
         finish: Callable[[NDArray[np.float32], float], Answer],
     ) -> list[list[Answer]]:
-        """``finish(logits, score)`` of every prompt, images in blocks so that few embeddings are alive at once."""
+        """``finish(logits, score)`` of every prompt of every image."""
         import torch
 
-        asked = [index for index, mine in enumerate(prompts) if mine]
-        answers: list[list[Answer]] = [[] for _ in prompts]
         try:
             with torch.inference_mode():
-                for start in range(0, len(asked), self.decode_batch):
-                    block = asked[start : start + self.decode_batch]
-                    found = self._block([images[i] for i in block], [prompts[i] for i in block], finish)
-                    for index, mine in zip(block, found, strict=True):
-                        answers[index] = mine
+                return segment_together(
+                    images,
+                    prompts,
+                    cache=self.cache,
+                    preprocessing=self._preprocessing,
+                    encode=self._encode,
+                    decode=lambda block, embeddings, items: self._decode(block, embeddings, items, finish),
+                    encode_batch=self.encode_batch,
+                    decode_batch=self.decode_batch,
+                )
         except RuntimeError as error:
             raise SegmenterError(f"{self.model} failed: {(str(error).splitlines() or [''])[0]}") from error
-        return answers
-
-    def _block(
-        self,
-        images: Sequence[Image],
-        prompts: Sequence[Sequence[SpatialPrompt]],
-        finish: Callable[[NDArray[np.float32], float], Answer],
-    ) -> list[list[Answer]]:
-        keys = [image_key(image, self._preprocessing) for image in images]
-        embeddings = self.cache.fetch(
-            keys,
-            lambda missing: in_chunks(
-                missing, lambda some: self._encode([images[i] for i in some]), size=self.encode_batch
-            ),
-        )
-        items = [(index, prompt) for index, mine in enumerate(prompts) for prompt in mine]
-        answers: dict[int, Answer] = {}
-        for positions in by_kind([prompt for _, prompt in items]).values():
-            found = in_chunks(
-                [items[position] for position in positions],
-                lambda some: self._decode(some, images, embeddings, finish),
-                size=self.decode_batch,
-            )
-            answers.update(zip(positions, found, strict=True))
-        ordered = iter(range(len(items)))
-        return [[answers[next(ordered)] for _ in mine] for mine in prompts]
 
     def _encode(self, images: Sequence[Image]) -> "list[Features]":
         import torch
@@ -194,9 +171,9 @@ class Sam2:
 
     def _decode(
         self,
-        items: Sequence[tuple[int, SpatialPrompt]],
         images: Sequence[Image],
         embeddings: "Sequence[Features]",
+        items: Sequence[tuple[int, SpatialPrompt]],
         finish: Callable[[NDArray[np.float32], float], Answer],
     ) -> list[Answer]:
         """Prompts of one kind in one decoder call; the best mask of each, upsampled to its image."""

@@ -1,0 +1,201 @@
+"""A report needs nothing beside itself, shows text as text, and says in words what it draws."""
+
+import base64
+import hashlib
+import re
+from html.parser import HTMLParser
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from medground.report import (
+    STATEMENT,
+    Section,
+    bars,
+    details,
+    figure,
+    gallery,
+    grid,
+    line_chart,
+    page,
+    panels,
+    paragraph,
+    preformatted,
+    scatter,
+    table,
+)
+
+HOSTILE = '<script>alert("x")</script><img src="https://example.org/x.png" onerror=alert(1)>'
+VOID = {"meta", "img", "br", "hr", "input", "link"}
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+class Parser(HTMLParser):
+    """Every element with its attributes; fails where tags do not nest."""
+
+    def __init__(self):
+        super().__init__(convert_charrefs=True)
+        self.open, self.elements, self.texts = [], [], []
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.texts.append((self.open[-1] if self.open else None, data))
+
+
+def parsed(text):
+    parser = Parser()
+    parser.feed(text)
+    parser.close()
+    assert parser.open == []
+    return parser
+
+
+def picture(side=64):
+    return Image.fromarray(np.arange(side * side * 3, dtype=np.uint8).reshape(side, side, 3))
+
+
+def whole():
+    lines = {"box": ([1, 2, 3], [0.1, None, 0.3]), "mask": ([1, 2, 3], [0.2, float("nan"), 0.5])}
+    return page(
+        "A run",
+        [
+            Section("Curves", grid(line_chart("reward", lines), scatter("pairs", lines, x="a", y="b", diagonal=True))),
+            Section("Bars", bars("dice", {"ours": {"ct": 0.5}}, intervals={"ours": {"ct": (0.4, 0.6)}})),
+            Section("Table", table(["name", "n"], [["a", 1], ["b", 2.5]], caption="counts"), "plain <b>text</b>"),
+            Section("Pictures", gallery([figure(picture(), "a scan", "caption")]), details("more", preformatted("x"))),
+        ],
+        note="what it is",
+    )
+
+
+def test_a_page_is_well_formed_and_has_landmarks():
+    parser = parsed(whole())
+    tags = [tag for tag, _ in parser.elements]
+    for landmark in ("header", "nav", "main", "footer", "h1"):
+        assert tags.count(landmark) == 1
+    assert dict(parser.elements[tags.index("html")][1])["lang"] == "en"
+    ids = [attributes["id"] for _, attributes in parser.elements if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    links = [attributes["href"] for tag, attributes in parser.elements if tag == "a"]
+    assert all(link.removeprefix("#") in ids for link in links)
+    assert links[0] == "#content"
+    assert all(attributes["alt"] for tag, attributes in parser.elements if tag == "img")
+    assert STATEMENT in [text for _, text in parser.texts]
+
+
+def test_a_page_asks_for_nothing_outside_itself_and_says_so_to_the_browser():
+    text = whole()
+    parser = parsed(text)
+    for tag, attributes in parser.elements:
+        assert not any(name.startswith("on") for name in attributes)
+        for name in ("src", "href", "srcset", "action", "data"):
+            assert attributes.get(name, "#").startswith(("#", "data:image/")), (tag, name)
+        assert "style" not in attributes, "the policy would not apply it"
+    assert "url(" not in text
+    assert "@import" not in text
+    (policy,) = [each["content"] for _, each in parser.elements if each.get("http-equiv") == "Content-Security-Policy"]
+    assert policy.startswith("default-src 'none'; ")
+    for tag in ("style", "script"):
+        (code,) = re.findall(f"<{tag}>(.*?)</{tag}>", text, re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
+        assert f"{tag}-src 'sha256-{digest}'" in policy
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        paragraph(HOSTILE),
+        preformatted(HOSTILE),
+        details(HOSTILE, HOSTILE),
+        table([HOSTILE], [[HOSTILE], [HOSTILE]], caption=HOSTILE),
+        figure(picture(), HOSTILE, HOSTILE),
+        line_chart(HOSTILE, {HOSTILE: ([1, 2], [1, 2]), "b": ([1], [1])}, x=HOSTILE, y=HOSTILE),
+        scatter(HOSTILE, {HOSTILE: ([1, 2], [1, 2])}, x=HOSTILE, y=HOSTILE),
+        bars(HOSTILE, {HOSTILE: {HOSTILE: 1.0}, "b": {HOSTILE: 1.0}}),
+        HOSTILE,
+    ],
+    ids=["paragraph", "pre", "details", "table", "figure", "line_chart", "scatter", "bars", "plain"],
+)
+def test_what_a_model_wrote_is_shown_and_never_run(piece):
+    parser = parsed(page(HOSTILE, [Section(HOSTILE, piece)], note=HOSTILE))
+    tags = [tag for tag, _ in parser.elements]
+    assert tags.count("script") == 1
+    assert all(attributes.get("src", "data:").startswith("data:") for tag, attributes in parser.elements)
+    assert not any("onerror" in attributes for _, attributes in parser.elements)
+    assert sum(HOSTILE in text for tag, text in parser.texts if tag != "script") >= 4
+
+
+def test_a_table_sorts_by_buttons_and_scrolls_in_its_own_box():
+    parser = parsed(table(["name", "n"], [["a", 1.0], ["b", None]], caption="counts"))
+    headings = [attributes for tag, attributes in parser.elements if tag == "th"]
+    assert all(each["aria-sort"] == "none" and each["scope"] == "col" for each in headings)
+    assert [tag for tag, _ in parser.elements].count("button") == 2
+    assert parser.elements[0] == (
+        "div",
+        {"class": "scroll", "role": "region", "tabindex": "0", "aria-label": "counts"},
+    )
+    assert {"class": "number", "data-value": "1.0"} in [attributes for _, attributes in parser.elements]
+    assert "button" not in [tag for tag, _ in parsed(table(["n"], [[1], [2]], sortable=False)).elements]
+    with pytest.raises(ValueError, match="2 cells does not fit 1 columns"):
+        table(["one"], [[1, 2]])
+
+
+def drawing(piece):
+    return ElementTree.fromstring(re.search(r"<svg xmlns.*?</svg>", piece, re.DOTALL)[0])
+
+
+def test_a_curve_breaks_where_a_value_is_missing_and_is_told_in_words():
+    lines = {"box": ([1, 2, 3, 4, 5], [0.1, 0.2, None, 0.4, float("inf")]), "none": ([], [])}
+    svg = drawing(line_chart("reward", lines, holds=(0, 1)))
+    assert svg.find(f"{SVG}title").text == "reward"
+    assert "box: 3 values, first 0.1, last 0.4, lowest 0.1, highest 0.4; none: no values" in svg.find(f"{SVG}desc").text
+    pieces = [line.get("points").split() for line in svg.iter(f"{SVG}polyline")]
+    assert [len(points) for points in pieces] == [2, 1]
+    heights = [float(point.split(",")[1]) for points in pieces for point in points]
+    assert heights == sorted(heights, reverse=True), "more is higher"
+
+
+def test_series_differ_without_colour():
+    lines = {str(index): ([1, 2], [index, index]) for index in range(8)}
+    svg = drawing(line_chart("many", lines))
+    dashes = [line.get("stroke-dasharray") for line in svg.iter(f"{SVG}polyline")]
+    assert len(set(dashes)) == 8
+
+
+def test_bars_are_as_long_as_their_values_and_written_out():
+    series = {"before": {"ct": 0.25, "mr": None}, "after": {"ct": 0.5}}
+    svg = drawing(bars("dice", series, intervals={"after": {"ct": (0.45, 0.6)}}))
+    widths = [float(bar.get("width")) for bar in svg.iter(f"{SVG}rect")]
+    assert widths[1] == pytest.approx(2 * widths[0], abs=0.2)
+    said = [text.text for text in svg.iter(f"{SVG}text")]
+    assert {"before 0.25", "after 0.5 [0.45, 0.6]", "before –"} <= set(said)
+
+
+@pytest.mark.parametrize("ys", [[0.0, 0.0], [5.0, 5.0], [-1e9, 1e9], [1e-12, 3e-12], []])
+def test_any_range_can_be_drawn(ys):
+    svg = drawing(line_chart("any", {"a": (range(len(ys)), ys)}))
+    numbers = [float(value) for text in svg.iter() for name in ("x", "y") if (value := text.get(name))]
+    assert np.isfinite(numbers).all()
+    assert drawing(scatter("any", {"a": (ys, ys)}, x="", y="")).find(f"{SVG}title").text == "any"
+
+
+def test_panels_are_a_document_of_their_own():
+    text = panels("pay", {"shift": {"total": ([0, 1], [1, 0])}, "scale": {"total": ([0, 1], [1, 0.5])}})
+    svg = ElementTree.fromstring(text)
+    assert len(list(svg.iter(f"{SVG}polyline"))) == 2
+    assert "prefers-color-scheme" in text
+
+
+def test_a_picture_is_bounded():
+    small, large = figure(picture(600), "x"), figure(picture(600), "x", side=2000)
+    assert 'width="480"' in small
+    assert 'width="600"' in large
