@@ -57,16 +57,15 @@ def dicom_file(path, pixels):
     found.BitsAllocated = found.BitsStored = 16
     found.HighBit, found.PixelRepresentation = 15, 1
     found.PixelData = pixels.astype("<i2").tobytes()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        found.save_as(path, enforce_file_format=True)
+    found.save_as(path, enforce_file_format=True)
     assert fields == 40 and path.read_bytes().count(CANARY.encode()) >= 40
     return path
 
 
 @pytest.fixture
-def source(tmp_path):
+def source(tmp_path, caplog):
     """Three files of the canary's name: a good one, one of bad values, one cut short; and a folder of masks."""
+    warnings.simplefilter("ignore")  # pydicom quotes what it writes; pytest restores the filters after the test
     folder = tmp_path / "source"
     (folder / "images").mkdir(parents=True)
     (folder / "masks").mkdir()
@@ -77,6 +76,8 @@ def source(tmp_path):
     (folder / f"images/{CANARY}-cut.dcm").write_bytes(data[:-900])
     (folder / f"images/{CANARY}-bad.dcm").write_bytes(data.replace(b"MONOCHROME2", CANARY[:11].encode()))
     dicom_file(folder / f"masks/{CANARY}.dcm", (pixels == 60).astype(int))
+    warnings.simplefilter("error")
+    caplog.clear()
     return folder
 
 
