@@ -152,9 +152,7 @@ def _samples(recipe: Recipe, graph: GroundingGraph, saved: Predictions | None) -
         if saved is None or saved.named:
             raise RecipeError(f"the recipe {recipe.name!r} names no data", hint="add data.path=DIR")
         return LineSamples(saved.path, graph.prompt_interface)
-    if data["reader"] is not None:
-        raise RecipeError(f"there is no reader {data['reader']!r}", hint="leave data.reader out")
-    return read_samples(data["path"], split=split, limit=limit)
+    return read_samples(data["path"], split=split, limit=limit, reader=data["reader"])
 
 
 def _seeded(graph: GroundingGraph, seeds: Any) -> list[Any]:
