@@ -1,6 +1,7 @@
 """``medground.evaluate``: a recipe over a dataset, measured, with intervals; a folder that can be resumed and read again.
 
 metrics.json         means with intervals, groups, faults, comparisons
+report.html          the same for people, in one file
 samples.jsonl        one line per arm and sample: every answer, its masks and values
 run.json             versions, plugins, hashes, what was asked
 recipe.yaml          the recipe, resolved; recipe.source.yaml as written
@@ -23,14 +24,15 @@ from medground.evaluation.answers import Stage
 from medground.evaluation.arms import Arm, Around, Fact, arms_of
 from medground.evaluation.predictions import LineSamples, Predictions
 from medground.evaluation.records import SAMPLES, Journal, cluster_of, read_lines, record
+from medground.evaluation.report import report as report_of
 from medground.graph import GroundingGraph
 from medground.recipe import Recipe, check, resolve
 from medground.store import StageStore
 from medground.types import Sample
 
-METRICS, ABOUT = "metrics.json", "run.json"
+METRICS, ABOUT, REPORT = "metrics.json", "run.json", "report.html"
 _DECIDE = ("prompt_interface", "segmenter", "prompt", "allow_untrained", "sampling", "data")
-_LATER = ("n_boot", "level", "batch_size")
+_LATER = ("n_boot", "level", "batch_size", "published", "pictures")
 """Settings of ``evaluate`` that change no line."""
 
 
@@ -126,6 +128,9 @@ def evaluate(
     metrics = _measure(resolved, about, done, skipped, journal, stage, rivals)
     if folder is not None:
         write_atomically(folder / METRICS, json.dumps(metrics, indent=1, allow_nan=False) + "\n")
+        read = None if resolved.settings("data")["path"] is None else lambda name: samples[places[name]]
+        page = report_of(resolved, about, metrics, list(journal.lines.values()), read)
+        write_atomically(folder / REPORT, page)
         if stage.released:
             released.write(folder, journal.of("answer"))
     return Evaluated(folder=folder, metrics=metrics, lines=list(journal.lines.values()), before=before)
