@@ -192,6 +192,41 @@ def test_prediction_lines_are_data_enough(phantoms, tmp_path):
         medground.evaluate(recipe(phantoms), predictions=_lines(tmp_path, lines))
 
 
+def test_lines_of_a_run_are_predictions(phantoms, plain, tmp_path):
+    with pytest.raises(SystemExit) as left:
+        main(
+            [
+                "run",
+                str(phantoms / "manifest.jsonl"),
+                "segmenter=ellipse",
+                "--no-overlays",
+                "--out",
+                str(tmp_path / "r"),
+            ]
+        )
+    assert left.value.code == 0
+    found = medground.evaluate(recipe(phantoms), predictions=tmp_path / "r" / "manifest.jsonl")
+    assert found.mean("iou") == plain.mean("iou")
+
+
+def test_saved_answers_need_no_template(phantoms, plain):
+    made = {**recipe(phantoms), "prompt_interface": {"name": "bbox_points", "template": "???"}}
+    assert medground.evaluate(made, predictions=plain.folder).mean("iou") == plain.mean("iou")
+    with pytest.raises(RecipeError, match=r"prompt_interface\.template must be given"):
+        medground.evaluate(made)
+
+
+@pytest.mark.parametrize("wrong", ["batch_size=0", "n_boot=1", "level=1.0", "seed=-1", "pictures=-1"])
+def test_settings_out_of_bounds(phantoms, wrong):
+    with pytest.raises(RecipeError, match=f"evaluate.{wrong.partition('=')[0]} is"):
+        medground.evaluate(recipe(phantoms), f"evaluate.{wrong}")
+
+
+def test_no_samples_is_an_error(phantoms):
+    with pytest.raises(InputError, match="no samples"):
+        medground.evaluate(recipe(phantoms), "data.limit=0")
+
+
 def _lines(folder, lines):
     path = folder / "lines.jsonl"
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
