@@ -262,6 +262,29 @@ def test_ceilings_and_baselines(phantoms):
     assert {row["arm"] for row in found.metrics["comparisons"]} == set(names) - {"answer"}
 
 
+def test_ceilings_on_real_images(shared, tmp_path):
+    """Whatever the image: the true box outdoes a blind one, and the ellipse gains nothing over itself."""
+    rows = [json.loads(line) for line in (shared / "data" / "pairs" / "manifest.jsonl").read_text().splitlines()]
+    first = {row["modality"]: row for row in rows if row["promptable"] and row["width"] <= 600}
+    assert len(first) >= 5
+    lines = []
+    for number, row in enumerate(first.values()):
+        for part in ("image", "mask"):
+            (tmp_path / f"{part}{number}.png").write_bytes((shared / "data" / "pairs" / row[part]).read_bytes())
+        files = {part: f"{part}{number}.png" for part in ("image", "mask")}
+        labels = {key: row[key] for key in ("modality", "category", "dataset")}
+        lines.append({"id": str(number), "question": "What stands out?", **files, **labels})
+    (tmp_path / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    arms = ["answer", "perfect_segmenter", "oracle_box", "jitter_30", "constant_box"]
+    found = medground.evaluate(recipe(tmp_path, arms=arms))
+    dice = {arm: found.mean("dice_joint", arm) for arm in arms}
+    assert dice["oracle_box"] > dice["jitter_30"] > dice["constant_box"]
+    assert dice["oracle_box"] > 0.7
+    assert found.mean("dice_over_ellipse", "oracle_box") == 0
+    assert found.metrics["clusters"] == {"count": len(lines), "by": {"image": len(lines)}}
+    assert {row["modality"] for row in found.metrics["arms"]["answer"]["groups"]["modality"]} == set(first)
+
+
 def test_what_a_segmenter_was_not_trained_for_is_left_out_with_the_reason(phantoms):
     boxes = recipe(phantoms, segmenter="box_fill", arms=["answer", "oracle_box", "oracle_points"])
     found = medground.evaluate(boxes, "prompt=box")

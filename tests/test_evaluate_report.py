@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 
 import medground
+from medground.data.samples import read_samples
 from medground.errors import RecipeError
 from medground.evaluation.metrics import DEFINITIONS
 from medground.evaluation.published import names, published
-from medground.evaluation.report import NAMES
+from medground.evaluation.report import NAMES, report
+from medground.recipe import resolve
 
 HOSTILE = (
     '<think><script>alert(1)</script><img src="https://example.org/x"></think><answer>{"bbox": [10, 10, 60, 60], '
@@ -125,6 +127,19 @@ def test_numbers_on_the_page_are_those_of_the_file(run, text):
 def test_without_pictures_no_image_leaves_the_data(run, tmp_path):
     again = medground.evaluate(str(run), "evaluate.pictures=0", "evaluate.limit=3", out=tmp_path / "again")
     assert "<img" not in (again.folder / "report.html").read_text()
+
+
+@pytest.mark.slow
+def test_a_thousand_cases_stay_under_twenty_megabytes(run):
+    recipe, about = resolve(str(run)), json.loads((run / "run.json").read_text())
+    metrics = json.loads((run / "metrics.json").read_text())
+    lines = [json.loads(line) for line in (run / "samples.jsonl").read_text().splitlines()]
+    own = [line for line in lines if line["arm"] == "answer"]
+    many = [{**own[number % len(own)], "id": f"{number}"} for number in range(1000)]
+    samples = {sample.query.id: sample for sample in read_samples(recipe.data["data"]["path"])}
+    page = report(recipe, about, metrics, many, lambda name: samples[own[int(name) % len(own)]["id"]])
+    assert page.count("<img") == 9
+    assert len(page.encode()) < 2_000_000
 
 
 def test_every_metric_has_a_name_for_people():

@@ -45,7 +45,7 @@ NAMES = {
     "hd95_mm": "HD95, mm",
 }
 HEADLINE = ("iou", "dice_joint", "dice_over_ellipse")
-GROUPED = ("iou", "dice_joint")
+GROUPED = ("dice_joint", "iou")
 TITLES = {"modality": "modality", "supercategory": "super-category", "category": "category", "size": "target size"}
 ARM_TABLES = {
     "ceiling": ("Ceilings", "What is lost where: the answer or its segmenter replaced by one that knows the truth."),
@@ -165,9 +165,9 @@ def _arm_sections(metrics: Mapping[str, Any]) -> list[Section]:
         rows = [_arm_row(name, arms[name], tested) for name in shown]
         words = [
             "arm",
-            "box IoU",
             "Dice",
             "interval",
+            "box IoU",
             "Dice minus floor",
             "Dice against answer",
             "its interval",
@@ -180,7 +180,7 @@ def _arm_sections(metrics: Mapping[str, Any]) -> list[Section]:
         bodies: list[object] = [
             about,
             table(words, rows, caption=title),
-            table(["arm", "what it does"], meaning, caption="what the arms do", sortable=False),
+            details("What the arms do", table(["arm", "what it does"], meaning, caption="arms", sortable=False)),
         ]
         if kind == "ceiling":
             bodies += _jitter(arms)
@@ -199,9 +199,9 @@ def _arm_row(name: str, arm: Mapping[str, Any], tested: Mapping[tuple[str, str],
     against = tested.get((name, "dice_joint"))
     return [
         name,
-        _mean(means.get("iou")),
         _mean(dice),
         interval(dice),
+        _mean(means.get("iou")),
         _mean(means.get("dice_over_ellipse")),
         against and against["difference"],
         interval(against),
@@ -249,18 +249,19 @@ def _groups(arm: Mapping[str, Any], metrics: Mapping[str, Any]) -> Section:
 
 def _group_table(rows: Sequence[Mapping[str, Any]], groups: Sequence[str], caption: str) -> Html:
     names = [name for name in GROUPED if any(name in row["metrics"] for row in rows)]
-    words = [*(TITLES[group] for group in groups), "samples", "clusters", "failures"]
+    words = [*(TITLES[group] for group in groups)]
     words += [word for name in names for word in (NAMES[name], f"interval of {NAMES[name]}")]
     cells = [
         [
             *((row[group] or "not said").replace(" %", "\u00a0%") for group in groups),
+            *(cell for name in names for cell in (_mean(row["metrics"].get(name)), interval(row["metrics"].get(name)))),
             row["samples"],
             row["clusters"],
             row["failures"],
-            *(cell for name in names for cell in (_mean(row["metrics"].get(name)), interval(row["metrics"].get(name)))),
         ]
         for row in rows
     ]
+    words += ["samples", "clusters", "failures"]
     return table(words, cells, caption=caption)
 
 
