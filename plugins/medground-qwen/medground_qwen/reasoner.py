@@ -6,6 +6,7 @@ import json
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,27 @@ class VisionLanguageReasoner:
                 [self._completion(found, prompt.frame) for found in group]
                 for prompt, group in zip(prompts, groups, strict=True)
             ]
+        self.model.train(training)
+        return out
+
+    def go_on(self, batch: Sequence[Messages], prefixes: Sequence[str], sampling: Sampling) -> list[list[Completion]]:
+        """See `ContinuingReasoner.go_on`. Token ids and log-probabilities are not kept: a prefix was not sampled."""
+        out: list[list[Completion]] = []
+        training = self.model.training
+        self.model.eval()
+        for messages, prefix in zip(batch, prefixes, strict=True):
+            ids = self.processor.tokenizer(prefix, add_special_tokens=False)["input_ids"]
+            prompt, seed = self.encode(messages).then(ids), seed_of(sampling.seed, messages)
+            (group,) = sample(
+                self.model,
+                [prompt],
+                [[seed + index for index in range(sampling.num_generations)]],
+                self.tokens,
+                temperature=sampling.temperature,
+                max_tokens=max(1, sampling.max_completion_length - len(ids)),
+            )
+            made = [self._completion(found, prompt.frame) for found in group]
+            out.append([replace(each, text=prefix + each.text, token_ids=None, logprobs=None) for each in made])
         self.model.train(training)
         return out
 
