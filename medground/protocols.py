@@ -21,7 +21,9 @@ from medground.types import (
     Query,
     RewardResult,
     Rollout,
+    SamplerPrompt,
     Sampling,
+    Serving,
     SpatialPrompt,
     Target,
 )
@@ -113,6 +115,36 @@ class TrainableReasoner(Reasoner, Protocol):
         Returns:
             the argument of its factory that takes the folder, such as ``"checkpoint"`` or ``"adapter"``.
         """
+        ...
+
+
+@runtime_checkable
+class ServedReasoner(TrainableReasoner, Protocol):
+    """A trainable reasoner whose completions another program can write in its place: see `RolloutSource`."""
+
+    def serving(self) -> Serving:
+        """What that program must know once."""
+        ...
+
+    def sampler_prompts(self, batch: Sequence[Messages]) -> list[SamplerPrompt]:
+        """What it must know of each conversation."""
+        ...
+
+    def completion(self, ids: Sequence[int], logprobs: Sequence[float], frame: Frame, *, stopped: bool) -> Completion:
+        """What it wrote as a completion of this reasoner.
+
+        Args:
+            ids: the tokens it sampled, the end token included; authoritative, their text is read from them.
+            logprobs: of each, under the distribution it was sampled from.
+            frame: of the prompt.
+            stopped: False when it ran into the length limit.
+        """
+        ...
+
+    def checkpoint_weights(
+        self, weights: "Iterable[tuple[str, torch.Tensor]]"
+    ) -> "Iterator[tuple[str, torch.Tensor]]":
+        """What `Engine.named_weights` streams, under the names a checkpoint has, with adapters merged."""
         ...
 
 
@@ -248,12 +280,24 @@ class Engine(Protocol):
 class RolloutSource(Protocol):
     """Who samples completions during training: the trainer's own model, or a faster sampler fed with its weights."""
 
+    def start(self, reasoner: TrainableReasoner) -> None:
+        """Get ready to write in place of `reasoner`; called once, before anything else.
+
+        Raises:
+            RecipeError: if it cannot stand in for such a reasoner.
+        """
+        ...
+
     def generate(self, batch: Sequence[Messages], sampling: Sampling, seeds: Sequence[int]) -> list[list[Completion]]:
         """As `Reasoner.generate`, with one seed per conversation."""
         ...
 
     def sync(self, weights: "Iterator[tuple[str, torch.Tensor]]", version: int) -> None:
-        """Take the policy's current weights; later completions come from them."""
+        """Take the policy's current weights; later completions come from them. Wakes it where it sleeps."""
+        ...
+
+    def sleep(self) -> None:
+        """Lend device memory to the update; called when a step's completions are drawn. `sync` comes before the next."""
         ...
 
     def close(self) -> None:

@@ -20,7 +20,7 @@ from medground.data.samples import MANIFEST, Samples, read_samples
 from medground.errors import RecipeError, RunError
 from medground.events import TRAINED, RunFolder
 from medground.graph import GroundingGraph, RolloutGraph
-from medground.protocols import TrainableReasoner
+from medground.protocols import RolloutSource, TrainableReasoner
 from medground.recipe import Recipe, check, resolve
 from medground.rubric import rubric
 from medground.types import Query, text_of
@@ -80,6 +80,7 @@ def train(
         raise RunError(f"{folder} holds a run already", hint="add --resume to continue it, or choose another --out")
     run = RunFolder(folder, resolved)
     trackers = [registry.build("tracker", name, **arguments) for name, arguments in resolved.trackers]
+    made: Assembled | None = None
     try:
         made = assemble(resolved, kind)
         digest = trained_digest(resolved)
@@ -110,6 +111,8 @@ def train(
         state = loop.run()
         return Trained(folder=folder, steps=state.step, skipped=len(state.skipped), before=before)
     finally:
+        if made is not None and made.rollout is not None:
+            made.rollout.close()
         for tracker in trackers:
             tracker.close()
         run.close()
@@ -148,6 +151,7 @@ class Assembled:
     graph: GroundingGraph
     samples: Samples
     data: Path
+    rollout: RolloutSource | None = None
 
 
 def assemble(recipe: Recipe, kind: Literal["grpo", "sft"]) -> Assembled:
@@ -167,6 +171,7 @@ def assemble(recipe: Recipe, kind: Literal["grpo", "sft"]) -> Assembled:
         raise RecipeError("training does not validate as it goes", hint="leave validate out, and evaluate the run")
     samples = read_samples(data["path"], split=data["split"], limit=data["limit"])
     seed = recipe.settings("seed")
+    source = _optional(recipe, "rollout") if kind == "grpo" else None
     torch.manual_seed(seed)  # a fresh adapter starts from random numbers
     random.seed(seed)
     np.random.seed(seed)  # as a belt, for terms that draw from the global generators
@@ -194,11 +199,13 @@ def assemble(recipe: Recipe, kind: Literal["grpo", "sft"]) -> Assembled:
     else:
         rollouts = RolloutGraph(recipe, rubric(recipe))
         rollouts.grounding = graph
-        method = Grpo(rollouts, reasoner, policy, engine, samples, settings, seed, _optional(recipe, "rollout"))
+        if source is not None:
+            source.start(reasoner)
+        method = Grpo(rollouts, reasoner, policy, engine, samples, settings, seed, source)
     place = Path(data["path"]).expanduser()
     return Assembled(
         method=method, engine=engine, reasoner=reasoner, graph=graph, samples=samples,
-        data=place / MANIFEST if place.is_dir() else place,
+        data=place / MANIFEST if place.is_dir() else place, rollout=source,
     )  # fmt: skip
 
 
@@ -269,6 +276,8 @@ def probe(recipe: Any, *overrides: str, steps: int = 2) -> dict[str, Any]:
         metrics = dict(result.metrics)
         state.step, state.drawn = state.step + 1, state.drawn + result.drawn
         state.tokens += result.tokens
+    if made.rollout is not None:
+        made.rollout.close()
     parameters = list(made.reasoner.policy.parameters())
     trained = sum(each.numel() for each in parameters if each.requires_grad)
     cuda = torch.cuda.is_available() and parameters[0].device.type == "cuda"

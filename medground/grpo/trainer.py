@@ -65,6 +65,8 @@ class Grpo:
         if self.source is not None:
             self.source.sync(self.engine.named_weights(), state.step)
         batch = self.rollouts.draw(number, state.drawn, pause)
+        if self.source is not None:
+            self.source.sleep()
         sums, skipped = Sums(), None
         if any(batch.usable):
             try:
