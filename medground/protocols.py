@@ -87,8 +87,19 @@ class TrainableReasoner(Reasoner, Protocol):
         """A conversation and completions of it for the policy: token ids as they were sampled, or as given."""
         ...
 
-    def rows(self, batch: Sequence[Messages], completions: Sequence[Sequence[int]]) -> CompletionGroup:
-        """Several conversations with the token ids of one completion each, for the policy."""
+    def rows(
+        self, batch: Sequence[Messages], completions: Sequence[Sequence[int]], *, packed: bool = False
+    ) -> CompletionGroup:
+        """Several conversations with the token ids of one completion each, for the policy.
+
+        Args:
+            batch: the conversations.
+            completions: token ids of one completion for each.
+            packed: compute them as one sequence without padding, in which none sees another.
+
+        Raises:
+            RecipeError: if its attention cannot keep packed conversations apart.
+        """
         ...
 
     def parameters(self) -> "Iterable[torch.nn.Parameter]":
@@ -278,10 +289,14 @@ class Engine(Protocol):
 
 
 class RolloutSource(Protocol):
-    """Who samples completions during training: the trainer's own model, or a faster sampler fed with its weights."""
+    """Who samples completions during training: the trainer's own model, or a faster sampler fed with its weights.
 
-    def start(self, reasoner: TrainableReasoner) -> None:
-        """Get ready to write in place of `reasoner`; called once, before anything else.
+    Called in this order: `begin` once; at the start of every step `sync`, so before the first rollout and after every
+    update; then `generate`; `sleep` when a step's completions are drawn; `close` at the end, however it comes.
+    """
+
+    def begin(self, reasoner: TrainableReasoner, engine: Engine) -> None:
+        """Take note of whose policy it samples for, and of who holds its weights.
 
         Raises:
             RecipeError: if it cannot stand in for such a reasoner.
@@ -293,11 +308,16 @@ class RolloutSource(Protocol):
         ...
 
     def sync(self, weights: "Iterator[tuple[str, torch.Tensor]]", version: int) -> None:
-        """Take the policy's current weights; later completions come from them. Wakes it where it sleeps."""
+        """Take the policy's current weights; later completions come from them.
+
+        Args:
+            weights: full tensors by checkpoint name; on several ranks each must take all of them, or none of them any.
+            version: of these weights: the number of steps done.
+        """
         ...
 
     def sleep(self) -> None:
-        """Lend device memory to the update; called when a step's completions are drawn. `sync` comes before the next."""
+        """Lend its device memory to the update, until the next `sync`."""
         ...
 
     def close(self) -> None:

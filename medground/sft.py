@@ -2,7 +2,7 @@
 sample's reasoning trace where it has one. Engine, loop and checkpoints are those of GRPO.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -41,8 +41,6 @@ class Sft:
         settings: dict[str, Any],
         seed: int,
     ) -> None:
-        if settings["packing"]:
-            raise RecipeError("sft.packing is not available", hint="leave it out")
         self.prompt_interface, self.reasoner, self.policy, self.engine = prompt_interface, reasoner, policy, engine
         self.samples, self.settings, self.seed = samples, settings, seed
         self.epoch = epoch_length(len(samples), settings["train_batch_size"])
@@ -55,16 +53,14 @@ class Sft:
 
     def step(self, state: State, pause: Pause) -> Result:
         """See `Method.step`."""
-        size, at_once = self.settings["train_batch_size"], max(1, self.settings["micro_batch_size"])
+        size = self.settings["train_batch_size"]
         order = drawn(state.drawn, size, samples=len(self.samples), batch=size, seed=self.seed)
         samples = [self.samples[index] for index in order]
         targets = [self.target(sample) for sample in samples]
         below = self.engine.all_reduce({"tokens": float(sum(len(ids) for _, ids in targets))})["tokens"]
         loss, entropy, trained, skipped = 0.0, 0.0, 0, None
-        for start in range(0, size, at_once):
+        for rows in self._passes(samples, [ids for _, ids in targets]):
             pause()
-            part = slice(start, start + at_once)
-            rows = self._rows(samples[part], [ids for _, ids in targets[part]])
             logp, spread = self.policy(rows, 1.0)
             share = -logp.sum() / below
             self.engine.backward(share)
@@ -110,8 +106,21 @@ class Sft:
             raise InputError(f"no target can be written for sample {sample.query.id!r}: {error}") from error
         return text, self.reasoner.tokenize(text)
 
+    def _passes(self, samples: Sequence[Sample], targets: Sequence[list[int]]) -> Iterator[CompletionGroup]:
+        """What is computed together: so many samples, or packed as many as ``max_length`` tokens hold."""
+        if not self.settings["packing"]:
+            at_once = max(1, self.settings["micro_batch_size"])
+            for start in range(0, len(samples), at_once):
+                yield self._rows(samples[start : start + at_once], targets[start : start + at_once])
+            return
+        rows = self._rows(samples, targets)
+        lengths = [prompt + len(ids) for prompt, ids in zip(rows.prompt_lengths, targets, strict=True)]
+        for start, stop in packs(lengths, self.settings["max_length"]):
+            yield rows.part(start, stop)
+
     def _rows(self, samples: Sequence[Sample], targets: Sequence[list[int]]) -> CompletionGroup:
-        rows = self.reasoner.rows([self.prompt_interface.render(sample.query) for sample in samples], targets)
+        messages = [self.prompt_interface.render(sample.query) for sample in samples]
+        rows = self.reasoner.rows(messages, targets, packed=self.settings["packing"])
         most = self.settings["max_length"]
         for sample, prompt, ids in zip(samples, rows.prompt_lengths, targets, strict=True):
             if prompt + len(ids) > most:
@@ -129,3 +138,18 @@ class Sft:
             schedule=self.settings["schedule"],
             warmup_ratio=self.settings["warmup_ratio"],
         )
+
+
+def packs(lengths: Sequence[int], most: int) -> list[tuple[int, int]]:
+    """Neighbours that go into one sequence of at most so many tokens, as (first, one past the last).
+
+    >>> packs([3, 4, 2, 9, 1], 9)
+    [(0, 3), (3, 4), (4, 5)]
+    """
+    found, start, filled = [], 0, 0
+    for place, length in enumerate(lengths):
+        if place > start and filled + length > most:
+            found.append((start, place))
+            start, filled = place, 0
+        filled += length
+    return [*found, (start, len(lengths))]

@@ -159,6 +159,7 @@ def assemble(recipe: Recipe, kind: Literal["grpo", "sft"]) -> Assembled:
     import torch
 
     from medground.grpo.local import LocalEngine
+    from medground.grpo.rollouts import OwnSampler
     from medground.grpo.trainer import Grpo
     from medground.sft import Sft
 
@@ -171,7 +172,7 @@ def assemble(recipe: Recipe, kind: Literal["grpo", "sft"]) -> Assembled:
         raise RecipeError("training does not validate as it goes", hint="leave validate out, and evaluate the run")
     samples = read_samples(data["path"], split=data["split"], limit=data["limit"])
     seed = recipe.settings("seed")
-    source = _optional(recipe, "rollout") if kind == "grpo" else None
+    source = (_optional(recipe, "rollout") or OwnSampler()) if kind == "grpo" else None
     torch.manual_seed(seed)  # a fresh adapter starts from random numbers
     random.seed(seed)
     np.random.seed(seed)  # as a belt, for terms that draw from the global generators
@@ -199,8 +200,6 @@ def assemble(recipe: Recipe, kind: Literal["grpo", "sft"]) -> Assembled:
     else:
         rollouts = RolloutGraph(recipe, rubric(recipe))
         rollouts.grounding = graph
-        if source is not None:
-            source.start(reasoner)
         method = Grpo(rollouts, reasoner, policy, engine, samples, settings, seed, source)
     place = Path(data["path"]).expanduser()
     return Assembled(

@@ -13,6 +13,7 @@ from medground.overlay import draw
 from medground.rubric import Score, failure_counts
 from medground.types import Rollout
 
+MISMATCH = "sampling/sampling_logp_difference/mean"
 DRAWN = 4
 """Completions a step may show as pictures."""
 
@@ -61,8 +62,12 @@ def of_update(sums: Sums, *, kl: bool) -> dict[str, float]:
     if kl:
         found["kl"] = token.get("kl", 0.0) / tokens
     if token.get("compared"):
-        found["sampling/sampling_logp_difference/mean"] = token["mismatch"] / token["compared"]
+        found[MISMATCH] = token["mismatch"] / token["compared"]
         found["sampling/sampling_logp_difference/max"] = sums.highest_mismatch
+        found["sampling/importance_sampling_ratio/min"] = sums.weights[0]
+        found["sampling/importance_sampling_ratio/mean"] = token["weight"] / token["compared"]
+        found["sampling/importance_sampling_ratio/max"] = sums.weights[1]
+        found["sampling/corrected_ratio"] = token["corrected"] / token["compared"]
     return found
 
 

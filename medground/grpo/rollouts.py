@@ -1,6 +1,6 @@
 """The first half of a step: groups of completions, scored, and the advantage of each."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from medground.errors import RecipeError
 from medground.graph import Group, RolloutGraph
 from medground.grpo.advantage import advantages, constant_groups
 from medground.grpo.schedule import drawn, sampling_seed
-from medground.protocols import RolloutSource, TrainableReasoner
+from medground.protocols import Engine, RolloutSource, TrainableReasoner
 from medground.rubric import usable_groups
 from medground.types import Completion, Messages, Sample, Sampling
 
@@ -40,26 +40,45 @@ class Batch:
     """Constant groups of the first draw."""
 
 
+class OwnSampler:
+    """See `medground.protocols.RolloutSource`: the trained model itself, whose weights are always the newest."""
+
+    def begin(self, reasoner: TrainableReasoner, engine: Engine) -> None:
+        """See `RolloutSource.begin`."""
+        self.reasoner = reasoner
+
+    def sync(self, weights: Iterator[tuple[str, Tensor]], version: int) -> None:
+        """See `RolloutSource.sync`; there is nothing to take."""
+
+    def generate(self, batch: Sequence[Messages], sampling: Sampling, seeds: Sequence[int]) -> list[list[Completion]]:
+        """See `RolloutSource.generate`."""
+        return self.reasoner.sample(batch, sampling, seeds)
+
+    def sleep(self) -> None:
+        """See `RolloutSource.sleep`; the model is what is updated."""
+
+    def close(self) -> None:
+        """See `RolloutSource.close`; the model is not its own."""
+
+
 class Rollouts:
     """Draws samples, has completions written, and scores them.
 
     Args:
         graph: from completions to scores.
-        reasoner: whose policy is trained.
         samples: the training data.
         settings: the recipe's ``grpo`` section.
         seed: of the run.
-        source: another sampler than the reasoner itself, fed with its weights by the caller.
+        source: who samples; it has begun, and the caller feeds it with weights.
     """
 
     def __init__(
         self,
         graph: RolloutGraph,
-        reasoner: TrainableReasoner,
         samples: Sequence[Sample],
         settings: dict[str, Any],
         seed: int,
-        source: RolloutSource | None = None,
+        source: RolloutSource,
     ) -> None:
         if settings["num_generations"] < 2 or settings["temperature"] <= 0:
             raise RecipeError(
@@ -67,7 +86,7 @@ class Rollouts:
                 hint="set grpo.num_generations to 2 or more and grpo.temperature above 0",
             )
         self.graph, self.samples, self.seed, self.settings = graph, samples, seed, settings
-        self._write = reasoner.sample if source is None else source.generate
+        self._write = source.generate
         self.sampling = Sampling(
             num_generations=settings["num_generations"],
             temperature=settings["temperature"],

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from medground import faults
 from medground.errors import RecipeError
-from medground.grpo.loss import Objective, denominator, policy_loss
+from medground.grpo.loss import Objective, denominator, importance, policy_loss
 from medground.grpo.rollouts import Batch
 from medground.protocols import CompletionGroup, Engine, TrainableReasoner
 
@@ -28,6 +28,8 @@ PUBLISHED = {
     "cispo": Objective(cispo=True, aggregation="token", epsilon_high=4.0),
 }
 """The losses by their names in a recipe, with the numbers they were published with (cispo: ratios are capped at 5)."""
+UNCORRECTED = Objective(correction="truncate", correction_high=math.inf)
+"""Importance weights as they are."""
 AGGREGATIONS = {
     "sequence_mean": "sequence",
     "token_mean": "token",
@@ -48,7 +50,8 @@ def objective_of(settings: dict[str, Any]) -> Objective:
     }
     if settings["aggregation"] != "by_loss":
         said["aggregation"] = AGGREGATIONS[settings["aggregation"]]
-    said |= {"beta": settings["beta"], "estimator": settings["kl_estimator"]}
+    said |= {"beta": settings["beta"], "estimator": settings["kl_estimator"], "correction": settings["correction"]}
+    said |= {"correction_low": settings["correction_floor"], "correction_high": settings["correction_cap"]}
     return replace(PUBLISHED[settings["loss"]], max_length=settings["max_completion_length"], **said)
 
 
@@ -65,8 +68,12 @@ class Sums:
     grad_norm: float = 0.0
     learning_rate: float = 0.0
     token: dict[str, float] = field(default_factory=dict)
-    """Sums over tokens of the first pass over each group: tokens, kl, entropy, clipped_low, clipped_high, mismatch."""
+    """Sums over tokens of the first pass over each group: tokens, kl, entropy, clipped_low, clipped_high; and over those
+    that the sampler gave a log-probability of: compared, mismatch, weight, corrected."""
     highest_mismatch: float = 0.0
+    """The largest difference between the log-probabilities of sampler and trainer for one token."""
+    weights: tuple[float, float] = (math.inf, -math.inf)
+    """The smallest and the largest importance weight, before it is corrected."""
     trained: int = 0
     """Tokens computed: prompts once per forward pass, and completions."""
     images: int = 0
@@ -162,25 +169,15 @@ class Update:
             with self.reasoner.reference() as reference, torch.no_grad():
                 ref = reference(part, temperature)[0]
         advantage = batch.advantages[place, rows].to(logp.device)
-        loss, found = policy_loss(self.objective, logp, advantage, mask, old=old, ref=ref)
+        sampler = _said(batch, place, rows, part.mask).to(logp.device)
+        loss, found = policy_loss(self.objective, logp, advantage, mask, old=old, sampler=sampler, ref=ref)
         sums.trained += sum(part.prompt_lengths) + int(part.mask.sum())
         sums.images += len(part.prompt_lengths)
         if count:
             sums.add(**{name: float(value) for name, value in found.items()})
             sums.add(entropy=float(torch.where(mask, entropy, 0.0).sum()))
-            self._mismatch(batch, place, rows, logp.detach() if old is None else old, part.mask, sums)
+            _compare(self.objective, logp.detach() if old is None else old, sampler, part.mask, sums)
         return loss
-
-    def _mismatch(self, batch: Batch, place: int, rows: slice, before: Tensor, mask: Tensor, sums: Sums) -> None:
-        """How far the sampler's log-probabilities are from the trainer's for the same tokens."""
-        rollouts = batch.groups[place].rollouts[rows]
-        for row, rollout in enumerate(rollouts):
-            said = rollout.completion.logprobs
-            if said is None:
-                continue
-            difference = (before[row][mask[row]].cpu().double() - torch.from_numpy(said).double()).abs()
-            sums.add(mismatch=float(difference.sum()), compared=len(difference))
-            sums.highest_mismatch = max(sums.highest_mismatch, float(difference.max()) if len(difference) else 0.0)
 
     @torch.no_grad()
     def _old(self, batch: Batch, minis: Sequence[range]) -> dict[tuple[int, int], Tensor]:
@@ -229,6 +226,29 @@ class Update:
         masked = self.settings["mask_truncated"]
         reasons = [rollout.completion.finish_reason for rollout in batch.groups[place].rollouts]
         return torch.tensor([not masked or reason == "stop" for reason in reasons])
+
+
+def _said(batch: Batch, place: int, rows: slice, mask: Tensor) -> Tensor:
+    """[G, T] float32 log-probabilities as the sampler gave them; NaN where it gave none."""
+    said = torch.full(mask.shape, math.nan)
+    for row, rollout in enumerate(batch.groups[place].rollouts[rows]):
+        if rollout.completion.logprobs is not None:
+            said[row, : len(rollout.completion.logprobs)] = torch.from_numpy(rollout.completion.logprobs)
+    return said
+
+
+def _compare(objective: Objective, before: Tensor, sampler: Tensor, mask: Tensor, sums: Sums) -> None:
+    """How far the sampler's log-probabilities are from the trainer's for the same tokens."""
+    both = mask & ~sampler.isnan()
+    if not bool(both.any()):
+        return
+    difference = (before[both].double() - sampler[both].double()).abs()
+    raw = importance(UNCORRECTED, before, sampler)[both].double()
+    used = raw if objective.correction == "none" else importance(objective, before, sampler)[both].double()
+    sums.add(mismatch=float(difference.sum()), compared=len(difference))
+    sums.add(weight=float(raw.sum()), corrected=float((used != raw).sum()))
+    sums.highest_mismatch = max(sums.highest_mismatch, float(difference.max()))
+    sums.weights = (min(sums.weights[0], float(raw.min())), max(sums.weights[1], float(raw.max())))
 
 
 def _length(completion: Any) -> int:

@@ -2,8 +2,9 @@
 
 import copy
 import hashlib
+import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from medground.errors import RecipeError
 from medground.frames import Frame, fixed_point
 from medground.geometry import Size
 from medground.types import Completion, Messages, SamplerPrompt, Sampling, Serving, image_of, text_of
@@ -126,9 +128,17 @@ class VisionLanguageReasoner:
         ids = [_ids(completion) for completion in completions]
         return group_of(self.encode(messages), ids, self.tokens.pad)
 
-    def rows(self, batch: Sequence[Messages], completions: Sequence[Completion | Sequence[int]]) -> RowBatch:
-        """Several queries with one completion each, as the policy takes them: what supervised training needs."""
-        return rows_of(self.encode_all(batch), [_ids(completion) for completion in completions], self.tokens.pad)
+    def rows(
+        self, batch: Sequence[Messages], completions: Sequence[Sequence[int]], *, packed: bool = False
+    ) -> RowBatch:
+        """See `TrainableReasoner.rows`: what supervised training needs."""
+        if packed and not self.share:
+            raise RecipeError(
+                f"{type(self.model).__name__} is computed with its own attention, which cannot keep packed samples apart",
+                hint="leave sft.packing out" + ("" if not self.family.shares else ", or set reasoner.share: true"),
+            )
+        ids = [_ids(completion) for completion in completions]
+        return rows_of(self.encode_all(batch), ids, self.tokens.pad, packed)
 
     def logprobs(self, messages: Messages, completions: Sequence[Completion], *, temperature: float = 1.0) -> Tensor:
         """See `TrainableReasoner.logprobs`."""
@@ -170,7 +180,8 @@ class VisionLanguageReasoner:
 
     def save(self, folder: Path) -> str:
         """See `TrainableReasoner.save`; with LoRA the adapter alone is written."""
-        self.model.save_pretrained(folder)
+        with redirect_stdout(sys.stderr):  # saving imports DeepSpeed where it is installed, which speaks on stdout
+            self.model.save_pretrained(folder)
         self.processor.save_pretrained(folder)
         return "adapter" if _has_adapter(self.model) else "checkpoint"
 

@@ -6,9 +6,9 @@ from typing import Any, Literal
 from PIL import Image as Pillow
 
 from medground.errors import RecipeError
+from medground.protocols import Engine
 from medground.types import Messages, SamplerPrompt, Sampling, Serving
 from medground_vllm import api
-from medground_vllm.ranks import rank_and_size
 from medground_vllm.rollout import Answer, Cache, Route, Written
 
 
@@ -33,13 +33,12 @@ class InProcess:
     def __repr__(self) -> str:
         return f"InProcess(max_model_len={self.max_model_len}, sleeps={self.sleeps})"
 
-    def open(self, serving: Serving) -> None:
+    def open(self, serving: Serving, engine: Engine) -> None:
         """See `Sampler.open`."""
-        _, size = rank_and_size()
         self.serving = serving
         self.llm = api.start(
             serving,
-            world_size=size,
+            world_size=engine.world_size,
             max_model_len=self.max_model_len,
             enable_sleep_mode=self.sleeps,
             **self.arguments,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from medground.errors import RecipeError, RunError
-from medground.protocols import ServedReasoner, TrainableReasoner
+from medground.protocols import Engine, ServedReasoner, TrainableReasoner
 from medground.types import Completion, Messages, SamplerPrompt, Sampling, Serving
 
 if TYPE_CHECKING:
@@ -55,8 +55,8 @@ class Sampler(Protocol):
 
     route: Route
 
-    def open(self, serving: Serving) -> None:
-        """Get ready to write in place of a policy."""
+    def open(self, serving: Serving, engine: Engine) -> None:
+        """Get ready to write in place of a policy whose weights an engine holds."""
         ...
 
     def wake(self, part: Literal["weights", "kv_cache"]) -> None:
@@ -101,8 +101,8 @@ class VllmRollout:
     def __repr__(self) -> str:
         return f"VllmRollout({self.sampler!r})"
 
-    def start(self, reasoner: TrainableReasoner) -> None:
-        """See `RolloutSource.start`."""
+    def begin(self, reasoner: TrainableReasoner, engine: Engine) -> None:
+        """See `RolloutSource.begin`."""
         if not isinstance(reasoner, ServedReasoner):
             raise RecipeError(
                 f"vLLM cannot write in place of {type(reasoner).__name__}",
@@ -110,7 +110,7 @@ class VllmRollout:
             )
         self.reasoner = reasoner
         self.serving = reasoner.serving()
-        self.sampler.open(self.serving)
+        self.sampler.open(self.serving, engine)
 
     def sync(self, weights: "Iterator[tuple[str, torch.Tensor]]", version: int) -> None:
         """See `RolloutSource.sync`."""

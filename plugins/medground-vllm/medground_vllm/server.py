@@ -14,9 +14,9 @@ from urllib.parse import urlsplit
 from PIL import Image as Pillow
 
 from medground.errors import RecipeError, RunError
+from medground.protocols import Engine
 from medground.types import Image, Messages, SamplerPrompt, Sampling, Serving
 from medground_vllm import api
-from medground_vllm.ranks import rank_and_size, together
 from medground_vllm.rollout import Answer, Cache, Route, Written
 
 HOW = "VLLM_SERVER_DEV_MODE=1 vllm serve CHECKPOINT --logprobs-mode processed_logprobs"
@@ -79,8 +79,8 @@ class Transfer(Protocol):
 
     route: Route
 
-    def __call__(self, weights: Iterator[tuple[str, Any]], version: str) -> None:
-        """Send all weights and name them."""
+    def __call__(self, weights: Iterator[tuple[str, Any]], version: str, rank: int) -> None:
+        """Send all weights and name them; called on every rank, rank 0 sends."""
         ...
 
     def close(self) -> None:
@@ -104,13 +104,13 @@ class Server:
     def __repr__(self) -> str:
         return f"Server({self.http!r}, {type(self.transfer).__name__})"
 
-    def open(self, serving: Serving) -> None:
+    def open(self, serving: Serving, engine: Engine) -> None:
         """See `Sampler.open`.
 
         Raises:
             RecipeError: if the server's log-probabilities are not those of the distribution it samples from.
         """
-        self.serving = serving
+        self.serving, self.engine = serving, engine
         self.model = self.http.get("v1/models")["data"][0]["id"]
         mode = self.http.get("server_info?config_format=json")["vllm_config"]["model_config"]["logprobs_mode"]
         if mode != "processed_logprobs":
@@ -124,15 +124,16 @@ class Server:
 
     def push(self, weights: Iterator[tuple[str, Any]], version: str) -> None:
         """See `Sampler.push`."""
-        self.transfer(weights, version)
+        self.transfer(weights, version, self.engine.rank)
+        self._together()
 
     def reset(self, cache: Cache) -> None:
         """See `Sampler.reset`."""
-        if rank_and_size()[0] == 0:
+        if self.engine.rank == 0:
             said = self.http.post(f"reset_{cache}_cache")
             if said is not None and not said.get("success", True):
                 raise RunError("the vLLM server did not forget the prompts of older weights")
-        together()
+        self._together()
 
     def generate(
         self, prompts: Sequence[SamplerPrompt], batch: Sequence[Messages], sampling: Sampling, seeds: Sequence[int]
@@ -152,6 +153,10 @@ class Server:
     def close(self) -> None:
         """See `Sampler.close`; the server goes on."""
         self.transfer.close()
+
+    def _together(self) -> None:
+        """Wait for every rank: none asks before all weights are there and the caches empty."""
+        self.engine.all_reduce({"arrived": 1.0})
 
     def _version(self) -> str:
         return str(self.http.get("weight_info")["weight_version"])

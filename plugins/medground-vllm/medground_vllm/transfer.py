@@ -7,7 +7,6 @@ from typing import Any, Protocol
 
 from medground.errors import RecipeError
 from medground_vllm import api
-from medground_vllm.ranks import rank_and_size, together
 from medground_vllm.rollout import Route
 
 SHARD = 4 << 30
@@ -45,9 +44,8 @@ class Disk:
         self.http, self.folder = http, Path(folder).expanduser().resolve()
         self.before: Path | None = None
 
-    def __call__(self, weights: Iterator[tuple[str, Any]], version: str) -> None:
+    def __call__(self, weights: Iterator[tuple[str, Any]], version: str, rank: int) -> None:
         """Send all weights and name them."""
-        rank, _ = rank_and_size()
         place = self.folder / f"weights-{version}"
         if rank == 0:
             shutil.rmtree(place, ignore_errors=True)
@@ -62,7 +60,6 @@ class Disk:
             if self.before not in (None, place):
                 shutil.rmtree(self.before, ignore_errors=True)
             self.before = place
-        together()
 
     def close(self) -> None:
         """Remove what was written last."""
@@ -87,9 +84,8 @@ class Nccl:
         self.source: Any = None
         self.sender: Any = None
 
-    def __call__(self, weights: Iterator[tuple[str, Any]], version: str) -> None:
+    def __call__(self, weights: Iterator[tuple[str, Any]], version: str, rank: int) -> None:
         """Send all weights and name them; the first time they are held in full, to learn their shapes."""
-        rank, _ = rank_and_size()
         if self.sender is None:
             self.source = api.stream(list(weights))
             workers = int(self.http.get("get_world_size")["world_size"])
@@ -103,7 +99,6 @@ class Nccl:
         self.source.now = ()
         if rank == 0:
             self.http.post("update_weight_version", {"new_version": version})
-        together()
 
     def close(self) -> None:
         """Leave the group."""
