@@ -152,9 +152,7 @@ class ServedReasoner(TrainableReasoner, Protocol):
         """
         ...
 
-    def checkpoint_weights(
-        self, weights: "Iterable[tuple[str, torch.Tensor]]"
-    ) -> "Iterator[tuple[str, torch.Tensor]]":
+    def checkpoint_weights(self, weights: "Iterable[tuple[str, torch.Tensor]]") -> "Iterator[tuple[str, torch.Tensor]]":
         """What `Engine.named_weights` streams, under the names a checkpoint has, with adapters merged."""
         ...
 

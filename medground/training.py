@@ -172,7 +172,7 @@ def assemble(recipe: Recipe, kind: Literal["grpo", "sft"]) -> Assembled:
         raise RecipeError("training does not validate as it goes", hint="leave validate out, and evaluate the run")
     samples = read_samples(data["path"], split=data["split"], limit=data["limit"])
     seed = recipe.settings("seed")
-    source = (_optional(recipe, "rollout") or OwnSampler()) if kind == "grpo" else None
+    source: Any = _optional(recipe, "rollout") if kind == "grpo" else None
     torch.manual_seed(seed)  # a fresh adapter starts from random numbers
     random.seed(seed)
     np.random.seed(seed)  # as a belt, for terms that draw from the global generators
@@ -200,6 +200,7 @@ def assemble(recipe: Recipe, kind: Literal["grpo", "sft"]) -> Assembled:
     else:
         rollouts = RolloutGraph(recipe, rubric(recipe))
         rollouts.grounding = graph
+        source = source or OwnSampler()
         method = Grpo(rollouts, reasoner, policy, engine, samples, settings, seed, source)
     place = Path(data["path"]).expanduser()
     return Assembled(

@@ -9,7 +9,7 @@ torch = pytest.importorskip("torch", reason="needs torch")
 pytest.importorskip("transformers", reason="needs transformers")
 
 from medground.errors import RecipeError  # noqa: E402
-from medground.graph import GroundingGraph, RolloutGraph  # noqa: E402
+from medground.graph import RolloutGraph  # noqa: E402
 from medground.grpo.local import LocalEngine  # noqa: E402
 from medground.grpo.loop import State  # noqa: E402
 from medground.grpo.loss import Objective  # noqa: E402

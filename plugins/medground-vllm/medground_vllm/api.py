@@ -24,14 +24,18 @@ def require() -> Any:
         ModuleNotFoundError: if it is not installed.
         PluginError: if it is of a version that this module does not know.
     """
-    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # weights are handed over as tensors, which no process boundary takes
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = (
+        "0"  # weights are handed over as tensors, which no process boundary takes
+    )
     os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     import vllm
 
     found = tuple(int(part) for part in vllm.__version__.split("+")[0].split(".")[:2])
     if not SUPPORTED[0] <= found < SUPPORTED[1]:
-        raise PluginError(f"vLLM {vllm.__version__} is not one this plugin knows", hint="pip install 'vllm>=0.32,<0.34'")
+        raise PluginError(
+            f"vLLM {vllm.__version__} is not one this plugin knows", hint="pip install 'vllm>=0.32,<0.34'"
+        )
     return vllm
 
 

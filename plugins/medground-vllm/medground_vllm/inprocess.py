@@ -72,9 +72,7 @@ class InProcess:
                 f"a prompt and its completion can take {needed} tokens, vLLM was given {self.max_model_len}",
                 hint=f"set rollout.max_model_len={needed} or more",
             )
-        given = [
-            {"prompt": each.text, "multi_modal_data": {"image": Pillow.fromarray(each.image)}} for each in prompts
-        ]
+        given = [{"prompt": each.text, "multi_modal_data": {"image": Pillow.fromarray(each.image)}} for each in prompts]
         found = api.generate(self.llm, given, api.words(self.serving, sampling), seeds)
         return [
             Answer(ids, [Written(own, logp) for own, logp, _ in group], frozenset().union(*(v for *_, v in group)))

@@ -71,7 +71,9 @@ class Http:
                 f"the vLLM server answers {error.code} to {path}: {said}", hint=f"start it with {HOW}"
             ) from error
         except (OSError, ValueError) as error:
-            raise RunError(f"the vLLM server at {self.base_url} fails at {path}: {error}", hint="see its log") from error
+            raise RunError(
+                f"the vLLM server at {self.base_url} fails at {path}: {error}", hint="see its log"
+            ) from error
 
 
 class Transfer(Protocol):

@@ -53,9 +53,7 @@ class Disk:
         for number, shard in enumerate(_shards(weights, keep=rank == 0), 1):
             _save(shard, place / f"model-{number:05}.safetensors")
         if rank == 0:
-            self.http.post(
-                "collective_rpc", {"method": "reload_weights", "kwargs": {"weights_path": str(place)}}
-            )
+            self.http.post("collective_rpc", {"method": "reload_weights", "kwargs": {"weights_path": str(place)}})
             self.http.post("update_weight_version", {"new_version": version})
             if self.before not in (None, place):
                 shutil.rmtree(self.before, ignore_errors=True)

@@ -1,8 +1,9 @@
 """For the test environment of vLLM on a CPU alone: lets a torchvision built for CUDA import beside a CPU build of torch.
 
-The package index has no CPU build of torchvision. The compiled half of the one it has cannot load there, and
-torchvision then registers things for operators nobody declared, at import. Declaring two of them is all that is missing: nothing
-that is used here calls them. Put into the environment with a ``.pth`` file, because vLLM looks at models in processes of its own.
+The package index has no CPU build of torchvision. The compiled half of the one it has cannot load there, and torchvision
+then fails at import, because it registers things for operators nobody declared. Declaring two of them is all that is
+missing: nothing that is used here calls them. Put into the environment with a ``.pth`` file, because vLLM looks at models in
+processes of its own.
 """
 
 import importlib.util
