@@ -66,7 +66,8 @@ class Http:
                 said = answer.read()
                 return json.loads(said) if said else None
         except urllib.error.HTTPError as error:
-            said = error.read(500).decode(errors="replace")
+            with error:
+                said = error.read(500).decode(errors="replace")
             raise RunError(
                 f"the vLLM server answers {error.code} to {path}: {said}", hint=f"start it with {HOW}"
             ) from error
