@@ -2,8 +2,8 @@
 
 The package index has no CPU build of torchvision. The compiled half of the one it has cannot load there, and torchvision
 then fails at import, because it registers things for operators nobody declared. Declaring two of them is all that is
-missing: nothing that is used here calls them. Put into the environment with a ``.pth`` file, because vLLM looks at models in
-processes of its own.
+missing: nothing that is used here calls them. A ``.pth`` file of the environment calls `install`, because vLLM looks at models
+in processes of its own.
 """
 
 import importlib.util
@@ -37,4 +37,6 @@ def _declare(spec):
         _kept.append(library)
 
 
-sys.meta_path.insert(0, Finder())
+def install():
+    """To be called before torchvision is imported."""
+    sys.meta_path.insert(0, Finder())
