@@ -26,7 +26,7 @@ from medground.rubric import rubric
 from medground.types import Query, text_of
 
 CHECKPOINT_RULE = "the newest checkpoint is the result; the last step always makes one"
-LIBRARIES = ("medground", "numpy", "torch", "transformers", "peft", "safetensors")
+LIBRARIES = ("medground", "numpy", "torch", "transformers", "peft", "safetensors", "vllm")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

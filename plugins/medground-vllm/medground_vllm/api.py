@@ -127,8 +127,15 @@ def wake(llm: Any, part: str) -> None:
     llm.wake_up(tags=[part])
 
 
+def is_guest() -> bool:
+    """Whether a process group is there before vLLM; it would join it, and destroy it when shut down."""
+    from torch import distributed
+
+    return bool(distributed.is_available() and distributed.is_initialized())
+
+
 def close(llm: Any) -> None:
-    """Shut the engine down."""
+    """Shut the engine down, and its process group with it."""
     llm.llm_engine.engine_core.shutdown()
 
 

@@ -35,7 +35,7 @@ class InProcess:
 
     def open(self, serving: Serving, engine: Engine) -> None:
         """See `Sampler.open`."""
-        self.serving = serving
+        self.serving, self.guest = serving, api.is_guest()
         self.llm = api.start(
             serving,
             world_size=engine.world_size,
@@ -86,7 +86,7 @@ class InProcess:
             self.asleep = True
 
     def close(self) -> None:
-        """See `Sampler.close`."""
-        if self.llm is not None:
+        """See `Sampler.close`; in a process group that is not its own, vLLM is only let go."""
+        if self.llm is not None and not self.guest:
             api.close(self.llm)
-            self.llm = None
+        self.llm = None

@@ -91,10 +91,14 @@ def test_where_the_platform_cannot_sleep_nothing_is_asked_to(llm, monkeypatch):
     assert not [call for call in llm.calls if call[0] in ("sleep", "wake_up")]
 
 
-def test_several_processes_each_have_their_own(llm):
+def test_several_processes_each_have_their_own(llm, monkeypatch):
+    """In the process group of the trainer, which vLLM would destroy if it were shut down."""
+    monkeypatch.setattr(api, "is_guest", lambda: True)
     source = factories.vllm()
     source.begin(doubles.Reasoner(), doubles.Engine(1, 2))
     assert llm.calls[0][1]["world_size"] == 2
+    source.close()
+    assert len(llm.calls) == 1
 
 
 def test_one_request_per_question_seeded_and_without_image_tokens(llm):

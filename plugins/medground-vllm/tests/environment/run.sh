@@ -19,7 +19,7 @@ if ! [ $stamp -nt pyproject.toml ] || ! [ $stamp -nt "$0" ]; then
         echo "Where there is one: PIP_FIND_LINKS=/folder/of/wheels make test-vllm, or PIP_EXTRA_INDEX_URL."
         exit 0
     fi
-    $pip install -q $torch $vllm
+    $pip install -q --no-compile $torch $vllm
     # These two come as builds for CUDA, and transformers imports what is there.
     $pip uninstall -q -y torchaudio torchcodec
     $pip install -q -e '.[qwen]' pytest
