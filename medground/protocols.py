@@ -158,6 +158,15 @@ class ServedReasoner(TrainableReasoner, Protocol):
 
 
 @runtime_checkable
+class ContinuingReasoner(Reasoner, Protocol):
+    """A reasoner that can be made to go on from a text, such as a reasoning that is not its own."""
+
+    def go_on(self, batch: Sequence[Messages], prefixes: Sequence[str], sampling: Sampling) -> list[list[Completion]]:
+        """As `generate`, with the beginning of every completion given, one per conversation; texts include it."""
+        ...
+
+
+@runtime_checkable
 class PromptInterface(Protocol):
     """The language reasoner and segmenter share: how we ask, and how we read the answer."""
 

@@ -1,20 +1,18 @@
 """``medground.train``: a recipe with a ``grpo`` or an ``sft`` section becomes a run, and its folder a recipe."""
 
-import platform
 import random
 import resource
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from medground import registry
+from medground import provenance, registry
 from medground.checkpoint import Checkpoints
 from medground.data.samples import MANIFEST, Samples, read_samples
 from medground.errors import RecipeError, RunError
@@ -23,10 +21,8 @@ from medground.graph import GroundingGraph, RolloutGraph
 from medground.protocols import RolloutSource, TrainableReasoner
 from medground.recipe import Recipe, check, resolve
 from medground.rubric import rubric
-from medground.types import Query, text_of
 
 CHECKPOINT_RULE = "the newest checkpoint is the result; the last step always makes one"
-LIBRARIES = ("medground", "numpy", "torch", "transformers", "peft", "safetensors", "vllm")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -224,34 +220,18 @@ def trained_digest(recipe: Recipe) -> str:
 
 def about(recipe: Recipe, made: Assembled, digest: str) -> dict[str, Any]:
     """What is known of a run before its first step."""
-    kinds = ("reasoner", "prompt_interface", "segmenter", "engine", "rollout")
-    used = [(kind, recipe.component(kind)[0]) for kind in kinds if kind in recipe.data]
-    used += [("reward", component) for component, _, _ in recipe.terms.values()]
-    found = [registry.find(kind, name) for kind, name in dict.fromkeys(used)]
-    blank = Query(image=np.zeros((1, 1, 3), np.uint8), question="{question}")
-    prompt = text_of(made.graph.prompt_interface.render(blank))
     return {
         "recipe": recipe.name,
         "recipe_sha256": digest,
         "planned_steps": made.method.planned,
         "samples": len(made.samples),
         "data_sha256": sha256(made.data.read_bytes()).hexdigest(),
-        "prompt_sha256": sha256(prompt.encode(errors="surrogatepass")).hexdigest(),
+        "prompt_sha256": provenance.prompt_sha256(made.graph.prompt_interface),
         "seed": recipe.settings("seed"),
         "checkpoint_rule": CHECKPOINT_RULE,
-        "plugins": {f"{each.kind}.{each.name}": f"{each.distribution} {each.version}" for each in found},
-        "versions": {"python": platform.python_version(), **_versions(LIBRARIES)},
+        "plugins": provenance.plugins(recipe),
+        "versions": provenance.versions(),
     }
-
-
-def _versions(names: Sequence[str]) -> dict[str, str]:
-    found = {}
-    for name in names:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def probe(recipe: Any, *overrides: str, steps: int = 2) -> dict[str, Any]:

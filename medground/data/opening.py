@@ -39,6 +39,8 @@ class Opened:
     labels: Mapping[str, str] = field(default_factory=dict)
     spacing: tuple[float, float] | None = None
     """(row, column) in mm."""
+    file: Path | None = None
+    """The picture's file, where `read` gives the whole of it as it stands."""
 
 
 def opened(path: Path, root: Path, view: View) -> Opened:
@@ -49,5 +51,6 @@ def opened(path: Path, root: Path, view: View) -> Opened:
     """
     key = path.resolve().relative_to(root.resolve()).as_posix()
     return Opened(
-        id=safe_name(stem(path)), name=safe_name(path.name), read=partial(read_image, path), key=key, group=key
-    )
+        id=safe_name(stem(path)), name=safe_name(path.name), read=partial(read_image, path), key=key, group=key,
+        file=path,
+    )  # fmt: skip

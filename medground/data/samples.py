@@ -2,7 +2,7 @@
 
 A line holds ``id``, ``image``, ``question``, and the truth: ``mask`` (a file), ``bbox_2d`` (x1, y1, x2, y2, half-open) and
 ``point_2d`` ([[x, y], ...]) in pixels of the image; a missing box is that of the mask. Optional are ``split``, ``think``
-(a reasoning trace) and any further words, which become labels.
+(a reasoning trace), ``spacing`` (mm per pixel along y and x) and any further words, which become labels.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from medground.geometry import Box, Point, mask_box
 from medground.types import Query, Sample, Target
 
 MANIFEST = "manifest.jsonl"
-_OWN = ("id", "image", "mask", "question", "bbox_2d", "point_2d", "size", "split")
+_OWN = ("id", "image", "mask", "question", "bbox_2d", "point_2d", "size", "split", "spacing")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +34,7 @@ class Entry:
     points: tuple[Point, ...]
     labels: dict[str, str]
     split: str
+    spacing: tuple[float, float] | None = None
 
 
 class Samples(Sequence[Sample]):
@@ -57,6 +58,11 @@ class Samples(Sequence[Sample]):
         if isinstance(index, slice):
             return Samples(self.entries[index])
         return _sample(self.entries[index])
+
+    @property
+    def ids(self) -> list[str]:
+        """The id of every sample, in order; nothing is read."""
+        return [entry.id for entry in self.entries]
 
     def of(self, split: str) -> "Samples":
         """The samples of one split.
@@ -115,9 +121,10 @@ def _entry(text: str, number: int, root: Path) -> Entry:
     points = tuple(Point(*_numbers(point, 2, number, "point_2d")) for point in line.get("point_2d") or ())
     labels = {str(key): str(value) for key, value in line.items() if key not in _OWN and value is not None}
     split = str(line["split"]) if line.get("split") else _split(labels.get("patient") or str(line["image"]))
+    spacing = None if line.get("spacing") is None else _numbers(line["spacing"], 2, number, "spacing")
     return Entry(
         id=str(line.get("id") or f"line-{number}"), image=image, mask=mask, question=line["question"], box=box,
-        points=points, labels=labels, split=split,
+        points=points, labels=labels, split=split, spacing=(spacing[0], spacing[1]) if spacing else None,
     )  # fmt: skip
 
 
@@ -180,6 +187,7 @@ def _sample(entry: Entry) -> Sample:
         query=Query(image=image, question=entry.question, id=entry.id),
         target=Target(box=box, points=entry.points, mask=mask),
         labels=entry.labels,
+        spacing=entry.spacing,
     )
 
 

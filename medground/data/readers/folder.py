@@ -117,6 +117,7 @@ def _of_image(
             question=question,
             split=split,
             spacing=picture.spacing,
+            file=picture.file,
         )
 
 

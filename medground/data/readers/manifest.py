@@ -95,6 +95,7 @@ def _case(text: str, where: str, root: Path, question: str | None, window: str |
         box=None if box is None else Box(*_numbers(box, 4, "bbox")),
         points=tuple(Point(*_numbers(point, 2, "point_2d")) for point in _list(line.get("point_2d"))),
         spacing=picture.spacing,
+        file=picture.file,
     )
 
 

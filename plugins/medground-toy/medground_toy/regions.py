@@ -4,36 +4,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medground.geometry import Point
+from medground.regions import label as label
 
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float32]
-
-
-def label(mask: Bools) -> tuple[NDArray[np.int32], int]:
-    """Components of an H x W mask, joined across sides: labels 1..n in reading order (0 elsewhere), and n.
-
-    Rows are cut into runs; runs that touch in neighbouring rows are joined by spreading the smallest run number, with
-    pointer jumping, so the loop is about as long as the logarithm of the longest winding path.
-    """
-    padded = np.zeros((mask.shape[0], mask.shape[1] + 1), bool)
-    padded[:, 1:] = mask
-    starts = mask & ~padded[:, :-1]
-    runs = np.cumsum(starts, dtype=np.int32).reshape(mask.shape) * mask
-    count = int(starts.sum())
-    touching = mask[1:] & mask[:-1]
-    pairs = np.unique(runs[:-1][touching].astype(np.int64) * (count + 1) + runs[1:][touching])
-    upper, lower = pairs // (count + 1), pairs % (count + 1)
-    root = np.arange(count + 1)
-    while True:
-        a, b = root[upper], root[lower]
-        if np.array_equal(a, b):
-            break
-        small, large = np.minimum(a, b), np.maximum(a, b)
-        np.minimum.at(root, large, small)
-        while not np.array_equal(root, root[root]):
-            root = root[root]
-    kept, numbered = np.unique(root, return_inverse=True)
-    return numbered.astype(np.int32)[runs], len(kept) - 1
 
 
 def fill_holes(mask: Bools) -> Bools:
