@@ -247,6 +247,7 @@ def assemble(recipe: Recipe, kind: Literal["grpo", "sft"], engine: Engine | None
         raise RecipeError(f"the recipe {recipe.name!r} names no data", hint="add data.path=DIR")
     samples = read_samples(data["path"], split=data["split"], limit=data["limit"], reader=data["reader"])
     seed = recipe.settings("seed")
+    source: Any = _optional(recipe, "rollout") if kind == "grpo" else None
     torch.manual_seed(seed)  # a fresh adapter starts from random numbers
     random.seed(seed)
     np.random.seed(seed)  # as a belt, for terms that draw from the global generators
@@ -275,7 +276,7 @@ def assemble(recipe: Recipe, kind: Literal["grpo", "sft"], engine: Engine | None
     else:
         rollouts = RolloutGraph(recipe, rubric(recipe))
         rollouts.grounding = graph
-        source = _optional(recipe, "rollout") or OwnSampler()
+        source = source or OwnSampler()
         method = Grpo(rollouts, reasoner, policy, engine, samples, settings, seed, source)
     longest = settings.get("max_completion_length") or recipe.settings("sampling")["max_completion_length"]
     return Assembled(
