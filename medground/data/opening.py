@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -108,7 +107,7 @@ def opened(path: Path, root: Path, view: View) -> Opened:
         InputError: if it cannot be read as `view` asks.
     """
     key = path.resolve().relative_to(root.resolve()).as_posix()
-    read, name = partial(_image, path, view), safe_name(path.name)
+    read, name = Reading(path, view), safe_name(path.name)
     labels = {} if view.window is None else {"window": view.window}
     match kind(path):
         case "picture":
@@ -134,5 +133,16 @@ def opened(path: Path, root: Path, view: View) -> Opened:
             )  # fmt: skip
 
 
-def _image(path: Path, view: View) -> Image:
-    return show(path, view).image
+class Reading:
+    """Reads an image as a view asks, and says afterwards which window made its greys."""
+
+    def __init__(self, path: Path, view: View) -> None:
+        self.path, self.view = path, view
+        self.window: str | None = None
+        """Known once the image has been read; None of a picture, which needs none."""
+
+    def __call__(self) -> Image:
+        """The image, H×W×3 uint8 RGB; errors as `show`."""
+        shown = show(self.path, self.view)
+        self.window = str(shown.about["window"]) if "window" in shown.about else None
+        return shown.image

@@ -23,7 +23,7 @@ from medground.geometry import Box, Point, mask_box
 from medground.types import Query, Sample, Target
 
 MANIFEST = "manifest.jsonl"
-_OWN = ("id", "image", "mask", "question", "bbox_2d", "point_2d", "size", "split", "spacing", "plane", "slice")
+_OWN = ("id", "image", "mask", "question", "bbox_2d", "point_2d", "size", "split", "plane", "slice", "spacing")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,8 +38,9 @@ class Entry:
     points: tuple[Point, ...]
     labels: dict[str, str]
     split: str
-    view: View = PLAIN
     spacing: tuple[float, float] | None = None
+    """As the manifest states it, mm along y and x."""
+    view: View = PLAIN
 
 
 class Samples(Sequence[Sample]):

@@ -2,8 +2,12 @@
 
 import copy
 import hashlib
+import json
+import sys
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from medground.errors import RecipeError
 from medground.frames import Frame, fixed_point
 from medground.geometry import Size
 from medground.types import Completion, Messages, Sampling, image_of, text_of
@@ -19,6 +24,10 @@ from medground_qwen.families import Family
 from medground_qwen.generate import Sampled, Tokens, sample
 from medground_qwen.policy import GroupBatch, Policy, RowBatch, group_of, rows_of
 from medground_qwen.prompts import Encoder, Prompt
+from medground_qwen.trainable import merge_adapter
+
+PASSING = ("is_local", "local_files_only", "name_or_path", "_name_or_path", "transformers_version")
+"""Keys of a saved processor that say where it was, not what it does."""
 
 
 class VisionLanguageReasoner:
@@ -55,6 +64,12 @@ class VisionLanguageReasoner:
         self.policy = Policy(model, share=self.share, forbidden=self.tokens.forbidden, chunk=logprob_chunk)
         self._frozen: Policy | None = None
         self._active = self.policy
+
+    def __repr__(self) -> str:
+        """What it is and how it was set."""
+        size = sum(each.numel() for each in self.model.parameters())
+        settings = f"share={self.share}, max_pixels={self.max_pixels}, rows_at_once={self.rows_at_once}"
+        return f"{type(self).__name__}({self.model.config.model_type}, {size:,} parameters, {settings})"
 
     @property
     def device(self) -> torch.device:
@@ -119,19 +134,58 @@ class VisionLanguageReasoner:
         self.model.train(training)
         return out
 
+    def go_on(self, batch: Sequence[Messages], prefixes: Sequence[str], sampling: Sampling) -> list[list[Completion]]:
+        """See `ContinuingReasoner.go_on`. Token ids and log-probabilities are not kept: a prefix was not sampled."""
+        out: list[list[Completion]] = []
+        training = self.model.training
+        self.model.eval()
+        for messages, prefix in zip(batch, prefixes, strict=True):
+            ids = self.processor.tokenizer(prefix, add_special_tokens=False)["input_ids"]
+            prompt, seed = self.encode(messages).then(ids), seed_of(sampling.seed, messages)
+            (group,) = sample(
+                self.model,
+                [prompt],
+                [[seed + index for index in range(sampling.num_generations)]],
+                self.tokens,
+                temperature=sampling.temperature,
+                max_tokens=max(1, sampling.max_completion_length - len(ids)),
+            )
+            made = [self._completion(found, prompt.frame) for found in group]
+            out.append([replace(each, text=prefix + each.text, token_ids=None, logprobs=None) for each in made])
+        self.model.train(training)
+        return out
+
     def group(self, messages: Messages, completions: Sequence[Completion | Sequence[int]]) -> GroupBatch:
         """A query and its completions as the policy takes them; token ids as they were sampled."""
         ids = [_ids(completion) for completion in completions]
         return group_of(self.encode(messages), ids, self.tokens.pad)
 
-    def rows(self, batch: Sequence[Messages], completions: Sequence[Completion | Sequence[int]]) -> RowBatch:
-        """Several queries with one completion each, as the policy takes them: what supervised training needs."""
-        return rows_of(self.encode_all(batch), [_ids(completion) for completion in completions], self.tokens.pad)
+    def rows(
+        self, batch: Sequence[Messages], completions: Sequence[Sequence[int]], *, packed: bool = False
+    ) -> RowBatch:
+        """See `TrainableReasoner.rows`: what supervised training needs."""
+        if packed and not self.share:
+            raise RecipeError(
+                f"{type(self.model).__name__} is computed with its own attention, which cannot keep packed samples apart",
+                hint="leave sft.packing out" + ("" if not self.family.shares else ", or set reasoner.share: true"),
+            )
+        ids = [_ids(completion) for completion in completions]
+        return rows_of(self.encode_all(batch), ids, self.tokens.pad, packed)
 
     def logprobs(self, messages: Messages, completions: Sequence[Completion], *, temperature: float = 1.0) -> Tensor:
         """See `TrainableReasoner.logprobs`."""
         logp, _ = self._active(self.group(messages, completions), temperature)
         return logp  # type: ignore[no-any-return]
+
+    def processor_digest(self) -> str:
+        """See `FingerprintedReasoner.processor_digest`; where a processor was loaded from does not count."""
+        digest = hashlib.sha256(repr(self.max_pixels).encode())
+        with tempfile.TemporaryDirectory() as folder:
+            self.processor.save_pretrained(folder)
+            for path in sorted(Path(folder).rglob("*")):
+                if path.is_file():
+                    digest.update(f"\0{path.name}\0".encode() + _lasting(path))
+        return digest.hexdigest()
 
     def parameters(self) -> Iterable[torch.nn.Parameter]:
         """The parameters to train: those that require a gradient."""
@@ -168,9 +222,16 @@ class VisionLanguageReasoner:
 
     def save(self, folder: Path) -> str:
         """See `TrainableReasoner.save`; with LoRA the adapter alone is written."""
-        self.model.save_pretrained(folder)
+        with redirect_stdout(sys.stderr):  # saving imports DeepSpeed where it is installed, which speaks on stdout
+            self.model.save_pretrained(folder)
         self.processor.save_pretrained(folder)
         return "adapter" if _has_adapter(self.model) else "checkpoint"
+
+    def save_merged(self, folder: Path) -> None:
+        """See `MergeableReasoner.save_merged`."""
+        if _has_adapter(self.model):
+            merge_adapter(self.model)
+        self.save(folder)
 
     def _completion(self, found: Sampled, frame: Frame) -> Completion:
         ids = found.ids[:-1] if found.stopped else found.ids
@@ -181,6 +242,14 @@ class VisionLanguageReasoner:
             logprobs=np.asarray(found.logprobs, np.float32),
             finish_reason="stop" if found.stopped else "length",
         )
+
+
+def _lasting(path: Path) -> bytes:
+    """A saved file without what saving and loading it again changes."""
+    if path.suffix != ".json":
+        return path.read_bytes()
+    said = json.loads(path.read_text(encoding="utf-8"))
+    return json.dumps({key: value for key, value in said.items() if key not in PASSING}, sort_keys=True).encode()
 
 
 def seed_of(seed: int, messages: Messages) -> int:
