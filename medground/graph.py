@@ -66,6 +66,7 @@ class Found:
             "mask": self.mask and {"area": int(self.mask.data.sum()), "score": float(self.mask.score)},
             "fault": self.fault,
             "cause": self.cause,
+            "usage": dict(self.completion.usage),
         }
 
 
@@ -141,7 +142,7 @@ class GroundingGraph:
                 grounding=grounding,
                 mask=segmented.mask,
                 fault=completion.fault or grounding.fault or segmented.fault,
-                cause=segmented.cause,
+                cause=completion.cause or segmented.cause,
             )
             for query, completion, grounding, segmented in zip(queries, completions, groundings, masks, strict=True)
         ]
@@ -255,7 +256,9 @@ class RolloutGraph:
                 for rollout, segmented in zip(flat, masks, strict=True)
             ]
         flat = [
-            replace(rollout, fault=rollout.completion.fault) if rollout.completion.fault else rollout
+            replace(rollout, fault=rollout.completion.fault, cause=rollout.completion.cause)
+            if rollout.completion.fault
+            else rollout
             for rollout in flat
         ]
         scores = iter(self.rubric(flat))

@@ -64,10 +64,8 @@ def eval(  # the command's own name; nothing here needs the builtin
 
 
 def _brief(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    arms = {
-        name: {key: arm[key] for key in ("samples", "answers", "ok", "failures", "refusals", "excluded", "metrics")}
-        for name, arm in metrics["arms"].items()
-    }
+    keys = ("samples", "answers", "ok", "failures", "refusals", "excluded", "usage", "metrics")
+    arms = {name: {key: arm[key] for key in keys} for name, arm in metrics["arms"].items()}
     whole = {key: metrics[key] for key in ("recipe", "samples", "split", "clusters", "resampling", "skipped")}
     return {**whole, "arms": arms, "comparisons": metrics.get("comparisons", []), "baseline": metrics.get("baseline")}
 
@@ -80,6 +78,7 @@ def _told(metrics: Mapping[str, Any], out: Path) -> str:
         faults = {**arm["failures"], **arm["excluded"]}
         told = ", ".join(f"{count} {fault}" for fault, count in faults.items()) or "no faults"
         lines.append(f"{name}: {arm['ok']} of {arm['answers']} answers, {told}")
+        lines += [f"  used {amount:g} {what}" for what, amount in arm["usage"].items()]
         lines += [f"  {key:<18}{_row(arm['metrics'][key])}" for key in SHOWN if key in arm["metrics"]]
     for row in (metrics.get("baseline") or {}).get("comparisons", []):
         lines.append(

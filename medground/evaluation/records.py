@@ -126,13 +126,14 @@ def _answer(answer: Answer) -> dict[str, Any]:
             "frame": frame and {"kind": frame.kind, "size": list(frame.size), "order": frame.order},
             "finish_reason": completion.finish_reason,
             "lost": completion.fault,
+            "usage": dict(completion.usage),
             "think": grounding.think,
             "raw": None if grounding.raw is None else plain(grounding.raw),
         }
     return {
         **said,
         "fault": measured.fault,
-        "cause": answer.cause,
+        "cause": answer.cause or (completion.cause if completion else ""),
         "box": plain(list(prompt.box)) if prompt and prompt.box else None,
         "points": plain([list(point) for point in prompt.points]) if prompt else [],
         "masks": {name: {"rle": encode_rle(mask.data), "score": plain(mask.score)} for name, mask in answer.masks.items()},
@@ -151,6 +152,7 @@ def completion_of(answer: Mapping[str, Any]) -> Completion:
         frame=frame and Frame(frame["kind"], tuple(frame["size"]), frame["order"]),
         finish_reason=answer["finish_reason"],
         fault=answer["lost"] and Fault(answer["lost"]),
+        cause=answer["cause"] if answer["lost"] else "",
     )
 
 

@@ -77,6 +77,7 @@ def summarise(lines: Sequence[Line], how: Resampling, *, cells: bool = True) -> 
         "failures": failures,
         "refusals": failures.get(Fault.NO_ANSWER, 0),
         "excluded": excluded,
+        "usage": _used(answers),
         "metrics": _metrics(lines, how, thorough=True),
         "groups": {group: _grouped(lines, (group,), how) for group in GROUPS},
         **({"cells": _grouped(lines, GROUPS, how)} if cells else {}),
@@ -124,6 +125,14 @@ def _special(name: str, lines: Sequence[Line]) -> dict[str, Any]:
             "nonfinite": sum("released" in each for each in details),
         }
     return {}
+
+
+def _used(answers: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """What servers said the answers took, added up: tokens, and cost where prices were given."""
+    total: dict[str, float] = {}
+    for name, amount in (pair for answer in answers for pair in answer.get("usage", {}).items()):
+        total[name] = total.get(name, 0) + amount
+    return total
 
 
 def _counted(faults: Any) -> dict[str, int]:
