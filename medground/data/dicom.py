@@ -176,8 +176,8 @@ def _border(name: str) -> Iterator[None]:
     """pydicom's own words may quote the file: its warnings and log lines are silenced, its errors replaced by ours."""
     _pydicom()
     log = logging.getLogger("pydicom")
-    before = log.disabled
-    log.disabled = True
+    before = log.handlers, log.propagate
+    log.handlers, log.propagate = [logging.NullHandler()], False  # what its modules log ends here
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -190,7 +190,7 @@ def _border(name: str) -> Iterator[None]:
             f"{name} is damaged, incomplete or of a kind that cannot be read", hint="export it again, uncompressed"
         ) from None
     finally:
-        log.disabled = before
+        log.handlers, log.propagate = before
 
 
 def _read(path: Path, name: str, *, pixels: bool) -> Any:
@@ -240,7 +240,7 @@ def _checked_deflated(path: Path, name: str) -> bool:
         file.seek(132 + 12 + int(meta.FileMetaInformationGroupLength))
         inflate, total = zlib.decompressobj(-zlib.MAX_WBITS), 0
         while chunk := file.read(1 << 16):
-            while chunk:
+            while chunk and not inflate.eof:
                 total += len(inflate.decompress(chunk, 1 << 22))
                 chunk = inflate.unconsumed_tail
                 if total > MAX_BYTES:

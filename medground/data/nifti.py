@@ -185,6 +185,7 @@ class Volume:
                 if len(data) < size:
                     raise InputError(f"{self.name} is cut short", hint="copy or export it again")
                 yield np.frombuffer(data, self.dtype).reshape((x, y), order="F")
+            _skip(stream, 1)  # to the end, where a zipped file's checksum is compared
 
     def stored(self, place: Placement) -> NDArray[Any]:
         """The stored values of a picture, H×W. Reads the whole file, so that one that is cut short is found out."""
@@ -250,7 +251,8 @@ def show(path: Path, view: View) -> Shown:
         image = rgb(grey)
     spacing = volume.spacing(place)
     about = {
-        "format": "NIfTI", "plane": view.plane, "slice": view.slice, "window": window, "spacing_mm": list(spacing),
+        "format": "NIfTI", "plane": view.plane, "slice": view.slice, "window": window,
+        "spacing_mm": [round(step, 6) for step in spacing],
         "voxels": list(volume.sides), "axes": volume.codes,
     }  # fmt: skip
     return Shown(image=image, about=about, spacing=spacing)

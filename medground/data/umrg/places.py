@@ -87,10 +87,11 @@ def _cached(repository: str, revision: str | None) -> Path | None:
 def _of_variant(place: Path, variant: str) -> Path:
     held = _variants(place)
     if variant:
-        if _plain(variant) not in held and variant not in held:
+        named = [name for name, folder in VARIANTS.items() if _plain(variant) in (_plain(name), _plain(folder))]
+        if not named or named[0] not in held:
             known = ", ".join(held) or "none"
             raise InputError(f"{place.name} holds no variant {variant!r}", hint=f"variants found: {known}")
-        return held.get(variant) or held[_plain(variant)]
+        return held[named[0]]
     if len(held) > 1 and not _parts(place):
         raise UsageError(
             f"{place.name} holds the variants {' and '.join(held)}",

@@ -10,10 +10,11 @@ import itertools
 import json
 import re
 import tempfile
+import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, overload
+from typing import Any, overload
 
 from medground.data.cases import BadCase
 from medground.data.images import decode_image, decode_mask, encoded_size
@@ -54,14 +55,23 @@ class Row:
     spacing: tuple[float, float] | None = None
 
 
-class _Store:
-    """The images' bytes in a temporary file, which is closed with the last samples that need it."""
+class Store:
+    """Bytes in a temporary file without a name, which goes when nothing refers to it any more."""
 
     def __init__(self) -> None:
-        self.file: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115  closed by the line below
+        weakref.finalize(self, self._file.close)
 
-    def __del__(self) -> None:
-        self.file.close()
+    def put(self, data: bytes) -> tuple[int, int]:
+        """Keep bytes; return their place."""
+        at = self._file.seek(0, 2)
+        self._file.write(data)
+        return at, len(data)
+
+    def get(self, place: tuple[int, int]) -> bytes:
+        """The bytes of a place."""
+        self._file.seek(place[0])
+        return self._file.read(place[1])
 
 
 class UmrgSamples(Sequence[Sample]):
@@ -74,17 +84,12 @@ class UmrgSamples(Sequence[Sample]):
         files: what was read.
     """
 
-    def __init__(self, rows: Sequence[Row], bad: Sequence[BadCase], store: _Store, files: Sequence[Path]) -> None:
+    def __init__(self, rows: Sequence[Row], bad: Sequence[BadCase], store: Store, files: Sequence[Path]) -> None:
         self.rows, self.bad, self.files = list(rows), list(bad), list(files)
         self._store = store
 
     def __len__(self) -> int:
         return len(self.rows)
-
-    @property
-    def ids(self) -> list[str]:
-        """The id of every sample, in order; nothing is decoded."""
-        return [row.id for row in self.rows]
 
     @overload
     def __getitem__(self, index: int) -> Sample: ...
@@ -103,21 +108,22 @@ class UmrgSamples(Sequence[Sample]):
             spacing=row.spacing,
         )
 
+    @property
+    def ids(self) -> list[str]:
+        """The id of every sample, in order; nothing is read."""
+        return [row.id for row in self.rows]
+
     def image(self, row: Row) -> Any:
         """A row's image, H×W×3 uint8 RGB.
 
         Raises:
             InputError: if its pixels are damaged.
         """
-        return decode_image(self._bytes(row.image), f"the image of {row.where}")
+        return decode_image(self._store.get(row.image), f"the image of {row.where}")
 
     def mask(self, row: Row) -> Any:
         """A row's mask, H×W bool, or None where it has none. Errors as `image`."""
-        return None if row.mask is None else decode_mask(self._bytes(row.mask), f"the mask of {row.where}")
-
-    def _bytes(self, place: tuple[int, int]) -> bytes:
-        self._store.file.seek(place[0])
-        return self._store.file.read(place[1])
+        return None if row.mask is None else decode_mask(self._store.get(row.mask), f"the mask of {row.where}")
 
 
 def read_umrg(path: str | Path, *, split: str | None = None, limit: int | None = None) -> UmrgSamples:
@@ -134,7 +140,7 @@ def read_umrg(path: str | Path, *, split: str | None = None, limit: int | None =
         PluginError: without pyarrow.
     """
     found = files(path, split)
-    store = _Store()
+    store = Store()
     rows: list[Row] = []
     bad: list[BadCase] = []
     seen: set[str] = set()
@@ -142,7 +148,7 @@ def read_umrg(path: str | Path, *, split: str | None = None, limit: int | None =
         where = (
             table.name if number == 0 or table.name != next(iter(found.values()))[0].name else f"{part} {table.name}"
         )
-        for each in _rows(table, part, where, store.file, seen):
+        for each in _rows(table, part, where, store, seen):
             if isinstance(each, BadCase):
                 bad.append(each)
             else:
@@ -157,7 +163,7 @@ def read_umrg(path: str | Path, *, split: str | None = None, limit: int | None =
     return UmrgSamples(rows, bad, store, [path for tables in found.values() for path in tables])
 
 
-def _rows(path: Path, split: str, where: str, store: BinaryIO, seen: set[str]) -> Iterator[Row | BadCase]:
+def _rows(path: Path, split: str, where: str, store: Store, seen: set[str]) -> Iterator[Row | BadCase]:
     for number, values in enumerate(_values(path)):
         place = f"{where} row {number}"
         try:
@@ -190,7 +196,7 @@ def _values(path: Path) -> Iterator[dict[str, Any]]:
         raise InputError(f"{path.name} is damaged or not a parquet file", hint="download or write it again") from error
 
 
-def _row(values: dict[str, Any], where: str, number: int, split: str, store: BinaryIO, seen: set[str]) -> Row:
+def _row(values: dict[str, Any], where: str, number: int, split: str, store: Store, seen: set[str]) -> Row:
     image = _one(values.get("images"), "image")
     mask = _one(values["masks"], "mask") if values.get("masks") else None
     size = encoded_size(image, "its image")
@@ -199,6 +205,7 @@ def _row(values: dict[str, Any], where: str, number: int, split: str, store: Bin
     told = values.get("reward_model")
     text = told.get("ground_truth") if isinstance(told, dict) else None
     truth(text, size)
+    question = _question(values.get("prompt"))
     about = values.get("extra_info")
     labels, spacing = _labels(about if isinstance(about, dict) else {})
     name = str((about or {}).get("id") or f"row-{number}") if isinstance(about, dict) else f"row-{number}"
@@ -209,11 +216,11 @@ def _row(values: dict[str, Any], where: str, number: int, split: str, store: Bin
     return Row(
         id=name,
         where=where,
-        question=_question(values.get("prompt")),
+        question=question,
         truth=str(text),
         size=size,
-        image=_put(store, image),
-        mask=None if mask is None else _put(store, mask),
+        image=store.put(image),
+        mask=None if mask is None else store.put(mask),
         image_key=hashlib.sha256(image).hexdigest()[:16],
         split=split,
         labels=labels,
@@ -264,9 +271,3 @@ def _plain(value: Any) -> bool:
 def _modality(name: str) -> str | None:
     words = [word.lower() for word in re.split(r"[_+]", name)]
     return next((_TOKENS[word] for word in words if word in _TOKENS), None)
-
-
-def _put(store: BinaryIO, data: bytes) -> tuple[int, int]:
-    at = store.seek(0, 2)
-    store.write(data)
-    return at, len(data)
