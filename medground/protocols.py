@@ -21,7 +21,9 @@ from medground.types import (
     Query,
     RewardResult,
     Rollout,
+    SamplerPrompt,
     Sampling,
+    Serving,
     SpatialPrompt,
     Target,
 )
@@ -142,6 +144,34 @@ class MergeableReasoner(TrainableReasoner, Protocol):
 
     def save_merged(self, folder: Path) -> None:
         """As `save`, but one model without an adapter. The reasoner itself is merged too and trains no further."""
+        ...
+
+
+@runtime_checkable
+class ServedReasoner(TrainableReasoner, Protocol):
+    """A trainable reasoner whose completions another program can write in its place: see `RolloutSource`."""
+
+    def serving(self) -> Serving:
+        """What that program must know once."""
+        ...
+
+    def sampler_prompts(self, batch: Sequence[Messages]) -> list[SamplerPrompt]:
+        """What it must know of each conversation."""
+        ...
+
+    def completion(self, ids: Sequence[int], logprobs: Sequence[float], frame: Frame, *, stopped: bool) -> Completion:
+        """What it wrote as a completion of this reasoner.
+
+        Args:
+            ids: the tokens it sampled, the end token included; authoritative, their text is read from them.
+            logprobs: of each, under the distribution it was sampled from.
+            frame: of the prompt.
+            stopped: False when it ran into the length limit.
+        """
+        ...
+
+    def checkpoint_weights(self, weights: "Iterable[tuple[str, torch.Tensor]]") -> "Iterator[tuple[str, torch.Tensor]]":
+        """What `Engine.named_weights` streams, under the names a checkpoint has, with adapters merged."""
         ...
 
 
@@ -323,11 +353,15 @@ class RolloutSource(Protocol):
     """Who samples completions during training: the trainer's own model, or a faster sampler fed with its weights.
 
     Called in this order: `begin` once; at the start of every step `sync`, so before the first rollout and after every
-    update; then `generate`; `close` at the end, however it comes.
+    update; then `generate`; `sleep` when a step's completions are drawn; `close` at the end, however it comes.
     """
 
     def begin(self, reasoner: TrainableReasoner, engine: Engine) -> None:
-        """Take note of whose policy it samples for, and of who holds its weights."""
+        """Take note of whose policy it samples for, and of who holds its weights.
+
+        Raises:
+            RecipeError: if it cannot stand in for such a reasoner.
+        """
         ...
 
     def generate(self, batch: Sequence[Messages], sampling: Sampling, seeds: Sequence[int]) -> list[list[Completion]]:
@@ -341,6 +375,10 @@ class RolloutSource(Protocol):
             weights: full tensors by checkpoint name; on several ranks each must take all of them, or none of them any.
             version: of these weights: the number of steps done.
         """
+        ...
+
+    def sleep(self) -> None:
+        """Lend its device memory to the update, until the next `sync`."""
         ...
 
     def close(self) -> None:

@@ -4,9 +4,9 @@ import random
 import resource
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from hashlib import sha256
+from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -14,7 +14,8 @@ import numpy as np
 
 from medground import provenance, registry
 from medground.checkpoint import Checkpoints
-from medground.data.samples import MANIFEST, Samples, read_samples
+from medground.data.samples import Samples, read_samples
+from medground.data.umrg import UmrgSamples
 from medground.errors import Interrupted, RecipeError, RunError
 from medground.events import TRAINED, RunFolder, read_about
 from medground.graph import GroundingGraph, RolloutGraph
@@ -102,6 +103,8 @@ def train(
                 report=report if first else _quietly,
             )
         )
+        if resume:
+            _check_data(folder, made)
         if not (resume and loop.resume()):
             if resume and first:
                 say("there is no checkpoint yet: the run begins at step 1")
@@ -160,6 +163,15 @@ def _named(recipe: Recipe, folder: Path, source: Any) -> Recipe:
     return replace(recipe, name=read_about(folder).get("recipe", recipe.name))
 
 
+def _check_data(folder: Path, made: "Assembled") -> None:
+    """Stop where the data is not what the run began with: continued, it would be another run."""
+    began = read_about(folder).get("data_sha256")
+    if began is not None and began != _files_digest(made.data):
+        raise RunError(
+            f"the data is not what it was when the run in {folder} began", hint="restore it, or begin a new run"
+        )
+
+
 def _report(folder: Path, say: Callable[[str], None]) -> None:
     """Write the report; a report that cannot be written costs a sentence, not the run."""
     from medground.training_report import write_report
@@ -191,8 +203,8 @@ class Assembled:
     engine: Any
     reasoner: TrainableReasoner
     graph: GroundingGraph
-    samples: Samples
-    data: Path
+    samples: Samples | UmrgSamples
+    data: Sequence[Path]
     validation: Validation | None
     parameters: int
     """Of the policy, counted before the engine takes them."""
@@ -244,10 +256,9 @@ def assemble(recipe: Recipe, kind: Literal["grpo", "sft"], engine: Engine | None
     data, settings = recipe.settings("data"), recipe.settings(kind)
     if data["path"] is None:
         raise RecipeError(f"the recipe {recipe.name!r} names no data", hint="add data.path=DIR")
-    if data["reader"] is not None:
-        raise RecipeError(f"training reads manifests, not {data['reader']!r}", hint="leave data.reader out")
-    samples = read_samples(data["path"], split=data["split"], limit=data["limit"])
+    samples = read_samples(data["path"], split=data["split"], limit=data["limit"], reader=data["reader"])
     seed = recipe.settings("seed")
+    source: Any = _optional(recipe, "rollout") if kind == "grpo" else None
     torch.manual_seed(seed)  # a fresh adapter starts from random numbers
     random.seed(seed)
     np.random.seed(seed)  # as a belt, for terms that draw from the global generators
@@ -276,15 +287,13 @@ def assemble(recipe: Recipe, kind: Literal["grpo", "sft"], engine: Engine | None
     else:
         rollouts = RolloutGraph(recipe, rubric(recipe))
         rollouts.grounding = graph
-        source = _optional(recipe, "rollout") or OwnSampler()
+        source = source or OwnSampler()
         method = Grpo(rollouts, reasoner, policy, engine, samples, settings, seed, source)
     longest = settings.get("max_completion_length") or recipe.settings("sampling")["max_completion_length"]
-    place = Path(data["path"]).expanduser()
     return Assembled(
-        method=method, engine=engine, reasoner=reasoner, graph=graph, samples=samples,
-        data=place / MANIFEST if place.is_dir() else place,
+        method=method, engine=engine, reasoner=reasoner, graph=graph, samples=samples, data=samples.files,
         parameters=sum(count for count, _ in counts), trained=sum(count for count, trains in counts if trains),
-        validation=validation(recipe, graph, [entry.id for entry in samples.entries], longest),
+        validation=validation(recipe, graph, samples.ids, longest),
     )  # fmt: skip
 
 
@@ -308,7 +317,7 @@ def about(recipe: Recipe, made: Assembled, digest: str) -> dict[str, Any]:
         "recipe_sha256": digest,
         "planned_steps": made.method.planned,
         "samples": len(made.samples),
-        "data_sha256": sha256(made.data.read_bytes()).hexdigest(),
+        "data_sha256": _files_digest(made.data),
         "prompt_sha256": provenance.prompt_sha256(made.graph.prompt_interface),
         "processor_sha256": provenance.processor_sha256(made.reasoner),
         "seed": recipe.settings("seed"),
@@ -316,6 +325,15 @@ def about(recipe: Recipe, made: Assembled, digest: str) -> dict[str, Any]:
         "plugins": provenance.plugins(recipe),
         "versions": provenance.versions(),
     }
+
+
+def _files_digest(files: Sequence[Path]) -> str:
+    """SHA-256 of a file; of several, of their digests."""
+    digests = []
+    for path in files:
+        with path.open("rb") as file:
+            digests.append(file_digest(file, "sha256").hexdigest())
+    return digests[0] if len(digests) == 1 else sha256("".join(digests).encode()).hexdigest()
 
 
 def probe(recipe: Any, *overrides: str, steps: int = 2) -> dict[str, Any]:

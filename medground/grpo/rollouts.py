@@ -60,6 +60,9 @@ class OwnSampler:
         with self.engine.whole():
             return self.reasoner.sample(batch, sampling, seeds) if batch else []
 
+    def sleep(self) -> None:
+        """See `RolloutSource.sleep`; the model is what is updated."""
+
     def close(self) -> None:
         """See `RolloutSource.close`; the model is not its own."""
 

@@ -66,6 +66,7 @@ class Grpo:
         self.source.sync(self.engine.named_weights(), state.step)
         batch = self.rollouts.draw(number, state.drawn, pause)
         warnings = self._warnings(state, batch)
+        self.source.sleep()
         sums, skipped = Sums(), None
         if any(batch.usable):
             try:
