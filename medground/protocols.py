@@ -7,7 +7,7 @@ through `medground.hookspecs`. `medground.testing` checks each promise.
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from medground.frames import Frame
 from medground.geometry import Size
@@ -46,6 +46,15 @@ class Reasoner(Protocol):
         Every completion carries the frame its numbers count. A completion depends on its conversation, the seed and
         its index, never on what else is in the batch.
         """
+        ...
+
+
+@runtime_checkable
+class FingerprintedReasoner(Reasoner, Protocol):
+    """A reasoner that can say by what it turns text and images into a model's inputs; runs record it."""
+
+    def processor_digest(self) -> str:
+        """SHA-256 over tokenizer, chat template and image settings: equal where they do the same."""
         ...
 
 
@@ -158,6 +167,15 @@ class ServedReasoner(TrainableReasoner, Protocol):
 
 
 @runtime_checkable
+class MergeableReasoner(TrainableReasoner, Protocol):
+    """A reasoner that can fold what it trained beside its weights, such as an adapter, into them."""
+
+    def save_merged(self, folder: Path) -> None:
+        """As `save`, but one model without an adapter. The reasoner itself is merged too and trains no further."""
+        ...
+
+
+@runtime_checkable
 class ContinuingReasoner(Reasoner, Protocol):
     """A reasoner that can be made to go on from a text, such as a reasoning that is not its own."""
 
@@ -247,10 +265,22 @@ class BatchReward(Reward, Protocol):
 
 
 class Engine(Protocol):
-    """How parameters are held, differentiated and stepped: one process, or many."""
+    """How parameters are held, differentiated and stepped: one process, or many ranks that call the same methods in the
+    same order.
+
+    A factory with an argument ``processes`` is started so many times by ``medground train``, with the environment
+    variables that torchrun sets.
+    """
 
     rank: int
+    """0 writes the run's folder."""
     world_size: int
+    even: bool
+    """True where ranks must do equally many passes of the policy, forward and backward, and one per step at least."""
+    stage: int
+    """What ranks share out among them, as ZeRO counts: 0 nothing, 1 the optimiser's state, 2 gradients too, 3 weights too."""
+    offload: bool
+    """Whether the optimiser's state lies in the memory of the host."""
 
     def prepare(
         self,
@@ -259,18 +289,22 @@ class Engine(Protocol):
         *,
         max_grad_norm: float,
     ) -> "torch.nn.Module":
-        """Take the policy and the optimiser factory; return the module to call. A norm of 0 never clips."""
+        """Take the policy and the optimiser factory; return the module to call. A norm of 0 never clips.
+
+        A policy whose passes use some parameters a varying number of times lists these as ``policy.held``; an engine that
+        shards parameters keeps those whole.
+        """
         ...
 
     def backward(self, loss: "torch.Tensor") -> None:
-        """Accumulate gradients of a loss that is already divided by the global denominator."""
+        """Accumulate gradients of this rank's share of a loss that is already divided by the global denominator."""
         ...
 
     def step(self, learning_rate: float) -> float:
         """Clip, step the optimiser and clear gradients; return their global norm before clipping.
 
         Where the norm is not finite, nothing but the gradients changes. Without any `backward` before it, the gradient
-        is zero, and the optimiser steps with that.
+        is zero, and the optimiser steps with that (an `even` engine is never called so).
         """
         ...
 
@@ -282,16 +316,36 @@ class Engine(Protocol):
         """The sums over all ranks."""
         ...
 
+    def gather(self, mine: Any) -> list[Any]:
+        """What each rank gave, by rank, on every rank; anything that can be pickled."""
+        ...
+
+    def whole(self) -> "AbstractContextManager[None]":
+        """Within, every rank holds all parameters in full and may call the model as often as it likes, without gradient."""
+        ...
+
     def named_weights(self) -> "Iterator[tuple[str, torch.Tensor]]":
-        """Full tensors by checkpoint name, in the same order on every rank."""
+        """Full tensors by checkpoint name, in the same order on every rank; each may be gone once the next is asked for."""
         ...
 
     def save(self, folder: Path) -> None:
-        """Write trained parameters and optimiser state, everything needed to continue exactly."""
+        """Write trained parameters and optimiser state, everything needed to continue exactly.
+
+        Called on every rank with the folder that the first has made. Written as `medground.training_state` does, it can be
+        continued by another engine and on another number of ranks.
+        """
         ...
 
     def load(self, folder: Path) -> None:
-        """Continue from `save`."""
+        """Continue from `save`.
+
+        Raises:
+            RunError: if what was saved is of another model.
+        """
+        ...
+
+    def close(self) -> None:
+        """Part in peace: every rank has done its work and calls this last."""
         ...
 
 
@@ -311,7 +365,7 @@ class RolloutSource(Protocol):
         ...
 
     def generate(self, batch: Sequence[Messages], sampling: Sampling, seeds: Sequence[int]) -> list[list[Completion]]:
-        """As `Reasoner.generate`, with one seed per conversation."""
+        """As `Reasoner.generate`, with one seed per conversation; on several ranks called equally often, perhaps with none."""
         ...
 
     def sync(self, weights: "Iterator[tuple[str, torch.Tensor]]", version: int) -> None:
@@ -334,6 +388,13 @@ class RolloutSource(Protocol):
 
 class Tracker(Protocol):
     """Where a run's numbers also go, beside its own events file."""
+
+    def begin(self, folder: Path, step: int) -> None:
+        """Called once before the first `log`: the run's folder, and how many steps are done and stay done.
+
+        After an interruption `step` can be less than what was logged: later steps are about to be logged again.
+        """
+        ...
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Record the metrics of one step."""

@@ -7,7 +7,7 @@ from importlib import metadata
 import numpy as np
 
 from medground import registry
-from medground.protocols import PromptInterface
+from medground.protocols import FingerprintedReasoner, PromptInterface, Reasoner
 from medground.recipe import Recipe
 from medground.types import Query, text_of
 
@@ -34,7 +34,17 @@ def versions() -> dict[str, str]:
     return found
 
 
+def prompt_text(interface: PromptInterface) -> str:
+    """What an interface asks, ``{question}`` in place of the question."""
+    blank = Query(image=np.zeros((1, 1, 3), np.uint8), question="{question}")
+    return text_of(interface.render(blank))
+
+
 def prompt_sha256(interface: PromptInterface) -> str:
     """The hash of what an interface asks, the question left open."""
-    blank = Query(image=np.zeros((1, 1, 3), np.uint8), question="{question}")
-    return sha256(text_of(interface.render(blank)).encode(errors="surrogatepass")).hexdigest()
+    return sha256(prompt_text(interface).encode(errors="surrogatepass")).hexdigest()
+
+
+def processor_sha256(reasoner: Reasoner) -> str | None:
+    """The hash of what lies between text and image and a model's inputs; None where the reasoner does not say."""
+    return reasoner.processor_digest() if isinstance(reasoner, FingerprintedReasoner) else None

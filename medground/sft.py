@@ -10,6 +10,7 @@ from torch import nn
 
 from medground.errors import InputError, RecipeError
 from medground.grpo.loop import Pause, Result, State
+from medground.grpo.ranks import evenly
 from medground.grpo.schedule import drawn, epoch_length, learning_rate, planned_steps
 from medground.protocols import CompletionGroup, Engine, PromptInterface, TrainableReasoner
 from medground.types import Sample
@@ -57,16 +58,23 @@ class Sft:
         order = drawn(state.drawn, size, samples=len(self.samples), batch=size, seed=self.seed)
         samples = [self.samples[index] for index in order]
         targets = [self.target(sample) for sample in samples]
-        below = self.engine.all_reduce({"tokens": float(sum(len(ids) for _, ids in targets))})["tokens"]
-        loss, entropy, trained, skipped = 0.0, 0.0, 0, None
-        for rows in self._passes(samples, [ids for _, ids in targets]):
+        below = float(sum(len(ids) for _, ids in targets))
+        own = slice(self.engine.rank, None, self.engine.world_size)
+        sums = {"loss": 0.0, "entropy": 0.0, "trained": 0.0}
+        for rows in self._passes(samples[own], [ids for _, ids in targets][own]):
             pause()
+            spare = rows is None
+            if rows is None:
+                rows = self._rows(samples[:1], [self.reasoner.tokenize("")])
             logp, spread = self.policy(rows, 1.0)
-            share = -logp.sum() / below
+            share = -logp.sum() / below * (0.0 if spare else 1.0)
             self.engine.backward(share)
-            loss += float(share.detach())
-            entropy += float(spread.sum())
-            trained += sum(rows.prompt_lengths) + int(rows.mask.sum())
+            if not spare:
+                sums["loss"] += float(share.detach())
+                sums["entropy"] += float(spread.sum())
+                sums["trained"] += sum(rows.prompt_lengths) + int(rows.mask.sum())
+        sums = self.engine.all_reduce(sums)
+        loss, skipped = sums["loss"], None
         if not torch.isfinite(torch.tensor(loss)):
             self.engine.discard()
             skipped = f"the loss is {loss}"
@@ -81,12 +89,12 @@ class Sft:
                 "loss": loss,
                 "grad_norm": norm,
                 "learning_rate": rate,
-                "entropy": entropy / below,
+                "entropy": sums["entropy"] / below,
                 "completions/mean_length": below / size,
                 "epoch": (state.drawn + size) / self.epoch,
             },
             drawn=size,
-            tokens=trained,
+            tokens=int(sums["trained"]),
             skipped=skipped,
             incident={"targets": told} if skipped else None,
         )
@@ -106,17 +114,20 @@ class Sft:
             raise InputError(f"no target can be written for sample {sample.query.id!r}: {error}") from error
         return text, self.reasoner.tokenize(text)
 
-    def _passes(self, samples: Sequence[Sample], targets: Sequence[list[int]]) -> Iterator[CompletionGroup]:
-        """What is computed together: so many samples, or packed as many as ``max_length`` tokens hold."""
-        if not self.settings["packing"]:
-            at_once = max(1, self.settings["micro_batch_size"])
-            for start in range(0, len(samples), at_once):
-                yield self._rows(samples[start : start + at_once], targets[start : start + at_once])
+    def _passes(self, samples: Sequence[Sample], targets: Sequence[list[int]]) -> Iterator[CompletionGroup | None]:
+        """What is computed together: so many samples, or packed as many as ``max_length`` tokens hold; None for passes that
+        only keep other ranks company."""
+        if self.settings["packing"]:
+            rows = self._rows(samples, targets) if samples else None
+            prompts = rows.prompt_lengths if rows else ()
+            lengths = [prompt + len(ids) for prompt, ids in zip(prompts, targets, strict=True)]
+            for span in evenly(self.engine, packs(lengths, self.settings["max_length"])):
+                yield None if rows is None or span is None else rows.part(*span)
             return
-        rows = self._rows(samples, targets)
-        lengths = [prompt + len(ids) for prompt, ids in zip(rows.prompt_lengths, targets, strict=True)]
-        for start, stop in packs(lengths, self.settings["max_length"]):
-            yield rows.part(start, stop)
+        at_once = max(1, self.settings["micro_batch_size"])
+        for start in evenly(self.engine, range(0, len(samples), at_once)):
+            part = None if start is None else slice(start, start + at_once)
+            yield None if part is None else self._rows(samples[part], targets[part])
 
     def _rows(self, samples: Sequence[Sample], targets: Sequence[list[int]]) -> CompletionGroup:
         messages = [self.prompt_interface.render(sample.query) for sample in samples]
@@ -152,4 +163,4 @@ def packs(lengths: Sequence[int], most: int) -> list[tuple[int, int]]:
             found.append((start, place))
             start, filled = place, 0
         filled += length
-    return [*found, (start, len(lengths))]
+    return [*found, (start, len(lengths))] if lengths else []

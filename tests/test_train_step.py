@@ -13,12 +13,13 @@ from medground.graph import RolloutGraph  # noqa: E402
 from medground.grpo.local import LocalEngine  # noqa: E402
 from medground.grpo.loop import State  # noqa: E402
 from medground.grpo.loss import Objective  # noqa: E402
+from medground.grpo.memory import held  # noqa: E402
 from medground.grpo.metrics import of_update  # noqa: E402
 from medground.grpo.rollouts import OwnSampler, Rollouts  # noqa: E402
 from medground.grpo.step import Update, objective_of  # noqa: E402
 from medground.recipe import resolve  # noqa: E402
 from medground.registry import find  # noqa: E402
-from medground.training import assemble  # noqa: E402
+from medground.training import assemble, state_of  # noqa: E402
 
 
 def parts(recipe):
@@ -289,7 +290,7 @@ def test_losses_have_their_published_numbers_unless_the_recipe_says_otherwise():
 def test_what_cannot_be_compared_is_refused(trials):
     recipe = resolve(trials(num_generations=1))
     with pytest.raises(RecipeError, match="several sampled completions"):
-        Rollouts(RolloutGraph(recipe, None), [], recipe.settings("grpo"), 0, OwnSampler())
+        Rollouts(RolloutGraph(recipe, None), [], recipe.settings("grpo"), 0, OwnSampler(), LocalEngine())
     made, _ = parts(trials(max_prompt_length=5))
     with pytest.raises(RecipeError, match="max_prompt_length=5"):
         updated(made, drawn(made))
@@ -312,3 +313,22 @@ def test_a_reward_for_one_token_is_learnt(trials):
         share.append(result.metrics["reward"])
     assert share[0] < 0.1
     assert share[-1] >= 0.9
+
+
+def test_the_arithmetic_of_memory_is_what_tensors_take(trials):
+    """Per process: weights, gradients, the optimiser's moments and, where weights are not float32, their masters."""
+    for settings in ({}, {"lora_rank": 2, "train_vision": False}):
+        made, masters = parts(trials(reasoner=settings))
+        engine = made.engine
+        made.method.update(drawn(made), lambda update: 1e-3, go_on)
+        moments = sum(
+            value.nbytes for state in engine.optimizer.state.values() for value in state.values() if value.dim()
+        )
+        found = state_of(made)
+        assert found.optimizer == moments > 0
+        assert found.weights == sum(each.nbytes for each in made.reasoner.policy.parameters())
+        assert found.gradients == sum(each.nbytes for each in masters.values())
+        assert found.device == found.weights + found.gradients + found.optimizer
+    shared = [held(1000, 600, ranks=4, stage=stage).device for stage in (0, 1, 2, 3)]
+    assert shared == [2000 + 1200 + 7200, 2000 + 1200 + 1800, 2000 + 300 + 1800, 500 + 300 + 1800]
+    assert held(1000, 600, ranks=4, stage=2, offload=True).host == 1800

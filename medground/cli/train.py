@@ -1,17 +1,14 @@
 """``medground train``: SFT or GRPO, interruptible at any time."""
 
 import json
-import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
+from medground.cli.progress import training_progress
 from medground.cli.stopping import interruptible
-
-SHOWN = ("reward", "loss", "kl", "entropy", "completions/mean_length", "grad_norm")
 
 
 @click.command()
@@ -30,13 +27,18 @@ def train(
 
     SIGTERM or Ctrl-C saves and leaves with 5; run again with --resume. Research software, not a medical device.
     """
-    from medground import training
+    from medground import launch, training
 
+    if not launch.launched() and (count := training.processes(recipe, *overrides, out=out, resume=resume)) > 1:
+        given = {"--resume": resume, "--dry-run": dry_run, "--json": as_json}
+        options = [name for name, said in given.items() if said] + (["--out", str(out)] if out else [])
+        raise click.exceptions.Exit(launch.start(["train", recipe, *overrides, *options], count))
     if dry_run:
         plan = training.probe(recipe, *overrides)
-        click.echo(json.dumps(plan) if as_json else _told(plan))
+        if not plan["rank"]:
+            click.echo(json.dumps(plan) if as_json else _told(plan))
         return
-    with interruptible() as stopped, _shown() as (started, report):
+    with interruptible() as stopped, training_progress() as (started, report):
         done = training.train(
             recipe,
             *overrides,
@@ -47,6 +49,8 @@ def train(
             report=report,
             started=started,
         )
+    if done.rank:
+        return
     if as_json:
         summary = {"steps": done.steps, "skipped": done.skipped, "before": done.before}
         click.echo(json.dumps({"folder": str(done.folder), **summary}))
@@ -59,28 +63,6 @@ def train(
         )
 
 
-@contextmanager
-def _shown() -> "Iterator[tuple[Any, Any]]":
-    """Yield what takes (done, planned) once and (step, metrics) per step: a bar on a terminal, else a line each."""
-    if not sys.stderr.isatty():
-        yield lambda done, planned: None, lambda step, metrics: click.echo(f"step {step}  {_line(metrics)}", err=True)
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("", total=None)
-        yield (
-            lambda done, planned: bar.update(task, total=planned, completed=done),
-            lambda step, metrics: bar.update(task, completed=step, description=_line(metrics)),
-        )
-
-
-def _line(metrics: Mapping[str, float]) -> str:
-    return "  ".join(f"{name} {metrics[name]:.4g}" for name in SHOWN if name in metrics)
-
-
 def _told(plan: Mapping[str, Any]) -> str:
     minutes, gigabytes = plan["seconds"] / 60, plan["peak_memory_bytes"] / 1e9
     rows = {
@@ -91,6 +73,13 @@ def _told(plan: Mapping[str, Any]) -> str:
         "tokens": f"{plan['tokens']:,.0f} trained, {plan['tokens_per_step']:,.0f} a step",
         "time": f"{minutes:,.1f} min on {plan['device']}, {plan['seconds_per_step']:.2f} s a step",
         "memory": f"{gigabytes:,.2f} GB",
+        "state": _state(plan["state_bytes"], plan["processes"]),
     }
     lines = [f"{name:<11} {value}" for name, value in rows.items()]
     return "\n".join([*lines, "assuming", *(f"  - {each}" for each in plan["assumptions"])])
+
+
+def _state(held: Mapping[str, float], processes: int) -> str:
+    parts = ", ".join(f"{name} {held[name] / 1e9:,.2f}" for name in ("weights", "gradients", "optimizer"))
+    host = f", and {held['host'] / 1e9:,.2f} GB on the host" if held["host"] else ""
+    return f"{held['device'] / 1e9:,.2f} GB in each of {processes} ({parts}){host}"

@@ -118,6 +118,11 @@ def _lost_whole(rollout: Rollout) -> bool:
     return rollout.completion.fault is not None or rollout.fault in (Fault.TRANSPORT, Fault.TIMEOUT)
 
 
+def prompted_by(name: str) -> MaskPrompt | None:
+    """Which part of the answer prompts the mask a metric needs; None where it needs none."""
+    return _PROMPTED.get(name, "joint") if _of_mask(name) else None
+
+
 def _of_mask(name: str) -> bool:
     """Whether a metric needs the segmenter; the ellipse does not."""
     return name.startswith(("dice_", "mask_iou", "boundary", "hd95")) and name != "dice_ellipse"

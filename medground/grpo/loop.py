@@ -3,17 +3,19 @@ are not numbers. What a step is belongs to a `Method`: `medground.grpo.trainer` 
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from medground import faults
-from medground.checkpoint import Checkpoints
+from medground.checkpoint import Checkpoints, verify
 from medground.errors import Interrupted, RunError
 from medground.events import RunFolder
-from medground.grpo.state import read_generators, write_generators
+from medground.grpo.state import kept_generators, read_generators, write_generators
 from medground.protocols import Engine, Tracker, TrainableReasoner
+from medground.validation import Validation
 
 IN_A_ROW, WINDOW, SHARE = 3, 500, 0.01
 """A run stops after so many skipped steps in a row, or when more than this share of the last `WINDOW` were skipped."""
@@ -41,6 +43,8 @@ class State:
     """Steps that changed nothing because a number was not finite."""
     alarm: dict[str, Any] = field(default_factory=dict)
     """`ConstantAlarm.runs`."""
+    validated: list[tuple[int, float | None]] = field(default_factory=list)
+    """(step, value of the metric that chooses) of every validation."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +89,9 @@ class Parts:
     digest: str
     """Of the recipe; a checkpoint of another one is not continued."""
     trackers: Sequence[Tracker] = ()
+    validation: Validation | None = None
+    saved: Callable[[], None] = lambda: None
+    """Called when a checkpoint is in place, and once more when the run ends, also where too much went wrong."""
     stopped: Callable[[], bool] = lambda: False
     say: Callable[[str], None] = lambda text: None
     report: Callable[[int, Mapping[str, float]], None] = lambda step, metrics: None
@@ -92,6 +99,9 @@ class Parts:
 
 class Loop:
     """Runs a method to its last step, from wherever the newest checkpoint left it.
+
+    On several ranks every one runs a loop over the same steps; the first writes, and what depends on the moment (whether to
+    stop, which checkpoint is the newest) is agreed on.
 
     Args:
         parts: what it works on.
@@ -110,9 +120,7 @@ class Loop:
             RunError: if it was made with another recipe.
         """
         p = self.parts
-        if orphans := p.checkpoints.clean():
-            p.say(f"removed {len(orphans)} unfinished checkpoints")
-        folder = p.checkpoints.newest(p.say)
+        folder: Path | None = p.engine.gather(self._newest() if p.engine.rank == 0 else None)[0]
         if folder is None:
             p.run.rewind(0)
             return False
@@ -125,9 +133,17 @@ class Loop:
         read_generators(folder, kept["generators"])
         self.state = State(**kept["state"])
         self.saved = self.state.step
+        if p.engine.rank == 0:
+            p.checkpoints.prune(self._kept())  # a kill may have come between a save and this
         p.run.point_to(folder, kept["argument"])
-        p.run.rewind(self.state.step)
+        p.run.rewind(self.state.step, [step for step, _ in self.state.validated])
         return True
+
+    def _newest(self) -> Path | None:
+        p = self.parts
+        if orphans := p.checkpoints.clean():
+            p.say(f"removed {len(orphans)} unfinished checkpoints")
+        return p.checkpoints.newest(p.say)
 
     def run(self) -> State:
         """Do what is left; on the way out everything is on disk.
@@ -137,6 +153,7 @@ class Loop:
             RunError: if too many steps had to be skipped, or the disk does not take what is written.
         """
         p, state = self.parts, self.state
+        self._validate()  # before the first step, or what an interruption left undone
         while state.step < p.method.planned:
             try:
                 self._pause()
@@ -146,16 +163,13 @@ class Loop:
             state.step += 1
             state.drawn += result.drawn
             state.tokens += result.tokens
-            try:
+            with _records(state.step):
                 self._record(result, seconds)
-            except OSError as error:
-                raise RunError(
-                    f"the records of step {state.step} cannot be written: {error.strerror or error}",
-                    hint="make room, then --resume from the newest checkpoint",
-                ) from error
             self._check_skips()
-            if state.step % p.save_every == 0 or state.step == p.method.planned:
-                self._save(result)
+            better = self._validate()
+            if better or state.step % p.save_every == 0 or state.step == p.method.planned:
+                self._save()
+        self._choose()
         return state
 
     def _step(self) -> tuple[Result, float]:
@@ -164,14 +178,14 @@ class Loop:
         return result, time.perf_counter() - started
 
     def _pause(self) -> None:
-        if self.parts.stopped():
+        if self.parts.engine.all_reduce({"stop": float(self.parts.stopped())})["stop"]:
             raise Stop
 
     def _interrupt(self) -> None:
         p, state = self.parts, self.state
         p.engine.discard()
         if state.step and self.saved != state.step:
-            self._save(None)
+            self._save()
         raise Interrupted(
             f"stopped after step {state.step} of {p.method.planned}",
             hint=f"medground train {p.run.folder} --resume continues",
@@ -195,36 +209,104 @@ class Loop:
             tracker.log(step, metrics)
         p.report(step, metrics)
 
+    def _validate(self) -> bool:
+        """Validate where it is time to; True where a checkpoint of this step must be kept: it is the best so far."""
+        p, state, validation = self.parts, self.state, self.parts.validation
+        done = {step for step, _ in state.validated}
+        if validation is None or state.step in done or not validation.due(state.step, p.method.planned):
+            return False
+        started = time.perf_counter()
+        try:
+            with kept_generators(), p.engine.whole():  # every rank answers all of it, and finds the same
+                found = validation(self._pause)
+        except Stop:
+            self._interrupt()
+        state.validated.append((state.step, found.value))
+        told = {name: value for name, value in found.metrics.items() if value is not None}
+        with _records(state.step):
+            p.run.completions(state.step, found.rows, found.pictures, kind="validation")
+            p.run.event(
+                "validate",
+                step=state.step,
+                samples=len(found.rows),
+                **found.metrics,
+                validate_time=round(time.perf_counter() - started, 4),
+            )
+            for tracker in p.trackers:
+                tracker.log(state.step, told)
+        p.report(state.step, told)
+        return validation.best(state.validated) == state.step
+
+    def _best(self) -> int | None:
+        """The step whose checkpoint validation has chosen so far."""
+        return self.parts.validation.best(self.state.validated) if self.parts.validation else None
+
+    def _kept(self) -> list[int]:
+        best = self._best()
+        return [] if best is None else [best]
+
+    def _choose(self) -> None:
+        """At the end the folder is the recipe of the run's result."""
+        p, best = self.parts, self._best()
+        if best is not None and p.engine.rank == 0:
+            chosen = p.checkpoints.path(best)
+            if problem := verify(chosen):
+                p.say(f"checkpoint {chosen.name}, the best by validation, is damaged ({problem}); the newest is used")
+            else:
+                p.run.point_to(chosen, p.run.read_state(chosen)["argument"])
+                p.run.event("result", step=best, checkpoint=chosen.name)
+        p.saved()
+
     def _check_skips(self) -> None:
         step, skipped = self.state.step, self.state.skipped
         recent = [each for each in skipped if each > step - WINDOW]
         row = all(step - back in skipped for back in range(IN_A_ROW))
         if row or len(recent) > SHARE * WINDOW:
+            self.parts.saved()
             many = f"{IN_A_ROW} steps in a row" if row else f"{len(recent)} of the last {min(step, WINDOW)} steps"
             raise RunError(
                 f"{many} had to be skipped, the last is step {step}",
                 hint=f"the batches are in {self.parts.run.folder / 'incidents'}",
             )
 
-    def _save(self, result: Result | None) -> None:
+    def _save(self) -> None:
         p, state = self.parts, self.state
-        argument = ""
+        argument, first = "", p.engine.rank == 0
 
-        def write(folder: Path) -> None:
+        def write(made: Path | None) -> None:
             nonlocal argument
-            model = folder / "model"
-            model.mkdir()
+            folder = Path(p.engine.gather(str(made))[0])
             with _disk_errors():
-                argument = p.reasoner.save(model)
+                with p.engine.whole():
+                    if first:
+                        (folder / "model").mkdir()
+                        argument = p.reasoner.save(folder / "model")
                 faults.reach("save.after_model")
                 p.engine.save(folder)
-                kept = {"state": asdict(state), "recipe": p.digest, "argument": argument}
-                p.run.write_state(folder, {**kept, "generators": write_generators(folder)})
+                if first:
+                    kept = {"state": asdict(state), "recipe": p.digest, "argument": argument}
+                    p.run.write_state(folder, {**kept, "generators": write_generators(folder)})
 
         p.run.flush()
-        final = p.checkpoints.save(state.step, write, lambda folder: p.run.point_to(folder, argument))
+        if first:
+            p.checkpoints.save(state.step, write, lambda folder: p.run.point_to(folder, argument), keep=self._kept())
+        else:
+            write(None)
         self.saved = state.step
-        p.run.event("save", step=state.step, checkpoint=final.name)
+        p.run.event("save", step=state.step, checkpoint=p.checkpoints.path(state.step).name)
+        p.saved()
+
+
+@contextmanager
+def _records(step: int) -> Iterator[None]:
+    """Within, a disk that takes no more ends the run in one sentence."""
+    try:
+        yield
+    except OSError as error:
+        raise RunError(
+            f"the records of step {step} cannot be written: {error.strerror or error}",
+            hint="make room, then --resume from the newest checkpoint",
+        ) from error
 
 
 class _disk_errors:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from medground import faults
 from medground.errors import RecipeError
 from medground.grpo.loss import Objective, denominator, importance, policy_loss
+from medground.grpo.ranks import evenly
 from medground.grpo.rollouts import Batch
 from medground.protocols import CompletionGroup, Engine, TrainableReasoner
 
@@ -79,6 +80,22 @@ class Sums:
     images: int = 0
     """Images encoded in forward passes that are differentiated."""
 
+    @classmethod
+    def of_ranks(cls, parts: "Sequence[Sums]") -> "Sums":
+        """The sums over ranks; updates, gradient norm and learning rate are the same on each."""
+        found = replace(
+            parts[0],
+            loss=sum(part.loss for part in parts),
+            token={},
+            highest_mismatch=max(part.highest_mismatch for part in parts),
+            weights=(min(part.weights[0] for part in parts), max(part.weights[1] for part in parts)),
+            trained=sum(part.trained for part in parts),
+            images=sum(part.images for part in parts),
+        )
+        for part in parts:
+            found.add(**part.token)
+        return found
+
     def add(self, **values: float) -> None:
         """Add to sums over tokens."""
         for name, value in values.items():
@@ -115,7 +132,7 @@ class Update:
             pause: called while nothing has been changed yet.
 
         Raises:
-            NotFinite: at the first loss or gradient that is not finite; updates before it stay done.
+            NotFinite: at the first loss or gradient that is not finite, on any rank; updates before it stay done.
         """
         sums = Sums()
         minis = self._minis(len(batch.groups))
@@ -130,7 +147,7 @@ class Update:
                 if not math.isfinite(norm):
                     raise NotFinite(f"the gradient norm is {norm}")
                 sums.grad_norm += norm
-        return sums
+        return Sums.of_ranks(self.engine.gather(sums)) if self.engine.world_size > 1 else sums
 
     def _minis(self, count: int) -> list[range]:
         size = max(1, self.settings["mini_batch_size"])
@@ -147,15 +164,29 @@ class Update:
     ) -> None:
         """Gradients of one mini-batch; `count` says whether its tokens enter the metrics."""
         below = self._denominator(batch, mini)
-        for place, start, part in self._parts(batch, mini):
+        for found in self._parts(batch, mini):
             pause()
-            loss = self._part_loss(batch, place, start, part, old.get((place, start)), sums, count) / below
-            if not math.isfinite(float(loss.detach())):
+            if found is None:
+                loss = self._company(batch)
+            else:
+                place, start, part = found
+                loss = self._part_loss(batch, place, start, part, old.get((place, start)), sums, count) / below
+            total = self.engine.all_reduce({"loss": float(loss.detach())})["loss"]
+            if not math.isfinite(total):
                 self.engine.discard()
-                raise NotFinite(f"the loss is {float(loss.detach())}")
+                raise NotFinite(f"the loss is {total}")
             self.engine.backward(loss)
             faults.reach("update.mid")
             sums.loss += float(loss.detach())
+
+    def _company(self, batch: Batch) -> Tensor:
+        """A loss of zero, from the passes of one token: for ranks that have fewer groups than others."""
+        part = self.reasoner.group(batch.spare, [self.reasoner.tokenize("")])
+        logp: Tensor = self.policy(part, 1.0)[0]
+        if self.objective.beta:
+            with self.reasoner.reference() as reference, torch.no_grad():
+                reference(part, 1.0)
+        return 0.0 * logp.sum()
 
     def _part_loss(
         self, batch: Batch, place: int, start: int, part: CompletionGroup, old: Tensor | None, sums: Sums, count: bool
@@ -182,25 +213,50 @@ class Update:
     @torch.no_grad()
     def _old(self, batch: Batch, minis: Sequence[range]) -> dict[tuple[int, int], Tensor]:
         """Log-probabilities under the policy that sampled, for every group that a later update than the first sees."""
-        return {
-            (place, start): self.policy(part, self.settings["temperature"])[0]
-            for mini in minis
-            for place, start, part in self._parts(batch, mini)
-        }
+        old = {}
+        for mini in minis:
+            for found in self._parts(batch, mini):
+                if found is None:
+                    self.policy(self.reasoner.group(batch.spare, [self.reasoner.tokenize("")]), 1.0)
+                else:
+                    place, start, part = found
+                    old[place, start] = self.policy(part, self.settings["temperature"])[0]
+        return old
 
-    def _parts(self, batch: Batch, mini: Sequence[int]) -> Iterator[tuple[int, int, CompletionGroup]]:
-        """The forward passes of a mini-batch: (which group, its first completion, the completions)."""
-        for place in mini:
-            if not batch.usable[place] or (bool(batch.constant[place]) and not self.objective.beta):
-                continue  # its gradient is exactly zero
-            if not bool(self._kept(batch, place).any()):
+    def _parts(self, batch: Batch, mini: Sequence[int]) -> Iterator[tuple[int, int, CompletionGroup] | None]:
+        """This rank's forward passes of a mini-batch: (which group, its first completion, the completions); None for those
+        that only keep other ranks company."""
+        size = self.settings["micro_batch_size"] or self.settings["num_generations"]
+        plan = [
+            (place, start)
+            for place in mini
+            if self._teaches(batch, place)
+            for start in range(0, len(batch.groups[place].rollouts), size)
+        ]
+        group: CompletionGroup | None = None
+        for found in evenly(self.engine, plan):
+            if found is None:
+                yield None
                 continue
-            completions = [rollout.completion for rollout in batch.groups[place].rollouts]
-            group = self.reasoner.group(batch.messages[place], completions)
-            self._check_prompt(max(group.prompt_lengths), batch.groups[place].sample.query.id)
-            size = self.settings["micro_batch_size"] or len(completions)
-            for start in range(0, len(completions), size):
-                yield place, start, group.part(start, start + size)
+            place, start = found
+            if group is None or start == 0:
+                group = self._group(batch, place)
+            yield place, start, group.part(start, start + size)
+
+    def _teaches(self, batch: Batch, place: int) -> bool:
+        """Whether a group is this rank's and has a gradient that is not exactly zero."""
+        if batch.messages[place] is None or not batch.usable[place]:
+            return False
+        if bool(batch.constant[place]) and not self.objective.beta:
+            return False
+        return bool(self._kept(batch, place).any())
+
+    def _group(self, batch: Batch, place: int) -> CompletionGroup:
+        messages = batch.messages[place]
+        assert messages is not None
+        group = self.reasoner.group(messages, [rollout.completion for rollout in batch.groups[place].rollouts])
+        self._check_prompt(max(group.prompt_lengths), batch.groups[place].sample.query.id)
+        return group
 
     def _check_prompt(self, length: int, name: str) -> None:
         most = self.settings["max_prompt_length"]
@@ -211,7 +267,7 @@ class Update:
             )
 
     def _denominator(self, batch: Batch, mini: Sequence[int]) -> float:
-        """Z over the mini-batch on all ranks; groups that are skipped because they teach nothing stay in it."""
+        """Z over the mini-batch, other ranks' groups included; those that are skipped because they teach nothing stay in it."""
         total = 0.0
         for place in mini:
             if batch.usable[place]:
@@ -219,7 +275,7 @@ class Update:
                 lengths = torch.where(self._kept(batch, place), lengths, 0)
                 mask = torch.arange(max(1, int(lengths.max()))) < lengths.unsqueeze(1)
                 total += denominator(self.objective, mask)
-        return max(1.0, self.engine.all_reduce({"z": total})["z"])
+        return max(1.0, total)
 
     def _kept(self, batch: Batch, place: int) -> Tensor:
         """[G] bool: completions in the loss; with ``mask_truncated`` those that ran out of room are not."""

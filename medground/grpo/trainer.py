@@ -50,7 +50,7 @@ class Grpo:
     ) -> None:
         self.graph, self.engine, self.settings, self.source = graph, engine, settings, source
         source.begin(reasoner, engine)
-        self.rollouts = Rollouts(graph, samples, settings, seed, source)
+        self.rollouts = Rollouts(graph, samples, settings, seed, source, engine)
         self.update = Update(reasoner, policy, engine, settings)
         self.epoch = epoch_length(len(samples), settings["train_batch_size"])
         self.planned = planned_steps(
@@ -66,6 +66,7 @@ class Grpo:
         self.source.sync(self.engine.named_weights(), state.step)
         batch = self.rollouts.draw(number, state.drawn, pause)
         self.source.sleep()
+        warnings = self._warnings(state, batch)
         sums, skipped = Sums(), None
         if any(batch.usable):
             try:
@@ -78,13 +79,14 @@ class Grpo:
             metrics={
                 **metrics.of_batch(batch, self.graph.rubric.labels),
                 **({} if skipped else metrics.of_update(sums, kl=bool(self.settings["beta"]))),
+                **{f"reward/{label}/constant_steps": float(length) for label, (_, length) in state.alarm.items()},
                 "epoch": (state.drawn + batch.drawn) / self.epoch,
             },
             drawn=batch.drawn,
             tokens=sums.trained,
             rows=metrics.table(batch),
             pictures=metrics.pictures(batch),
-            warnings=[*self._warnings(state, batch), *self._mismatch(sums)],
+            warnings=[*warnings, *self._mismatch(sums)],
             skipped=skipped,
             incident=_incident(batch, skipped),
         )

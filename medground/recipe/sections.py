@@ -86,6 +86,8 @@ SETTINGS: dict[str, Any] = {
         "n_boot": 2000,
         "level": 0.95,
         "seed": 0,  # of resampling and of arms that draw
+        "published": None,  # tables of published numbers that the report shows beside its own
+        "pictures": 6,  # in each gallery of the report: best, worst and drawn; 0: no image leaves the data
     },
 }
 """Plain top-level keys: a default, a `Choice`, or a section of such. A default of None takes any value."""

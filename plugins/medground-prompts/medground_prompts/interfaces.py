@@ -26,6 +26,7 @@ class _Interface:
     think: bool = True
     style: Style = "json"
     template: str | os.PathLike[str] | None = None
+    instructions: bool = True
     parser: Parser = "lenient"
     text: str = field(init=False, repr=False)
     """The template in use, placeholders unfilled."""
@@ -41,8 +42,12 @@ class _Interface:
                 f"parser {self.parser!r} reads a box and two points, which this interface does not ask for",
                 hint="use the prompt interface bbox_points, or parser lenient or strict",
             )
-        text = wording.template(self.schema, think=self.think) if self.template is None else _load(self.template)
-        object.__setattr__(self, "text", text)
+        object.__setattr__(self, "text", self._template())
+
+    def _template(self) -> str:
+        if self.template is not None:
+            return _load(self.template)
+        return wording.template(self.schema, think=self.think) if self.instructions else wording.QUESTION
 
     @property
     def released(self) -> bool:
@@ -131,6 +136,8 @@ class BboxPoints(_Interface):
         style: quotes of the example in the prompt and of ideal completions: ``json`` or ``single_quoted``.
         template: a UTF-8 text file to use in place of our wording, with the placeholders ``{Question}`` (needed) and
             ``{Answer}`` (the answer object's form), and ``<image>`` where the image goes.
+        instructions: say what to do and how to answer; without, our wording is the question alone, for a model that was
+            taught the format.
         parser: ``lenient``, ``strict``, or a released one: ``released_train``, ``released_base``, ``released_eval``.
     """
 

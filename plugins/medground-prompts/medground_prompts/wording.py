@@ -10,6 +10,8 @@ from medground_prompts.schema import Schema, Style
 
 IMAGE = "<image>"
 THINKING = "<think> thinking process here </think>"
+QUESTION = f"{IMAGE}\n{{Question}}"
+"""The template that is the question alone."""
 
 _PLACEHOLDER = re.compile(r"\{(Question|Answer)\}")
 

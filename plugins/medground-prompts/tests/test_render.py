@@ -57,6 +57,12 @@ def test_the_image_comes_first_and_the_text_starts_where_the_placeholder_line_en
     assert turn["content"][1]["text"] == f"\nLook.\nQuestion: {QUERY.question} -> {form} {{Other}} {{{{}}}}"
 
 
+def test_without_instructions_the_question_stands_alone():
+    plain = Bbox(instructions=False)
+    assert text_of(plain.render(QUERY)) == f"\n{QUERY.question}"
+    assert plain.answer_format == Bbox().answer_format
+
+
 def test_text_before_the_image_placeholder_is_kept(tmp_path: Path):
     path = tmp_path / "template.txt"
     path.write_text("Hello. <image>\n{Question}", encoding="utf-8")
@@ -86,4 +92,6 @@ def test_wrong_arguments_are_refused_with_a_remedy():
 
 
 def test_the_repr_says_what_was_built():
-    assert repr(Bbox(think=False)) == "Bbox(think=False, style='json', template=None, parser='lenient')"
+    assert repr(Bbox(think=False)) == (
+        "Bbox(think=False, style='json', template=None, instructions=True, parser='lenient')"
+    )

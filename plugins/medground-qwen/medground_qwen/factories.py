@@ -1,6 +1,7 @@
 """What recipes name: the reasoners of this plugin."""
 
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medground.frames import Kind, Order
@@ -76,6 +77,22 @@ qwen2_5_vl = partial(reasoner, QWEN2_5_VL)
 """Qwen2.5-VL, and Lingshu, which has its architecture."""
 qwen3_vl = partial(reasoner, QWEN3_VL)
 """Qwen3-VL."""
+
+
+def toy_vlm(
+    *, checkpoint: str | None = None, device: str = "auto", train_vision: bool = True
+) -> "VisionLanguageReasoner":
+    """A Qwen3-VL of 0.7 M parameters that comes with the package, taught on drawn phantoms only: for demonstrations.
+
+    It wants the prompt interface ``bbox`` with ``instructions: false``.
+
+    Args:
+        checkpoint: another of its kind, as training writes it; the one of the package if None.
+        device: as `reasoner`.
+        train_vision: as `reasoner`.
+    """
+    folder = str(Path(__file__).with_name("toy_vlm")) if checkpoint is None else checkpoint
+    return reasoner(QWEN3_VL, checkpoint=folder, dtype="float32", device=device, train_vision=train_vision)
 
 
 def hf_vlm(

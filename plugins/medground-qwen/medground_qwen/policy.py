@@ -95,6 +95,11 @@ class Policy(nn.Module):
         self.chunk = chunk
         self.register_buffer("forbidden", forbidden, persistent=False)
 
+    @property
+    def held(self) -> list[nn.Parameter]:
+        """What is used as often as there are chunks: the output head. Engines that shard parameters keep it whole."""
+        return list(self.model.get_output_embeddings().parameters())
+
     def forward(self, group: GroupBatch | RowBatch, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
         """Log-probabilities [G, C] float32, 0 past each end, and entropies [G, C] without gradient."""
         if isinstance(group, RowBatch):

@@ -2,7 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -36,6 +36,20 @@ class Prompt:
 
     def __len__(self) -> int:
         return int(self.ids.shape[0])
+
+    def then(self, ids: Sequence[int]) -> "Prompt":
+        """The same with text tokens after it, such as the beginning of an answer."""
+        more = torch.tensor(ids, dtype=self.ids.dtype, device=self.ids.device)
+        positions = self.positions
+        if positions is not None:
+            after = int(positions.max()) + 1 + torch.arange(len(ids), dtype=positions.dtype, device=positions.device)
+            positions = torch.cat([positions, after.expand(3, -1)], dim=1)
+        return replace(
+            self,
+            ids=torch.cat([self.ids, more]),
+            per_token={key: torch.cat([value, value.new_zeros(len(ids))]) for key, value in self.per_token.items()},
+            positions=positions,
+        )
 
     def to(self, device: torch.device) -> "Prompt":
         """The same on a device."""

@@ -2,9 +2,12 @@
 
 import copy
 import hashlib
+import json
 import sys
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +25,10 @@ from medground_qwen.generate import Tokens, sample
 from medground_qwen.merged import checkpoint_weights
 from medground_qwen.policy import GroupBatch, Policy, RowBatch, group_of, rows_of
 from medground_qwen.prompts import Encoder, Prompt
-from medground_qwen.trainable import is_vision
+from medground_qwen.trainable import is_vision, merge_adapter
+
+PASSING = ("is_local", "local_files_only", "name_or_path", "_name_or_path", "transformers_version")
+"""Keys of a saved processor that say where it was, not what it does."""
 
 
 class VisionLanguageReasoner:
@@ -59,6 +65,12 @@ class VisionLanguageReasoner:
         self.policy = Policy(model, share=self.share, forbidden=self.tokens.forbidden, chunk=logprob_chunk)
         self._frozen: Policy | None = None
         self._active = self.policy
+
+    def __repr__(self) -> str:
+        """What it is and how it was set."""
+        size = sum(each.numel() for each in self.model.parameters())
+        settings = f"share={self.share}, max_pixels={self.max_pixels}, rows_at_once={self.rows_at_once}"
+        return f"{type(self).__name__}({self.model.config.model_type}, {size:,} parameters, {settings})"
 
     @property
     def device(self) -> torch.device:
@@ -123,6 +135,27 @@ class VisionLanguageReasoner:
         self.model.train(training)
         return out
 
+    def go_on(self, batch: Sequence[Messages], prefixes: Sequence[str], sampling: Sampling) -> list[list[Completion]]:
+        """See `ContinuingReasoner.go_on`. Token ids and log-probabilities are not kept: a prefix was not sampled."""
+        out: list[list[Completion]] = []
+        training = self.model.training
+        self.model.eval()
+        for messages, prefix in zip(batch, prefixes, strict=True):
+            ids = self.processor.tokenizer(prefix, add_special_tokens=False)["input_ids"]
+            prompt, seed = self.encode(messages).then(ids), seed_of(sampling.seed, messages)
+            (group,) = sample(
+                self.model,
+                [prompt],
+                [[seed + index for index in range(sampling.num_generations)]],
+                self.tokens,
+                temperature=sampling.temperature,
+                max_tokens=max(1, sampling.max_completion_length - len(ids)),
+            )
+            made = [self._completion(found, prompt.frame) for found in group]
+            out.append([replace(each, text=prefix + each.text, token_ids=None, logprobs=None) for each in made])
+        self.model.train(training)
+        return out
+
     def group(self, messages: Messages, completions: Sequence[Completion | Sequence[int]]) -> GroupBatch:
         """A query and its completions as the policy takes them; token ids as they were sampled."""
         ids = [_ids(completion) for completion in completions]
@@ -144,6 +177,16 @@ class VisionLanguageReasoner:
         """See `TrainableReasoner.logprobs`."""
         logp, _ = self._active(self.group(messages, completions), temperature)
         return logp  # type: ignore[no-any-return]
+
+    def processor_digest(self) -> str:
+        """See `FingerprintedReasoner.processor_digest`; where a processor was loaded from does not count."""
+        digest = hashlib.sha256(repr(self.max_pixels).encode())
+        with tempfile.TemporaryDirectory() as folder:
+            self.processor.save_pretrained(folder)
+            for path in sorted(Path(folder).rglob("*")):
+                if path.is_file():
+                    digest.update(f"\0{path.name}\0".encode() + _lasting(path))
+        return digest.hexdigest()
 
     def parameters(self) -> Iterable[torch.nn.Parameter]:
         """The parameters to train: those that require a gradient."""
@@ -185,6 +228,12 @@ class VisionLanguageReasoner:
         self.processor.save_pretrained(folder)
         return "adapter" if _has_adapter(self.model) else "checkpoint"
 
+    def save_merged(self, folder: Path) -> None:
+        """See `MergeableReasoner.save_merged`."""
+        if _has_adapter(self.model):
+            merge_adapter(self.model)
+        self.save(folder)
+
     def serving(self) -> Serving:
         """See `ServedReasoner.serving`."""
         forbidden = self.tokens.forbidden.tolist()
@@ -218,6 +267,14 @@ class VisionLanguageReasoner:
     def checkpoint_weights(self, weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
         """See `ServedReasoner.checkpoint_weights`."""
         return checkpoint_weights(self.policy, weights)
+
+
+def _lasting(path: Path) -> bytes:
+    """A saved file without what saving and loading it again changes."""
+    if path.suffix != ".json":
+        return path.read_bytes()
+    said = json.loads(path.read_text(encoding="utf-8"))
+    return json.dumps({key: value for key, value in said.items() if key not in PASSING}, sort_keys=True).encode()
 
 
 def seed_of(seed: int, messages: Messages) -> int:

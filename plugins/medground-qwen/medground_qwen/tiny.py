@@ -1,12 +1,15 @@
 """A tiny model of a real architecture, from random weights: for tests, and as the start of the demo.
 
-    python -m medground_qwen.tiny --out DIR
+    python -m medground_qwen.tiny --out DIR [--data FOLDER]
 
 writes a checkpoint in the released layout (safetensors, processor, tokenizer, chat template), which everything that
-loads a released checkpoint loads too.
+loads a released checkpoint loads too. With ``--data`` its tokenizer learns the words of a dataset's questions and
+reasoning traces, and has a token for every coordinate that 64 px can say: such a model learns several times faster.
 """
 
 import argparse
+import json
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -33,6 +36,11 @@ CORPUS = (
     '"points_1": [90, 11], "points_2": [22, 33]}</answer>',
     "Question: which region on the right would explain the shadow below the dark organ?",
 )
+
+
+SIDE, PATCH = 64, 8
+"""The tiny model sees up to 64 x 64 px, in patches of 8."""
+TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 
 
 def tokenizer(
@@ -68,6 +76,17 @@ def tokenizer(
         chat_template=TEMPLATE,
         padding_side="left",
     )
+
+
+def tokenizer_of(folder: Path) -> Any:
+    """A tokenizer for a dataset (a folder with ``manifest.jsonl``): its words, the answer's tags, its coordinates."""
+    lines = [json.loads(line) for line in (folder / "manifest.jsonl").read_text(encoding="utf-8").splitlines()]
+    asked = sorted({line["question"] for line in lines})
+    traces = sorted({line.get("think") or "" for line in lines})
+    corpus = [f"<|im_start|>user\n{question}" for question in asked]
+    corpus += 10 * [f'{trace}{{"bbox": [1, ]}}\nassistant\n' for trace in traces]
+    ticks = [math.ceil(tick * 1000 / SIDE - 0.5) for tick in range(SIDE + 1)]  # thousandths, as Qwen3-VL counts
+    return tokenizer(corpus, vocabulary=700, numbers=ticks, tags=TAGS)
 
 
 def processor(architecture: Architecture, words: Any, *, patch: int, max_side: int) -> Any:
@@ -167,10 +186,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--architecture", choices=("qwen3_vl", "qwen2_5_vl"), default="qwen3_vl")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--data", type=Path, help="a folder with manifest.jsonl, whose words the tokenizer learns")
     given = parser.parse_args()
-    words = tokenizer()
-    made = model(given.architecture, words, patch=8, seed=given.seed)
-    save(given.out, made, processor(given.architecture, words, patch=8, max_side=64))
+    words = tokenizer() if given.data is None else tokenizer_of(given.data)
+    made = model(given.architecture, words, patch=PATCH, seed=given.seed)
+    save(given.out, made, processor(given.architecture, words, patch=PATCH, max_side=SIDE))
 
 
 if __name__ == "__main__":

@@ -3,11 +3,14 @@
 Six families: ``ct``, ``mri``, ``xray``, ``ultrasound``, ``fundus``, ``histology``. Every picture holds several
 plausible targets, at least two of them lesions or paired structures, so that the question decides which one is meant.
 Lesions have a core and a margin: by the annotation convention ``core`` only the core is the target, by ``whole`` (the
-default) both. A seventh family, ``plain``, is for models that learn on a laptop. Everything follows from the seed.
+default) both. The simple families ``plain``, ``tinted``, ``stained`` and ``speckled`` are for models that learn on a
+laptop. Everything follows from the seed.
 
     python -m medground_toy.phantoms --out DIR -n 100 --seed 0 [--size 256] [--families ct,mri] [--convention core]
+        [--traces]
 
-writes ``images/*.png``, ``masks/*.png`` and ``manifest.jsonl``, one line per sample.
+writes ``images/*.png``, ``masks/*.png`` and ``manifest.jsonl``, one line per sample. With ``--traces`` a line has a
+``think``, the reasoning that supervised training teaches: what is meant, and roughly where it is.
 """
 
 import argparse
@@ -15,7 +18,7 @@ import io
 import json
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,7 +29,7 @@ from medground.geometry import Size, mask_box
 from medground.types import Image, Query, Sample, Target
 from medground_toy import optics, radiology
 from medground_toy.canvas import Canvas
-from medground_toy.plain import plain
+from medground_toy.plain import plain, speckled, stained, tinted
 from medground_toy.questions import QUESTIONS, ask
 from medground_toy.regions import Bools, Floats, key_points
 from medground_toy.scenes import Region, Shapes
@@ -41,9 +44,14 @@ _SCENES: dict[str, tuple[str, Callable[[Canvas, Shapes], tuple[Floats, list[Regi
     "fundus": ("Fundus", optics.fundus),
     "histology": ("Pathology", optics.histology),
     "plain": ("Drawing", plain),
+    "tinted": ("Drawing", tinted),
+    "stained": ("Drawing", stained),
+    "speckled": ("Drawing", speckled),
 }
-FAMILIES = tuple(name for name in _SCENES if name != "plain")
-"""The families that look like something, by name; `plain` is drawn only where it is asked for."""
+SIMPLE = ("plain", "tinted", "stained", "speckled")
+"""The simple families, by name; they are drawn only where they are asked for."""
+FAMILIES = tuple(name for name in _SCENES if name not in SIMPLE)
+"""The families that look like something, by name."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,7 +73,7 @@ def phantom(
     """Draw one picture.
 
     Args:
-        family: one of `FAMILIES`, or ``plain``.
+        family: one of `FAMILIES` or of `SIMPLE`.
         seed: everything follows from it.
         size: (H, W), px.
         convention: whether the target of a lesion is its ``core`` or the ``whole`` of it, margin included. The picture
@@ -133,6 +141,13 @@ def place(one: Region, regions: Sequence[Region]) -> str:
     return "upper" if down < 0 else "lower"
 
 
+def traced(sample: Sample) -> Sample:
+    """The sample with a reasoning trace among its labels: what is meant, and in which quarter of the picture."""
+    (x, y), (height, width) = sample.target.box.centre, sample.query.size
+    quarter = f"{'lower' if y > height / 2 else 'upper'} {'right' if x > width / 2 else 'left'}"
+    return replace(sample, labels={**sample.labels, "think": f"{sample.labels['category']}, {quarter}"})
+
+
 def _centre(mask: Bools) -> Any:
     return np.argwhere(mask).mean(axis=0) + 0.5
 
@@ -175,6 +190,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--size", type=int, default=256, help="pixels a side (default 256)")
     parser.add_argument("--families", default=",".join(FAMILIES), help="comma-separated (default: all)")
     parser.add_argument("--convention", choices=("core", "whole"), default="whole", help="what of a lesion is marked")
+    parser.add_argument("--traces", action="store_true", help="write a reasoning trace to every sample")
     chosen = parser.parse_args(arguments)
     families = [name for name in chosen.families.split(",") if name]
     unknown = sorted(set(families) - set(_SCENES))
@@ -182,6 +198,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"--families: {', '.join(unknown) or 'nothing'} is none of {', '.join(_SCENES)}")
     size = (chosen.size, chosen.size)
     found = samples(chosen.n, chosen.seed, families=families, size=size, convention=chosen.convention)
+    if chosen.traces:
+        found = [traced(sample) for sample in found]
     sys.stdout.write(f"{write(chosen.out, found)}: {len(found)} samples\n")
     return 0
 

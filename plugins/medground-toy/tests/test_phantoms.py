@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 from medground_toy import phantoms
-from medground_toy.phantoms import FAMILIES, phantom, place, samples
+from medground_toy.phantoms import FAMILIES, SIMPLE, phantom, place, samples
 from medground_toy.questions import QUESTIONS
 from medground_toy.segmenters import Ellipse
 from PIL import Image as Pillow
@@ -15,7 +15,7 @@ from medground.geometry import in_mask, mask_box, mask_dice
 from medground.types import SpatialPrompt
 
 SMALL = (96, 96)
-ALL = (*FAMILIES, "plain")
+ALL = (*FAMILIES, *SIMPLE)
 
 
 @pytest.mark.parametrize("family", ALL)
@@ -117,3 +117,33 @@ def test_the_command_line_writes_a_manifest(tmp_path, capsys):
         assert np.shape(line["point_2d"]) == (2, 2) and line["size"] == [64, 64]
     with pytest.raises(SystemExit):
         phantoms.main(["--out", str(tmp_path), "--families", "pet"])
+
+
+def test_a_trace_says_what_is_meant_and_where(tmp_path):
+    arguments = ["-n", "8", "--size", "64", "--families", "plain", "--convention", "core"]
+    for name, more in (("without", []), ("with", ["--traces"])):
+        phantoms.main(["--out", str(tmp_path / name), *arguments, *more])
+    plain, traced = (
+        [json.loads(line) for line in (tmp_path / name / "manifest.jsonl").read_text().splitlines()]
+        for name in ("without", "with")
+    )
+    assert all("think" not in line for line in plain)
+    for line, other in zip(traced, plain, strict=True):
+        x1, y1, x2, y2 = line["bbox_2d"]
+        quarter = f"{'lower' if y1 + y2 > 64 else 'upper'} {'right' if x1 + x2 > 64 else 'left'}"
+        assert line.pop("think") == f"nodule, {quarter}"
+        assert line == other
+
+
+def test_simple_families_look_different_and_hold_a_bright_and_a_dark_lesion():
+    means = []
+    for family in SIMPLE:
+        drawn = phantom(family, 5, size=(64, 64))
+        assert sorted(region.tone for region in drawn.regions) == ["bright", "dark"]
+        levels = drawn.image.mean(axis=2)
+        bright, dark = sorted(drawn.regions, key=lambda region: region.tone)
+        assert levels[bright.core].mean() > levels[bright.whole & ~bright.core].mean() > np.median(levels)
+        assert levels[dark.core].mean() < levels[dark.whole & ~dark.core].mean() < np.median(levels)
+        means.append(drawn.image.mean(axis=(0, 1)))
+    for index, mean in enumerate(means):
+        assert all(np.abs(mean - other).max() > 15 for other in means[:index])

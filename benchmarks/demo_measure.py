@@ -1,0 +1,104 @@
+"""What the demo and `toy_shift.py` measure: greedy answers to held-out questions, box IoU, mask Dice, intervals."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from medground.data.samples import Samples
+from medground.geometry import Box, box_iou, mask_dice
+from medground.graph import Found, GroundingGraph
+from medground.types import Sample
+
+Numbers = np.ndarray[Any, np.dtype[np.float64]]
+DRAWS = 4000
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean and its 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.mean:.3f} ({self.low:.3f} to {self.high:.3f})"
+
+
+def answers(graph: GroundingGraph, samples: Sequence[Sample]) -> list[Found]:
+    """What a graph says to every sample's question, in the recipe's (greedy) way."""
+    return graph.batch([sample.query for sample in samples])
+
+
+def ious(found: Sequence[Found], samples: Sequence[Sample]) -> Numbers:
+    """Box IoU of each answer with the truth; an answer that cannot be used counts 0."""
+    boxes = [
+        each.grounding.prompt.box if each.grounding.prompt and not each.grounding.fault else None for each in found
+    ]
+    return overlaps(boxes, samples)
+
+
+def overlaps(boxes: Sequence[Box | None], samples: Sequence[Sample]) -> Numbers:
+    """Box IoU of given boxes with the truth; None counts 0."""
+    pairs = zip(boxes, samples, strict=True)
+    return np.array([0.0 if box is None else float(box_iou(box, sample.target.box)) for box, sample in pairs])
+
+
+def dices(found: Sequence[Found], samples: Sequence[Sample]) -> Numbers:
+    """Dice of each answer's mask with the true one; no mask counts 0."""
+    pairs = zip(found, samples, strict=True)
+    return np.array([0.0 if one.mask is None else float(mask_dice(one.mask.data, s.target.mask)) for one, s in pairs])
+
+
+def valid(found: Sequence[Found]) -> float:
+    """The share of answers that can be used."""
+    return float(np.mean([each.grounding.fault is None for each in found]))
+
+
+def shuffled(samples: Sequence[Sample], seed: int = 0) -> list[Sample]:
+    """The same pictures and truths, each asked a question that belongs to another picture."""
+    pictures = picture_of(samples)
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(len(samples))
+    while (clash := pictures[order] == pictures).any():  # swap what fell to its own picture with anything
+        for place in np.flatnonzero(clash):
+            other = rng.integers(len(order))
+            order[place], order[other] = order[other], order[place]
+    asked = [samples[place].query.question for place in order]
+    return [
+        replace(sample, query=replace(sample.query, question=question))
+        for sample, question in zip(samples, asked, strict=True)
+    ]
+
+
+def picture_of(samples: Sequence[Sample]) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """The number of each sample's picture; ids of the same picture differ only after the last dash."""
+    names = [sample.query.id.rpartition("-")[0] for sample in samples]
+    return np.unique(names, return_inverse=True)[1]
+
+
+def interval(values: Numbers, pictures: np.ndarray[Any, np.dtype[np.int64]], seed: int = 0) -> Interval:
+    """The mean and its 95 % percentile bootstrap interval over pictures; of differences, it is paired.
+
+    Pictures are drawn, not questions, because the questions about one picture are not independent.
+    """
+    count = int(pictures.max()) + 1
+    sums, sizes = np.bincount(pictures, values, count), np.bincount(pictures, minlength=count)
+    drawn = np.random.default_rng(seed).integers(0, count, (DRAWS, count))
+    means = sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)
+    low, high = np.quantile(means, (0.025, 0.975))
+    return Interval(float(values.mean()), float(low), float(high))
+
+
+def constant_box(samples: Samples, most: int = 300) -> Box:
+    """Of the first training boxes, the one that fits the others best."""
+    boxes = [sample.target.box for sample in samples[:most]]
+    return max(boxes, key=lambda box: float(np.sum(box_iou(np.array(box), np.array(boxes)))))
+
+
+def centre_box(size: tuple[int, int]) -> Box:
+    """The middle half of a picture of (H, W)."""
+    height, width = size
+    return Box(width / 4, height / 4, 3 * width / 4, 3 * height / 4)
