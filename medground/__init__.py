@@ -13,6 +13,7 @@ from medground.hookspecs import hookimpl as hookimpl
 
 if TYPE_CHECKING:
     from medground.data.images import read_image as read_image
+    from medground.evaluation.evaluate import evaluate as evaluate
     from medground.frames import Frame as Frame
     from medground.geometry import Box as Box
     from medground.geometry import Point as Point
@@ -40,6 +41,7 @@ _WHERE = {
     "Sample": "medground.types",
     "SpatialPrompt": "medground.types",
     "build": "medground.registry",
+    "evaluate": "medground.evaluation.evaluate",
     "load": "medground.graph",
     "read_image": "medground.data.images",
     "rubric": "medground.rubric",

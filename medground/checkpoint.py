@@ -2,15 +2,16 @@
 
     write into .tmp-<step>-<pid>, fsync -> manifest with size and SHA-256 of every file, fsync -> rename -> fsync folder
 
-and only then are older ones removed; two are always kept. At start leftovers of killed saves are removed, and the newest
-checkpoint is verified against its manifest; one that fails is put aside and the one before it is used.
+and only then are older ones removed; two are always kept, and those that are asked for. At start leftovers of killed
+saves are removed, and the newest checkpoint is verified against its manifest; one that fails is put aside and the one
+before it is used.
 """
 
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from medground import faults
@@ -62,13 +63,21 @@ class Checkpoints:
             say(f"checkpoint {path.name} is damaged ({problem}); stepping back")
         return None
 
-    def save(self, step: int, write: Callable[[Path], None], published: Callable[[Path], None]) -> Path:
+    def save(
+        self,
+        step: int,
+        write: Callable[[Path], None],
+        published: Callable[[Path], None],
+        *,
+        keep: Collection[int] = (),
+    ) -> Path:
         """Write the checkpoint of a step, whole or not at all, then remove older ones.
 
         Args:
             step: the last finished step.
             write: fills the folder it is given.
             published: called with the final folder once it is in place and before older ones go.
+            keep: steps whose checkpoints stay, however old.
 
         Raises:
             RunError: if the disk is full or cannot be written; earlier checkpoints stay as they were.
@@ -87,11 +96,12 @@ class Checkpoints:
             raise _cannot_save(self.folder, temporary, step, error) from error
         faults.reach("save.after_rename")
         published(final)
-        self._prune()
+        self.prune(keep)
         return final
 
-    def _prune(self) -> None:
-        for step in self.steps()[KEPT:]:
+    def prune(self, keep: Collection[int] = ()) -> None:
+        """Remove all but the newest two and those of some steps."""
+        for step in [step for step in self.steps()[KEPT:] if step not in keep]:
             # Renamed first: a folder that is half removed must not look like a checkpoint.
             doomed = self.path(step).rename(self.folder / f".tmp-prune-{step:08d}-{os.getpid()}")
             faults.reach("prune.mid")

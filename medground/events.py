@@ -5,6 +5,8 @@ train.yaml           the recipe that is trained, resolved; recipe.source.yaml th
 run.json             versions, plugins, hashes, the plan and the checkpoint rule
 events.jsonl         one line per step and per thing worth knowing; metric names as in TRL
 completions/         a table per step: every completion, what was parsed of it, its scores
+validation/          a table per validation: every answer, what was parsed of it, its metrics
+report.html          all of it to look at, see `medground.training_report`
 overlays/            pictures of some of them
 incidents/           batches in which a number was not finite
 checkpoints/         see `medground.checkpoint`
@@ -14,20 +16,26 @@ import fcntl
 import json
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 from medground import faults
 from medground.checkpoint import write_atomically
 from medground.errors import RunError
 from medground.recipe import Recipe
 from medground.recipe.sources import RESOLVED
+from medground.types import Rollout
 
 TRAINED = "train.yaml"
 EVENTS = "events.jsonl"
+ABOUT = "run.json"
 STATE = "state.json"
+Tables = Literal["completions", "validation"]
+"""What there are tables of."""
+PREFIX: Mapping[Tables, str] = {"completions": "step", "validation": "validation"}
+"""How the overlays of a table's rows begin."""
 
 
 class RunFolder:
@@ -63,7 +71,7 @@ class RunFolder:
         """Write the recipe and what is known before the first step."""
         self.recipe.write(self.folder)
         (self.folder / TRAINED).write_text(self.recipe.dump(), encoding="utf-8")
-        write_atomically(self.folder / "run.json", json.dumps(about, indent=1) + "\n")
+        write_atomically(self.folder / ABOUT, json.dumps(about, indent=1) + "\n")
         self.event("start", **about)
 
     def event(self, event: str, **what: Any) -> None:
@@ -93,33 +101,43 @@ class RunFolder:
         self.event("incident", step=step, reason=what["reason"])
 
     def completions(
-        self, step: int, rows: Sequence[Mapping[str, Any]], pictures: Sequence[tuple[str, Callable[[], Any]]] = ()
+        self,
+        step: int,
+        rows: Sequence[Mapping[str, Any]],
+        pictures: Sequence[tuple[str, Callable[[], Any]]] = (),
+        *,
+        kind: Tables = "completions",
     ) -> None:
         """Write the step's table, as parquet where pyarrow is installed, else as JSON lines; and draw some of it."""
         if not rows:
             return
         drawn: dict[str, str] = {}
         for name, draw in pictures:
-            path = self.folder / "overlays" / f"step-{step:08d}-{len(drawn)}.png"
+            path = self.folder / "overlays" / f"{PREFIX[kind]}-{step:08d}-{len(drawn)}.png"
             path.parent.mkdir(exist_ok=True)
             draw().save(path)
             drawn[name] = path.relative_to(self.folder).as_posix()
-        folder = self.folder / "completions"
+        folder = self.folder / kind
         folder.mkdir(exist_ok=True)
         table = [{"step": step, **row, "overlay": drawn.get(row["name"])} for row in rows]
-        _write_table(folder / f"completions_{step:05d}", table)
+        _write_table(folder / f"{kind}_{step:05d}", table)
 
     def flush(self) -> None:
         """Bring the events to the disk, so that a checkpoint never knows more steps than they tell."""
         if self._events is not None:
             os.fsync(self._events.fileno())
 
-    def rewind(self, step: int) -> None:
-        """Forget what was recorded after a step that is about to be done again, and a line torn by a kill."""
+    def rewind(self, step: int, validated: Collection[int] = ()) -> None:
+        """Forget what was recorded after a step that is about to be done again, and a line torn by a kill.
+
+        Args:
+            step: the last step that stays done.
+            validated: the steps whose validation stays done.
+        """
         path = self.folder / EVENTS
         if not path.exists():
             return
-        kept = [line for line in _lines(path) if line.get("step", 0) <= step or line["event"] == "start"]
+        kept = [line for line in _lines(path) if _stays(line, step, validated)]
         if self._events is not None:
             self._events.close()
             self._events = None
@@ -149,9 +167,51 @@ class RunFolder:
         self._lock.close()
 
 
+def read_about(folder: Path) -> dict[str, Any]:
+    """What was known of a run before its first step; nothing where the folder does not say."""
+    path = folder / ABOUT
+    about: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return about
+
+
 def read_events(folder: Path, event: str = "step") -> list[dict[str, Any]]:
     """The lines of one kind from a run folder's events, in order."""
     return [line for line in _lines(folder / EVENTS) if line["event"] == event]
+
+
+def read_table(folder: Path, step: int, kind: Tables = "completions") -> list[dict[str, Any]]:
+    """The rows of a step's table in a run folder; none where there is none."""
+    stem = folder / kind / f"{kind}_{step:05d}"
+    if (lines := stem.with_suffix(".jsonl")).is_file():
+        return _lines(lines)
+    if not (table := stem.with_suffix(".parquet")).is_file():
+        return []
+    from pyarrow import parquet  # type: ignore[import-untyped, import-not-found, unused-ignore]
+
+    rows: list[dict[str, Any]] = parquet.read_table(table).to_pylist()
+    return rows
+
+
+def completion_row(rollout: Rollout) -> dict[str, Any]:
+    """What every table tells of a completion: the text, and what was read of it, in pixels of the original."""
+    query, prompt, completion = rollout.sample.query, rollout.grounding.prompt, rollout.completion
+    fault = rollout.fault or rollout.grounding.fault
+    return {
+        "sample": query.id,
+        "prompt": query.question,
+        "completion": completion.text,
+        "completion_length": 0 if completion.token_ids is None else len(completion.token_ids),
+        "finish_reason": completion.finish_reason,
+        "box": [float(value) for value in prompt.box] if prompt and prompt.box else None,
+        "points": [[float(value) for value in point] for point in prompt.points] if prompt else None,
+        "fault": None if fault is None else fault.value,
+    }
+
+
+def _stays(line: Mapping[str, Any], step: int, validated: Collection[int]) -> bool:
+    if line["event"] in ("start", "validate"):
+        return line["event"] == "start" or line["step"] in validated
+    return line["event"] != "result" and bool(line.get("step", 0) <= step)
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:

@@ -18,6 +18,7 @@ POINTS = (
     "rollout.mid",
     "reward.mid",
     "update.mid",
+    "eval.mid",
     "log.write",
     "save.after_model",
     "save.before_manifest",

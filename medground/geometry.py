@@ -237,6 +237,20 @@ def mask_box(mask: ArrayLike) -> Box:
     return Box(float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1))
 
 
+def ellipse(box: Box, size: Size) -> NDArray[np.bool_]:
+    """The ellipse inscribed in a box as a mask of `size` (H, W): the pixels whose centre lies in it; none if invalid.
+
+    >>> ellipse(Box(0, 0, 4, 4), (3, 4)).astype(int).tolist()
+    [[0, 1, 1, 0], [1, 1, 1, 1], [1, 1, 1, 1]]
+    """
+    if not box.valid:
+        return np.zeros(size, bool)
+    y, x = (np.arange(size[0]) + 0.5)[:, None], np.arange(size[1]) + 0.5
+    centre = box.centre
+    inside = ((x - centre.x) / (box.width / 2)) ** 2 + ((y - centre.y) / (box.height / 2)) ** 2 <= 1
+    return np.asarray(inside, bool)
+
+
 def in_mask(points: ArrayLike, mask: ArrayLike) -> Any:
     """Whether points ``[..., 2]`` fall on the foreground of one mask ``[H, W]``; False outside the image."""
     xy, array = np.asarray(points, np.float64), np.asarray(mask, bool)

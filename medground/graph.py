@@ -66,6 +66,7 @@ class Found:
             "mask": self.mask and {"area": int(self.mask.data.sum()), "score": float(self.mask.score)},
             "fault": self.fault,
             "cause": self.cause,
+            "usage": dict(self.completion.usage),
         }
 
 
@@ -141,7 +142,7 @@ class GroundingGraph:
                 grounding=grounding,
                 mask=segmented.mask,
                 fault=completion.fault or grounding.fault or segmented.fault,
-                cause=segmented.cause,
+                cause=completion.cause or segmented.cause,
             )
             for query, completion, grounding, segmented in zip(queries, completions, groundings, masks, strict=True)
         ]
@@ -171,14 +172,19 @@ class GroundingGraph:
             return Grounding(prompt=None, fault=completion.fault)
         return self.prompt_interface.parse(completion, query.size)
 
-    def masks(self, answers: Sequence[tuple[Image, Grounding]]) -> list[Segmented]:
-        """The mask stage: each image is handed to the segmenter once, with all prompts about it."""
+    def masks(self, answers: Sequence[tuple[Image, Grounding]], part: Part | None = None) -> list[Segmented]:
+        """The mask stage: each image is handed to the segmenter once, with all prompts about it.
+
+        Args:
+            answers: images and what was said about them.
+            part: which part of each answer prompts the segmenter; None takes the recipe's word.
+        """
         feeds = self.recipe.digest("segmenter")
         out = [Segmented(None)] * len(answers)
         waiting: dict[str, list[tuple[int, SpatialPrompt]]] = {}
         images: dict[str, Image] = {}
         for index, (image, grounding) in enumerate(answers):
-            prompt = grounding.prompt and grounding.prompt.only(self.part)
+            prompt = grounding.prompt and grounding.prompt.only(part or self.part)
             if prompt is None:
                 continue
             key = image_key(image)
@@ -250,7 +256,9 @@ class RolloutGraph:
                 for rollout, segmented in zip(flat, masks, strict=True)
             ]
         flat = [
-            replace(rollout, fault=rollout.completion.fault) if rollout.completion.fault else rollout
+            replace(rollout, fault=rollout.completion.fault, cause=rollout.completion.cause)
+            if rollout.completion.fault
+            else rollout
             for rollout in flat
         ]
         scores = iter(self.rubric(flat))

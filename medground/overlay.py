@@ -14,7 +14,7 @@ from PIL import Image as Pillow
 from PIL import ImageDraw, ImageFont
 
 from medground.geometry import Box, Size
-from medground.types import Image
+from medground.types import Image, Rollout
 
 ANSWER = (70, 195, 255)
 TRUTH = (255, 221, 64)
@@ -78,6 +78,19 @@ def draw(
     if spots:
         legend.append(("key points" if len(spots) > 1 else "key point", "dot", ANSWER))
     return _with_legend(sheet.picture(), legend, caption)
+
+
+def draw_rollout(rollout: Rollout) -> Pillow.Image:
+    """Draw what a completion said beside the truth."""
+    prompt, target = rollout.grounding.prompt, rollout.sample.target
+    return draw(
+        rollout.sample.query.image,
+        box=prompt.box if prompt else None,
+        points=prompt.points if prompt else (),
+        mask=rollout.mask.data if rollout.mask else None,
+        target_box=target.box,
+        target_mask=target.mask,
+    )
 
 
 class _Sheet:

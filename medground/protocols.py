@@ -47,6 +47,15 @@ class Reasoner(Protocol):
         ...
 
 
+@runtime_checkable
+class FingerprintedReasoner(Reasoner, Protocol):
+    """A reasoner that can say by what it turns text and images into a model's inputs; runs record it."""
+
+    def processor_digest(self) -> str:
+        """SHA-256 over tokenizer, chat template and image settings: equal where they do the same."""
+        ...
+
+
 class CompletionGroup(Protocol):
     """Completions as a policy takes them: G of one query, or one of each of G queries."""
 
@@ -113,6 +122,24 @@ class TrainableReasoner(Reasoner, Protocol):
         Returns:
             the argument of its factory that takes the folder, such as ``"checkpoint"`` or ``"adapter"``.
         """
+        ...
+
+
+@runtime_checkable
+class MergeableReasoner(TrainableReasoner, Protocol):
+    """A reasoner that can fold what it trained beside its weights, such as an adapter, into them."""
+
+    def save_merged(self, folder: Path) -> None:
+        """As `save`, but one model without an adapter. The reasoner itself is merged too and trains no further."""
+        ...
+
+
+@runtime_checkable
+class ContinuingReasoner(Reasoner, Protocol):
+    """A reasoner that can be made to go on from a text, such as a reasoning that is not its own."""
+
+    def go_on(self, batch: Sequence[Messages], prefixes: Sequence[str], sampling: Sampling) -> list[list[Completion]]:
+        """As `generate`, with the beginning of every completion given, one per conversation; texts include it."""
         ...
 
 
@@ -263,6 +290,13 @@ class RolloutSource(Protocol):
 
 class Tracker(Protocol):
     """Where a run's numbers also go, beside its own events file."""
+
+    def begin(self, folder: Path, step: int) -> None:
+        """Called once before the first `log`: the run's folder, and how many steps are done and stay done.
+
+        After an interruption `step` can be less than what was logged: later steps are about to be logged again.
+        """
+        ...
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Record the metrics of one step."""

@@ -1,32 +1,27 @@
 """``medground.train``: a recipe with a ``grpo`` or an ``sft`` section becomes a run, and its folder a recipe."""
 
-import platform
 import random
 import resource
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from hashlib import sha256
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from medground import registry
+from medground import provenance, registry
 from medground.checkpoint import Checkpoints
 from medground.data.samples import MANIFEST, Samples, read_samples
 from medground.errors import RecipeError, RunError
-from medground.events import TRAINED, RunFolder
+from medground.events import TRAINED, RunFolder, read_about
 from medground.graph import GroundingGraph, RolloutGraph
 from medground.protocols import TrainableReasoner
 from medground.recipe import Recipe, check, resolve
 from medground.rubric import rubric
-from medground.types import Query, text_of
-
-CHECKPOINT_RULE = "the newest checkpoint is the result; the last step always makes one"
-LIBRARIES = ("medground", "numpy", "torch", "transformers", "peft", "safetensors")
+from medground.validation import Validation, checkpoint_rule, validation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +57,7 @@ def train(
         resume: continue from the newest checkpoint in `out`.
         stopped: asked often; once it says True the run saves and ends with `Interrupted`.
         say: takes a sentence for people.
-        report: takes every step's number and metrics.
+        report: takes every step's number and metrics, and those of every validation, whose names begin with ``eval/``.
         started: takes the steps done before and the steps planned, once they are known.
 
     Raises:
@@ -73,7 +68,7 @@ def train(
     from medground.grpo.loop import Loop, Parts
 
     source, folder = _places(recipe, out, resume)
-    resolved = resolve(source, *overrides)
+    resolved = _named(resolve(source, *overrides).rooted(), folder, source)
     check(resolved, strict_missing=True)
     kind = method_kind(resolved)
     if RunFolder.started(folder) and not resume:
@@ -93,6 +88,8 @@ def train(
                 save_every=resolved.settings(kind)["save_every"],
                 digest=digest,
                 trackers=trackers,
+                validation=made.validation,
+                saved=lambda: _report(folder, say),
                 stopped=stopped,
                 say=say,
                 report=report,
@@ -103,6 +100,8 @@ def train(
                 say("there is no checkpoint yet: the run begins at step 1")
             run.begin(about(resolved, made, digest))
         before = loop.state.step
+        for tracker in trackers:
+            tracker.begin(folder, before)
         started(before, made.method.planned)
         if before:
             say(f"continuing after step {before}")
@@ -123,6 +122,23 @@ def _places(recipe: Any, out: str | Path | None, resume: bool) -> tuple[Any, Pat
     if folder is None:
         raise RecipeError("a run needs a folder", hint="give --out runs/NAME")
     return recipe, folder
+
+
+def _named(recipe: Recipe, folder: Path, source: Any) -> Recipe:
+    """The recipe under the name its run began with, where it is read from the run's own folder."""
+    if source != str(folder / TRAINED):
+        return recipe
+    return replace(recipe, name=read_about(folder).get("recipe", recipe.name))
+
+
+def _report(folder: Path, say: Callable[[str], None]) -> None:
+    """Write the report; a report that cannot be written costs a sentence, not the run."""
+    from medground.training_report import write_report
+
+    try:
+        write_report(folder)
+    except OSError as error:
+        say(f"the report could not be written: {error.strerror or error}")
 
 
 def method_kind(recipe: Recipe) -> Literal["grpo", "sft"]:
@@ -148,6 +164,7 @@ class Assembled:
     graph: GroundingGraph
     samples: Samples
     data: Path
+    validation: Validation | None
 
 
 def assemble(recipe: Recipe, kind: Literal["grpo", "sft"]) -> Assembled:
@@ -163,8 +180,6 @@ def assemble(recipe: Recipe, kind: Literal["grpo", "sft"]) -> Assembled:
         raise RecipeError(f"the recipe {recipe.name!r} names no data", hint="add data.path=DIR")
     if data["reader"] is not None:
         raise RecipeError(f"training reads manifests, not {data['reader']!r}", hint="leave data.reader out")
-    if recipe.settings("validate")["every"]:
-        raise RecipeError("training does not validate as it goes", hint="leave validate out, and evaluate the run")
     samples = read_samples(data["path"], split=data["split"], limit=data["limit"])
     seed = recipe.settings("seed")
     torch.manual_seed(seed)  # a fresh adapter starts from random numbers
@@ -195,10 +210,12 @@ def assemble(recipe: Recipe, kind: Literal["grpo", "sft"]) -> Assembled:
         rollouts = RolloutGraph(recipe, rubric(recipe))
         rollouts.grounding = graph
         method = Grpo(rollouts, reasoner, policy, engine, samples, settings, seed, _optional(recipe, "rollout"))
+    longest = settings.get("max_completion_length") or recipe.settings("sampling")["max_completion_length"]
     place = Path(data["path"]).expanduser()
     return Assembled(
         method=method, engine=engine, reasoner=reasoner, graph=graph, samples=samples,
         data=place / MANIFEST if place.is_dir() else place,
+        validation=validation(recipe, graph, [entry.id for entry in samples.entries], longest),
     )  # fmt: skip
 
 
@@ -217,34 +234,19 @@ def trained_digest(recipe: Recipe) -> str:
 
 def about(recipe: Recipe, made: Assembled, digest: str) -> dict[str, Any]:
     """What is known of a run before its first step."""
-    kinds = ("reasoner", "prompt_interface", "segmenter", "engine", "rollout")
-    used = [(kind, recipe.component(kind)[0]) for kind in kinds if kind in recipe.data]
-    used += [("reward", component) for component, _, _ in recipe.terms.values()]
-    found = [registry.find(kind, name) for kind, name in dict.fromkeys(used)]
-    blank = Query(image=np.zeros((1, 1, 3), np.uint8), question="{question}")
-    prompt = text_of(made.graph.prompt_interface.render(blank))
     return {
         "recipe": recipe.name,
         "recipe_sha256": digest,
         "planned_steps": made.method.planned,
         "samples": len(made.samples),
         "data_sha256": sha256(made.data.read_bytes()).hexdigest(),
-        "prompt_sha256": sha256(prompt.encode(errors="surrogatepass")).hexdigest(),
+        "prompt_sha256": provenance.prompt_sha256(made.graph.prompt_interface),
+        "processor_sha256": provenance.processor_sha256(made.reasoner),
         "seed": recipe.settings("seed"),
-        "checkpoint_rule": CHECKPOINT_RULE,
-        "plugins": {f"{each.kind}.{each.name}": f"{each.distribution} {each.version}" for each in found},
-        "versions": {"python": platform.python_version(), **_versions(LIBRARIES)},
+        "checkpoint_rule": checkpoint_rule(recipe),
+        "plugins": provenance.plugins(recipe),
+        "versions": provenance.versions(),
     }
-
-
-def _versions(names: Sequence[str]) -> dict[str, str]:
-    found = {}
-    for name in names:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def probe(recipe: Any, *overrides: str, steps: int = 2) -> dict[str, Any]:
@@ -290,7 +292,7 @@ def probe(recipe: Any, *overrides: str, steps: int = 2) -> dict[str, Any]:
         },
         "assumptions": [
             f"{len(seconds)} steps of the run itself were done on this device; the last one is taken for all",
-            "completions keep the length they have now; validation, checkpoints and overlays are not counted",
+            "completions keep the length they have now; validation, checkpoints, overlays and reports are not counted",
             "memory is the peak of the probe" + ("" if cuda else ", of the whole process"),
         ],
     }

@@ -97,6 +97,11 @@ class Completion:
     logprobs: NDArray[np.float32] | None = None
     """[T] log-probabilities under the policy that sampled them."""
     finish_reason: Literal["stop", "length"] = "stop"
+    usage: Mapping[str, float] = field(default_factory=dict)
+    """What a server says it took: ``prompt_tokens``, ``completion_tokens``, and ``cost`` where the user gave prices.
+    Completions of one request share it: the first holds all of it, so sums are right."""
+    cause: str = ""
+    """One sentence about `fault`, where there is one."""
     fault: "Fault | None" = None
     """Set when no text could be had at all (transport, timeout); never the model's doing."""
 

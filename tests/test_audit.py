@@ -14,7 +14,7 @@ from medground.audit import audit
 from medground.audit.probes import CURVES
 from medground.audit.scenes import LARGE, REFERENCE, Stage
 from medground.cli.reward import reward
-from medground.evaluate.lines import reader
+from medground.evaluation.lines import reader
 from medground.geometry import Box, box_dice, box_iou, box_l1, disc_dice
 from medground.recipe import resolve
 from medground.registry import build

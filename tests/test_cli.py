@@ -276,3 +276,17 @@ def test_doctor_frames_warns_where_a_unit_is_coarse_and_fails_on_a_wrong_frame(t
     monkeypatch.setattr("medground.frames.Frame.to_pixels", shifted)
     assert cli(*frames) == 1
     assert "drift" in capsys.readouterr().err
+
+
+def test_training_shows_rate_terms_and_validation_on_a_terminal(monkeypatch, capsys):
+    from medground.cli.progress import training_progress
+
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    with training_progress() as (begin, report):
+        begin(2, 4)
+        report(3, {"reward": 0.25, "reward/bbox_iou/mean": 0.125})
+        report(3, {"eval/iou": 0.5})
+        report(4, {"reward": 0.75, "reward/bbox_iou/mean": 0.125})
+    shown = capsys.readouterr().err
+    for said in ("4/4", "reward 0.75", "bbox_iou 0.125", "after step 3: iou 0.5", "step"):
+        assert said in shown

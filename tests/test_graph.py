@@ -64,7 +64,8 @@ class Asked:
 
     def generate(self, batch, sampling):
         self.asked += len(batch)
-        one = Completion(text=self.text, frame=self.frame((80, 100)), fault=self.fault)
+        lost = {"fault": self.fault, "cause": "the server is away"} if self.fault else {"usage": {"prompt_tokens": 9}}
+        one = Completion(text=self.text, frame=self.frame((80, 100)), **lost)
         return [[one] * sampling.num_generations for _ in batch]
 
 
@@ -112,7 +113,12 @@ def test_a_failing_segmenter_costs_only_its_image_and_says_why():
 def test_a_transport_failure_is_never_the_models():
     found = graph_of(reasoner=Asked("", Fault.TRANSPORT))(query())
     assert found.fault is Fault.TRANSPORT
+    assert found.cause == "the server is away"
     assert found.grounding.think is None
+
+
+def test_what_a_server_says_it_used_is_in_the_result():
+    assert graph_of(reasoner=Asked())(query()).to_dict()["usage"] == {"prompt_tokens": 9}
 
 
 def test_the_recipe_narrows_the_prompt():

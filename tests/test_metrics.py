@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.ndimage import binary_erosion, distance_transform_edt
 
-from medground.evaluate.compat import compat_iou, compat_pdice
-from medground.evaluate.metrics import DEFINITIONS, measure, summarise
-from medground.evaluate.surface import boundary, boundary_f, diagonal, hd95, surface_distances
+from medground.evaluation.compat import compat_iou, compat_pdice
+from medground.evaluation.metrics import measure
+from medground.evaluation.surface import boundary, boundary_f, hd95, surface_distances
 from medground.geometry import Box, Point, box_iou, disc_dice, mask_dice
 from medground.types import Completion, Fault, Grounding, Mask, Query, Rollout, Sample, SpatialPrompt, Target
 
@@ -99,7 +99,7 @@ def test_boundary_is_the_mask_less_its_erosion(mask):
 def test_blocks_do_not_change_distances(monkeypatch):
     a, b = disc_mask(), disc_mask(x=35, r=12)
     whole = surface_distances(a, b)
-    monkeypatch.setattr("medground.evaluate.surface._BLOCK", 7)
+    monkeypatch.setattr("medground.evaluation.surface._BLOCK", 7)
     for one, other in zip(whole, surface_distances(a, b), strict=True):
         assert (one == other).all()
 
@@ -122,7 +122,17 @@ def test_coincident_points_span_no_disc():
 
 def test_a_perfect_answer_is_perfect_everywhere():
     values = measure(rollout(mask=disc_mask(), truth=disc_mask())).values
-    assert values == {"iou": 1, "pdice": pytest.approx(1), "dice_joint": 1, "boundary_f": 1, "hd95_px": 0}
+    floor = mask_dice(disc_mask(r=10), disc_mask())  # the ellipse in the box
+    assert values == {
+        "iou": 1,
+        "pdice": pytest.approx(1),
+        "dice_joint": 1,
+        "mask_iou": 1,
+        "dice_ellipse": floor,
+        "dice_over_ellipse": 1 - floor,
+        "boundary_f": 1,
+        "hd95_px": 0,
+    }
 
 
 def test_distances_are_in_millimetres_where_the_spacing_is_known():
@@ -146,6 +156,9 @@ def test_a_model_failure_is_zero_and_the_diagonal():
         "iou": 0,
         "pdice": 0,
         "dice_joint": 0,
+        "mask_iou": 0,
+        "dice_ellipse": 0,
+        "dice_over_ellipse": 0,
         "boundary_f": 0,
         "hd95_px": pytest.approx(math.hypot(40, 60)),
     }
@@ -169,39 +182,22 @@ def test_an_empty_predicted_mask_stands_at_the_diagonal():
 def test_a_transport_failure_is_excluded_and_a_segmenter_failure_costs_only_masks():
     lost = measure(rollout(fault=Fault.NO_ANSWER, lost=Fault.TRANSPORT, truth=disc_mask()))
     assert lost.values == {}
-    assert lost.excluded == {"iou", "pdice", "dice_joint", "boundary_f", "hd95_px"}
+    of_masks = {"dice_joint", "mask_iou", "dice_over_ellipse", "boundary_f", "hd95_px"}
+    assert lost.excluded == {"iou", "pdice", "dice_ellipse", *of_masks}
     maskless = measure(rollout(outage=Fault.SEGMENTER, truth=disc_mask()))
-    assert maskless.values == {"iou": 1, "pdice": pytest.approx(1)}
-    assert maskless.excluded == {"dice_joint", "boundary_f", "hd95_px"}
+    assert set(maskless.values) == {"iou", "pdice", "dice_ellipse"}
+    assert maskless.excluded == of_masks
 
 
-def test_summary_means_failures_and_exclusions():
-    truth = disc_mask()
-    summary = summarise(
-        [
-            measure(rollout(mask=truth, truth=truth)),
-            measure(rollout(fault=Fault.INVERTED_BOX, truth=truth)),
-            measure(rollout(fault=Fault.NO_ANSWER, lost=Fault.TIMEOUT, truth=truth)),
-            measure(rollout(outage=Fault.SEGMENTER, truth=truth)),
-        ]
-    )
-    metrics = summary["metrics"]
-    assert (metrics["iou"]["mean"], metrics["iou"]["n"]) == (pytest.approx(2 / 3), 3)
-    assert (metrics["dice_joint"]["mean"], metrics["dice_joint"]["n"]) == (0.5, 2)
-    assert metrics["hd95_px"]["mean"] == pytest.approx(diagonal(SIZE) / 2)
-    assert (metrics["hd95_px"]["mean_defined"], metrics["hd95_px"]["n_defined"]) == (0, 1)
-    assert summary["failures"] == {"inverted_box": 1}
-    assert summary["excluded"] == {"segmenter": 1, "timeout": 1}
-    assert summary["samples"] == 4
-    assert all(row["definition"] == DEFINITIONS[name] for name, row in metrics.items())
-    json.dumps(summary, allow_nan=False)
+def test_the_floor_is_the_ellipse_that_the_toy_segmenter_draws():
+    from medground.registry import build
 
-
-def test_nothing_measured_has_no_mean():
-    assert summarise([]) == {"samples": 0, "metrics": {}, "failures": {}, "excluded": {}}
-    only_lost = summarise([measure(rollout(fault=Fault.NO_ANSWER, lost=Fault.TRANSPORT))])
-    assert only_lost["metrics"]["iou"]["mean"] is None
-    assert only_lost["metrics"]["iou"]["n"] == 0
+    ellipse, image = build("segmenter", "ellipse"), np.zeros((*SIZE, 3), np.uint8)
+    for box, points in ((Box(4, 6, 31, 22), TRUE_POINTS), (None, TRUE_POINTS), (None, (Point(20.5, 20.5),) * 2)):
+        prompt = SpatialPrompt(box=box, points=points)
+        (drawn,) = ellipse.segment(image, [prompt])
+        found = measure(rollout(box=box, points=points, truth=disc_mask())).values["dice_ellipse"]
+        assert found == mask_dice(drawn.data, disc_mask()) > 0
 
 
 def test_shapes_that_differ_are_wrong_code():
@@ -235,7 +231,6 @@ def test_what_the_released_evaluation_cannot_compute_is_a_counted_failure(raw):
     found = measure(rollout(fault=Fault.BAD_JSON, raw=raw), compat=True)
     assert found.values["iou_compat"] == found.values["pdice_compat"] == 0
     assert found.details["iou_compat"]["failure"]
-    assert summarise([found])["metrics"]["iou_compat"]["failures"] == 1
 
 
 def test_a_released_nan_is_null_and_outside_the_mean():
@@ -243,10 +238,6 @@ def test_a_released_nan_is_null_and_outside_the_mean():
     found = measure(rollout(raw=raw), compat=True)
     assert found.values["iou_compat"] is None
     assert found.details == {"iou_compat": {"released": "nan"}}
-    row = summarise([found, measure(rollout(raw={**raw, "bbox": [10, 10, 30, 30]}), compat=True)])["metrics"]
-    assert row["iou_compat"]["mean"] == pytest.approx(1)
-    assert (row["iou_compat"]["n"], row["iou_compat"]["nonfinite"]) == (1, 1)
-    assert row["pdice_compat"]["n"] == 2
 
 
 def test_released_evaluation_values_on_every_oracle_case():

@@ -52,8 +52,16 @@ def weights(folder):
     return (newest / "engine.safetensors").read_bytes()
 
 
+def validations(folder):
+    return [
+        {key: value for key, value in line.items() if key != "validate_time"}
+        for line in read_events(folder, "validate")
+    ]
+
+
 def assert_same(resumed, whole):
     assert steps(resumed) == steps(whole)
+    assert validations(resumed) == validations(whole)
     assert tables(resumed) == tables(whole)
     assert weights(resumed) == weights(whole)
 
@@ -236,6 +244,7 @@ def test_a_run_in_which_nothing_can_be_scored_stops(trials, tmp_path):
     recipe = trials(rewards={"letters": {"bad": list(range(1, 99)), "weight": 1}})
     with pytest.raises(RunError, match="3 steps in a row"):
         train(recipe, out=tmp_path / "run")
+    assert "Steps that changed nothing: 3" in (tmp_path / "run" / "report.html").read_text()
 
 
 @pytest.mark.slow
@@ -334,7 +343,8 @@ def assert_sound(out, recipe, whole, acknowledged):
         assert medground.load(out).reasoner.model is not None
     train(recipe, out=out, resume=True)
     assert not list(checkpoints.folder.glob(".tmp-*"))
-    assert len(checkpoints.steps()) == 2
+    assert checkpoints.steps() == Checkpoints(whole / "checkpoints").steps()
+    assert (out / "report.html").is_file()
     assert_same(out, whole)
 
 
@@ -364,8 +374,10 @@ def test_killed_at_every_point(point, turn, start, trials, tmp_path):
 
 @pytest.mark.soak
 def test_killed_at_fifty_random_moments(start, trials, tmp_path):
-    """R1: 50 SIGKILLs at uniformly random times over several saves."""
+    """R1: 50 SIGKILLs at uniformly random times over several saves and validations."""
     recipe = trials(save_every=1, max_steps=8)
+    recipe["data"]["split"] = "train"
+    recipe["validate"] = {"every": 3, "metric": "iou", "before_training": True}
     train(recipe, out=tmp_path / "whole")
     begun = time.perf_counter()
     child = start(recipe, tmp_path / "timed")
@@ -424,3 +436,18 @@ def test_the_command_says_what_it_did(start, trials, tmp_path):
     child = start(recipe, tmp_path / "other")
     child.join(120)
     assert child.exitcode == 2
+
+
+def test_trackers_are_told_every_step_and_validation(trials, tmp_path):
+    pytest.importorskip("tensorboard", reason="needs tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    recipe = trials(max_steps=3) | {"trackers": ["tensorboard"], "validate": {"every": 2}}
+    recipe["data"]["split"] = "train"
+    interrupted(recipe, tmp_path / "run", 1)
+    train(recipe, out=tmp_path / "run", resume=True)
+    board = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    board.Reload()
+    told = [(each.step, each.value) for each in board.Scalars("reward")]
+    assert told == [(line["step"], pytest.approx(line["reward"])) for line in steps(tmp_path / "run")]
+    assert [each.step for each in board.Scalars("eval/iou")] == [2, 3]

@@ -105,8 +105,6 @@ def test_what_cannot_be_trained_is_said_in_one_sentence(trials, tmp_path):
         train(trials("sft", train_batch_size=99), out=tmp_path / "run")
     with pytest.raises(RecipeError, match=r"sft\.max_length=9"):
         train(trials("sft", max_length=9), out=tmp_path / "run1")
-    with pytest.raises(RecipeError, match="does not validate as it goes"):
-        train(trials("sft") | {"validate": {"every": 1}}, out=tmp_path / "run3")
     with pytest.raises(InputError, match="does not exist"):
         train(trials("sft") | {"data": {"path": "none"}}, out=tmp_path / "run2")
 

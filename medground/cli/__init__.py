@@ -16,6 +16,8 @@ from medground.errors import MedgroundError
 COMMANDS = {
     "data": ("medground.cli.data", "Make a dataset of images and masks; check, describe and export it."),
     "doctor": ("medground.cli.doctor", "What is installed and whether it works; `doctor frames` checks coordinates."),
+    "eval": ("medground.cli.eval", "Measure a recipe on a dataset, or saved answers again; resumable."),
+    "export": ("medground.cli.export", "Write a run's result for transformers and peft, with a model card."),
     "fetch": ("medground.cli.fetch", "Download the weights a recipe names, licence shown first."),
     "ground": ("medground.cli.ground", "Ground one question in one image: text, box, points, mask, overlay."),
     "plugins": ("medground.cli.plugins", "List, check and write plugins."),

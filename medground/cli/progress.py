@@ -1,20 +1,121 @@
-"""A progress bar on a terminal, nothing anywhere else."""
+"""Progress on a terminal; rich is imported only there."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
+
+import click
+
+SHOWN = ("reward", "loss", "kl", "entropy", "completions/mean_length", "grad_norm")
+Metrics = Mapping[str, float]
 
 
 @contextmanager
 def progress(what: str, *, total: int | None, done: int = 0) -> Iterator[Callable[[int], None]]:
     """Yield ``advance(n)``; a `total` of None is not known beforehand. rich is imported only when stderr is a terminal."""
+    with counted(what) as report:
+        count = done
+        report(count, total)
+
+        def advance(more: int) -> None:
+            nonlocal count
+            count += more
+            report(count, total)
+
+        yield advance
+
+
+@contextmanager
+def counted(what: str) -> Iterator[Callable[[int, int | None], None]]:
+    """Yield ``report(done, total)``, for work whose size is known only once it begins."""
     if not sys.stderr.isatty():
-        yield lambda count: None
+        yield lambda done, total: None
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(what, total=total, completed=done)
-        yield lambda count: bar.advance(task, count)
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+@contextmanager
+def training_progress() -> Iterator[tuple[Callable[[int, int], None], Callable[[int, Metrics], None]]]:
+    """Yield what takes (done, planned) once, and what takes (step, metrics) of every step and every validation.
+
+    On a terminal: a bar with rate and time left, under it the newest numbers, each term's reward and the last validation.
+    Anywhere else: a line each.
+    """
+    if not sys.stderr.isatty():
+        yield lambda done, planned: None, lambda step, metrics: click.echo(f"step {step}  {told(metrics)}", err=True)
+        return
+    from rich.live import Live
+
+    shown = _Training()
+    with Live(shown, console=shown.console, refresh_per_second=4):
+        yield shown.begin, shown.report
+
+
+class _Training:
+    """What stands on the terminal while a run trains."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self.console = Console(stderr=True)
+        columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"), TimeRemainingColumn())
+        self.bar = Progress(*columns, console=self.console)
+        self.task = self.bar.add_task("", total=None, rate="")
+        self.lines: dict[str, str] = {}
+
+    def begin(self, done: int, planned: int) -> None:
+        self.bar.reset(self.task, total=planned, completed=done, rate="")
+
+    def report(self, step: int, metrics: Metrics) -> None:
+        if any(name.startswith("eval/") for name in metrics):
+            self.lines["validation"] = f"after step {step}: {told(metrics)}"
+        else:
+            self.bar.update(self.task, completed=step)
+            self.bar.update(self.task, rate=rate(self.bar.tasks[0].speed))
+            self.lines |= {"step": told(metrics), "terms": terms(metrics)}
+
+    def __rich__(self) -> Any:
+        from rich.console import Group
+        from rich.text import Text
+
+        return Group(self.bar, *(Text(f"{name:<10} {line}") for name, line in self.lines.items() if line))
+
+
+def told(metrics: Metrics) -> str:
+    """The numbers worth a glance.
+
+    >>> told({"reward": 0.51239, "epoch": 1.0, "loss": 0.02}), told({"eval/iou": 0.5, "eval/iou/n": 64.0})
+    ('reward 0.5124  loss 0.02', 'iou 0.5')
+    """
+    names = {name: name for name in SHOWN if name in metrics}
+    names |= {name: name.removeprefix("eval/") for name in metrics if name.startswith("eval/") and name.count("/") == 1}
+    return "  ".join(f"{word} {metrics[name]:.4g}" for name, word in names.items())
+
+
+def terms(metrics: Metrics) -> str:
+    """Each term's mean reward.
+
+    >>> terms({"reward": 0.5, "reward/bbox_iou/mean": 0.25, "reward/bbox_iou/std": 0.1})
+    'bbox_iou 0.25'
+    """
+    means = [name for name in metrics if name.startswith("reward/") and name.endswith("/mean")]
+    return "  ".join(f"{name.split('/')[1]} {metrics[name]:.3g}" for name in means)
+
+
+def rate(speed: float | None) -> str:
+    """Steps per second as people say it.
+
+    >>> rate(4.0), rate(0.25), rate(None)
+    ('4.0 steps/s', '4.0 s/step', '')
+    """
+    if not speed:
+        return ""
+    return f"{speed:.1f} steps/s" if speed >= 1 else f"{1 / speed:.1f} s/step"

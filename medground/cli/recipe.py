@@ -46,6 +46,7 @@ def list_(as_json: bool) -> None:
 def check(source: str, overrides: tuple[str, ...], variant: str | None, strict: bool, as_json: bool) -> None:
     """Check RECIPE without building anything: its words, components, arguments and prompt kinds. Exit 2 on problems."""
     from medground.recipe import InvalidRecipe, Problem, find_problems, resolve, untrained_kinds
+    from medground.validation import objection
 
     missing: list[str] = []
     problems: list[Problem]
@@ -53,6 +54,8 @@ def check(source: str, overrides: tuple[str, ...], variant: str | None, strict: 
         found = resolve(source, *overrides, variant=variant)
         missing = found.missing
         problems = find_problems(found, strict_missing=strict)
+        if wrong := objection(found):
+            problems.append(wrong)
     except InvalidRecipe as error:
         problems = list(error.problems)
     except RecipeError as error:

@@ -34,7 +34,7 @@ def score(recipe: str, file: Path, overrides: tuple[str, ...], own: tuple[str, .
     A line is {"prediction": text, "ground_truth": {"bbox_2d", "point_2d", optional "mask"}}, optionally with "size",
     "frame" and "image". One JSON line per input line goes to stdout, in order. --term runs the file it names.
     """
-    from medground.evaluate.lines import score_lines
+    from medground.evaluation.lines import score_lines
     from medground.foreign import own_term
     from medground.recipe import resolve
     from medground.rubric import Rubric, Term, rubric
@@ -69,7 +69,7 @@ def audit(what: str, overrides: tuple[str, ...], out: Path | None, seed: int, as
     run). For a single term, overrides are those of a recipe with that term at weight 1.
     """
     from medground.audit import audit as examine
-    from medground.evaluate.lines import reader
+    from medground.evaluation.lines import reader
 
     resolved, graded = _under_audit(what, overrides)
     card = examine(graded, reader(resolved), name=" ".join((what, *overrides)), seed=seed)

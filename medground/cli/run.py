@@ -12,7 +12,7 @@ from medground.cli.progress import progress
 from medground.cli.stopping import interruptible
 from medground.data.images import read_image
 from medground.data.inputs import Input, read_inputs
-from medground.errors import InputError, Interrupted
+from medground.errors import InputError, Interrupted, RunError
 from medground.graph import GroundingGraph, load
 from medground.types import Query
 
@@ -138,15 +138,31 @@ def _summarise(manifest: Path, lines: list[dict[str, Any]], as_json: bool) -> No
         if line["status"] != "ok":
             kind = line.get("fault") or "unreadable"
             faults[kind] = faults.get(kind, 0) + 1
-    summary = {"inputs": len(lines), "ok": sum(line["status"] == "ok" for line in lines), "not_ok": faults}
+    usage: dict[str, float] = {}
+    for name, amount in (pair for line in lines for pair in line.get("usage", {}).items()):
+        usage[name] = usage.get(name, 0) + amount
+    summary = {
+        "inputs": len(lines),
+        "ok": sum(line["status"] == "ok" for line in lines),
+        "not_ok": faults,
+        "usage": usage,
+    }
     if as_json:
         click.echo(json.dumps({**summary, "manifest": str(manifest)}))
     else:
         rest = "".join(f", {count} {kind}" for kind, count in sorted(faults.items()))
         click.echo(f"{summary['ok']} of {summary['inputs']} grounded{rest}; see {manifest}", err=True)
+        if usage:
+            click.echo("used " + ", ".join(f"{amount:g} {name}" for name, amount in usage.items()), err=True)
     unreadable = [line for line in lines if line["status"] == "unreadable"]
     if unreadable:
         raise InputError(
             f"{len(unreadable)} of {len(lines)} inputs could not be read, the first: {unreadable[0]['cause']}",
             hint="the others are done; mend these and run the same command again",
+        )
+    failed = [line for line in lines if line["status"] == "failed"]
+    if failed:
+        raise RunError(
+            f"{len(failed)} of {len(lines)} inputs were not answered, the first: {failed[0]['cause'] or failed[0]['fault']}",
+            hint="the others are done; run the same command again to try these again",
         )

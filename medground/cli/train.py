@@ -1,17 +1,14 @@
 """``medground train``: SFT or GRPO, interruptible at any time."""
 
 import json
-import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
+from medground.cli.progress import training_progress
 from medground.cli.stopping import interruptible
-
-SHOWN = ("reward", "loss", "kl", "entropy", "completions/mean_length", "grad_norm")
 
 
 @click.command()
@@ -36,7 +33,7 @@ def train(
         plan = training.probe(recipe, *overrides)
         click.echo(json.dumps(plan) if as_json else _told(plan))
         return
-    with interruptible() as stopped, _shown() as (started, report):
+    with interruptible() as stopped, training_progress() as (started, report):
         done = training.train(
             recipe,
             *overrides,
@@ -57,28 +54,6 @@ def train(
         click.echo(
             f"{done.steps} steps done{skipped}; medground ground IMAGE QUESTION --recipe {done.folder}", err=True
         )
-
-
-@contextmanager
-def _shown() -> "Iterator[tuple[Any, Any]]":
-    """Yield what takes (done, planned) once and (step, metrics) per step: a bar on a terminal, else a line each."""
-    if not sys.stderr.isatty():
-        yield lambda done, planned: None, lambda step, metrics: click.echo(f"step {step}  {_line(metrics)}", err=True)
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("", total=None)
-        yield (
-            lambda done, planned: bar.update(task, total=planned, completed=done),
-            lambda step, metrics: bar.update(task, completed=step, description=_line(metrics)),
-        )
-
-
-def _line(metrics: Mapping[str, float]) -> str:
-    return "  ".join(f"{name} {metrics[name]:.4g}" for name in SHOWN if name in metrics)
 
 
 def _told(plan: Mapping[str, Any]) -> str:

@@ -40,6 +40,30 @@ def decode_rle(rle: Mapping[str, Any]) -> NDArray[np.bool_]:
     return np.repeat(values, runs).reshape((height, width), order="F")
 
 
+def encode_rle(mask: NDArray[np.bool_]) -> dict[str, Any]:
+    """A mask, H x W bool, with compressed counts; `decode_rle` gives it back.
+
+    >>> encode_rle(np.array([[0, 1, 0], [1, 0, 0]], bool))
+    {'size': [2, 3], 'counts': '123'}
+    """
+    flat = np.concatenate([[False], np.asarray(mask, bool).ravel(order="F")])
+    edges = np.flatnonzero(flat[1:] != flat[:-1])
+    runs = np.diff(np.concatenate([[0], edges, [flat.size - 1]]))
+    return {"size": [int(side) for side in mask.shape], "counts": _text(runs.tolist())}
+
+
+def _text(runs: list[int]) -> str:
+    out = []
+    for index, run in enumerate(runs):
+        value = run - runs[index - 2] if index > 2 else run
+        more = True
+        while more:
+            group, value = value & 31, value >> 5
+            more = value != (-1 if group & 16 else 0)
+            out.append(chr(48 + group + 32 * more))
+    return "".join(out)
+
+
 def _size(size: Any) -> tuple[int, int]:
     if not (isinstance(size, list) and len(size) == 2 and all(type(side) is int and side > 0 for side in size)):
         raise InputError(f"a run-length mask needs size [H, W], not {size!r}")

@@ -59,6 +59,11 @@ class Samples(Sequence[Sample]):
             return Samples(self.entries[index])
         return _sample(self.entries[index])
 
+    @property
+    def ids(self) -> list[str]:
+        """The id of every sample, in order; nothing is read."""
+        return [entry.id for entry in self.entries]
+
     def of(self, split: str) -> "Samples":
         """The samples of one split.
 

@@ -3,17 +3,19 @@ are not numbers. What a step is belongs to a `Method`: `medground.grpo.trainer` 
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from medground import faults
-from medground.checkpoint import Checkpoints
+from medground.checkpoint import Checkpoints, verify
 from medground.errors import Interrupted, RunError
 from medground.events import RunFolder
-from medground.grpo.state import read_generators, write_generators
+from medground.grpo.state import kept_generators, read_generators, write_generators
 from medground.protocols import Engine, Tracker, TrainableReasoner
+from medground.validation import Validation
 
 IN_A_ROW, WINDOW, SHARE = 3, 500, 0.01
 """A run stops after so many skipped steps in a row, or when more than this share of the last `WINDOW` were skipped."""
@@ -41,6 +43,8 @@ class State:
     """Steps that changed nothing because a number was not finite."""
     alarm: dict[str, Any] = field(default_factory=dict)
     """`ConstantAlarm.runs`."""
+    validated: list[tuple[int, float | None]] = field(default_factory=list)
+    """(step, value of the metric that chooses) of every validation."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +89,9 @@ class Parts:
     digest: str
     """Of the recipe; a checkpoint of another one is not continued."""
     trackers: Sequence[Tracker] = ()
+    validation: Validation | None = None
+    saved: Callable[[], None] = lambda: None
+    """Called when a checkpoint is in place, and once more when the run ends, also where too much went wrong."""
     stopped: Callable[[], bool] = lambda: False
     say: Callable[[str], None] = lambda text: None
     report: Callable[[int, Mapping[str, float]], None] = lambda step, metrics: None
@@ -125,8 +132,9 @@ class Loop:
         read_generators(folder, kept["generators"])
         self.state = State(**kept["state"])
         self.saved = self.state.step
+        p.checkpoints.prune(self._kept())  # a kill may have come between a save and this
         p.run.point_to(folder, kept["argument"])
-        p.run.rewind(self.state.step)
+        p.run.rewind(self.state.step, [step for step, _ in self.state.validated])
         return True
 
     def run(self) -> State:
@@ -137,6 +145,7 @@ class Loop:
             RunError: if too many steps had to be skipped, or the disk does not take what is written.
         """
         p, state = self.parts, self.state
+        self._validate()  # before the first step, or what an interruption left undone
         while state.step < p.method.planned:
             try:
                 self._pause()
@@ -146,16 +155,13 @@ class Loop:
             state.step += 1
             state.drawn += result.drawn
             state.tokens += result.tokens
-            try:
+            with _records(state.step):
                 self._record(result, seconds)
-            except OSError as error:
-                raise RunError(
-                    f"the records of step {state.step} cannot be written: {error.strerror or error}",
-                    hint="make room, then --resume from the newest checkpoint",
-                ) from error
             self._check_skips()
-            if state.step % p.save_every == 0 or state.step == p.method.planned:
-                self._save(result)
+            better = self._validate()
+            if better or state.step % p.save_every == 0 or state.step == p.method.planned:
+                self._save()
+        self._choose()
         return state
 
     def _step(self) -> tuple[Result, float]:
@@ -171,7 +177,7 @@ class Loop:
         p, state = self.parts, self.state
         p.engine.discard()
         if state.step and self.saved != state.step:
-            self._save(None)
+            self._save()
         raise Interrupted(
             f"stopped after step {state.step} of {p.method.planned}",
             hint=f"medground train {p.run.folder} --resume continues",
@@ -195,18 +201,67 @@ class Loop:
             tracker.log(step, metrics)
         p.report(step, metrics)
 
+    def _validate(self) -> bool:
+        """Validate where it is time to; True where a checkpoint of this step must be kept: it is the best so far."""
+        p, state, validation = self.parts, self.state, self.parts.validation
+        done = {step for step, _ in state.validated}
+        if validation is None or state.step in done or not validation.due(state.step, p.method.planned):
+            return False
+        started = time.perf_counter()
+        try:
+            with kept_generators():
+                found = validation(self._pause)
+        except Stop:
+            self._interrupt()
+        state.validated.append((state.step, found.value))
+        told = {name: value for name, value in found.metrics.items() if value is not None}
+        with _records(state.step):
+            p.run.completions(state.step, found.rows, found.pictures, kind="validation")
+            p.run.event(
+                "validate",
+                step=state.step,
+                samples=len(found.rows),
+                **found.metrics,
+                validate_time=round(time.perf_counter() - started, 4),
+            )
+            for tracker in p.trackers:
+                tracker.log(state.step, told)
+        p.report(state.step, told)
+        return validation.best(state.validated) == state.step
+
+    def _best(self) -> int | None:
+        """The step whose checkpoint validation has chosen so far."""
+        return self.parts.validation.best(self.state.validated) if self.parts.validation else None
+
+    def _kept(self) -> list[int]:
+        best = self._best()
+        return [] if best is None else [best]
+
+    def _choose(self) -> None:
+        """At the end the folder is the recipe of the run's result."""
+        p, best = self.parts, self._best()
+        if best is not None:
+            chosen = p.checkpoints.path(best)
+            if problem := verify(chosen):
+                p.say(f"checkpoint {chosen.name}, the best by validation, is damaged ({problem}); the newest is used")
+            else:
+                p.run.point_to(chosen, p.run.read_state(chosen)["argument"])
+                p.run.event("result", step=best, checkpoint=chosen.name)
+        p.saved()
+
     def _check_skips(self) -> None:
         step, skipped = self.state.step, self.state.skipped
         recent = [each for each in skipped if each > step - WINDOW]
         row = all(step - back in skipped for back in range(IN_A_ROW))
         if row or len(recent) > SHARE * WINDOW:
+            self.parts.saved()
             many = f"{IN_A_ROW} steps in a row" if row else f"{len(recent)} of the last {min(step, WINDOW)} steps"
             raise RunError(
                 f"{many} had to be skipped, the last is step {step}",
                 hint=f"the batches are in {self.parts.run.folder / 'incidents'}",
             )
 
-    def _save(self, result: Result | None) -> None:
+    def _save(self) -> None:
         p, state = self.parts, self.state
         argument = ""
 
@@ -222,9 +277,24 @@ class Loop:
                 p.run.write_state(folder, {**kept, "generators": write_generators(folder)})
 
         p.run.flush()
-        final = p.checkpoints.save(state.step, write, lambda folder: p.run.point_to(folder, argument))
+        final = p.checkpoints.save(
+            state.step, write, lambda folder: p.run.point_to(folder, argument), keep=self._kept()
+        )
         self.saved = state.step
         p.run.event("save", step=state.step, checkpoint=final.name)
+        p.saved()
+
+
+@contextmanager
+def _records(step: int) -> Iterator[None]:
+    """Within, a disk that takes no more ends the run in one sentence."""
+    try:
+        yield
+    except OSError as error:
+        raise RunError(
+            f"the records of step {step} cannot be written: {error.strerror or error}",
+            hint="make room, then --resume from the newest checkpoint",
+        ) from error
 
 
 class _disk_errors:

@@ -1,15 +1,17 @@
 """What a step says about itself: metrics under the names dashboards of TRL know, and the completions table."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from medground.events import completion_row
 from medground.graph import Group
 from medground.grpo.rollouts import Batch
 from medground.grpo.step import Sums
-from medground.overlay import draw
+from medground.overlay import draw_rollout
 from medground.rubric import Score, failure_counts
 from medground.types import Rollout
 
@@ -80,40 +82,14 @@ def pictures(batch: Batch) -> list[tuple[str, Callable[[], Any]]]:
     found: list[tuple[str, Callable[[], Any]]] = []
     for group, line in list(zip(batch.groups, batch.rewards, strict=True))[:DRAWN]:
         best = int(torch.nan_to_num(line, nan=-torch.inf).argmax())
-        found.append((_name(group, best), _Drawing(group.rollouts[best])))
+        found.append((_name(group, best), partial(draw_rollout, group.rollouts[best])))
     return found
 
 
-class _Drawing:
-    """A picture that is made when it is asked for."""
-
-    def __init__(self, rollout: Rollout) -> None:
-        self.rollout = rollout
-
-    def __call__(self) -> Any:
-        prompt, target = self.rollout.grounding.prompt, self.rollout.sample.target
-        return draw(
-            self.rollout.sample.query.image,
-            box=prompt.box if prompt else None,
-            points=prompt.points if prompt else (),
-            mask=self.rollout.mask.data if self.rollout.mask else None,
-            target_box=target.box,
-            target_mask=target.mask,
-        )
-
-
 def _row(group: Group, index: int, rollout: Rollout, score: Score, advantage: float) -> dict[str, Any]:
-    prompt, completion = rollout.grounding.prompt, rollout.completion
     return {
         "name": _name(group, index),
-        "sample": group.sample.query.id,
-        "prompt": group.sample.query.question,
-        "completion": completion.text,
-        "completion_length": 0 if completion.token_ids is None else len(completion.token_ids),
-        "finish_reason": completion.finish_reason,
-        "box": [float(value) for value in prompt.box] if prompt and prompt.box else None,
-        "points": [[float(value) for value in point] for point in prompt.points] if prompt else None,
-        "fault": _fault(rollout),
+        **completion_row(rollout),
         **{f"reward/{label}": term.value for label, term in score.terms.items()},
         "reward": score.total,
         "failures": "; ".join(failure.cause for failure in score.failures) or None,

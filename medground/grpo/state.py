@@ -1,6 +1,8 @@
 """The global random generators, as a belt: nothing here draws from them, but a stranger's reward term may."""
 
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,21 @@ import numpy as np
 import torch
 
 GENERATORS = "generators.safetensors"
+
+
+@contextmanager
+def kept_generators() -> Iterator[None]:
+    """Whatever happens inside, the global generators go on as if it had not."""
+    cpu, python, numbers = torch.get_rng_state(), random.getstate(), np.random.get_state()
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    try:
+        yield
+    finally:
+        torch.set_rng_state(cpu)
+        random.setstate(python)
+        np.random.set_state(numbers)
+        for index, each in enumerate(cuda):
+            torch.cuda.set_rng_state(each, index)
 
 
 def write_generators(folder: Path) -> dict[str, Any]:

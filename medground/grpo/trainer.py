@@ -65,6 +65,7 @@ class Grpo:
         if self.source is not None:
             self.source.sync(self.engine.named_weights(), state.step)
         batch = self.rollouts.draw(number, state.drawn, pause)
+        warnings = self._warnings(state, batch)
         sums, skipped = Sums(), None
         if any(batch.usable):
             try:
@@ -77,13 +78,14 @@ class Grpo:
             metrics={
                 **metrics.of_batch(batch, self.graph.rubric.labels),
                 **({} if skipped else metrics.of_update(sums, kl=bool(self.settings["beta"]))),
+                **{f"reward/{label}/constant_steps": float(length) for label, (_, length) in state.alarm.items()},
                 "epoch": (state.drawn + batch.drawn) / self.epoch,
             },
             drawn=batch.drawn,
             tokens=sums.trained,
             rows=metrics.table(batch),
             pictures=metrics.pictures(batch),
-            warnings=self._warnings(state, batch),
+            warnings=warnings,
             skipped=skipped,
             incident=_incident(batch, skipped),
         )

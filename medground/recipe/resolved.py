@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from medground.recipe.sources import AS_WRITTEN, RESOLVED, Written, written
 from medground.recipe.structure import InvalidRecipe, problems
 
 MAX_VARIANTS = 256
+_HOLD_PATHS = (*COMPONENTS, "rewards", "trackers")
 Source = str | os.PathLike[str] | Mapping[str, Any]
 
 
@@ -117,6 +118,16 @@ class Recipe:
         whole = {**self.data, "variants": self.variants} if self.variants else self.data
         return f"# resolved from {self.name}\n{OmegaConf.to_yaml(OmegaConf.create(whole))}"
 
+    def rooted(self) -> "Recipe":
+        """The same, with every relative path to something that exists made absolute: it then means the same elsewhere.
+
+        Paths are looked for where paths may stand: in components, reward terms, trackers and ``data.path``.
+        """
+        data = {key: _rooted(value) if key in _HOLD_PATHS else value for key, value in self.data.items()}
+        if "path" in data.get("data", {}):
+            data["data"] = {**data["data"], "path": _rooted(data["data"]["path"])}
+        return replace(self, data=data)
+
     def write(self, folder: Path) -> None:
         """Write ``recipe.yaml`` (resolved) and ``recipe.source.yaml`` (as written): the folder is a recipe then."""
         folder.mkdir(parents=True, exist_ok=True)
@@ -180,6 +191,16 @@ def _compose(source: Written, overrides: Sequence[str], variant: str | None) -> 
         written=source,
         overrides=tuple(overrides),
     )
+
+
+def _rooted(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: each if key == "name" else _rooted(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_rooted(each) for each in value]
+    if not isinstance(value, str) or not value or "\0" in value or not os.path.exists(os.path.expanduser(value)):
+        return value
+    return os.path.abspath(os.path.expanduser(value))
 
 
 def _rows(source: Written) -> dict[str, tuple[Any, Layer]]:

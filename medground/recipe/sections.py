@@ -71,7 +71,18 @@ SETTINGS: dict[str, Any] = {
         "save_every": 100,
     },
     "validate": {"every": 0, "split": "val", "metric": None, "limit": None, "before_training": False},
-    "evaluate": {"split": None, "limit": None, "metrics": None, "seeds": None},
+    "evaluate": {
+        "split": None,  # null: that of data
+        "limit": None,
+        "protocol": Choice(("corrected", "released")),  # released: also the published system's numbers and aggregation
+        "arms": None,  # what is done to questions and answers on their way; null: nothing
+        "seeds": None,  # sampling seeds, each draws num_generations more answers; null: the one of sampling
+        "batch_size": 8,  # samples asked together
+        "cluster": None,  # the label that says which samples belong together; null: patient, else volume, else image
+        "n_boot": 2000,
+        "level": 0.95,
+        "seed": 0,  # of resampling and of arms that draw
+    },
 }
 """Plain top-level keys: a default, a `Choice`, or a section of such. A default of None takes any value."""
 FILLED = ("prompt", "allow_untrained", "seed", "sampling")

@@ -12,6 +12,7 @@ from medground.report.html import details as details
 from medground.report.html import figure as figure
 from medground.report.html import gallery as gallery
 from medground.report.html import grid as grid
+from medground.report.html import heading as heading
 from medground.report.html import paragraph as paragraph
 from medground.report.html import preformatted as preformatted
 from medground.report.html import table as table
@@ -21,6 +22,6 @@ from medground.report.page import page as page
 from medground.report.plot import Line as Line
 
 __all__ = [
-    "STATEMENT", "Html", "Line", "Section", "bars", "details", "figure", "gallery", "grid", "line_chart", "page",
+    "STATEMENT", "Html", "Line", "Section", "bars", "details", "figure", "gallery", "grid", "heading", "line_chart", "page",
     "panels", "paragraph", "preformatted", "scatter", "table",
 ]  # fmt: skip

@@ -50,6 +50,11 @@ def paragraph(*inside: object) -> Html:
     return element("p", *inside)
 
 
+def heading(said: object) -> Html:
+    """A heading within a section."""
+    return element("h3", said)
+
+
 def preformatted(value: str) -> Html:
     """Text whose line breaks count, such as a completion; long lines wrap."""
     return element("pre", value)

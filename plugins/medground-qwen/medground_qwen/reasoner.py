@@ -2,6 +2,8 @@
 
 import copy
 import hashlib
+import json
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -19,6 +21,10 @@ from medground_qwen.families import Family
 from medground_qwen.generate import Sampled, Tokens, sample
 from medground_qwen.policy import GroupBatch, Policy, RowBatch, group_of, rows_of
 from medground_qwen.prompts import Encoder, Prompt
+from medground_qwen.trainable import merge_adapter
+
+PASSING = ("is_local", "local_files_only", "name_or_path", "_name_or_path", "transformers_version")
+"""Keys of a saved processor that say where it was, not what it does."""
 
 
 class VisionLanguageReasoner:
@@ -139,6 +145,16 @@ class VisionLanguageReasoner:
         logp, _ = self._active(self.group(messages, completions), temperature)
         return logp  # type: ignore[no-any-return]
 
+    def processor_digest(self) -> str:
+        """See `FingerprintedReasoner.processor_digest`; where a processor was loaded from does not count."""
+        digest = hashlib.sha256(repr(self.max_pixels).encode())
+        with tempfile.TemporaryDirectory() as folder:
+            self.processor.save_pretrained(folder)
+            for path in sorted(Path(folder).rglob("*")):
+                if path.is_file():
+                    digest.update(f"\0{path.name}\0".encode() + _lasting(path))
+        return digest.hexdigest()
+
     def parameters(self) -> Iterable[torch.nn.Parameter]:
         """The parameters to train: those that require a gradient."""
         return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
@@ -178,6 +194,12 @@ class VisionLanguageReasoner:
         self.processor.save_pretrained(folder)
         return "adapter" if _has_adapter(self.model) else "checkpoint"
 
+    def save_merged(self, folder: Path) -> None:
+        """See `MergeableReasoner.save_merged`."""
+        if _has_adapter(self.model):
+            merge_adapter(self.model)
+        self.save(folder)
+
     def _completion(self, found: Sampled, frame: Frame) -> Completion:
         ids = found.ids[:-1] if found.stopped else found.ids
         return Completion(
@@ -187,6 +209,14 @@ class VisionLanguageReasoner:
             logprobs=np.asarray(found.logprobs, np.float32),
             finish_reason="stop" if found.stopped else "length",
         )
+
+
+def _lasting(path: Path) -> bytes:
+    """A saved file without what saving and loading it again changes."""
+    if path.suffix != ".json":
+        return path.read_bytes()
+    said = json.loads(path.read_text(encoding="utf-8"))
+    return json.dumps({key: value for key, value in said.items() if key not in PASSING}, sort_keys=True).encode()
 
 
 def seed_of(seed: int, messages: Messages) -> int:

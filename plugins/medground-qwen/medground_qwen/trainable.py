@@ -60,4 +60,19 @@ def _load_adapter(model: Any, folder: str, rank: int) -> None:
     """Put a trained adapter on the model; it trains on where the recipe asks for an adapter at all."""
     if not Path(folder, "adapter_model.safetensors").is_file():
         raise InputError(f"{folder} holds no adapter_model.safetensors", hint="pickled weights are not loaded")
+    names = getattr(model, "_weight_conversions", None)
     model.load_adapter(folder, is_trainable=bool(rank))
+    model._weight_conversions = names  # loading put the adapter's in their place, and a merged model is saved by these
+
+
+def merge_adapter(model: Any) -> None:
+    """Fold the adapter into the weights, and leave the model as if it had never had one."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    layers = [(name, module) for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)]
+    for name, layer in layers:
+        layer.merge(safe_merge=True)
+        parent, _, last = name.rpartition(".")
+        setattr(model.get_submodule(parent), last, layer.get_base_layer())
+    del model.peft_config
+    model._hf_peft_config_loaded = False

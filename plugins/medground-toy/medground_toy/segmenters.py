@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medground.errors import SegmenterError
-from medground.geometry import Box, box_iou, mask_box
+from medground.geometry import Box, box_iou, ellipse, mask_box
 from medground.types import Image, Mask, PromptKind, SpatialPrompt
 from medground_toy.regions import Bools, Floats, at_points, fill_holes, otsu, smooth
 
@@ -165,20 +165,16 @@ def _box_pixels(box: Box, image: NDArray[np.generic]) -> Bools:
 
 
 def _ellipse_pixels(prompt: SpatialPrompt, image: Image) -> Bools:
-    height, width = image.shape[:2]
-    y, x = (np.arange(height) + 0.5)[:, None], np.arange(width) + 0.5
+    size = image.shape[0], image.shape[1]
     if prompt.box is not None:
-        centre, radii = prompt.box.centre, (prompt.box.width / 2, prompt.box.height / 2)
-        if min(radii) <= 0:
-            return np.zeros((height, width), bool)
-        return ((x - centre.x) / radii[0]) ** 2 + ((y - centre.y) / radii[1]) ** 2 <= 1
+        return ellipse(prompt.box, size)
     xy = np.array([p for p, kind in zip(prompt.points, prompt.labels, strict=True) if kind])
     if not len(xy):
         raise SegmenterError("Ellipse() was given background points only", hint="prompt it with a box or key points")
     gaps = np.linalg.norm(xy[:, None] - xy, axis=2)
     first, last = np.unravel_index(gaps.argmax(), gaps.shape)
-    cx, cy = (xy[first] + xy[last]) / 2
-    return (x - cx) ** 2 + (y - cy) ** 2 <= max(gaps.max() / 2, 0.5) ** 2
+    centre, reach = (xy[first] + xy[last]) / 2, max(gaps.max() / 2, 0.5)
+    return ellipse(Box(*(centre - reach), *(centre + reach)), size)
 
 
 def _window(box: Box, image: NDArray[np.generic]) -> tuple[slice, slice]:

@@ -1,8 +1,8 @@
 """Scoring written answers: one line in, one line out.
 
 A line is ``{"prediction": str, "ground_truth": {"bbox_2d", "point_2d", optional "mask"}}``, optionally with ``size``
-([H, W] of the image), ``frame`` (what the prediction's numbers count) and ``image`` (a file, so that the recipe's
-segmenter can make the masks that mask terms need). The truth's numbers are taken as they stand. Without size and
+([H, W] of the image), ``frame`` (what the prediction's numbers count), ``image`` (a file, so that the recipe's segmenter
+can make the masks that mask terms need), ``id`` and ``labels``. The truth's numbers are taken as they stand. Without size and
 frame the prediction is in the truth's pixels, and nothing is out of frame.
 """
 
@@ -94,17 +94,28 @@ def _rollout(data: Any, name: str, root: Path, interface: PromptInterface) -> tu
     target = _target(data.get("ground_truth"), root)
     image = read_image(_inside(root, data["image"])) if data.get("image") is not None else None
     size = _agreed_size(data, image, target)
-    frame = _frame(data.get("frame"), size)
+    frame = frame_of(data.get("frame"), size)
     if frame is None and size is not None and data.get("size") is not None:
         frame = pixels(size)
     if size is None:
         size = frame.size if frame is not None else _extent(target)
-    query = Query(image=_blank(size) if image is None else image, question=str(data.get("question", "")), id=name)
+    query = Query(
+        image=_blank(size) if image is None else image,
+        question=str(data.get("question", "")),
+        id=str(data.get("id") or name),
+    )
     completion = Completion(text=data["prediction"], frame=frame)
     grounding = interface.parse(completion, size)
-    return Rollout(sample=Sample(query=query, target=target), completion=completion, grounding=grounding), (
-        image is not None
-    )
+    return Rollout(
+        sample=Sample(query=query, target=target, labels=_labels(data)), completion=completion, grounding=grounding
+    ), (image is not None)
+
+
+def _labels(data: dict[str, Any]) -> dict[str, str]:
+    labels = data.get("labels", {})
+    if not isinstance(labels, dict):
+        raise InputError(f"labels must be an object, not {labels!r}")
+    return {str(key): str(value) for key, value in labels.items()}
 
 
 def _target(truth: Any, root: Path) -> Target:
@@ -166,7 +177,7 @@ def _agreed_size(data: dict[str, Any], image: Image | None, target: Target) -> S
     return next(iter(known.values()), None)
 
 
-def _frame(said: Any, size: Size | None) -> Frame | None:
+def frame_of(said: Any, size: Size | None) -> Frame | None:
     """A frame from ``"permille"`` or ``{"kind", "size", "order"}``; its size is the image's unless it says another.
 
     None for plain pixels of no known size: those are the truth's.

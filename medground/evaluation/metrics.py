@@ -12,17 +12,14 @@ undefined distance). Coincident points span no disc: their point Dice is 0 with 
 """
 
 import math
-from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import numpy as np
-
-from medground.evaluate.compat import ReleasedFailure, compat_metrics
-from medground.evaluate.surface import boundary_f, diagonal, hd95
-from medground.geometry import box_iou, disc_dice, mask_dice
-from medground.types import Fault, Mask, Rollout
+from medground.evaluation.compat import ReleasedFailure, compat_metrics
+from medground.evaluation.surface import boundary_f, diagonal, hd95
+from medground.geometry import Box, box_iou, disc, disc_dice, ellipse, mask_dice, mask_iou
+from medground.types import Fault, Mask, Rollout, SpatialPrompt
 
 MaskPrompt = Literal["box", "points", "joint"]
 """Which part of the answer a mask was prompted with; joint is all of it."""
@@ -34,13 +31,17 @@ DEFINITIONS: Mapping[str, str] = {
     "pdice_compat": "released 2I/(U+1e-5) of the discs: twice their IoU, range 0 to 2",
     "dice_box": "Dice of the mask prompted with the box",
     "dice_points": "Dice of the mask prompted with the points",
-    "dice_joint": "Dice of the mask prompted with box and points",
+    "dice_joint": "Dice of the mask prompted with all that the recipe lets through: box and points, unless it says less",
+    "mask_iou": "IoU of the joint mask",
+    "dice_ellipse": "floor: Dice of the ellipse inscribed in the answer's box (its points' disc where it has no box); no image",
+    "dice_over_ellipse": "dice_joint - dice_ellipse: what the segmenter adds to the answer's own outline",
     "boundary_f": "boundary F-measure of the joint mask, tolerance 0.75 % of the image diagonal",
     "hd95_px": "95th percentile Hausdorff distance of the joint mask, pixels",
     "hd95_mm": "95th percentile Hausdorff distance of the joint mask, millimetres",
 }
 """What each name means; travels with every report."""
 
+_PROMPTED: Mapping[str, MaskPrompt] = {"dice_box": "box", "dice_points": "points"}
 DISTANCES = frozenset({"hd95_px", "hd95_mm"})
 COMPAT = frozenset({"iou_compat", "pdice_compat"})
 
@@ -117,8 +118,14 @@ def _lost_whole(rollout: Rollout) -> bool:
     return rollout.completion.fault is not None or rollout.fault in (Fault.TRANSPORT, Fault.TIMEOUT)
 
 
+def prompted_by(name: str) -> MaskPrompt | None:
+    """Which part of the answer prompts the mask a metric needs; None where it needs none."""
+    return _PROMPTED.get(name, "joint") if _of_mask(name) else None
+
+
 def _of_mask(name: str) -> bool:
-    return name.startswith(("dice_", "boundary", "hd95"))
+    """Whether a metric needs the segmenter; the ellipse does not."""
+    return name.startswith(("dice_", "mask_iou", "boundary", "hd95")) and name != "dice_ellipse"
 
 
 def _applicable(rollout: Rollout, provides: Collection[str], prompts: Sequence[MaskPrompt], compat: bool) -> list[str]:
@@ -130,8 +137,9 @@ def _applicable(rollout: Rollout, provides: Collection[str], prompts: Sequence[M
         names += ["iou_compat", "pdice_compat"]
     if target.mask is not None:
         names += [f"dice_{prompt}" for prompt in prompts]
+        names.append("dice_ellipse")
         if "joint" in prompts:
-            names += ["boundary_f", "hd95_mm" if rollout.sample.spacing else "hd95_px"]
+            names += ["mask_iou", "dice_over_ellipse", "boundary_f", "hd95_mm" if rollout.sample.spacing else "hd95_px"]
     return names
 
 
@@ -147,7 +155,9 @@ def _value(name: str, rollout: Rollout, masks: Mapping[MaskPrompt, Mask]) -> flo
     if name == "pdice":
         two = prompt is not None and len(prompt.points) == 2
         return float(disc_dice(prompt.points, target.points)) if prompt is not None and two else None
-    mask = masks.get(name.removeprefix("dice_") if name.startswith("dice_") else "joint")  # type: ignore[call-overload]
+    if name == "dice_ellipse":
+        return _floor(rollout)
+    mask = masks.get(_PROMPTED.get(name, "joint"))
     if mask is None or target.mask is None:
         return None
     if mask.data.shape != target.mask.shape:
@@ -156,7 +166,26 @@ def _value(name: str, rollout: Rollout, masks: Mapping[MaskPrompt, Mask]) -> flo
         return boundary_f(mask.data, target.mask)
     if name in DISTANCES:
         return hd95(mask.data, target.mask, _spacing(rollout))
-    return float(mask_dice(mask.data, target.mask))
+    if name == "mask_iou":
+        return float(mask_iou(mask.data, target.mask))
+    dice = float(mask_dice(mask.data, target.mask))
+    return dice - (_floor(rollout) or 0.0) if name == "dice_over_ellipse" else dice
+
+
+def _floor(rollout: Rollout) -> float | None:
+    """Dice of the outline the answer itself suggests; None where it holds neither a box nor two points."""
+    prompt, truth = rollout.grounding.prompt, rollout.sample.target.mask
+    box = outline(prompt) if prompt is not None else None
+    return None if box is None or truth is None else float(mask_dice(ellipse(box, rollout.sample.query.size), truth))
+
+
+def outline(prompt: SpatialPrompt) -> Box | None:
+    """The box whose inscribed ellipse stands for a prompt: its own, else the one around its first two points' disc."""
+    if prompt.box is not None or len(prompt.points) < 2:
+        return prompt.box
+    centre, radius = disc(prompt.points[:2])
+    reach = max(float(radius), 0.5)
+    return Box(float(centre[0] - reach), float(centre[1] - reach), float(centre[0] + reach), float(centre[1] + reach))
 
 
 def _compat(rollout: Rollout, values: dict[str, float | None]) -> dict[str, dict[str, Any]]:
@@ -168,44 +197,3 @@ def _compat(rollout: Rollout, values: dict[str, float | None]) -> dict[str, dict
         return {name: {"failure": str(error)} for name in sorted(COMPAT)}
     values.update({name: value if math.isfinite(value) else None for name, value in released.items()})
     return {name: {"released": str(value)} for name, value in released.items() if not math.isfinite(value)}
-
-
-def summarise(measurements: Iterable[Measurement]) -> dict[str, Any]:
-    """Means, counts and faults of many measurements, as plain data.
-
-    ``metrics`` maps a name to its mean, n and definition; distances add mean_defined and n_defined, released numbers
-    the count of their failures and of those that are NaN or infinite. ``failures`` counts model faults, ``excluded``
-    faults that are not the model's.
-    """
-    everything = list(measurements)
-    names = [name for name in DEFINITIONS if any(name in m.values or name in m.excluded for m in everything)]
-    faults = [m.fault for m in everything if m.fault is not None]
-    return {
-        "samples": len(everything),
-        "metrics": {name: _aggregate(name, everything) for name in names},
-        "failures": _by_name(fault for fault in faults if fault.of_model),
-        "excluded": _by_name(fault for fault in faults if not fault.of_model),
-    }
-
-
-def _aggregate(name: str, measurements: Sequence[Measurement]) -> dict[str, Any]:
-    there = [m for m in measurements if name in m.values]
-    values = [value for m in there if (value := m.values[name]) is not None]
-    row: dict[str, Any] = {"mean": _mean(values), "n": len(values), "definition": DEFINITIONS[name]}
-    if name in DISTANCES:
-        defined = [value for m in there if name not in m.undefined and (value := m.values[name]) is not None]
-        row |= {"mean_defined": _mean(defined), "n_defined": len(defined)}
-    if name in COMPAT:
-        row |= {
-            "failures": sum("failure" in m.details.get(name, {}) for m in there),
-            "nonfinite": sum("released" in m.details.get(name, {}) for m in there),
-        }
-    return row
-
-
-def _mean(values: Sequence[float]) -> float | None:
-    return float(np.mean(values)) if values else None
-
-
-def _by_name(faults: Iterable[Fault]) -> dict[str, int]:
-    return dict(sorted(Counter(fault.value for fault in faults).items()))

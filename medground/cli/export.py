@@ -1,0 +1,34 @@
+"""``medground export``: a run's result in the layout of released checkpoints."""
+
+import json
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--to", type=click.Path(path_type=Path), required=True, help="A new or empty folder.")
+@click.option(
+    "--adapter",
+    type=click.Choice(["merge", "separate"]),
+    default="merge",
+    show_default=True,
+    help="Fold a LoRA adapter into the weights, or leave it an adapter.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON on stdout.")
+def export(run: Path, to: Path, adapter: str, as_json: bool) -> None:
+    """Write the result of the run in the folder RUN so that transformers or peft loads it as it is.
+
+    With it comes a model card that says what the run recorded, and no more. Research software, not a medical device.
+    """
+    from medground.export import export as write
+
+    done = write(run, to, adapter="separate" if adapter == "separate" else "merge")
+    if as_json:
+        click.echo(json.dumps({"folder": str(done.folder), "step": done.step, "adapter": done.adapter}))
+    else:
+        what = "the adapter" if done.adapter else "the model"
+        click.echo(
+            f"{what} of step {done.step} is in {done.folder}; its licence is for you to say: README.md", err=True
+        )

@@ -1,0 +1,11 @@
+"""A reasoner behind any OpenAI-compatible server: vLLM, llama.cpp, Ollama, or a hosted model."""
+
+from medground.hookspecs import Register, hookimpl
+
+
+@hookimpl
+def register_reasoners(register: Register) -> None:
+    """Offer the reasoner."""
+    from medground_openai.reasoner import OpenAIReasoner
+
+    register("openai", OpenAIReasoner)

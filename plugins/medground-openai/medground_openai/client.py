@@ -1,0 +1,287 @@
+"""One JSON request over HTTP: a deadline on every byte, a cap on what comes back, retries; no redirects, no proxies.
+
+The standard library's connection is used as it is, because all four are promises about single reads: whoever answers,
+or claims to, gets the time and the memory it was given and no more, and the key goes to one host.
+"""
+
+import contextlib
+import functools
+import http.client
+import io
+import json
+import os
+import random
+import re
+import socket
+import ssl
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+from medground.errors import RecipeError
+from medground.types import Fault
+
+MAX_BYTES = 16_000_000
+"""The longest answer that is read, headers included."""
+FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0
+"""Seconds: the backoff before the first retry is drawn from [0, FIRST_WAIT], its bound doubles up to LONGEST_WAIT."""
+PIECE = 65536
+PASSING = (408, 409, 425, 429)
+"""Answers below 500 that another attempt may change."""
+
+T = TypeVar("T")
+
+
+class NotAnswered(Exception):
+    """No answer could be had from the server; never the model's doing.
+
+    Args:
+        cause: one sentence.
+        fault: transport, or timeout.
+        again: whether another attempt may help.
+        wait: seconds the server asks to wait before it.
+        status: the HTTP status, where there was one.
+    """
+
+    def __init__(
+        self,
+        cause: str,
+        *,
+        fault: Fault = Fault.TRANSPORT,
+        again: bool = True,
+        wait: float = 0.0,
+        status: int | None = None,
+    ) -> None:
+        super().__init__(cause)
+        self.cause, self.fault, self.again, self.wait, self.status = cause, fault, again, wait, status
+
+
+@dataclass(frozen=True, kw_only=True)
+class Client:
+    """Posts JSON to one address.
+
+    Args:
+        url: of the resource, as `checked_url` passes it.
+        api_key_env: the environment variable that holds the key; it is read when a request is made and kept nowhere.
+        timeout: seconds for one attempt, from connecting to the last byte.
+        deadline: seconds for a request with all its attempts and the waits between them.
+        retries: attempts after the first.
+        clock: seconds that only grow.
+        sleep: waits that many seconds.
+        draw: a number in [0, 1), for the jitter.
+    """
+
+    url: str
+    api_key_env: str | None
+    timeout: float
+    deadline: float
+    retries: int
+    clock: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
+    draw: Callable[[], float] = random.random
+
+    def post(self, body: dict[str, Any], read: Callable[[int, bytes], T]) -> T:
+        """Send `body` until ``read(status, answer)`` accepts what came back; return what it made of it.
+
+        Waits grow exponentially with full jitter, on top of what ``Retry-After`` asks for.
+
+        Raises:
+            NotAnswered: the failure of the last attempt, when no other can be made.
+        """
+        data = json.dumps(body).encode()
+        end = self.clock() + self.deadline
+        attempt = 0
+        while True:
+            try:
+                return read(*self._once(data, min(end, self.clock() + self.timeout)))
+            except NotAnswered as failure:
+                bound = min(LONGEST_WAIT, FIRST_WAIT * 2.0**attempt)
+                wait = failure.wait + self.draw() * bound
+                if not failure.again or attempt == self.retries or self.clock() + wait >= end:
+                    raise
+            attempt += 1
+            self.sleep(wait)
+
+    def _once(self, data: bytes, end: float) -> tuple[int, bytes]:
+        """Status and body of one attempt."""
+        where = urlsplit(self.url)
+        headers = {"Content-Type": "application/json", "Accept": "application/json", "User-Agent": "medground"}
+        key = key_from(self.api_key_env)
+        if key:
+            headers["Authorization"] = f"Bearer {key}"
+        try:
+            connection = _connection(where.scheme, where.hostname or "", where.port, end - self.clock())
+            connection.connect()
+            with contextlib.closing(connection.sock) as plain:
+                connection.sock = _Timed(plain, end, self.clock)
+                # A server may refuse before it has read everything: what it said is still there to be read.
+                with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                    connection.request("POST", where.path, body=data, headers=headers)
+                response = connection.getresponse()
+                return response.status, _body(response, key)
+        except TimeoutError:
+            raise NotAnswered("the server did not answer in time", fault=Fault.TIMEOUT) from None
+        except ssl.SSLCertVerificationError as error:
+            raise NotAnswered(f"the server's certificate is not trusted: {error.verify_message}", again=False) from None
+        except (OSError, http.client.HTTPException) as error:
+            raise NotAnswered(f"the connection failed: {_told(error)}") from None
+
+
+class _Timed:
+    """A socket as `http.client` uses it, where every read and write ends by `end` and all reads by `MAX_BYTES`."""
+
+    def __init__(self, plain: socket.socket, end: float, clock: Callable[[], float]) -> None:
+        self.plain, self.end, self.clock = plain, end, clock
+
+    def sendall(self, data: bytes) -> None:
+        for start in range(0, len(data), PIECE):
+            self.plain.settimeout(self.left())
+            self.plain.sendall(data[start : start + PIECE])
+
+    def makefile(self, _mode: str) -> io.BufferedReader:
+        return io.BufferedReader(_Reader(self))
+
+    def close(self) -> None:
+        """Left to the caller: `http.client` closes before it reads the body."""
+
+    def left(self) -> float:
+        left = self.end - self.clock()
+        if left <= 0:
+            raise TimeoutError
+        return left
+
+
+class _Reader(io.RawIOBase):
+    def __init__(self, timed: _Timed) -> None:
+        super().__init__()
+        self.timed, self.count = timed, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        self.timed.plain.settimeout(self.timed.left())
+        count = self.timed.plain.recv_into(buffer)
+        self.timed.left()
+        self.count += count
+        if self.count > MAX_BYTES:
+            raise NotAnswered(f"the answer is longer than {MAX_BYTES / 1e6:.0f} MB")
+        return count
+
+
+def checked_url(base_url: str) -> str:
+    """A server's address as given by a user, without a slash at its end.
+
+    Raises:
+        RecipeError: if it is no http(s) address, or could hold a secret (a user, a query); it is not repeated then.
+    """
+    hint = "write it as https://host/v1; a key goes into the environment variable that api_key_env names"
+    try:
+        where = urlsplit(base_url)
+        usable = where.scheme in ("http", "https") and bool(where.hostname) and where.port != 0
+    except ValueError:
+        usable = False
+    if not usable or not base_url.isascii() or re.search(r"[\s\x00-\x1f\x7f]", base_url):
+        raise RecipeError("base_url is not the address of a server", hint=hint)
+    if "@" in where.netloc or where.query or where.fragment:
+        raise RecipeError("base_url holds more than a host and a path", hint=hint)
+    return base_url.rstrip("/")
+
+
+def key_from(variable: str | None) -> str | None:
+    """The key in an environment variable; None where none is named.
+
+    Raises:
+        RecipeError: if it is not set, or holds what no header can carry. Neither the key nor `variable`, which may be
+            a key by mistake, is repeated unless it looks like a name.
+    """
+    if variable is None:
+        return None
+    if not re.fullmatch(r"[A-Z_][A-Z0-9_]{0,63}", variable):
+        raise RecipeError(
+            "api_key_env is not the name of an environment variable (capitals, digits, _)",
+            hint="put the key into a variable, such as OPENAI_API_KEY, and name that",
+        )
+    key = os.environ.get(variable, "")
+    if not re.fullmatch(r"[!-~]+", key):
+        problem = "holds characters no key has" if key else "is not set"
+        raise RecipeError(f"the environment variable {variable} {problem}", hint=f"export {variable}=YOUR_KEY")
+    return key
+
+
+def _connection(scheme: str, host: str, port: int | None, timeout: float) -> http.client.HTTPConnection:
+    if timeout <= 0:
+        raise TimeoutError
+    if scheme == "https":
+        return http.client.HTTPSConnection(host, port, timeout=timeout, context=_trust())
+    return http.client.HTTPConnection(host, port, timeout=timeout)
+
+
+@functools.cache
+def _trust() -> ssl.SSLContext:
+    """The system's certificates, or those of SSL_CERT_FILE; verification is always on."""
+    return ssl.create_default_context()
+
+
+def _body(response: http.client.HTTPResponse, key: str | None) -> bytes:
+    pieces = []
+    while piece := response.read(PIECE):  # in pieces: a claimed length allocates nothing
+        pieces.append(piece)
+    if response.length:
+        raise NotAnswered("the answer was cut short")
+    body = b"".join(pieces)
+    if response.status == 200:
+        return body
+    if 300 <= response.status < 400:
+        raise NotAnswered(
+            f"the server answered {response.status}, sending us elsewhere, where we do not follow",
+            again=False,
+            status=response.status,
+        )
+    if response.status == 400 and _said(body, "code") == "content_filter":
+        return body
+    raise NotAnswered(
+        _complaint(response.status, body, key),
+        again=response.status >= 500 or response.status in PASSING,
+        wait=_retry_after(response.headers.get("Retry-After", "")),
+        status=response.status,
+    )
+
+
+def _complaint(status: int, body: bytes, key: str | None) -> str:
+    """The status, what it means for the user, and the server's own words where they can be shown."""
+    if status in (401, 403):
+        return f"the server answered {status}: it does not accept the key, or the account may not use this model"
+    said = "".join(letter for letter in _said(body, "message") if letter.isprintable())[:200]
+    quoted = f", saying {said!r}" if said and not (key and key in _said(body, "message")) else ""
+    known = {404: " (is base_url right, and the model's name?)", 429: " (too many requests, or no quota left)"}
+    return f"the server answered {status}{known.get(status, '')}{quoted}"
+
+
+def _said(body: bytes, field: str) -> str:
+    """A field of the error object, as most servers nest it; "" where there is none."""
+    try:
+        found = json.loads(body)
+        found = found[0] if isinstance(found, list) else found  # Gemini's way
+        found = found.get("error", found)
+        return str(found.get(field) or "")
+    except (ValueError, RecursionError, AttributeError, IndexError):
+        return ""
+
+
+def _retry_after(text: str) -> float:
+    """Seconds of a Retry-After header, which holds seconds or a date; 0 where there is none to be read."""
+    if re.fullmatch(r"\d{1,9}(\.\d{1,9})?", text):
+        return float(text)
+    try:
+        return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return 0.0
+
+
+def _told(error: Exception) -> str:
+    """What happened, in the system's words; never what the server wrote, which may be anything."""
+    return (isinstance(error, OSError) and error.strerror) or type(error).__name__

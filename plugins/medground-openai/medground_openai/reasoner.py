@@ -1,0 +1,267 @@
+"""The reasoner: a model behind a server, asked in the OpenAI dialect."""
+
+import hashlib
+import ipaddress
+import logging
+from collections.abc import Mapping, Sequence
+from functools import cache, cached_property
+from typing import Any, get_args
+from urllib.parse import urlsplit
+
+import numpy as np
+
+from medground.errors import RecipeError, nearest
+from medground.frames import Frame, Kind, Order, fixed_point
+from medground.geometry import Size
+from medground.types import Completion, Messages, Sampling, image_of, text_of
+from medground_openai import calibration, wire
+from medground_openai.abreast import each
+from medground_openai.client import Client, NotAnswered, checked_url, key_from
+
+log = logging.getLogger(__name__)
+
+LEAST_PIXELS = 56 * 56
+"""px²: smaller images are enlarged, because several processors do so themselves."""
+
+_told: set[str] = set()
+Job = tuple[int, tuple[int, ...]]
+"""A conversation's place in the batch, and the completions of it that one request asks for."""
+
+
+class OpenAIReasoner:
+    """Any vision-language model behind an OpenAI-compatible server; see `medground.protocols.Reasoner`.
+
+    Images are resized here and sent as data URLs of pixels alone. Where the server fails, the completion carries the
+    fault ``transport`` or ``timeout`` with its cause, and no text. Token counts, and the cost where prices are given,
+    are in ``Completion.usage`` (of a request for several completions: in its first).
+
+    Args:
+        base_url: the server, such as ``https://host/v1``.
+        model: the model's name there.
+        api_key_env: the environment variable that holds the key; no key is sent if None.
+        frame: what the model's numbers count: ``pixel`` of the image as sent, ``permille`` or ``unit``; None finds out,
+            with eight small requests at the first use, and stops where that is inconclusive.
+        order: ``xy``, or ``yx`` where it writes y first; where `frame` is None, found out too.
+        allow_upload: consent to send images and questions to a server that is not on this machine.
+        max_image_side: images are shrunk to this longest side, px.
+        side_multiple: both sides sent are multiples of this, px, so that a processor with such a grid resizes nothing.
+        image_format: ``png``, or ``jpeg`` (quality 95), which is smaller and not exact.
+        concurrency: requests under way at a time.
+        timeout: seconds for one attempt.
+        deadline: seconds for one request with its retries.
+        retries: attempts after the first.
+        length_field: the request field for the completion length: ``max_tokens``, or ``max_completion_tokens``.
+        body: more request fields as the server documents them; null leaves one of ours out (temperature, seed, n).
+        price_prompt: price of a million prompt tokens, in your currency.
+        price_completion: price of a million completion tokens.
+    """
+
+    def __init__(
+        self,
+        *,
+        base_url: str = "http://127.0.0.1:8000/v1",
+        model: str = "",
+        api_key_env: str | None = None,
+        frame: Kind | None = None,
+        order: Order = "xy",
+        allow_upload: bool = False,
+        max_image_side: int = 1008,
+        side_multiple: int = 28,
+        image_format: wire.Format = "png",
+        concurrency: int = 8,
+        timeout: float = 120.0,
+        deadline: float = 600.0,
+        retries: int = 5,
+        length_field: str = "max_tokens",
+        body: Mapping[str, Any] | None = None,
+        price_prompt: float | None = None,
+        price_completion: float | None = None,
+    ) -> None:
+        self.base_url, self.model = checked_url(base_url), model
+        _known("frame", frame, (None, *get_args(Kind)))
+        _known("order", order, get_args(Order))
+        _known("image_format", image_format, get_args(wire.Format))
+        _known("length_field", length_field, ("max_tokens", "max_completion_tokens"))
+        positive = {"max_image_side": max_image_side, "side_multiple": side_multiple, "concurrency": concurrency}
+        for name, value in {**positive, "timeout": timeout, "deadline": deadline, "retries": retries + 1}.items():
+            if not value > 0:
+                raise RecipeError(f"{name} of reasoner openai is too small: {value - (name == 'retries')}")
+        if not model:
+            raise RecipeError("reasoner openai needs the name of a model", hint="set reasoner.model")
+        key_from(api_key_env)
+        self.order: Order = order
+        self.max_image_side, self.side_multiple, self.image_format = max_image_side, side_multiple, image_format
+        self.concurrency, self.length_field, self.body = concurrency, length_field, dict(body or {})
+        self.price_prompt, self.price_completion = price_prompt, price_completion
+        self.client = Client(
+            url=f"{self.base_url}/chat/completions",
+            api_key_env=api_key_env,
+            timeout=timeout,
+            deadline=deadline,
+            retries=retries,
+        )
+        self._declared = frame
+        self._several = "n" not in self.body
+        self._consent(allow_upload)
+
+    def __repr__(self) -> str:
+        return f"OpenAIReasoner(base_url={self.base_url!r}, model={self.model!r}, frame={self._declared!r})"
+
+    def frame(self, size: Size) -> Frame:
+        """See `Reasoner.frame`. Where no frame was declared, the first call asks the server about known images.
+
+        Raises:
+            RunError: if its answers do not agree on one frame.
+        """
+        kind, order = self._found
+        return Frame(kind, self.seen(size), order)
+
+    def seen(self, size: Size) -> Size:
+        """The (H, W) at which an original of `size` is sent."""
+        shrink = min(1.0, self.max_image_side / max(size))
+        height, width = (max(1, round(side * shrink)) for side in size)
+        limit = max(self.max_image_side, self.side_multiple, 56) ** 2
+        return fixed_point((height, width), factor=self.side_multiple, min_pixels=LEAST_PIXELS, max_pixels=limit)
+
+    def generate(self, batch: Sequence[Messages], sampling: Sampling) -> list[list[Completion]]:
+        """See `Reasoner.generate`. Completion i is drawn with the conversation's seed + i.
+
+        G completions are asked for in one request, so that the image travels once; a server that gives fewer, or
+        refuses, is asked one by one from then on.
+        """
+        if not batch:
+            return []
+        return self._generate(batch, sampling, [self.frame(_size(messages)) for messages in batch])
+
+    def _generate(
+        self, batch: Sequence[Messages], sampling: Sampling, frames: Sequence[Frame]
+    ) -> list[list[Completion]]:
+        count = sampling.num_generations
+
+        @cache
+        def url(place: int) -> str:
+            return wire.data_url(image_of(batch[place]), frames[place].size, self.image_format)
+
+        def ask(job: Job) -> dict[tuple[int, int], Completion]:
+            place, indices = job
+            answered = self._ask(batch[place], url(place), frames[place], sampling, indices)
+            return {(place, index): completion for index, completion in answered.items()}
+
+        together = [tuple(range(count))] if self._several else [(index,) for index in range(count)]
+        found: dict[tuple[int, int], Completion] = {}
+        for answered in each(
+            ask, [(place, part) for place in range(len(batch)) for part in together], self.concurrency
+        ):
+            found |= answered
+        wanted = [(place, index) for place in range(len(batch)) for index in range(count)]
+        missing = [(place, (index,)) for place, index in wanted if (place, index) not in found]
+        for answered in each(ask, missing, self.concurrency):
+            found |= answered
+            if any(completion.fault is None for completion in answered.values()):
+                self._several = False  # alone it is answered, so it was the number that was refused
+        return [[found[place, index] for index in range(count)] for place in range(len(batch))]
+
+    def _ask(
+        self, messages: Messages, url: str, frame: Frame, sampling: Sampling, indices: tuple[int, ...]
+    ) -> dict[int, Completion]:
+        """The completions of one request by index. Of a request for several, those the server did not give are absent."""
+        count = len(indices)
+        ours = {
+            "model": self.model,
+            "messages": wire.chat(messages, url),
+            "temperature": sampling.temperature,
+            self.length_field: sampling.max_completion_length,
+            "seed": seed_of(sampling.seed, messages) + indices[0],
+            **({"n": count} if count > 1 else {}),
+        }
+        body = {key: value for key, value in {**ours, **self.body}.items() if value is not None}
+        try:
+            answers = self.client.post(body, lambda status, data: wire.read(status, data, count))
+        except NotAnswered as error:
+            if count > 1 and error.status in (400, 422):
+                return {}
+            lost = Completion(text="", frame=frame, fault=error.fault, cause=error.cause)
+            return dict.fromkeys(indices, lost)
+        usage = self._usage(answers.usage)
+        return {
+            indices[place]: Completion(
+                text=answer.text,
+                frame=frame,
+                finish_reason=answer.finish_reason,
+                usage=usage if place == min(answers.choices) else {},
+            )
+            for place, answer in answers.choices.items()
+        }
+
+    def _usage(self, tokens: Mapping[str, int]) -> dict[str, float]:
+        prices = {"prompt_tokens": self.price_prompt, "completion_tokens": self.price_completion}
+        if not all(name in tokens and price is not None for name, price in prices.items()):
+            return dict(tokens)
+        return {**tokens, "cost": sum(tokens[name] * (price or 0.0) / 1e6 for name, price in prices.items())}
+
+    @cached_property
+    def _found(self) -> tuple[Kind, Order]:
+        if self._declared is not None:
+            return self._declared, self.order
+        side = self.max_image_side
+        shown = calibration.targets([self.seen((round(0.75 * side), side)), self.seen((side // 2, round(0.4 * side)))])
+        frames = [Frame("pixel", one.size) for one in shown]
+        sampling = Sampling(temperature=0.0, max_completion_length=2048)
+        answers = [group[0] for group in self._generate([one.messages for one in shown], sampling, frames)]
+        kind, order = calibration.conclude(shown, answers)
+        log.warning(
+            "%s answers in %s, %s (found out with a test image; reasoner.frame=%s reasoner.order=%s keeps it)",
+            self.model,
+            kind,
+            order,
+            kind,
+            order,
+        )
+        return kind, order
+
+    def _consent(self, allowed: bool) -> None:
+        where = urlsplit(self.base_url)
+        if _loopback(where.hostname or ""):
+            return
+        if not allowed:
+            raise RecipeError(
+                f"{where.hostname} is not this machine, and images and questions would be sent there",
+                hint="if they may leave this machine, set reasoner.allow_upload=true",
+            )
+        if self.base_url not in _told:
+            _told.add(self.base_url)
+            log.warning(
+                "every image's pixels (%s, at most %d px a side) and every question go to %s%s; file names and "
+                "metadata do not",
+                self.image_format.upper(),
+                self.max_image_side,
+                self.base_url,
+                "" if where.scheme == "https" else ", unencrypted",
+            )
+
+
+def seed_of(seed: int, messages: Messages) -> int:
+    """A seed below 2^30 for one conversation, from the run's seed and what is asked."""
+    digest = hashlib.blake2b(f"{seed}|{text_of(messages)}|".encode(errors="surrogatepass"), digest_size=4)
+    digest.update(np.ascontiguousarray(image_of(messages)).data)
+    return int.from_bytes(digest.digest()) >> 2
+
+
+def _size(messages: Messages) -> Size:
+    height, width = image_of(messages).shape[:2]
+    return height, width
+
+
+def _loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _known(argument: str, value: Any, options: Sequence[Any]) -> None:
+    if value not in options:
+        words = [option for option in options if option]
+        raise RecipeError(f"{argument} {value!r} is unknown to reasoner openai", hint=nearest(str(value), words))

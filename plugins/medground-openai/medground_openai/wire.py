@@ -1,0 +1,117 @@
+"""The dialect: a conversation as a chat completion request, and an answer read strictly."""
+
+import base64
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from PIL import Image as Pillow
+
+from medground.geometry import Size
+from medground.types import Image, Messages
+from medground_openai.client import NotAnswered
+
+Format = Literal["png", "jpeg"]
+TOKENS = ("prompt_tokens", "completion_tokens")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One choice."""
+
+    text: str
+    finish_reason: Literal["stop", "length"]
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What one request gave: choices by index, and the tokens it cost where the server says."""
+
+    choices: dict[int, Answer]
+    usage: dict[str, int]
+
+
+def data_url(image: Image, size: Size, encoding: Format) -> str:
+    """An image resized to `size` (H, W), as a data URL: nothing but its pixels, PNG or JPEG of quality 95."""
+    picture = Pillow.fromarray(np.ascontiguousarray(image))
+    if size != (image.shape[0], image.shape[1]):
+        picture = picture.resize((size[1], size[0]), Pillow.Resampling.BICUBIC)
+    buffer = io.BytesIO()
+    if encoding == "png":
+        picture.save(buffer, "PNG", compress_level=1)
+    else:
+        picture.save(buffer, "JPEG", quality=95, subsampling=0)
+    return f"data:image/{encoding};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def chat(messages: Messages, url: str) -> list[dict[str, Any]]:
+    """A conversation in the dialect's form, its one image as `url`."""
+    return [{"role": turn["role"], "content": _content(turn["content"], url)} for turn in messages]
+
+
+def _content(content: Any, url: str) -> Any:
+    if isinstance(content, str):
+        return content
+    return [
+        {"type": "image_url", "image_url": {"url": url}}
+        if part["type"] == "image"
+        else {"type": "text", "text": part["text"]}
+        for part in content
+    ]
+
+
+def read(status: int, body: bytes, count: int) -> Answers:
+    """The choices in a server's answer to a request for `count`.
+
+    A refusal, the server's content filter among them, is an answer of the model: its text is what was said instead,
+    often nothing. Anything less than whole choices that say why they end is no answer.
+
+    Raises:
+        NotAnswered: naming what is wrong.
+    """
+    if status != 200:  # only a prompt refused by the content filter comes this far
+        return Answers({index: Answer("", "stop") for index in range(count)}, {})
+    try:
+        found = json.loads(body)
+    except (ValueError, RecursionError):
+        raise NotAnswered("the answer is not JSON") from None
+    choices = found.get("choices") if isinstance(found, dict) else None
+    if not isinstance(choices, list) or not choices:
+        raise NotAnswered("the answer holds no choices")
+    if len(choices) > count:
+        raise NotAnswered(f"the answer holds {len(choices)} choices, {count} were asked for")
+    read: dict[int, Answer] = {}
+    for choice in choices:
+        index = choice.get("index", 0 if len(choices) == 1 else None) if isinstance(choice, dict) else None
+        if not isinstance(index, int) or isinstance(index, bool) or index not in range(count) or index in read:
+            raise NotAnswered("the choices are not numbered as asked")
+        read[index] = _answer(choice)
+    return Answers(read, _usage(found.get("usage")))
+
+
+def _answer(choice: Mapping[str, Any]) -> Answer:
+    message, reason = choice.get("message"), choice.get("finish_reason")
+    if reason not in ("stop", "length", "content_filter"):
+        raise NotAnswered(f"a choice ends for {_short(reason)}, not for stop, length or content_filter")
+    text = message.get("content") if isinstance(message, dict) else None
+    if text is None and isinstance(message, dict):
+        refusal = message.get("refusal")
+        text = refusal if isinstance(refusal, str) else None if reason == "stop" else ""
+    if not isinstance(message, dict) or not isinstance(text, str):
+        raise NotAnswered("a choice holds no text")
+    return Answer(text, "length" if reason == "length" else "stop")
+
+
+def _usage(usage: Any) -> dict[str, int]:
+    """Token counts as the server reports them; those it does not report, or not as counts, are left out."""
+    if not isinstance(usage, dict):
+        return {}
+    counts = {name: usage.get(name) for name in TOKENS}
+    return {name: n for name, n in counts.items() if isinstance(n, int) and not isinstance(n, bool) and n >= 0}
+
+
+def _short(value: Any) -> str:
+    return "no stated reason" if value is None else repr(value)[:40]

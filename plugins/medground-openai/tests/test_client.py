@@ -1,0 +1,287 @@
+"""Retries, deadlines, addresses, keys and certificates."""
+
+import importlib.util
+import os
+import pickle
+import shutil
+import socket
+import ssl
+import subprocess
+import threading
+import time
+from dataclasses import replace
+from email.utils import formatdate
+from pathlib import Path
+
+import pytest
+from medground_openai import client
+from medground_openai.client import Client, NotAnswered, checked_url
+from medground_openai.reasoner import OpenAIReasoner
+
+from medground.errors import RecipeError
+from medground.types import Fault, Sampling
+
+_spec = importlib.util.spec_from_file_location("openai_conftest", Path(__file__).with_name("conftest.py"))
+common = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(common)
+KEY, answer, conversation, reply = (getattr(common, name) for name in ("KEY", "answer", "conversation", "reply"))
+
+
+def ask(reasoner):
+    return reasoner.generate([conversation()], Sampling())[0][0]
+
+
+def always(status, **headers):
+    return lambda handler, request: reply(handler, b"", status, **headers)
+
+
+def test_waits_grow_with_full_jitter_up_to_a_bound(serve, make, clock):
+    stub = serve(always(503))
+    reasoner = make(stub, retries=9, deadline=1e6)
+    reasoner.client = replace(reasoner.client, draw=lambda: 1.0)
+    assert ask(reasoner).fault is Fault.TRANSPORT
+    assert clock.waits == [0.5, 1, 2, 4, 8, 16, 30, 30, 30]
+    clock.waits.clear()
+    reasoner.client = replace(reasoner.client, draw=lambda: 0.25)
+    ask(reasoner)
+    assert clock.waits[:3] == [0.125, 0.25, 0.5]
+    assert len(stub.received) == 20
+
+
+def test_no_wait_is_shorter_than_the_server_asks_for(serve, make, clock):
+    reasoner = make(serve(always(429, Retry_After="40")), retries=3, deadline=1e6)
+    ask(reasoner)
+    assert len(clock.waits) == 3 and all(40 <= wait <= 42 for wait in clock.waits)
+
+
+@pytest.mark.parametrize(
+    ("text", "low", "high"),
+    [
+        ("12", 12, 12),
+        ("1.5", 1.5, 1.5),
+        (formatdate(time.time() + 3600, usegmt=True), 3500, 3601),
+        (formatdate(0, usegmt=True), 0, 0),
+        *[(nonsense, 0, 0) for nonsense in ("", "soon", "-4", "1e999", "nan", "9" * 40, "Mon, 99 Foo 99999 00:00")],
+    ],
+)
+def test_retry_after_is_seconds_or_a_date(text, low, high):
+    assert low <= client._retry_after(text) <= high
+
+
+def test_the_deadline_holds_for_all_attempts_together(serve, make, clock):
+    stub = serve(always(429, Retry_After="40"))
+    found = ask(make(stub, retries=100, deadline=100))
+    assert len(stub.received) == 3, "at 0, 40 and 80 seconds; the next would be beyond 100"
+    assert found.fault is Fault.TRANSPORT and "429" in found.cause
+    assert clock.now < 100
+
+
+def test_an_attempt_ends_by_the_deadline_even_where_its_own_timeout_is_longer(serve, make, clock):
+    def late(handler, request):
+        clock.advance(50)
+        answer(handler, request)
+
+    stub = serve(late)
+    found = ask(make(stub, timeout=1000, deadline=49))
+    assert found.fault is Fault.TIMEOUT and len(stub.received) == 1
+
+
+def test_a_server_that_says_nothing_is_left(serve, make):
+    """The one test on the real clock: the operating system itself must let go."""
+    leave = threading.Event()
+    stub = serve(lambda handler, request: leave.wait(60))
+    reasoner = make(stub, timeout=0.2, retries=0)
+    reasoner.client = replace(reasoner.client, clock=time.monotonic)
+    assert ask(reasoner).fault is Fault.TIMEOUT
+    leave.set()
+
+
+def test_nobody_there(make, serve):
+    with socket.socket() as taken:  # bound, never listening
+        taken.bind(("127.0.0.1", 0))
+        reasoner = make(serve(), retries=1)
+        reasoner.client = replace(reasoner.client, url=f"http://127.0.0.1:{taken.getsockname()[1]}/v1/chat/completions")
+        found = ask(reasoner)
+    assert found.fault is Fault.TRANSPORT and "refused" in found.cause.lower()
+
+
+def test_a_refusal_before_the_whole_question_was_read_is_still_read(make, serve):
+    """A server that answers 413 and stops reading: its answer counts, not the broken pipe."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+
+        def refuse():
+            peer, _ = listening.accept()
+            with peer:
+                peer.sendall(b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n")
+                peer.shutdown(socket.SHUT_WR)
+                while peer.recv(1 << 20):
+                    pass
+
+        threading.Thread(target=refuse, daemon=True).start()
+        reasoner = make(serve(), retries=0)
+        reasoner.client = replace(
+            reasoner.client, url=f"http://127.0.0.1:{listening.getsockname()[1]}/v1/chat/completions"
+        )
+        assert "413" in ask(reasoner).cause
+
+
+def test_no_more_is_read_than_the_cap(serve, make, monkeypatch):
+    monkeypatch.setattr(client, "MAX_BYTES", 10_000)
+    found = ask(make(serve(lambda handler, request: reply(handler, b" " * 20_000 + b"{}")), retries=0))
+    assert found.fault is Fault.TRANSPORT and "longer than" in found.cause
+
+
+def test_proxies_of_the_environment_get_nothing(serve, make, monkeypatch):
+    stub, proxy = serve(), serve()
+    for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, proxy.url.removesuffix("/v1"))
+    assert ask(make(stub)).fault is None
+    assert len(stub.received) == 1 and not proxy.received
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "host/v1",
+        "ftp://host/v1",
+        "file:///etc/passwd",
+        "https://",
+        "http://host:port/v1",
+        "http://host:99999/v1",
+        "http://ho st/v1",
+        "http://host/v1\r\nX-Evil: 1",
+        "http://hóst/v1",
+        f"https://me:{KEY}@host/v1",
+        f"https://host/v1?key={KEY}",
+        f"https://host/v1#{KEY}",
+    ],
+)
+def test_an_address_is_a_host_and_a_path_and_is_not_repeated_otherwise(url):
+    with pytest.raises(RecipeError) as caught:
+        checked_url(url)
+    assert KEY not in str(caught.value)
+
+
+def test_a_slash_at_the_end_changes_nothing(serve, make):
+    stub = serve()
+    stub.url += "/"
+    assert ask(make(stub)).fault is None
+    assert stub.received[0]["path"] == "/v1/chat/completions"
+
+
+@pytest.mark.parametrize("value", [None, "", "two words", "line\nbreak", "schlüssel"])
+def test_a_key_that_is_none_is_refused_at_once_and_never_shown(value, monkeypatch):
+    monkeypatch.delenv("SOME_KEY", raising=False)
+    if value is not None:
+        monkeypatch.setenv("SOME_KEY", value)
+    with pytest.raises(RecipeError, match="SOME_KEY") as caught:
+        OpenAIReasoner(model="m", api_key_env="SOME_KEY")
+    assert not value or value not in str(caught.value)
+
+
+@pytest.mark.parametrize("pasted", [KEY, "sk-abcDEF123", ""])
+def test_a_key_where_its_variable_belongs_is_refused_and_not_shown(pasted):
+    with pytest.raises(RecipeError) as caught:
+        OpenAIReasoner(model="m", api_key_env=pasted)
+    assert not pasted or pasted not in str(caught.value)
+
+
+def test_the_key_is_kept_nowhere(serve, make):
+    reasoner = make(serve())
+    ask(reasoner)
+    assert KEY not in repr(reasoner) + repr(reasoner.client) + str(vars(reasoner))
+    plain = OpenAIReasoner(base_url=reasoner.base_url, model="m", frame="unit", api_key_env="CANARY_KEY")
+    pickled = pickle.dumps(plain)
+    assert KEY.encode() not in pickled
+    assert pickle.loads(pickled).frame((80, 80)) == plain.frame((80, 80))
+
+
+def test_without_a_variable_no_key_is_sent(serve, make):
+    stub = serve()
+    ask(make(stub, api_key_env=None))
+    assert stub.received[0]["key"] is None
+
+
+@pytest.fixture
+def certificate(tmp_path):
+    """A self-signed certificate for localhost, made here and trusted by nobody."""
+    if shutil.which("openssl") is None:
+        pytest.skip("needs the openssl command to make a certificate")
+    key, pem = tmp_path / "key.pem", tmp_path / "cert.pem"
+    wanted = ["-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost", "-addext"]
+    command = ["openssl", "req", "-x509", *wanted, "subjectAltName=DNS:localhost,IP:127.0.0.1"]
+    subprocess.run([*command, "-keyout", str(key), "-out", str(pem)], check=True, capture_output=True)
+    return key, pem
+
+
+@pytest.fixture
+def encrypted(serve, certificate):
+    """A stub behind TLS."""
+    stub = serve()
+    port = int(stub.url.rpartition(":")[2].removesuffix("/v1"))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate[1], certificate[0])
+    listening = socket.create_server(("127.0.0.1", 0))
+
+    def forward(peer):
+        with peer, socket.create_connection(("127.0.0.1", port)) as inner:
+            try:
+                outer = context.wrap_socket(peer, server_side=True)
+            except (ssl.SSLError, OSError):
+                return
+            threading.Thread(target=pump, args=(outer, inner), daemon=True).start()
+            pump(inner, outer)
+            outer.close()
+
+    def pump(source, sink):
+        try:
+            while data := source.recv(65536):
+                sink.sendall(data)
+        except OSError:
+            pass
+
+    def accept():
+        while True:
+            try:
+                peer, _ = listening.accept()
+            except OSError:
+                return
+            threading.Thread(target=forward, args=(peer,), daemon=True).start()
+
+    threading.Thread(target=accept, daemon=True).start()
+    stub.url = f"https://127.0.0.1:{listening.getsockname()[1]}/v1"
+    yield stub
+    listening.close()
+
+
+def test_a_certificate_nobody_vouches_for_gets_neither_key_nor_pixels(encrypted, make):
+    client._trust.cache_clear()
+    found = ask(make(encrypted))
+    assert found.fault is Fault.TRANSPORT and "certificate" in found.cause
+    assert encrypted.received == []
+
+
+def test_a_trusted_certificate_works(encrypted, make, certificate, monkeypatch):
+    monkeypatch.setenv("SSL_CERT_FILE", os.fspath(certificate[1]))
+    client._trust.cache_clear()
+    found = ask(make(encrypted))
+    client._trust.cache_clear()
+    assert found.fault is None and found.text
+    assert encrypted.received[0]["key"] == f"Bearer {KEY}"
+
+
+def test_a_client_that_has_no_time_left_does_not_connect(serve):
+    stub = serve()
+    asked = Client(url=f"{stub.url}/chat/completions", api_key_env=None, timeout=5, deadline=0, retries=3)
+    with pytest.raises(NotAnswered) as caught:
+        asked.post({}, lambda status, body: body)
+    assert caught.value.fault is Fault.TIMEOUT and not stub.received
+
+
+@pytest.mark.parametrize("body", [{"error": {"message": "no"}}, [{"error": {"message": "no"}}], {"message": "no"}])
+def test_the_servers_own_words_are_shown_however_they_are_nested(serve, make, body):
+    found = ask(make(serve(lambda handler, request: reply(handler, body, 400))))
+    assert found.cause == "the server answered 400, saying 'no'"

@@ -1,0 +1,49 @@
+"""What TensorBoard reads back is what was logged, also after an interruption."""
+
+import pytest
+
+pytest.importorskip("tensorboard", reason="needs tensorboard")
+
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import medground
+
+
+def read(folder):
+    """Tag -> [(step, value), ...]."""
+    found = EventAccumulator(str(folder))
+    found.Reload()
+    return {tag: [(each.step, each.value) for each in found.Scalars(tag)] for tag in found.Tags()["scalars"]}
+
+
+def tracker(run, step, **arguments):
+    made = medground.build("tracker", "tensorboard", **arguments)
+    made.begin(run, step)
+    return made
+
+
+def test_what_was_logged_is_read_back(tmp_path):
+    made = tracker(tmp_path, 0)
+    for step in (1, 2, 3):
+        made.log(step, {"reward": step / 4, "reward/box/mean": 0.5, "loss": float("nan")})
+    made.close()
+    assert read(tmp_path / "tensorboard") == {
+        "reward": [(1, 0.25), (2, 0.5), (3, 0.75)],
+        "reward/box/mean": [(1, 0.5), (2, 0.5), (3, 0.5)],
+    }
+
+
+def test_steps_that_are_done_again_take_the_place_of_those_that_were_lost(tmp_path):
+    lost = tracker(tmp_path, 0, folder="board")
+    for step in (1, 2, 3, 4):
+        lost.log(step, {"reward": 0.25})
+    resumed = tracker(tmp_path, 2, folder="board")  # the lost one was never closed, as after a kill
+    for step in (3, 4, 5):
+        resumed.log(step, {"reward": 0.75})
+    resumed.close()
+    assert read(tmp_path / "board")["reward"] == [(1, 0.25), (2, 0.25), (3, 0.75), (4, 0.75), (5, 0.75)]
+    lost.close()
+
+
+def test_a_tracker_that_never_began_can_be_closed():
+    medground.build("tracker", "tensorboard").close()

@@ -1,0 +1,115 @@
+"""Intervals that cover, tests that do not cry wolf, corrections by hand."""
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from medground.evaluation.statistics import Estimate, compare, estimate, holm, sign_flip
+
+
+def clustered(rng, clusters):
+    """Scores in [0, 1] of 1 to 4 samples per cluster, alike within it; their true mean is 0.3."""
+    sizes = rng.integers(1, 5, clusters)
+    centres = rng.beta(0.6, 1.4, clusters)
+    return np.repeat(centres, sizes), np.repeat(np.arange(clusters), sizes).tolist()
+
+
+@pytest.mark.parametrize("clusters", [12, 40])
+def test_the_interval_covers_the_truth_as_often_as_it_says(clusters):
+    rng, covered, times = np.random.default_rng(7), 0, 400
+    for turn in range(times):
+        values, of = clustered(rng, clusters)
+        (found,) = estimate(values[:, None], of, n_boot=400, seed=turn)
+        covered += found.low <= 0.3 <= found.high
+    assert 0.92 <= covered / times <= 0.98
+
+
+def test_samples_taken_one_by_one_would_not_cover():
+    """The same data, each sample its own cluster: what an interval that ignores clusters claims."""
+    rng, covered, times = np.random.default_rng(7), 0, 200
+    for turn in range(times):
+        values, _ = clustered(rng, 40)
+        (found,) = estimate(values[:, None], list(range(len(values))), n_boot=400, seed=turn)
+        covered += found.low <= 0.3 <= found.high
+    assert covered / times < 0.88
+
+
+def test_the_mean_is_that_of_samples_and_gaps_are_left_out():
+    values = np.array([[1.0, np.nan], [0.0, np.nan], [0.5, 4.0]])
+    first, second = estimate(values, ["a", "a", "b"])
+    assert (first.mean, first.n, first.clusters) == (0.5, 3, 2)
+    assert second == Estimate(4.0, None, None, 1, 1)
+    assert estimate(np.full((2, 1), np.nan), ["a", "b"]) == [None]
+    assert estimate(np.zeros((0, 2)), []) == [None, None]
+
+
+def test_an_interval_is_a_function_of_the_numbers_and_the_seed():
+    values, of = clustered(np.random.default_rng(0), 20)
+    again = [estimate(values[:, None], of, seed=seed)[0] for seed in (3, 3, 4)]
+    assert again[0] == again[1] != again[2]
+    assert again[0].low < again[0].mean < again[0].high
+    wide, narrow = (estimate(values[:, None], of, level=level)[0] for level in (0.99, 0.8))
+    assert wide.low < narrow.low < narrow.high < wide.high
+
+
+def test_blocks_change_no_interval(monkeypatch):
+    values, of = clustered(np.random.default_rng(0), 20)
+    whole = estimate(values[:, None], of)
+    monkeypatch.setattr("medground.evaluation.statistics._BLOCK", 64)
+    assert estimate(values[:, None], of) == whole
+
+
+def test_sign_flips_are_listed_for_few_clusters():
+    differences = np.array([0.3, -0.1, 0.25, 0.0, 0.4])
+    sums = [abs(np.dot(signs, differences)) for signs in itertools.product((-1, 1), repeat=5)]
+    assert sign_flip(differences) == np.mean([total >= abs(differences.sum()) - 1e-9 for total in sums])
+    assert sign_flip([0.0, 0.0]) == 1.0
+    assert sign_flip([1.0] * 5) == 2 / 32
+
+
+def test_drawn_flips_agree_with_listed_ones(monkeypatch):
+    differences = np.random.default_rng(1).normal(0.3, 1, 12)
+    exact = sign_flip(differences)
+    monkeypatch.setattr("medground.evaluation.statistics._LISTED", 0)
+    assert sign_flip(differences) == pytest.approx(exact, abs=0.02)
+    assert sign_flip(np.ones(60)) == pytest.approx(1 / 10_001)
+
+
+def test_p_values_are_uniform_where_nothing_differs():
+    rng, found = np.random.default_rng(5), []
+    for turn in range(400):
+        values, of = clustered(rng, 16)
+        noise = np.repeat(rng.normal(0, 0.1, 16), np.bincount(of)) + rng.normal(0, 0.05, len(of))
+        found.append(compare(values + noise, values, of, n_boot=20, seed=turn).p)
+    assert np.mean(np.array(found) <= 0.05) == pytest.approx(0.05, abs=0.025)
+    assert np.mean(np.array(found) <= 0.5) == pytest.approx(0.5, abs=0.07)
+
+
+def test_a_real_difference_is_found_and_told():
+    rng = np.random.default_rng(2)
+    values, of = clustered(rng, 30)
+    found = compare(values + 0.1 + rng.normal(0, 0.02, len(of)), values, of)
+    assert found.p < 0.001
+    assert found.difference.low < 0.1 < found.difference.high
+    assert found.mean - found.other == pytest.approx(found.difference.mean)
+    assert (found.n, found.clusters) == (len(of), 30)
+    assert compare([np.nan], [1.0], ["a"]) is None
+
+
+def test_holm_by_hand():
+    # 0.01 x 4, 0.02 x 3, 0.03 x 2, and 0.04 x 1 may not fall below what came before it.
+    assert holm([0.04, 0.01, 0.03, 0.02]) == pytest.approx([0.06, 0.04, 0.06, 0.06])
+    assert holm([0.5, 0.9]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
+def test_holm_only_raises_and_keeps_the_order(p_values):
+    corrected = holm(p_values)
+    assert all(before <= after <= 1 for before, after in zip(p_values, corrected, strict=True))
+    order = sorted(range(len(p_values)), key=p_values.__getitem__)
+    assert [corrected[i] for i in order] == sorted(corrected)
+    assert min(corrected) == pytest.approx(min(1, len(p_values) * min(p_values)))

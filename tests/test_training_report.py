@@ -1,0 +1,92 @@
+"""A run's report is made from its folder alone, whatever happened in the run and however long it was."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from medground.events import RunFolder, read_events
+from medground.recipe import resolve
+from medground.training_report import POINTS, REPORT, training_report, write_report
+
+HOSTILE = "<script>alert(1)</script>"
+PICTURE = Image.fromarray(np.zeros((600, 600, 3), np.uint8))
+
+
+@pytest.fixture
+def run(tmp_path):
+    """``run(steps)``: the folder of a run with so many recorded steps, some of them in trouble."""
+    opened = []
+
+    def make(steps, planned=None):
+        folder = RunFolder(tmp_path / "run", resolve("infer/toy"))
+        opened.append(folder)
+        folder.begin({"recipe": "train/mine", "planned_steps": planned or steps, "seed": 3, "prompt_sha256": "a" * 64})
+        for step in range(1, steps + 1):
+            metrics = {"reward": step / steps, "reward/box/mean": 0.5, "reward/box/constant_steps": float(step)}
+            metrics |= {
+                "loss": float("nan") if step == 2 else 0.1,
+                "kl": 0.01,
+                "entropy": 1.0,
+                "num_tokens": 10.0 * step,
+            }
+            metrics |= {"faults/bad_json": 2.0} if step % 2 else {}
+            skipped = "the loss is nan" if step == 2 else None
+            folder.step(step, metrics, seconds=0.5, skipped=skipped, warnings=[HOSTILE] if step == 1 else [])
+            if step in (1, steps):
+                row = {"name": "a#0", "sample": "a", "prompt": HOSTILE, "completion": HOSTILE * 200, "fault": None}
+                folder.completions(step, [{**row, "reward": 0.5, "reward/box": None}], [("a#0", lambda: PICTURE)])
+        folder.incident(2, {"reason": "the loss is nan"})
+        return folder.folder
+
+    yield make
+    for folder in opened:
+        folder.close()
+
+
+def test_what_happened_is_told(run):
+    text = training_report(run(4, planned=9))
+    for said in (
+        "Training run of train/mine", "4 of 9 steps done, not finished. Seed 3.", "a" * 64, "Mean of each term",
+        "Divergence from the starting policy", "Steps that changed nothing: 1", "Warnings: 1",
+        "Batches kept in incidents/: 1", "bad_json", "Step 4", "Research software, not a medical device",
+    ):  # fmt: skip
+        assert said in text, said
+    assert text.count("<img ") == 2
+    assert "Terms that have said one and the same" in text
+
+
+def test_what_a_model_wrote_is_shown_and_never_run(run):
+    text = training_report(run(4))
+    assert text.count("<script>") == 1
+    assert "&lt;script&gt;alert(1)" in text
+
+
+def test_a_long_run_is_thinned(run):
+    text = training_report(run(3000))
+    for points in re.findall(r'<polyline points="([^"]*)"', text):
+        assert len(points.split()) <= POINTS
+    assert len(text) < 150_000
+
+
+def test_it_is_written_whole_and_again(run):
+    folder = run(2)
+    path = write_report(folder)
+    assert path == folder / REPORT
+    assert write_report(folder).read_text() == path.read_text()
+    assert [each.name for each in folder.iterdir() if each.name.startswith(".report")] == []
+
+
+def test_a_run_that_has_only_begun_has_a_report(run):
+    assert "No sample has been drawn yet." in training_report(run(0, planned=5))
+
+
+def test_a_line_torn_by_a_kill_is_left_out(run):
+    folder = run(3)
+    with (folder / "events.jsonl").open("a") as file:
+        file.write('{"event": "step", "step": 4, "rew')
+    assert len(read_events(folder)) == 3
+    assert "3 of 3 steps" in training_report(folder)
+    assert json.loads((folder / "run.json").read_text())["seed"] == 3
