@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 
 from medground.data.samples import Samples, read_samples
+from medground.evaluation.statistics import estimate
 from medground.geometry import Box, box_iou, mask_dice
 from medground.graph import Found, GroundingGraph, load
 from medground.types import Sample
 
 Numbers = np.ndarray[Any, np.dtype[np.float64]]
-DRAWS = 4000
 
 
 @dataclass(frozen=True)
@@ -84,17 +84,11 @@ def picture_of(samples: Samples) -> np.ndarray[Any, np.dtype[np.int64]]:
     return np.unique([str(entry.image) for entry in samples.entries], return_inverse=True)[1]
 
 
-def interval(values: Numbers, pictures: np.ndarray[Any, np.dtype[np.int64]], seed: int = 0) -> Interval:
-    """The mean and its 95 % percentile bootstrap interval over pictures; of differences, it is paired.
-
-    Pictures are drawn, not questions, because the questions about one picture are not independent.
-    """
-    count = int(pictures.max()) + 1
-    sums, sizes = np.bincount(pictures, values, count), np.bincount(pictures, minlength=count)
-    drawn = np.random.default_rng(seed).integers(0, count, (DRAWS, count))
-    means = sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)
-    low, high = np.quantile(means, (0.025, 0.975))
-    return Interval(float(values.mean()), float(low), float(high))
+def interval(values: Numbers, pictures: np.ndarray[Any, np.dtype[np.int64]]) -> Interval:
+    """The mean and its 95 % bootstrap interval over pictures, whose questions are not independent; paired for gains."""
+    [found] = estimate(values[:, None], pictures.tolist())
+    assert found is not None and found.low is not None and found.high is not None, "needs two pictures or more"
+    return Interval(found.mean, found.low, found.high)
 
 
 def constant_box(samples: Samples, most: int = 300) -> Box:
