@@ -96,10 +96,7 @@ class Encoder:
             ValueError: if the processor changed a size all the same, so that the frame would be wrong.
         """
         images = [Pillow.fromarray(resize(image_of(each), size)) for each, size in zip(batch, sizes, strict=True)]
-        texts = [
-            self.processor.apply_chat_template(_turns(each), tokenize=False, add_generation_prompt=True)
-            for each in batch
-        ]
+        texts = [self._text(each) for each in batch]
         if self.rope is None:  # what such a processor does with an image may depend on the text
             encoded = [self._both(text, image) for text, image in zip(texts, images, strict=True)]
         else:
@@ -112,6 +109,17 @@ class Encoder:
             Prompt(ids=words.ids, per_token=words.per_token, image=inputs, positions=words.positions, frame=frame)
             for (words, inputs), frame in zip(encoded, frames, strict=True)
         ]
+
+    def words(self, messages: Messages, size: Size) -> tuple[str, Image, Tensor]:
+        """A conversation's text, its image at `size` (H, W), and its ids [P]; pixels are not processed where ids are known."""
+        text, image = self._text(messages), resize(image_of(messages), size)
+        seen = Pillow.fromarray(image)
+        words = self._both(text, seen)[0] if self.rope is None else self._words(text, seen, size)
+        return text, image, words.ids
+
+    def _text(self, messages: Messages) -> str:
+        text: str = self.processor.apply_chat_template(_turns(messages), tokenize=False, add_generation_prompt=True)
+        return text
 
     def _both(self, text: str, image: Any) -> "tuple[_Words, dict[str, Tensor]]":
         made = self.processor(text=[text], images=[image], return_tensors="pt")
