@@ -103,6 +103,8 @@ def train(
                 report=report if first else _quietly,
             )
         )
+        if resume:
+            _check_data(folder, made)
         if not (resume and loop.resume()):
             if resume and first:
                 say("there is no checkpoint yet: the run begins at step 1")
@@ -159,6 +161,15 @@ def _named(recipe: Recipe, folder: Path, source: Any) -> Recipe:
     if source != str(folder / TRAINED):
         return recipe
     return replace(recipe, name=read_about(folder).get("recipe", recipe.name))
+
+
+def _check_data(folder: Path, made: "Assembled") -> None:
+    """Stop where the data is not what the run began with: continued, it would be another run."""
+    began = read_about(folder).get("data_sha256")
+    if began is not None and began != _files_digest(made.data):
+        raise RunError(
+            f"the data is not what it was when the run in {folder} began", hint="restore it, or begin a new run"
+        )
 
 
 def _report(folder: Path, say: Callable[[str], None]) -> None:
