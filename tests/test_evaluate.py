@@ -521,6 +521,36 @@ def test_released_dice_are_made_of_whole_pixels(phantoms, tmp_path):
             assert row[key] == round(2 * int((mask & truth).sum()) / (mask.sum() + truth.sum() + 1e-6), 4)
 
 
+def test_the_published_table_is_measured_on_published_numbers(phantoms, tmp_path):
+    """Answers that repeat the table: perfect by the released rules, one pixel short by the corrected ones."""
+    pytest.importorskip("pyarrow", reason="needs pyarrow")
+    from medground.data.export import export
+
+    export(phantoms, tmp_path / "test.parquet")
+    table = read_samples(tmp_path / "test.parquet", reader="umrg")
+    said = []
+    for each in table:
+        box, points = (each.target.published[key] for key in ("bbox_2d", "point_2d"))
+        said.append({"id": each.query.id, "prediction": answer(box, points).replace('"', "'")})
+    compat = {
+        "prompt_interface": {
+            "name": "bbox_points",
+            "style": "single_quoted",
+            "template": "???",
+            "parser": "released_eval",
+        },
+        "segmenter": "ellipse",
+        "data": {"path": str(tmp_path / "test.parquet"), "reader": "umrg"},
+        "evaluate": {"protocol": "released", "n_boot": 50},
+    }
+    found = medground.evaluate(compat, predictions=_lines(tmp_path, said), out=tmp_path / "out")
+    means = json.loads((tmp_path / "out" / "statistics.json").read_text())
+    assert (means["mean_iou"], means["mean_pdice"], means["failed_samples"]) == (1.0, 2.0, 0)
+    assert found.mean("pdice_compat") == pytest.approx(2, abs=1e-3)
+    assert 0.7 < found.mean("iou") < 1
+    assert found.metrics["unusable"] == []
+
+
 def test_a_recipe_is_not_measured_on_what_it_was_trained_on(phantoms):
     trained = {**recipe(phantoms, limit=2), "grpo": {"max_steps": 1}}
     trained["data"]["split"] = "train"

@@ -112,10 +112,10 @@ def test_three_steps_are_those_of_the_trainers_own_model(recipe):
     with_vllm = assemble(
         resolve(recipe({"name": "vllm", "enforce_eager": True, "max_model_len": 512}, **settings)), "grpo"
     )
-    recorder = Recorder(with_vllm.rollout)
+    recorder = Recorder(with_vllm.method.source)
     recorder.begin = lambda reasoner, engine: None  # `assemble` did that
     theirs, their_weights = stepped(with_vllm, recorder)
-    with_vllm.rollout.close()
+    with_vllm.close()
     own = assemble(resolve(recipe(**settings)), "grpo")
     ours, our_weights = stepped(own, Replay(recorder.kept, 0.9))
     assert (
@@ -206,12 +206,11 @@ def test_a_run_with_a_server(recipe, server, tmp_path):
     rollout = {"name": "vllm_server", "base_url": server, "folder": str(exchange)}
     made = assemble(resolve(recipe(rollout, temperature=0.9)), "grpo")
     try:
-        source = made.rollout
-        recorder = Recorder(source)
+        recorder = Recorder(made.method.source)
         recorder.begin = lambda reasoner, engine: None
         theirs, _ = stepped(made, recorder)
     finally:
-        made.rollout.close()
+        made.close()
     for step, metrics in enumerate(theirs, 1):
         apart = {
             name: value for name, value in metrics.items() if name.startswith("sampling/") and "difference" in name

@@ -116,7 +116,7 @@ def evaluate(
         places=places,
     )
     folder = None if out is None else Path(out)
-    about = _about(resolved, graph, samples.ids, saved)
+    about = _about(resolved, graph, samples, saved)
     _begin(folder, resolved, about, resume)
     journal = Journal(folder)
     run = Run(stage, samples, places, journal, settings, stopped, report)
@@ -191,8 +191,9 @@ def _seeded(graph: GroundingGraph, seeds: Any) -> list[Any]:
     return [replace(graph.sampling, seed=seed) for seed in seeds]
 
 
-def _about(recipe: Recipe, graph: GroundingGraph, ids: Sequence[str], saved: Predictions | None) -> dict[str, Any]:
+def _about(recipe: Recipe, graph: GroundingGraph, samples: Any, saved: Predictions | None) -> dict[str, Any]:
     """What is known before the first answer; `identity` is what a resumed evaluation must share."""
+    ids: list[str] = samples.ids
     settings = {key: value for key, value in recipe.settings("evaluate").items() if key not in _LATER}
     decide = {key: recipe.data.get(key) for key in _DECIDE} | {"evaluate": settings, "ids": list(ids)}
     if saved is None:
@@ -205,6 +206,7 @@ def _about(recipe: Recipe, graph: GroundingGraph, ids: Sequence[str], saved: Pre
         "identity": sha256(json.dumps(decide, sort_keys=True).encode()).hexdigest(),
         "samples": len(ids),
         "split": recipe.settings("evaluate")["split"] or recipe.settings("data")["split"],
+        "unusable": [{"where": bad.where, "reason": bad.reason} for bad in getattr(samples, "bad", ())],
         "predictions_sha256": decide.get("predictions"),
         "prompt_sha256": provenance.prompt_sha256(graph.prompt_interface) if asked else None,
         "untrained_prompts": graph.untrained,
@@ -326,6 +328,7 @@ def _measure(
         "samples": len(first),
         "split": about["split"],
         "answers_per_sample": max((len(line["answers"]) for line in first), default=0),
+        "unusable": about["unusable"],
         "protocol": settings["protocol"],
         "clusters": {"count": len(clusters), "by": _kinds(clusters)},
         "resampling": how.to_dict(),

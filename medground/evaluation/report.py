@@ -102,6 +102,8 @@ def _note(metrics: Mapping[str, Any]) -> str:
     split = f" of the split {metrics['split']}" if metrics["split"] else ""
     answers = metrics["answers_per_sample"]
     each = f", {answers} answers each (a sample counts their mean)" if answers > 1 else ""
+    bad = len(metrics["unusable"])
+    lost = f" {bad:,} rows of the data could not be used (run card)." if bad else ""
     untrained = metrics["untrained_prompts"]
     said = (
         f" The segmenter was given {' and '.join(untrained)} without having been trained for it." if untrained else ""
@@ -109,7 +111,7 @@ def _note(metrics: Mapping[str, Any]) -> str:
     return (
         f"{metrics['samples']:,} samples{split}{each}, in {clusters['count']:,} clusters ({by}). Intervals of "
         f"{resampling['level']:.0%}: {resampling['interval']}; {resampling['n_boot']:,} resamples, seed "
-        f"{resampling['seed']}. Failures of the model stay in every mean.{said}"
+        f"{resampling['seed']}. Failures of the model stay in every mean.{lost}{said}"
     )
 
 
@@ -416,9 +418,11 @@ def _card(recipe: Recipe, about: Mapping[str, Any], metrics: Mapping[str, Any]) 
         *([key, value] for key, value in about["plugins"].items()),
         *([key, value] for key, value in about["versions"].items()),
     ]
+    bad = [[each["where"], each["reason"]] for each in metrics["unusable"]]
     return Section(
         "Run card",
         table(["what", "value"], rows, caption="what made these numbers", sortable=False),
+        *([details(f"{len(bad)} rows of the data could not be used", table(["where", "why"], bad))] if bad else []),
         details("The recipe, resolved", preformatted(recipe.dump())),
         details("Resampling and tests", preformatted(json.dumps(metrics["resampling"], indent=1))),
     )

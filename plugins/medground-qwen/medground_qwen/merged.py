@@ -18,7 +18,8 @@ def checkpoint_weights(policy: nn.Module, weights: Iterable[tuple[str, Tensor]])
 
     Args:
         policy: knows the scale of each adapter; its own tensors are not read.
-        weights: (name in the policy, full tensor), every parameter of the policy.
+        weights: (name in the policy, full tensor), every parameter of the policy; a tensor may be gone once the next is
+            drawn, as one that was gathered from several processes is.
 
     Raises:
         ValueError: if an adapter is not one plain LoRA, or not whole.
@@ -39,7 +40,7 @@ def checkpoint_weights(policy: nn.Module, weights: Iterable[tuple[str, Tensor]])
             continue
         module = name.partition(part)[0]
         held = waiting.setdefault(module, {})
-        held[part] = tensor
+        held[part] = tensor.clone()
         if len(held) == 3:
             yield f"{module}.weight", _merged(waiting.pop(module), scales[module])
     if waiting:

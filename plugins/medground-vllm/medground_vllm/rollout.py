@@ -116,7 +116,9 @@ class VllmRollout:
         """See `RolloutSource.sync`."""
         self.version = None
         self.sampler.wake("weights")
-        self.sampler.push(self.reasoner.checkpoint_weights(weights), str(version))
+        # vLLM keeps a layer's tensors until it has all of them; one gathered from several processes does not live so long.
+        kept = ((name, tensor.clone()) for name, tensor in self.reasoner.checkpoint_weights(weights))
+        self.sampler.push(kept, str(version))
         self.sampler.wake("kv_cache")
         for cache in stale(self.sampler.route, vision_trains=self.serving.vision_trains):
             self.sampler.reset(cache)

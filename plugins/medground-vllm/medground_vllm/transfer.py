@@ -111,7 +111,7 @@ def _shards(weights: Iterable[tuple[str, Any]], *, keep: bool) -> Iterator[dict[
     for name, tensor in weights:
         if not keep:
             continue
-        part[name] = tensor.detach().cpu().clone()  # its own memory: safetensors refuses tensors that share theirs
+        part[name] = tensor.cpu()
         size += tensor.numel() * tensor.element_size()
         if size >= SHARD:
             yield part

@@ -79,7 +79,8 @@ class RecordingLLM:
         )
 
     def collective_rpc(self, method, kwargs):
-        self.calls.append((method, [name for name, _ in kwargs["weights_iterator"]]))
+        self.weights = dict(kwargs["weights_iterator"])
+        self.calls.append((method, [*self.weights]))
 
     def update_weight_version(self, version):
         self.calls.append(("version", version))

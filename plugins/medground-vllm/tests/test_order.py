@@ -82,6 +82,20 @@ def test_the_order_around_an_update(llm):
     assert llm.calls == [*step, *again, "shutdown"]
 
 
+def test_tensors_that_live_until_the_next_is_drawn_arrive_whole(llm):
+    """As those of an engine that gathers them one by one."""
+
+    def passing():
+        for name, tensor in weights():
+            yield name, tensor
+            tensor.fill_(float("nan"))
+
+    source = rollout(llm)
+    source.sync(passing(), 0)
+    assert torch.equal(llm.weights["a.weight"], torch.ones(2, 3))
+    assert torch.equal(llm.weights["b.weight"], torch.zeros(2))
+
+
 def test_where_the_platform_cannot_sleep_nothing_is_asked_to(llm, monkeypatch):
     monkeypatch.setattr(api, "can_sleep", lambda: False)
     source = rollout(llm)

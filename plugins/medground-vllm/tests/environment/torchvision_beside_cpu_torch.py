@@ -38,5 +38,6 @@ def _declare(spec):
 
 
 def install():
-    """To be called before torchvision is imported."""
-    sys.meta_path.insert(0, Finder())
+    """To be called before torchvision is imported; Python reads a ``.pth`` file twice where lib64 is a link to lib."""
+    if not any(isinstance(each, Finder) for each in sys.meta_path):
+        sys.meta_path.insert(0, Finder())
