@@ -145,8 +145,9 @@ def validation(recipe: Recipe, graph: GroundingGraph, trained: Sequence[str], mo
         return None
     if problem := objection(recipe):
         raise InvalidRecipe([problem])
-    samples = read_samples(recipe.settings("data")["path"], split=settings["split"], limit=settings["limit"])
-    both = {entry.id for entry in samples.entries} & set(trained)
+    data = recipe.settings("data")
+    samples = read_samples(data["path"], split=settings["split"], limit=settings["limit"], reader=data["reader"])
+    both = set(samples.ids) & set(trained)
     if both:
         raise RecipeError(
             f"{len(both)} of the {len(samples)} validation samples are trained on too, such as {min(both)!r}",

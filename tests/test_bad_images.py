@@ -190,7 +190,12 @@ def outcome(read, path):
         return read(path)
     except InputError as error:
         text = str(error)
-        assert path.name in text and str(path.parent) not in text and "\n" not in text and error.hint
+        assert (
+            ("dicom-" if path.suffix == ".dcm" else path.name) in text
+            and str(path.parent) not in text
+            and "\n" not in text
+            and error.hint
+        )
         return None
 
 

@@ -231,3 +231,37 @@ def test_a_jpeg_of_the_wrong_name_is_still_an_image(tmp_path):
     row = lines(tmp_path / "out")[0]
     assert row["image"].endswith(".jpg")
     assert read_mask(tmp_path / "out" / row["mask"]).shape == (40, 50)
+
+
+def test_patients_are_found_in_ids_by_a_pattern(tmp_path):
+    rng = np.random.default_rng(1)
+    cases = [
+        case(
+            id=f"p{n // 3}_s{n}",
+            image_key=str(n),
+            group=str(n),
+            image=rng.integers(0, 255, (40, 50, 3)).astype(np.uint8),
+        )
+        for n in range(30)
+    ]
+    summary = build(cases, tmp_path / "out", Options(group_pattern=r"^(p\d+)_"), ASK)
+    split = {row["id"]: row["split"] for row in lines(tmp_path / "out")}
+    assert summary["groups"] == 10
+    assert all(len({split[f"p{n}_s{3 * n + k}"] for k in range(3)}) == 1 for n in range(10))
+    assert len({row["group"] for row in lines(tmp_path / "out")}) == 10
+    with pytest.raises(ValueError, match="no regular expression"):
+        Options(group_pattern="(")
+
+
+def test_the_window_used_is_recorded(tmp_path):
+    class Windowed:
+        window = None
+
+        def __call__(self):
+            self.window = "file 40,400"
+            return np.random.default_rng(0).integers(0, 255, (40, 50, 3)).astype(np.uint8)
+
+    view = {"plane": "axial", "slice": "7", "window": "file"}
+    build([replace(case(), read_image=Windowed(), labels=view)], tmp_path / "out", Options(), ASK)
+    labels = read_samples(tmp_path / "out")[0].labels
+    assert (labels["window_used"], labels["source_plane"], labels["source_slice"]) == ("file 40,400", "axial", "7")

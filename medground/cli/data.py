@@ -1,16 +1,23 @@
 """``medground data``: masks to samples, and what samples are worth."""
 
+import contextlib
 import json
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from medground.cli.complete import RECIPE
 from medground.cli.progress import progress
-from medground.errors import UsageError
+from medground.cli.stopping import interruptible
+from medground.errors import Interrupted, RunError, UsageError
 
 if TYPE_CHECKING:
     from medground.data.build import Ask, Options
+    from medground.data.cases import BadCase, Case
+    from medground.data.writing import Cost
 
 
 @click.group()
@@ -52,33 +59,62 @@ class _Shares(click.types.StringParamType):
 )  # fmt: skip
 @click.option("--near-duplicates/--exact-duplicates", default=True, show_default=True, help="What may not part.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the splits and the questions.")
+@click.option("--group-pattern", metavar="REGEX", help="Finds the patient in an id, such as '^(s[0-9]+)_'.")
 @click.option(
-    "--questions", type=click.Choice(["auto", "source", "templates"]), default="auto", show_default=True,
+    "--questions", type=click.Choice(["auto", "source", "templates", "reasoner"]), default="auto", show_default=True,
     help="auto takes the source's where it states one, and templates elsewhere.",
 )  # fmt: skip
 @click.option("--question-column", metavar="WORD", help="Where the source's questions are, if not in `question`.")
+@click.option("--reasoner", metavar="NAME", help="With --questions reasoner: who writes, such as openai.")
+@click.option("--recipe", type=RECIPE, help="The recipe whose reasoner writes, instead of --reasoner.")
+@click.option(
+    "--set", "sets", multiple=True, metavar="KEY=VALUE", help="Of its recipe: reasoner.model=...; repeatable."
+)
+@click.option("--attempts", type=click.IntRange(min=1), default=2, show_default=True, help="At one question.")
+@click.option("--check/--no-check", default=True, show_default=True, help="Ask whether it can be answered.")
+@click.option(
+    "--fallback", type=click.Choice(["template", "reject"]), default="template", show_default=True,
+    help="What becomes of a target for which no good question was written.",
+)  # fmt: skip
+@click.option("--yes", is_flag=True, help="Ask the reasoner without waiting for an answer to its cost.")
 @click.option("--json", "as_json", is_flag=True, help="Print build.json on stdout.")
 def build(source: Path, out: Path, reader: str | None, options: tuple[str, ...], as_json: bool, **given: Any) -> None:
     """Make samples of the masks of SOURCE: box, key points, question, split.
 
     OUT gets images/, masks/, manifest.jsonl, build.json and rejected.jsonl (what could not be used, and why). It
-    appears when it is whole.
+    appears when it is whole. What a reasoner writes is kept in OUT.building as it comes: run the same command again
+    after an interruption.
     """
     from medground.data.build import build as make
     from medground.data.build import refuse_another
-    from medground.data.readers import read_cases
+    from medground.data.readers import read_cases, reader_of
 
     refuse_another(out)
     chosen = _reader_options(options)
     cases = read_cases(source, reader, **chosen)
-    about = {"source": source.name, "reader": reader, "reader_options": chosen}
-    about["questions"] = {"by": given["questions"], "column": given["question_column"]}
-    with progress("reading", total=None) as advance:
-        summary = make(cases, out, _build_options(given), _asker(given), about=about, advance=advance)
+    about: dict[str, Any] = {"source": source.name, "reader": reader or reader_of(source), "reader_options": chosen}
+    about["questions"] = {word: given[word] for word in ("questions", "question_column", "reasoner", "recipe", "sets")}
+    with interruptible() as stopped:
+        asker = _asker(given, stopped)
+        # A bar would write over the question whether to go on.
+        bar = (
+            contextlib.nullcontext(lambda count: None)
+            if given["questions"] == "reasoner"
+            else progress("reading", total=None)
+        )
+        with bar as advance:
+            summary = make(_until(stopped, cases), out, _build_options(given), asker, about=about, advance=advance)
     if as_json:
         click.echo(json.dumps(summary))
     else:
         click.echo(_told(summary, out), err=True)
+
+
+def _until(stopped: Callable[[], bool], cases: "Iterable[Case | BadCase]") -> "Iterator[Case | BadCase]":
+    for case in cases:
+        if stopped():
+            raise Interrupted("stopped while the source was being read", hint="run the same command again")
+        yield case
 
 
 def _reader_options(texts: tuple[str, ...]) -> dict[str, Any]:
@@ -96,7 +132,7 @@ def _build_options(given: dict[str, Any]) -> "Options":
 
     words = (
         "components", "points", "min_area", "min_fraction", "max_fraction", "fractions", "splits", "near_duplicates",
-        "seed",
+        "seed", "group_pattern",
     )  # fmt: skip
     try:
         return Options(**{word: given[word] for word in words})
@@ -104,12 +140,44 @@ def _build_options(given: dict[str, Any]) -> "Options":
         raise UsageError(str(error)) from error
 
 
-def _asker(given: dict[str, Any]) -> "Ask":
+def _asker(given: dict[str, Any], stopped: Callable[[], bool]) -> "Ask":
     from medground.data.asking import FromSource, FromTemplates
 
+    if given["questions"] == "reasoner":
+        return _writer(given, stopped)
     if given["questions"] == "source" or given["question_column"]:
         return FromSource(column=given["question_column"])
     return FromTemplates(seed=given["seed"], keep=given["questions"] == "auto")
+
+
+def _writer(given: dict[str, Any], stopped: Callable[[], bool]) -> "Ask":
+    from medground.data.writing import FromReasoner
+    from medground.recipe import resolve
+    from medground.registry import build as make
+
+    if (given["reasoner"] is None) == (given["recipe"] is None):
+        raise UsageError("questions by a reasoner need one reasoner", hint="give --reasoner NAME or --recipe RECIPE")
+    resolved = resolve(given["recipe"] or {"reasoner": given["reasoner"]}, *given["sets"])
+    name, arguments = resolved.component("reasoner")
+    return FromReasoner(
+        reasoner=make("reasoner", name, **arguments),
+        who=resolved.digest("reasoner"),
+        confirm=lambda cost: _confirm(cost, name, given["yes"]),
+        check=given["check"],
+        attempts=given["attempts"],
+        fallback=given["fallback"],
+        seed=given["seed"],
+        stopped=stopped,
+    )
+
+
+def _confirm(cost: "Cost", name: str, yes: bool) -> None:
+    click.echo(f"{name} would be asked: {cost}", err=True)
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise UsageError("nobody is there to agree to the cost", hint="give --yes")
+    click.confirm("ask?", abort=True, err=True)
 
 
 def _told(summary: dict[str, Any], out: Path) -> str:
@@ -121,3 +189,72 @@ def _told(summary: dict[str, Any], out: Path) -> str:
     if summary["leaking_groups"]:
         rows.append(f"{summary['leaking_groups']} groups have samples in several splits, as the source has it")
     return "\n".join(rows)
+
+
+@data.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON on stdout.")
+def lint(folder: Path, as_json: bool) -> None:
+    """Find what is wrong with the dataset in FOLDER; exit with 1 where anything is an error."""
+    from medground.data.lint import lint as examine
+
+    with progress("checking", total=None) as advance:
+        findings, count = examine(folder, advance=advance)
+    errors = sum(finding.severity == "error" for finding in findings)
+    if as_json:
+        click.echo(json.dumps({"lines": count, "errors": errors, "findings": [one.to_dict() for one in findings]}))
+    else:
+        for one in findings:
+            click.echo(f"line {one.line}  {one.severity}  {one.code}  {one.id}: {one.says}; {one.remedy}")
+        click.echo(f"{count} lines, {errors} errors, {len(findings) - errors} warnings", err=True)
+    if errors:
+        raise RunError(f"{folder.name} has {errors} errors", hint="the first words after the id say what is wrong")
+
+
+@data.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--split", help="Only these samples.")
+@click.option("--html", type=click.Path(path_type=Path), help="Write one self-contained page there.")
+@click.option(
+    "--pictures", type=click.IntRange(min=0), default=12, show_default=True, help="Samples drawn on the page."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON on stdout, a row per sample included.")
+def stats(folder: Path, split: str | None, html: Path | None, pictures: int, as_json: bool) -> None:
+    """Say what the dataset in FOLDER holds: counts, sizes, floors, lengths."""
+    from medground.cli.data_stats import as_page, show
+    from medground.data.samples import read_samples
+    from medground.data.stats import measure, rows, summary
+
+    samples = read_samples(folder, split=split)
+    with progress("measuring", total=len(samples)) as advance:
+        found = measure(samples, advance)
+    figures = summary(found)
+    if html is not None:
+        html.write_text(as_page(folder.resolve().name, figures, found, samples, pictures), encoding="utf-8")
+        click.echo(f"wrote {html}", err=True)
+    if as_json:
+        click.echo(json.dumps({**figures, "rows": rows(found)}))
+    elif html is None:
+        show(figures)
+
+
+@data.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option(
+    "--to", type=click.Path(path_type=Path), required=True, help="FILE.parquet, or a folder that is not there."
+)
+@click.option("--format", "kind", type=click.Choice(["umrg", "coco"]), default="umrg", show_default=True)
+@click.option("--split", help="Only these samples.")
+@click.option("--json", "as_json", is_flag=True, help="Print the counts as JSON on stdout.")
+def export(folder: Path, to: Path, kind: str, split: str | None, as_json: bool) -> None:
+    """Write the dataset in FOLDER as the published parquet table, or as COCO."""
+    from medground.data.export import export as write
+
+    counts = write(folder, to, kind, split=split)
+    if as_json:
+        click.echo(json.dumps(counts))
+    else:
+        click.echo(
+            "\n".join(f"{count} samples in {to if to.is_file() else to / name}" for name, count in counts.items()),
+            err=True,
+        )

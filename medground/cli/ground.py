@@ -6,7 +6,10 @@ from pathlib import Path
 import click
 
 from medground.cli.complete import OVERRIDE, RECIPE
-from medground.data.images import read_image
+from medground.cli.viewing import view_options
+from medground.data.opening import image_id
+from medground.data.opening import show as show_image
+from medground.data.view import Shown, View
 from medground.errors import RunError
 from medground.graph import Found, load
 from medground.types import Query
@@ -19,29 +22,45 @@ from medground.types import Query
 @click.option(
     "--recipe", type=RECIPE, default="infer/toy", show_default=True, help="A recipe name, file or run folder."
 )
+@view_options
 @click.option("--out", type=click.Path(path_type=Path), default=Path("grounded"), show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
-def ground(image: Path, question: str, overrides: tuple[str, ...], recipe: str, out: Path, as_json: bool) -> None:
+def ground(
+    image: Path,
+    question: str,
+    overrides: tuple[str, ...],
+    recipe: str,
+    plane: str | None,
+    slice: int | None,
+    window: str | None,
+    out: Path,
+    as_json: bool,
+) -> None:
     """Ground QUESTION in IMAGE: write the text, box, points, mask and overlay into --out.
 
+    IMAGE is a picture, a DICOM file, or one slice of a NIfTI volume, whose mask comes as NIfTI too.
     Research software, not a medical device.
     """
     from medground.cli.results import write_result
 
-    pixels = read_image(image)
+    view = View(plane=plane, slice=slice, window=window)
+    shown = show_image(image, view)
+    name = image_id(image, view)
     graph = load(recipe, *overrides)
-    found = graph(Query(image=pixels, question=question, id=image.stem))
-    result = write_result(found, out, image.stem, untrained=graph.untrained)
+    found = graph(Query(image=shown.image, question=question, id=name))
+    result = write_result(found, out, name, untrained=graph.untrained, shown=shown, source=image, view=view)
     if as_json:
         click.echo(json.dumps(result))
     else:
-        click.echo(_told(found, out, result["files"]), err=True)
+        click.echo(_told(found, shown, out, result["files"]), err=True)
     if found.fault is not None and not found.fault.of_model:
         raise RunError(f"the question was not answered: {found.fault}", hint=found.cause or None)
 
 
-def _told(found: Found, out: Path, files: dict[str, str]) -> str:
+def _told(found: Found, shown: Shown, out: Path, files: dict[str, str]) -> str:
     lines = [f"question  {found.query.question}"]
+    if shown.about:
+        lines.append("view      " + ", ".join(f"{key} {value}" for key, value in shown.about.items()))
     if found.grounding.think:
         lines.append(f"think     {found.grounding.think.strip()}")
     prompt = found.grounding.prompt

@@ -4,25 +4,49 @@ import json
 from pathlib import Path
 from typing import Any
 
+from medground.data import nifti
 from medground.data.images import write_mask
+from medground.data.opening import kind
+from medground.data.view import Shown, View
 from medground.graph import Found
 from medground.overlay import draw
 from medground.report import STATEMENT
 
 
 def write_result(
-    found: Found, folder: Path, stem: str, *, untrained: list[str], overlay: bool = True
+    found: Found,
+    folder: Path,
+    stem: str,
+    *,
+    untrained: list[str],
+    shown: Shown,
+    source: Path,
+    view: View,
+    overlay: bool = True,
 ) -> dict[str, Any]:
     """Write ``<stem>.mask.png``, ``<stem>.overlay.png`` and ``<stem>.json``; return what the JSON holds.
 
-    `untrained` names the prompt kinds the segmenter was given without having been trained for them.
+    A mask of a NIfTI volume is written as ``<stem>.mask.nii.gz`` too, in the voxels of its `source`.
+
+    Args:
+        found: what is written.
+        folder: where to.
+        stem: of the files.
+        untrained: the prompt kinds the segmenter was given without having been trained for them.
+        shown: the image as it was read.
+        source: the image's file.
+        view: what of it was asked for.
+        overlay: whether to draw it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    result = found.to_dict()
+    result = {**found.to_dict(), "view": dict(shown.about) or None}
     files: dict[str, str] = {}
     if found.mask is not None:
         files["mask"] = f"{stem}.mask.png"
         write_mask(folder / files["mask"], found.mask.data)
+        if kind(source) == "nifti":
+            files["volume"] = f"{stem}.mask.nii.gz"
+            nifti.write_mask(folder / files["volume"], source, view, found.mask.data)
     if overlay:
         files["overlay"] = f"{stem}.overlay.png"
         prompt = found.grounding.prompt

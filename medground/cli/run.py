@@ -10,8 +10,10 @@ import click
 from medground.cli.complete import OVERRIDE, RECIPE
 from medground.cli.progress import progress
 from medground.cli.stopping import interruptible
-from medground.data.images import read_image
+from medground.cli.viewing import view_options
 from medground.data.inputs import Input, read_inputs
+from medground.data.opening import image_id, kind, show
+from medground.data.view import PLAIN, Shown, View
 from medground.errors import InputError, Interrupted, RunError
 from medground.graph import GroundingGraph, load
 from medground.types import Query
@@ -25,6 +27,7 @@ from medground.types import Query
     "--recipe", type=RECIPE, default="infer/toy", show_default=True, help="A recipe name, file or run folder."
 )
 @click.option("--question", help="Asked of every image of a folder, or of manifest lines without one.")
+@view_options
 @click.option("--batch-size", default=8, show_default=True, type=click.IntRange(min=1))
 @click.option("--overlays/--no-overlays", default=True, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON on stdout.")
@@ -34,11 +37,16 @@ def run(
     out: Path,
     recipe: str,
     question: str | None,
+    plane: str | None,
+    slice: int | None,
+    window: str | None,
     batch_size: int,
     overlays: bool,
     as_json: bool,
 ) -> None:
     """Ground every image of INPUT, a folder or a manifest of {"image", "question"} lines.
+
+    --plane, --slice and --window hold for every image; a manifest's lines may name their own.
 
     OUT/manifest.jsonl gets a line per input, failures included. Run the same command again after an interruption:
     what is done stays done. Research software, not a medical device.
@@ -48,7 +56,7 @@ def run(
     _refuse_another(manifest)
     graph.recipe.write(out)
     feeds = graph.recipe.digest("reasoner", "prompt_interface", "segmenter", "prompt", "sampling")
-    asked = read_inputs(inputs, question)
+    asked = read_inputs(inputs, question, View(plane=plane, slice=slice, window=window))
     done = _done(manifest)
     todo = [item for item in asked if done.get(item.id) != _key(feeds, item)]
     _compact(manifest, [item.id for item in asked])  # drops a line torn by a kill, so that nothing is appended to it
@@ -77,24 +85,39 @@ def _ground(graph: GroundingGraph, batch: list[Input], out: Path, overlays: bool
     from medground.cli.results import write_result
 
     lines: list[dict[str, Any]] = [{} for _ in batch]
-    queries: list[tuple[int, Query]] = []
+    queries: list[tuple[int, Query, Shown]] = []
     for index, item in enumerate(batch):
         try:
             if item.problem:
                 raise InputError(item.problem)
-            queries.append((index, Query(image=read_image(item.image), question=item.question, id=item.id)))
+            shown = show(item.image, item.view)
+            queries.append((index, Query(image=shown.image, question=item.question, id=item.id), shown))
         except InputError as error:
             lines[index] = {"id": item.id, "status": "unreadable", "cause": str(error)}
-    for (index, query), found in zip(queries, graph.batch([query for _, query in queries]), strict=True):
-        result = write_result(found, out / "results", query.id, untrained=graph.untrained, overlay=overlays)
+    found_all = graph.batch([query for _, query, _ in queries])
+    for (index, query, shown), found in zip(queries, found_all, strict=True):
+        item = batch[index]
+        result = write_result(
+            found, out / "results", query.id, untrained=graph.untrained, overlay=overlays, shown=shown,
+            source=item.image, view=item.view,
+        )  # fmt: skip
         of_model = found.fault is None or found.fault.of_model
         lines[index] = {"status": "ok" if found.fault is None else "fault" if of_model else "failed", **result}
     return lines
 
 
 def _key(feeds: str, item: Input) -> str:
-    """What a line answers: the components asked, the image's name and the question."""
-    return hashlib.sha256(json.dumps([feeds, item.image.name, item.question]).encode()).hexdigest()
+    """What a line answers: the components asked, the image and the question."""
+    if item.problem:
+        return ""
+    parts: list[str | int | None] = [
+        feeds,
+        image_id(item.image) if kind(item.image) == "dicom" else item.image.name,
+        item.question,
+    ]
+    if item.view != PLAIN:
+        parts += [item.view.plane, item.view.slice, item.view.window]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def _done(manifest: Path) -> dict[str, str]:

@@ -8,10 +8,11 @@ all of it). It is made beside its place, under a name ending in ``.building``, a
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,9 @@ class Options:
     """Whether images that look the same may not part between splits, beside those that are the same."""
     seed: int = 0
     """Of the splits and the questions."""
+    group_pattern: str | None = None
+    """A regular expression that finds the patient in a case's id, by its first group or as a whole; where it finds
+    nothing, the source's own group holds."""
 
     def __post_init__(self) -> None:
         for word, known in ((self.components, COMPONENTS), (self.points, RULES), (self.splits, _SPLITTING)):
@@ -66,6 +70,11 @@ class Options:
                 raise ValueError(f"{word!r} is none of {', '.join(known)}")
         if any(share < 0 for share in self.fractions.values()) or abs(sum(self.fractions.values()) - 1) > 1e-6:
             raise ValueError(f"shares of the splits are not negative and sum to 1, not {dict(self.fractions)}")
+        if self.group_pattern is not None:
+            try:
+                re.compile(self.group_pattern)
+            except re.error as error:
+                raise ValueError(f"{self.group_pattern!r} is no regular expression: {error}") from error
         unknown = sorted(set(self.fractions) - set(SPLITS))
         if unknown:
             raise ValueError(f"{unknown[0]!r} is none of {', '.join(SPLITS)}")
@@ -157,11 +166,16 @@ def refuse_another(out: Path) -> None:
 def _made(cases: Iterable[Case | BadCase], work: Path, options: Options, advance: Callable[[int], None]) -> Made:
     made = Made()
     last = _LastImage(work)
+    patient = re.compile(options.group_pattern) if options.group_pattern else None
     for case in cases:
         made.cases += 1
         if isinstance(case, BadCase):
             made.rejected.append(case)
         else:
+            if patient and (named := patient.search(case.id)):
+                case = replace(
+                    case, group=f"{case.labels.get('dataset', '')}|{named[1] if patient.groups else named[0]}"
+                )
             try:
                 made.rows += _rows(case, last, work, options, made.rejected)
             except InputError as error:
@@ -187,6 +201,7 @@ class _LastImage:
             self.image = case.read_image()
             self.print = fingerprint(self.image)
             self.name = self._written(case)
+            self.window: str | None = getattr(case.read_image, "window", None)
             self.key = case.image_key
         return self.image, self.print, self.name
 
@@ -241,10 +256,12 @@ def _rows(case: Case, last: _LastImage, work: Path, options: Options, rejected: 
             "point_2d": [list(point) for point in points],
             "size": list(target.shape),
             "group": hashlib.blake2b(case.group.encode(errors="surrogatepass"), digest_size=6).hexdigest(),
-            **{key: value for key, value in case.labels.items() if key not in _OWN},
+            **{_RENAMED.get(key, key): value for key, value in case.labels.items() if key not in _OWN},
         }
         if case.think:
             line["think"] = case.think
+        if last.window:
+            line["window_used"] = last.window
         if case.spacing:
             line["spacing"] = list(case.spacing)
         yield Row(
@@ -257,7 +274,13 @@ def _rows(case: Case, last: _LastImage, work: Path, options: Options, rejected: 
         )
 
 
-_OWN = ("id", "image", "mask", "question", "bbox_2d", "point_2d", "size", "group", "split", "think", "spacing")
+_OWN = (
+    "id", "image", "mask", "question", "bbox_2d", "point_2d", "size", "group", "split", "think", "spacing", "patient",
+    "volume",
+)  # fmt: skip
+"""Labels that are not copied: what has a place of its own, and names of people, for which ``group`` stands."""
+_RENAMED = {"plane": "source_plane", "slice": "source_slice", "window": "window_used"}
+"""In a manifest these words ask for a view of a volume; the images here are pictures already."""
 
 
 def _check(case: Case, mask: Bools, image: Image) -> None:

@@ -20,7 +20,7 @@ class Case:
     where: str
     """What to say when something is wrong with it, such as ``manifest.jsonl line 3``; never a patient's name."""
     read_image: Callable[[], Image]
-    """H×W×3 uint8 RGB; raises `InputError`."""
+    """H×W×3 uint8 RGB; raises `InputError`. Where it has a ``window``, that names the window used, once it has been called."""
     read_mask: Callable[[], NDArray[np.bool_]]
     """H×W bool; raises `InputError`."""
     image_key: str

@@ -83,7 +83,7 @@ FACTS: tuple[Fact, ...] = (
         lambda its: -its.elongation if its.fill > 0.92 and its.hollow < 0.02 and its.parts == 1 else -99.0, -1.4, -1.8,
     ),
     Fact("shape", "hollow", ("ring-shaped", "hollow"), lambda its: its.hollow, 0.25, 0.1),
-    Fact("shape", "divided", ("divided", "many-part"), lambda its: its.parts, 2, 2),
+    Fact("shape", "divided", ("divided", "multi-part"), lambda its: its.parts, 2, 2),
     Fact(
         "shape", "curved", ("curved", "bent"),
         lambda its: float(its.bent and its.parts == 1 and its.hollow < 0.02), 1.0, 1.0,

@@ -1,17 +1,19 @@
 """Pictures and masks from files, and back.
 
-The decoder is Pillow, fenced: only the formats of `FORMATS` are tried, size on disk and size in pixels are checked
-before a pixel is decoded, and whatever the decoder raises on a hostile file becomes one `InputError`. Messages name
-the file, never its folder.
+`read_image` and `read_mask` open every kind; DICOM and NIfTI have modules of their own. The decoder of pictures is
+Pillow, fenced: only the formats of `FORMATS` are tried, size on disk and size in pixels are checked before a pixel is
+decoded, and whatever the decoder raises on a hostile file becomes one `InputError`. Messages name the file, never its
+folder.
 """
 
 import io
 import struct
 import warnings
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +21,7 @@ from PIL import Image as Pillow
 from PIL import UnidentifiedImageError
 
 from medground.errors import InputError
+from medground.geometry import Size
 from medground.types import Image
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "GIF", "PPM")
@@ -63,7 +66,43 @@ _UPRIGHT: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
 }
 
 
-def read_image(path: str | Path) -> Image:
+def read_image(
+    path: str | Path, *, plane: str | None = None, slice: int | None = None, window: str | None = None
+) -> Image:
+    """Read an image as H x W x 3 uint8 RGB, upright: a picture, a DICOM file or one slice of a NIfTI volume.
+
+    Args:
+        path: the file; its kind is known by its suffix, DICOM's by its first bytes too.
+        plane: of a volume: ``axial``, ``coronal`` or ``sagittal``; never guessed.
+        slice: of a volume, or the frame of a film, from 0; never guessed.
+        window: of DICOM and NIfTI: how values become grey, see `medground.data.view.View`.
+
+    Raises:
+        ViewError: if a volume or a film comes without a plane or slice, or a picture with one.
+        InputError: as `read_picture`, for every kind.
+        PluginError: if the kind needs an extra that is not installed.
+    """
+    from medground.data.opening import show  # the door knows this room, too
+    from medground.data.view import View
+
+    return show(Path(path), View(plane=plane, slice=slice, window=window)).image
+
+
+def read_mask(
+    path: str | Path, *, plane: str | None = None, slice: int | None = None, values: tuple[int, ...] | None = None
+) -> NDArray[np.bool_]:
+    """Read a mask as H x W bool: foreground where the stored value is not 0, or is one of `values`.
+
+    Raises:
+        ViewError, InputError, PluginError: as `read_image`.
+    """
+    from medground.data.opening import read_any_mask
+    from medground.data.view import View
+
+    return read_any_mask(Path(path), View(plane=plane, slice=slice), values)
+
+
+def read_picture(path: str | Path) -> Image:
     """Read a picture as H x W x 3 uint8 RGB, upright.
 
     The EXIF orientation is applied. Grey is repeated over the channels. Grey of more than 8 bits (16-bit, 32-bit,
@@ -78,16 +117,27 @@ def read_image(path: str | Path) -> Image:
     return _decode(Path(path), _rgb)
 
 
-def read_mask(path: str | Path) -> NDArray[np.bool_]:
-    """Read a mask as H x W bool: foreground where the stored value is not 0.
+def read_picture_mask(path: str | Path, values: tuple[int, ...] | None = None) -> NDArray[np.bool_]:
+    """Read a mask from a picture as H x W bool: foreground where the stored value is not 0, or is one of `values`.
 
     Palette indices count as stored; of colours, any channel; where there is alpha, only what is not transparent. JPEG
     blurs edges, so a JPEG mask counts from 128. The EXIF orientation is applied.
 
     Raises:
-        InputError: as `read_image`.
+        InputError: as `read_picture`; for `values` of a picture that is no map of whole numbers.
     """
-    return _decode(Path(path), _foreground)
+    if values is None:
+        return _decode(Path(path), _foreground)
+    return np.isin(read_picture_values(path), values)
+
+
+def read_picture_values(path: str | Path) -> NDArray[Any]:
+    """The stored whole numbers of a label map, H x W; palette indices count as stored.
+
+    Raises:
+        InputError: as `read_picture`; for a picture that is no map of whole numbers.
+    """
+    return _decode(Path(path), _label_values)
 
 
 def write_mask(path: str | Path, mask: NDArray[np.bool_]) -> None:
@@ -109,26 +159,66 @@ def png_bytes(array: NDArray[np.uint8] | NDArray[np.bool_]) -> bytes:
     return buffer.getvalue()
 
 
+def decode_image(data: bytes, name: str) -> Image:
+    """A picture's bytes as H x W x 3 uint8 RGB, as `read_picture` reads files; `name` is what messages call it."""
+    return _decoded(io.BytesIO(data), name, _rgb)
+
+
+def decode_mask(data: bytes, name: str) -> NDArray[np.bool_]:
+    """A mask's bytes as H x W bool, as `read_picture_mask` reads files."""
+    return _decoded(io.BytesIO(data), name, _foreground)
+
+
+def encoded_size(data: bytes, name: str) -> Size:
+    """(H, W) of a picture's bytes by its header, upright; no pixel is decoded, but a PNG's checksums are verified.
+
+    Raises:
+        InputError: as `read_picture`, as far as the header tells.
+    """
+    with _opened(io.BytesIO(data), name) as picture:
+        width, height = picture.size
+        # Orientations 5 to 8 lie on their side.
+        # Pillow decodes a PNG to look for EXIF behind its pixels, where next to none has it.
+        known = picture.format != "PNG" or "exif" in picture.info
+        aside = known and picture.getexif().get(_ORIENTATION, 1) >= 5
+        picture.verify()
+        return (width, height) if aside else (height, width)
+
+
 def _decode(path: Path, convert: Callable[[Pillow.Image], NDArray[Stored]]) -> NDArray[Stored]:
     name = "".join(letter if letter.isprintable() else "?" for letter in path.name)
     _check_file(path, name)
     try:
+        stream = path.open("rb")
+    except PermissionError as error:
+        raise InputError(f"{name} may not be read", hint="check its permissions") from error
+    with stream:
+        return _decoded(stream, name, convert)
+
+
+def _decoded(stream: BinaryIO, name: str, convert: Callable[[Pillow.Image], NDArray[Stored]]) -> NDArray[Stored]:
+    with _opened(stream, name) as picture:
+        picture.load()
+        array, upright = convert(picture), _UPRIGHT.get(picture.getexif().get(_ORIENTATION, 1))
+        return np.require(array if upright is None else upright(array), requirements=["C", "W"])
+
+
+@contextmanager
+def _opened(stream: BinaryIO, name: str) -> Iterator[Pillow.Image]:
+    """A picture whose header was checked; whatever its decoder raises inside becomes one `InputError`."""
+    try:
         with warnings.catch_warnings():
             # What Pillow warns of, damaged metadata and large sizes, is read or refused here.
             warnings.simplefilter("ignore")
-            with path.open("rb") as stream, Pillow.open(stream, formats=FORMATS) as picture:
+            with Pillow.open(stream, formats=FORMATS) as picture:
                 _check_header(picture, name)
-                picture.load()
-                array, upright = convert(picture), _UPRIGHT.get(picture.getexif().get(_ORIENTATION, 1))
-                return np.require(array if upright is None else upright(array), requirements=["C", "W"])
+                yield picture
     except UnidentifiedImageError as error:
         raise InputError(
             f"{name} is not an image of a format that can be read", hint=f"use one of {', '.join(FORMATS)}"
         ) from error
     except Pillow.DecompressionBombError as error:
         raise _too_many(name, "far more pixels than can be read") from error
-    except PermissionError as error:
-        raise InputError(f"{name} may not be read", hint="check its permissions") from error
     except _DECODER_ERRORS as error:
         raise InputError(
             f"{name} is damaged or incomplete", hint="open it in a viewer and save it again, or copy it anew"
@@ -187,6 +277,15 @@ def _stretch(values: NDArray[np.generic]) -> NDArray[np.uint8]:
     grey -= np.float32(low)
     grey *= np.float32(255.0 / (high - low) if high > low else 0.0)
     return np.rint(np.clip(grey, 0, 255)).astype(np.uint8)
+
+
+def _label_values(picture: Pillow.Image) -> NDArray[Any]:
+    stored: NDArray[Any] = np.asarray(picture)
+    if stored.ndim == 3 and picture.mode == "RGB" and (stored == stored[..., :1]).all():
+        stored = stored[..., 0]
+    if stored.ndim != 2 or picture.format in ("JPEG", "MPO") or stored.dtype.kind not in "bui":
+        raise InputError("a mask of colours or of a lossy format holds no label values", hint="save it as a grey PNG")
+    return stored
 
 
 def _foreground(picture: Pillow.Image) -> NDArray[np.bool_]:

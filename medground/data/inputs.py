@@ -6,7 +6,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from medground.data.places import SUFFIXES, safe_name
+from medground.data import dicom
+from medground.data.opening import image_id
+from medground.data.places import IMAGE_SUFFIXES, is_image, safe_name
+from medground.data.places import images as image_files
+from medground.data.view import PLAIN, View
 from medground.errors import InputError
 
 
@@ -15,58 +19,66 @@ class Input:
     """One image and its question."""
 
     id: str
-    """Names the results; safe as a file name."""
+    """Names the results; safe as a file name. Of a DICOM file a hash, because its name may be a patient's."""
     image: Path
     question: str
+    view: View = PLAIN
     problem: str = ""
     """Why this input cannot be used; empty when it can."""
 
 
-def read_inputs(source: Path, question: str | None = None) -> list[Input]:
+def read_inputs(source: Path, question: str | None = None, view: View = PLAIN) -> list[Input]:
     """The inputs of a folder (sorted by name) or of a manifest (in its order).
 
-    A manifest line is ``{"image": path, "question": str, "id": str}``; the path is relative to the manifest and stays
-    under its folder; ``question`` may come from the caller, ``id`` from the file name. A line that cannot be used
-    becomes an `Input` with a `problem`.
+    A manifest line is ``{"image": path, "question": str, "id": str}``, with ``plane``, ``slice`` and ``window`` of DICOM and
+    NIfTI; the path is relative to the manifest and stays under its folder; ``question`` and the view may come from the
+    caller, ``id`` from the file. A line that cannot be used becomes an `Input` with a `problem`.
 
     Raises:
         InputError: if there is nothing to read at all.
     """
     if source.is_dir():
-        found = _of_folder(source, question)
-    elif source.suffix.lower() in SUFFIXES:
+        found = _of_folder(source, question, view)
+    elif source.is_file() and (is_image(source) or dicom.is_dicom(source)):
         raise InputError(
-            f"{source.name} is one image, not a manifest", hint="give its folder, or use `medground ground`"
+            f"{'a DICOM file' if dicom.is_dicom(source) else source.name} is one image, not a manifest",
+            hint="give its folder, or use `medground ground`",
         )
     elif source.is_file():
-        found = _of_manifest(source, question)
+        found = _of_manifest(source, question, view)
     else:
         raise InputError(f"{source.name} does not exist", hint="give a folder of images or a manifest.jsonl")
     if not found:
-        raise InputError(f"{source.name} holds no images", hint=f"known suffixes: {', '.join(SUFFIXES)}")
+        raise InputError(f"{source.name} holds no images", hint=f"known suffixes: {', '.join(IMAGE_SUFFIXES)}")
     return _with_unique_ids(found)
 
 
-def _of_folder(folder: Path, question: str | None) -> list[Input]:
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+def _of_folder(folder: Path, question: str | None, view: View) -> list[Input]:
+    files = image_files(folder)
     if files and question is None:
         raise InputError("a folder of images needs one question for all of them", hint="give --question TEXT")
-    return [
-        Input(id=safe_name(str(path.relative_to(folder).with_suffix(""))), image=path, question=question or "")
-        for path in files
-    ]
+    return [_of_file(path, number, folder, question or "", view) for number, path in enumerate(files, start=1)]
 
 
-def _of_manifest(manifest: Path, question: str | None) -> list[Input]:
+def _of_file(path: Path, number: int, folder: Path, question: str, view: View) -> Input:
+    try:
+        name = image_id(path, view)
+    except InputError as error:
+        return Input(id=f"image-{number}", image=path, question=question, problem=str(error))
+    inside = "" if dicom.is_dicom(path) else str(path.relative_to(folder).parent / "_")[:-1]
+    return Input(id=safe_name(inside + name), image=path, question=question, view=view)
+
+
+def _of_manifest(manifest: Path, question: str | None, view: View) -> list[Input]:
     root = manifest.parent.resolve()
     found = []
     for number, text in enumerate(manifest.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
         if text.strip():
-            found.append(_of_line(text, number, root, question))
+            found.append(_of_line(text, number, root, question, view))
     return found
 
 
-def _of_line(text: str, number: int, root: Path, question: str | None) -> Input:
+def _of_line(text: str, number: int, root: Path, question: str | None, given: View) -> Input:
     fallback = f"line-{number}"
 
     def broken(why: str) -> Input:
@@ -81,10 +93,29 @@ def _of_line(text: str, number: int, root: Path, question: str | None) -> Input:
     asked = line.get("question", question)
     if not isinstance(asked, str):
         return broken('needs a "question", or give --question TEXT')
-    path = (root / line["image"]).resolve()
+    try:
+        path = (root / line["image"]).resolve()
+    except (OSError, ValueError):
+        return broken("its image cannot be looked up")
     if not path.is_relative_to(root):
         return broken("its image lies outside the manifest's folder")
-    return Input(id=safe_name(str(line.get("id") or Path(line["image"]).stem)), image=path, question=asked)
+    chosen = {
+        key: line[key] if line.get(key) is not None else getattr(given, key) for key in ("plane", "slice", "window")
+    }
+    if not _is_view(chosen):
+        return broken("plane and window are words, slice is a whole number")
+    try:
+        view = View(**chosen)
+        name = safe_name(str(line["id"])) if line.get("id") else image_id(path, view)
+    except InputError as error:
+        return broken(str(error))
+    return Input(id=name, image=path, question=asked, view=view)
+
+
+def _is_view(chosen: dict[str, Any]) -> bool:
+    return type(chosen["slice"]) in (int, type(None)) and all(
+        isinstance(chosen[key], (str, type(None))) for key in ("plane", "window")
+    )
 
 
 def _with_unique_ids(inputs: list[Input]) -> list[Input]:

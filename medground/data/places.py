@@ -20,8 +20,19 @@ def is_image(path: Path) -> bool:
 
 
 def images(folder: Path) -> list[Path]:
-    """The files of a folder and its subfolders that are named like images, sorted by path."""
-    return sorted(path for path in folder.rglob("*") if is_image(path) and path.is_file())
+    """The image files of a folder and its subfolders, sorted by path; DICOM files need no suffix."""
+    return sorted(path for path in folder.rglob("*") if path.is_file() and (is_image(path) or _bare_dicom(path)))
+
+
+def _bare_dicom(path: Path) -> bool:
+    """Whether a file is DICOM under a name that does not say so, as archives export them; not their table of contents."""
+    if path.name.upper() == "DICOMDIR":
+        return False
+    try:
+        with path.open("rb") as file:
+            return file.read(132)[128:] == b"DICM"
+    except OSError:
+        return False
 
 
 def stem(name: str | Path) -> str:

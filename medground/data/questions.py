@@ -6,7 +6,7 @@ done.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -147,7 +147,7 @@ def untrue(text: str, looks: Looks) -> list[str]:
     found = []
     for phrase in _ABOUT_THE_PICTURE.finditer(text.lower()):
         for side in re.findall(r"left|right|upper|top|lower|bottom", phrase[0]):
-            if _WHOLLY_ELSEWHERE[side](looks):
+            if WHOLLY_ELSEWHERE[side](looks):
                 found.append(phrase[0])
                 break
     return found
@@ -158,7 +158,7 @@ _ABOUT_THE_PICTURE = re.compile(
     rf"\b{_SIDE}(?:[ -]{_SIDE})?(?:[ -](?:hand|side|half|part|quarter|quadrant|edge|third|corner|portion))*"
     rf" (?:of|in) (?:the|this) (?:picture|image|frame|photograph|view|field of view)\b"
 )
-_WHOLLY_ELSEWHERE = {
+WHOLLY_ELSEWHERE: Mapping[str, Callable[[Looks], bool]] = {
     "left": lambda its: its.box.x1 >= 0.5,
     "right": lambda its: its.box.x2 <= 0.5,
     "upper": lambda its: its.box.y1 >= 0.5,
@@ -166,3 +166,4 @@ _WHOLLY_ELSEWHERE = {
     "lower": lambda its: its.box.y2 <= 0.5,
     "bottom": lambda its: its.box.y2 <= 0.5,
 }
+"""A word of a side to whether nothing of a target lies on it."""

@@ -1,25 +1,29 @@
-"""Samples for training and evaluation from a folder with a ``manifest.jsonl``; images are read when they are used.
+"""Samples for training and evaluation, from a manifest or the published parquet table; images are read when used.
 
-A line holds ``id``, ``image``, ``question``, and the truth: ``mask`` (a file), ``bbox_2d`` (x1, y1, x2, y2, half-open) and
-``point_2d`` ([[x, y], ...]) in pixels of the image; a missing box is that of the mask. Optional are ``split``, ``think``
-(a reasoning trace), ``spacing`` (mm per pixel along y and x) and any further words, which become labels.
+A line of a manifest holds ``id``, ``image``, ``question``, and the truth: ``mask`` (a file), ``bbox_2d`` (x1, y1, x2, y2,
+half-open) and ``point_2d`` ([[x, y], ...]) in pixels of the image; a missing box is that of the mask. Optional are
+``split``, ``think`` (a reasoning trace), ``spacing`` (mm per pixel along y and x), ``plane``, ``slice`` and ``window`` of
+DICOM and NIfTI, and any further words, which become labels.
 """
 
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
 
-from medground.data.images import read_image, read_mask
-from medground.errors import InputError, nearest
+from medground.data.opening import mask_view, read_any_mask, show
+from medground.data.umrg import UmrgSamples, read_umrg
+from medground.data.umrg.places import is_hub_id, is_umrg
+from medground.data.view import PLAIN, View
+from medground.errors import InputError, UsageError, nearest
 from medground.geometry import Box, Point, mask_box
 from medground.types import Query, Sample, Target
 
 MANIFEST = "manifest.jsonl"
-_OWN = ("id", "image", "mask", "question", "bbox_2d", "point_2d", "size", "split", "spacing")
+_OWN = ("id", "image", "mask", "question", "bbox_2d", "point_2d", "size", "split", "plane", "slice", "spacing")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +39,8 @@ class Entry:
     labels: dict[str, str]
     split: str
     spacing: tuple[float, float] | None = None
+    """As the manifest states it, mm along y and x."""
+    view: View = PLAIN
 
 
 class Samples(Sequence[Sample]):
@@ -42,10 +48,11 @@ class Samples(Sequence[Sample]):
 
     Args:
         entries: checked lines.
+        files: what was read.
     """
 
-    def __init__(self, entries: Sequence[Entry]) -> None:
-        self.entries = list(entries)
+    def __init__(self, entries: Sequence[Entry], files: Sequence[Path] = ()) -> None:
+        self.entries, self.files = list(entries), list(files)
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -56,7 +63,7 @@ class Samples(Sequence[Sample]):
     def __getitem__(self, index: slice) -> "Samples": ...
     def __getitem__(self, index: int | slice) -> "Sample | Samples":
         if isinstance(index, slice):
-            return Samples(self.entries[index])
+            return Samples(self.entries[index], self.files)
         return _sample(self.entries[index])
 
     @property
@@ -75,10 +82,33 @@ class Samples(Sequence[Sample]):
             raise InputError(
                 f"no sample is in the split {split!r}", hint=nearest(split, {entry.split for entry in self.entries})
             )
-        return Samples(found)
+        return Samples(found, self.files)
 
 
-def read_samples(path: str | Path, *, split: str | None = None, limit: int | None = None) -> Samples:
+def read_samples(
+    path: str | Path, *, split: str | None = None, limit: int | None = None, reader: str | None = None
+) -> Samples | UmrgSamples:
+    """Read the samples of a manifest, or of a table of the published schema.
+
+    Args:
+        path: a folder with ``manifest.jsonl``, or the file; a ``.parquet`` file or its folder; a fetched hub id.
+        split: take only these samples.
+        limit: take only the first so many of those.
+        reader: a name of `READERS`; None takes the one that fits the path.
+
+    Raises:
+        UsageError: if there is no such reader.
+        InputError: naming what cannot be used: the first bad line of a manifest; of a table, only if no row is usable.
+        PluginError: without what the reader needs.
+    """
+    if reader is None:
+        reader = "umrg" if not (Path(path).expanduser() / MANIFEST).is_file() and _is_table(path) else "manifest"
+    if reader not in READERS:
+        raise UsageError(f"there is no reader {reader!r} of samples", hint=nearest(reader, READERS))
+    return READERS[reader](path, split=split, limit=limit)
+
+
+def read_manifest(path: str | Path, *, split: str | None = None, limit: int | None = None) -> Samples:
     """Read the manifest of a folder (or a manifest file) and check every line.
 
     A line that names no split is given one: by its patient where there is such a label, else by its image, so that two
@@ -96,15 +126,26 @@ def read_samples(path: str | Path, *, split: str | None = None, limit: int | Non
     if manifest.is_dir():
         manifest = manifest / MANIFEST
     if not manifest.is_file():
-        raise InputError(f"{manifest} does not exist", hint=f"data.path is a folder with {MANIFEST}")
+        raise InputError(
+            f"{manifest} does not exist", hint=f"data.path is a folder with {MANIFEST}, or a parquet table"
+        )
     root = manifest.parent.resolve()
     lines = manifest.read_text(encoding="utf-8", errors="replace").splitlines()
     entries = [_entry(text, number, root) for number, text in enumerate(lines, start=1) if text.strip()]
     if not entries:
         raise InputError(f"{manifest} holds no samples")
     _check_unique(entries)
-    found = Samples(entries) if split is None else Samples(entries).of(split)
+    found = Samples(entries, [manifest])
+    found = found if split is None else found.of(split)
     return found if limit is None else found[:limit]
+
+
+READERS: Mapping[str, Callable[..., Samples | UmrgSamples]] = {"manifest": read_manifest, "umrg": read_umrg}
+"""Name, as ``data.reader`` says it, and what reads samples."""
+
+
+def _is_table(path: str | Path) -> bool:
+    return is_umrg(path) or (not Path(path).expanduser().exists() and is_hub_id(path))
 
 
 def _entry(text: str, number: int, root: Path) -> Entry:
@@ -124,8 +165,16 @@ def _entry(text: str, number: int, root: Path) -> Entry:
     spacing = None if line.get("spacing") is None else _numbers(line["spacing"], 2, number, "spacing")
     return Entry(
         id=str(line.get("id") or f"line-{number}"), image=image, mask=mask, question=line["question"], box=box,
-        points=points, labels=labels, split=split, spacing=(spacing[0], spacing[1]) if spacing else None,
+        points=points, labels=labels, split=split, view=_view(line, number),
+        spacing=(spacing[0], spacing[1]) if spacing else None,
     )  # fmt: skip
+
+
+def _view(line: dict[str, Any], number: int) -> View:
+    chosen = {key: line.get(key) for key in ("plane", "slice", "window")}
+    if not all(value is None or type(value) is (int if key == "slice" else str) for key, value in chosen.items()):
+        raise _bad(number, "has a plane, slice or window of the wrong kind")
+    return View(**chosen)
 
 
 def _object(text: str, number: int) -> dict[str, Any]:
@@ -173,8 +222,9 @@ def _check_unique(entries: Sequence[Entry]) -> None:
 
 
 def _sample(entry: Entry) -> Sample:
-    image = read_image(entry.image)
-    mask = None if entry.mask is None else read_mask(entry.mask)
+    shown = show(entry.image, entry.view)
+    image = shown.image
+    mask = None if entry.mask is None else read_any_mask(entry.mask, mask_view(entry.mask, entry.view))
     if mask is not None and mask.shape != image.shape[:2]:
         raise InputError(f"the mask of {entry.id} is {mask.shape} and its image {image.shape[:2]}")
     if mask is not None and not mask.any():
@@ -186,8 +236,8 @@ def _sample(entry: Entry) -> Sample:
     return Sample(
         query=Query(image=image, question=entry.question, id=entry.id),
         target=Target(box=box, points=entry.points, mask=mask),
-        labels=entry.labels,
-        spacing=entry.spacing,
+        labels={**entry.labels, **({"window": str(shown.about["window"])} if shown.about else {})},
+        spacing=entry.spacing or shown.spacing,
     )
 
 

@@ -17,6 +17,12 @@ from medground.errors import InputError, UsageError, nearest
 READERS = {
     "folder": "images/ and masks/ by name",
     "manifest": "a line of JSON per mask",
+    "umrg": "the published parquet table",
+    "coco": "one JSON file of images and annotations",
+    "biomedparse": "train/ beside train_mask/, targets in the names",
+    "sam_med2d": "image2label or label2image tables",
+    "nnunet": "imagesTr/ beside labelsTr/, NIfTI",
+    "slake": "imgs/ and mask.txt, questions as JSON",
 }
 """Name, which is also the module's, and what it reads."""
 
@@ -61,12 +67,13 @@ def known(name: str) -> str:
 
 
 def reader_of(root: Path) -> str:
-    """The one reader whose layout a source has.
+    """The one reader whose layout a source has; `folder` only where no other fits, since a table says more than names.
 
     Raises:
         UsageError: if there is none, or several.
     """
     fitting = [name for name in READERS if importlib.import_module(f"{__name__}.{name}").recognises(root)]
+    fitting = [name for name in fitting if name != "folder"] or fitting
     if len(fitting) == 1:
         return fitting[0]
     if fitting:

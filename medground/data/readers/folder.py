@@ -9,18 +9,18 @@ from functools import partial
 from pathlib import Path
 
 from medground.data.cases import BadCase, Case
-from medground.data.images import read_mask
-from medground.data.opening import View, opened
+from medground.data.opening import opened, read_any_mask
 from medground.data.places import images as image_files
 from medground.data.places import safe_name, stem
+from medground.data.view import View
 from medground.errors import InputError
 
 SPLITS = ("train", "val", "test")
 
 
 def recognises(root: Path) -> bool:
-    """A folder with images/ and masks/, itself or in a split's folder, and no manifest."""
-    return not (root / "manifest.jsonl").exists() and any(True for _ in _parts(root, "images", "masks"))
+    """A folder with images/ and masks/, itself or in a split's folder."""
+    return any(True for _ in _parts(root, "images", "masks"))
 
 
 def cases(
@@ -110,7 +110,7 @@ def _of_image(
             id=safe_name(f"{picture.id}__{category}" if category else picture.id),
             where=picture.name,
             read_image=picture.read,
-            read_mask=partial(read_mask, path),
+            read_mask=partial(read_any_mask, path),
             image_key=picture.key,
             group=picture.group,
             labels=labels,

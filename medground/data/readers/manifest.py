@@ -17,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medground.data.cases import BadCase, Case
-from medground.data.images import read_mask
-from medground.data.opening import View, opened
+from medground.data.opening import mask_view, opened, read_any_mask
 from medground.data.places import inside, safe_name
 from medground.data.rle import decode_rle
+from medground.data.view import View
 from medground.errors import InputError
 from medground.geometry import Box, Point
 
@@ -112,7 +112,11 @@ def _mask(line: dict[str, Any], root: Path, view: View) -> Callable[[], NDArray[
         raise InputError("needs a mask")
     if isinstance(stored, dict):
         return partial(decode_rle, stored)
-    return partial(read_mask, inside(root, stored, "a mask"))
+    values = line.get("mask_value")
+    if values is not None and type(values) is not int:
+        raise InputError("has a mask_value that is not a whole number")
+    found = inside(root, stored, "a mask")
+    return partial(read_any_mask, found, mask_view(found, view), None if values is None else (values,))
 
 
 def _text(line: dict[str, Any], key: str) -> str | None:

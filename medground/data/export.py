@@ -1,0 +1,133 @@
+"""A dataset in the formats of others."""
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from medground.data.images import png_bytes
+from medground.data.rle import encode_rle
+from medground.data.samples import Samples, read_samples
+from medground.data.umrg import UmrgSamples, write_umrg
+from medground.errors import InputError, UsageError, nearest
+from medground.segmenting import image_key
+from medground.types import Sample
+
+FORMATS = ("umrg", "coco")
+
+
+def export(source: str | Path, to: Path, format: str = "umrg", *, split: str | None = None) -> dict[str, int]:
+    """Write the samples of a dataset in another format.
+
+    ``umrg`` is the published parquet table: one file where `to` ends in ``.parquet``, else a folder with a file per
+    split. Boxes and points become inclusive pixel indices, as that schema has them. ``coco`` is a folder with
+    ``images/`` and ``instances_SPLIT.json`` per split, masks as compressed run lengths; question, key points and
+    reasoning are further words of the annotations.
+
+    Returns:
+        how many samples each file holds.
+
+    Raises:
+        UsageError: for a format that is not known, or a single file for COCO.
+        InputError: if `to` exists, or a sample cannot be read.
+        PluginError: without pyarrow, for ``umrg``.
+    """
+    if format not in FORMATS:
+        raise UsageError(f"there is no format {format!r}", hint=nearest(format, FORMATS))
+    if to.exists() and (to.is_file() or any(to.iterdir())):
+        raise InputError(f"{to} already holds something", hint="give another --to, or remove it first")
+    samples = read_samples(source, split=split)
+    if to.suffix == ".parquet":
+        if format != "umrg":
+            raise UsageError("COCO is a folder, not a .parquet file", hint="give --to DIR")
+        return {to.name: write_umrg(to, samples)}
+    work = to.with_name(f"{to.name}.building")
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    counts = {}
+    for name, part in _by_split(samples).items():
+        file = f"{name}.parquet" if format == "umrg" else f"instances_{name}.json"
+        counts[file] = write_umrg(work / file, part) if format == "umrg" else _write_coco(work, file, part)
+    if to.is_dir():
+        to.rmdir()
+    work.replace(to)
+    return counts
+
+
+def splits_of(samples: Samples | UmrgSamples) -> list[str]:
+    """The split of every sample, in order."""
+    return [each.split for each in (samples.entries if isinstance(samples, Samples) else samples.rows)]
+
+
+class _Part(Sequence[Sample]):
+    """Some samples of a dataset, still read one by one."""
+
+    def __init__(self, samples: Samples | UmrgSamples, places: Sequence[int]) -> None:
+        self.samples, self.places = samples, places
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.samples[self.places[index]]
+
+
+def _by_split(samples: Samples | UmrgSamples) -> dict[str, _Part]:
+    names = splits_of(samples)
+    return {
+        name: _Part(samples, [place for place, one in enumerate(names) if one == name]) for name in dict.fromkeys(names)
+    }
+
+
+def _write_coco(folder: Path, file: str, samples: Sequence[Sample]) -> int:
+    (folder / "images").mkdir(exist_ok=True)
+    categories: dict[str, dict[str, Any]] = {}
+    images: dict[str, dict[str, Any]] = {}
+    annotations = []
+    for number, sample in enumerate(samples, start=1):
+        name = sample.labels.get("category", "target")
+        category = categories.setdefault(
+            name, {"id": len(categories) + 1, "name": name, "supercategory": sample.labels.get("supercategory", "")}
+        )
+        annotations.append(_annotation(number, sample, category["id"], _image(folder, images, sample)))
+    whole = {
+        "images": list(images.values()), "annotations": annotations, "categories": list(categories.values()),
+    }  # fmt: skip
+    (folder / file).write_text(json.dumps(whole), encoding="utf-8")
+    return len(annotations)
+
+
+def _image(folder: Path, images: dict[str, dict[str, Any]], sample: Sample) -> int:
+    """The number of a sample's image, which is written the first time it is met."""
+    pixels = sample.query.image
+    key = image_key(pixels)[:16]
+    if key not in images:
+        height, width = sample.query.size
+        images[key] = {"id": len(images) + 1, "file_name": f"{key}.png", "height": height, "width": width}
+        path = folder / "images" / f"{key}.png"
+        if not path.exists():
+            path.write_bytes(png_bytes(pixels))
+    number: int = images[key]["id"]
+    return number
+
+
+def _annotation(number: int, sample: Sample, category: int, image: int) -> dict[str, Any]:
+    box, mask = sample.target.box, sample.target.mask
+    if mask is None:
+        raise InputError(f"{sample.query.id} has no mask, which COCO needs", hint="export as umrg, or leave it out")
+    found = {
+        "id": number,
+        "image_id": image,
+        "category_id": category,
+        "bbox": [box.x1, box.y1, box.width, box.height],
+        "segmentation": encode_rle(mask),
+        "area": int(mask.sum()),
+        "iscrowd": 0,
+        "sample_id": sample.query.id,
+        "question": sample.query.question,
+        "point_2d": [list(point) for point in sample.target.points],
+    }
+    if "think" in sample.labels:
+        found["think"] = sample.labels["think"]
+    return found

@@ -1,0 +1,162 @@
+"""What a dataset holds: how much of what, how large, how hard for a box, how long its questions are."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from medground.data.export import splits_of
+from medground.data.samples import Samples
+from medground.data.umrg import UmrgSamples
+from medground.geometry import Floats, ellipse, mask_dice
+from medground.regions import label
+from medground.types import Sample
+
+SIZES = ((0.01, "under 1 %"), (0.05, "1 to 5 %"), (0.2, "5 to 20 %"), (1.01, "over 20 %"))
+"""Shares of the image below which a target has a size's name."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figures:
+    """What is measured of one sample."""
+
+    id: str
+    split: str
+    modality: str
+    supercategory: str
+    category: str
+    size: str
+    """A name of `SIZES`."""
+    area: float
+    """Share of the image."""
+    box_area: float
+    """Share of the image."""
+    box_fill: float | None
+    """Mask over box."""
+    box_dice: float | None
+    """Dice of the whole box against the mask: the floor of a segmenter that fills the box."""
+    ellipse_dice: float | None
+    """Dice of the ellipse inscribed in the box: the floor of a segmenter that has never seen the image."""
+    components: int | None
+    """Parts of the mask, joined across sides and corners."""
+    point_distance: float | None
+    """Between the two key points, in diagonals of the box."""
+    question_words: int
+    think_words: int
+
+
+def measure(samples: Samples | UmrgSamples, advance: Callable[[int], None] = lambda count: None) -> list[Figures]:
+    """Measure every sample, reading each image and mask once.
+
+    Raises:
+        InputError: naming the first sample whose files cannot be used; `medground data lint` lists them all.
+    """
+    found = []
+    for split, sample in zip(splits_of(samples), samples, strict=True):
+        found.append(_figures(sample, split))
+        advance(1)
+    return found
+
+
+def _figures(sample: Sample, split: str) -> Figures:
+    (height, width), target, labels = sample.query.size, sample.target, sample.labels
+    box, mask = target.box, target.mask
+    area = float(mask.sum()) if mask is not None else box.area
+    share = area / (height * width)
+    apart = None
+    if len(target.points) == 2:
+        apart = float(np.hypot(*np.subtract(*target.points))) / box.diagonal
+    return Figures(
+        id=sample.query.id,
+        split=split,
+        modality=labels.get("modality", "") or "unnamed",
+        supercategory=labels.get("supercategory", "") or "unnamed",
+        category=labels.get("category", "") or "unnamed",
+        size=next(name for limit, name in SIZES if share < limit),
+        area=share,
+        box_area=box.area / (height * width),
+        box_fill=None if mask is None else area / box.area,
+        box_dice=None if mask is None else 2 * area / (area + box.area),
+        ellipse_dice=None if mask is None else float(mask_dice(ellipse(box, (height, width)), mask)),
+        components=None if mask is None else label(mask, corners=True)[1],
+        point_distance=apart,
+        question_words=len(sample.query.question.split()),
+        think_words=len(labels.get("think", "").split()),
+    )
+
+
+def summary(found: Sequence[Figures]) -> dict[str, Any]:
+    """Counts by split, modality, super-category, category and size, crossed with the split; and quartiles of the rest."""
+    splits = sorted({one.split for one in found}, key=_split_order)
+    counts = {
+        word: {
+            name: {"all": total, **{split: _count(found, **{word: name, "split": split}) for split in splits}}
+            for name, total in Counter(getattr(one, word) for one in found).most_common()
+        }
+        for word in ("modality", "supercategory", "category", "size")
+    }
+    return {
+        "samples": len(found),
+        "splits": {split: _count(found, split=split) for split in splits},
+        "counts": counts,
+        "figures": {name: quartiles(getattr(one, name) for one in found) for name in _MEASURED},
+        "floors": {
+            modality: {
+                name: _mean(getattr(one, name) for one in found if one.modality == modality)
+                for name in ("box_dice", "ellipse_dice")
+            }
+            for modality in counts["modality"]
+        },
+    }
+
+
+_MEASURED = (
+    "area", "box_area", "box_fill", "box_dice", "ellipse_dice", "components", "point_distance", "question_words",
+    "think_words",
+)  # fmt: skip
+
+
+def quartiles(values: Iterable[float | None]) -> dict[str, float] | None:
+    """Smallest, quartiles, largest and mean of what is known; None where nothing is.
+
+    >>> quartiles([1, 2, 3, None])["median"]
+    2.0
+    """
+    known = [float(value) for value in values if value is not None]
+    if not known:
+        return None
+    low, first, median, third, high = np.percentile(known, (0, 25, 50, 75, 100))
+    return {
+        "min": float(low), "q1": float(first), "median": float(median), "q3": float(third), "max": float(high),
+        "mean": float(np.mean(known)),
+    }  # fmt: skip
+
+
+def histogram(values: Iterable[float | None], edges: Sequence[float]) -> tuple[Floats, Floats]:
+    """(middles, shares) of values in bins."""
+    known = [value for value in values if value is not None]
+    counts, borders = np.histogram(known, bins=np.asarray(edges, np.float64))
+    middles: Floats = (borders[:-1] + borders[1:]) / 2
+    shares: Floats = counts / max(1, len(known))
+    return middles, shares
+
+
+def rows(found: Sequence[Figures]) -> list[Mapping[str, Any]]:
+    """One plain row per sample."""
+    return [asdict(one) for one in found]
+
+
+def _count(found: Sequence[Figures], **words: str) -> int:
+    return sum(all(getattr(one, word) == value for word, value in words.items()) for one in found)
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
+
+
+def _split_order(name: str) -> tuple[int, str]:
+    known = ("train", "val", "test")
+    return (known.index(name) if name in known else len(known), name)

@@ -1,0 +1,120 @@
+"""What a DICOM file says of its patient leaves it nowhere: a word in 40 fields and in the file's name is counted after."""
+
+import json
+import logging
+import warnings
+
+import numpy as np
+import pytest
+
+pydicom = pytest.importorskip("pydicom", reason="needs pydicom")
+
+from pydicom.dataset import Dataset, FileMetaDataset  # noqa: E402
+from pydicom.sequence import Sequence  # noqa: E402
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian  # noqa: E402
+
+from medground.cli import main  # noqa: E402
+
+CANARY = "KANARIENVOGEL"
+TEXTS = (
+    "PatientName", "PatientID", "OtherPatientNames", "PatientComments", "PatientAddress", "PatientMotherBirthName",
+    "PatientTelephoneNumbers", "PatientBirthName", "EthnicGroup", "Occupation", "AdditionalPatientHistory",
+    "MedicalRecordLocator", "MilitaryRank", "InstitutionName", "InstitutionAddress", "InstitutionalDepartmentName",
+    "ReferringPhysicianName", "PerformingPhysicianName", "OperatorsName", "PhysiciansOfRecord", "NameOfPhysiciansReadingStudy",
+    "StudyDescription", "SeriesDescription", "ProtocolName", "StudyID", "AccessionNumber", "StationName", "DeviceSerialNumber",
+    "ImageComments", "RequestedProcedureDescription", "AdmittingDiagnosesDescription", "BodyPartExamined", "Manufacturer",
+)  # fmt: skip
+"""33 text fields; with the others below there are 40."""
+
+
+def dicom_file(path, pixels):
+    found = Dataset()
+    found.file_meta = FileMetaDataset()
+    found.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    found.file_meta.MediaStorageSOPClassUID = found.SOPClassUID = CTImageStorage
+    fields = 0
+    for keyword in TEXTS:
+        setattr(found, keyword, CANARY)
+        fields += 1
+    for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"):
+        setattr(found, keyword, f"1.2.{CANARY}")
+        fields += 1
+    found.file_meta.MediaStorageSOPInstanceUID = found.SOPInstanceUID
+    inner = Dataset()
+    inner.CodeMeaning = CANARY
+    found.ProcedureCodeSequence = Sequence([inner])
+    block = found.private_block(0x0011, CANARY, create=True)
+    block.add_new(0x01, "LO", CANARY)
+    found.add_new(0x60004000, "LT", CANARY)  # overlay comments
+    explained = Dataset()
+    explained.LUTExplanation = CANARY
+    explained.add_new("LUTDescriptor", "US", [2, 0, 16])
+    explained.add_new("LUTData", "OW", np.array([0, 65535], "<u2").tobytes())
+    found.VOILUTSequence = Sequence([explained])
+    fields += 4
+    found.Modality, found.PhotometricInterpretation, found.SamplesPerPixel = "CT", "MONOCHROME2", 1
+    found.Rows, found.Columns = pixels.shape
+    found.BitsAllocated = found.BitsStored = 16
+    found.HighBit, found.PixelRepresentation = 15, 1
+    found.PixelData = pixels.astype("<i2").tobytes()
+    found.save_as(path, enforce_file_format=True)
+    assert fields == 40 and path.read_bytes().count(CANARY.encode()) >= 40
+    return path
+
+
+@pytest.fixture
+def source(tmp_path, caplog):
+    """Three files of the canary's name: a good one, one of bad values, one cut short; and a folder of masks."""
+    warnings.simplefilter("ignore")  # pydicom quotes what it writes; pytest restores the filters after the test
+    folder = tmp_path / "source"
+    (folder / "images").mkdir(parents=True)
+    (folder / "masks").mkdir()
+    pixels = np.full((64, 64), -900)
+    pixels[10:30, 12:40] = 60
+    good = dicom_file(folder / f"images/{CANARY}.dcm", pixels)
+    data = good.read_bytes()
+    (folder / f"images/{CANARY}-cut.dcm").write_bytes(data[:-900])
+    (folder / f"images/{CANARY}-bad.dcm").write_bytes(data.replace(b"MONOCHROME2", CANARY[:11].encode()))
+    dicom_file(folder / f"masks/{CANARY}.dcm", (pixels == 60).astype(int))
+    warnings.simplefilter("error")
+    caplog.clear()
+    return folder
+
+
+def cli(*arguments):
+    with pytest.raises(SystemExit) as left:
+        main([str(argument) for argument in arguments])
+    return int(left.value.code or 0)
+
+
+def test_the_canary_is_nowhere(source, tmp_path, capfd, caplog):
+    caplog.set_level(logging.DEBUG)
+    image = source / f"images/{CANARY}.dcm"
+    lines = [{"image": f"images/{path.name}", "question": "where?"} for path in sorted((source / "images").iterdir())]
+    lines.append({"image": f"images/{CANARY}-none.dcm", "question": "where?"})
+    (source / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    out = tmp_path / "out"
+    codes = [
+        cli("ground", image, "Which bright region?", "--out", out / "ground", "--json"),
+        cli("ground", image, "Which bright region?", "--out", out / "ground", "--window", "lung"),
+        cli("ground", image, "Which bright region?", "--plane", "axial"),
+        cli("ground", source / f"images/{CANARY}-cut.dcm", "Which?"),
+        cli("ground", source / f"images/{CANARY}-bad.dcm", "Which?"),
+        cli("ground", source / f"images/{CANARY}-none.dcm", "Which?"),
+        cli("run", source / "images", "--question", "Which bright region?", "--out", out / "run"),
+        cli("run", source / "manifest.jsonl", "--out", out / "lines", "--json"),
+        cli("run", image, "--question", "Which?", "--out", out / "one"),
+        cli("data", "build", source, "--reader", "folder", "--out", out / "built", "-o", "category=block", "--json"),
+    ]
+    assert codes == [0, 0, 2, 3, 3, 3, 3, 3, 3, 0]
+    streams = capfd.readouterr()
+    written = {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    assert len([name for name in written if name.endswith(".png")]) >= 6 and "built/manifest.jsonl" in written
+    word = CANARY.lower()
+    hits = [name for name, data in written.items() if word in name.lower() or word.encode() in data.lower()]
+    told = "\n".join([streams.out, streams.err, caplog.text])
+    assert (hits, told.lower().count(word)) == ([], 0)
+    # What is told instead: a name for each file that its owner can find again.
+    found = [json.loads(line) for line in written["run/manifest.jsonl"].decode().splitlines()]
+    assert len(found) == 3 and all(line["id"].startswith("dicom-") for line in found)
+    assert sorted(line["status"] for line in found) == ["ok", "unreadable", "unreadable"]

@@ -1,0 +1,391 @@
+"""NIfTI volumes: the right slice the right way up, masks back in the right voxels, damaged files refused."""
+
+import gzip
+import itertools
+import json
+import struct
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+nibabel = pytest.importorskip("nibabel", reason="needs nibabel")
+
+from medground.cli import main  # noqa: E402
+from medground.data import nifti  # noqa: E402
+from medground.data.cases import BadCase  # noqa: E402
+from medground.data.images import read_image, read_mask  # noqa: E402
+from medground.data.readers import read_cases  # noqa: E402
+from medground.data.view import View  # noqa: E402
+from medground.errors import InputError, UsageError, ViewError  # noqa: E402
+
+SIDES = (9, 11, 7)
+
+
+def saved(path, voxels, affine=None, **fields):
+    image = nibabel.Nifti1Image(voxels, np.eye(4) if affine is None else affine)
+    for name, value in fields.items():
+        image.header[name] = value
+    nibabel.save(image, path)
+    return path
+
+
+def turned(order, signs, tilt=0.0):
+    """An affine whose voxel axes run along the given world axes, tilted a little."""
+    affine = np.zeros((4, 4))
+    affine[3, 3] = 1
+    for voxel, (world, sign) in enumerate(zip(order, signs, strict=True)):
+        affine[world, voxel] = sign * (1.0 + voxel)
+    c, s = np.cos(tilt), np.sin(tilt)
+    affine[:3, :3] = np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]]) @ affine[:3, :3]
+    affine[:3, 3] = (-20, 30, 5)
+    return affine
+
+
+def phantom(affine):
+    """A volume whose value says where it is in the world: right, anterior and superior are brighter in their own digits."""
+    index = np.stack(np.meshgrid(*map(np.arange, SIDES), indexing="ij"), axis=-1)
+    world = index @ affine[:3, :3].T + affine[:3, 3]
+    return world.astype(np.float32)
+
+
+AFFINES = [
+    turned(order, signs, tilt)
+    for order in itertools.permutations(range(3))
+    for signs in itertools.product((1, -1), repeat=3)
+    for tilt in (0.0,)
+]
+
+
+@pytest.mark.parametrize("plane", ["axial", "coronal", "sagittal"])
+def test_every_orientation_is_shown_the_same_way(tmp_path, plane):
+    """For all 48 axis orders: right is left, anterior or superior is up, and the plane is the one asked for."""
+    assert len(AFFINES) == 48
+    across = {"sagittal": 0, "coronal": 1, "axial": 2}[plane]
+    for affine in AFFINES:
+        world = phantom(affine)
+        # A voxel's three world coordinates as three files, read through the same slice.
+        seen = []
+        for axis in range(3):
+            path = saved(tmp_path / "v.nii", world[..., axis], affine)
+            volume = nifti.Volume(path)
+            seen.append(volume.values(volume.placement(View(plane=plane, slice=2))))
+        r, a, s = seen
+        assert np.ptp(seen[across]) < 1e-4, "one plane"
+        along_columns, along_rows = {"axial": (r, a), "coronal": (r, s), "sagittal": (a, s)}[plane]
+        assert (np.diff(along_columns, axis=1) < 0).all(), "columns run to the left, or to the back"
+        assert (np.diff(along_rows, axis=0) < 0).all(), "rows run to the back, or down"
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    order=st.permutations(range(3)),
+    signs=st.tuples(*[st.sampled_from((1, -1))] * 3),
+    tilt=st.floats(-0.5, 0.5),
+    plane=st.sampled_from(("axial", "coronal", "sagittal")),
+    data=st.data(),
+)
+def test_masks_come_back_into_the_right_voxels(tmp_path_factory, order, signs, tilt, plane, data):
+    folder = tmp_path_factory.mktemp("nifti")
+    affine = turned(order, signs, tilt)
+    truth = np.random.default_rng(data.draw(st.integers(0, 99))).random(SIDES) > 0.5
+    path = saved(folder / "labels.nii.gz", truth.astype(np.int16), affine)
+    volume = nifti.Volume(path)
+    axis = volume.placement(View(plane=plane, slice=0)).axis
+    view = View(plane=plane, slice=data.draw(st.integers(0, SIDES[axis] - 1)))
+    nifti.write_mask(folder / "out.nii.gz", path, view, nifti.mask(path, view))
+    out = nibabel.load(folder / "out.nii.gz")
+    expected = np.zeros(SIDES, bool)
+    here = (slice(None),) * axis + (view.slice,)
+    expected[here] = truth[here]
+    assert np.array_equal(np.asarray(out.dataobj).astype(bool), expected)
+    assert out.get_data_dtype() == np.uint8 and np.array_equal(out.affine, nibabel.load(path).affine)
+
+
+def test_a_written_mask_keeps_the_geometry_and_drops_the_words(tmp_path):
+    affine = turned((1, 2, 0), (-1, 1, -1), 0.3)
+    image = nibabel.Nifti1Image(np.ones(SIDES, np.float32), affine)
+    image.set_qform(affine, code=1)
+    image.set_sform(affine, code=4)
+    image.header.set_xyzt_units("mm", "sec")
+    image.header["descrip"], image.header["aux_file"], image.header["db_name"] = b"CANARY", b"CANARY", b"CANARY"
+    image.header.extensions.append(nibabel.nifti1.Nifti1Extension("comment", b"CANARY"))
+    nibabel.save(image, tmp_path / "v.nii.gz")
+    view = View(plane="coronal", slice=3)
+    shown = nifti.show(tmp_path / "v.nii.gz", view)
+    nifti.write_mask(tmp_path / "m.nii.gz", tmp_path / "v.nii.gz", view, np.ones(shown.image.shape[:2], bool))
+    out, source = nibabel.load(tmp_path / "m.nii.gz"), nibabel.load(tmp_path / "v.nii.gz")
+    for field in ("qform_code", "sform_code", "pixdim", "xyzt_units", "srow_x", "quatern_b", "dim"):
+        assert np.array_equal(out.header[field], source.header[field]), field
+    assert b"CANARY" not in gzip.decompress((tmp_path / "m.nii.gz").read_bytes())
+    assert b"CANARY" in gzip.decompress((tmp_path / "v.nii.gz").read_bytes())
+    with pytest.raises(ValueError, match="not of this slice"):
+        nifti.write_mask(tmp_path / "m.nii.gz", tmp_path / "v.nii.gz", view, np.ones((3, 3), bool))
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int16, np.float32, ">i2", np.float64])
+@pytest.mark.parametrize("name", ["v.nii", "v.nii.gz"])
+def test_values_are_those_nibabel_gives(tmp_path, kind, name):
+    voxels = np.random.default_rng(1).integers(0, 200, SIDES).astype(kind)
+    saved(tmp_path / name, voxels)
+    volume = nifti.Volume(tmp_path / name)
+    for plane, axis in (("axial", 2), ("coronal", 1), ("sagittal", 0)):
+        place = volume.placement(View(plane=plane, slice=3))
+        expected = nibabel.load(tmp_path / name).get_fdata().take(3, axis=axis)
+        assert np.array_equal(place.plane(volume.values(place)), expected)
+
+
+def test_scaling_and_windows(tmp_path):
+    voxels = np.zeros((4, 5, 3), np.int16)
+    voxels[1, 2, 1], voxels[2, 2, 1] = 1040, 1240
+    path = saved(tmp_path / "v.nii", voxels)
+    with path.open("r+b") as file:
+        file.seek(112)
+        file.write(struct.pack("<ff", 2.0, -2080.0))  # scl_slope, scl_inter: the values are 0 and 400, and -2080
+    image = read_image(path, plane="axial", slice=1, window="40,400")
+    assert sorted(set(image.ravel().tolist())) == [0, 102, 255]
+    about = nifti.show(path, View(plane="axial", slice=1, window="soft_tissue")).about
+    assert about["window"] == "soft_tissue: centre 40, width 400"
+    assert nifti.show(path, View(plane="axial", slice=1)).about["window"].startswith("percentiles: -2080 to ")
+    with pytest.raises(ViewError, match="names no window"):
+        read_image(path, plane="axial", slice=1, window="file")
+    saved(tmp_path / "w.nii", voxels, cal_min=0, cal_max=1240)
+    shown = nifti.show(tmp_path / "w.nii", View(plane="axial", slice=1))
+    assert shown.about["window"] == "file: centre 620, width 1240" and shown.image.max() == 255
+
+
+def test_spacing_follows_the_picture(tmp_path):
+    path = saved(tmp_path / "v.nii", np.zeros(SIDES, np.uint8), turned((2, 0, 1), (1, -1, 1)))
+    # Voxel axes run superior (1 mm), left (2 mm), anterior (3 mm).
+    for plane, spacing in (("axial", (3, 2)), ("coronal", (1, 2)), ("sagittal", (1, 3))):
+        assert nifti.show(path, View(plane=plane, slice=0)).spacing == pytest.approx(spacing)
+
+
+def test_plane_and_slice_are_never_guessed(tmp_path):
+    path = saved(tmp_path / "v.nii", np.zeros(SIDES, np.uint8))
+    for given_, said in (
+        ({}, "name the plane and slice"),
+        ({"plane": "axial"}, "name the slice"),
+        ({"slice": 3}, "name the plane"),
+        ({"plane": "axial", "slice": 7}, "has no axial slice 7"),
+        ({"plane": "axail", "slice": 0}, "no plane 'axail'"),
+        ({"plane": "axial", "slice": -1}, "is negative"),
+        ({"plane": "axial", "slice": 0, "window": "lnug"}, "no window 'lnug'"),
+        ({"plane": "axial", "slice": 0, "window": "40,0"}, "has no width"),
+    ):
+        with pytest.raises(ViewError, match=said) as error:
+            read_image(path, **given_)
+        assert error.value.hint and error.value.exit_code == 2
+    with pytest.raises(ViewError, match="0 to 6"):
+        read_image(path, plane="axial")
+
+
+def header(**fields):
+    made = nibabel.Nifti1Header()
+    made.set_data_shape(SIDES)
+    made.set_data_dtype(np.int16)
+    made.set_sform(np.eye(4), code=1)
+    made["magic"], made["vox_offset"] = b"n+1", 352
+    for name, value in fields.items():
+        made[name] = value
+    return made.binaryblock + b"\0" * 4
+
+
+VOXELS = b"\1\0" * int(np.prod(SIDES))
+BAD = {
+    "empty.nii": b"",
+    "words.nii": b"not a volume at all" * 40,
+    "cut.nii": (header() + VOXELS)[:-40],
+    "head_only.nii": header()[:200],
+    "huge.nii": header(dim=[3, 32000, 32000, 32000, 1, 1, 1, 1], datatype=64, bitpix=64) + VOXELS,
+    "huge.nii.gz": gzip.compress(header(dim=[3, 32000, 32000, 32000, 1, 1, 1, 1]) + VOXELS),
+    "flat.nii.gz": gzip.compress(header(dim=[3, 32000, 32000, 1, 1, 1, 1, 1])),
+    "negative.nii": header(dim=[3, -4, 5, 6, 1, 1, 1, 1]) + VOXELS,
+    "none.nii": header(dim=[3, 0, 5, 6, 1, 1, 1, 1]) + VOXELS,
+    "four.nii": header(dim=[4, 9, 11, 7, 2, 1, 1, 1]) + VOXELS * 2,
+    "seven.nii": header(dim=[7, 9, 11, 7, 200, 200, 200, 200]) + VOXELS,
+    "many.nii": header(dim=[99, 9, 11, 7, 1, 1, 1, 1]) + VOXELS,
+    "complex.nii": header(datatype=32, bitpix=64) + VOXELS * 4,
+    "unknown.nii": header(datatype=4711) + VOXELS,
+    "far.nii": header(vox_offset=np.inf) + VOXELS,
+    "back.nii": header(vox_offset=-9) + VOXELS,
+    "slope.nii": header(scl_slope=2, scl_inter=np.nan) + VOXELS,
+    "nan.nii": header(srow_x=[np.nan, 0, 0, 0]) + VOXELS,
+    "singular.nii": header(srow_x=[0, 0, 0, 0]) + VOXELS,
+    "pair.nii": header(magic=b"ni1") + VOXELS,
+    "cut.nii.gz": gzip.compress(header() + VOXELS)[:-30],
+    "short.nii.gz": gzip.compress((header() + VOXELS)[:-40]),
+    "crc.nii.gz": gzip.compress(header() + VOXELS)[:-8] + b"\0" * 8,
+    "not_zipped.nii.gz": header() + VOXELS,
+}
+
+
+def test_the_good_twin_of_the_bad_files_is_read(tmp_path):
+    (tmp_path / "good.nii").write_bytes(header() + VOXELS)
+    assert read_mask(tmp_path / "good.nii", plane="axial", slice=6).all()
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_damaged_and_hostile_files_are_refused_in_one_sentence(tmp_path, name):
+    (tmp_path / name).write_bytes(BAD[name])
+    with pytest.raises(InputError) as error:
+        read_image(tmp_path / name, plane="axial", slice=0)
+    text = str(error.value)
+    assert name in text and error.value.hint and "\n" not in text and str(tmp_path) not in text
+
+
+def test_zipped_zeros_are_read_slab_by_slab(tmp_path):
+    """A small file of a large volume costs one slab, not the volume."""
+    import tracemalloc
+
+    made = header(dim=[3, 512, 512, 300, 1, 1, 1, 1])
+    with gzip.open(tmp_path / "v.nii.gz", "wb", compresslevel=1) as file:
+        file.write(made)
+        for _ in range(300):
+            file.write(bytes(512 * 512 * 2))
+    tracemalloc.start()
+    read_image(tmp_path / "v.nii.gz", plane="coronal", slice=7)
+    assert tracemalloc.get_traced_memory()[1] < 40e6 < 512 * 512 * 300 * 2
+    tracemalloc.stop()
+
+
+def dataset(tmp_path, shared=None):
+    for folder in ("imagesTr", "labelsTr"):
+        (tmp_path / folder).mkdir()
+    labels = np.zeros(SIDES, np.uint8)
+    labels[2:5, 3:6, 2] = 1
+    labels[2:7, 3:8, 4] = 1
+    labels[0, 0, 5] = 2
+    affine = turned((0, 1, 2), (-1, -1, 1))
+    saved(tmp_path / "imagesTr/case_7_0000.nii.gz", np.arange(np.prod(SIDES), dtype=np.int16).reshape(SIDES), affine)
+    saved(tmp_path / "labelsTr/case_7.nii.gz", labels, affine)
+    table = {"channel_names": {"0": "CT"}, "labels": {"background": 0, "left kidney": 1, "cyst": 2, "both": [1, 2]}}
+    (tmp_path / "dataset.json").write_text(json.dumps(table))
+    return tmp_path, labels
+
+
+def test_nnunet_slices_are_chosen_by_the_user(tmp_path):
+    root, labels = dataset(tmp_path)
+    for missing in ({}, {"plane": "axial"}, {"slices": "all"}):
+        with pytest.raises(UsageError, match="the reader nnunet needs"):
+            read_cases(root, **missing)
+    with pytest.raises(UsageError, match="slices='some' names none"):
+        list(read_cases(root, plane="axial", slices="some"))
+    largest = list(read_cases(root, plane="axial", slices="largest"))
+    assert [(case.labels["category"], case.labels["slice"]) for case in largest] == [
+        ("both", "4"), ("left kidney", "4"), ("cyst", "5"),
+    ]  # fmt: skip
+    every = list(read_cases(root, plane="axial", slices="all", window="full"))
+    assert [(case.labels["category"], case.labels["slice"]) for case in every] == [
+        ("both", "2"), ("left kidney", "2"), ("both", "4"), ("left kidney", "4"), ("both", "5"), ("cyst", "5"),
+    ]  # fmt: skip
+    assert [case.labels["category"] for case in read_cases(root, plane="axial", slices=5)] == ["both", "cyst"]
+    case = every[3]
+    assert case.labels == {
+        "window": "full", "plane": "axial", "slice": "4", "category": "left kidney", "modality": "CT", "volume": "case_7",
+    }  # fmt: skip
+    assert case.read_mask().sum() == 25 and case.read_image().shape == (11, 9, 3)
+    # Stored along L and P, so that the picture is the plane, transposed.
+    assert np.array_equal(case.read_mask(), labels[:, :, 4].T == 1)
+    assert {each.group for each in every} == {"train/case_7"} and len({each.image_key for each in every}) == 3
+
+
+@pytest.mark.parametrize("plane", ["coronal", "sagittal"])
+def test_nnunet_areas_of_other_planes(tmp_path, plane):
+    root, labels = dataset(tmp_path)
+    for case in read_cases(root, plane=plane, slices="all"):
+        kept = {"left kidney": [1], "cyst": [2], "both": [1, 2]}[case.labels["category"]]
+        across = labels.take(int(case.labels["slice"]), axis={"coronal": 1, "sagittal": 0}[plane])
+        assert case.read_mask().sum() == np.isin(across, kept).sum() > 0
+
+
+def test_nnunet_labels_of_another_grid_are_listed(tmp_path):
+    root, labels = dataset(tmp_path)
+    saved(root / "labelsTr/case_8.nii.gz", labels[1:], turned((0, 1, 2), (-1, -1, 1)))
+    saved(root / "imagesTr/case_8_0000.nii.gz", labels, turned((0, 1, 2), (-1, -1, 1)))
+    saved(root / "labelsTr/case_9.nii.gz", labels)
+    found = list(read_cases(root, plane="axial", slices="largest"))
+    bad = [case for case in found if isinstance(case, BadCase)]
+    assert len(found) == 5 and [each.where for each in bad] == ["case_8.nii.gz", "case_9.nii.gz"]
+    assert "its image is" in bad[0].reason and "does not exist" in bad[1].reason
+
+
+def test_a_manifest_of_volumes_shares_its_view(tmp_path):
+    root, _ = dataset(tmp_path)
+    line = {"image": "imagesTr/case_7_0000.nii.gz", "mask": "labelsTr/case_7.nii.gz", "mask_value": 1, "plane": "axial",
+            "slice": 4, "window": "40,400"}  # fmt: skip
+    (root / "manifest.jsonl").write_text(json.dumps(line) + "\n")
+    [case] = read_cases(root, "manifest")
+    assert case.read_mask().sum() == 25 and case.spacing == pytest.approx((2, 1))
+    assert case.labels == {"window": "40,400", "plane": "axial", "slice": "4"} and case.id == "case_7_0000_axial_4"
+
+
+def cli(*arguments):
+    with pytest.raises(SystemExit) as left:
+        main([str(argument) for argument in arguments])
+    return int(left.value.code or 0)
+
+
+def test_ground_writes_a_mask_volume(tmp_path, capsys):
+    voxels = np.full((64, 48, 5), 20, np.int16)
+    voxels[10:30, 8:24, 3] = 300
+    affine = turned((1, 0, 2), (-1, 1, -1), 0.1)
+    path = saved(tmp_path / "vol.nii.gz", voxels, affine)
+    common = ("ground", path, "Which bright region?", "--out", tmp_path / "out", "--json")
+    assert cli(*common) == 2
+    assert "name the plane and slice" in capsys.readouterr().err
+    assert cli(*common, "--plane", "axial", "--slice", "3", "--window", "full") == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["view"] == {
+        "format": "NIfTI", "plane": "axial", "slice": 3, "window": "full: 20 to 300", "spacing_mm": [1.0, 2.0],
+        "voxels": [64, 48, 5], "axes": "".join(nibabel.aff2axcodes(affine)),
+    }  # fmt: skip
+    assert result["files"]["volume"] == "vol_axial_3.mask.nii.gz"
+    out = nibabel.load(tmp_path / "out/vol_axial_3.mask.nii.gz")
+    found = np.asarray(out.dataobj)
+    assert found.shape == voxels.shape and np.allclose(out.affine, affine, atol=1e-5)
+    assert found.sum() == result["mask"]["area"] and not found[..., [0, 1, 2, 4]].any()
+    overlap = (found[..., 3] == 1) & (voxels[..., 3] == 300)
+    assert overlap.sum() > 0.6 * found.sum(), "the mask lies on the bright block's own voxels"
+
+
+def test_run_takes_views_from_lines_and_from_options(tmp_path):
+    for name in ("a", "b"):
+        saved(tmp_path / f"{name}.nii.gz", np.random.default_rng(0).integers(0, 99, (32, 32, 4)).astype(np.int16))
+    lines = [
+        {"image": "a.nii.gz", "question": "where?", "plane": "coronal", "slice": 9},
+        {"image": "b.nii.gz", "question": "where?"},
+        {"image": "b.nii.gz", "question": "where?", "slice": "x"},
+    ]
+    (tmp_path / "m.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert (
+        cli("run", tmp_path / "m.jsonl", "--out", tmp_path / "out", "--plane", "axial", "--slice", 2, "--no-overlays")
+        == 3
+    )
+    found = [json.loads(line) for line in (tmp_path / "out/manifest.jsonl").read_text().splitlines()]
+    assert [line["id"] for line in found] == ["a_coronal_9", "b_axial_2", "line-3"]
+    assert [(line["view"]["plane"], line["view"]["slice"]) for line in found[:2]] == [("coronal", 9), ("axial", 2)]
+    assert "slice is a whole number" in found[2]["cause"]
+    before = (tmp_path / "out/results/a_coronal_9.json").stat().st_mtime_ns
+    cli("run", tmp_path / "m.jsonl", "--out", tmp_path / "out", "--plane", "axial", "--slice", 3, "--no-overlays")
+    found = [json.loads(line)["id"] for line in (tmp_path / "out/manifest.jsonl").read_text().splitlines()]
+    assert found[1] == "b_axial_3", "another slice is another input"
+    assert (tmp_path / "out/results/a_coronal_9.json").stat().st_mtime_ns == before, "what is done stays done"
+
+
+def test_real_volumes(shared):
+    folder = shared / "data/volumes"
+    for image, labels in (
+        ("totalsegmentator/example_ct_sm", "totalsegmentator/example_seg"),
+        ("sct/t2", "sct/t2_seg-manual"),
+    ):
+        first, second = nifti.Volume(folder / f"{image}.nii.gz"), nifti.Volume(folder / f"{labels}.nii.gz")
+        assert first.sides == second.sides and first.codes == second.codes
+    # The liver (5) of the CT lies on the left of the axial picture, where a patient's right side is shown.
+    ct = folder / "totalsegmentator/example_seg.nii.gz"
+    liver = read_mask(ct, plane="axial", slice=20, values=(5,))
+    assert np.nonzero(liver)[1].mean() < liver.shape[1] / 2
+    with pytest.raises(InputError, match="several volumes"):
+        nifti.Volume(folder / "nibabel/example4d.nii.gz")
+    assert nifti.Volume(folder / "nibabel/anatomical.nii").dtype.str == ">i2"
