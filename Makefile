@@ -8,7 +8,7 @@ export OMP_NUM_THREADS ?= 1
 export OMP_WAIT_POLICY ?= PASSIVE
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test test-fast test-slow lint soak benchmarks clean
+.PHONY: demo test test-fast test-slow test-vllm lint soak benchmarks clean
 
 # The demo's size; every seed draws pictures and weights of its own.
 DEMO    ?= demo
@@ -37,10 +37,14 @@ demo: $(VENV)/.demo
 test: lint test-fast test-slow
 
 test-fast: $(VENV)/.test
-	$(BIN)/python -m pytest -q -n 2 -m "not slow and not soak and not gpu"
+	$(BIN)/python -m pytest -q -n 2 -m "not slow and not soak and not gpu and not vllm"
 
 test-slow: $(VENV)/.test
-	$(BIN)/python -m pytest -q -n 2 -m "slow and not soak and not gpu"
+	$(BIN)/python -m pytest -q -n 2 -m "slow and not soak and not gpu and not vllm"
+
+# In an environment of its own, .venv-vllm: vLLM pins its own torch and transformers.
+test-vllm:
+	PYTHON=$(PYTHON) plugins/medground-vllm/tests/environment/run.sh
 
 lint: $(VENV)/.test
 	$(BIN)/ruff format --check .
@@ -70,4 +74,4 @@ $(VENV)/.test: pyproject.toml $(VENV)/.venv
 	@touch $@
 
 clean:
-	rm -rf $(VENV) demo build dist
+	rm -rf $(VENV) .venv-vllm demo build dist

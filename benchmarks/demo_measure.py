@@ -1,18 +1,24 @@
-"""What the demo and `toy_shift.py` measure: greedy answers to held-out questions, box IoU, mask Dice, intervals."""
+"""What the demo and `toy_shift.py` measure: greedy answers to held-out questions, box IoU, mask Dice, intervals.
 
+    python benchmarks/demo_measure.py RECIPE DATA [--splits test,val]
+
+prints it for any recipe or run folder, on any dataset, beside a box in the middle.
+"""
+
+import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from medground.data.samples import Samples
+from medground.data.samples import Samples, read_samples
+from medground.evaluation.statistics import estimate
 from medground.geometry import Box, box_iou, mask_dice
-from medground.graph import Found, GroundingGraph
+from medground.graph import Found, GroundingGraph, load
 from medground.types import Sample
 
 Numbers = np.ndarray[Any, np.dtype[np.float64]]
-DRAWS = 4000
 
 
 @dataclass(frozen=True)
@@ -57,7 +63,7 @@ def valid(found: Sequence[Found]) -> float:
     return float(np.mean([each.grounding.fault is None for each in found]))
 
 
-def shuffled(samples: Sequence[Sample], seed: int = 0) -> list[Sample]:
+def shuffled(samples: Samples, seed: int = 0) -> list[Sample]:
     """The same pictures and truths, each asked a question that belongs to another picture."""
     pictures = picture_of(samples)
     rng = np.random.default_rng(seed)
@@ -73,23 +79,16 @@ def shuffled(samples: Sequence[Sample], seed: int = 0) -> list[Sample]:
     ]
 
 
-def picture_of(samples: Sequence[Sample]) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """The number of each sample's picture; ids of the same picture differ only after the last dash."""
-    names = [sample.query.id.rpartition("-")[0] for sample in samples]
-    return np.unique(names, return_inverse=True)[1]
+def picture_of(samples: Samples) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """The number of each sample's picture."""
+    return np.unique([str(entry.image) for entry in samples.entries], return_inverse=True)[1]
 
 
-def interval(values: Numbers, pictures: np.ndarray[Any, np.dtype[np.int64]], seed: int = 0) -> Interval:
-    """The mean and its 95 % percentile bootstrap interval over pictures; of differences, it is paired.
-
-    Pictures are drawn, not questions, because the questions about one picture are not independent.
-    """
-    count = int(pictures.max()) + 1
-    sums, sizes = np.bincount(pictures, values, count), np.bincount(pictures, minlength=count)
-    drawn = np.random.default_rng(seed).integers(0, count, (DRAWS, count))
-    means = sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)
-    low, high = np.quantile(means, (0.025, 0.975))
-    return Interval(float(values.mean()), float(low), float(high))
+def interval(values: Numbers, pictures: np.ndarray[Any, np.dtype[np.int64]]) -> Interval:
+    """The mean and its 95 % bootstrap interval over pictures, whose questions are not independent; paired for gains."""
+    [found] = estimate(values[:, None], pictures.tolist())
+    assert found is not None and found.low is not None and found.high is not None, "needs two pictures or more"
+    return Interval(found.mean, found.low, found.high)
 
 
 def constant_box(samples: Samples, most: int = 300) -> Box:
@@ -102,3 +101,27 @@ def centre_box(size: tuple[int, int]) -> Box:
     """The middle half of a picture of (H, W)."""
     height, width = size
     return Box(width / 4, height / 4, 3 * width / 4, 3 * height / 4)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("recipe", help="a recipe, or a run folder")
+    parser.add_argument("data", help="a folder with manifest.jsonl")
+    parser.add_argument("--splits", default="", help="comma-separated; all if left out")
+    parser.add_argument("--segmenter", default="toy_sam")
+    chosen = parser.parse_args(arguments)
+    samples = read_samples(chosen.data)
+    wanted = [word for word in chosen.splits.split(",") if word]
+    samples = Samples([entry for entry in samples.entries if not wanted or entry.split in wanted])
+    graph = load(chosen.recipe, f"segmenter={chosen.segmenter}", "sampling.max_completion_length=32")
+    found, pictures = answers(graph, samples), picture_of(samples)
+    middle = [centre_box(sample.query.size) for sample in samples]
+    print(f"{len(samples)} questions, usable {100 * valid(found):.1f} %")
+    print(f"box IoU {interval(ious(found, samples), pictures)}")
+    print(f"mask Dice {interval(dices(found, samples), pictures)}")
+    print(f"box IoU of a box in the middle {interval(overlaps(middle, samples), pictures)}")
+    print(f"an answer: {found[0].completion.text}")
+
+
+if __name__ == "__main__":
+    main()

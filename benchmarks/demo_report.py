@@ -137,7 +137,7 @@ def overlays(found: Mapping[str, Sequence[Found]], held: Samples, places: Sequen
     for place in places:
         sample = held[place]
         pair = [_picture(found[name][place], sample.target.box, sample.target.mask) for name in ("sft", "grpo")]
-        sheet = Pillow.new("RGB", (sum(each.width for each in pair) + GAP, pair[0].height), "white")
+        sheet = Pillow.new("RGB", (sum(each.width for each in pair) + GAP, pair[0].height), "grey")
         for index, each in enumerate(pair):
             sheet.paste(each, (index * (pair[0].width + GAP), 0))
         alt = "two answers beside the truth: left after SFT, right after GRPO"

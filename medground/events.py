@@ -63,6 +63,11 @@ class RunFolder:
         self._events: IO[str] | None = None
 
     @staticmethod
+    def of_rank(rank: int, folder: Path, recipe: Recipe) -> "RunFolder":
+        """The run's folder for one of several processes: the first writes it, the others only know where it is."""
+        return RunFolder(folder, recipe) if rank == 0 else _Onlooker(folder, recipe)
+
+    @staticmethod
     def started(folder: Path) -> bool:
         """Whether a run was begun here."""
         return (folder / EVENTS).exists()
@@ -165,6 +170,18 @@ class RunFolder:
         if self._events is not None:
             self._events.close()
         self._lock.close()
+
+
+class _Onlooker(RunFolder):
+    """A run's folder in which another process writes."""
+
+    def __init__(self, folder: Path, recipe: Recipe) -> None:
+        self.folder, self.recipe = folder, recipe
+
+    def _nothing(self, *what: Any, **more: Any) -> None:
+        """Another process does it."""
+
+    begin = event = step = incident = completions = flush = rewind = point_to = write_state = close = _nothing
 
 
 def read_about(folder: Path) -> dict[str, Any]:

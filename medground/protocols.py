@@ -7,7 +7,7 @@ through `medground.hookspecs`. `medground.testing` checks each promise.
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from medground.frames import Frame
 from medground.geometry import Size
@@ -21,7 +21,9 @@ from medground.types import (
     Query,
     RewardResult,
     Rollout,
+    SamplerPrompt,
     Sampling,
+    Serving,
     SpatialPrompt,
     Target,
 )
@@ -94,8 +96,19 @@ class TrainableReasoner(Reasoner, Protocol):
         """A conversation and completions of it for the policy: token ids as they were sampled, or as given."""
         ...
 
-    def rows(self, batch: Sequence[Messages], completions: Sequence[Sequence[int]]) -> CompletionGroup:
-        """Several conversations with the token ids of one completion each, for the policy."""
+    def rows(
+        self, batch: Sequence[Messages], completions: Sequence[Sequence[int]], *, packed: bool = False
+    ) -> CompletionGroup:
+        """Several conversations with the token ids of one completion each, for the policy.
+
+        Args:
+            batch: the conversations.
+            completions: token ids of one completion for each.
+            packed: compute them as one sequence without padding, in which none sees another.
+
+        Raises:
+            RecipeError: if its attention cannot keep packed conversations apart.
+        """
         ...
 
     def parameters(self) -> "Iterable[torch.nn.Parameter]":
@@ -131,6 +144,34 @@ class MergeableReasoner(TrainableReasoner, Protocol):
 
     def save_merged(self, folder: Path) -> None:
         """As `save`, but one model without an adapter. The reasoner itself is merged too and trains no further."""
+        ...
+
+
+@runtime_checkable
+class ServedReasoner(TrainableReasoner, Protocol):
+    """A trainable reasoner whose completions another program can write in its place: see `RolloutSource`."""
+
+    def serving(self) -> Serving:
+        """What that program must know once."""
+        ...
+
+    def sampler_prompts(self, batch: Sequence[Messages]) -> list[SamplerPrompt]:
+        """What it must know of each conversation."""
+        ...
+
+    def completion(self, ids: Sequence[int], logprobs: Sequence[float], frame: Frame, *, stopped: bool) -> Completion:
+        """What it wrote as a completion of this reasoner.
+
+        Args:
+            ids: the tokens it sampled, the end token included; authoritative, their text is read from them.
+            logprobs: of each, under the distribution it was sampled from.
+            frame: of the prompt.
+            stopped: False when it ran into the length limit.
+        """
+        ...
+
+    def checkpoint_weights(self, weights: "Iterable[tuple[str, torch.Tensor]]") -> "Iterator[tuple[str, torch.Tensor]]":
+        """What `Engine.named_weights` streams, under the names a checkpoint has, with adapters merged."""
         ...
 
 
@@ -224,10 +265,22 @@ class BatchReward(Reward, Protocol):
 
 
 class Engine(Protocol):
-    """How parameters are held, differentiated and stepped: one process, or many."""
+    """How parameters are held, differentiated and stepped: one process, or many ranks that call the same methods in the
+    same order.
+
+    A factory with an argument ``processes`` is started so many times by ``medground train``, with the environment
+    variables that torchrun sets.
+    """
 
     rank: int
+    """0 writes the run's folder."""
     world_size: int
+    even: bool
+    """True where ranks must do equally many passes of the policy, forward and backward, and one per step at least."""
+    stage: int
+    """What ranks share out among them, as ZeRO counts: 0 nothing, 1 the optimiser's state, 2 gradients too, 3 weights too."""
+    offload: bool
+    """Whether the optimiser's state lies in the memory of the host."""
 
     def prepare(
         self,
@@ -236,18 +289,22 @@ class Engine(Protocol):
         *,
         max_grad_norm: float,
     ) -> "torch.nn.Module":
-        """Take the policy and the optimiser factory; return the module to call. A norm of 0 never clips."""
+        """Take the policy and the optimiser factory; return the module to call. A norm of 0 never clips.
+
+        A policy whose passes use some parameters a varying number of times lists these as ``policy.held``; an engine that
+        shards parameters keeps those whole.
+        """
         ...
 
     def backward(self, loss: "torch.Tensor") -> None:
-        """Accumulate gradients of a loss that is already divided by the global denominator."""
+        """Accumulate gradients of this rank's share of a loss that is already divided by the global denominator."""
         ...
 
     def step(self, learning_rate: float) -> float:
         """Clip, step the optimiser and clear gradients; return their global norm before clipping.
 
         Where the norm is not finite, nothing but the gradients changes. Without any `backward` before it, the gradient
-        is zero, and the optimiser steps with that.
+        is zero, and the optimiser steps with that (an `even` engine is never called so).
         """
         ...
 
@@ -259,28 +316,69 @@ class Engine(Protocol):
         """The sums over all ranks."""
         ...
 
+    def gather(self, mine: Any) -> list[Any]:
+        """What each rank gave, by rank, on every rank; anything that can be pickled."""
+        ...
+
+    def whole(self) -> "AbstractContextManager[None]":
+        """Within, every rank holds all parameters in full and may call the model as often as it likes, without gradient."""
+        ...
+
     def named_weights(self) -> "Iterator[tuple[str, torch.Tensor]]":
-        """Full tensors by checkpoint name, in the same order on every rank."""
+        """Full tensors by checkpoint name, in the same order on every rank; each may be gone once the next is asked for."""
         ...
 
     def save(self, folder: Path) -> None:
-        """Write trained parameters and optimiser state, everything needed to continue exactly."""
+        """Write trained parameters and optimiser state, everything needed to continue exactly.
+
+        Called on every rank with the folder that the first has made. Written as `medground.training_state` does, it can be
+        continued by another engine and on another number of ranks.
+        """
         ...
 
     def load(self, folder: Path) -> None:
-        """Continue from `save`."""
+        """Continue from `save`.
+
+        Raises:
+            RunError: if what was saved is of another model.
+        """
+        ...
+
+    def close(self) -> None:
+        """Part in peace: every rank has done its work and calls this last."""
         ...
 
 
 class RolloutSource(Protocol):
-    """Who samples completions during training: the trainer's own model, or a faster sampler fed with its weights."""
+    """Who samples completions during training: the trainer's own model, or a faster sampler fed with its weights.
+
+    Called in this order: `begin` once; at the start of every step `sync`, so before the first rollout and after every
+    update; then `generate`; `sleep` when a step's completions are drawn; `close` at the end, however it comes.
+    """
+
+    def begin(self, reasoner: TrainableReasoner, engine: Engine) -> None:
+        """Take note of whose policy it samples for, and of who holds its weights.
+
+        Raises:
+            RecipeError: if it cannot stand in for such a reasoner.
+        """
+        ...
 
     def generate(self, batch: Sequence[Messages], sampling: Sampling, seeds: Sequence[int]) -> list[list[Completion]]:
-        """As `Reasoner.generate`, with one seed per conversation."""
+        """As `Reasoner.generate`, with one seed per conversation; on several ranks called equally often, perhaps with none."""
         ...
 
     def sync(self, weights: "Iterator[tuple[str, torch.Tensor]]", version: int) -> None:
-        """Take the policy's current weights; later completions come from them."""
+        """Take the policy's current weights; later completions come from them.
+
+        Args:
+            weights: full tensors by checkpoint name; on several ranks each must take all of them, or none of them any.
+            version: of these weights: the number of steps done.
+        """
+        ...
+
+    def sleep(self) -> None:
+        """Lend its device memory to the update, until the next `sync`."""
         ...
 
     def close(self) -> None:

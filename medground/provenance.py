@@ -11,7 +11,7 @@ from medground.protocols import FingerprintedReasoner, PromptInterface, Reasoner
 from medground.recipe import Recipe
 from medground.types import Query, text_of
 
-LIBRARIES = ("medground", "numpy", "torch", "transformers", "peft", "safetensors")
+LIBRARIES = ("medground", "numpy", "torch", "transformers", "peft", "safetensors", "vllm")
 KINDS = ("reasoner", "prompt_interface", "segmenter", "engine", "rollout")
 
 

@@ -2,7 +2,7 @@
 sample's reasoning trace where it has one. Engine, loop and checkpoints are those of GRPO.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from torch import nn
 
 from medground.errors import InputError, RecipeError
 from medground.grpo.loop import Pause, Result, State
+from medground.grpo.ranks import evenly
 from medground.grpo.schedule import drawn, epoch_length, learning_rate, planned_steps
 from medground.protocols import CompletionGroup, Engine, PromptInterface, TrainableReasoner
 from medground.types import Sample
@@ -41,8 +42,6 @@ class Sft:
         settings: dict[str, Any],
         seed: int,
     ) -> None:
-        if settings["packing"]:
-            raise RecipeError("sft.packing is not available", hint="leave it out")
         self.prompt_interface, self.reasoner, self.policy, self.engine = prompt_interface, reasoner, policy, engine
         self.samples, self.settings, self.seed = samples, settings, seed
         self.epoch = epoch_length(len(samples), settings["train_batch_size"])
@@ -55,22 +54,27 @@ class Sft:
 
     def step(self, state: State, pause: Pause) -> Result:
         """See `Method.step`."""
-        size, at_once = self.settings["train_batch_size"], max(1, self.settings["micro_batch_size"])
+        size = self.settings["train_batch_size"]
         order = drawn(state.drawn, size, samples=len(self.samples), batch=size, seed=self.seed)
         samples = [self.samples[index] for index in order]
         targets = [self.target(sample) for sample in samples]
-        below = self.engine.all_reduce({"tokens": float(sum(len(ids) for _, ids in targets))})["tokens"]
-        loss, entropy, trained, skipped = 0.0, 0.0, 0, None
-        for start in range(0, size, at_once):
+        below = float(sum(len(ids) for _, ids in targets))
+        own = slice(self.engine.rank, None, self.engine.world_size)
+        sums = {"loss": 0.0, "entropy": 0.0, "trained": 0.0}
+        for rows in self._passes(samples[own], [ids for _, ids in targets][own]):
             pause()
-            part = slice(start, start + at_once)
-            rows = self._rows(samples[part], [ids for _, ids in targets[part]])
+            spare = rows is None
+            if rows is None:
+                rows = self._rows(samples[:1], [self.reasoner.tokenize("")])
             logp, spread = self.policy(rows, 1.0)
-            share = -logp.sum() / below
+            share = -logp.sum() / below * (0.0 if spare else 1.0)
             self.engine.backward(share)
-            loss += float(share.detach())
-            entropy += float(spread.sum())
-            trained += sum(rows.prompt_lengths) + int(rows.mask.sum())
+            if not spare:
+                sums["loss"] += float(share.detach())
+                sums["entropy"] += float(spread.sum())
+                sums["trained"] += sum(rows.prompt_lengths) + int(rows.mask.sum())
+        sums = self.engine.all_reduce(sums)
+        loss, skipped = sums["loss"], None
         if not torch.isfinite(torch.tensor(loss)):
             self.engine.discard()
             skipped = f"the loss is {loss}"
@@ -85,12 +89,12 @@ class Sft:
                 "loss": loss,
                 "grad_norm": norm,
                 "learning_rate": rate,
-                "entropy": entropy / below,
+                "entropy": sums["entropy"] / below,
                 "completions/mean_length": below / size,
                 "epoch": (state.drawn + size) / self.epoch,
             },
             drawn=size,
-            tokens=trained,
+            tokens=int(sums["trained"]),
             skipped=skipped,
             incident={"targets": told} if skipped else None,
         )
@@ -110,8 +114,24 @@ class Sft:
             raise InputError(f"no target can be written for sample {sample.query.id!r}: {error}") from error
         return text, self.reasoner.tokenize(text)
 
+    def _passes(self, samples: Sequence[Sample], targets: Sequence[list[int]]) -> Iterator[CompletionGroup | None]:
+        """What is computed together: so many samples, or packed as many as ``max_length`` tokens hold; None for passes that
+        only keep other ranks company."""
+        if self.settings["packing"]:
+            rows = self._rows(samples, targets) if samples else None
+            prompts = rows.prompt_lengths if rows else ()
+            lengths = [prompt + len(ids) for prompt, ids in zip(prompts, targets, strict=True)]
+            for span in evenly(self.engine, packs(lengths, self.settings["max_length"])):
+                yield None if rows is None or span is None else rows.part(*span)
+            return
+        at_once = max(1, self.settings["micro_batch_size"])
+        for start in evenly(self.engine, range(0, len(samples), at_once)):
+            part = None if start is None else slice(start, start + at_once)
+            yield None if part is None else self._rows(samples[part], targets[part])
+
     def _rows(self, samples: Sequence[Sample], targets: Sequence[list[int]]) -> CompletionGroup:
-        rows = self.reasoner.rows([self.prompt_interface.render(sample.query) for sample in samples], targets)
+        messages = [self.prompt_interface.render(sample.query) for sample in samples]
+        rows = self.reasoner.rows(messages, targets, packed=self.settings["packing"])
         most = self.settings["max_length"]
         for sample, prompt, ids in zip(samples, rows.prompt_lengths, targets, strict=True):
             if prompt + len(ids) > most:
@@ -129,3 +149,18 @@ class Sft:
             schedule=self.settings["schedule"],
             warmup_ratio=self.settings["warmup_ratio"],
         )
+
+
+def packs(lengths: Sequence[int], most: int) -> list[tuple[int, int]]:
+    """Neighbours that go into one sequence of at most so many tokens, as (first, one past the last).
+
+    >>> packs([3, 4, 2, 9, 1], 9)
+    [(0, 3), (3, 4), (4, 5)]
+    """
+    found, start, filled = [], 0, 0
+    for place, length in enumerate(lengths):
+        if place > start and filled + length > most:
+            found.append((start, place))
+            start, filled = place, 0
+        filled += length
+    return [*found, (start, len(lengths))] if lengths else []

@@ -5,10 +5,10 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from hashlib import file_digest, sha256
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -17,10 +17,12 @@ from medground.checkpoint import Checkpoints
 from medground.data.parts import read_part
 from medground.data.samples import Samples
 from medground.data.umrg import UmrgSamples
-from medground.errors import RecipeError, RunError
+from medground.errors import Interrupted, RecipeError, RunError
 from medground.events import TRAINED, RunFolder, read_about
 from medground.graph import GroundingGraph, RolloutGraph
-from medground.protocols import TrainableReasoner
+from medground.grpo.memory import Held, held
+from medground.launch import ranks
+from medground.protocols import Engine, RolloutSource, TrainableReasoner
 from medground.recipe import Recipe, check, resolve
 from medground.rubric import rubric
 from medground.validation import Validation, checkpoint_rule, validation
@@ -38,6 +40,8 @@ class Trained:
     """Of these, how many changed nothing because a number was not finite."""
     before: int
     """Steps that were done already when this call began."""
+    rank: int = 0
+    """Of this process among those that trained together; what is said to people is said by the first."""
 
 
 def train(
@@ -75,10 +79,13 @@ def train(
     kind = method_kind(resolved)
     if RunFolder.started(folder) and not resume:
         raise RunError(f"{folder} holds a run already", hint="add --resume to continue it, or choose another --out")
-    run = RunFolder(folder, resolved)
-    trackers = [registry.build("tracker", name, **arguments) for name, arguments in resolved.trackers]
+    engine = engine_of(resolved)
+    first = engine.rank == 0
+    run = RunFolder.of_rank(engine.rank, folder, resolved)
+    trackers = [registry.build("tracker", name, **arguments) for name, arguments in resolved.trackers if first]
+    made = None
     try:
-        made = assemble(resolved, kind)
+        made = assemble(resolved, kind, engine)
         digest = trained_digest(resolved)
         loop = Loop(
             Parts(
@@ -91,26 +98,36 @@ def train(
                 digest=digest,
                 trackers=trackers,
                 validation=made.validation,
-                saved=lambda: _report(folder, say),
+                saved=(lambda: _report(folder, say)) if first else _quietly,
                 stopped=stopped,
-                say=say,
-                report=report,
+                say=say if first else _quietly,
+                report=report if first else _quietly,
             )
         )
+        if resume:
+            _check_data(folder, made)
         if not (resume and loop.resume()):
-            if resume:
+            if resume and first:
                 say("there is no checkpoint yet: the run begins at step 1")
             run.begin(about(resolved, made, digest))
         before = loop.state.step
         for tracker in trackers:
             tracker.begin(folder, before)
-        started(before, made.method.planned)
+        if first:
+            started(before, made.method.planned)
         if before:
-            say(f"continuing after step {before}")
+            loop.parts.say(f"continuing after step {before}")
             run.event("resume", step=before)
-        state = loop.run()
-        return Trained(folder=folder, steps=state.step, skipped=len(state.skipped), before=before)
+        try:
+            state = loop.run()
+        except Interrupted:
+            engine.close()  # all ranks have agreed to stop
+            raise
+        engine.close()
+        return Trained(folder=folder, steps=state.step, skipped=len(state.skipped), before=before, rank=engine.rank)
     finally:
+        if made is not None:
+            made.close()
         for tracker in trackers:
             tracker.close()
         run.close()
@@ -126,11 +143,34 @@ def _places(recipe: Any, out: str | Path | None, resume: bool) -> tuple[Any, Pat
     return recipe, folder
 
 
+def processes(recipe: Any, *overrides: str, out: str | Path | None = None, resume: bool = False) -> int:
+    """How many processes a recipe asks for: its engine's argument ``processes``, else one.
+
+    Raises:
+        RecipeError: if the recipe cannot be used, so that this is said once and not by every process.
+    """
+    resolved = resolve(_places(recipe, out, True)[0] if resume else recipe, *overrides)
+    count = (resolved.data.get("engine") or {}).get("processes")
+    if not isinstance(count, int) or count < 2:
+        return 1
+    check(resolved, strict_missing=True)
+    return count
+
+
 def _named(recipe: Recipe, folder: Path, source: Any) -> Recipe:
     """The recipe under the name its run began with, where it is read from the run's own folder."""
     if source != str(folder / TRAINED):
         return recipe
     return replace(recipe, name=read_about(folder).get("recipe", recipe.name))
+
+
+def _check_data(folder: Path, made: "Assembled") -> None:
+    """Stop where the data is not what the run began with: continued, it would be another run."""
+    began = read_about(folder).get("data_sha256")
+    if began is not None and began != _files_digest(made.data):
+        raise RunError(
+            f"the data is not what it was when the run in {folder} began", hint="restore it, or begin a new run"
+        )
 
 
 def _report(folder: Path, say: Callable[[str], None]) -> None:
@@ -167,19 +207,57 @@ class Assembled:
     samples: Samples | UmrgSamples
     data: Sequence[Path]
     validation: Validation | None
+    parameters: int
+    """Of the policy, counted before the engine takes them."""
+    trained: int
+    """Of these, those that train."""
+
+    def close(self) -> None:
+        """Let go of what was opened; the engine parts for itself."""
+        if isinstance(self.method, _Sampling):
+            self.method.source.close()
 
 
-def assemble(recipe: Recipe, kind: Literal["grpo", "sft"]) -> Assembled:
-    """Build everything a recipe names: data first, because it is the quickest to fail."""
+@runtime_checkable
+class _Sampling(Protocol):
+    """A method with a sampler."""
+
+    source: RolloutSource
+
+
+def engine_of(recipe: Recipe) -> Engine:
+    """The engine a recipe trains with, in this one of its processes.
+
+    Raises:
+        RunError: if more processes were started than it connects.
+    """
+    from medground.grpo.local import LocalEngine
+
+    engine: Engine = _optional(recipe, "engine") or LocalEngine()
+    if ranks() > 1 and engine.world_size == 1:
+        raise RunError(
+            f"{ranks()} processes were started, and this engine is one process",
+            hint="name an engine that connects them, such as engine=deepspeed",
+        )
+    return engine
+
+
+def _quietly(*what: Any) -> None:
+    """The first rank says it."""
+
+
+def assemble(recipe: Recipe, kind: Literal["grpo", "sft"], engine: Engine | None = None) -> Assembled:
+    """Build everything a recipe names, but an engine that is there: data first, because it is the quickest to fail."""
     import torch
 
-    from medground.grpo.local import LocalEngine
+    from medground.grpo.rollouts import OwnSampler
     from medground.grpo.trainer import Grpo
     from medground.sft import Sft
 
     settings = recipe.settings(kind)
     samples = training_samples(recipe)
     seed = recipe.settings("seed")
+    source: Any = _optional(recipe, "rollout") if kind == "grpo" else None
     torch.manual_seed(seed)  # a fresh adapter starts from random numbers
     random.seed(seed)
     np.random.seed(seed)  # as a belt, for terms that draw from the global generators
@@ -190,7 +268,7 @@ def assemble(recipe: Recipe, kind: Literal["grpo", "sft"]) -> Assembled:
         raise RecipeError(f"the reasoner {name!r} has no policy that can be trained", hint="use a model, not a twin")
     if settings.get("beta"):
         reasoner.keep_reference()
-    engine = _optional(recipe, "engine") or LocalEngine()
+    engine = engine or engine_of(recipe)
 
     def optimizer(parameters: Any) -> torch.optim.Optimizer:
         return torch.optim.AdamW(
@@ -200,6 +278,7 @@ def assemble(recipe: Recipe, kind: Literal["grpo", "sft"]) -> Assembled:
             weight_decay=settings["weight_decay"],
         )
 
+    counts = [(each.numel(), each.requires_grad) for each in reasoner.policy.parameters()]
     policy = engine.prepare(reasoner.policy, optimizer, max_grad_norm=settings["max_grad_norm"])
     method: Any
     if kind == "sft":
@@ -207,10 +286,12 @@ def assemble(recipe: Recipe, kind: Literal["grpo", "sft"]) -> Assembled:
     else:
         rollouts = RolloutGraph(recipe, rubric(recipe))
         rollouts.grounding = graph
-        method = Grpo(rollouts, reasoner, policy, engine, samples, settings, seed, _optional(recipe, "rollout"))
+        source = source or OwnSampler()
+        method = Grpo(rollouts, reasoner, policy, engine, samples, settings, seed, source)
     longest = settings.get("max_completion_length") or recipe.settings("sampling")["max_completion_length"]
     return Assembled(
         method=method, engine=engine, reasoner=reasoner, graph=graph, samples=samples, data=samples.files,
+        parameters=sum(count for count, _ in counts), trained=sum(count for count, trains in counts if trains),
         validation=validation(recipe, graph, samples.ids, longest),
     )  # fmt: skip
 
@@ -233,8 +314,8 @@ def _optional(recipe: Recipe, kind: str) -> Any:
 
 
 def trained_digest(recipe: Recipe) -> str:
-    """What decides a run's numbers: the whole recipe but its trackers."""
-    return recipe.digest(*(key for key in recipe.data if key != "trackers"))
+    """What decides a run's numbers: the whole recipe but its trackers and its engine."""
+    return recipe.digest(*(key for key in recipe.data if key not in ("trackers", "engine")))
 
 
 def about(recipe: Recipe, made: Assembled, digest: str) -> dict[str, Any]:
@@ -286,20 +367,25 @@ def probe(recipe: Any, *overrides: str, steps: int = 2) -> dict[str, Any]:
         state.step, state.drawn = state.step + 1, state.drawn + result.drawn
         state.tokens += result.tokens
     parameters = list(made.reasoner.policy.parameters())
-    trained = sum(each.numel() for each in parameters if each.requires_grad)
     cuda = torch.cuda.is_available() and parameters[0].device.type == "cuda"
     peak = torch.cuda.max_memory_allocated() if cuda else _resident()
+    state_bytes = state_of(made)
+    made.close()
+    made.engine.close()
     return {
         "method": kind,
+        "rank": made.engine.rank,
         "samples": len(made.samples),
         "steps": made.method.planned,
-        "parameters": sum(each.numel() for each in parameters),
-        "parameters_trained": trained,
+        "parameters": made.parameters,
+        "parameters_trained": made.trained,
         "tokens_per_step": state.tokens / state.step,
         "tokens": state.tokens / state.step * made.method.planned,
         "seconds_per_step": seconds[-1],
         "seconds": seconds[-1] * made.method.planned,
         "peak_memory_bytes": int(peak),
+        "processes": made.engine.world_size,
+        "state_bytes": {**asdict(state_bytes), "device": state_bytes.device},
         "device": str(parameters[0].device),
         "last_probe": {
             name: metrics[name] for name in ("reward", "loss", "completions/mean_length") if name in metrics
@@ -308,8 +394,22 @@ def probe(recipe: Any, *overrides: str, steps: int = 2) -> dict[str, Any]:
             f"{len(seconds)} steps of the run itself were done on this device; the last one is taken for all",
             "completions keep the length they have now; validation, checkpoints, overlays and reports are not counted",
             "memory is the peak of the probe" + ("" if cuda else ", of the whole process"),
+            "state is arithmetic: weights, gradients and the optimiser's numbers, per process",
         ],
     }
+
+
+def state_of(made: Assembled) -> Held:
+    """What the parameters of a run take in each of its processes, by arithmetic."""
+    engine = made.engine
+    return held(
+        made.parameters,
+        made.trained,
+        width=next(made.reasoner.policy.parameters()).element_size(),
+        ranks=engine.world_size,
+        stage=engine.stage,
+        offload=engine.offload,
+    )
 
 
 def _resident() -> int:

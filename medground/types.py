@@ -106,6 +106,36 @@ class Completion:
     """Set when no text could be had at all (transport, timeout); never the model's doing."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class SamplerPrompt:
+    """A conversation as another sampler than the policy itself is given it."""
+
+    text: str
+    """With the chat template applied, and one placeholder where the image goes."""
+    image: Image
+    """As the model sees it: resized already."""
+    ids: NDArray[np.int32]
+    """[P] the prompt's tokens as the policy computes them, those of the image included."""
+    frame: Frame
+    """What the numbers of an answer will count."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Serving:
+    """What another sampler must know of a policy to write in its place."""
+
+    checkpoint: str
+    """The folder the policy was loaded from; its weights are replaced by the policy's."""
+    dtype: str
+    """Such as ``"bfloat16"``."""
+    end: frozenset[int]
+    """Token ids that end a completion."""
+    forbidden: Mapping[int, str]
+    """Token ids that are never sampled, and how the tokenizer writes them."""
+    vision_trains: bool
+    """Whether the vision tower or its projector changes in training."""
+
+
 class Fault(StrEnum):
     """Why an answer could not be used. The list is closed; counts over it sum to the number of failures."""
 

@@ -192,6 +192,41 @@ def test_prediction_lines_are_data_enough(phantoms, tmp_path):
         medground.evaluate(recipe(phantoms), predictions=_lines(tmp_path, lines))
 
 
+def test_lines_of_a_run_are_predictions(phantoms, plain, tmp_path):
+    with pytest.raises(SystemExit) as left:
+        main(
+            [
+                "run",
+                str(phantoms / "manifest.jsonl"),
+                "segmenter=ellipse",
+                "--no-overlays",
+                "--out",
+                str(tmp_path / "r"),
+            ]
+        )
+    assert left.value.code == 0
+    found = medground.evaluate(recipe(phantoms), predictions=tmp_path / "r" / "manifest.jsonl")
+    assert found.mean("iou") == plain.mean("iou")
+
+
+def test_saved_answers_need_no_template(phantoms, plain):
+    made = {**recipe(phantoms), "prompt_interface": {"name": "bbox_points", "template": "???"}}
+    assert medground.evaluate(made, predictions=plain.folder).mean("iou") == plain.mean("iou")
+    with pytest.raises(RecipeError, match=r"prompt_interface\.template must be given"):
+        medground.evaluate(made)
+
+
+@pytest.mark.parametrize("wrong", ["batch_size=0", "n_boot=1", "level=1.0", "seed=-1", "pictures=-1"])
+def test_settings_out_of_bounds(phantoms, wrong):
+    with pytest.raises(RecipeError, match=f"evaluate.{wrong.partition('=')[0]} is"):
+        medground.evaluate(recipe(phantoms), f"evaluate.{wrong}")
+
+
+def test_no_samples_is_an_error(phantoms):
+    with pytest.raises(InputError, match="no samples"):
+        medground.evaluate(recipe(phantoms), "data.limit=0")
+
+
 def _lines(folder, lines):
     path = folder / "lines.jsonl"
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -225,6 +260,29 @@ def test_ceilings_and_baselines(phantoms):
         others = [other["target"]["box"] for other in constant if other["cluster"] != line["cluster"]]
         assert line["answers"][0]["box"] == pytest.approx(np.mean(others, axis=0))
     assert {row["arm"] for row in found.metrics["comparisons"]} == set(names) - {"answer"}
+
+
+def test_ceilings_on_real_images(shared, tmp_path):
+    """Whatever the image: the true box outdoes a blind one, and the ellipse gains nothing over itself."""
+    rows = [json.loads(line) for line in (shared / "data" / "pairs" / "manifest.jsonl").read_text().splitlines()]
+    first = {row["modality"]: row for row in rows if row["promptable"] and row["width"] <= 600}
+    assert len(first) >= 5
+    lines = []
+    for number, row in enumerate(first.values()):
+        for part in ("image", "mask"):
+            (tmp_path / f"{part}{number}.png").write_bytes((shared / "data" / "pairs" / row[part]).read_bytes())
+        files = {part: f"{part}{number}.png" for part in ("image", "mask")}
+        labels = {key: row[key] for key in ("modality", "category", "dataset")}
+        lines.append({"id": str(number), "question": "What stands out?", **files, **labels})
+    (tmp_path / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    arms = ["answer", "perfect_segmenter", "oracle_box", "jitter_30", "constant_box"]
+    found = medground.evaluate(recipe(tmp_path, arms=arms))
+    dice = {arm: found.mean("dice_joint", arm) for arm in arms}
+    assert dice["oracle_box"] > dice["jitter_30"] > dice["constant_box"]
+    assert dice["oracle_box"] > 0.7
+    assert found.mean("dice_over_ellipse", "oracle_box") == 0
+    assert found.metrics["clusters"] == {"count": len(lines), "by": {"image": len(lines)}}
+    assert {row["modality"] for row in found.metrics["arms"]["answer"]["groups"]["modality"]} == set(first)
 
 
 def test_what_a_segmenter_was_not_trained_for_is_left_out_with_the_reason(phantoms):
@@ -461,6 +519,36 @@ def test_released_dice_are_made_of_whole_pixels(phantoms, tmp_path):
         for key, part in (("dice_bbox", "box"), ("dice_points", "points"), ("dice_joint", "joint")):
             mask, truth = decode_rle(line["answers"][0]["masks"][part]["rle"]), sample.target.mask
             assert row[key] == round(2 * int((mask & truth).sum()) / (mask.sum() + truth.sum() + 1e-6), 4)
+
+
+def test_the_published_table_is_measured_on_published_numbers(phantoms, tmp_path):
+    """Answers that repeat the table: perfect by the released rules, one pixel short by the corrected ones."""
+    pytest.importorskip("pyarrow", reason="needs pyarrow")
+    from medground.data.export import export
+
+    export(phantoms, tmp_path / "test.parquet")
+    table = read_samples(tmp_path / "test.parquet", reader="umrg")
+    said = []
+    for each in table:
+        box, points = (each.target.published[key] for key in ("bbox_2d", "point_2d"))
+        said.append({"id": each.query.id, "prediction": answer(box, points).replace('"', "'")})
+    compat = {
+        "prompt_interface": {
+            "name": "bbox_points",
+            "style": "single_quoted",
+            "template": "???",
+            "parser": "released_eval",
+        },
+        "segmenter": "ellipse",
+        "data": {"path": str(tmp_path / "test.parquet"), "reader": "umrg"},
+        "evaluate": {"protocol": "released", "n_boot": 50},
+    }
+    found = medground.evaluate(compat, predictions=_lines(tmp_path, said), out=tmp_path / "out")
+    means = json.loads((tmp_path / "out" / "statistics.json").read_text())
+    assert (means["mean_iou"], means["mean_pdice"], means["failed_samples"]) == (1.0, 2.0, 0)
+    assert found.mean("pdice_compat") == pytest.approx(2, abs=1e-3)
+    assert 0.7 < found.mean("iou") < 1
+    assert found.metrics["unusable"] == []
 
 
 def test_a_recipe_is_not_measured_on_what_it_was_trained_on(phantoms):

@@ -35,7 +35,10 @@ def test_the_root_mirrors_every_entry_point():
         assert set(declared.values()) == {package(folder)}, f"{folder.name} points outside its own package"
         assert not of_plugins.keys() & declared.keys(), f"{folder.name} declares a component of another plugin"
         of_plugins |= declared
-    assert project(ROOT)["entry-points"]["medground"] == of_plugins
+    mirrored = project(ROOT)["entry-points"]["medground"]
+    own = {name: module for name, module in mirrored.items() if module == "medground.builtin"}
+    assert set(own) == {"engine.local", "rollout.hf"}
+    assert mirrored == of_plugins | own
 
 
 def test_every_heavy_plugin_is_an_extra():

@@ -1,14 +1,17 @@
 """Sources of every layout become cases; what cannot be used is listed, and the rest is read."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
 from PIL import Image as Pillow
 
 from medground.data.cases import BadCase, Case
+from medground.data.images import read_image
 from medground.data.readers import read_cases
-from medground.errors import InputError, UsageError
+from medground.data.samples import read_samples
+from medground.errors import InputError, PluginError, UsageError
 
 
 def save(path, array):
@@ -318,3 +321,15 @@ def test_slake_questions_go_to_the_mask_they_ask_for(tmp_path):
     assert [case.question for case in read_cases(tmp_path, q_lang="zh", asked_only=True) if isinstance(case, Case)] == [
         "图中最大的器官是什么?"
     ]
+
+
+@pytest.mark.parametrize(
+    ("package", "name", "extra"),
+    [("pydicom", "x.dcm", "dicom"), ("nibabel", "x.nii", "nifti"), ("pyarrow", "train.parquet", "data")],
+)
+def test_a_missing_extra_says_its_name(tmp_path, monkeypatch, package, name, extra):
+    (tmp_path / name).write_bytes(bytes(200))
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(PluginError, match=f"needs {package}") as error:
+        read_samples(tmp_path / name) if extra == "data" else read_image(tmp_path / name, plane=None)
+    assert error.value.hint == f"pip install 'medground[{extra}]'" and error.value.exit_code == 4

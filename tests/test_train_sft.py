@@ -63,6 +63,31 @@ def test_the_loss_is_the_mean_over_target_tokens(trials):
     assert result.metrics["loss"] == pytest.approx(total / tokens, rel=1e-5)
 
 
+def test_packing_changes_nothing_but_the_padding(trials):
+    """Loss and gradients to 1e-5, however many samples go into a sequence; every token is counted as before."""
+    found = []
+    for settings in ({}, {"packing": True}, {"packing": True, "max_length": 190}):
+        made = assemble(resolve(trials("sft", train_batch_size=4, max_grad_norm=0.0, **settings)), "sft")
+        kept, passes = {}, []
+        made.engine.optimizer.register_step_pre_hook(
+            lambda *_, made=made, kept=kept: kept.update(
+                {name: each.grad.clone() for name, each in made.engine.masters.items()}
+            )
+        )
+        made.reasoner.policy.register_forward_hook(lambda *_, passes=passes: passes.append(None))
+        result = made.method.step(State(), lambda: None)
+        found.append((result.metrics["loss"], result.tokens, kept, len(passes)))
+    plain, packed, cut = found
+    assert (plain[3], packed[3]) == (1, 1)
+    assert cut[3] > 1
+    for other in (packed, cut):
+        assert other[0] == pytest.approx(plain[0], rel=1e-5)
+        assert other[1] == plain[1]
+        for name, gradient in plain[2].items():
+            scale = gradient.abs().max().clamp(min=1e-6)
+            assert (other[2][name] - gradient).abs().max() <= 1e-5 * scale, name
+
+
 def test_it_learns_and_resumes_as_the_same_run(trials, tmp_path):
     recipe = trials("sft", max_steps=12, train_batch_size=4, learning_rate=3e-3, save_every=5)
     train(recipe, out=tmp_path / "whole")
@@ -99,8 +124,8 @@ def test_what_cannot_be_trained_is_said_in_one_sentence(trials, tmp_path):
     twin = trials("sft") | {"reasoner": "toy"}
     with pytest.raises(RecipeError, match="the reasoner 'toy' has no policy"):
         train(twin, out=tmp_path / "run")
-    with pytest.raises(RecipeError, match=r"sft\.packing"):
-        train(trials("sft", packing=True), out=tmp_path / "run")
+    with pytest.raises(RecipeError, match="cannot keep packed samples apart"):
+        train(trials("sft", packing=True, reasoner={"share": False}), out=tmp_path / "run4")
     with pytest.raises(RecipeError, match="train_batch_size is 99, and the data holds 8 samples"):
         train(trials("sft", train_batch_size=99), out=tmp_path / "run")
     with pytest.raises(RecipeError, match=r"sft\.max_length=9"):

@@ -9,14 +9,17 @@ torch = pytest.importorskip("torch", reason="needs torch")
 pytest.importorskip("transformers", reason="needs transformers")
 
 from medground.errors import RecipeError  # noqa: E402
-from medground.graph import GroundingGraph, RolloutGraph  # noqa: E402
+from medground.graph import RolloutGraph  # noqa: E402
 from medground.grpo.local import LocalEngine  # noqa: E402
 from medground.grpo.loop import State  # noqa: E402
 from medground.grpo.loss import Objective  # noqa: E402
-from medground.grpo.rollouts import Rollouts  # noqa: E402
+from medground.grpo.memory import held  # noqa: E402
+from medground.grpo.metrics import of_update  # noqa: E402
+from medground.grpo.rollouts import OwnSampler, Rollouts  # noqa: E402
 from medground.grpo.step import Update, objective_of  # noqa: E402
 from medground.recipe import resolve  # noqa: E402
-from medground.training import assemble  # noqa: E402
+from medground.registry import find  # noqa: E402
+from medground.training import assemble, state_of  # noqa: E402
 
 
 def parts(recipe):
@@ -166,6 +169,75 @@ def test_metrics_carry_the_names_of_trl(trials):
     assert result.metrics["reward"] == pytest.approx(sum(row["reward"] for row in result.rows) / 6)
 
 
+def drifted(batch, by):
+    """The batch as a sampler would have given it whose log-probabilities are lower by so much, on every second token."""
+
+    def moved(rollout):
+        logprobs = rollout.completion.logprobs.copy()
+        logprobs[::2] -= by
+        return dataclasses.replace(rollout, completion=dataclasses.replace(rollout.completion, logprobs=logprobs))
+
+    groups = [dataclasses.replace(group, rollouts=[moved(each) for each in group.rollouts]) for group in batch.groups]
+    return dataclasses.replace(batch, groups=groups)
+
+
+def corrected(trials, by, **settings):
+    """The gradient of the output head after one update on such a batch, and the metrics of the update."""
+    made, _ = parts(trials(learning_rate=0.0, max_grad_norm=0.0, **settings))
+    batch = drifted(drawn(made), by)
+    kept = {}
+    made.engine.optimizer.register_step_pre_hook(
+        lambda *_: kept.update({name: each.grad.clone() for name, each in made.engine.masters.items()})
+    )
+    sums = made.method.update(batch, lambda update: 0.0, go_on)
+    return kept, of_update(sums, kl=False), made.method._mismatch(sums)
+
+
+def test_a_sampler_that_is_not_the_trainer_is_measured_corrected_and_told(trials):
+    """A weight of 3 on every second token: capped at 2 it is 2, masked it is 0, uncorrected it is as if it were 1."""
+    by = math.log(3)
+    plain, metrics, told = corrected(trials, by)
+    ratio = metrics["sampling/importance_sampling_ratio/mean"]
+    lengths = metrics["sampling/sampling_logp_difference/mean"] / by  # the share of tokens that were moved
+    assert 0.5 <= lengths <= 0.7
+    assert ratio == pytest.approx(1 + 2 * lengths, rel=1e-4)
+    assert metrics["sampling/importance_sampling_ratio/max"] == pytest.approx(3, rel=1e-4)
+    assert metrics["sampling/importance_sampling_ratio/min"] == pytest.approx(1, rel=1e-4)
+    assert metrics["sampling/corrected_ratio"] == 0
+    assert len(told) == 1
+    assert "grpo.mismatch_alarm=0.05" in told[0]
+    whole, metrics, _ = corrected(trials, by, correction="truncate", correction_cap=5.0)
+    capped, half, _ = corrected(trials, by, correction="truncate", correction_cap=2.0)
+    masked, third, _ = corrected(trials, by, correction="mask", correction_cap=2.0)
+    assert (metrics["sampling/corrected_ratio"], half["sampling/corrected_ratio"]) == (0, pytest.approx(lengths))
+    assert third["sampling/corrected_ratio"] == pytest.approx(lengths)
+    for name, gradient in plain.items():  # with a on the moved tokens and b on the others, these are a + b, 3a + b, ...
+        moved = gradient - masked[name]
+        scale = gradient.abs().max()
+        assert (whole[name] - (3 * moved + masked[name])).abs().max() <= 1e-4 * scale, name
+        assert (capped[name] - (2 * moved + masked[name])).abs().max() <= 1e-4 * scale, name
+
+
+def test_the_trained_model_as_sampler_is_corrected_by_nothing(trials):
+    """Invariant 20: where sampler and trainer agree, weights are 1 to rounding and nobody is alarmed."""
+    plain, _, _ = corrected(trials, 0.0)
+    same, metrics, told = corrected(trials, 0.0, correction="truncate")
+    assert told == []
+    assert metrics["sampling/importance_sampling_ratio/mean"] == pytest.approx(1, abs=1e-4)
+    for name, gradient in plain.items():
+        assert (same[name] - gradient).abs().max() <= 1e-4 * gradient.abs().max().clamp(min=1e-6), name
+
+
+def test_the_defaults_have_names(trials):
+    """``engine=local`` and ``rollout=hf`` are what a recipe without them trains with."""
+    plain, named = parts(trials())[0], parts(trials() | {"engine": "local", "rollout": "hf"})[0]
+    assert type(named.engine) is type(plain.engine) is LocalEngine
+    assert type(named.method.source) is type(plain.method.source) is OwnSampler
+    assert {entry.module for entry in (find("engine", "local"), find("rollout", "hf"))} == {"medground.builtin"}
+    result, other = named.method.step(State(), go_on), plain.method.step(State(), go_on)
+    assert result.metrics == other.metrics
+
+
 def test_groups_whose_rewards_are_equal_give_their_place_to_others(trials):
     """The first six scores are equal: both groups are drawn again, and one epoch goes faster."""
     rewards = {"letters": {"dull": 6, "weight": 1}}
@@ -217,9 +289,8 @@ def test_losses_have_their_published_numbers_unless_the_recipe_says_otherwise():
 
 def test_what_cannot_be_compared_is_refused(trials):
     recipe = resolve(trials(num_generations=1))
-    graph = GroundingGraph(recipe)
     with pytest.raises(RecipeError, match="several sampled completions"):
-        Rollouts(RolloutGraph(recipe, None), graph.reasoner, [], recipe.settings("grpo"), 0)
+        Rollouts(RolloutGraph(recipe, None), [], recipe.settings("grpo"), 0, OwnSampler(), LocalEngine())
     made, _ = parts(trials(max_prompt_length=5))
     with pytest.raises(RecipeError, match="max_prompt_length=5"):
         updated(made, drawn(made))
@@ -242,3 +313,22 @@ def test_a_reward_for_one_token_is_learnt(trials):
         share.append(result.metrics["reward"])
     assert share[0] < 0.1
     assert share[-1] >= 0.9
+
+
+def test_the_arithmetic_of_memory_is_what_tensors_take(trials):
+    """Per process: weights, gradients, the optimiser's moments and, where weights are not float32, their masters."""
+    for settings in ({}, {"lora_rank": 2, "train_vision": False}):
+        made, masters = parts(trials(reasoner=settings))
+        engine = made.engine
+        made.method.update(drawn(made), lambda update: 1e-3, go_on)
+        moments = sum(
+            value.nbytes for state in engine.optimizer.state.values() for value in state.values() if value.dim()
+        )
+        found = state_of(made)
+        assert found.optimizer == moments > 0
+        assert found.weights == sum(each.nbytes for each in made.reasoner.policy.parameters())
+        assert found.gradients == sum(each.nbytes for each in masters.values())
+        assert found.device == found.weights + found.gradients + found.optimizer
+    shared = [held(1000, 600, ranks=4, stage=stage).device for stage in (0, 1, 2, 3)]
+    assert shared == [2000 + 1200 + 7200, 2000 + 1200 + 1800, 2000 + 300 + 1800, 500 + 300 + 1800]
+    assert held(1000, 600, ranks=4, stage=2, offload=True).host == 1800

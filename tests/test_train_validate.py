@@ -14,7 +14,7 @@ from click.testing import CliRunner  # noqa: E402
 import medground  # noqa: E402
 from medground.checkpoint import Checkpoints  # noqa: E402
 from medground.cli import medground as command  # noqa: E402
-from medground.errors import InputError, Interrupted, RecipeError  # noqa: E402
+from medground.errors import InputError, Interrupted, RecipeError, RunError  # noqa: E402
 from medground.events import read_about, read_events, read_table  # noqa: E402
 from medground.grpo.loop import State  # noqa: E402
 from medground.protocols import FingerprintedReasoner  # noqa: E402
@@ -235,6 +235,22 @@ def test_a_run_is_continued_from_another_folder(recipe, tiny, split, tmp_path, m
     monkeypatch.chdir(tmp_path)
     assert train("run", resume=True).before == 1
     medground.load("run")
+
+
+def test_a_run_is_not_continued_on_other_data(recipe, split, tmp_path):
+    made = recipe(max_steps=2)
+    own = split.with_name("own.jsonl")
+    own.write_bytes(split.read_bytes())
+    made["data"]["path"] = str(own)
+    done = []
+    with pytest.raises(Interrupted):
+        train(made, out=tmp_path / "run", stopped=lambda: done, report=lambda step, metrics: done.append(step))
+    lines = own.read_text().splitlines()
+    own.write_text("\n".join([*lines[1:], lines[0]]) + "\n")
+    with pytest.raises(RunError, match="the data is not what it was when the run"):
+        train(tmp_path / "run", resume=True)
+    own.write_bytes(split.read_bytes())
+    assert train(tmp_path / "run", resume=True).before == 1
 
 
 def test_the_run_remembers_its_processor_and_how_long_terms_were_constant(recipe, tmp_path):

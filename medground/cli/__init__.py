@@ -11,7 +11,8 @@ from typing import Any, NoReturn
 
 import click
 
-from medground.errors import MedgroundError
+from medground.errors import Interrupted, MedgroundError
+from medground.launch import leave, rank
 
 COMMANDS = {
     "data": ("medground.cli.data", "Make a dataset of images and masks; check, describe and export it."),
@@ -53,7 +54,8 @@ class LazyGroup(click.Group):
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="medground", message="medground %(version)s")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
-def medground(debug: bool) -> None:
+@click.option("--local_rank", hidden=True, help="What DeepSpeed's launcher adds; the environment says it too.")
+def medground(debug: bool, local_rank: str | None) -> None:
     """Reasoning grounding in medical images: a vague question in; reasoning, box, key points and mask out.
 
     Research software, not a medical device.
@@ -75,7 +77,8 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     except MedgroundError as error:
         if "--debug" in given:
             raise
-        code = _say(error.message, error.hint, error.exit_code)
+        agreed = isinstance(error, Interrupted) and rank() > 0  # the first process says it for all
+        code = error.exit_code if agreed else _say(error.message, error.hint, error.exit_code)
     except BrokenPipeError:
         # The reader of our output left; there is nobody to tell, and flushing at exit would fail again.
         sys.stdout = None
@@ -84,7 +87,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         if "--debug" in given:
             raise
         code = _unforeseen(error)
-    sys.exit(code if isinstance(code, int) else 0)
+    leave(code if isinstance(code, int) else 0)
 
 
 def _unforeseen(error: Exception) -> int:

@@ -3,7 +3,7 @@
 import contextlib
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +12,11 @@ import click
 from medground.cli.complete import RECIPE
 from medground.cli.progress import progress
 from medground.cli.stopping import interruptible
-from medground.errors import RunError, UsageError
+from medground.errors import Interrupted, RunError, UsageError
 
 if TYPE_CHECKING:
     from medground.data.build import Ask, Options
+    from medground.data.cases import BadCase, Case
     from medground.data.writing import Cost
 
 
@@ -102,11 +103,18 @@ def build(source: Path, out: Path, reader: str | None, options: tuple[str, ...],
             else progress("reading", total=None)
         )
         with bar as advance:
-            summary = make(cases, out, _build_options(given), asker, about=about, advance=advance)
+            summary = make(_until(stopped, cases), out, _build_options(given), asker, about=about, advance=advance)
     if as_json:
         click.echo(json.dumps(summary))
     else:
         click.echo(_told(summary, out), err=True)
+
+
+def _until(stopped: Callable[[], bool], cases: "Iterable[Case | BadCase]") -> "Iterator[Case | BadCase]":
+    for case in cases:
+        if stopped():
+            raise Interrupted("stopped while the source was being read", hint="run the same command again")
+        yield case
 
 
 def _reader_options(texts: tuple[str, ...]) -> dict[str, Any]:

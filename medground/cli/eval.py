@@ -37,7 +37,7 @@ def eval(  # the command's own name; nothing here needs the builtin
     resume: bool,
     as_json: bool,
 ) -> None:
-    """Measure RECIPE on its data: metrics.json, samples.jsonl and the run's record in the folder --out.
+    """Measure RECIPE on its data: report.html, metrics.json, samples.jsonl and the run's record in the folder --out.
 
     SIGTERM or Ctrl-C leaves with 5; run again with --resume. Research software, not a medical device.
     """
@@ -85,7 +85,7 @@ def _told(metrics: Mapping[str, Any], out: Path) -> str:
             f"{row['arm']} {row['metric']} against {row['against']}: {row['difference']:+.4f} "
             f"[{_edge(row['low'])}, {_edge(row['high'])}], p {row['p']:.4f}, Holm {row['p_holm']:.4f}"
         )
-    return "\n".join([*lines, f"see {out / 'metrics.json'}"])
+    return "\n".join([*lines, f"see {out / 'report.html'}"])
 
 
 def _row(row: Mapping[str, Any]) -> str:

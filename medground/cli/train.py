@@ -27,11 +27,16 @@ def train(
 
     SIGTERM or Ctrl-C saves and leaves with 5; run again with --resume. Research software, not a medical device.
     """
-    from medground import training
+    from medground import launch, training
 
+    if not launch.launched() and (count := training.processes(recipe, *overrides, out=out, resume=resume)) > 1:
+        given = {"--resume": resume, "--dry-run": dry_run, "--json": as_json}
+        options = [name for name, said in given.items() if said] + (["--out", str(out)] if out else [])
+        raise click.exceptions.Exit(launch.start(["train", recipe, *overrides, *options], count))
     if dry_run:
         plan = training.probe(recipe, *overrides)
-        click.echo(json.dumps(plan) if as_json else _told(plan))
+        if not plan["rank"]:
+            click.echo(json.dumps(plan) if as_json else _told(plan))
         return
     with interruptible() as stopped, training_progress() as (started, report):
         done = training.train(
@@ -44,6 +49,8 @@ def train(
             report=report,
             started=started,
         )
+    if done.rank:
+        return
     if as_json:
         summary = {"steps": done.steps, "skipped": done.skipped, "before": done.before}
         click.echo(json.dumps({"folder": str(done.folder), **summary}))
@@ -66,6 +73,13 @@ def _told(plan: Mapping[str, Any]) -> str:
         "tokens": f"{plan['tokens']:,.0f} trained, {plan['tokens_per_step']:,.0f} a step",
         "time": f"{minutes:,.1f} min on {plan['device']}, {plan['seconds_per_step']:.2f} s a step",
         "memory": f"{gigabytes:,.2f} GB",
+        "state": _state(plan["state_bytes"], plan["processes"]),
     }
     lines = [f"{name:<11} {value}" for name, value in rows.items()]
     return "\n".join([*lines, "assuming", *(f"  - {each}" for each in plan["assumptions"])])
+
+
+def _state(held: Mapping[str, float], processes: int) -> str:
+    parts = ", ".join(f"{name} {held[name] / 1e9:,.2f}" for name in ("weights", "gradients", "optimizer"))
+    host = f", and {held['host'] / 1e9:,.2f} GB on the host" if held["host"] else ""
+    return f"{held['device'] / 1e9:,.2f} GB in each of {processes} ({parts}){host}"

@@ -1,10 +1,11 @@
 """One arm over a batch of samples: asked or placed, read, segmented, measured."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from medground import registry
 from medground.errors import RecipeError
 from medground.evaluation.arms import Arm, Around, perfect_mask
 from medground.evaluation.metrics import MaskPrompt, measure
@@ -30,6 +31,13 @@ class Stage:
         """Whether there is a segmenter."""
         return "segmenter" in self.graph.recipe.data
 
+    @property
+    def accepts(self) -> Collection[str]:
+        """The prompt kinds the segmenter was trained for, known without building it where its factory says them."""
+        factory = registry.factory("segmenter", self.graph.recipe.data["segmenter"]["name"])
+        found = getattr(factory, "accepts", None)
+        return found if isinstance(found, frozenset) else self.graph.segmenter.accepts
+
     def impossible(self, arm: Arm) -> str | None:
         """Why an arm cannot be done with these parts, or None."""
         data = self.graph.recipe.data
@@ -51,7 +59,7 @@ class Stage:
         if not self.segments:
             return "the recipe names no segmenter"
         kinds = {"oracle_points": {"points"}, "oracle_both": {"box", "points"}}.get(arm.name, {"box"})
-        untrained = sorted(kinds - set(self.graph.segmenter.accepts))
+        untrained = sorted(kinds.difference(self.accepts))
         if untrained and not data["allow_untrained"]:
             return f"the segmenter {data['segmenter']['name']} was not trained for {' and '.join(untrained)}"
         return None
@@ -63,7 +71,7 @@ class Stage:
         graph = self.graph
         if graph.part != "both" or not {"box", "points"} <= graph.prompt_interface.provides:
             return ["joint"]
-        accepted = graph.segmenter.accepts if not graph.recipe.data["allow_untrained"] else {"box", "points"}
+        accepted = {"box", "points"} if graph.recipe.data["allow_untrained"] else self.accepts
         parts: list[MaskPrompt] = ["box", "points"]
         return [part for part in parts if part in accepted] + ["joint"]
 

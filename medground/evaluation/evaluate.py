@@ -1,6 +1,7 @@
 """``medground.evaluate``: a recipe over a dataset, measured, with intervals; a folder that can be resumed and read again.
 
 metrics.json         means with intervals, groups, faults, comparisons
+report.html          the same for people, in one file
 samples.jsonl        one line per arm and sample: every answer, its masks and values
 run.json             versions, plugins, hashes, what was asked
 recipe.yaml          the recipe, resolved; recipe.source.yaml as written
@@ -21,16 +22,18 @@ from medground.errors import InputError, Interrupted, RecipeError, RunError, nea
 from medground.evaluation import released, summary
 from medground.evaluation.answers import Stage
 from medground.evaluation.arms import Arm, Around, Fact, arms_of
+from medground.evaluation.lines import reader
 from medground.evaluation.predictions import LineSamples, Predictions
 from medground.evaluation.records import SAMPLES, Journal, cluster_of, read_lines, record
+from medground.evaluation.report import report as report_of
 from medground.graph import GroundingGraph
 from medground.recipe import Recipe, check, resolve
 from medground.store import StageStore
 from medground.types import Sample
 
-METRICS, ABOUT = "metrics.json", "run.json"
+METRICS, ABOUT, REPORT = "metrics.json", "run.json", "report.html"
 _DECIDE = ("prompt_interface", "segmenter", "prompt", "allow_untrained", "sampling", "data")
-_LATER = ("n_boot", "level", "batch_size")
+_LATER = ("n_boot", "level", "batch_size", "published", "pictures")
 """Settings of ``evaluate`` that change no line."""
 
 
@@ -92,12 +95,16 @@ def evaluate(
     resolved = resolve(recipe, *overrides)
     check(resolved)
     _complete(resolved, saved=predictions is not None)
-    settings = resolved.settings("evaluate")
+    settings = _sensible(resolved)
     arms = arms_of(settings["arms"])
     saved = None if predictions is None else Predictions(Path(predictions))
     rivals = None if baseline is None else _rivals(Path(baseline))
     graph = GroundingGraph(resolved, store)
+    if saved is not None and "prompt_interface" in resolved.data:
+        graph.prompt_interface = reader(resolved)  # it only reads: a template that is still to be given is not needed
     samples = _samples(resolved, graph, saved)
+    if not samples.ids:
+        raise InputError("there are no samples to measure", hint="mend evaluate.limit")
     if saved is not None:
         saved.match(samples.ids)
     places = {name: place for place, name in enumerate(samples.ids)}
@@ -109,7 +116,7 @@ def evaluate(
         places=places,
     )
     folder = None if out is None else Path(out)
-    about = _about(resolved, graph, samples.ids, saved)
+    about = _about(resolved, graph, samples, saved)
     _begin(folder, resolved, about, resume)
     journal = Journal(folder)
     run = Run(stage, samples, places, journal, settings, stopped, report)
@@ -126,6 +133,9 @@ def evaluate(
     metrics = _measure(resolved, about, done, skipped, journal, stage, rivals)
     if folder is not None:
         write_atomically(folder / METRICS, json.dumps(metrics, indent=1, allow_nan=False) + "\n")
+        read = None if resolved.settings("data")["path"] is None else lambda name: samples[places[name]]
+        page = report_of(resolved, about, metrics, list(journal.lines.values()), read)
+        write_atomically(folder / REPORT, page)
         if stage.released:
             released.write(folder, journal.of("answer"))
     return Evaluated(folder=folder, metrics=metrics, lines=list(journal.lines.values()), before=before)
@@ -148,8 +158,9 @@ def prepare(recipe: Recipe) -> list[str]:
 def _complete(recipe: Recipe, *, saved: bool) -> None:
     """Stop where a value must still be given, or where the recipe would be measured on what it was trained on."""
     for key in recipe.missing:
-        wanted = key.split(".")[0] in ("prompt_interface", "segmenter", "data", "sampling", "evaluate")
-        if wanted or (key.startswith("reasoner") and not saved):
+        needed = key.split(".")[0] in ("reasoner", "prompt_interface", "segmenter", "data", "sampling", "evaluate")
+        unasked = saved and (key.startswith("reasoner") or key == "prompt_interface.template")
+        if needed and not unasked:
             raise RecipeError(f"{recipe.place(key)}: {key} must be given", hint=f"add {key}=VALUE")
     trained = "grpo" in recipe.data or "sft" in recipe.data
     if trained and recipe.settings("data")["path"] and recipe.settings("evaluate")["split"] is None:
@@ -157,6 +168,21 @@ def _complete(recipe: Recipe, *, saved: bool) -> None:
             f"the recipe {recipe.name!r} trains on data.split={recipe.settings('data')['split']}",
             hint="say what to measure it on: evaluate.split=test",
         )
+
+
+def _sensible(recipe: Recipe) -> dict[str, Any]:
+    """The settings of ``evaluate``, each within its bounds."""
+    settings: dict[str, Any] = recipe.settings("evaluate")
+    for name, good, rule in (
+        ("batch_size", settings["batch_size"] >= 1, "at least 1"),
+        ("n_boot", settings["n_boot"] >= 2, "at least 2"),
+        ("level", 0 < settings["level"] < 1, "between 0 and 1"),
+        ("seed", settings["seed"] >= 0, "not negative"),
+        ("pictures", settings["pictures"] >= 0, "not negative"),
+    ):
+        if not good:
+            raise RecipeError(f"evaluate.{name} is {settings[name]}", hint=f"it must be {rule}")
+    return settings
 
 
 def _samples(recipe: Recipe, graph: GroundingGraph, saved: Predictions | None) -> Any:
@@ -180,22 +206,24 @@ def _seeded(graph: GroundingGraph, seeds: Any) -> list[Any]:
     return [replace(graph.sampling, seed=seed) for seed in seeds]
 
 
-def _about(recipe: Recipe, graph: GroundingGraph, ids: Sequence[str], saved: Predictions | None) -> dict[str, Any]:
+def _about(recipe: Recipe, graph: GroundingGraph, samples: Any, saved: Predictions | None) -> dict[str, Any]:
     """What is known before the first answer; `identity` is what a resumed evaluation must share."""
+    ids: list[str] = samples.ids
     settings = {key: value for key, value in recipe.settings("evaluate").items() if key not in _LATER}
     decide = {key: recipe.data.get(key) for key in _DECIDE} | {"evaluate": settings, "ids": list(ids)}
     if saved is None:
         decide["reasoner"] = recipe.data.get("reasoner")
     else:
         decide["predictions"] = sha256(saved.path.read_bytes()).hexdigest()
-    interface = "prompt_interface" in recipe.data
+    asked = saved is None and "prompt_interface" in recipe.data
     return {
         "recipe": recipe.name,
         "identity": sha256(json.dumps(decide, sort_keys=True).encode()).hexdigest(),
         "samples": len(ids),
         "split": recipe.settings("evaluate")["split"] or recipe.settings("data")["split"],
+        "unusable": [{"where": bad.where, "reason": bad.reason} for bad in getattr(samples, "bad", ())],
         "predictions_sha256": decide.get("predictions"),
-        "prompt_sha256": provenance.prompt_sha256(graph.prompt_interface) if interface else None,
+        "prompt_sha256": provenance.prompt_sha256(graph.prompt_interface) if asked else None,
         "untrained_prompts": graph.untrained,
         "plugins": provenance.plugins(recipe),
         "versions": provenance.versions(),
@@ -315,6 +343,7 @@ def _measure(
         "samples": len(first),
         "split": about["split"],
         "answers_per_sample": max((len(line["answers"]) for line in first), default=0),
+        "unusable": about["unusable"],
         "protocol": settings["protocol"],
         "clusters": {"count": len(clusters), "by": _kinds(clusters)},
         "resampling": how.to_dict(),

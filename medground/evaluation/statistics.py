@@ -50,6 +50,8 @@ class Difference:
     other: float
     difference: Estimate
     """mean - other."""
+    differ: int
+    """Samples whose two values are not the same."""
     p: float
     """Of the hypothesis that a cluster is as likely to be better as to be worse by the same amount."""
 
@@ -112,6 +114,7 @@ def compare(
         mean=float(a.mean()),
         other=float(b.mean()),
         difference=difference,
+        differ=int((a != b).sum()),
         p=sign_flip(sums[:, 0], seed=seed),
     )
 

@@ -208,6 +208,9 @@ def comparisons(
 ) -> list[dict[str, Any]]:
     """Paired tests of lines against others of the same samples; Holm-corrected over all that are given together.
 
+    Where no sample differs at all there is nothing to test: p is 1, and the family is one smaller. Sign flips condition
+    on the sizes of the differences, so this takes nothing from the correction.
+
     Args:
         pairs: (words that say what is compared, the lines, the others, the metrics).
         how: resampling.
@@ -226,7 +229,8 @@ def comparisons(
             )
             if found is not None:
                 rows.append({**words, "metric": name, **_compared(found)})
-    for row, corrected in zip(rows, statistics.holm([row["p"] for row in rows]), strict=True):
+    family = [row for row in rows if row["differ"]]
+    for row, corrected in zip(family, statistics.holm([row["p"] for row in family]), strict=True):
         row["p_holm"] = corrected
     return rows
 
@@ -240,7 +244,9 @@ def _compared(found: statistics.Difference) -> dict[str, Any]:
         "difference": found.difference.mean,
         "low": found.difference.low,
         "high": found.difference.high,
+        "differ": found.differ,
         "p": found.p,
+        "p_holm": 1.0,
     }
 
 

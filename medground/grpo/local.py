@@ -2,14 +2,15 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from medground import training_state
 from medground.errors import RunError
-
-STATE = "engine.safetensors"
 
 
 class LocalEngine:
@@ -21,6 +22,9 @@ class LocalEngine:
 
     rank = 0
     world_size = 1
+    even = False
+    stage = 0
+    offload = False
 
     def prepare(
         self,
@@ -74,45 +78,41 @@ class LocalEngine:
         """See `Engine.all_reduce`."""
         return dict(sums)
 
+    def gather(self, mine: Any) -> list[Any]:
+        """See `Engine.gather`."""
+        return [mine]
+
+    def whole(self) -> AbstractContextManager[None]:
+        """See `Engine.whole`."""
+        return nullcontext()
+
     def named_weights(self) -> Iterator[tuple[str, Tensor]]:
         """See `Engine.named_weights`."""
         yield from ((name, each.detach()) for name, each in self.policy.state_dict().items())
 
     def save(self, folder: Path) -> None:
-        """Write the trained parameters in float32 and the optimiser's tensors as one safetensors file."""
-        from safetensors.torch import save_file
-
-        tensors = {f"parameter/{name}": each.detach() for name, each in self.masters.items()}
-        for name, master in self.masters.items():
-            for key, value in self.optimizer.state.get(master, {}).items():
-                tensors[f"{key}/{name}"] = value
-        save_file({name: each.cpu().contiguous() for name, each in tensors.items()}, folder / STATE)
+        """See `Engine.save`."""
+        parameters = [(f"{training_state.PARAMETER}/{name}", each) for name, each in self.masters.items()]
+        states = [
+            (f"{key}/{name}", value)
+            for name, master in self.masters.items()
+            for key, value in self.optimizer.state.get(master, {}).items()
+        ]
+        training_state.write(folder, parameters + states)
 
     def load(self, folder: Path) -> None:
-        """Continue from `save`.
-
-        Raises:
-            RunError: if the file is of a model whose trained parameters are others.
-        """
-        from safetensors.torch import load_file
-
-        saved = load_file(folder / STATE)
-        found = {name.removeprefix("parameter/") for name in saved if name.startswith("parameter/")}
-        if found != set(self.masters):
-            odd = sorted(found ^ set(self.masters))[0]
-            raise RunError(
-                f"the checkpoint was trained on other parameters: {odd} is on one side only",
-                hint="resume with the recipe the run was started with",
-            )
-        with torch.no_grad():
-            for name, master in self.masters.items():
-                master.copy_(saved.pop(f"parameter/{name}"))
-        for key_name, value in saved.items():
-            key, _, name = key_name.partition("/")
+        """See `Engine.load`."""
+        for key, name, value in training_state.read(folder, self.masters):
             master = self.masters[name]
-            # AdamW keeps its step counter on the CPU, its moments beside the parameter.
-            self.optimizer.state[master][key] = value.to(master.device) if value.dim() else value
+            if key == training_state.PARAMETER:
+                with torch.no_grad():
+                    master.copy_(value)
+            else:  # AdamW keeps its step counter on the CPU, its moments beside the parameter
+                self.optimizer.state[master][key] = value.to(master.device) if value.dim() else value
         self._publish()
+
+    def close(self) -> None:
+        """See `Engine.close`; there is nobody to part from."""
 
     @torch.no_grad()
     def _publish(self) -> None:

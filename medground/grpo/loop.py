@@ -100,6 +100,9 @@ class Parts:
 class Loop:
     """Runs a method to its last step, from wherever the newest checkpoint left it.
 
+    On several ranks every one runs a loop over the same steps; the first writes, and what depends on the moment (whether to
+    stop, which checkpoint is the newest) is agreed on.
+
     Args:
         parts: what it works on.
     """
@@ -117,9 +120,7 @@ class Loop:
             RunError: if it was made with another recipe.
         """
         p = self.parts
-        if orphans := p.checkpoints.clean():
-            p.say(f"removed {len(orphans)} unfinished checkpoints")
-        folder = p.checkpoints.newest(p.say)
+        folder: Path | None = p.engine.gather(self._newest() if p.engine.rank == 0 else None)[0]
         if folder is None:
             p.run.rewind(0)
             return False
@@ -132,10 +133,17 @@ class Loop:
         read_generators(folder, kept["generators"])
         self.state = State(**kept["state"])
         self.saved = self.state.step
-        p.checkpoints.prune(self._kept())  # a kill may have come between a save and this
+        if p.engine.rank == 0:
+            p.checkpoints.prune(self._kept())  # a kill may have come between a save and this
         p.run.point_to(folder, kept["argument"])
         p.run.rewind(self.state.step, [step for step, _ in self.state.validated])
         return True
+
+    def _newest(self) -> Path | None:
+        p = self.parts
+        if orphans := p.checkpoints.clean():
+            p.say(f"removed {len(orphans)} unfinished checkpoints")
+        return p.checkpoints.newest(p.say)
 
     def run(self) -> State:
         """Do what is left; on the way out everything is on disk.
@@ -170,7 +178,7 @@ class Loop:
         return result, time.perf_counter() - started
 
     def _pause(self) -> None:
-        if self.parts.stopped():
+        if self.parts.engine.all_reduce({"stop": float(self.parts.stopped())})["stop"]:
             raise Stop
 
     def _interrupt(self) -> None:
@@ -209,7 +217,7 @@ class Loop:
             return False
         started = time.perf_counter()
         try:
-            with kept_generators():
+            with kept_generators(), p.engine.whole():  # every rank answers all of it, and finds the same
                 found = validation(self._pause)
         except Stop:
             self._interrupt()
@@ -240,7 +248,7 @@ class Loop:
     def _choose(self) -> None:
         """At the end the folder is the recipe of the run's result."""
         p, best = self.parts, self._best()
-        if best is not None:
+        if best is not None and p.engine.rank == 0:
             chosen = p.checkpoints.path(best)
             if problem := verify(chosen):
                 p.say(f"checkpoint {chosen.name}, the best by validation, is damaged ({problem}); the newest is used")
@@ -263,25 +271,29 @@ class Loop:
 
     def _save(self) -> None:
         p, state = self.parts, self.state
-        argument = ""
+        argument, first = "", p.engine.rank == 0
 
-        def write(folder: Path) -> None:
+        def write(made: Path | None) -> None:
             nonlocal argument
-            model = folder / "model"
-            model.mkdir()
+            folder = Path(p.engine.gather(str(made))[0])
             with _disk_errors():
-                argument = p.reasoner.save(model)
+                with p.engine.whole():
+                    if first:
+                        (folder / "model").mkdir()
+                        argument = p.reasoner.save(folder / "model")
                 faults.reach("save.after_model")
                 p.engine.save(folder)
-                kept = {"state": asdict(state), "recipe": p.digest, "argument": argument}
-                p.run.write_state(folder, {**kept, "generators": write_generators(folder)})
+                if first:
+                    kept = {"state": asdict(state), "recipe": p.digest, "argument": argument}
+                    p.run.write_state(folder, {**kept, "generators": write_generators(folder)})
 
         p.run.flush()
-        final = p.checkpoints.save(
-            state.step, write, lambda folder: p.run.point_to(folder, argument), keep=self._kept()
-        )
+        if first:
+            p.checkpoints.save(state.step, write, lambda folder: p.run.point_to(folder, argument), keep=self._kept())
+        else:
+            write(None)
         self.saved = state.step
-        p.run.event("save", step=state.step, checkpoint=final.name)
+        p.run.event("save", step=state.step, checkpoint=p.checkpoints.path(state.step).name)
         p.saved()
 
 

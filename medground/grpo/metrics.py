@@ -15,6 +15,7 @@ from medground.overlay import draw_rollout
 from medground.rubric import Score, failure_counts
 from medground.types import Rollout
 
+MISMATCH = "sampling/sampling_logp_difference/mean"
 DRAWN = 4
 """Completions a step may show as pictures."""
 
@@ -63,8 +64,12 @@ def of_update(sums: Sums, *, kl: bool) -> dict[str, float]:
     if kl:
         found["kl"] = token.get("kl", 0.0) / tokens
     if token.get("compared"):
-        found["sampling/sampling_logp_difference/mean"] = token["mismatch"] / token["compared"]
+        found[MISMATCH] = token["mismatch"] / token["compared"]
         found["sampling/sampling_logp_difference/max"] = sums.highest_mismatch
+        found["sampling/importance_sampling_ratio/min"] = sums.weights[0]
+        found["sampling/importance_sampling_ratio/mean"] = token["weight"] / token["compared"]
+        found["sampling/importance_sampling_ratio/max"] = sums.weights[1]
+        found["sampling/corrected_ratio"] = token["corrected"] / token["compared"]
     return found
 
 
@@ -78,9 +83,11 @@ def table(batch: Batch) -> list[dict[str, Any]]:
 
 
 def pictures(batch: Batch) -> list[tuple[str, Callable[[], Any]]]:
-    """The best completion of each of the first groups, drawn beside the truth when called."""
+    """The best completion of each of this rank's first groups, drawn beside the truth when called."""
     found: list[tuple[str, Callable[[], Any]]] = []
-    for group, line in list(zip(batch.groups, batch.rewards, strict=True))[:DRAWN]:
+    seen = [place for place, messages in enumerate(batch.messages) if messages is not None]
+    for place in seen[:DRAWN]:
+        group, line = batch.groups[place], batch.rewards[place]
         best = int(torch.nan_to_num(line, nan=-torch.inf).argmax())
         found.append((_name(group, best), partial(draw_rollout, group.rollouts[best])))
     return found

@@ -1,9 +1,10 @@
 """The first half of a step: groups of completions, scored, and the advantage of each."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,7 +13,7 @@ from medground.errors import RecipeError
 from medground.graph import Group, RolloutGraph
 from medground.grpo.advantage import advantages, constant_groups
 from medground.grpo.schedule import drawn, sampling_seed
-from medground.protocols import RolloutSource, TrainableReasoner
+from medground.protocols import Engine, RolloutSource, TrainableReasoner
 from medground.rubric import usable_groups
 from medground.types import Completion, Messages, Sample, Sampling
 
@@ -25,7 +26,11 @@ class Batch:
     """One step's groups: N of G completions each."""
 
     groups: list[Group]
-    messages: list[Messages]
+    """Those of other ranks without images and masks."""
+    messages: list[Messages | None]
+    """None for groups of other ranks: whose conversation it is, is whose forward pass it will be."""
+    spare: Messages
+    """A conversation for passes that only keep other ranks company."""
     usable: list[bool]
     """[N]; a group with a member that has no score is not used at all."""
     rewards: Tensor
@@ -40,34 +45,60 @@ class Batch:
     """Constant groups of the first draw."""
 
 
+class OwnSampler:
+    """See `medground.protocols.RolloutSource`: the trained model itself, whose weights are always the newest."""
+
+    def begin(self, reasoner: TrainableReasoner, engine: Engine) -> None:
+        """See `RolloutSource.begin`."""
+        self.reasoner, self.engine = reasoner, engine
+
+    def sync(self, weights: Iterator[tuple[str, Tensor]], version: int) -> None:
+        """See `RolloutSource.sync`; there is nothing to take."""
+
+    def generate(self, batch: Sequence[Messages], sampling: Sampling, seeds: Sequence[int]) -> list[list[Completion]]:
+        """See `RolloutSource.generate`."""
+        with self.engine.whole():
+            return self.reasoner.sample(batch, sampling, seeds) if batch else []
+
+    def sleep(self) -> None:
+        """See `RolloutSource.sleep`; the model is what is updated."""
+
+    def close(self) -> None:
+        """See `RolloutSource.close`; the model is not its own."""
+
+
 class Rollouts:
     """Draws samples, has completions written, and scores them.
 
+    Every rank asks for and scores its own share of the groups, and is told what became of the others: all that follows
+    from rewards and lengths is then computed alike everywhere, as by one process. Seeds belong to samples, so results do
+    not depend on how many ranks there are.
+
     Args:
         graph: from completions to scores.
-        reasoner: whose policy is trained.
         samples: the training data.
         settings: the recipe's ``grpo`` section.
         seed: of the run.
-        source: another sampler than the reasoner itself, fed with its weights by the caller.
+        source: who samples; it has begun, and the caller feeds it with weights.
+        engine: which rank this is.
     """
 
     def __init__(
         self,
         graph: RolloutGraph,
-        reasoner: TrainableReasoner,
         samples: Sequence[Sample],
         settings: dict[str, Any],
         seed: int,
-        source: RolloutSource | None = None,
+        source: RolloutSource,
+        engine: Engine,
     ) -> None:
         if settings["num_generations"] < 2 or settings["temperature"] <= 0:
             raise RecipeError(
                 "grpo compares several sampled completions of a question",
                 hint="set grpo.num_generations to 2 or more and grpo.temperature above 0",
             )
-        self.graph, self.samples, self.seed, self.settings = graph, samples, seed, settings
-        self._write = reasoner.sample if source is None else source.generate
+        self.graph, self.samples, self.seed, self.settings, self.engine = graph, samples, seed, settings, engine
+        self._write = source.generate
         self.sampling = Sampling(
             num_generations=settings["num_generations"],
             temperature=settings["temperature"],
@@ -98,6 +129,7 @@ class Rollouts:
         return Batch(
             groups=groups,
             messages=messages,
+            spare=own[0] if (own := [each for each in messages if each is not None]) else self._ask(self.samples[0]),
             usable=usable,
             rewards=rewards,
             advantages=advantages(rewards, scale=self.settings["scale_rewards"], eps=self.settings["advantage_eps"]),
@@ -108,22 +140,48 @@ class Rollouts:
 
     def _groups(
         self, step: int, start: int, count: int, attempt: int, pause: Callable[[], None]
-    ) -> tuple[list[Group], list[Messages]]:
+    ) -> tuple[list[Group], list[Messages | None]]:
         order = drawn(start, count, samples=len(self.samples), batch=self.settings["train_batch_size"], seed=self.seed)
-        samples = [self.samples[index] for index in order]
-        messages = [self.graph.grounding.prompt_interface.render(sample.query) for sample in samples]
+        rank, ranks = self.engine.rank, self.engine.world_size
+        samples = [self.samples[index] for index in order[rank::ranks]]
+        messages = [self._ask(sample) for sample in samples]
         seeds = [sampling_seed(self.seed, step, sample.query.id, attempt) for sample in samples]
         completions: list[list[Completion]] = []
         at_once = max(1, AT_ONCE // self.sampling.num_generations)
-        for first in range(0, count, at_once):
+        for first in range(0, -(-count // ranks), at_once):  # as often as the rank with the most
             pause()
             part = slice(first, first + at_once)
             completions += self._write(messages[part], self.sampling, seeds[part])
             faults.reach("rollout.mid")
         pause()
-        groups = self.graph.score(samples, completions)
+        groups = self.graph.score(samples, completions) if samples else []
         faults.reach("reward.mid")
-        return groups, messages
+        if ranks == 1:
+            return groups, list(messages)
+        everyone = _dealt(self.engine.gather([_told(group) for group in groups]))
+        asked: list[Messages | None] = [None] * count
+        everyone[rank::ranks], asked[rank::ranks] = groups, messages
+        return everyone, asked
+
+    def _ask(self, sample: Sample) -> Messages:
+        return self.graph.grounding.prompt_interface.render(sample.query)
+
+
+def _told(group: Group) -> Group:
+    """What other ranks need to know of a group: all but pixels."""
+    query, target = group.sample.query, group.sample.target
+    sample = replace(
+        group.sample,
+        query=replace(query, image=np.zeros((1, 1, 3), np.uint8)),
+        target=replace(target, mask=None, published=None),
+    )
+    rollouts = [replace(rollout, sample=sample, mask=None) for rollout in group.rollouts]
+    return Group(sample=sample, rollouts=rollouts, scores=group.scores)
+
+
+def _dealt(hands: Sequence[Sequence[Group]]) -> list[Group]:
+    """Groups in their order, from every rank's share of them."""
+    return [hand[place] for place in range(max(map(len, hands))) for hand in hands if place < len(hand)]
 
 
 def _rewards(groups: Sequence[Group]) -> Tensor:

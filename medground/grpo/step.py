@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from medground import faults
 from medground.errors import RecipeError
-from medground.grpo.loss import Objective, denominator, policy_loss
+from medground.grpo.loss import Objective, denominator, importance, policy_loss
+from medground.grpo.ranks import evenly
 from medground.grpo.rollouts import Batch
 from medground.protocols import CompletionGroup, Engine, TrainableReasoner
 
@@ -28,6 +29,8 @@ PUBLISHED = {
     "cispo": Objective(cispo=True, aggregation="token", epsilon_high=4.0),
 }
 """The losses by their names in a recipe, with the numbers they were published with (cispo: ratios are capped at 5)."""
+UNCORRECTED = Objective(correction="truncate", correction_high=math.inf)
+"""Importance weights as they are."""
 AGGREGATIONS = {
     "sequence_mean": "sequence",
     "token_mean": "token",
@@ -48,7 +51,8 @@ def objective_of(settings: dict[str, Any]) -> Objective:
     }
     if settings["aggregation"] != "by_loss":
         said["aggregation"] = AGGREGATIONS[settings["aggregation"]]
-    said |= {"beta": settings["beta"], "estimator": settings["kl_estimator"]}
+    said |= {"beta": settings["beta"], "estimator": settings["kl_estimator"], "correction": settings["correction"]}
+    said |= {"correction_low": settings["correction_floor"], "correction_high": settings["correction_cap"]}
     return replace(PUBLISHED[settings["loss"]], max_length=settings["max_completion_length"], **said)
 
 
@@ -65,12 +69,32 @@ class Sums:
     grad_norm: float = 0.0
     learning_rate: float = 0.0
     token: dict[str, float] = field(default_factory=dict)
-    """Sums over tokens of the first pass over each group: tokens, kl, entropy, clipped_low, clipped_high, mismatch."""
+    """Sums over tokens of the first pass over each group: tokens, kl, entropy, clipped_low, clipped_high; and over those
+    that the sampler gave a log-probability of: compared, mismatch, weight, corrected."""
     highest_mismatch: float = 0.0
+    """The largest difference between the log-probabilities of sampler and trainer for one token."""
+    weights: tuple[float, float] = (math.inf, -math.inf)
+    """The smallest and the largest importance weight, before it is corrected."""
     trained: int = 0
     """Tokens computed: prompts once per forward pass, and completions."""
     images: int = 0
     """Images encoded in forward passes that are differentiated."""
+
+    @classmethod
+    def of_ranks(cls, parts: "Sequence[Sums]") -> "Sums":
+        """The sums over ranks; updates, gradient norm and learning rate are the same on each."""
+        found = replace(
+            parts[0],
+            loss=sum(part.loss for part in parts),
+            token={},
+            highest_mismatch=max(part.highest_mismatch for part in parts),
+            weights=(min(part.weights[0] for part in parts), max(part.weights[1] for part in parts)),
+            trained=sum(part.trained for part in parts),
+            images=sum(part.images for part in parts),
+        )
+        for part in parts:
+            found.add(**part.token)
+        return found
 
     def add(self, **values: float) -> None:
         """Add to sums over tokens."""
@@ -108,7 +132,7 @@ class Update:
             pause: called while nothing has been changed yet.
 
         Raises:
-            NotFinite: at the first loss or gradient that is not finite; updates before it stay done.
+            NotFinite: at the first loss or gradient that is not finite, on any rank; updates before it stay done.
         """
         sums = Sums()
         minis = self._minis(len(batch.groups))
@@ -123,7 +147,7 @@ class Update:
                 if not math.isfinite(norm):
                     raise NotFinite(f"the gradient norm is {norm}")
                 sums.grad_norm += norm
-        return sums
+        return Sums.of_ranks(self.engine.gather(sums)) if self.engine.world_size > 1 else sums
 
     def _minis(self, count: int) -> list[range]:
         size = max(1, self.settings["mini_batch_size"])
@@ -140,15 +164,29 @@ class Update:
     ) -> None:
         """Gradients of one mini-batch; `count` says whether its tokens enter the metrics."""
         below = self._denominator(batch, mini)
-        for place, start, part in self._parts(batch, mini):
+        for found in self._parts(batch, mini):
             pause()
-            loss = self._part_loss(batch, place, start, part, old.get((place, start)), sums, count) / below
-            if not math.isfinite(float(loss.detach())):
+            if found is None:
+                loss = self._company(batch)
+            else:
+                place, start, part = found
+                loss = self._part_loss(batch, place, start, part, old.get((place, start)), sums, count) / below
+            total = self.engine.all_reduce({"loss": float(loss.detach())})["loss"]
+            if not math.isfinite(total):
                 self.engine.discard()
-                raise NotFinite(f"the loss is {float(loss.detach())}")
+                raise NotFinite(f"the loss is {total}")
             self.engine.backward(loss)
             faults.reach("update.mid")
             sums.loss += float(loss.detach())
+
+    def _company(self, batch: Batch) -> Tensor:
+        """A loss of zero, from the passes of one token: for ranks that have fewer groups than others."""
+        part = self.reasoner.group(batch.spare, [self.reasoner.tokenize("")])
+        logp: Tensor = self.policy(part, 1.0)[0]
+        if self.objective.beta:
+            with self.reasoner.reference() as reference, torch.no_grad():
+                reference(part, 1.0)
+        return 0.0 * logp.sum()
 
     def _part_loss(
         self, batch: Batch, place: int, start: int, part: CompletionGroup, old: Tensor | None, sums: Sums, count: bool
@@ -162,48 +200,63 @@ class Update:
             with self.reasoner.reference() as reference, torch.no_grad():
                 ref = reference(part, temperature)[0]
         advantage = batch.advantages[place, rows].to(logp.device)
-        loss, found = policy_loss(self.objective, logp, advantage, mask, old=old, ref=ref)
+        sampler = _said(batch, place, rows, part.mask).to(logp.device)
+        loss, found = policy_loss(self.objective, logp, advantage, mask, old=old, sampler=sampler, ref=ref)
         sums.trained += sum(part.prompt_lengths) + int(part.mask.sum())
         sums.images += len(part.prompt_lengths)
         if count:
             sums.add(**{name: float(value) for name, value in found.items()})
             sums.add(entropy=float(torch.where(mask, entropy, 0.0).sum()))
-            self._mismatch(batch, place, rows, logp.detach() if old is None else old, part.mask, sums)
+            _compare(self.objective, logp.detach() if old is None else old, sampler, part.mask, sums)
         return loss
-
-    def _mismatch(self, batch: Batch, place: int, rows: slice, before: Tensor, mask: Tensor, sums: Sums) -> None:
-        """How far the sampler's log-probabilities are from the trainer's for the same tokens."""
-        rollouts = batch.groups[place].rollouts[rows]
-        for row, rollout in enumerate(rollouts):
-            said = rollout.completion.logprobs
-            if said is None:
-                continue
-            difference = (before[row][mask[row]].cpu().double() - torch.from_numpy(said).double()).abs()
-            sums.add(mismatch=float(difference.sum()), compared=len(difference))
-            sums.highest_mismatch = max(sums.highest_mismatch, float(difference.max()) if len(difference) else 0.0)
 
     @torch.no_grad()
     def _old(self, batch: Batch, minis: Sequence[range]) -> dict[tuple[int, int], Tensor]:
         """Log-probabilities under the policy that sampled, for every group that a later update than the first sees."""
-        return {
-            (place, start): self.policy(part, self.settings["temperature"])[0]
-            for mini in minis
-            for place, start, part in self._parts(batch, mini)
-        }
+        old = {}
+        for mini in minis:
+            for found in self._parts(batch, mini):
+                if found is None:
+                    self.policy(self.reasoner.group(batch.spare, [self.reasoner.tokenize("")]), 1.0)
+                else:
+                    place, start, part = found
+                    old[place, start] = self.policy(part, self.settings["temperature"])[0]
+        return old
 
-    def _parts(self, batch: Batch, mini: Sequence[int]) -> Iterator[tuple[int, int, CompletionGroup]]:
-        """The forward passes of a mini-batch: (which group, its first completion, the completions)."""
-        for place in mini:
-            if not batch.usable[place] or (bool(batch.constant[place]) and not self.objective.beta):
-                continue  # its gradient is exactly zero
-            if not bool(self._kept(batch, place).any()):
+    def _parts(self, batch: Batch, mini: Sequence[int]) -> Iterator[tuple[int, int, CompletionGroup] | None]:
+        """This rank's forward passes of a mini-batch: (which group, its first completion, the completions); None for those
+        that only keep other ranks company."""
+        size = self.settings["micro_batch_size"] or self.settings["num_generations"]
+        plan = [
+            (place, start)
+            for place in mini
+            if self._teaches(batch, place)
+            for start in range(0, len(batch.groups[place].rollouts), size)
+        ]
+        group: CompletionGroup | None = None
+        for found in evenly(self.engine, plan):
+            if found is None:
+                yield None
                 continue
-            completions = [rollout.completion for rollout in batch.groups[place].rollouts]
-            group = self.reasoner.group(batch.messages[place], completions)
-            self._check_prompt(max(group.prompt_lengths), batch.groups[place].sample.query.id)
-            size = self.settings["micro_batch_size"] or len(completions)
-            for start in range(0, len(completions), size):
-                yield place, start, group.part(start, start + size)
+            place, start = found
+            if group is None or start == 0:
+                group = self._group(batch, place)
+            yield place, start, group.part(start, start + size)
+
+    def _teaches(self, batch: Batch, place: int) -> bool:
+        """Whether a group is this rank's and has a gradient that is not exactly zero."""
+        if batch.messages[place] is None or not batch.usable[place]:
+            return False
+        if bool(batch.constant[place]) and not self.objective.beta:
+            return False
+        return bool(self._kept(batch, place).any())
+
+    def _group(self, batch: Batch, place: int) -> CompletionGroup:
+        messages = batch.messages[place]
+        assert messages is not None
+        group = self.reasoner.group(messages, [rollout.completion for rollout in batch.groups[place].rollouts])
+        self._check_prompt(max(group.prompt_lengths), batch.groups[place].sample.query.id)
+        return group
 
     def _check_prompt(self, length: int, name: str) -> None:
         most = self.settings["max_prompt_length"]
@@ -214,7 +267,7 @@ class Update:
             )
 
     def _denominator(self, batch: Batch, mini: Sequence[int]) -> float:
-        """Z over the mini-batch on all ranks; groups that are skipped because they teach nothing stay in it."""
+        """Z over the mini-batch, other ranks' groups included; those that are skipped because they teach nothing stay in it."""
         total = 0.0
         for place in mini:
             if batch.usable[place]:
@@ -222,13 +275,36 @@ class Update:
                 lengths = torch.where(self._kept(batch, place), lengths, 0)
                 mask = torch.arange(max(1, int(lengths.max()))) < lengths.unsqueeze(1)
                 total += denominator(self.objective, mask)
-        return max(1.0, self.engine.all_reduce({"z": total})["z"])
+        return max(1.0, total)
 
     def _kept(self, batch: Batch, place: int) -> Tensor:
         """[G] bool: completions in the loss; with ``mask_truncated`` those that ran out of room are not."""
         masked = self.settings["mask_truncated"]
         reasons = [rollout.completion.finish_reason for rollout in batch.groups[place].rollouts]
         return torch.tensor([not masked or reason == "stop" for reason in reasons])
+
+
+def _said(batch: Batch, place: int, rows: slice, mask: Tensor) -> Tensor:
+    """[G, T] float32 log-probabilities as the sampler gave them; NaN where it gave none."""
+    said = torch.full(mask.shape, math.nan)
+    for row, rollout in enumerate(batch.groups[place].rollouts[rows]):
+        if rollout.completion.logprobs is not None:
+            said[row, : len(rollout.completion.logprobs)] = torch.from_numpy(rollout.completion.logprobs)
+    return said
+
+
+def _compare(objective: Objective, before: Tensor, sampler: Tensor, mask: Tensor, sums: Sums) -> None:
+    """How far the sampler's log-probabilities are from the trainer's for the same tokens."""
+    both = mask & ~sampler.isnan()
+    if not bool(both.any()):
+        return
+    difference = (before[both].double() - sampler[both].double()).abs()
+    raw = importance(UNCORRECTED, before, sampler)[both].double()
+    used = raw if objective.correction == "none" else importance(objective, before, sampler)[both].double()
+    sums.add(mismatch=float(difference.sum()), compared=len(difference))
+    sums.add(weight=float(raw.sum()), corrected=float((used != raw).sum()))
+    sums.highest_mismatch = max(sums.highest_mismatch, float(difference.max()))
+    sums.weights = (min(sums.weights[0], float(raw.min())), max(sums.weights[1], float(raw.max())))
 
 
 def _length(completion: Any) -> int:

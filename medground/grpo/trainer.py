@@ -34,7 +34,7 @@ class Grpo:
         samples: the training data.
         settings: the recipe's ``grpo`` section.
         seed: of the run.
-        source: another sampler than the reasoner itself.
+        source: who samples.
     """
 
     def __init__(
@@ -46,10 +46,11 @@ class Grpo:
         samples: Sequence[Sample],
         settings: dict[str, Any],
         seed: int,
-        source: RolloutSource | None = None,
+        source: RolloutSource,
     ) -> None:
         self.graph, self.engine, self.settings, self.source = graph, engine, settings, source
-        self.rollouts = Rollouts(graph, reasoner, samples, settings, seed, source)
+        source.begin(reasoner, engine)
+        self.rollouts = Rollouts(graph, samples, settings, seed, source, engine)
         self.update = Update(reasoner, policy, engine, settings)
         self.epoch = epoch_length(len(samples), settings["train_batch_size"])
         self.planned = planned_steps(
@@ -62,10 +63,10 @@ class Grpo:
     def step(self, state: State, pause: Pause) -> Result:
         """See `Method.step`."""
         number = state.step + 1
-        if self.source is not None:
-            self.source.sync(self.engine.named_weights(), state.step)
+        self.source.sync(self.engine.named_weights(), state.step)
         batch = self.rollouts.draw(number, state.drawn, pause)
         warnings = self._warnings(state, batch)
+        self.source.sleep()
         sums, skipped = Sums(), None
         if any(batch.usable):
             try:
@@ -85,7 +86,7 @@ class Grpo:
             tokens=sums.trained,
             rows=metrics.table(batch),
             pictures=metrics.pictures(batch),
-            warnings=warnings,
+            warnings=[*warnings, *self._mismatch(sums)],
             skipped=skipped,
             incident=_incident(batch, skipped),
         )
@@ -103,6 +104,16 @@ class Grpo:
             )
 
         return rate
+
+    def _mismatch(self, sums: Sums) -> list[str]:
+        """The alarm about a sampler that is not the trainer's model."""
+        most, compared = self.settings["mismatch_alarm"], sums.token.get("compared", 0.0)
+        if not compared or sums.token["mismatch"] <= most * compared:
+            return []
+        return [
+            f"sampler and trainer differ by {sums.token['mismatch'] / compared:.3g} per token in log-probability, "
+            f"more than grpo.mismatch_alarm={most:g}"
+        ]
 
     def _warnings(self, state: State, batch: Batch) -> list[str]:
         alarm = ConstantAlarm()

@@ -49,6 +49,10 @@ SETTINGS: dict[str, Any] = {
         "epsilon": None,  # null: what the loss was published with
         "epsilon_high": None,
         "dual_clip": None,
+        "correction": Choice(("none", "truncate", "mask")),  # what is done where the sampler is not quite the trainer
+        "correction_cap": 2.0,  # importance weights above are capped, or with `mask` their tokens dropped
+        "correction_floor": 0.0,  # with `mask`, tokens with weights below are dropped
+        "mismatch_alarm": 0.05,  # mean |log-probability of the sampler - of the trainer| that is warned about
         "mask_truncated": False,
         "resample_constant": 0,
         "learning_rate": 1e-6,
@@ -90,6 +94,8 @@ SETTINGS: dict[str, Any] = {
         "n_boot": 2000,
         "level": 0.95,
         "seed": 0,  # of resampling and of arms that draw
+        "published": None,  # tables of published numbers that the report shows beside its own
+        "pictures": 6,  # in each gallery of the report: best, worst and drawn; 0: no image leaves the data
     },
     "sweep": {
         "seeds": None,  # of training and of sampling; null: the recipe's own, once

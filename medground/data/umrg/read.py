@@ -91,11 +91,6 @@ class UmrgSamples(Sequence[Sample]):
     def __len__(self) -> int:
         return len(self.rows)
 
-    @property
-    def ids(self) -> list[str]:
-        """The id of every sample, in order; nothing is decoded."""
-        return [row.id for row in self.rows]
-
     @overload
     def __getitem__(self, index: int) -> Sample: ...
     @overload
@@ -158,7 +153,7 @@ def read_umrg(path: str | Path, *, split: str | None = None, limit: int | None =
         where = (
             table.name if number == 0 or table.name != next(iter(found.values()))[0].name else f"{part} {table.name}"
         )
-        for each in _rows(table, part, where, store.file, seen):
+        for each in _rows(table, part, where, store, seen):
             if isinstance(each, BadCase):
                 bad.append(each)
             else:

@@ -19,7 +19,9 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 
 def use_shared_attention(text_config: Any) -> None:
-    """Make a text model's attention understand ``shared_prompt=P, shared_group=G``; without them it is as before.
+    """Make a text model's attention understand ``shared_prompt=P, shared_group=G`` and ``packed=lengths``.
+
+    Without them it is as before.
 
     Raises:
         ValueError: if the model has dropout in its attention or sliding windows, which sharing does not model.
@@ -53,8 +55,11 @@ class _Shared:
         scaling: float | None = None,
         shared_prompt: int | None = None,
         shared_group: int = 1,
+        packed: tuple[int, ...] | None = None,
         **rest: Any,
     ) -> tuple[Tensor, Tensor | None]:
+        if packed is not None:
+            return packed_attention(query, key, value, packed, scaling), None
         if shared_prompt is None:
             plain = ALL_ATTENTION_FUNCTIONS[self.base]
             return plain(module, query, key, value, attention_mask, scaling=scaling, **rest)
@@ -87,6 +92,17 @@ def shared_attention(
     heads, size = suffix.shape[1], suffix.shape[3]
     suffix = suffix.transpose(0, 1).reshape(1, heads, group * tokens, size)
     return torch.cat([own, suffix], dim=2).transpose(1, 2).contiguous()
+
+
+def packed_attention(
+    query: Tensor, key: Tensor, value: Tensor, lengths: tuple[int, ...], scaling: float | None
+) -> Tensor:
+    """Causal attention of sequences that lie one behind the other and do not see each other, as ``[1, N, H, D]``."""
+    parts = [
+        scaled_dot_product_attention(*own, is_causal=True, scale=scaling, enable_gqa=query.shape[1] != key.shape[1])
+        for own in zip(*(states.split(lengths, dim=2) for states in (query, key, value)), strict=True)
+    ]
+    return torch.cat(parts, dim=2).transpose(1, 2).contiguous()
 
 
 def _lower_right(queries: int, keys: int, device: torch.device) -> Tensor:

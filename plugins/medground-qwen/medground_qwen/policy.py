@@ -45,6 +45,8 @@ class RowBatch:
     """[N, C] int64, right-padded."""
     mask: Tensor
     """[N, C] bool."""
+    packed: bool = False
+    """Computed as one sequence without padding, in which no query sees another."""
 
     @property
     def prompt_lengths(self) -> tuple[int, ...]:
@@ -55,13 +57,16 @@ class RowBatch:
         """Rows start to stop, cut to their longest."""
         mask = self.mask[start:stop]
         longest = max(1, int(mask.sum(dim=1).max()))
-        return RowBatch(prompts=self.prompts[start:stop], ids=self.ids[start:stop, :longest], mask=mask[:, :longest])
+        ids = self.ids[start:stop, :longest]
+        return RowBatch(prompts=self.prompts[start:stop], ids=ids, mask=mask[:, :longest], packed=self.packed)
 
 
-def rows_of(prompts: Sequence[Prompt], completions: Sequence[Sequence[int]], pad: int) -> RowBatch:
+def rows_of(
+    prompts: Sequence[Prompt], completions: Sequence[Sequence[int]], pad: int, packed: bool = False
+) -> RowBatch:
     """One completion's token ids beside each prompt."""
     together = group_of(prompts[0], completions, pad)
-    return RowBatch(prompts=list(prompts), ids=together.ids, mask=together.mask)
+    return RowBatch(prompts=list(prompts), ids=together.ids, mask=together.mask, packed=packed)
 
 
 def group_of(prompt: Prompt, completions: Sequence[Sequence[int]], pad: int) -> GroupBatch:
@@ -90,10 +95,15 @@ class Policy(nn.Module):
         self.chunk = chunk
         self.register_buffer("forbidden", forbidden, persistent=False)
 
+    @property
+    def held(self) -> list[nn.Parameter]:
+        """What is used as often as there are chunks: the output head. Engines that shard parameters keep it whole."""
+        return list(self.model.get_output_embeddings().parameters())
+
     def forward(self, group: GroupBatch | RowBatch, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
         """Log-probabilities [G, C] float32, 0 past each end, and entropies [G, C] without gradient."""
         if isinstance(group, RowBatch):
-            hidden = self._rows(group)
+            hidden = self._packed(group) if group.packed else self._rows(group)
         else:
             hidden = self._shared(group) if self.share else self._repeated(group)
         logp, entropy = token_logprobs(
@@ -171,6 +181,31 @@ class Policy(nn.Module):
         places = (lengths - 1).unsqueeze(1) + torch.arange(longest, device=ends.device)
         hidden: Tensor = out.last_hidden_state
         return hidden[torch.arange(count, device=ends.device).unsqueeze(1), places]
+
+    def _packed(self, batch: RowBatch) -> Tensor:
+        """The same states from one sequence [prompt_1 | c_1 | prompt_2 | c_2 | ...]; positions start anew in each."""
+        prompts, counts = batch.prompts, batch.mask.sum(dim=1).tolist()
+        pairs = list(zip(prompts, counts, strict=True))
+        own = [ids[:count] for ids, count in zip(batch.ids, counts, strict=True)]
+        lengths = tuple(len(prompt) + count for prompt, count in pairs)
+        given = {
+            key: torch.cat([_extended(prompt.per_token[key], count) for prompt, count in pairs]).unsqueeze(0)
+            for key in prompts[0].per_token
+        }
+        given |= {key: torch.cat([prompt.image[key] for prompt in prompts]) for key in prompts[0].image}
+        out = self.model.model(
+            input_ids=torch.cat([part for prompt, ids in zip(prompts, own, strict=True) for part in (prompt.ids, ids)])[
+                None
+            ],
+            position_ids=torch.cat([_shared_positions(prompt, 1, count) for prompt, count in pairs], dim=2),
+            use_cache=False,
+            packed=lengths,
+            **given,
+        )
+        starts = torch.tensor([0, *lengths[:-1]]).cumsum(0) + torch.tensor(batch.prompt_lengths) - 1
+        places = starts.unsqueeze(1) + torch.arange(batch.ids.shape[1])
+        hidden: Tensor = out.last_hidden_state[0]
+        return hidden[places.clamp(max=len(hidden) - 1).to(hidden.device)]
 
 
 def _to(width: int, values: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -36,6 +36,20 @@ class Prompt:
 
     def __len__(self) -> int:
         return int(self.ids.shape[0])
+
+    def then(self, ids: Sequence[int]) -> "Prompt":
+        """The same with text tokens after it, such as the beginning of an answer."""
+        more = torch.tensor(ids, dtype=self.ids.dtype, device=self.ids.device)
+        positions = self.positions
+        if positions is not None:
+            after = int(positions.max()) + 1 + torch.arange(len(ids), dtype=positions.dtype, device=positions.device)
+            positions = torch.cat([positions, after.expand(3, -1)], dim=1)
+        return replace(
+            self,
+            ids=torch.cat([self.ids, more]),
+            per_token={key: torch.cat([value, value.new_zeros(len(ids))]) for key, value in self.per_token.items()},
+            positions=positions,
+        )
 
     def to(self, device: torch.device) -> "Prompt":
         """The same on a device."""
@@ -82,10 +96,7 @@ class Encoder:
             ValueError: if the processor changed a size all the same, so that the frame would be wrong.
         """
         images = [Pillow.fromarray(resize(image_of(each), size)) for each, size in zip(batch, sizes, strict=True)]
-        texts = [
-            self.processor.apply_chat_template(_turns(each), tokenize=False, add_generation_prompt=True)
-            for each in batch
-        ]
+        texts = [self._text(each) for each in batch]
         if self.rope is None:  # what such a processor does with an image may depend on the text
             encoded = [self._both(text, image) for text, image in zip(texts, images, strict=True)]
         else:
@@ -98,6 +109,17 @@ class Encoder:
             Prompt(ids=words.ids, per_token=words.per_token, image=inputs, positions=words.positions, frame=frame)
             for (words, inputs), frame in zip(encoded, frames, strict=True)
         ]
+
+    def words(self, messages: Messages, size: Size) -> tuple[str, Image, Tensor]:
+        """A conversation's text, its image at `size` (H, W), and its ids [P]; pixels are not processed where ids are known."""
+        text, image = self._text(messages), resize(image_of(messages), size)
+        seen = Pillow.fromarray(image)
+        words = self._both(text, seen)[0] if self.rope is None else self._words(text, seen, size)
+        return text, image, words.ids
+
+    def _text(self, messages: Messages) -> str:
+        text: str = self.processor.apply_chat_template(_turns(messages), tokenize=False, add_generation_prompt=True)
+        return text
 
     def _both(self, text: str, image: Any) -> "tuple[_Words, dict[str, Tensor]]":
         made = self.processor(text=[text], images=[image], return_tensors="pt")

@@ -3,9 +3,11 @@
 import copy
 import hashlib
 import json
+import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,22 +15,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from medground.errors import RecipeError
 from medground.frames import Frame, fixed_point
 from medground.geometry import Size
-from medground.types import Completion, Messages, Sampling, image_of, text_of
+from medground.types import Completion, Messages, SamplerPrompt, Sampling, Serving, image_of, text_of
 from medground_qwen.attention import use_shared_attention
 from medground_qwen.families import Family
-from medground_qwen.generate import Sampled, Tokens, sample
+from medground_qwen.generate import Tokens, sample
+from medground_qwen.merged import checkpoint_weights
 from medground_qwen.policy import GroupBatch, Policy, RowBatch, group_of, rows_of
 from medground_qwen.prompts import Encoder, Prompt
-from medground_qwen.trainable import merge_adapter
+from medground_qwen.trainable import is_vision, merge_adapter
 
 PASSING = ("is_local", "local_files_only", "name_or_path", "_name_or_path", "transformers_version")
 """Keys of a saved processor that say where it was, not what it does."""
 
 
 class VisionLanguageReasoner:
-    """See `medground.protocols.TrainableReasoner`; made by the factories in `medground_qwen.factories`.
+    """See `medground.protocols.ServedReasoner`; made by the factories in `medground_qwen.factories`.
 
     Args:
         model: a causal language model of transformers with images.
@@ -125,9 +129,30 @@ class VisionLanguageReasoner:
                 max_tokens=sampling.max_completion_length,
             )
             out += [
-                [self._completion(found, prompt.frame) for found in group]
+                [self.completion(each.ids, each.logprobs, prompt.frame, stopped=each.stopped) for each in group]
                 for prompt, group in zip(prompts, groups, strict=True)
             ]
+        self.model.train(training)
+        return out
+
+    def go_on(self, batch: Sequence[Messages], prefixes: Sequence[str], sampling: Sampling) -> list[list[Completion]]:
+        """See `ContinuingReasoner.go_on`. Token ids and log-probabilities are not kept: a prefix was not sampled."""
+        out: list[list[Completion]] = []
+        training = self.model.training
+        self.model.eval()
+        for messages, prefix in zip(batch, prefixes, strict=True):
+            ids = self.processor.tokenizer(prefix, add_special_tokens=False)["input_ids"]
+            prompt, seed = self.encode(messages).then(ids), seed_of(sampling.seed, messages)
+            (group,) = sample(
+                self.model,
+                [prompt],
+                [[seed + index for index in range(sampling.num_generations)]],
+                self.tokens,
+                temperature=sampling.temperature,
+                max_tokens=max(1, sampling.max_completion_length - len(ids)),
+            )
+            made = [self._completion(found, prompt.frame) for found in group]
+            out.append([replace(each, text=prefix + each.text, token_ids=None, logprobs=None) for each in made])
         self.model.train(training)
         return out
 
@@ -136,9 +161,17 @@ class VisionLanguageReasoner:
         ids = [_ids(completion) for completion in completions]
         return group_of(self.encode(messages), ids, self.tokens.pad)
 
-    def rows(self, batch: Sequence[Messages], completions: Sequence[Completion | Sequence[int]]) -> RowBatch:
-        """Several queries with one completion each, as the policy takes them: what supervised training needs."""
-        return rows_of(self.encode_all(batch), [_ids(completion) for completion in completions], self.tokens.pad)
+    def rows(
+        self, batch: Sequence[Messages], completions: Sequence[Sequence[int]], *, packed: bool = False
+    ) -> RowBatch:
+        """See `TrainableReasoner.rows`: what supervised training needs."""
+        if packed and not self.share:
+            raise RecipeError(
+                f"{type(self.model).__name__} is computed with its own attention, which cannot keep packed samples apart",
+                hint="leave sft.packing out" + ("" if not self.family.shares else ", or set reasoner.share: true"),
+            )
+        ids = [_ids(completion) for completion in completions]
+        return rows_of(self.encode_all(batch), ids, self.tokens.pad, packed)
 
     def logprobs(self, messages: Messages, completions: Sequence[Completion], *, temperature: float = 1.0) -> Tensor:
         """See `TrainableReasoner.logprobs`."""
@@ -190,7 +223,8 @@ class VisionLanguageReasoner:
 
     def save(self, folder: Path) -> str:
         """See `TrainableReasoner.save`; with LoRA the adapter alone is written."""
-        self.model.save_pretrained(folder)
+        with redirect_stdout(sys.stderr):  # saving imports DeepSpeed where it is installed, which speaks on stdout
+            self.model.save_pretrained(folder)
         self.processor.save_pretrained(folder)
         return "adapter" if _has_adapter(self.model) else "checkpoint"
 
@@ -200,15 +234,39 @@ class VisionLanguageReasoner:
             merge_adapter(self.model)
         self.save(folder)
 
-    def _completion(self, found: Sampled, frame: Frame) -> Completion:
-        ids = found.ids[:-1] if found.stopped else found.ids
-        return Completion(
-            text=self.processor.tokenizer.decode(ids, skip_special_tokens=True),
-            frame=frame,
-            token_ids=np.asarray(found.ids, np.int32),
-            logprobs=np.asarray(found.logprobs, np.float32),
-            finish_reason="stop" if found.stopped else "length",
+    def serving(self) -> Serving:
+        """See `ServedReasoner.serving`."""
+        forbidden = self.tokens.forbidden.tolist()
+        return Serving(
+            checkpoint=self.model.name_or_path,
+            dtype=str(self.model.dtype).removeprefix("torch."),
+            end=self.tokens.end,
+            forbidden=dict(zip(forbidden, self.processor.tokenizer.convert_ids_to_tokens(forbidden), strict=True)),
+            vision_trains=any(each.requires_grad and is_vision(name) for name, each in self.model.named_parameters()),
         )
+
+    def sampler_prompts(self, batch: Sequence[Messages]) -> list[SamplerPrompt]:
+        """See `ServedReasoner.sampler_prompts`."""
+        out = []
+        for messages in batch:
+            size = image_of(messages).shape[:2]
+            text, image, ids = self._encoder.words(messages, self.seen(size))
+            out.append(SamplerPrompt(text=text, image=image, ids=ids.numpy().astype(np.int32), frame=self.frame(size)))
+        return out
+
+    def completion(self, ids: Sequence[int], logprobs: Sequence[float], frame: Frame, *, stopped: bool) -> Completion:
+        """See `ServedReasoner.completion`."""
+        return Completion(
+            text=self.processor.tokenizer.decode(ids[:-1] if stopped else ids, skip_special_tokens=True),
+            frame=frame,
+            token_ids=np.asarray(ids, np.int32),
+            logprobs=np.asarray(logprobs, np.float32),
+            finish_reason="stop" if stopped else "length",
+        )
+
+    def checkpoint_weights(self, weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+        """See `ServedReasoner.checkpoint_weights`."""
+        return checkpoint_weights(self.policy, weights)
 
 
 def _lasting(path: Path) -> bytes:

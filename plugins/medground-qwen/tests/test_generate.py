@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from medground.protocols import ContinuingReasoner
+
 torch = pytest.importorskip("torch", reason="needs torch")
 pytest.importorskip("transformers", reason="needs transformers")
 
@@ -31,6 +33,33 @@ def test_greedy_equals_transformers_own_generate(make):
     length = len(ours[0].token_ids)
     for row in theirs.tolist():
         assert row[:length] == ours[0].token_ids.tolist()
+
+
+def test_going_on_from_a_text_equals_transformers_own_generate(make):
+    reasoner = make()
+    text = "<think>dark"
+    ids = reasoner.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
+    prompt = reasoner.encode(conversation()).then(ids)
+    theirs = reasoner.model.generate(
+        input_ids=prompt.ids.unsqueeze(0),
+        attention_mask=torch.ones(1, len(prompt), dtype=torch.int64),
+        **{key: value.unsqueeze(0) for key, value in prompt.per_token.items()},
+        **prompt.image,
+        do_sample=False,
+        max_new_tokens=12,
+        suppress_tokens=reasoner.tokens.forbidden.tolist(),
+    )[0, len(prompt) :]
+    longer = common.Sampling(num_generations=1, temperature=0.0, max_completion_length=12 + len(ids))
+    ((ours,),) = reasoner.go_on([conversation()], [text], longer)
+    assert ours.text == text + reasoner.processor.tokenizer.decode(theirs, skip_special_tokens=True)
+    assert ours.token_ids is None
+
+
+def test_going_on_from_nothing_is_answering(make):
+    reasoner = make()
+    assert isinstance(reasoner, ContinuingReasoner)
+    went, answered = reasoner.go_on([conversation()], [""], GREEDY), reasoner.generate([conversation()], GREEDY)
+    assert [each.text for each in went[0]] == [each.text for each in answered[0]]
 
 
 def test_a_greedy_group_repeats_itself_and_needs_one_prefill(make):

@@ -46,6 +46,31 @@ def test_rows_have_the_logprobs_and_gradients_of_groups_of_one(make):
         assert (found[name] - gradient).abs().max() <= 1e-5 * gradient.abs().max().clamp(min=1e-6), name
 
 
+def test_packed_rows_have_the_logprobs_and_gradients_of_padded_ones(make):
+    """Images of several samples in one sequence, positions anew in each, none sees another."""
+    reasoner = make(train_vision=True)
+    weight = torch.linspace(-1, 1, 4 * 9).view(4, 9)
+    outcomes = []
+    for packed in (False, True):
+        logp, entropy = reasoner.policy(reasoner.rows(BATCH, RAGGED, packed=packed))
+        outcomes.append((logp.detach(), entropy, gradients(reasoner, (logp * weight).sum())))
+    torch.testing.assert_close(outcomes[1][0], outcomes[0][0], atol=1e-5, rtol=0)
+    torch.testing.assert_close(outcomes[1][1], outcomes[0][1], atol=1e-5, rtol=0)
+    assert any("visual" in name for name in outcomes[0][2])
+    for name, gradient in outcomes[0][2].items():
+        scale = gradient.abs().max().clamp(min=1e-6)
+        assert (outcomes[1][2][name] - gradient).abs().max() <= 1e-5 * scale, name
+
+
+def test_a_packed_sample_does_not_see_its_neighbours(make):
+    reasoner = make()
+    one = reasoner.policy(reasoner.rows(BATCH, RAGGED, packed=True))[0]
+    changed = [list(range(10, 10 + len(RAGGED[0]))), *RAGGED[1:]]
+    other = reasoner.policy(reasoner.rows(BATCH, changed, packed=True))[0]
+    assert not torch.equal(one[0], other[0])
+    assert torch.equal(one[1:], other[1:])
+
+
 def test_what_follows_the_end_of_a_row_changes_nothing(make):
     reasoner = make()
     rows = reasoner.rows(BATCH, RAGGED)

@@ -1,0 +1,66 @@
+"""What an engine saves, in one form whatever the engine and however many ranks: so a run saved on two goes on on one.
+
+``engine.safetensors``, and ``engine-00001.safetensors`` and so on where it grows large, hold every trained parameter in
+float32 as ``parameter/<name>`` and its optimiser state as ``<key>/<name>``, each tensor whole.
+"""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from medground.errors import RunError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+PARAMETER = "parameter"
+SHARD = 4 * 2**30
+"""Bytes after which a new file is begun, so that a large state is never held at once."""
+
+
+def write(folder: Path, tensors: "Iterable[tuple[str, Tensor]]") -> None:
+    """Write named tensors, one after the other."""
+    from safetensors.torch import save_file
+
+    held: dict[str, Tensor] = {}
+    size = shards = 0
+    for name, tensor in tensors:
+        if held and size + tensor.nbytes > SHARD:
+            save_file(held, folder / _name(shards))
+            held, size, shards = {}, 0, shards + 1
+        held[name] = tensor.detach().cpu().contiguous()
+        size += tensor.nbytes
+    save_file(held, folder / _name(shards))
+
+
+def read(folder: Path, trained: Iterable[str]) -> "Iterator[tuple[str, str, Tensor]]":
+    """(key, parameter's name, tensor) of everything that `write` wrote.
+
+    Args:
+        folder: of the checkpoint.
+        trained: the names of the parameters that train now.
+
+    Raises:
+        RunError: if these are not the parameters that were written.
+    """
+    from safetensors import safe_open
+
+    names: dict[str, Path] = {}
+    for path in sorted(folder.glob("engine*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            names |= dict.fromkeys(file.keys(), path)
+    found = {name.removeprefix(f"{PARAMETER}/") for name in names if name.startswith(f"{PARAMETER}/")}
+    if odd := sorted(found ^ set(trained)):
+        raise RunError(
+            f"the checkpoint was trained on other parameters: {odd[0]} is on one side only",
+            hint="resume with the recipe the run was started with",
+        )
+    for path in dict.fromkeys(names.values()):
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118  it is no mapping
+                key, _, parameter = name.partition("/")
+                yield key, parameter, file.get_tensor(name)
+
+
+def _name(shard: int) -> str:
+    return f"engine-{shard:05d}.safetensors" if shard else "engine.safetensors"

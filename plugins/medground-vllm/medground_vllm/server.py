@@ -1,0 +1,211 @@
+"""A ``vllm serve`` process of one's own: questions go out over HTTP, weights by a transfer."""
+
+import base64
+import io
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from ipaddress import ip_address
+from typing import Any, Literal, Protocol
+from urllib.parse import urlsplit
+
+from PIL import Image as Pillow
+
+from medground.errors import RecipeError, RunError
+from medground.protocols import Engine
+from medground.types import Image, Messages, SamplerPrompt, Sampling, Serving
+from medground_vllm import api
+from medground_vllm.rollout import Answer, Cache, Route, Written
+
+HOW = "VLLM_SERVER_DEV_MODE=1 vllm serve CHECKPOINT --logprobs-mode processed_logprobs"
+
+
+class Http:
+    """The server's routes, JSON both ways.
+
+    Args:
+        base_url: such as ``http://127.0.0.1:8000``.
+        timeout: of one call, s.
+        allow_upload: whether images may leave this machine.
+
+    Raises:
+        RecipeError: if the server is on another machine and the recipe does not allow that.
+    """
+
+    def __init__(self, base_url: str, *, timeout: float, allow_upload: bool) -> None:
+        host = urlsplit(base_url).hostname or ""
+        here = _loopback(host)
+        if not here and not allow_upload:
+            raise RecipeError(
+                f"every image and question of the run would be sent to {host or base_url!r}",
+                hint="set rollout.allow_upload=true if the data may go there",
+            )
+        self.base_url, self.timeout = base_url.rstrip("/"), timeout
+        # What is on this machine is not asked through a proxy.
+        self._opener = urllib.request.build_opener(*([urllib.request.ProxyHandler({})] if here else []))
+
+    def __repr__(self) -> str:
+        return f"Http({self.base_url!r})"
+
+    def get(self, path: str) -> Any:
+        """Get JSON."""
+        return self._ask(urllib.request.Request(f"{self.base_url}/{path}"))
+
+    def post(self, path: str, body: Any = None) -> Any:
+        """Post JSON, return what comes back."""
+        data = None if body is None else json.dumps(body).encode()
+        headers = {"Content-Type": "application/json"}
+        return self._ask(urllib.request.Request(f"{self.base_url}/{path}", data or b"", headers, method="POST"))
+
+    def _ask(self, request: urllib.request.Request) -> Any:
+        path = urlsplit(request.full_url).path
+        try:
+            with self._opener.open(request, timeout=self.timeout) as answer:
+                said = answer.read()
+                return json.loads(said) if said else None
+        except urllib.error.HTTPError as error:
+            with error:
+                said = error.read(500).decode(errors="replace")
+            raise RunError(
+                f"the vLLM server answers {error.code} to {path}: {said}", hint=f"start it with {HOW}"
+            ) from error
+        except (OSError, ValueError) as error:
+            raise RunError(
+                f"the vLLM server at {self.base_url} fails at {path}: {error}", hint="see its log"
+            ) from error
+
+
+class Transfer(Protocol):
+    """See `medground_vllm.transfer`."""
+
+    route: Route
+
+    def __call__(self, weights: Iterator[tuple[str, Any]], version: str, rank: int) -> None:
+        """Send all weights and name them; called on every rank, rank 0 sends."""
+        ...
+
+    def close(self) -> None:
+        """Clean up."""
+        ...
+
+
+class Server:
+    """See `medground_vllm.rollout.Sampler`. It keeps its memory: sleeping would gain the trainer's device nothing.
+
+    Args:
+        http: its routes.
+        transfer: how weights get there.
+        concurrency: questions under way at a time.
+    """
+
+    def __init__(self, http: Http, transfer: Transfer, *, concurrency: int) -> None:
+        self.http, self.transfer, self.concurrency = http, transfer, concurrency
+        self.route: Route = transfer.route
+
+    def __repr__(self) -> str:
+        return f"Server({self.http!r}, {type(self.transfer).__name__})"
+
+    def open(self, serving: Serving, engine: Engine) -> None:
+        """See `Sampler.open`.
+
+        Raises:
+            RecipeError: if the server's log-probabilities are not those of the distribution it samples from.
+        """
+        self.serving, self.engine = serving, engine
+        self.model = self.http.get("v1/models")["data"][0]["id"]
+        mode = self.http.get("server_info?config_format=json")["vllm_config"]["model_config"]["logprobs_mode"]
+        if mode != "processed_logprobs":
+            raise RecipeError(f"the vLLM server reports {mode}, which leave the temperature out", hint=f"start: {HOW}")
+
+    def wake(self, part: Literal["weights", "kv_cache"]) -> None:
+        """See `Sampler.wake`."""
+
+    def sleep(self) -> None:
+        """See `Sampler.sleep`."""
+
+    def push(self, weights: Iterator[tuple[str, Any]], version: str) -> None:
+        """See `Sampler.push`."""
+        self.transfer(weights, version, self.engine.rank)
+        self._together()
+
+    def reset(self, cache: Cache) -> None:
+        """See `Sampler.reset`."""
+        if self.engine.rank == 0:
+            said = self.http.post(f"reset_{cache}_cache")
+            if said is not None and not said.get("success", True):
+                raise RunError("the vLLM server did not forget the prompts of older weights")
+        self._together()
+
+    def generate(
+        self, prompts: Sequence[SamplerPrompt], batch: Sequence[Messages], sampling: Sampling, seeds: Sequence[int]
+    ) -> list[Answer]:
+        """See `Sampler.generate`."""
+        before = self._version()
+        wanted = api.words(self.serving, sampling)
+
+        def ask(prompt: SamplerPrompt, messages: Messages, seed: int) -> tuple[Sequence[int], list[Written]]:
+            return self._ask(prompt, messages, {**wanted, "seed": seed})
+
+        with ThreadPoolExecutor(self.concurrency) as pool:
+            found = list(pool.map(ask, prompts, batch, seeds))
+        versions = frozenset({before, self._version()})  # the route does not say it per completion
+        return [Answer(ids, written, versions) for ids, written in found]
+
+    def close(self) -> None:
+        """See `Sampler.close`; the server goes on."""
+        self.transfer.close()
+
+    def _together(self) -> None:
+        """Wait for every rank: none asks before all weights are there and the caches empty."""
+        self.engine.all_reduce({"arrived": 1.0})
+
+    def _version(self) -> str:
+        return str(self.http.get("weight_info")["weight_version"])
+
+    def _ask(
+        self, prompt: SamplerPrompt, messages: Messages, wanted: dict[str, Any]
+    ) -> tuple[Sequence[int], list[Written]]:
+        said = self.http.post(
+            "v1/chat/completions",
+            {
+                "model": self.model,
+                "messages": _wire(messages, prompt.image),
+                "logprobs": True,
+                "top_logprobs": 0,
+                "return_token_ids": True,
+                **wanted,
+            },
+        )
+        choices = sorted(said["choices"], key=lambda choice: choice["index"])
+        return said["prompt_token_ids"], [
+            Written(each["token_ids"], [token["logprob"] for token in each["logprobs"]["content"]]) for each in choices
+        ]
+
+
+def _wire(messages: Messages, image: Image) -> list[dict[str, Any]]:
+    """The conversation as the route takes it, with the image as the model is to see it."""
+    return [
+        {
+            "role": turn["role"],
+            "content": turn["content"]
+            if isinstance(turn["content"], str)
+            else [{"type": "image_url", "image_url": {"url": _data_url(image)}} if part["type"] == "image" else part
+                  for part in turn["content"]],
+        }
+        for turn in messages
+    ]  # fmt: skip
+
+
+def _data_url(image: Image) -> str:
+    file = io.BytesIO()
+    Pillow.fromarray(image).save(file, "PNG", compress_level=1)
+    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def _loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,171 @@
+"""The evaluation's page: in one file, safe to open, complete; published numbers with their source."""
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+import medground
+from medground.data.samples import read_samples
+from medground.errors import RecipeError
+from medground.evaluation.metrics import DEFINITIONS
+from medground.evaluation.published import names, published
+from medground.evaluation.report import NAMES, report
+from medground.recipe import resolve
+
+HOSTILE = (
+    '<think><script>alert(1)</script><img src="https://example.org/x"></think><answer>{"bbox": [10, 10, 60, 60], '
+    '"points_1": [15, 15], "points_2": [40, 40]}</answer>'
+)
+VOID = {"meta", "img", "br", "hr", "input", "link"}
+FULL = ["answer", "perfect_segmenter", "oracle_box", "jitter_10", "jitter_20", "centre_box", "blank", "think_removed"]
+
+
+class Page(HTMLParser):
+    """Elements, headings and table captions of a page; fails where tags do not nest."""
+
+    def __init__(self, text):
+        super().__init__(convert_charrefs=True)
+        self.open, self.elements, self.texts = [], [], {}
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        for tag in self.open:
+            self.texts.setdefault(tag, []).append(data)
+
+    def said(self, tag):
+        return " ".join(self.texts.get(tag, []))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    from medground_toy import phantoms
+
+    folder = tmp_path_factory.mktemp("report")
+    phantoms.write(folder / "data", phantoms.samples(12, seed=5, size=(80, 80)))
+    recipe = {
+        "reasoner": {"name": "scripted", "texts": [HOSTILE, "I would rather not say."]},
+        "prompt_interface": "bbox_points",
+        "segmenter": "threshold",
+        "sampling": {"num_generations": 2},
+        "data": {"path": str(folder / "data")},
+        "evaluate": {"n_boot": 50, "arms": FULL, "published": names(), "pictures": 3},
+    }
+    medground.evaluate({**recipe, "segmenter": "ellipse"}, out=folder / "before")
+    medground.evaluate(recipe, out=folder / "run", baseline=folder / "before")
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def text(run) -> str:
+    return (run / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_it_asks_for_nothing_outside_itself(text):
+    page = Page(text)
+    for tag, attributes in page.elements:
+        assert tag not in ("iframe", "object", "embed", "link", "base", "form")
+        for name in ("src", "href", "srcset", "action", "data", "poster", "background"):
+            value = attributes.get(name)
+            assert value is None or value.startswith(("data:image/", "#")), (tag, name, value)
+    assert not re.search(r"@import|url\(", page.said("style"))
+    assert sum(tag == "script" for tag, _ in page.elements) == 1, "what a model wrote is text"
+    assert "alert(1)" in page.said("pre")
+
+
+@pytest.mark.slow
+def test_it_holds_every_part(text):
+    page = Page(text)
+    titles = page.said("h2")
+    for title in ("Result", "Ceilings", "Blind baselines", "Probes", "Left out", "Against before", "By what is shown",
+                  "Failures", "Size and score", "Calibration of predicted IoU", "Best by Dice", "Worst by Dice",
+                  "Drawn at random", "Published: MedReasoner, main table", "Run card"):  # fmt: skip
+        assert title in titles
+    assert "Beyond the ellipse inscribed in its box" in page.said("p")
+    assert "12 of 24 answers hold no answer block" in page.said("p")
+    assert "not a medical device" in page.said("footer")
+    assert "cannot go on" in page.said("td")
+
+
+@pytest.mark.slow
+def test_pictures_have_words_and_are_small(text):
+    images = [attributes for tag, attributes in Page(text).elements if tag == "img"]
+    assert len(images) == 9
+    for image in images:
+        assert re.match(r"\w[\w ,-]*: answer and truth, Dice \d\.\d\d", image["alt"])
+        assert len(image["src"]) < 100_000
+    assert len(text) < 2_000_000
+
+
+@pytest.mark.slow
+def test_numbers_on_the_page_are_those_of_the_file(run, text):
+    metrics = json.loads((run / "metrics.json").read_text())
+    row = metrics["arms"]["answer"]["metrics"]["dice_joint"]
+    assert f'data-value="{row["mean"]!r}"' in text
+    assert f"{row['low']:.3f}\u00a0to\u00a0{row['high']:.3f}" in text
+    rows = metrics["baseline"]["comparisons"]
+    assert {row["p_holm"] for row in rows if not row["differ"]} == {1.0}
+    family = [row for row in rows if row["differ"]]
+    assert family
+    assert min(row["p_holm"] for row in family) == pytest.approx(min(1, len(family) * min(row["p"] for row in family)))
+
+
+@pytest.mark.slow
+def test_without_pictures_no_image_leaves_the_data(run, tmp_path):
+    again = medground.evaluate(str(run), "evaluate.pictures=0", "evaluate.limit=3", out=tmp_path / "again")
+    assert "<img" not in (again.folder / "report.html").read_text()
+
+
+@pytest.mark.slow
+def test_a_thousand_cases_stay_under_twenty_megabytes(run):
+    recipe, about = resolve(str(run)), json.loads((run / "run.json").read_text())
+    metrics = json.loads((run / "metrics.json").read_text())
+    lines = [json.loads(line) for line in (run / "samples.jsonl").read_text().splitlines()]
+    own = [line for line in lines if line["arm"] == "answer"]
+    many = [{**own[number % len(own)], "id": f"{number}"} for number in range(1000)]
+    samples = {sample.query.id: sample for sample in read_samples(recipe.data["data"]["path"])}
+    page = report(recipe, about, metrics, many, lambda name: samples[own[int(name) % len(own)]["id"]])
+    assert page.count("<img") == 9
+    assert len(page.encode()) < 2_000_000
+
+
+def test_every_metric_has_a_name_for_people():
+    assert set(NAMES) == set(DEFINITIONS)
+
+
+@pytest.mark.parametrize("name", names())
+def test_published_tables_say_where_they_come_from(name):
+    found = published(name)
+    assert "2508.08177" in found["source"]
+    assert set(found) == {"title", "source", "data", "prompt", "segmenter", "definitions", "notes", "rows"}
+    for row in found["rows"]:
+        assert row["values"].keys() <= found["definitions"].keys() <= DEFINITIONS.keys()
+        assert all(value is None or 0 < value < 200 for value in row["values"].values())
+
+
+def test_published_numbers_are_those_of_the_table():
+    rows = {(row["model"], row.get("size")): row for row in published("medreasoner")["rows"]}
+    assert len(rows) == 16
+    assert rows["MedReasoner", "7B"]["values"] == {"iou_compat": 32.42, "pdice_compat": 26.55, "dice_joint": 37.78}
+    assert rows["VLMR1-REC", "3B"]["values"]["pdice_compat"] is None
+    assert rows["GPT-4o", None]["iou_compat_by_supercategory"]["lung"] == 11.70
+    gain = {
+        key: rows["MedReasoner", "7B"]["values"][key] - value
+        for key, value in rows["Qwen2.5-VL", "72B"]["values"].items()
+    }
+    assert gain == pytest.approx({"iou_compat": 14.10, "pdice_compat": 14.16, "dice_joint": 8.07})
+    with pytest.raises(RecipeError, match="did you mean 'medreasoner'"):
+        published("medreasone")

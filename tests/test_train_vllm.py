@@ -1,0 +1,221 @@
+"""GRPO with rollouts written by the real vLLM, against the same run with the trainer's own model: `make test-vllm`."""
+
+import contextlib
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import urllib.request
+
+import pytest
+
+pytestmark = [pytest.mark.vllm, pytest.mark.filterwarnings("ignore")]
+
+torch = pytest.importorskip("torch", reason="needs torch")
+pytest.importorskip("transformers", reason="needs transformers")
+
+from medground.events import read_events  # noqa: E402
+from medground.grpo.loop import State  # noqa: E402
+from medground.grpo.rollouts import OwnSampler  # noqa: E402
+from medground.recipe import resolve  # noqa: E402
+from medground.training import assemble, train  # noqa: E402
+
+STEPS = 3
+
+
+@pytest.fixture(scope="module", autouse=True)
+def vllm():
+    pytest.importorskip("vllm", reason="needs vLLM: make test-vllm")
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+    os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """A tiny Qwen2.5-VL."""
+    from medground_qwen import tiny
+
+    folder = tmp_path_factory.mktemp("qwen2_5_vl")
+    words = tiny.tokenizer()
+    kit = tiny.processor("qwen2_5_vl", words, patch=8, max_side=64)
+    tiny.save(folder, tiny.model("qwen2_5_vl", words, patch=8, hidden=64, layers=2), kit)
+    return folder
+
+
+@pytest.fixture
+def recipe(trials, checkpoint):
+    def make(rollout=None, reasoner=(), **settings):
+        model = {"name": "qwen2_5_vl", "checkpoint": str(checkpoint), "dtype": "float32", "device": "cpu"}
+        made = trials(reasoner={**model, **dict(reasoner)}, max_steps=STEPS, max_completion_length=12, **settings)
+        if rollout is not None:
+            made["rollout"] = rollout
+        return made
+
+    return make
+
+
+class Recorder:
+    """A source that passes everything on, and keeps what was written."""
+
+    def __init__(self, source):
+        self.source, self.kept = source, []
+
+    def __getattr__(self, name):
+        return getattr(self.source, name)
+
+    def generate(self, batch, sampling, seeds):
+        found = self.source.generate(batch, sampling, seeds)
+        self.kept.append(found)
+        return found
+
+
+class Replay(OwnSampler):
+    """The trainer's own model, writing what somebody wrote before; it gives its own log-probabilities of that."""
+
+    def __init__(self, kept, temperature):
+        self.kept, self.temperature = iter(kept), temperature
+
+    def generate(self, batch, sampling, seeds):
+        out = []
+        for messages, group in zip(batch, next(self.kept), strict=True):
+            logp = self.reasoner.logprobs(messages, group, temperature=self.temperature).detach()
+            out.append([
+                self.reasoner.completion(
+                    each.token_ids.tolist(), row[: len(each.token_ids)].tolist(), each.frame,
+                    stopped=each.finish_reason == "stop",
+                )
+                for each, row in zip(group, logp, strict=True)
+            ])  # fmt: skip
+        return out
+
+
+def stepped(made, source):
+    """Three steps of a method whose completions come from `source`: the metrics of each, and the weights at the end."""
+    source.begin(made.reasoner, made.engine)
+    made.method.source = source
+    made.method.rollouts._write = source.generate
+    state, found = State(), []
+    for _ in range(STEPS):
+        result = made.method.step(state, lambda: None)
+        assert result.skipped is None
+        found.append(result.metrics)
+        state.step, state.drawn = state.step + 1, state.drawn + result.drawn
+    return found, {name: each.detach().clone() for name, each in made.engine.masters.items()}
+
+
+def test_three_steps_are_those_of_the_trainers_own_model(recipe):
+    """The same completions give the same losses, and the mismatch that is reported is within 1e-4."""
+    settings = {"temperature": 0.9, "correction": "truncate", "loss": "dapo", "beta": 0.04}
+    settings |= {"num_iterations": 2, "mini_batch_size": 1}  # four updates a step: at the first alone every loss is 0
+    with_vllm = assemble(
+        resolve(recipe({"name": "vllm", "enforce_eager": True, "max_model_len": 512}, **settings)), "grpo"
+    )
+    recorder = Recorder(with_vllm.method.source)
+    recorder.begin = lambda reasoner, engine: None  # `assemble` did that
+    theirs, their_weights = stepped(with_vllm, recorder)
+    with_vllm.close()
+    own = assemble(resolve(recipe(**settings)), "grpo")
+    ours, our_weights = stepped(own, Replay(recorder.kept, 0.9))
+    assert (
+        len({json.dumps([each.token_ids.tolist() for each in group]) for step in recorder.kept for group in step}) > 3
+    )
+    for step, (their, our) in enumerate(zip(theirs, ours, strict=True), 1):
+        print(f"step {step}: loss {their['loss']:.9f} with vllm, {our['loss']:.9f} with hf")
+        assert their["loss"] == pytest.approx(our["loss"], abs=1e-6)
+        assert their["reward"] == our["reward"]
+        assert their["grad_norm"] == pytest.approx(our["grad_norm"], rel=1e-5)
+        apart = {name: value for name, value in their.items() if name.startswith("sampling/")}
+        assert apart, sorted(their)
+        assert max(value for name, value in apart.items() if "difference" in name) <= 1e-4, apart
+    assert min(abs(their["loss"]) for their in theirs[1:]) > 1e-3
+    for name, value in our_weights.items():
+        torch.testing.assert_close(their_weights[name], value, atol=1e-5, rtol=1e-4)
+
+
+def test_one_line_of_a_recipe(recipe, tmp_path):
+    """A whole run with LoRA: checkpoints, events, resume."""
+    lora = recipe({"name": "vllm", "enforce_eager": True, "max_model_len": 512}, {"lora_rank": 2}, save_every=2)
+    done = train(lora, out=tmp_path / "run")
+    assert (done.steps, done.skipped) == (STEPS, 0)
+    about = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert about["plugins"]["rollout.vllm"].startswith("medground")
+    lines = [line for line in read_events(tmp_path / "run") if "loss" in line]
+    assert [line["step"] for line in lines] == [1, 2, 3]
+
+
+def free_port():
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        return held.getsockname()[1]
+
+
+@pytest.fixture
+def server(checkpoint, tmp_path):
+    """A ``vllm serve`` process of its own, as `medground_vllm.factories.vllm_server` wants it started."""
+    port, log = free_port(), tmp_path / "server.log"
+    # What ``vllm serve`` runs; the script itself fails with the CPU build, whose distribution has another name.
+    command = [
+        sys.executable,
+        "-m",
+        "vllm.entrypoints.openai.api_server",
+        "--model",
+        str(checkpoint),
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--dtype",
+        "float32",
+    ]
+    command += ["--logprobs-mode", "processed_logprobs", "--enforce-eager", "--max-model-len", "512"]
+    command += ["--max-num-seqs", "16", "--limit-mm-per-prompt", '{"image": 1, "video": 0}']
+    with log.open("w") as file:
+        process = subprocess.Popen(
+            command,
+            env={**os.environ, "VLLM_SERVER_DEV_MODE": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "1"},
+            stdout=file,
+            stderr=subprocess.STDOUT,
+        )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        wait_until_up(url, process, log)
+        yield url
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+def wait_until_up(url, process, log):
+    """Ask until the server answers: there is nothing else to wait for in another process."""
+    while True:
+        try:
+            process.wait(0.5)
+            break
+        except subprocess.TimeoutExpired:
+            with contextlib.suppress(OSError), urllib.request.urlopen(f"{url}/health", timeout=5):
+                return
+    pytest.fail(re.sub(r"\(.*?pid=\d+\)", "", log.read_text())[-3000:])
+
+
+def test_a_run_with_a_server(recipe, server, tmp_path):
+    """Weights through a folder; what the server writes with them is what the trainer believes."""
+    exchange = tmp_path / "exchange"
+    exchange.mkdir()
+    rollout = {"name": "vllm_server", "base_url": server, "folder": str(exchange)}
+    made = assemble(resolve(recipe(rollout, temperature=0.9)), "grpo")
+    try:
+        recorder = Recorder(made.method.source)
+        recorder.begin = lambda reasoner, engine: None
+        theirs, _ = stepped(made, recorder)
+    finally:
+        made.close()
+    for step, metrics in enumerate(theirs, 1):
+        apart = {
+            name: value for name, value in metrics.items() if name.startswith("sampling/") and "difference" in name
+        }
+        print(f"step {step}: {apart}")
+        assert apart
+        assert max(apart.values()) <= 1e-4
+    assert not list(exchange.iterdir())
