@@ -32,3 +32,10 @@ def test_it_loads_and_checks(path):
 @pytest.mark.parametrize("name", names())
 def test_its_first_line_is_the_command_that_runs_it(name):
     assert re.match(rf"medground (ground|run|train|eval|sweep|reward) .*{re.escape(name)}\b", headline(name))
+
+
+@pytest.mark.parametrize("name", names())
+def test_its_first_line_gives_all_that_it_asks_for(name):
+    line = headline(name)
+    assert {key for key in resolve(name).missing if f" {key}=" not in line} == set()
+    assert "--out" in line or not line.startswith("medground train")
