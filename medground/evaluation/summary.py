@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from medground.evaluation import statistics
 from medground.data.sizes import SIZES
+from medground.evaluation import statistics
 from medground.evaluation.metrics import COMPAT, DEFINITIONS, DISTANCES
 from medground.geometry import Floats, box_iou
 from medground.types import Fault
