@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from medground.graph import load as load
     from medground.registry import build as build
     from medground.rubric import rubric as rubric
+    from medground.sweeps.run import sweep as sweep
     from medground.training import train as train
     from medground.types import Completion as Completion
     from medground.types import Mask as Mask
@@ -45,6 +46,7 @@ _WHERE = {
     "load": "medground.graph",
     "read_image": "medground.data.images",
     "rubric": "medground.rubric",
+    "sweep": "medground.sweeps.run",
     "train": "medground.training",
 }
 

@@ -34,6 +34,10 @@ class StageStore:
         self.folder = folder
         self.hits = {"completions": 0, "masks": 0}
         """How often an entry was asked for and found."""
+        self.misses = {"completions": 0, "masks": 0}
+        """How often it was not: of completions, what the reasoner was asked."""
+        self.tokens = 0
+        """Of the completions kept, as far as their reasoners say."""
         self._entries: dict[str, dict[str, Any]] = {"completions": {}, "masks": {}}
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
@@ -47,6 +51,7 @@ class StageStore:
 
     def keep_completions(self, key: str, group: list[Completion]) -> None:
         """Keep a group of completions."""
+        self.tokens += sum(map(_tokens, group))
         self._put("completions", key, [_plain(completion) for completion in group])
 
     def mask(self, feeds: str, image: str, prompt: SpatialPrompt) -> Mask | None:
@@ -67,7 +72,7 @@ class StageStore:
 
     def _get(self, stage: str, key: str) -> Any:
         entry = self._entries[stage].get(key)
-        self.hits[stage] += entry is not None
+        (self.misses if entry is None else self.hits)[stage] += 1
         return entry
 
     def _put(self, stage: str, key: str, entry: Any) -> None:
@@ -97,6 +102,12 @@ def _lines(path: Path) -> list[tuple[str, Any]]:
 def _prompt_key(feeds: str, image: str, prompt: SpatialPrompt) -> str:
     parts = [feeds, image, json.dumps([prompt.box, prompt.points, prompt.labels])]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
+def _tokens(completion: Completion) -> int:
+    if completion.token_ids is not None:
+        return len(completion.token_ids)
+    return int(completion.usage.get("completion_tokens", 0))
 
 
 def _plain(completion: Completion) -> dict[str, Any]:

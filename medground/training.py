@@ -14,7 +14,8 @@ import numpy as np
 
 from medground import provenance, registry
 from medground.checkpoint import Checkpoints
-from medground.data.samples import Samples, read_samples
+from medground.data.parts import read_part
+from medground.data.samples import Samples
 from medground.data.umrg import UmrgSamples
 from medground.errors import Interrupted, RecipeError, RunError
 from medground.events import TRAINED, RunFolder, read_about
@@ -253,10 +254,8 @@ def assemble(recipe: Recipe, kind: Literal["grpo", "sft"], engine: Engine | None
     from medground.grpo.trainer import Grpo
     from medground.sft import Sft
 
-    data, settings = recipe.settings("data"), recipe.settings(kind)
-    if data["path"] is None:
-        raise RecipeError(f"the recipe {recipe.name!r} names no data", hint="add data.path=DIR")
-    samples = read_samples(data["path"], split=data["split"], limit=data["limit"], reader=data["reader"])
+    settings = recipe.settings(kind)
+    samples = training_samples(recipe)
     seed = recipe.settings("seed")
     source: Any = _optional(recipe, "rollout") if kind == "grpo" else None
     torch.manual_seed(seed)  # a fresh adapter starts from random numbers
@@ -295,6 +294,15 @@ def assemble(recipe: Recipe, kind: Literal["grpo", "sft"], engine: Engine | None
         parameters=sum(count for count, _ in counts), trained=sum(count for count, trains in counts if trains),
         validation=validation(recipe, graph, samples.ids, longest),
     )  # fmt: skip
+
+
+def training_samples(recipe: Recipe) -> Samples | UmrgSamples:
+    """The samples a recipe trains on."""
+    data = recipe.settings("data")
+    if data["path"] is None:
+        raise RecipeError(f"the recipe {recipe.name!r} names no data", hint="add data.path=DIR")
+    keys = ("split", "limit", "reader", "leave_out")
+    return read_part(data["path"], **{key: data[key] for key in keys})
 
 
 def _optional(recipe: Recipe, kind: str) -> Any:

@@ -7,7 +7,7 @@ from functools import partial
 from statistics import fmean
 from typing import Any
 
-from medground.data.samples import read_samples
+from medground.data.parts import read_part
 from medground.errors import RecipeError, nearest
 from medground.evaluation.metrics import (
     COMPAT,
@@ -146,7 +146,13 @@ def validation(recipe: Recipe, graph: GroundingGraph, trained: Sequence[str], mo
     if problem := objection(recipe):
         raise InvalidRecipe([problem])
     data = recipe.settings("data")
-    samples = read_samples(data["path"], split=settings["split"], limit=settings["limit"], reader=data["reader"])
+    samples = read_part(
+        data["path"],
+        split=settings["split"],
+        limit=settings["limit"],
+        reader=data["reader"],
+        leave_out=data["leave_out"],  # a checkpoint chosen by what was left out would not be without it
+    )
     both = set(samples.ids) & set(trained)
     if both:
         raise RecipeError(

@@ -24,6 +24,7 @@ COMMANDS = {
     "plugins": ("medground.cli.plugins", "List, check and write plugins."),
     "recipe": ("medground.cli.recipe", "List, check, show and compare recipes."),
     "reward": ("medground.cli.reward", "Score answers with a rubric; audit a rubric."),
+    "sweep": ("medground.cli.sweep", "The variants of a recipe over seeds and datasets, compared; resumable."),
     "train": ("medground.cli.train", "Train a reasoner, supervised or by GRPO; resumable."),
     "run": ("medground.cli.run", "Ground a folder or a manifest of images; resumable."),
 }

@@ -85,6 +85,10 @@ class Samples(Sequence[Sample]):
             )
         return Samples(found, self.files)
 
+    def where(self, keep: Callable[[Mapping[str, str]], bool]) -> "Samples":
+        """The samples whose labels `keep` says True to; perhaps none."""
+        return Samples([entry for entry in self.entries if keep(entry.labels)], self.files)
+
 
 def read_samples(
     path: str | Path, *, split: str | None = None, limit: int | None = None, reader: str | None = None

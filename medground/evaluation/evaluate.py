@@ -17,7 +17,7 @@ from typing import Any
 
 from medground import faults, provenance
 from medground.checkpoint import write_atomically
-from medground.data.samples import read_samples
+from medground.data.parts import read_part
 from medground.errors import InputError, Interrupted, RecipeError, RunError, nearest
 from medground.evaluation import released, summary
 from medground.evaluation.answers import Stage
@@ -141,6 +141,20 @@ def evaluate(
     return Evaluated(folder=folder, metrics=metrics, lines=list(journal.lines.values()), before=before)
 
 
+def prepare(recipe: Recipe) -> list[str]:
+    """The ids of the samples that evaluating a recipe would measure; no component is built.
+
+    Raises:
+        RecipeError: if it cannot be evaluated.
+        InputError: if its data cannot be read.
+    """
+    check(recipe)
+    _complete(recipe, saved=False)
+    arms_of(recipe.settings("evaluate")["arms"])
+    found: list[str] = _samples(recipe, GroundingGraph(recipe), None).ids
+    return found
+
+
 def _complete(recipe: Recipe, *, saved: bool) -> None:
     """Stop where a value must still be given, or where the recipe would be measured on what it was trained on."""
     for key in recipe.missing:
@@ -178,7 +192,8 @@ def _samples(recipe: Recipe, graph: GroundingGraph, saved: Predictions | None) -
         if saved is None or saved.named:
             raise RecipeError(f"the recipe {recipe.name!r} names no data", hint="add data.path=DIR")
         return LineSamples(saved.path, graph.prompt_interface)
-    return read_samples(data["path"], split=split, limit=limit, reader=data["reader"])
+    part = {key: settings[key] for key in ("only", "leave_out")}
+    return read_part(data["path"], split=split, limit=limit, reader=data["reader"], **part)
 
 
 def _seeded(graph: GroundingGraph, seeds: Any) -> list[Any]:

@@ -158,11 +158,11 @@ def _grouped(lines: Sequence[Line], labels: Sequence[str], how: Resampling) -> l
             **_outcomes(part),
             "metrics": _metrics(part, how),
         }
-        for key, part in sorted(parts.items(), key=lambda pair: [_natural(word) for word in pair[0]])
+        for key, part in sorted(parts.items(), key=lambda pair: [natural(word) for word in pair[0]])
     ]
 
 
-def _natural(word: str) -> tuple[int, str]:
+def natural(word: str) -> tuple[int, str]:
     """Target sizes in their own order, everything else by name."""
     names = [name for _, name in SIZES]
     return (names.index(word), "") if word in names else (-1, word.casefold())

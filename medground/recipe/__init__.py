@@ -6,6 +6,7 @@ components cannot be used as it says, without building them.
 
 from medground.recipe.check import check as check
 from medground.recipe.check import find_problems as find_problems
+from medground.recipe.check import impossible as impossible
 from medground.recipe.check import untrained_kinds as untrained_kinds
 from medground.recipe.layers import leaves as leaves
 from medground.recipe.read import MISSING as MISSING
@@ -18,6 +19,6 @@ from medground.recipe.structure import InvalidRecipe as InvalidRecipe
 from medground.recipe.structure import Problem as Problem
 
 __all__ = [
-    "COMPONENTS", "MISSING", "InvalidRecipe", "Problem", "Recipe", "check", "find_problems", "headline", "leaves",
-    "names", "resolve", "untrained_kinds",
+    "COMPONENTS", "MISSING", "InvalidRecipe", "Problem", "Recipe", "check", "find_problems", "headline",
+    "impossible", "leaves", "names", "resolve", "untrained_kinds",
 ]  # fmt: skip

@@ -96,6 +96,12 @@ def _binding(
             yield Problem(dotted, recipe.place(dotted), error.message, error.hint), error
 
 
+def impossible(recipe: Recipe) -> str | None:
+    """Why the parts of a recipe cannot work together as it wants them to, each by itself being in order; else None."""
+    problem = _untrained(recipe)
+    return None if problem is None else problem.message
+
+
 def untrained_kinds(recipe: Recipe) -> frozenset[str]:
     """The prompt kinds that the segmenter is given and was not trained for; results of such a recipe must say so."""
     provides, accepts = (_kinds(recipe, *pair) for pair in (("prompt_interface", "provides"), ("segmenter", "accepts")))

@@ -22,7 +22,13 @@ SETTINGS: dict[str, Any] = {
     "allow_untrained": False,  # give a segmenter prompt kinds it was not trained for
     "seed": 0,
     "sampling": {"num_generations": 1, "temperature": 0.0, "max_completion_length": 2048, "seed": 0},
-    "data": {"path": None, "split": None, "reader": None, "limit": None},
+    "data": {
+        "path": None,
+        "split": None,
+        "reader": None,
+        "limit": None,
+        "leave_out": None,  # {label: [values]} that training does not see; evaluation has its own
+    },
     "grpo": {
         "num_generations": 16,
         "temperature": 1.0,
@@ -78,6 +84,8 @@ SETTINGS: dict[str, Any] = {
     "evaluate": {
         "split": None,  # null: that of data
         "limit": None,
+        "only": None,  # {label: [values]} that alone are measured
+        "leave_out": None,  # {label: [values]} that are not
         "protocol": Choice(("corrected", "released")),  # released: also the published system's numbers and aggregation
         "arms": None,  # what is done to questions and answers on their way; null: nothing
         "seeds": None,  # sampling seeds, each draws num_generations more answers; null: the one of sampling
@@ -88,6 +96,13 @@ SETTINGS: dict[str, Any] = {
         "seed": 0,  # of resampling and of arms that draw
         "published": None,  # tables of published numbers that the report shows beside its own
         "pictures": 6,  # in each gallery of the report: best, worst and drawn; 0: no image leaves the data
+    },
+    "sweep": {
+        "seeds": None,  # of training and of sampling; null: the recipe's own, once
+        "datasets": None,  # label: data.path, or a section of overrides, such as {evaluate: {split: test}}
+        "baseline": None,  # the variant the others are tested against; null: the first
+        "metrics": ["iou", "pdice", "dice_joint"],
+        "by": None,  # a label, such as size, by which means are told too
     },
 }
 """Plain top-level keys: a default, a `Choice`, or a section of such. A default of None takes any value."""
@@ -125,4 +140,10 @@ def objection(setting: Any, value: Any) -> tuple[str, str] | None:
     return f"{shown(value)} is not {wanted}", f"write {wanted}"
 
 
-_WANTED = {int: "a whole number", float: "a number", str: "a word", dict: "a section of key: value lines"}
+_WANTED = {
+    int: "a whole number",
+    float: "a number",
+    str: "a word",
+    dict: "a section of key: value lines",
+    list: "a list",
+}

@@ -11,7 +11,7 @@ import json
 import re
 import tempfile
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, overload
@@ -112,6 +112,11 @@ class UmrgSamples(Sequence[Sample]):
     def ids(self) -> list[str]:
         """The id of every sample, in order; nothing is read."""
         return [row.id for row in self.rows]
+
+    def where(self, keep: Callable[[Mapping[str, str]], bool]) -> "UmrgSamples":
+        """The rows whose labels `keep` says True to; perhaps none."""
+        rows = [row for row in self.rows if keep(row.labels)]
+        return UmrgSamples(rows, self.bad, self._store, self.files)
 
     def image(self, row: Row) -> Any:
         """A row's image, H×W×3 uint8 RGB.
