@@ -178,7 +178,7 @@ class Loop:
         return result, time.perf_counter() - started
 
     def _pause(self) -> None:
-        if self.parts.engine.all_reduce({"stop": float(self.parts.stopped())})["stop"]:
+        if self.parts.engine.all_reduce({"stop": float(bool(self.parts.stopped()))})["stop"]:
             raise Stop
 
     def _interrupt(self) -> None:

@@ -21,7 +21,7 @@ _spec.loader.exec_module(equal)
 pytestmark = pytest.mark.slow
 TWO = ("engine=deepspeed", "engine.processes=2")
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "medground")
-DEEPSPEED = ("deepspeed", "--num_gpus", "2", "--module", "medground")
+DEEPSPEED = (sys.executable, "-m", "deepspeed.launcher.runner", "--num_gpus", "2", "--module", "medground")
 CALLS = 6
 """Rewards that rank 1 gives in a step with three of each group's answers, when it has one group of three: 3; two steps."""
 

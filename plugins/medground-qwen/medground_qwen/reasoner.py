@@ -151,7 +151,7 @@ class VisionLanguageReasoner:
                 temperature=sampling.temperature,
                 max_tokens=max(1, sampling.max_completion_length - len(ids)),
             )
-            made = [self._completion(found, prompt.frame) for found in group]
+            made = [self.completion(each.ids, each.logprobs, prompt.frame, stopped=each.stopped) for each in group]
             out.append([replace(each, text=prefix + each.text, token_ids=None, logprobs=None) for each in made])
         self.model.train(training)
         return out

@@ -128,7 +128,7 @@ def wake(llm: Any, part: str) -> None:
 
 
 def is_guest() -> bool:
-    """Whether a process group is there before vLLM; it would join it, and destroy it when shut down."""
+    """Whether a process group is there before vLLM: it joins it, and destroys it when it is shut down or forgotten."""
     from torch import distributed
 
     return bool(distributed.is_available() and distributed.is_initialized())
@@ -137,6 +137,13 @@ def is_guest() -> bool:
 def close(llm: Any) -> None:
     """Shut the engine down, and its process group with it."""
     llm.llm_engine.engine_core.shutdown()
+
+
+def leave(llm: Any) -> None:
+    """Have the engine end with the process, without its own shutting down."""
+    finalizer = getattr(llm.llm_engine.engine_core, "_finalizer", None)
+    if finalizer is not None:
+        finalizer.detach()
 
 
 def sender(base_url: str, address: str, port: int, *, workers: int, rank: int, source: Any, timeout: float) -> Any:

@@ -86,7 +86,11 @@ class InProcess:
             self.asleep = True
 
     def close(self) -> None:
-        """See `Sampler.close`; in a process group that is not its own, vLLM is only let go."""
-        if self.llm is not None and not self.guest:
+        """See `Sampler.close`; in a process group that is not its own, vLLM stays until the process ends."""
+        if self.llm is None:
+            return
+        if self.guest:
+            api.leave(self.llm)
+        else:
             api.close(self.llm)
-        self.llm = None
+            self.llm = None
