@@ -133,6 +133,13 @@ def test_without_pictures_no_image_leaves_the_data(run, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_page_leads_with_the_first_arm_where_the_answers_are_not_asked_for(run, tmp_path):
+    only = ["evaluate.arms=[oracle_box,oracle_points]", "evaluate.pictures=0", "evaluate.published=[]"]
+    done = medground.evaluate(str(run), *only, out=tmp_path / "o")
+    assert "cells" in done.metrics["arms"]["oracle_box"] and "cells" not in done.metrics["arms"]["oracle_points"]
+    assert "the true box through the segmenter" in (tmp_path / "o" / "report.html").read_text()
+
+
 def test_a_thousand_cases_stay_under_twenty_megabytes(run):
     recipe, about = resolve(str(run)), json.loads((run / "run.json").read_text())
     metrics = json.loads((run / "metrics.json").read_text())

@@ -352,7 +352,7 @@ def _measure(
             arm.name: {
                 "kind": arm.kind,
                 "about": arm.about,
-                **summary.summarise(lines[arm.name], how, cells=arm.kind == "answer"),
+                **summary.summarise(lines[arm.name], how, cells=arm.name in ("answer", next(iter(lines)))),
             }
             for arm in arms
         },
