@@ -23,6 +23,7 @@ from medground.report import (
     page,
     paragraph,
     preformatted,
+    rounded,
     scatter,
     table,
 )
@@ -124,7 +125,7 @@ def interval(row: Mapping[str, Any] | None) -> str | None:
     if row is None or row["low"] is None:
         return None
     few = " (few)" if row["clusters"] < FEW else ""
-    return f"{row['low']:.3f} to {row['high']:.3f}{few}".replace(" ", "\u00a0")  # never broken over two lines
+    return f"{rounded(row['low'])} to {rounded(row['high'])}{few}".replace(" ", "\u00a0")  # never broken over two lines
 
 
 def _mean(row: Mapping[str, Any] | None) -> float | None:
@@ -149,7 +150,7 @@ def _headline(metrics: Mapping[str, Any], first: str) -> Section:
     words = ["metric", "mean", f"{metrics['resampling']['level']:.0%} interval", "samples", "clusters"]
     return Section(
         "Result",
-        table(words, rows, caption=arm["about"], sortable=False),
+        table(words, rows, caption=arm["about"], sortable=False, shown=rounded),
         *said,
         details("What these names mean", table(["metric", "meaning"], meaning, caption="definitions", sortable=False)),
     )
@@ -181,7 +182,7 @@ def _arm_sections(metrics: Mapping[str, Any]) -> list[Section]:
         meaning = [[name, arms[name]["about"]] for name in shown]
         bodies: list[object] = [
             about,
-            table(words, rows, caption=title),
+            table(words, rows, caption=title, shown=rounded),
             details("What the arms do", table(["arm", "what it does"], meaning, caption="arms", sortable=False)),
         ]
         if kind == "ceiling":
@@ -236,7 +237,9 @@ def _baseline(metrics: Mapping[str, Any]) -> list[Section]:
         for row in against["comparisons"]
     ]  # fmt: skip
     about = f"Paired over the {against['samples_in_common']} samples both have; {metrics['resampling']['test']}."
-    return [Section(f"Against {against['name']}", about, table(words, rows, caption="paired comparison"))]
+    return [
+        Section(f"Against {against['name']}", about, table(words, rows, caption="paired comparison", shown=rounded))
+    ]
 
 
 def _groups(arm: Mapping[str, Any], metrics: Mapping[str, Any]) -> Section:
@@ -265,7 +268,7 @@ def _group_table(rows: Sequence[Mapping[str, Any]], groups: Sequence[str], capti
         for row in rows
     ]
     words += ["samples", "clusters", "failures", "refusals"]
-    return table(words, cells, caption=caption)
+    return table(words, cells, caption=caption, shown=rounded)
 
 
 def _failures(metrics: Mapping[str, Any]) -> Section:
@@ -280,7 +283,9 @@ def _failures(metrics: Mapping[str, Any]) -> Section:
     first = next(iter(metrics["arms"].values()))
     refusals = f"{first['refusals']} of {first['answers']} answers hold no answer block at all (refusals)."
     words = ["arm", "outcome", "answers", "share", "how it counts"]
-    return Section("Failures", refusals, table(words, rows, caption="every answer, by what became of it"))
+    return Section(
+        "Failures", refusals, table(words, rows, caption="every answer, by what became of it", shown=rounded)
+    )
 
 
 def _sizes(lines: Lines) -> Section:
@@ -320,7 +325,9 @@ def _calibration(arm: Mapping[str, Any]) -> list[Section]:
     chart = scatter(
         "Own score and IoU", {"bins": line}, x="segmenter's score", y="IoU with the truth", holds=(0, 1), diagonal=True
     )
-    rated = table(["score", "masks", "mean score", "mean IoU"], rows, caption="calibration by bin", sortable=False)
+    rated = table(
+        ["score", "masks", "mean score", "mean IoU"], rows, caption="calibration by bin", sortable=False, shown=rounded
+    )
     return [Section("Calibration of predicted IoU", told, grid(chart, rated))]
 
 
