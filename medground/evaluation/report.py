@@ -23,6 +23,7 @@ from medground.report import (
     page,
     paragraph,
     preformatted,
+    rounded,
     scatter,
     table,
 )
@@ -124,7 +125,7 @@ def interval(row: Mapping[str, Any] | None) -> str | None:
     if row is None or row["low"] is None:
         return None
     few = " (few)" if row["clusters"] < FEW else ""
-    return f"{row['low']:.3f} to {row['high']:.3f}{few}".replace(" ", "\u00a0")  # never broken over two lines
+    return f"{rounded(row['low'])} to {rounded(row['high'])}{few}".replace(" ", "\u00a0")  # never broken over two lines
 
 
 def _mean(row: Mapping[str, Any] | None) -> float | None:
@@ -149,7 +150,7 @@ def _headline(metrics: Mapping[str, Any], first: str) -> Section:
     words = ["metric", "mean", f"{metrics['resampling']['level']:.0%} interval", "samples", "clusters"]
     return Section(
         "Result",
-        table(words, rows, caption=arm["about"], sortable=False),
+        table(words, rows, caption=arm["about"], sortable=False, shown=rounded),
         *said,
         details("What these names mean", table(["metric", "meaning"], meaning, caption="definitions", sortable=False)),
     )
@@ -181,7 +182,7 @@ def _arm_sections(metrics: Mapping[str, Any]) -> list[Section]:
         meaning = [[name, arms[name]["about"]] for name in shown]
         bodies: list[object] = [
             about,
-            table(words, rows, caption=title),
+            table(words, rows, caption=title, shown=rounded),
             details("What the arms do", table(["arm", "what it does"], meaning, caption="arms", sortable=False)),
         ]
         if kind == "ceiling":
@@ -236,7 +237,9 @@ def _baseline(metrics: Mapping[str, Any]) -> list[Section]:
         for row in against["comparisons"]
     ]  # fmt: skip
     about = f"Paired over the {against['samples_in_common']} samples both have; {metrics['resampling']['test']}."
-    return [Section(f"Against {against['name']}", about, table(words, rows, caption="paired comparison"))]
+    return [
+        Section(f"Against {against['name']}", about, table(words, rows, caption="paired comparison", shown=rounded))
+    ]
 
 
 def _groups(arm: Mapping[str, Any], metrics: Mapping[str, Any]) -> Section:
@@ -259,12 +262,13 @@ def _group_table(rows: Sequence[Mapping[str, Any]], groups: Sequence[str], capti
             *(cell for name in names for cell in (_mean(row["metrics"].get(name)), interval(row["metrics"].get(name)))),
             row["samples"],
             row["clusters"],
-            row["failures"],
+            sum(row["failures"].values()),
+            row["refusals"],
         ]
         for row in rows
     ]
-    words += ["samples", "clusters", "failures"]
-    return table(words, cells, caption=caption)
+    words += ["samples", "clusters", "failures", "refusals"]
+    return table(words, cells, caption=caption, shown=rounded)
 
 
 def _failures(metrics: Mapping[str, Any]) -> Section:
@@ -279,7 +283,9 @@ def _failures(metrics: Mapping[str, Any]) -> Section:
     first = next(iter(metrics["arms"].values()))
     refusals = f"{first['refusals']} of {first['answers']} answers hold no answer block at all (refusals)."
     words = ["arm", "outcome", "answers", "share", "how it counts"]
-    return Section("Failures", refusals, table(words, rows, caption="every answer, by what became of it"))
+    return Section(
+        "Failures", refusals, table(words, rows, caption="every answer, by what became of it", shown=rounded)
+    )
 
 
 def _sizes(lines: Lines) -> Section:
@@ -319,7 +325,9 @@ def _calibration(arm: Mapping[str, Any]) -> list[Section]:
     chart = scatter(
         "Own score and IoU", {"bins": line}, x="segmenter's score", y="IoU with the truth", holds=(0, 1), diagonal=True
     )
-    rated = table(["score", "masks", "mean score", "mean IoU"], rows, caption="calibration by bin", sortable=False)
+    rated = table(
+        ["score", "masks", "mean score", "mean IoU"], rows, caption="calibration by bin", sortable=False, shown=rounded
+    )
     return [Section("Calibration of predicted IoU", told, grid(chart, rated))]
 
 
@@ -361,13 +369,17 @@ def _picture(line: Mapping[str, Any], sample: Sample, name: str) -> Html:
         target_box=Box(*line["target"]["box"]),
         target_mask=sample.target.mask,
     )
-    score = line["values"][name]
+    score, count = line["values"][name], len(line["answers"])
     fault = f", {answer['fault']}" if answer["fault"] else ""
+    several = f" in the mean of {count} answers; the first is shown" if count > 1 else ""
     labels = ", ".join(value for key, value in line["labels"].items() if key in ("modality", "category") and value)
     think = details("Reasoning", preformatted(answer["think"])) if answer.get("think") else ""
     text = details("Whole answer", preformatted(answer["text"])) if answer.get("text") else ""
     alt = f"{labels or 'image'}: answer and truth, {NAMES[name]} {score:.2f}{fault}"
-    caption = [paragraph(f"{line['id']}: {NAMES[name]} {score:.3f}{fault}. {labels}"), paragraph(line["question"])]
+    caption = [
+        paragraph(f"{line['id']}: {NAMES[name]} {score:.3f}{several}{fault}. {labels}"),
+        paragraph(line["question"]),
+    ]
     return figure(picture, alt, Html("".join(str(each) for each in [*caption, think, text] if each)))
 
 
@@ -390,11 +402,27 @@ def _published(recipe: Recipe, arm: Mapping[str, Any]) -> list[Section]:
                     rows,
                     caption=f"published numbers, {those['title']}",
                 ),
+                *_published_parts(those, arm),
                 table(["there", "means"], meaning, caption="definitions used there", sortable=False),
                 *those["notes"],
             )
         )
     return found
+
+
+def _published_parts(those: Mapping[str, Any], arm: Mapping[str, Any]) -> list[Html]:
+    """The published box IoU by super-category, this run's above it; nothing where none was published."""
+    key = "iou_compat_by_supercategory"
+    rows = [row for row in those["rows"] if key in row]
+    if not rows:
+        return []
+    names = list(dict.fromkeys(name for row in rows for name in row[key]))
+    own = {group["supercategory"].casefold(): group["metrics"] for group in arm["groups"]["supercategory"]}
+    cells = [
+        ["this run, x100", *(_times_100(own.get(name.casefold(), {}).get("iou_compat")) for name in names)],
+        *([_model(row), *(row[key].get(name) for name in names)] for row in rows),
+    ]
+    return [table(["model", *names], cells, caption=f"{NAMES['iou_compat']} by super-category, as published")]
 
 
 def _times_100(row: Mapping[str, Any] | None) -> float | None:

@@ -15,6 +15,7 @@ from medground.report.html import grid as grid
 from medground.report.html import heading as heading
 from medground.report.html import paragraph as paragraph
 from medground.report.html import preformatted as preformatted
+from medground.report.html import rounded as rounded
 from medground.report.html import table as table
 from medground.report.page import STATEMENT as STATEMENT
 from medground.report.page import Section as Section
@@ -23,5 +24,5 @@ from medground.report.plot import Line as Line
 
 __all__ = [
     "STATEMENT", "Html", "Line", "Section", "bars", "details", "figure", "gallery", "grid", "heading", "line_chart", "page",
-    "panels", "paragraph", "preformatted", "scatter", "table",
+    "panels", "paragraph", "preformatted", "rounded", "scatter", "table",
 ]  # fmt: skip

@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from html import escape
 from typing import Any
 
@@ -70,14 +70,22 @@ def grid(*bodies: object) -> Html:
     return element("div", *(block(body) for body in bodies), class_="grid")
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[Cell]], *, caption: str = "", sortable: bool = True) -> Html:
+def table(
+    columns: Sequence[str],
+    rows: Iterable[Sequence[Cell]],
+    *,
+    caption: str = "",
+    sortable: bool = True,
+    shown: Callable[[float], str] | None = None,
+) -> Html:
     """A table in a box of its own that scrolls sideways where the page is narrow.
 
     Args:
         columns: the headings.
-        rows: as many cells each; numbers are shown with four significant digits, None as a dash.
+        rows: as many cells each; None is shown as a dash.
         caption: what the table shows.
         sortable: whether the headings are buttons that sort it.
+        shown: how numbers are written: `number` (four significant digits) unless given, or `rounded`.
 
     Raises:
         ValueError: if a row is not as long as the headings.
@@ -98,7 +106,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Cell]], *, caption: st
         )
         for name, kind in zip(columns, kinds, strict=True)
     ]
-    body = [element("tr", *(_cell(*pair) for pair in zip(line, kinds, strict=True))) for line in lines]
+    body = [element("tr", *(_cell(*pair, shown or number) for pair in zip(line, kinds, strict=True))) for line in lines]
     whole = element(
         "table",
         *([element("caption", caption)] if caption else []),
@@ -118,9 +126,9 @@ def _numeric(cells: Sequence[Cell]) -> bool:
     return any(_is_number(cell) for cell in cells) and all(cell is None or _is_number(cell) for cell in cells)
 
 
-def _cell(cell: Cell, kind: str | None) -> Html:
+def _cell(cell: Cell, kind: str | None, shown: Callable[[float], str]) -> Html:
     if isinstance(cell, int | float) and _is_number(cell):
-        return element("td", number(cell), class_=kind, data_value=kind and repr(cell))
+        return element("td", shown(cell), class_=kind, data_value=kind and repr(cell))
     return element("td", "–" if cell is None else cell, class_=kind)
 
 
@@ -133,6 +141,19 @@ def number(value: float) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     return f"{value:,.0f}" if 1e4 <= abs(value) < 1e15 else f"{value:.4g}"
+
+
+def rounded(value: float) -> str:
+    """A score or a distance, so that a column of them and their intervals line up.
+
+    >>> rounded(0.08287), rounded(1.0), rounded(175.23), rounded(0.0001), rounded(218)
+    ('0.083', '1.000', '175.2', '0.0001', '218')
+    """
+    if isinstance(value, int) or abs(value) >= 1e4:
+        return number(value)
+    if 0 < abs(value) < 0.0005:
+        return f"{value:.1g}"
+    return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
 
 
 def figure(image: Any, alt: str, caption: object = "", *, side: int = 480) -> Html:
