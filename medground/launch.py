@@ -13,10 +13,11 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 from medground.errors import RunError
 
+T = TypeVar("T")
 GRACE = 15.0
 """Seconds that the others have to end by themselves once a process has failed."""
 
@@ -34,6 +35,15 @@ def rank() -> int:
 def launched() -> bool:
     """Whether something has started this process as one of several (or of one)."""
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
+def dealt(hands: Sequence[Sequence[T]]) -> list[T]:
+    """What was dealt out to ranks in turn, in its order again.
+
+    >>> dealt(["ace", "bd"])
+    ['a', 'b', 'c', 'd', 'e']
+    """
+    return [hand[place] for place in range(max(map(len, hands))) for hand in hands if place < len(hand)]
 
 
 def leave(code: int) -> NoReturn:

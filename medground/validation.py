@@ -20,8 +20,9 @@ from medground.evaluation.metrics import (
 )
 from medground.events import completion_row
 from medground.graph import GroundingGraph
+from medground.launch import dealt
 from medground.overlay import draw_rollout
-from medground.protocols import Reasoner
+from medground.protocols import Engine, Reasoner
 from medground.recipe import InvalidRecipe, Problem, Recipe
 from medground.types import Completion, Grounding, Mask, Rollout, Sample, Sampling
 
@@ -70,13 +71,25 @@ class Validation:
         sign = -1 if self.metric in DISTANCES else 1
         return -max((sign * value, earliest) for value, earliest in there)[1]
 
-    def __call__(self, pause: Callable[[], None]) -> Validated:
-        """Answer every sample greedily and measure the answers; `pause` may raise between batches."""
+    def __call__(self, pause: Callable[[], None], engine: Engine) -> Validated:
+        """Have every sample answered greedily and measure the answers; `pause` may raise between batches.
+
+        Every rank answers its share of the samples, and all find the same.
+        """
+        rank, ranks = engine.rank, engine.world_size
+        mine = self.samples[rank::ranks]
         rollouts: list[Rollout] = []
-        for start in range(0, len(self.samples), AT_ONCE):
+        for start in range(0, -(-len(self.samples) // ranks), AT_ONCE):  # as often as the rank with the most
             pause()
-            rollouts += self._rollouts(self.samples[start : start + AT_ONCE])
-        measured = [self._measure(rollout) for rollout in rollouts]
+            part = mine[start : start + AT_ONCE]
+            rollouts += self._rollouts(part) if part else []
+        pairs = [(rollout, self._measure(rollout)) for rollout in rollouts]
+        told = [
+            (measured, _row(rollout, measured), rollout if place * ranks + rank < DRAWN else None)
+            for place, (rollout, measured) in enumerate(pairs)
+        ]
+        everyone = dealt(engine.gather(told))
+        measured = [each for each, _, _ in everyone]
         metrics: dict[str, float | None] = {}
         for name in [name for name in DEFINITIONS if any(name in each.values for each in measured)]:
             values = [value for each in measured if (value := each.values.get(name)) is not None]
@@ -87,8 +100,10 @@ class Validation:
         return Validated(
             metrics=metrics,
             value=None if self.metric is None else metrics.get(f"eval/{self.metric}"),
-            rows=[_row(*pair) for pair in zip(rollouts, measured, strict=True)],
-            pictures=[(rollout.sample.query.id, partial(draw_rollout, rollout)) for rollout in rollouts[:DRAWN]],
+            rows=[row for _, row, _ in everyone],
+            pictures=[
+                (each.sample.query.id, partial(draw_rollout, each)) for _, _, each in everyone if each is not None
+            ],
         )
 
     @property

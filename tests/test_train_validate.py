@@ -90,10 +90,10 @@ class Scripted:
     def __init__(self, made, values):
         self.made, self.values = made, values
 
-    def __call__(self, pause):
+    def __call__(self, pause, engine):
         from dataclasses import replace
 
-        found = self.made(pause)
+        found = self.made(pause, engine)
         return replace(found, value=self.values.pop(0))
 
     def __getattr__(self, name):
@@ -148,7 +148,7 @@ def test_a_best_step_makes_a_checkpoint_of_its_own(recipe, tmp_path, scripted):
 def test_a_distance_is_better_when_it_is_less(recipe):
     made = assemble(resolve({**recipe(validate={"metric": "hd95_px"}), "segmenter": "ellipse"}), "grpo")
     assert made.validation.best([(0, 1.0), (2, 9.0), (4, 3.0), (6, 3.0), (8, None)]) == 4
-    found = made.validation(lambda: None)
+    found = made.validation(lambda: None, made.engine)
     assert found.metrics["eval/hd95_px/n"] == 2
     assert found.value == found.metrics["eval/hd95_px"]
 
@@ -156,7 +156,7 @@ def test_a_distance_is_better_when_it_is_less(recipe):
 @pytest.mark.parametrize("metric", ["dice_joint", "dice_box", "boundary_f", "iou_compat"])
 def test_any_metric_can_choose(recipe, metric):
     made = assemble(resolve({**recipe(validate={"metric": metric}), "segmenter": "ellipse"}), "grpo")
-    assert made.validation(lambda: None).value == 0.0, "a random model answers nothing, which counts 0"
+    assert made.validation(lambda: None, made.engine).value == 0.0, "a random model answers nothing, which counts 0"
 
 
 @pytest.mark.slow

@@ -217,8 +217,8 @@ class Loop:
             return False
         started = time.perf_counter()
         try:
-            with kept_generators(), p.engine.whole():  # every rank answers all of it, and finds the same
-                found = validation(self._pause)
+            with kept_generators(), p.engine.whole():
+                found = validation(self._pause, p.engine)
         except Stop:
             self._interrupt()
         state.validated.append((state.step, found.value))

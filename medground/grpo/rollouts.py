@@ -13,6 +13,7 @@ from medground.errors import RecipeError
 from medground.graph import Group, RolloutGraph
 from medground.grpo.advantage import advantages, constant_groups
 from medground.grpo.schedule import drawn, sampling_seed
+from medground.launch import dealt
 from medground.protocols import Engine, RolloutSource, TrainableReasoner
 from medground.rubric import usable_groups
 from medground.types import Completion, Messages, Sample, Sampling
@@ -158,7 +159,7 @@ class Rollouts:
         faults.reach("reward.mid")
         if ranks == 1:
             return groups, list(messages)
-        everyone = _dealt(self.engine.gather([_told(group) for group in groups]))
+        everyone = dealt(self.engine.gather([_told(group) for group in groups]))
         asked: list[Messages | None] = [None] * count
         everyone[rank::ranks], asked[rank::ranks] = groups, messages
         return everyone, asked
@@ -177,11 +178,6 @@ def _told(group: Group) -> Group:
     )
     rollouts = [replace(rollout, sample=sample, mask=None) for rollout in group.rollouts]
     return Group(sample=sample, rollouts=rollouts, scores=group.scores)
-
-
-def _dealt(hands: Sequence[Sequence[Group]]) -> list[Group]:
-    """Groups in their order, from every rank's share of them."""
-    return [hand[place] for place in range(max(map(len, hands))) for hand in hands if place < len(hand)]
 
 
 def _rewards(groups: Sequence[Group]) -> Tensor:

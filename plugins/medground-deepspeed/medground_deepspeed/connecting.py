@@ -3,9 +3,9 @@
 import fcntl
 import importlib
 import os
+import shutil
 import socket
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from datetime import timedelta
@@ -93,20 +93,37 @@ def _compile_once(backend: Any) -> None:
     """Compile, or load, the operator one rank of a machine after the other: two that compile it at once spoil it."""
     from deepspeed.accelerator import get_accelerator
     from deepspeed.ops import __compatible_ops__
-    from torch.utils.cpp_extension import _get_build_directory
+    from torch.utils.cpp_extension import _get_build_directory, get_cxx_compiler, is_ninja_available
 
     builder = get_accelerator().create_op_builder("ShareMemCommBuilder")
     if builder is None or not __compatible_ops__.get(builder.NAME, False):
         return
-    with (Path(tempfile.gettempdir()) / f"medground-deepspeed-{os.getuid()}.lock").open("w") as lock:
+    if not (is_ninja_available() and shutil.which(get_cxx_compiler())):
+        _say("there is no C++ compiler with ninja here: ranks talk through gloo, more slowly")
+        backend.build_shm_op = _none
+        return
+    folder = Path(_get_build_directory(builder.name, verbose=False))
+    with (folder / "medground.lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        built = Path(_get_build_directory(builder.name, verbose=False)) / f"{builder.name}.so"
-        if not built.exists():
-            print(  # noqa: T201
+        if os.fstat(lock.fileno()).st_size:  # who held it last was killed, and torch would wait for it for ever
+            (folder / "lock").unlink(missing_ok=True)
+        if not (folder / f"{builder.name}.so").exists():
+            _say(
                 "compiling DeepSpeed's communication operator, once on this machine; it takes a minute or two "
-                "(engine.shared_memory=false goes without it)",
-                file=sys.stderr,
-                flush=True,
+                "(engine.shared_memory=false goes without it)"
             )
-        module = builder.load()
+        lock.write("compiling\n")
+        lock.flush()
+        try:
+            module = builder.load()
+        except (RuntimeError, ImportError, OSError) as error:
+            raise RunError(
+                f"DeepSpeed's communication operator cannot be compiled or loaded: {str(error).strip().splitlines()[0]}",
+                hint="set engine.shared_memory=false: ranks then talk through gloo",
+            ) from error
+        lock.truncate(0)
     backend.build_shm_op = lambda: module
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)  # noqa: T201

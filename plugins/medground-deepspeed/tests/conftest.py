@@ -27,6 +27,10 @@ def tiny(tmp_path_factory):
             models.processor(architecture, words, patch=8, max_side=64),
         )
     phantoms.write(folder / "data", phantoms.samples(8, seed=0, size=(64, 64)))
+    lines = [json.loads(line) for line in (folder / "data" / "manifest.jsonl").read_text().splitlines()]
+    for line, split in zip(lines, ["train"] * 5 + ["val"] * 3, strict=True):
+        line["split"] = split
+    (folder / "data" / "split.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (folder / "template.txt").write_text("{Question}", encoding="utf-8")
     info = folder / "site" / "medground_letters-1.0.dist-info"
     info.mkdir(parents=True)
@@ -41,7 +45,7 @@ def recipe(tiny):
     """``recipe(kind, architecture, reasoner, reward, **settings)``: three queries a step, in uneven shares and mini-batches,
     with clipping, a reference and a second update whose old log-probabilities are needed."""
 
-    def made(kind="grpo", architecture="qwen3_vl", reasoner=(), reward=(), **settings):
+    def made(kind="grpo", architecture="qwen3_vl", reasoner=(), reward=(), validate=(), **settings):
         every = {"learning_rate": 1e-4, "max_steps": 3, "save_every": 100, "max_grad_norm": 0.5, "train_batch_size": 3}
         grpo = {
             "num_generations": 3, "mini_batch_size": 2, "max_completion_length": 6, "micro_batch_size": 2, "beta": 0.05,
@@ -52,8 +56,14 @@ def recipe(tiny):
             "reasoner": {**model, "train_vision": True, **dict(reasoner)},
             "prompt_interface": {"name": "bbox", "template": str(tiny / "template.txt")},
             "data": {"path": str(tiny / "data")},
+            "sampling": {"max_completion_length": 6},
             kind: {**every, **(grpo if kind == "grpo" else sft), **settings},
         }
+        if validate:
+            found |= {
+                "data": {"path": str(tiny / "data" / "split.jsonl"), "split": "train"},
+                "validate": dict(validate),
+            }
         return found | ({"rewards": {"letters": {"weight": 1, **dict(reward)}}} if kind == "grpo" else {})
 
     return made

@@ -12,12 +12,14 @@ from safetensors.torch import load_file
 
 import medground
 from medground.checkpoint import Checkpoints
-from medground.events import read_events
+from medground.events import read_events, read_table
 
 pytestmark = pytest.mark.slow
 SHARDED = "engine.config.zero_optimization.stage3_param_persistence_threshold=0"
 """DeepSpeed leaves small parameters whole; all of ours are small."""
 TIMES = ("step_time",)
+
+STAGES = [pytest.param(2, marks=pytest.mark.soak), 3]
 
 
 def state(folder):
@@ -40,25 +42,54 @@ def assert_equal(found, expected, tolerance=1e-6):
                 assert our[name] == their[name], name
 
 
+def assert_same_validations(found, expected):
+    ours, theirs = read_events(found, "validate"), read_events(expected, "validate")
+    assert [_timeless(line) for line in ours] == [_timeless(line) for line in theirs]
+    for line in theirs:
+        answers = [read_table(folder, line["step"], "validation") for folder in (found, expected)]
+        assert [[row["name"], row["completion"]] for row in answers[0]] == [
+            [row["name"], row["completion"]] for row in answers[1]
+        ]
+        assert len(answers[0]) == 3
+
+
+def _timeless(line):
+    return {name: value for name, value in line.items() if name not in ("validate_time", "time")}
+
+
+def assert_saved_whole(folder):
+    """The run is a recipe whose model is the trained one; under ZeRO 3 no rank holds it."""
+    loaded = medground.load(folder).reasoner.model.state_dict()
+    trained = {name: value for name, value in state(folder).items() if name.startswith("parameter/")}
+    assert trained
+    for name, value in trained.items():
+        assert (loaded[name.removeprefix("parameter/model.")] - value).abs().max() == 0, name
+
+
+SOAK = pytest.mark.soak
 CASES = [
-    ("grpo", "qwen3_vl", 1), ("grpo", "qwen3_vl", 2), ("grpo", "qwen3_vl", 3), ("grpo", "qwen2_5_vl", 3),
-    ("sft", "qwen3_vl", 1), ("sft", "qwen3_vl", 2), ("sft", "qwen2_5_vl", 3),
+    ("grpo", "qwen3_vl", 1), ("grpo", "qwen3_vl", 2), ("grpo", "qwen3_vl", 3),
+    ("sft", "qwen2_5_vl", 2), ("sft", "qwen2_5_vl", 3),
+    *(pytest.param(*case, marks=SOAK) for case in (("grpo", "qwen2_5_vl", 3), ("sft", "qwen3_vl", 1))),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("kind", "architecture", "stage"), CASES)
 def test_two_ranks_equal_one_process(kind, architecture, stage, recipe, ended, alone, tmp_path):
     given = {"kind": kind, "architecture": architecture}
+    if kind == "sft":  # three samples to validate on are shares of two and one
+        given["validate"] = {"every": 2, "before_training": True}
     words = ("engine=deepspeed", "engine.processes=2", f"engine.stage={stage}", *([SHARDED] if stage == 3 else []))
     code, stdout, stderr = ended(recipe(**given), tmp_path / "run", *words)
     assert code == 0, stderr
     assert stdout == ""
     assert_equal(tmp_path / "run", alone(**given))
-    assert "3 steps done" in stderr
-    assert stderr.count("step 3 ") == 1, "only the first rank speaks"
+    assert_same_validations(tmp_path / "run", alone(**given))
+    assert_saved_whole(tmp_path / "run")
+    assert stderr.count("3 steps done") == 1, "only the first rank speaks"
 
 
-@pytest.mark.parametrize("stage", [2, 3])
+@pytest.mark.parametrize("stage", STAGES)
 def test_an_adapter_alone_trains(stage, recipe, ended, alone, tmp_path):
     """LoRA with the vision tower frozen; the reference is the model without the adapter. The run is a recipe."""
     given = {"reasoner": {"lora_rank": 2, "train_vision": False}}
@@ -67,13 +98,10 @@ def test_an_adapter_alone_trains(stage, recipe, ended, alone, tmp_path):
     assert code == 0, stderr
     assert all("lora" in name for name in state(tmp_path / "run"))
     assert_equal(tmp_path / "run", alone(**given))
-    loaded = medground.load(tmp_path / "run").reasoner.model.state_dict()
-    for name, value in state(tmp_path / "run").items():
-        if name.startswith("parameter/"):
-            assert (loaded[name.removeprefix("parameter/model.")] - value).abs().max() == 0, name
+    assert_saved_whole(tmp_path / "run")
 
 
-@pytest.mark.parametrize("stage", [2, 3])
+@pytest.mark.parametrize("stage", STAGES)
 def test_the_optimiser_may_live_on_the_host(stage, recipe, ended, alone, tmp_path):
     words = ("engine=deepspeed", "engine.processes=2", f"engine.stage={stage}", "engine.offload_optimizer=true")
     code, _, stderr = ended(recipe(), tmp_path / "run", *words)
@@ -97,15 +125,3 @@ def test_in_bfloat16_the_optimiser_works_in_float32(recipe, ended, alone, tmp_pa
         )
         moved = max(moved, float((ours[name] - ours[name].bfloat16().float()).abs().max()))
     assert moved > 0
-
-
-def test_checkpoints_hold_whole_weights(recipe, ended, tmp_path):
-    """Under ZeRO 3 no rank holds them; the saved model is the trained one all the same."""
-    words = ("engine=deepspeed", "engine.processes=2", "engine.stage=3", SHARDED)
-    code, _, stderr = ended(recipe("sft", max_steps=1), tmp_path / "run", *words)
-    assert code == 0, stderr
-    loaded = dict(medground.load(tmp_path / "run").reasoner.model.named_parameters())
-    saved = {name: value for name, value in state(tmp_path / "run").items() if name.startswith("parameter/")}
-    assert saved
-    for name, value in saved.items():
-        assert (loaded[name.removeprefix("parameter/model.")] - value).abs().max() == 0, name

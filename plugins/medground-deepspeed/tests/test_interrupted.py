@@ -39,7 +39,7 @@ def assert_saved_once(out):
     return done[-1]
 
 
-@pytest.mark.parametrize("stage", [1, 3])
+@pytest.mark.parametrize("stage", [pytest.param(1, marks=pytest.mark.soak), 3])
 def test_a_worker_asked_to_stop_stops_all_and_one_process_goes_on(stage, recipe, ended, alone, tiny, tmp_path):
     """SIGTERM to one rank only, in the middle of its second step: saved once, exit code 5; finished by one process."""
     sending = {"reward": {"call": CALLS - 1, "sends": "SIGTERM"}}
@@ -53,7 +53,7 @@ def test_a_worker_asked_to_stop_stops_all_and_one_process_goes_on(stage, recipe,
     equal.assert_equal(out, alone())
 
 
-@pytest.mark.parametrize("stage", [2, 3])
+@pytest.mark.parametrize("stage", [2, pytest.param(3, marks=pytest.mark.soak)])
 def test_what_one_process_began_two_finish(stage, recipe, ended, alone, tmp_path):
     """And on the same number of ranks it goes on as well."""
     sending = {"reward": {"call": 1 + 9, "sends": "SIGTERM", "rank": 0, "ranks": 1}}
