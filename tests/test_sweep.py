@@ -262,8 +262,11 @@ def test_every_sweep_recipe_has_a_toy_run():
     assert sorted(RECIPES) == sorted(path.stem for path in (ROOT / "recipes" / "sweep").glob("*.yaml"))
 
 
+LONG = ("reward_ablation", "reward_sensitivity")  # 13 and 17 trainings
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.soak] if n in LONG else []) for n in RECIPES])
 def test_a_recipe_runs_at_the_scale_of_a_toy_by_overrides_alone(name, drawn, tmp_path):
     overrides, cells = RECIPES[name]
     done = sweep(f"sweep/{name}", f"data.path={drawn}", *overrides, out=tmp_path)

@@ -21,7 +21,7 @@ def page(found: Found) -> str:
                 len(row["seeds"]),
                 row["samples"],
                 row["failures"],
-                *(shown(found, row, name) for name in metrics),
+                *(_unbroken(shown(found, row, name)) for name in metrics),
             ]
             for row in found["rows"]
         ],
@@ -32,7 +32,13 @@ def page(found: Found) -> str:
         report.Section("Plots", report.grid(*(_bars(found, name) for name in metrics))),
     ]
     if found["comparisons"]:
-        tests = report.table(*comparison_rows(found), caption=f"Differences from {found['baseline']}")
+        columns, rows = comparison_rows(found)
+        sorts = ("difference", "p", "p (Holm)")  # as numbers: the order of words knows no sign
+        rows = [
+            [float(each) if name in sorts else _unbroken(each) for name, each in zip(columns, row, strict=True)]
+            for row in rows
+        ]
+        tests = report.table(columns, rows, caption=f"Differences from {found['baseline']}")
         sections.append(report.Section(f"Compared with {found['baseline']}", tests, found["resampling"]["tested"]))
     else:
         why = f"{found['baseline']} has no numbers, or nothing to be compared with."
@@ -53,6 +59,11 @@ def page(found: Found) -> str:
         ),
     ]
     return report.page(f"Sweep {found['recipe']}", sections, note=_note(found))
+
+
+def _unbroken(said: str) -> str:
+    """Words that stay on one line: a narrow page scrolls its tables rather than stacking the ends of an interval."""
+    return said.replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def _note(found: Found) -> str:
@@ -83,7 +94,7 @@ def _by(found: Found, metrics: list[str]) -> report.Section:
             *names(found, row),
             value,
             part["samples"],
-            *(shown(found, {**row, **part, "arm": ""}, name) for name in metrics),
+            *(_unbroken(shown(found, {**row, **part, "arm": ""}, name)) for name in metrics),
         ]
         for row in found["rows"]
         for value, part in row["groups"].items()
@@ -111,4 +122,4 @@ def _left_out(found: Found) -> dict[str, str]:
 def _missing(found: Found) -> report.Section:
     rows = [[name, "skipped", why] for name, why in {**found["skipped"], **_left_out(found)}.items()]
     rows += [[name, "failed", why] for name, why in found["failed"].items()]
-    return report.Section("Without numbers", report.table(["cell", "", "why"], rows, caption="What has no numbers"))
+    return report.Section("Without numbers", report.table(["cell", "what", "why"], rows, caption="What has no numbers"))
