@@ -283,7 +283,8 @@ def test_killed_in_a_training_and_in_an_evaluation_it_ends_as_if_it_had_not_been
         "extends: [train/soft]\nreasoner: toy_vlm\nsegmenter: ellipse\nevaluate: {split: train, n_boot: 20, pictures: 0}\n"
         "variants:\n  untrained: {grpo: null}\n  one: {}\n  two: {segmenter: box_fill, prompt: box}\n"
     )
-    given = ("sweep", recipe, f"data.path={drawn}", *TOY[2:4], "evaluate.batch_size=1", *TOY[6:], *GRPO)
+    given = ("sweep", recipe, f"data.path={drawn}", *TOY[2:4], "evaluate.batch_size=1", *TOY[6:], *GRPO[-2:],
+             *_rows("one", GRPO[:6]), *_rows("two", GRPO[:6]))  # fmt: skip
     assert _medground(*given, "--out", tmp_path / "whole").returncode == 0
     cut = tmp_path / "cut"
     assert _medground(*given, "--out", cut, MEDGROUND_FAULT="eval.mid:kill:2").returncode == -9
