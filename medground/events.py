@@ -36,6 +36,8 @@ Tables = Literal["completions", "validation"]
 """What there are tables of."""
 PREFIX: Mapping[Tables, str] = {"completions": "step", "validation": "validation"}
 """How the overlays of a table's rows begin."""
+TEXTS = ("name", "sample", "prompt", "completion", "finish_reason", "fault", "failures", "overlay")
+"""Columns of text; the others hold numbers."""
 
 
 class RunFolder:
@@ -250,7 +252,16 @@ def _write_table(stem: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         lines = (json.dumps(row, ensure_ascii=True, default=_plain) + "\n" for row in rows)
         stem.with_suffix(".jsonl").write_text("".join(lines), encoding="utf-8")
         return
-    parquet.write_table(pa.Table.from_pylist(rows), stem.with_suffix(".parquet"))
+    # Typed by name: tables of all steps can be read as one, though in some of them a column holds nothing.
+    types = {
+        **dict.fromkeys(("step", "completion_length"), pa.int64()),
+        **dict.fromkeys(TEXTS, pa.string()),
+        "box": pa.list_(pa.float64()),
+        "points": pa.list_(pa.list_(pa.float64())),
+    }
+    names = dict.fromkeys(key for row in rows for key in row)
+    schema = pa.schema([(name, types.get(name, pa.float64())) for name in names])
+    parquet.write_table(pa.Table.from_pylist(rows, schema=schema), stem.with_suffix(".parquet"))
 
 
 def _utf8(value: Any) -> Any:

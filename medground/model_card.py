@@ -110,8 +110,8 @@ def _measured(recipe: Recipe, validation: Mapping[str, Any]) -> str:
     if not rows:
         return "Nothing was.\n"
     split = recipe.settings("validate")["split"]
-    grounded = validation.get("eval/grounded_ratio")
-    first = f"Split {split}, greedy, {validation['samples']} samples; {_shown(grounded)} of the answers had no fault."
+    grounded = validation["eval/grounded_ratio"]
+    first = f"Split {split}, greedy, {validation['samples']} samples; {grounded:.1%} of the answers had no fault."
     chosen = " The checkpoint was chosen by it, so the figures flatter the model.\n" if _chose(recipe) else "\n"
     return f"{first}{chosen}\n" + _table(("metric", "mean", "n", "definition"), rows)
 

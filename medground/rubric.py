@@ -296,7 +296,7 @@ def rubric(recipe: Any, *overrides: str) -> Rubric:
 
     found = recipe if isinstance(recipe, Recipe) else resolve(recipe, *overrides)
     if not found.terms:
-        raise RecipeError(f"recipe {recipe!r} has no rewards", hint="name at least one term under rewards:")
+        raise RecipeError(f"the recipe {found.name!r} has no rewards", hint="name at least one term under rewards:")
     return Rubric(
         Term(label, build("reward", component, **arguments), weight)
         for label, (component, weight, arguments) in found.terms.items()

@@ -124,7 +124,7 @@ class Sft:
             for span in evenly(self.engine, packs(lengths, self.settings["max_length"])):
                 yield None if rows is None or span is None else rows.part(*span)
             return
-        at_once = max(1, self.settings["micro_batch_size"])
+        at_once = self.settings["micro_batch_size"]
         for start in evenly(self.engine, range(0, len(samples), at_once)):
             part = None if start is None else slice(start, start + at_once)
             yield None if part is None else self._rows(samples[part], targets[part])

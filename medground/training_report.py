@@ -228,7 +228,7 @@ def _card(folder: Path, about: Mapping[str, Any], steps: Events, validations: Ev
     ]
     shown = [table(["what", "value"], rows, sortable=False)]
     if validations:
-        names = [key for key in _keys(validations) if key.startswith("eval/") and key != "eval/n"]
+        names = [key for key in _keys(validations) if key.startswith("eval/")]
         shown.append(
             table(
                 ["step", *(name.removeprefix("eval/") for name in names)],

@@ -87,6 +87,42 @@ def cli(*arguments):
     return int(left.value.code or 0)
 
 
+def nowhere(out, streams, caplog):
+    """Assert that no file, no name and no output holds the word; the files by name."""
+    written = {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    word = CANARY.lower()
+    hits = [name for name, data in written.items() if word in name.lower() or word.encode() in data.lower()]
+    told = "\n".join([streams.out, streams.err, caplog.text])
+    assert (hits, told.lower().count(word)) == ([], 0)
+    return written
+
+
+def told_of_datasets(source, out):
+    """The exit codes of what reads datasets, of a manifest that names good files and of one that names bad ones too."""
+    codes = {}
+    good = [f"images/{CANARY}.dcm"]
+    bad = [f"images/{CANARY}-cut.dcm", f"images/{CANARY}-bad.dcm", f"images/{CANARY}-none.dcm"]
+    for name, images in (("whole", good), ("broken", good + bad)):
+        manifest, folder = source / f"{name}.jsonl", out / name
+        lines = [
+            {"id": f"s{number}", "image": image, "mask": f"masks/{CANARY}.dcm", "question": "Which bright thing is it?"}
+            for number, image in enumerate(images)
+        ]
+        manifest.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        folder.mkdir(parents=True)
+        quick = ("segmenter=ellipse", "evaluate.n_boot=20")
+        released = ("evaluate.protocol=released", "prompt_interface.parser=released_eval")
+        codes[name] = [
+            cli("data", "build", manifest, "--reader", "manifest", "--out", folder / "built"),
+            cli("data", "lint", manifest, "--json"),
+            cli("data", "stats", manifest, "--html", folder / "stats.html", "--json"),
+            cli("data", "export", manifest, "--to", folder / "coco", "--format", "coco"),
+            cli("eval", "eval/baselines", f"data.path={manifest}", *quick, "--out", folder / "eval"),
+            cli("eval", "infer/toy", f"data.path={manifest}", *quick, *released, "--out", folder / "released"),
+        ]
+    return codes
+
+
 def test_the_canary_is_nowhere(source, tmp_path, capfd, caplog):
     caplog.set_level(logging.DEBUG)
     image = source / f"images/{CANARY}.dcm"
@@ -108,13 +144,19 @@ def test_the_canary_is_nowhere(source, tmp_path, capfd, caplog):
     ]
     assert codes == [0, 0, 2, 3, 3, 3, 3, 3, 3, 0]
     streams = capfd.readouterr()
-    written = {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    written = nowhere(out, streams, caplog)
     assert len([name for name in written if name.endswith(".png")]) >= 6 and "built/manifest.jsonl" in written
-    word = CANARY.lower()
-    hits = [name for name, data in written.items() if word in name.lower() or word.encode() in data.lower()]
-    told = "\n".join([streams.out, streams.err, caplog.text])
-    assert (hits, told.lower().count(word)) == ([], 0)
     # What is told instead: a name for each file that its owner can find again.
     found = [json.loads(line) for line in written["run/manifest.jsonl"].decode().splitlines()]
     assert len(found) == 3 and all(line["id"].startswith("dicom-") for line in found)
     assert sorted(line["status"] for line in found) == ["ok", "unreadable", "unreadable"]
+
+
+@pytest.mark.slow
+def test_the_canary_is_nowhere_in_what_is_said_of_datasets(source, tmp_path, capfd, caplog):
+    caplog.set_level(logging.DEBUG)
+    out = tmp_path / "out"
+    assert told_of_datasets(source, out) == {"whole": [0, 0, 0, 0, 0, 0], "broken": [0, 1, 3, 3, 3, 3]}
+    written = nowhere(out, capfd.readouterr(), caplog)
+    made = {"stats.html", "eval/report.html", "eval/samples.jsonl", "released/results.json", "built/rejected.jsonl"}
+    assert {name.removeprefix("whole/") for name in written} >= made

@@ -309,3 +309,21 @@ def test_the_real_pairs_built_have_one_finding_and_it_is_true(shared, tmp_path):
     assert count == 218
     # One demonstration image of the source gives one mask as "lung" and as "COVID-19 infection".
     assert [one.code for one in findings] == ["label_conflict"]
+
+
+def test_scans_are_checked_as_they_are_looked_at(tmp_path):
+    nibabel = pytest.importorskip("nibabel", reason="needs nibabel")
+    voxels = np.full((40, 40, 3), -900, np.int16)
+    voxels[10:20, 8:30, 1] = 60
+    for name, array in (("scan", voxels), ("mask", (voxels == 60).astype(np.int16))):
+        nibabel.save(nibabel.Nifti1Image(array, np.diag([-1.0, -1.0, 1.0, 1.0])), tmp_path / f"{name}.nii.gz")
+    row = {"id": "a", "image": "scan.nii.gz", "mask": "mask.nii.gz", "plane": "axial", "slice": 1, "split": "train"}
+    row |= {
+        "question": "Which bright region of this picture stands out from its surroundings?",
+        "bbox_2d": [10, 10, 20, 32],
+    }
+    rows = [row, {**row, "id": "b", "slice": 0}, {**row, "id": "c", "slice": "one"}]
+    (tmp_path / "manifest.jsonl").write_text("".join(json.dumps(each) + "\n" for each in rows))
+    findings, _ = lint(tmp_path)
+    found = {name: [one.code for one in findings if one.id == name] for name in "abc"}
+    assert found == {"a": [], "b": ["blank_image", "empty_mask"], "c": ["unreadable_image"]}

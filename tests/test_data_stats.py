@@ -61,7 +61,9 @@ def test_the_commands(made, tmp_path):
     assert list(figures["splits"]) == ["train"]
     assert len(figures["rows"]) == figures["samples"]
     page = tmp_path / "page.html"
-    assert run.invoke(data, ["stats", str(made), "--html", str(page), "--pictures", "3"]).exit_code == 0
+    told = run.invoke(data, ["stats", str(made), "--html", str(page), "--pictures", "3"])
+    assert told.exit_code == 0
+    assert "samples by modality" in told.stdout, "it prints and draws"
     text = page.read_text()
     assert text.count("<img ") == 3
     assert "http://" not in text.replace("http://www.w3.org", "")

@@ -120,6 +120,9 @@ def test_failures_stay_in_every_mean_and_are_counted(phantoms):
     bad = medground.evaluate(recipe(phantoms, reasoner=mixed), "sampling.num_generations=2")
     arm = bad.metrics["arms"]["answer"]
     assert (arm["answers"], arm["ok"], arm["failures"], arm["refusals"]) == (20, 10, {"no_answer": 10}, 10)
+    for rows in (*arm["groups"].values(), arm["cells"]):
+        assert sum(row["refusals"] for row in rows) == sum(row["failures"].get("no_answer", 0) for row in rows) == 10
+        assert all(row["ok"] + sum(row["failures"].values()) == row["answers"] for row in rows)
     assert bad.mean("iou") == pytest.approx(good.mean("iou") / 2), "the mean of a sample is that of its k answers"
     assert bad.mean("dice_joint") == pytest.approx(good.mean("dice_joint") / 2)
     assert bad.metrics["answers_per_sample"] == 2

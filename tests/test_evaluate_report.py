@@ -98,6 +98,9 @@ def test_it_holds_every_part(text):
     assert "12 of 24 answers hold no answer block" in page.said("p")
     assert "not a medical device" in page.said("footer")
     assert "cannot go on" in page.said("td")
+    assert "Box IoU (released) by super-category, as published" in page.said("caption")
+    assert {"refusals", "abdomen anatomies"} <= set(page.texts["button"])
+    assert page.said("figcaption").count("in the mean of 2 answers; the first is shown") == 9
 
 
 @pytest.mark.slow

@@ -111,6 +111,7 @@ def test_the_card_says_what_was_recorded_and_no_more(run, tiny, tmp_path):
         about["recipe_sha256"], about["data_sha256"], about["processor_sha256"], about["checkpoint_rule"],
         f"torch {torch.__version__.partition('+')[0]}", "2 of 2, 0 of them skipped",
         f"| iou | {measured['eval/iou']:.4g} | 2 |", "so the figures flatter the model",
+        f"{measured['eval/grounded_ratio']:.1%} of the answers had no fault",
         "Research software, not a medical device", "The licence. That of the starting checkpoint",
         "a local folder called model",
     ):  # fmt: skip

@@ -228,6 +228,13 @@ def test_settings_give_defaults_where_a_recipe_is_silent():
         ("prompt: boxes\n", "a.yaml:1: prompt: 'boxes' is not one of its words (did you mean 'box'?)"),
         ("seed: one\n", "a.yaml:1: seed: 'one' is not a whole number (write a whole number)"),
         ("seed: true\n", "a.yaml:1: seed: True is not a whole number (write a whole number)"),
+        ("seed: -1\n", "a.yaml:1: seed: -1 is not a whole number from 0 to 4294967295"),
+        (
+            "grpo: {max_steps: 0}\n",
+            "a.yaml:1: grpo.max_steps: 0 is not a whole number from 1 (write a whole number from 1)",
+        ),
+        ("grpo: {epsilon: x}\n", "a.yaml:1: grpo.epsilon: 'x' is not a number (write a number)"),
+        ("sft: {warmup_ratio: 7}\n", "a.yaml:1: sft.warmup_ratio: 7 is not a number from 0 to 1"),
         ("allow_untrained: 1\n", "a.yaml:1: allow_untrained: 1 is not true or false (write true or false)"),
         ("sampling: 3\n", "a.yaml:1: sampling: 3 is not a section of key: value lines"),
         ("segmenter: 3\n", "a.yaml:1: segmenter is 3, which names no component"),

@@ -169,6 +169,21 @@ def test_a_run_that_is_asked_to_stop_inside_a_step_gives_the_step_up(trials, tmp
     assert_same(tmp_path / "run", tmp_path / "whole")
 
 
+def test_a_step_given_up_in_its_update_did_not_count_for_the_alarm(trials, tmp_path, monkeypatch):
+    """Asked between the two groups of step 2's update, when everything has been scored."""
+    from medground.grpo.step import Update
+
+    recipe = trials(rewards={"letters": 1, "idle": {"name": "letters", "letters": "", "weight": 0}})
+    train(recipe, out=tmp_path / "whole")
+    asked, part = [], Update._part_loss
+    monkeypatch.setattr(Update, "_part_loss", lambda *given: asked.append(1) or part(*given))
+    with pytest.raises(Interrupted, match="stopped after step 1 of 4"):
+        train(recipe, out=tmp_path / "run", stopped=lambda: len(asked) == 3)
+    train(recipe, out=tmp_path / "run", resume=True)
+    assert_same(tmp_path / "run", tmp_path / "whole")
+    assert [line["reward/idle/constant_steps"] for line in steps(tmp_path / "run")] == [1, 2, 3, 4]
+
+
 def test_a_finished_run_stays_as_it_is(trials, tmp_path):
     recipe = trials(max_steps=2)
     train(recipe, out=tmp_path / "run")
@@ -391,7 +406,8 @@ def test_killed_at_fifty_random_moments(start, trials, tmp_path):
         child.kill()
         child.join()
         if child.exitcode != -9:
-            continue  # it was faster than the clock
+            shutil.rmtree(out)  # it was faster than the clock, and a finished run has nothing to lose
+            continue
         killed += 1
         saved = [line["step"] for line in read_events(out, "save")] if (out / "events.jsonl").exists() else []
         assert_sound(out, recipe, tmp_path / "whole", max(saved, default=0))

@@ -90,3 +90,18 @@ def test_a_line_torn_by_a_kill_is_left_out(run):
     assert len(read_events(folder)) == 3
     assert "3 of 3 steps" in training_report(folder)
     assert json.loads((folder / "run.json").read_text())["seed"] == 3
+
+
+def test_the_tables_of_all_steps_are_one_table(tmp_path):
+    """Also where a step's column holds nothing, or its first row has no score."""
+    dataset = pytest.importorskip("pyarrow.dataset", reason="needs pyarrow")
+    folder = RunFolder(tmp_path, resolve("infer/toy"))
+    nothing = {"name": "a#0", "box": None, "points": None, "fault": "bad_json", "failures": "it broke", "reward": None}
+    scored = {"name": "b#0", "box": [0.0] * 4, "points": [[1.0, 2.0]], "fault": None, "reward": 1.0, "reward/box": 1.0}
+    for step, rows in enumerate(([scored], [nothing, scored], [nothing]), start=1):
+        folder.completions(step, rows)
+    folder.close()
+    table = dataset.dataset(tmp_path / "completions").to_table().sort_by("step")
+    assert table["reward/box"].to_pylist() == [1.0, None, 1.0, None]
+    assert table["points"].to_pylist() == [[[1.0, 2.0]], None, [[1.0, 2.0]], None]
+    assert table["fault"].to_pylist() == [None, "bad_json", None, "bad_json"]

@@ -234,7 +234,7 @@ def stats(folder: Path, split: str | None, html: Path | None, pictures: int, as_
         click.echo(f"wrote {html}", err=True)
     if as_json:
         click.echo(json.dumps({**figures, "rows": rows(found)}))
-    elif html is None:
+    else:
         show(figures)
 
 

@@ -54,6 +54,15 @@ def safe_name(name: str) -> str:
     return re.sub(r"[^\w.+-]+", "_", name).strip("._")[:120] or "unnamed"
 
 
+def missing_name(name: str) -> str:
+    """What a file that is not there is called: a DICOM file's name may be its patient's and is not said.
+
+    >>> missing_name("ward/doe_john.dcm"), missing_name("ward/lung.png")
+    ('a DICOM file', 'ward_lung.png')
+    """
+    return "a DICOM file" if name.lower().endswith(DICOM_SUFFIXES) else safe_name(name)
+
+
 def inside(root: Path, name: Any, what: str = "a file") -> Path:
     """The existing file that `name`, a text relative to `root`, means; links are followed and stay inside too.
 
@@ -70,5 +79,5 @@ def inside(root: Path, name: Any, what: str = "a file") -> Path:
     if not path.is_relative_to(root.resolve()):
         raise InputError(f"names {what} outside its folder")
     if not found:
-        raise InputError(f"names {what} that does not exist: {safe_name(name)}")
+        raise InputError(f"names {what} that does not exist: {missing_name(name)}")
     return path

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, overload
 
 from medground.data.opening import mask_view, read_any_mask, show
+from medground.data.places import missing_name
 from medground.data.umrg import UmrgSamples, read_umrg
 from medground.data.umrg.places import is_hub_id, is_umrg
 from medground.data.view import PLAIN, View
@@ -169,12 +170,17 @@ def _entry(text: str, number: int, root: Path) -> Entry:
     spacing = None if line.get("spacing") is None else _numbers(line["spacing"], 2, number, "spacing")
     return Entry(
         id=str(line.get("id") or f"line-{number}"), image=image, mask=mask, question=line["question"], box=box,
-        points=points, labels=labels, split=split, view=_view(line, number),
+        points=points, labels=labels, split=split, view=view_of(line, number),
         spacing=(spacing[0], spacing[1]) if spacing else None,
     )  # fmt: skip
 
 
-def _view(line: dict[str, Any], number: int) -> View:
+def view_of(line: Mapping[str, Any], number: int) -> View:
+    """How the image of a manifest's line is to be looked at.
+
+    Raises:
+        InputError: for words of the wrong kind.
+    """
     chosen = {key: line.get(key) for key in ("plane", "slice", "window")}
     if not all(value is None or type(value) is (int if key == "slice" else str) for key, value in chosen.items()):
         raise _bad(number, "has a plane, slice or window of the wrong kind")
@@ -200,7 +206,7 @@ def _file(name: Any, number: int, root: Path) -> Path | None:
     if not path.is_relative_to(root):
         raise _bad(number, "names a file outside the manifest's folder")
     if not path.is_file():
-        raise _bad(number, f"names {name}, which does not exist")
+        raise _bad(number, f"names {missing_name(name)}, which does not exist")
     return path
 
 

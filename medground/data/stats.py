@@ -9,13 +9,11 @@ import numpy as np
 
 from medground.data.export import splits_of
 from medground.data.samples import Samples
+from medground.data.sizes import share_of, size_name
 from medground.data.umrg import UmrgSamples
 from medground.geometry import Floats, ellipse, mask_dice
 from medground.regions import label
 from medground.types import Sample
-
-SIZES = ((0.01, "under 1 %"), (0.05, "1 to 5 %"), (0.2, "5 to 20 %"), (1.01, "over 20 %"))
-"""Shares of the image below which a target has a size's name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +26,7 @@ class Figures:
     supercategory: str
     category: str
     size: str
-    """A name of `SIZES`."""
+    """A name of `medground.data.sizes`."""
     area: float
     """Share of the image."""
     box_area: float
@@ -64,7 +62,7 @@ def _figures(sample: Sample, split: str) -> Figures:
     (height, width), target, labels = sample.query.size, sample.target, sample.labels
     box, mask = target.box, target.mask
     area = float(mask.sum()) if mask is not None else box.area
-    share = area / (height * width)
+    share = share_of(sample)
     apart = None
     if len(target.points) == 2:
         apart = float(np.hypot(*np.subtract(*target.points))) / box.diagonal
@@ -74,7 +72,7 @@ def _figures(sample: Sample, split: str) -> Figures:
         modality=labels.get("modality", "") or "unnamed",
         supercategory=labels.get("supercategory", "") or "unnamed",
         category=labels.get("category", "") or "unnamed",
-        size=next(name for limit, name in SIZES if share < limit),
+        size=size_name(share),
         area=share,
         box_area=box.area / (height * width),
         box_fill=None if mask is None else area / box.area,

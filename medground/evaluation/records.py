@@ -16,6 +16,7 @@ import numpy as np
 
 from medground.data.plain import plain
 from medground.data.rle import encode_rle
+from medground.data.sizes import share_of, size_name
 from medground.errors import InputError
 from medground.evaluation.metrics import MaskPrompt, Measurement
 from medground.frames import Frame
@@ -27,8 +28,6 @@ CLUSTERS = ("patient", "volume", "group")
 """Labels that say what belongs together, the strongest first; an image is the last resort."""
 _PRIVATE = frozenset({"patient", "volume", "group", "think"})
 """Labels that are not repeated in results."""
-SIZES = ((0.01, "under 1 %"), (0.05, "1 to 5 %"), (0.20, "5 to 20 %"), (float("inf"), "over 20 %"))
-"""Target sizes: the share of the image that the true mask covers, else its box."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +67,7 @@ def record(
     """The line of one sample under one arm."""
     query, target = sample.query, sample.target
     labels = {key: value for key, value in sample.labels.items() if key not in _PRIVATE}
-    share = _share(sample)
+    share = share_of(sample)
     return {
         "arm": arm,
         "id": query.id,
@@ -86,22 +85,6 @@ def record(
         "values": _means(answers),
         "answers": [_answer(answer) for answer in answers],
     }
-
-
-def _share(sample: Sample) -> float:
-    height, width = sample.query.size
-    target = sample.target
-    area = target.box.area if target.mask is None else float(target.mask.sum())
-    return area / (height * width)
-
-
-def size_name(share: float) -> str:
-    """The name of a target size.
-
-    >>> size_name(0.03)
-    '1 to 5 %'
-    """
-    return next(name for limit, name in SIZES if share < limit)
 
 
 def _means(answers: Sequence[Answer]) -> dict[str, float]:

@@ -262,11 +262,12 @@ def _group_table(rows: Sequence[Mapping[str, Any]], groups: Sequence[str], capti
             *(cell for name in names for cell in (_mean(row["metrics"].get(name)), interval(row["metrics"].get(name)))),
             row["samples"],
             row["clusters"],
-            row["failures"],
+            sum(row["failures"].values()),
+            row["refusals"],
         ]
         for row in rows
     ]
-    words += ["samples", "clusters", "failures"]
+    words += ["samples", "clusters", "failures", "refusals"]
     return table(words, cells, caption=caption, shown=rounded)
 
 
@@ -368,13 +369,17 @@ def _picture(line: Mapping[str, Any], sample: Sample, name: str) -> Html:
         target_box=Box(*line["target"]["box"]),
         target_mask=sample.target.mask,
     )
-    score = line["values"][name]
+    score, count = line["values"][name], len(line["answers"])
     fault = f", {answer['fault']}" if answer["fault"] else ""
+    several = f" in the mean of {count} answers; the first is shown" if count > 1 else ""
     labels = ", ".join(value for key, value in line["labels"].items() if key in ("modality", "category") and value)
     think = details("Reasoning", preformatted(answer["think"])) if answer.get("think") else ""
     text = details("Whole answer", preformatted(answer["text"])) if answer.get("text") else ""
     alt = f"{labels or 'image'}: answer and truth, {NAMES[name]} {score:.2f}{fault}"
-    caption = [paragraph(f"{line['id']}: {NAMES[name]} {score:.3f}{fault}. {labels}"), paragraph(line["question"])]
+    caption = [
+        paragraph(f"{line['id']}: {NAMES[name]} {score:.3f}{several}{fault}. {labels}"),
+        paragraph(line["question"]),
+    ]
     return figure(picture, alt, Html("".join(str(each) for each in [*caption, think, text] if each)))
 
 
@@ -397,11 +402,27 @@ def _published(recipe: Recipe, arm: Mapping[str, Any]) -> list[Section]:
                     rows,
                     caption=f"published numbers, {those['title']}",
                 ),
+                *_published_parts(those, arm),
                 table(["there", "means"], meaning, caption="definitions used there", sortable=False),
                 *those["notes"],
             )
         )
     return found
+
+
+def _published_parts(those: Mapping[str, Any], arm: Mapping[str, Any]) -> list[Html]:
+    """The published box IoU by super-category, this run's above it; nothing where none was published."""
+    key = "iou_compat_by_supercategory"
+    rows = [row for row in those["rows"] if key in row]
+    if not rows:
+        return []
+    names = list(dict.fromkeys(name for row in rows for name in row[key]))
+    own = {group["supercategory"].casefold(): group["metrics"] for group in arm["groups"]["supercategory"]}
+    cells = [
+        ["this run, x100", *(_times_100(own.get(name.casefold(), {}).get("iou_compat")) for name in names)],
+        *([_model(row), *(row[key].get(name) for name in names)] for row in rows),
+    ]
+    return [table(["model", *names], cells, caption=f"{NAMES['iou_compat']} by super-category, as published")]
 
 
 def _times_100(row: Mapping[str, Any] | None) -> float | None:

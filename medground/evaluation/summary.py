@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from medground.data.sizes import SIZES
 from medground.evaluation import statistics
 from medground.evaluation.metrics import COMPAT, DEFINITIONS, DISTANCES
-from medground.evaluation.records import SIZES
 from medground.geometry import Floats, box_iou
 from medground.types import Fault
 
@@ -65,10 +65,21 @@ def measured(lines: Sequence[Line]) -> list[str]:
 
 def summarise(lines: Sequence[Line], how: Resampling, *, cells: bool = True) -> dict[str, Any]:
     """Everything about the lines of one arm, as plain data; `cells` also by all groups at once."""
+    return {
+        **_outcomes(lines),
+        "usage": _used([answer for line in lines for answer in line["answers"]]),
+        "metrics": _metrics(lines, how, thorough=True),
+        "groups": {group: _grouped(lines, (group,), how) for group in GROUPS},
+        **({"cells": _grouped(lines, GROUPS, how)} if cells else {}),
+        "calibration": calibration(lines),
+    }
+
+
+def _outcomes(lines: Sequence[Line]) -> dict[str, Any]:
+    """How many samples, clusters and answers there are, and what became of the answers."""
     answers = [answer for line in lines for answer in line["answers"]]
     faults = [Fault(answer["fault"]) for answer in answers if answer["fault"]]
     failures = _counted(fault for fault in faults if fault.of_model)
-    excluded = _counted(fault for fault in faults if not fault.of_model)
     return {
         "samples": len(lines),
         "clusters": len({line["cluster"] for line in lines}),
@@ -76,12 +87,7 @@ def summarise(lines: Sequence[Line], how: Resampling, *, cells: bool = True) -> 
         "ok": len(answers) - len(faults),
         "failures": failures,
         "refusals": failures.get(Fault.NO_ANSWER, 0),
-        "excluded": excluded,
-        "usage": _used(answers),
-        "metrics": _metrics(lines, how, thorough=True),
-        "groups": {group: _grouped(lines, (group,), how) for group in GROUPS},
-        **({"cells": _grouped(lines, GROUPS, how)} if cells else {}),
-        "calibration": calibration(lines),
+        "excluded": _counted(fault for fault in faults if not fault.of_model),
     }
 
 
@@ -149,9 +155,7 @@ def _grouped(lines: Sequence[Line], labels: Sequence[str], how: Resampling) -> l
     return [
         {
             **dict(zip(labels, key, strict=True)),
-            "samples": len(part),
-            "clusters": len({line["cluster"] for line in part}),
-            "failures": sum(_failed(answer) for line in part for answer in line["answers"]),
+            **_outcomes(part),
             "metrics": _metrics(part, how),
         }
         for key, part in sorted(parts.items(), key=lambda pair: [natural(word) for word in pair[0]])
@@ -162,10 +166,6 @@ def natural(word: str) -> tuple[int, str]:
     """Target sizes in their own order, everything else by name."""
     names = [name for _, name in SIZES]
     return (names.index(word), "") if word in names else (-1, word.casefold())
-
-
-def _failed(answer: Mapping[str, Any]) -> bool:
-    return bool(answer["fault"]) and Fault(answer["fault"]).of_model
 
 
 def calibration(lines: Sequence[Line]) -> dict[str, Any] | None:

@@ -150,7 +150,7 @@ class Update:
         return Sums.of_ranks(self.engine.gather(sums)) if self.engine.world_size > 1 else sums
 
     def _minis(self, count: int) -> list[range]:
-        size = max(1, self.settings["mini_batch_size"])
+        size = self.settings["mini_batch_size"]
         return [range(start, min(start + size, count)) for start in range(0, count, size)]
 
     def _accumulate(

@@ -65,7 +65,6 @@ class Grpo:
         number = state.step + 1
         self.source.sync(self.engine.named_weights(), state.step)
         batch = self.rollouts.draw(number, state.drawn, pause)
-        warnings = self._warnings(state, batch)
         self.source.sleep()
         sums, skipped = Sums(), None
         if any(batch.usable):
@@ -75,6 +74,7 @@ class Grpo:
                 skipped = str(found)
         else:
             skipped = "no group could be scored"
+        warnings = self._warnings(state, batch)  # now: a step that is given up must not have counted for the alarm
         return Result(
             metrics={
                 **metrics.of_batch(batch, self.graph.rubric.labels),

@@ -39,7 +39,10 @@ def check(recipe: Recipe, *, strict_missing: bool = False) -> None:
 
 
 def find_problems(recipe: Recipe, *, strict_missing: bool = False) -> list[Problem]:
-    """The first things `check` would stop at, in the recipe and in each of its variants; each is told once."""
+    """The first things `check` would stop at, in the recipe and in each of its variants; each is told once.
+
+    Of a recipe with a ``sweep`` section, a variant that is `impossible` is none: the sweep skips it with that reason.
+    """
     found: dict[str, Problem] = {}
     for problem in _everywhere(recipe, strict_missing):
         # A broken plugin says the same of each of its components; a variant, what the recipe said before.
@@ -53,7 +56,10 @@ def _everywhere(recipe: Recipe, strict_missing: bool) -> Iterator[Problem]:
     yield from (problem for problem, _ in _problems(recipe, strict_missing))
     for name in recipe.variants:
         try:
-            yield from (problem for problem, _ in _problems(recipe.variant(name), strict_missing))
+            variant = recipe.variant(name)
+            # A sweep skips a cell whose parts cannot work together, and says so: that is part of its result.
+            excused = impossible(variant) if "sweep" in recipe.data else None
+            yield from (each for each, _ in _problems(variant, strict_missing) if each.message != excused)
         except InvalidRecipe as error:
             yield from error.problems
         except RecipeError as error:

@@ -71,9 +71,9 @@ def _bars(found: Found, metric: str) -> report.Html:
             continue
         label, *more = names(found, row)
         name = " ".join(more) or metric
-        series.setdefault(name, {})[label] = each["mean"]
+        series.setdefault(name, {})[label] = round(each["mean"], 3)  # as the table has it: longer ones do not fit
         if each["low"] is not None:
-            spans.setdefault(name, {})[label] = (each["low"], each["high"])
+            spans.setdefault(name, {})[label] = (round(each["low"], 3), round(each["high"], 3))
     return report.bars(metric, series, intervals=spans)
 
 
@@ -97,7 +97,7 @@ def _bars_by(found: Found, metric: str) -> report.Html:
     for row in found["rows"]:
         for value, part in row["groups"].items():
             if (each := part["metrics"].get(metric)) is not None:
-                series.setdefault(" ".join(names(found, row)), {})[value] = each["mean"]
+                series.setdefault(" ".join(names(found, row)), {})[value] = round(each["mean"], 3)
     return report.bars(f"{metric} by {found['by']}", series)
 
 

@@ -9,10 +9,13 @@ from numpy.typing import NDArray
 from PIL import Image as Pillow
 
 from medground.data.alike import Fingerprint, fingerprint
-from medground.data.images import read_image, read_mask
 from medground.data.lint.findings import Line
 from medground.data.looks import looks
+from medground.data.opening import kind, mask_view, read_any_mask, show
+from medground.data.places import missing_name
 from medground.data.questions import untrue
+from medground.data.samples import view_of
+from medground.data.view import PLAIN, View
 from medground.errors import InputError
 from medground.geometry import Box, Size, box_iou, in_mask, mask_box
 from medground.types import Image
@@ -40,20 +43,25 @@ class Opened:
 
     def __init__(self) -> None:
         self.path: Path | None = None
+        self.view = PLAIN
         self.image: Image
         self.print: Fingerprint
         self.turned = False
 
-    def at(self, path: Path) -> Image:
-        """The pixels of an image."""
-        if path != self.path:
+    def at(self, path: Path, view: View) -> Image:
+        """The pixels of an image as a view shows it."""
+        if (path, view) != (self.path, self.view):
             self.path = None
-            self.image, self.print = read_image(path), None  # type: ignore[assignment]
+            self.image = show(path, view).image
             self.print = fingerprint(self.image)
-            with Pillow.open(path) as picture:
-                self.turned = picture.getexif().get(0x0112, 1) not in (0, 1)
-            self.path = path
+            self.turned = kind(path) == "picture" and _turned(path)
+            self.path, self.view = path, view
         return self.image
+
+
+def _turned(picture: Path) -> bool:
+    with Pillow.open(picture) as found:
+        return found.getexif().get(0x0112, 1) not in (0, 1)
 
 
 def check_pixels(line: Line, root: Path, opened: Opened) -> None:
@@ -63,7 +71,8 @@ def check_pixels(line: Line, root: Path, opened: Opened) -> None:
     if line.image is None:
         return
     try:
-        image = opened.at(line.image)
+        view = view_of(line.words, line.number)
+        image = opened.at(line.image, view)
     except InputError as error:
         line.found("unreadable_image", str(error))
         return
@@ -79,7 +88,7 @@ def check_pixels(line: Line, root: Path, opened: Opened) -> None:
     if line.mask is None:
         return
     try:
-        mask = read_mask(line.mask)
+        mask = read_any_mask(line.mask, mask_view(line.mask, view))
     except InputError as error:
         line.found("unreadable_mask", str(error))
         return
@@ -101,7 +110,7 @@ def _file(line: Line, word: str, root: Path) -> Path | None:
     if not inside:
         line.found("outside_folder", f"its {word} lies outside the dataset's folder")
     elif not exists:
-        line.found("missing_file", f"its {word} {name!r} does not exist")
+        line.found("missing_file", f"its {word} {missing_name(name)!r} does not exist")
     return path if inside and exists else None
 
 
@@ -139,6 +148,8 @@ def _check_mask(line: Line, mask: Bools, size: Size) -> bool:
 
 def _check_values(line: Line) -> None:
     assert line.mask is not None
+    if kind(line.mask) != "picture":
+        return
     with Pillow.open(line.mask) as picture:
         if picture.format == "JPEG" or picture.mode not in ("L", "P", "I;16", "I"):
             return

@@ -1,0 +1,308 @@
+"""Sweeps: cells are checked before any starts, stages are shared, a failure costs one cell, a kill costs nothing."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from medground_toy import phantoms
+
+from medground.errors import InputError, Interrupted, PluginError, RecipeError, RunError
+from medground.evaluation.evaluate import evaluate
+from medground.recipe import resolve
+from medground.sweeps.plan import plan
+from medground.sweeps.results import pool
+from medground.sweeps.run import sweep
+from medground.sweeps.tables import as_csv, as_latex, as_markdown
+
+ROOT = Path(__file__).resolve().parents[1]
+SMALL = {"n_boot": 50, "pictures": 0}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("phantoms")
+    phantoms.write(folder, phantoms.samples(4, seed=1, size=(64, 64)))
+    return folder
+
+
+@pytest.fixture
+def swap(data):
+    """Segmenters over one reasoner; one variant is impossible."""
+    return {
+        "reasoner": "toy",
+        "prompt_interface": "bbox_points",
+        "data": {"path": str(data)},
+        "evaluate": dict(SMALL),
+        "sweep": {"metrics": ["dice_joint"]},
+        "variants": {
+            "ellipse": {"segmenter": "ellipse"},
+            "filled": {"segmenter": "box_fill", "prompt": "box"},
+            "clicked": {"segmenter": "box_fill", "prompt": "points"},
+        },
+    }
+
+
+class TestPlan:
+    def test_a_cell_that_cannot_be_is_skipped_and_says_why(self, swap):
+        made = plan(swap)
+        assert [cell.name for cell in made.possible] == ["ellipse", "filled"]
+        assert made.skipped == {"clicked": "segmenter 'box_fill' was not trained for points"}
+        assert plan(swap, "variants.cl*.allow_untrained=true").skipped == {}
+
+    def test_asm_swap_has_seven_of_nine_and_its_compat_all(self, data):
+        given = (f"data.path={data}", "data.split=null", "reasoner.checkpoint=x")
+        made = plan("sweep/asm_swap", *given)
+        assert len(made.cells) == 9
+        assert sorted(made.skipped) == ["medsam_both", "medsam_points"]
+        assert all("'medsam' was not trained for points" in why for why in made.skipped.values())
+        assert len(plan("sweep/asm_swap_compat", *given).possible) == 9
+
+    @pytest.mark.parametrize(
+        ("override", "error", "told"),
+        [
+            ("variants.filled.segmenter=nobody", PluginError, "nobody"),
+            ("variants.filled.data.path=nowhere", InputError, "nowhere"),
+            ("variants.filed.prompt=box", RecipeError, "filed"),
+            ("sweep.baseline=nobody", RecipeError, "nobody"),
+            ("sweep.metrics=[ioo]", RecipeError, "ioo"),
+            ("sweep.seeds=3", RecipeError, "seeds"),
+            ("sweep.datasets={a: 3}", RecipeError, "sweep.datasets.a"),
+            ("evaluate.only={modality: [nothing]}", InputError, "nothing"),
+            ("sampling.temperature=???", RecipeError, "must be given"),
+        ],
+    )
+    def test_whatever_is_wrong_stops_it_before_anything_starts(self, swap, tmp_path, override, error, told):
+        with pytest.raises(error, match=told):
+            sweep(swap, override, out=tmp_path / "out")
+        assert not (tmp_path / "out").exists()
+
+    def test_seeds_multiply_only_what_draws(self, swap):
+        names = [
+            cell.name for cell in plan(swap, "sweep.seeds=[3,5]", "variants.filled.sampling.temperature=1").possible
+        ]
+        assert names == ["ellipse", "filled.seed3", "filled.seed5"]
+
+    def test_datasets_change_what_is_measured_and_not_what_is_trained(self, data):
+        made = plan(
+            {
+                "reasoner": "toy_vlm",
+                "prompt_interface": "bbox",
+                "data": {"path": str(data)},
+                "sft": {},
+                "evaluate": {"split": "train"},
+                "sweep": {"seeds": [1, 2], "datasets": {"here": str(data), "first": {"evaluate": {"limit": 1}}}},
+                "variants": {"box": {}, "other": {"segmenter": "ellipse"}, "slow": {"sft.learning_rate": 1e-6}},
+            }
+        )
+        assert len(made.cells) == 3 * 2 * 2
+        assert [cell.trained for cell in made.trainings.values()] == [
+            "box.seed1",
+            "box.seed2",
+            "slow.seed1",
+            "slow.seed2",
+        ]
+
+    def test_a_training_is_shared_with_another_segmenter_only_where_no_term_sees_masks(self, data):
+        base = {
+            "reasoner": "toy_vlm",
+            "prompt_interface": "bbox",
+            "segmenter": "ellipse",
+            "data": {"path": str(data)},
+            "grpo": {},
+            "evaluate": {"split": "train"},
+            "variants": {"a": {}, "b": {"segmenter": "threshold"}},
+        }
+        assert len(plan({**base, "rewards": {"bbox_iou": 1}}).trainings) == 1
+        assert len(plan({**base, "rewards": {"mask_dice": 1}}).trainings) == 2
+
+
+def _line(name, value, **more):
+    line = {"id": name, "cluster": "c", "labels": {}, "answers": [], "values": {} if value is None else {"iou": value}}
+    return {**line, **more}
+
+
+def test_a_samples_value_is_the_mean_over_the_seeds_that_have_one():
+    pooled = pool([[_line("a", 0.2), _line("b", 1.0)], [_line("a", 0.4), _line("b", None)]])
+    assert [line["values"]["iou"] for line in pooled] == pytest.approx([0.3, 1.0])
+
+
+class TestRun:
+    def test_the_reasoner_is_asked_once_and_the_table_is_whole(self, swap, tmp_path):
+        done = sweep(swap, out=tmp_path)
+        asked = {name: cell["questions"] for name, cell in done.found["cells"].items()}
+        assert asked == {"ellipse": done.found["rows"][0]["samples"], "filled": 0}
+        alone = evaluate(swap, "segmenter=ellipse")
+        row = done.found["rows"][0]["metrics"]["dice_joint"]
+        assert (row["mean"], row["low"]) == (
+            alone.mean("dice_joint"),
+            alone.metrics["arms"]["answer"]["metrics"]["dice_joint"]["low"],
+        )
+        (test,) = done.found["comparisons"]
+        assert (test["variant"], test["against"], test["p_holm"]) == ("filled", "ellipse", test["p"])
+        assert test["difference"] == pytest.approx(done.found["rows"][1]["metrics"]["dice_joint"]["mean"] - row["mean"])
+        assert "clicked | segmenter 'box_fill' was not trained for points" in (tmp_path / "table.md").read_text()
+        rows = list(csv.DictReader((tmp_path / "table.csv").read_text().splitlines()))
+        assert float(rows[0]["mean"]) == row["mean"] and rows[-1]["note"]
+        page = (tmp_path / "report.html").read_text()
+        assert "was not trained for points" in page and "://" not in page.replace("http://www.w3.org/2000/svg", "")
+        with pytest.raises(RunError, match="holds a sweep already"):
+            sweep(swap, out=tmp_path)
+
+    def test_one_failing_cell_costs_no_other_and_is_tried_again(self, swap, tmp_path, monkeypatch):
+        swap["variants"]["odd"] = {"segmenter": "ellipse", "evaluate.cluster": "nothing"}
+        done = sweep(swap, out=tmp_path)
+        assert list(done.failed) == ["odd"] and "nothing" in done.failed["odd"]
+        assert list(done.found["cells"]) == ["ellipse", "filled"]
+        again = sweep(swap, out=tmp_path, resume=True)
+        assert (again.before, list(again.failed)) == (2, ["odd"])
+        assert again.found["rows"] == done.found["rows"]
+
+    def test_it_stops_when_asked_and_goes_on_without_asking_again(self, swap, tmp_path):
+        whole = sweep(swap, out=tmp_path / "whole").found
+        turns = iter([False] * 4 + [True] * 99)
+        with pytest.raises(Interrupted):
+            sweep(swap, "evaluate.batch_size=1", out=tmp_path / "cut", stopped=lambda: next(turns))
+        done = sweep(swap, "evaluate.batch_size=1", out=tmp_path / "cut", resume=True)
+        assert done.found["rows"] == whole["rows"] and done.found["comparisons"] == whole["comparisons"]
+        assert sum(cell["questions"] for cell in done.found["cells"].values()) == whole["rows"][0]["samples"]
+
+    def test_another_sweep_is_refused_and_a_cell_may_be_added(self, swap, tmp_path):
+        sweep(swap, out=tmp_path)
+        with pytest.raises(RunError, match="holds another"):
+            sweep(swap, "evaluate.limit=1", out=tmp_path, resume=True)
+        swap["variants"]["threshold"] = {"segmenter": "threshold"}
+        done = sweep(swap, out=tmp_path, resume=True)
+        assert done.before == 2 and done.found["cells"]["threshold"]["questions"] == 0
+
+    @pytest.mark.slow
+    def test_several_seeds_and_datasets_and_parts(self, swap, data, tmp_path):
+        swap["variants"] = {
+            "warm": {"segmenter": "ellipse", "sampling.temperature": 1.0},
+            "cold": {"segmenter": "ellipse"},
+        }
+        swap["sweep"] = {
+            "seeds": [1, 2, 3],
+            "by": "size",
+            "datasets": {"all": str(data), "few": {"data": {"path": str(data)}, "evaluate": {"limit": 2}}},
+            "metrics": ["iou", "dice_joint"],
+        }
+        found = sweep(swap, out=tmp_path).found
+        assert [(row["variant"], row["dataset"], len(row["seeds"])) for row in found["rows"]] == [
+            ("warm", "all", 3), ("warm", "few", 3), ("cold", "all", 1), ("cold", "few", 1),
+        ]  # fmt: skip
+        warm = found["rows"][0]["metrics"]["iou"]
+        assert len(warm["by_seed"]) == 3 and warm["sd"] is not None
+        assert sum(part["samples"] for part in found["rows"][0]["groups"].values()) == found["rows"][0]["samples"]
+        assert "| warm | all | 3 |" in as_markdown(found)
+        assert as_latex(found).count("\\\\") == 5 and "dice\\_joint" in as_latex(found)
+        assert len(as_csv(found).splitlines()) > 1 + 4 * 2
+
+
+def _medground(*arguments, **environment):
+    return subprocess.run(
+        [sys.executable, "-m", "medground", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
+    )
+
+
+TOY = ("reasoner=toy_vlm", "segmenter=toy_sam", "sampling.max_completion_length=4", "evaluate.limit=2",
+       "evaluate.n_boot=20", "evaluate.pictures=0", "data.split=null", "data.limit=2")  # fmt: skip
+GRPO = ("grpo.max_steps=2", "grpo.num_generations=2", "grpo.train_batch_size=1", "grpo.mini_batch_size=1",
+        "grpo.max_completion_length=4", "grpo.save_every=1", "sweep.seeds=null", "evaluate.split=train")  # fmt: skip
+SFT = ("sft.max_steps=2", "sft.train_batch_size=1")
+SWAP = [f"variants.{name}_*.segmenter={ours}" for name, ours in
+        (("medsam", "box_fill"), ("sammed2d", "toy_sam"), ("medsam2", "ellipse"))]  # fmt: skip
+
+
+def _rows(glob, overrides):
+    """Overrides for the rows of a recipe that fit."""
+    return [f"variants.{glob}.{override}" for override in overrides]
+
+
+def _with_parts(label, value, other):
+    """The parts of `sweep/ood` by other names."""
+    part, second = f"{{{label}: [{value}]}}", f"{{{label}: [{other}]}}"
+    return [
+        f"variants.*without_histology.data.leave_out={part}",
+        f"variants.*without_ultrasound.data.leave_out={second}",
+        f"sweep.datasets.histology.evaluate.only={part}",
+        f"sweep.datasets.ultrasound.evaluate.only={second}",
+        f"sweep.datasets.rest.evaluate.leave_out={{{label}: [{value}, {other}]}}",
+    ]
+
+
+RECIPES = {
+    "asm_swap": ([*SWAP, *TOY[:1], *TOY[2:]], 7),
+    "asm_swap_compat": ([*SWAP, *TOY[:1], *TOY[2:]], 9),
+    "reward_ablation": ([*TOY, *GRPO], 13),
+    "reward_sensitivity": ([*TOY, *GRPO], 17),
+    "prompt_ablation": (TOY, 8),
+    "base_model": ([*TOY, *GRPO[-2:], *_rows("*_vl", GRPO[:6]), *_rows("lingshu", GRPO[:6])], 6),
+    "sft_vs_rl": ([*TOY, *GRPO[-2:], *_rows("rl", GRPO[:6]), *_rows("sft*", SFT)], 4),
+    "ood": ([*TOY, *GRPO[-2:], *_rows("everything", GRPO[:6]), *_rows("without*", GRPO[:6]),
+             *_rows("sft*", SFT), *_with_parts("modality", "CT", "MRI")], 21),
+    "histology": ([*TOY[:1], *TOY[2:], "evaluate.only={supercategory: [abnormality]}", *SWAP], 7),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("drawn")
+    phantoms.write(folder, phantoms.samples(24, seed=1, size=(64, 64)))
+    return folder
+
+
+def test_every_sweep_recipe_has_a_toy_run():
+    assert sorted(RECIPES) == sorted(path.stem for path in (ROOT / "recipes" / "sweep").glob("*.yaml"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_runs_at_the_scale_of_a_toy_by_overrides_alone(name, drawn, tmp_path):
+    overrides, cells = RECIPES[name]
+    done = sweep(f"sweep/{name}", f"data.path={drawn}", *overrides, out=tmp_path)
+    assert done.failed == {}
+    assert len(done.found["cells"]) == cells
+    assert len(done.found["skipped"]) == {"asm_swap": 2}.get(name, 0)
+    assert all((tmp_path / file).stat().st_size for file in ("report.html", "table.md", "table.tex", "table.csv"))
+
+
+@pytest.mark.slow
+def test_killed_in_a_training_and_in_an_evaluation_it_ends_as_if_it_had_not_been(drawn, tmp_path):
+    recipe = tmp_path / "trial.yaml"
+    recipe.write_text(
+        "extends: [train/soft]\nreasoner: toy_vlm\nsegmenter: ellipse\nevaluate: {split: train, n_boot: 20, pictures: 0}\n"
+        "variants:\n  untrained: {grpo: null}\n  one: {}\n  two: {segmenter: box_fill, prompt: box}\n"
+    )
+    given = ("sweep", recipe, f"data.path={drawn}", *TOY[2:4], "evaluate.batch_size=1", *TOY[6:], *GRPO)
+    assert _medground(*given, "--out", tmp_path / "whole").returncode == 0
+    cut = tmp_path / "cut"
+    assert _medground(*given, "--out", cut, MEDGROUND_FAULT="eval.mid:kill:2").returncode == -9
+    assert _medground(*given, "--out", cut, "--resume", MEDGROUND_FAULT="save.after_rename:kill:1").returncode == -9
+    assert _medground(*given, "--out", cut, "--resume", MEDGROUND_FAULT="eval.mid:term:1").returncode == 5
+    last = _medground(*given, "--out", cut, "--resume", "--json")
+    assert last.returncode == 0, last.stderr
+    one, other = (json.loads((folder / "sweep.json").read_text()) for folder in (tmp_path / "whole", cut))
+    assert one["rows"] == other["rows"] and one["comparisons"] == other["comparisons"]
+    assert list(other["trainings"]) == ["one"]
+    assert json.loads(last.stdout)["rows"] == other["rows"]
+
+
+@pytest.mark.slow
+def test_from_the_command_line(swap, tmp_path):
+    swap["variants"]["odd"] = {"segmenter": "ellipse", "evaluate.cluster": "nothing"}
+    recipe = tmp_path / "swap.yaml"
+    recipe.write_text(json.dumps(swap).replace("{", "{ "))
+    listed = _medground("sweep", recipe, "--dry-run")
+    assert listed.returncode == 0 and "clicked" in listed.stdout and "3 of 4 cells can be done" in listed.stderr
+    ran = _medground("sweep", recipe, "--out", tmp_path / "out")
+    assert ran.returncode == 1 and "1 cells failed, the first: odd" in ran.stderr
+    assert "| ellipse | 1 |" in ran.stderr
+    assert resolve(str(tmp_path / "out" / "cells" / "ellipse")).component("segmenter") == ("ellipse", {})
+    assert _medground("sweep", recipe).returncode == 2
