@@ -99,21 +99,18 @@ def _compile_once(backend: Any) -> None:
     if builder is None or not __compatible_ops__.get(builder.NAME, False):
         return
     if not (is_ninja_available() and shutil.which(get_cxx_compiler())):
-        _say("there is no C++ compiler with ninja here: ranks talk through gloo, more slowly")
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            _say("there is no C++ compiler with ninja here: ranks talk through gloo, more slowly")
         backend.build_shm_op = _none
         return
     folder = Path(_get_build_directory(builder.name, verbose=False))
     with (folder / "medground.lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if os.fstat(lock.fileno()).st_size:  # who held it last was killed, and torch would wait for it for ever
-            (folder / "lock").unlink(missing_ok=True)
         if not (folder / f"{builder.name}.so").exists():
             _say(
                 "compiling DeepSpeed's communication operator, once on this machine; it takes a minute or two "
                 "(engine.shared_memory=false goes without it)"
             )
-        lock.write("compiling\n")
-        lock.flush()
         try:
             module = builder.load()
         except (RuntimeError, ImportError, OSError) as error:
@@ -121,7 +118,6 @@ def _compile_once(backend: Any) -> None:
                 f"DeepSpeed's communication operator cannot be compiled or loaded: {str(error).strip().splitlines()[0]}",
                 hint="set engine.shared_memory=false: ranks then talk through gloo",
             ) from error
-        lock.truncate(0)
     backend.build_shm_op = lambda: module
 
 

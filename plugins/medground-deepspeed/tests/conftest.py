@@ -37,7 +37,9 @@ def tiny(tmp_path_factory):
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: medground-letters\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[medground]\nreward.letters = medground_letters\n")
     (folder / "site" / "medground_letters.py").write_text(Path(__file__).with_name("letters.py").read_text())
-    return folder
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(folder / "site"))  # this process reads the recipes too
+        yield folder
 
 
 @pytest.fixture(scope="session")
@@ -105,7 +107,7 @@ def ended(begin):
 
 
 @pytest.fixture(scope="session")
-def alone(recipe, tiny, tmp_path_factory):
+def alone(recipe, tmp_path_factory):
     """``alone(**recipe's arguments)``: the same run by one process, made once."""
     runs = {}
 
@@ -115,9 +117,7 @@ def alone(recipe, tiny, tmp_path_factory):
         key = json.dumps(given, sort_keys=True)
         if key not in runs:
             out = tmp_path_factory.mktemp("alone") / "run"
-            with pytest.MonkeyPatch.context() as patch:
-                patch.syspath_prepend(str(tiny / "site"))
-                train(recipe(**given), out=out)
+            train(recipe(**given), out=out)
             runs[key] = out
         return runs[key]
 
