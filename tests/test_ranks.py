@@ -13,7 +13,6 @@ torch = pytest.importorskip("torch", reason="needs torch")
 
 from medground import training_state  # noqa: E402
 from medground.grpo.ranks import evenly  # noqa: E402
-from medground.grpo.rollouts import _dealt  # noqa: E402
 from medground.grpo.step import Sums  # noqa: E402
 
 
@@ -78,7 +77,7 @@ def test_passes_are_filled_up_to_the_busiest_rank():
 def test_groups_come_back_in_their_order():
     whole = list(range(7))
     for ranks in (1, 2, 3, 8):
-        assert _dealt([whole[rank::ranks] for rank in range(ranks)]) == whole
+        assert launch.dealt([whole[rank::ranks] for rank in range(ranks)]) == whole
 
 
 def test_sums_of_ranks_are_those_of_one_process():
