@@ -320,7 +320,7 @@ def test_scans_are_checked_as_they_are_looked_at(tmp_path):
     row = {"id": "a", "image": "scan.nii.gz", "mask": "mask.nii.gz", "plane": "axial", "slice": 1, "split": "train"}
     row |= {
         "question": "Which bright region of this picture stands out from its surroundings?",
-        "bbox_2d": [10, 10, 20, 32],
+        "bbox_2d": [10, 8, 20, 30],
     }
     rows = [row, {**row, "id": "b", "slice": 0}, {**row, "id": "c", "slice": "one"}]
     (tmp_path / "manifest.jsonl").write_text("".join(json.dumps(each) + "\n" for each in rows))

@@ -226,8 +226,8 @@ def test_settings_out_of_bounds(phantoms, wrong):
 
 
 def test_no_samples_is_an_error(phantoms):
-    with pytest.raises(InputError, match="no samples"):
-        medground.evaluate(recipe(phantoms), "data.limit=0")
+    with pytest.raises(InputError, match="no sample is in the split 'nowhere'"):
+        medground.evaluate(recipe(phantoms), "data.split=nowhere")
 
 
 def _lines(folder, lines):
