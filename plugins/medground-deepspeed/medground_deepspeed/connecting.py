@@ -24,13 +24,13 @@ def connect(*, processes: int | None, shared_memory: bool, timeout_minutes: floa
     Raises:
         RunError: if another number of processes was started than the recipe says.
     """
-    _alone_if_not_launched()
-    world = int(os.environ["WORLD_SIZE"])
+    world = int(os.environ.get("WORLD_SIZE") or 1)
     if processes is not None and processes != world:
         raise RunError(
             f"engine.processes is {processes}, and {world} process{'es were' if world > 1 else ' was'} started",
             hint="medground train starts them; with another launcher leave engine.processes out",
         )
+    _alone_if_not_launched()
     import torch
 
     with redirect_stdout(sys.stderr):  # DeepSpeed speaks on stdout, where our results go

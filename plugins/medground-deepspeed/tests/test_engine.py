@@ -50,3 +50,4 @@ def test_python_is_told_how_to_start_several():
 
     with pytest.raises(RunError, match=r"engine\.processes is 2, and 1 process was started"):
         train("train/toy", "reasoner.checkpoint=x", "data.path=x", "engine=deepspeed", "engine.processes=2", out="none")
+    assert "RANK" not in os.environ, "a refusal leaves the environment as it was"
