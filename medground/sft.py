@@ -11,7 +11,7 @@ from torch import nn
 from medground.errors import InputError, RecipeError
 from medground.grpo.loop import Pause, Result, State
 from medground.grpo.ranks import evenly
-from medground.grpo.schedule import drawn, epoch_length, learning_rate, planned_steps
+from medground.grpo.schedule import drawn, extent, learning_rate
 from medground.protocols import CompletionGroup, Engine, PromptInterface, TrainableReasoner
 from medground.types import Sample
 
@@ -44,13 +44,7 @@ class Sft:
     ) -> None:
         self.prompt_interface, self.reasoner, self.policy, self.engine = prompt_interface, reasoner, policy, engine
         self.samples, self.settings, self.seed = samples, settings, seed
-        self.epoch = epoch_length(len(samples), settings["train_batch_size"])
-        self.planned = planned_steps(
-            len(samples),
-            batch=settings["train_batch_size"],
-            epochs=settings["num_train_epochs"],
-            most=settings["max_steps"],
-        )
+        self.epoch, self.planned = extent(len(samples), settings)
 
     def step(self, state: State, pause: Pause) -> Result:
         """See `Method.step`."""

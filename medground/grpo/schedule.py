@@ -2,7 +2,8 @@
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -64,9 +65,15 @@ def epoch_length(samples: int, batch: int) -> int:
     return samples - samples % batch
 
 
-def planned_steps(samples: int, *, batch: int, epochs: int, most: int | None) -> int:
-    """The steps of a run: whole epochs, or `most` where it is given."""
-    return epochs * (epoch_length(samples, batch) // batch) if most is None else most
+def extent(samples: int, settings: Mapping[str, Any]) -> tuple[int, int]:
+    """Samples of an epoch and steps of the whole run, by a recipe's ``grpo`` or ``sft`` section.
+
+    >>> extent(10, {"train_batch_size": 4, "num_train_epochs": 2, "max_steps": 3})[1]
+    3
+    """
+    batch, most = settings["train_batch_size"], settings["max_steps"]
+    epoch = epoch_length(samples, batch)
+    return epoch, settings["num_train_epochs"] * (epoch // batch) if most is None else most
 
 
 def sampling_seed(seed: int, step: int, sample: str, attempt: int = 0) -> int:

@@ -13,7 +13,7 @@ from medground.graph import RolloutGraph
 from medground.grpo import metrics
 from medground.grpo.loop import Pause, Result, State
 from medground.grpo.rollouts import Batch, Rollouts
-from medground.grpo.schedule import epoch_length, learning_rate, planned_steps
+from medground.grpo.schedule import extent, learning_rate
 from medground.grpo.step import NotFinite, Sums, Update
 from medground.protocols import Engine, RolloutSource, TrainableReasoner
 from medground.rubric import ConstantAlarm
@@ -52,13 +52,7 @@ class Grpo:
         source.begin(reasoner, engine)
         self.rollouts = Rollouts(graph, samples, settings, seed, source, engine)
         self.update = Update(reasoner, policy, engine, settings)
-        self.epoch = epoch_length(len(samples), settings["train_batch_size"])
-        self.planned = planned_steps(
-            len(samples),
-            batch=settings["train_batch_size"],
-            epochs=settings["num_train_epochs"],
-            most=settings["max_steps"],
-        )
+        self.epoch, self.planned = extent(len(samples), settings)
 
     def step(self, state: State, pause: Pause) -> Result:
         """See `Method.step`."""
