@@ -218,7 +218,7 @@ class Ours:
         self.reasoner = reasoner = VisionLanguageReasoner(model, processor, QWEN2_5_VL, share=share)
         self.tokens, self.policy = reasoner.tokens, reasoner.policy
         if plain:
-            self.policy = Policy(model, share=share, forbidden=self.tokens.forbidden[:0])
+            self.policy = Policy(model, forbidden=self.tokens.forbidden[:0])
         self.groups = [reasoner.group(query.messages(), query.completions) for query in queries]
         rewards = torch.tensor([query.rewards for query in queries])
         self.advantages = advantages(rewards).to(reasoner.device)
@@ -264,7 +264,7 @@ class Ours:
         for number, query in enumerate(self.queries):
             self.groups[number] = self.reasoner.group(query.messages(), query.completions)
         self.groups = [
-            group_of(group.prompt, [one.ids for one in sampled], self.tokens.pad)
+            group_of(group.prompt, [one.ids for one in sampled], self.tokens.pad, shared=group.shared)
             for group, sampled in zip(self.groups, self.rollout(count), strict=True)
         ]
 

@@ -68,7 +68,8 @@ class CompletionGroup(Protocol):
 
     @property
     def prompt_lengths(self) -> Sequence[int]:
-        """Tokens of each prompt that is computed, those of its image included."""
+        """Tokens of each prompt that is computed, those of its image included: one entry per time that image and prompt
+        are computed, so one for a group that shares them and G for one that does not."""
         ...
 
     def part(self, start: int, stop: int) -> "CompletionGroup":

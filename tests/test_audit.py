@@ -183,7 +183,39 @@ def test_a_rubric_that_never_sees_the_size_of_the_box_is_named():
 
     assert set(named(seeded(centred), "blind")) == {"box grown", "box shrunk"}
     alone = audit(Rubric([Term("box", Seeded(centred))]), build("prompt_interface", "bbox_points"))
-    assert "random search" in named(alone, "wrong answer above the honest median")
+    assert "search" in named(alone, "wrong answer above the honest median")
+
+
+def soft_edges(tolerance):
+    """Each of the four edges pays a quarter, less by how far it is off: nothing beyond `tolerance` of its side."""
+
+    def pays(said, true, _):
+        if said is None:
+            return 0.0
+        sides = (true.width, true.height) * 2
+        off = [abs(a - b) / side for a, b, side in zip(said, true, sides, strict=True)]
+        return sum(max(0.0, 1 - error / tolerance) for error in off) / 4
+
+    return pays
+
+
+def test_a_soft_boundary_that_pays_half_to_a_disjoint_box_is_named():
+    """Moved sideways by a whole side, two of four edges are right: 0.5. An honest edge, up to 10 % off, is within 5 % half
+    of the time and earns 0.5 then: 0.25 is the median."""
+    card = audit(Rubric([Term("edges", Seeded(soft_edges(0.05)))]), build("prompt_interface", "bbox_points"))
+    assert card.evidence.along(LARGE, "box shifted sideways", "edges")[-1] == pytest.approx(0.5)
+    assert card.evidence.median(LARGE) == pytest.approx(0.25, abs=0.05)
+    found = named(card, "wrong answer above the honest median")["search"]
+    assert found.figures["paid"] >= 0.5 - 1e-9
+    stage = card.evidence.stage
+    assert stage.score(LARGE, [found.figures["text"]])[0].total == found.figures["paid"]
+
+
+def test_a_soft_boundary_as_wide_as_honest_answers_pays_them_more():
+    """With a tolerance of 20 % an honest edge earns 0.75 on average, and two edges in place still 0.5."""
+    card = audit(Rubric([Term("edges", Seeded(soft_edges(0.2)))]), build("prompt_interface", "bbox_points"))
+    assert card.evidence.median(LARGE) == pytest.approx(0.75, abs=0.05)
+    assert "search" not in named(card, "wrong answer above the honest median")
 
 
 def test_a_term_that_pays_an_empty_completion_as_a_perfect_one_is_named():

@@ -14,8 +14,10 @@ from PIL import Image
 
 import medground
 from medground.cli import main
+from medground.cli.frames import resolution
 from medground.data.images import read_image, read_mask
 from medground.data.inputs import read_inputs
+from medground.frames import Frame
 
 QUESTION = "Which bright region lies on the left?"
 
@@ -259,8 +261,30 @@ def test_doctor_frames_follows_a_target_through_every_frame(frame, order, pictur
     hops = {hop["name"]: hop["units"] for hop in report["hops"]}
     assert list(hops) == ["rendered", "parsed", "segment input"]
     assert hops["rendered"] <= 1e-6, "the frame alone costs nothing; only rounding the answer does"
-    assert 0 < max(hops.values()) <= 0.5 or frame == "unit"
+    assert 0.1 < max(hops.values()) <= 0.5
     assert drawn.exists()
+
+
+def test_doctor_frames_counts_fractions_by_the_digits_they_are_written_with(tmp_path, capsys, monkeypatch):
+    """Four decimals of 2,600 x 1,800 px resolve 0.26 x 0.18 px: nothing to warn of. An answer 1 % off is far more."""
+    big = tmp_path / "big.png"
+    Image.fromarray(np.zeros((1800, 2600, 3), np.uint8)).save(big)
+    frames = ["doctor", "frames", "infer/toy", "reasoner.frame=unit", "--image", big, "--out", tmp_path / "f.png"]
+    assert cli(*frames, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["unit_px"] == pytest.approx([0.26, 0.18])
+    assert cli(*frames) == 0
+    assert "warning" not in capsys.readouterr().out
+    exact = Frame.to_pixels
+    monkeypatch.setattr(Frame, "to_pixels", lambda self, numbers, size: exact(self, numbers, size) * 1.01)
+    assert cli(*frames) == 1
+    assert "drift by" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("written", "decimals"), [("[0.25, 0.137]", 3), ("[0, 1]", 3), ("[0.5, 0.13713]", 5)])
+def test_fractions_resolve_their_last_digit_and_a_thousandth_at_most(written, decimals):
+    found = resolution(Frame("unit", (9, 9)), written, (500, 1000))
+    assert found == pytest.approx((1000 / 10**decimals, 500 / 10**decimals))
+    assert resolution(Frame("permille", (9, 9)), written, (500, 1000)) == (1.0, 0.5)
 
 
 def test_doctor_frames_warns_where_a_unit_is_coarse_and_fails_on_a_wrong_frame(tmp_path, capsys, monkeypatch):

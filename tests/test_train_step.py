@@ -59,6 +59,27 @@ def test_groups_that_teach_nothing_are_skipped_exactly(trials):
         assert torch.equal(value, found[1][0][name]), name
 
 
+@pytest.mark.parametrize(
+    ("share", "at_once", "images"), [(True, None, 2), (True, 2, 4), (False, None, 6), (False, 2, 6)]
+)
+def test_images_and_tokens_are_counted_as_often_as_they_are_computed(trials, share, at_once, images):
+    """Two groups of three: one image each, one for each pass of two and one, or one for every completion."""
+    made, _ = parts(trials(reasoner={"share": share}, micro_batch_size=at_once))
+    batch = dataclasses.replace(drawn(made), constant=torch.tensor([False, False]))
+    batch.advantages[:] = torch.tensor([1.0, 0.0, -1.0])
+    seen = []
+    made.reasoner.model.model.visual.register_forward_pre_hook(
+        lambda _, given, named: seen.append(len(named["grid_thw"] if "grid_thw" in named else given[1])),
+        with_kwargs=True,
+    )
+    _, sums = updated(made, batch)
+    assert sums.images == sum(seen) == images
+    prompts = [len(made.reasoner.encode(messages)) for messages in batch.messages]
+    written = sum(len(each.completion.token_ids) for group in batch.groups for each in group.rollouts)
+    assert sums.trained == images // 2 * sum(prompts) + written
+    assert of_update(sums, kl=False)["images_trained"] == images
+
+
 def test_a_batch_of_constant_rewards_has_gradient_zero(trials):
     made, before = parts(trials())
     before = {name: each.detach().clone() for name, each in before.items()}

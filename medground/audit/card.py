@@ -78,7 +78,7 @@ class Card:
             cells = [_cell(score.terms[label].value, score.terms[label].failure is not None) for label in labels]
             lines.append(f"| {probe}{mark} | {_cell(score.total, bool(score.failures))} | {' | '.join(cells)} |")
         if evidence.best:
-            lines += ["", "The highest-paid wrong answer a random search found:", "", f"    {evidence.best[0]}"]
+            lines += ["", "The highest-paid wrong answer that was found:", "", f"    {evidence.best[0]}"]
         lines += ["", "## Curves", "", "![what each term pays as the error grows](curves.svg)", ""]
         return "\n".join(lines)
 

@@ -44,7 +44,7 @@ def wrong_answers(evidence: Evidence) -> Iterator[Finding]:
     if evidence.best and median is not None and evidence.best[1] > median + 1e-9:
         yield Finding(
             "wrong answer above the honest median",
-            "random search",
+            "search",
             f"A wrong answer found by search earns {evidence.best[1]:.4f}; the honest median is {median:.4f}.",
             {"paid": evidence.best[1], "honest_median": median, "text": evidence.best[0]},
         )

@@ -16,6 +16,8 @@ HONEST = 100
 """Honest answers per scene."""
 SEARCH = (240, 180)
 """Random wrong answers tried, and mutations of the best of them."""
+FAR = (-2.0, -1.0, 0.0, 1.0, 2.0)
+"""How many of its sides a search moves the truth along each axis: an edge that stays in place is exactly right."""
 WRONG = 0.1
 """A wrong answer shares less than this with the truth: box IoU and disc Dice both."""
 STEPS = 29
@@ -173,11 +175,14 @@ def honest(stage: Stage, scene: Scene, seed: int) -> list[Score]:
 
 
 def best_wrong(stage: Stage, scene: Scene, seed: int) -> tuple[str, float] | None:
-    """The highest-paid wrong answer a random search finds: (text, total), or None where none has a total."""
+    """The highest-paid wrong answer a search finds: (text, total), or None where none has a total.
+
+    It tries the truth moved far along the axes, every point of the curves, and random numbers, and climbs from the best.
+    """
     rng = np.random.default_rng(seed)
     extent = np.tile((scene.size[1], scene.size[0]), (4, 1))
-    best: tuple[Floats, float] | None = None
     rounds, climbs = SEARCH
+    best = _along_curves(stage, scene, _best(stage, scene, _far(scene), None))
     best = _best(stage, scene, rng.uniform(-0.1, 1.1, (rounds // 2, 4, 2)) * extent, best)
     best = _best(stage, scene, _distorted(scene, rng, rounds // 2), best)
     for spread in (0.2, 0.05, 0.01):
@@ -185,6 +190,30 @@ def best_wrong(stage: Stage, scene: Scene, seed: int) -> tuple[str, float] | Non
             steps = rng.normal(0, spread, (climbs // 3, 4, 2)) * extent
             best = _best(stage, scene, best[0] + steps, best)
     return None if best is None else (stage.write(_answer(scene, best[0])), best[1])
+
+
+def _numbers(answer: Answer) -> Floats:
+    """[4, 2] Both corners of the box, and both points."""
+    return np.concatenate([np.reshape(answer.box, (2, 2)), np.asarray(answer.points)])
+
+
+def _far(scene: Scene) -> Floats:
+    """[N, 4, 2] The truth as a whole, moved by whole sides, and the far corner."""
+    moves = np.array([(x, y) for x in FAR for y in FAR]) * scene.sides
+    return np.concatenate([_numbers(scene.truth) + moves[:, None], _numbers(far_wrong(scene))[None]])
+
+
+def _along_curves(stage: Stage, scene: Scene, best: tuple[Floats, float] | None) -> tuple[Floats, float] | None:
+    """The best answer so far, with the best-paid wrong box of the curves in it, then with the best-paid wrong points."""
+    for part, own in (("box", slice(0, 2)), ("points", slice(2, 4))):
+        start = _numbers(far_wrong(scene)) if best is None else best[0]
+        tried = []
+        for curve in (curve for curve in CURVES.values() if curve.part == part):
+            for error in errors(curve):
+                tried.append(start.copy())
+                tried[-1][own] = _numbers(curve.at(scene, float(error)))[own]
+        best = _best(stage, scene, np.array(tried), best)
+    return best
 
 
 def _distorted(scene: Scene, rng: np.random.Generator, count: int) -> Floats:

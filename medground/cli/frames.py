@@ -1,5 +1,6 @@
 """A known target followed through a recipe: original pixels, the model's numbers, and back."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,9 @@ from medground.geometry import Box, Floats, Point, Size
 from medground.graph import GroundingGraph
 from medground.overlay import draw
 from medground.types import Completion, Image, Query, SpatialPrompt, Target
+
+DECIMALS = 3
+"""The fewest a fraction is written with; an answer of fewer drifts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,8 +53,8 @@ class Report:
 
     @property
     def unit(self) -> tuple[float, float]:
-        """Pixels of the original per model unit, along x and y."""
-        return self.frame.unit(_size(self.image))
+        """Pixels of the original per model unit, along x and y; see `resolution`."""
+        return resolution(self.frame, self.answer, _size(self.image))
 
     def lines(self) -> list[str]:
         """The report for people."""
@@ -76,6 +80,22 @@ class Report:
         }
 
 
+def resolution(frame: Frame, answer: str, size: Size) -> tuple[float, float]:
+    """How many pixels of an original of `size` (H, W) the last digit of an answer counts, along x and y.
+
+    Pixels and thousandths are whole numbers. Fractions count what their decimals say, three of them at least.
+
+    >>> resolution(Frame("unit", (9, 9)), "[0.25, 0.1371]", (1000, 2000))
+    (0.2, 0.1)
+    """
+    x, y = frame.unit(size)
+    if frame.kind != "unit":
+        return x, y
+    decimals = max((len(digits) for digits in re.findall(r"\d\.(\d+)", answer)), default=0)
+    steps = 10 ** max(decimals, DECIMALS)
+    return x / steps, y / steps
+
+
 def follow(graph: GroundingGraph, path: Path | None) -> Report:
     """Send a target through a graph's reasoner frame, prompt interface and prompt selection, hop by hop.
 
@@ -99,7 +119,8 @@ def follow(graph: GroundingGraph, path: Path | None) -> Report:
     if handed is None:
         raise RunError(f"the recipe prompts the segmenter with {graph.part}, which the answer does not hold")
     steps = {"rendered": _rendered(target, frame, size), "parsed": grounding.prompt, "segment input": handed}
-    hops = [_hop(name, prompt, target, frame, size) for name, prompt in steps.items()]
+    unit = resolution(frame, answer, size)
+    hops = [_hop(name, prompt, target, unit) for name, prompt in steps.items()]
     return Report(image=image, target=target, frame=frame, answer=answer, hops=hops)
 
 
@@ -122,7 +143,7 @@ def _rendered(target: Target, frame: Frame, size: Size) -> SpatialPrompt:
     return SpatialPrompt(box=Box(*box), points=tuple(Point(*point) for point in points))
 
 
-def _hop(name: str, prompt: SpatialPrompt, target: Target, frame: Frame, size: Size) -> Hop:
+def _hop(name: str, prompt: SpatialPrompt, target: Target, unit: tuple[float, float]) -> Hop:
     drift = np.concatenate(
         [
             np.abs(np.reshape(prompt.box, (-1, 2)) - np.reshape(target.box, (-1, 2))) if prompt.box else _none(),
@@ -131,7 +152,7 @@ def _hop(name: str, prompt: SpatialPrompt, target: Target, frame: Frame, size: S
             else _none(),
         ]
     )
-    return Hop(name=name, prompt=prompt, pixels=float(drift.max()), units=float((drift / frame.unit(size)).max()))
+    return Hop(name=name, prompt=prompt, pixels=float(drift.max()), units=float((drift / unit).max()))
 
 
 def _none() -> Floats:
@@ -152,6 +173,6 @@ def _synthetic() -> Image:
 def _target(size: Size) -> Target:
     """A target at fractions that no frame represents exactly."""
     height, width = size
-    box = Box(0.1371 * width, 0.2213 * height, 0.6189 * width, 0.7737 * height)
-    points = (Point(0.3119 * width, 0.4337 * height), Point(0.4733 * width, 0.6151 * height))
+    box = Box(0.137137 * width, 0.221317 * height, 0.618943 * width, 0.773719 * height)
+    points = (Point(0.311947 * width, 0.433731 * height), Point(0.473329 * width, 0.615173 * height))
     return Target(box=box, points=points)

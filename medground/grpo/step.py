@@ -76,9 +76,10 @@ class Sums:
     weights: tuple[float, float] = (math.inf, -math.inf)
     """The smallest and the largest importance weight, before it is corrected."""
     trained: int = 0
-    """Tokens computed: prompts once per forward pass, and completions."""
+    """Tokens computed: prompts as often as they are computed (once per forward pass where completions share them, else
+    once per completion), and completions."""
     images: int = 0
-    """Images encoded in forward passes that are differentiated."""
+    """Images encoded in forward passes that are differentiated: as often as prompts."""
 
     @classmethod
     def of_ranks(cls, parts: "Sequence[Sums]") -> "Sums":

@@ -23,17 +23,20 @@ class GroupBatch:
     """[G, C] int64, right-padded."""
     mask: Tensor
     """[G, C] bool: generated tokens, the end token included."""
+    shared: bool = True
+    """Whether image and prompt are computed once for all completions; otherwise once for each."""
 
     @property
     def prompt_lengths(self) -> tuple[int, ...]:
-        """Tokens of the one prompt, those of the image included."""
-        return (len(self.prompt),)
+        """Tokens of the prompt, those of the image included, as often as it is computed."""
+        return (len(self.prompt),) * (1 if self.shared else len(self.ids))
 
     def part(self, start: int, stop: int) -> "GroupBatch":
         """Completions start to stop as a group of their own, cut to their longest: exact at any size."""
         mask = self.mask[start:stop]
         longest = max(1, int(mask.sum(dim=1).max()))
-        return GroupBatch(prompt=self.prompt, ids=self.ids[start:stop, :longest], mask=mask[:, :longest])
+        ids = self.ids[start:stop, :longest]
+        return GroupBatch(prompt=self.prompt, ids=ids, mask=mask[:, :longest], shared=self.shared)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -69,13 +72,14 @@ def rows_of(
     return RowBatch(prompts=list(prompts), ids=together.ids, mask=together.mask, packed=packed)
 
 
-def group_of(prompt: Prompt, completions: Sequence[Sequence[int]], pad: int) -> GroupBatch:
+def group_of(prompt: Prompt, completions: Sequence[Sequence[int]], pad: int, *, shared: bool = True) -> GroupBatch:
     """Completions' token ids as they were sampled, never tokenised again, beside their prompt."""
     longest = max((len(ids) for ids in completions), default=1) or 1
     rows = [[*ids, *[pad] * (longest - len(ids))] for ids in completions]
     ids = torch.tensor(rows, dtype=torch.int64, device=prompt.ids.device)
     lengths = torch.tensor([len(ids) for ids in completions], device=prompt.ids.device)
-    return GroupBatch(prompt=prompt, ids=ids, mask=torch.arange(longest, device=ids.device) < lengths.unsqueeze(1))
+    mask = torch.arange(longest, device=ids.device) < lengths.unsqueeze(1)
+    return GroupBatch(prompt=prompt, ids=ids, mask=mask, shared=shared)
 
 
 class Policy(nn.Module):
@@ -83,15 +87,13 @@ class Policy(nn.Module):
 
     Args:
         model: a causal language model of transformers with images.
-        share: compute image and prompt once per group; otherwise once per completion.
         forbidden: [K] int64 ids that are never sampled.
         chunk: positions whose logits are held at a time.
     """
 
-    def __init__(self, model: Any, *, share: bool, forbidden: Tensor, chunk: int = 1024) -> None:
+    def __init__(self, model: Any, *, forbidden: Tensor, chunk: int = 1024) -> None:
         super().__init__()
         self.model = model
-        self.share = share
         self.chunk = chunk
         self.register_buffer("forbidden", forbidden, persistent=False)
 
@@ -105,7 +107,7 @@ class Policy(nn.Module):
         if isinstance(group, RowBatch):
             hidden = self._packed(group) if group.packed else self._rows(group)
         else:
-            hidden = self._shared(group) if self.share else self._repeated(group)
+            hidden = self._shared(group) if group.shared else self._repeated(group)
         logp, entropy = token_logprobs(
             self.model.get_output_embeddings(),
             hidden[group.mask],

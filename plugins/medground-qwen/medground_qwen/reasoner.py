@@ -62,7 +62,7 @@ class VisionLanguageReasoner:
             use_shared_attention(model.config.get_text_config())
         self.tokens = _tokens(model, processor)
         self._encoder = Encoder(processor, getattr(model.model, "get_rope_index", None))
-        self.policy = Policy(model, share=self.share, forbidden=self.tokens.forbidden, chunk=logprob_chunk)
+        self.policy = Policy(model, forbidden=self.tokens.forbidden, chunk=logprob_chunk)
         self._frozen: Policy | None = None
         self._active = self.policy
 
@@ -159,7 +159,7 @@ class VisionLanguageReasoner:
     def group(self, messages: Messages, completions: Sequence[Completion | Sequence[int]]) -> GroupBatch:
         """A query and its completions as the policy takes them; token ids as they were sampled."""
         ids = [_ids(completion) for completion in completions]
-        return group_of(self.encode(messages), ids, self.tokens.pad)
+        return group_of(self.encode(messages), ids, self.tokens.pad, shared=self.share)
 
     def rows(
         self, batch: Sequence[Messages], completions: Sequence[Sequence[int]], *, packed: bool = False

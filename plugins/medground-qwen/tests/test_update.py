@@ -164,6 +164,8 @@ def test_image_and_prompt_are_computed_once_per_group(make):
         group = reasoner.group(conversation(), RAGGED)
         reasoner.policy(group)
         counts[share] = (seen, len(group.prompt), group.ids.shape)
+        assert group.prompt_lengths == (len(group.prompt),) * (1 if share else len(RAGGED))
+        assert group.part(1, 3).prompt_lengths == (len(group.prompt),) * (1 if share else 2)
     (shared, prompt, (count, longest)), (repeated, _, _) = counts[True], counts[False]
     patches = 12 * 16  # 96 x 128 px in patches of 8
     assert shared == {"patches": patches, "tokens": prompt + count * longest}
