@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from medground.rubric import Rubric, Score
 
 Part = Literal["both", "box", "points"]
+UNFINISHED = (Fault.NO_ANSWER, Fault.BAD_JSON)
+"""What a parser says of a text that ends before its answer does."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -58,6 +60,7 @@ class Found:
             "id": self.query.id,
             "question": self.query.question,
             "text": self.completion.text,
+            "finish_reason": self.completion.finish_reason,
             "think": self.grounding.think,
             "box": list(prompt.box) if prompt and prompt.box else None,
             "points": [list(point) for point in prompt.points] if prompt else [],
@@ -167,10 +170,14 @@ class GroundingGraph:
         return [group for group in found if group is not None]
 
     def ground(self, query: Query, completion: Completion) -> Grounding:
-        """The grounding stage: read one completion. Where there is no text at all, its fault is the grounding's."""
+        """The grounding stage: read one completion. Where there is no text at all, its fault is the grounding's; where the
+        text ended at the length limit and lacks a whole answer, that is the fault."""
         if completion.fault is not None:
             return Grounding(prompt=None, fault=completion.fault)
-        return self.prompt_interface.parse(completion, query.size)
+        grounding = self.prompt_interface.parse(completion, query.size)
+        if completion.finish_reason == "length" and grounding.fault in UNFINISHED:
+            return replace(grounding, fault=Fault.CUT_OFF)
+        return grounding
 
     def masks(self, answers: Sequence[tuple[Image, Grounding]], part: Part | None = None) -> list[Segmented]:
         """The mask stage: each image is handed to the segmenter once, with all prompts about it.

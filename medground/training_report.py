@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from medground.causes import Outcomes, total
 from medground.checkpoint import write_atomically
 from medground.events import PREFIX, Tables, read_about, read_events, read_table
 from medground.report import (
@@ -56,7 +57,38 @@ def training_report(folder: Path) -> str:
     ]
     state = "finished" if done == planned else "not finished"
     note = f"{done} of {planned} steps done, {state}. Seed {about.get('seed')}."
-    return page(f"Training run of {about.get('recipe', folder.name)}", sections, note=note)
+    sampled, validated = _sampled(steps), _validated(validations)
+    first = [*sampled.causes(), *(f"At the last validation: {cause}" for cause in validated.causes())]
+    return page(f"Training run of {about.get('recipe', folder.name)}", sections, note=note, first=first)
+
+
+def _sampled(steps: Events) -> Outcomes:
+    """What became of all completions of a run."""
+    rewards = [(line["reward"], line.get("reward_std")) for line in steps if line.get("reward") is not None]
+    return Outcomes(
+        answers=_sum(steps, "completions/count"),
+        faults=total(steps, "faults/"),
+        masks=_sum(steps, "masks/count"),
+        empty_masks=_sum(steps, "masks/empty"),
+        zero=bool(rewards) and not any(mean or spread for mean, spread in rewards),
+        setting="grpo.max_completion_length",
+        noun="completions",
+    )
+
+
+def _validated(validations: Events) -> Outcomes:
+    """What became of the answers of the last validation."""
+    last = validations[-1:]
+    scores = [
+        line[f"eval/{name}"] for line in last for name in ("iou", "pdice", "dice_joint") if f"eval/{name}" in line
+    ]
+    return Outcomes(
+        answers=_sum(last, "eval/answers/n"),
+        faults=total(last, "eval/faults/"),
+        masks=_sum(last, "eval/masks/n"),
+        empty_masks=_sum(last, "eval/masks/empty"),
+        zero=bool(scores) and not any(scores),
+    )
 
 
 def _curves(steps: Events, validations: Events) -> list[Html]:
@@ -79,6 +111,10 @@ def _curves(steps: Events, validations: Events) -> list[Html]:
         ("Gradient norm", _lines(steps, {"before clipping": "grad_norm"})),
     ]
     return [line_chart(title, lines) for title, lines in charts if any(xs for xs, _ in lines.values())]
+
+
+def _sum(events: Events, key: str) -> int:
+    return int(sum(line.get(key) or 0 for line in events))
 
 
 def _is_score(key: str) -> bool:
@@ -163,24 +199,22 @@ def _picture(folder: Path, row: Mapping[str, Any]) -> Html:
 
 
 def _faults(steps: Events) -> list[Html]:
-    totals: Counter[str] = Counter()
-    for line in steps:
-        totals.update(
-            {key.split("/")[1]: int(value) for key, value in line.items() if key.startswith("faults/") and value}
-        )
+    totals, sampled = Counter(total(steps, "faults/")), _sampled(steps)
+    told = [paragraph(sentence) for sentence in (sampled.cut, sampled.empty) if sentence]
     if not totals:
-        sampled = any("completions/grounded_ratio" in line for line in steps)
-        return [paragraph("No completion had a fault." if sampled else "No completion was sampled in training.")]
+        none = "No completion had a fault." if sampled.answers else "No completion was sampled in training."
+        return [paragraph(none), *told]
     filled = [
         {"step": line["step"], **{f"faults/{kind}": line.get(f"faults/{kind}", 0.0) for kind in totals}}
         for line in steps
     ]
     most = [kind for kind, _ in totals.most_common(KINDS)]
     return [
+        *told,
         grid(
             line_chart("Completions with a fault, by kind", _lines(filled, {kind: f"faults/{kind}" for kind in most})),
             table(["fault", "completions"], totals.most_common(), caption="Over the whole run"),
-        )
+        ),
     ]
 
 

@@ -97,6 +97,7 @@ class Completion:
     logprobs: NDArray[np.float32] | None = None
     """[T] log-probabilities under the policy that sampled them."""
     finish_reason: Literal["stop", "length"] = "stop"
+    """``length`` where the text ran into the limit on tokens, whoever wrote it."""
     usage: Mapping[str, float] = field(default_factory=dict)
     """What a server says it took: ``prompt_tokens``, ``completion_tokens``, and ``cost`` where the user gave prices.
     Completions of one request share it: the first holds all of it, so sums are right."""
@@ -137,8 +138,12 @@ class Serving:
 
 
 class Fault(StrEnum):
-    """Why an answer could not be used. The list is closed; counts over it sum to the number of failures."""
+    """Why an answer could not be used. The list is closed; counts over it sum to the number of failures.
 
+    ``cut_off`` takes the place of what a parser says about a text that ended at the length limit before it was whole.
+    """
+
+    CUT_OFF = "cut_off"
     NO_ANSWER = "no_answer"
     TWO_ANSWERS = "two_answers"
     BAD_JSON = "bad_json"

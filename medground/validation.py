@@ -7,6 +7,7 @@ from functools import partial
 from statistics import fmean
 from typing import Any
 
+from medground.causes import is_empty
 from medground.data.parts import read_part
 from medground.errors import RecipeError, nearest
 from medground.evaluation.metrics import (
@@ -38,7 +39,8 @@ class Validated:
     """What one validation found."""
 
     metrics: Mapping[str, float | None]
-    """``eval/<metric>`` and its ``eval/<metric>/n``, ``eval/grounded_ratio``, ``eval/faults/<kind>``."""
+    """``eval/<metric>`` and its ``eval/<metric>/n``, ``eval/grounded_ratio``, ``eval/faults/<kind>``, ``eval/answers/n``;
+    where masks are made also ``eval/masks/n`` and ``eval/masks/empty``."""
     value: float | None
     """The metric that chooses; None where there is none, or nothing could be measured."""
     rows: Sequence[Mapping[str, Any]]
@@ -85,24 +87,32 @@ class Validation:
             rollouts += self._rollouts(part) if part else []
         pairs = [(rollout, self._measure(rollout)) for rollout in rollouts]
         told = [
-            (measured, _row(rollout, measured), rollout if place * ranks + rank < DRAWN else None)
+            (
+                measured,
+                _row(rollout, measured),
+                None if rollout.mask is None else is_empty(rollout.mask),
+                rollout if place * ranks + rank < DRAWN else None,
+            )
             for place, (rollout, measured) in enumerate(pairs)
         ]
         everyone = dealt(engine.gather(told))
-        measured = [each for each, _, _ in everyone]
+        measured = [each for each, _, _, _ in everyone]
         metrics: dict[str, float | None] = {}
         for name in [name for name in DEFINITIONS if any(name in each.values for each in measured)]:
             values = [value for each in measured if (value := each.values.get(name)) is not None]
             metrics |= {f"eval/{name}": fmean(values) if values else None, f"eval/{name}/n": float(len(values))}
         faults = Counter(each.fault.value for each in measured if each.fault is not None)
         metrics["eval/grounded_ratio"] = 1 - faults.total() / len(measured)
+        metrics["eval/answers/n"] = float(len(measured))
+        if masks := [empty for _, _, empty, _ in everyone if empty is not None]:
+            metrics |= {"eval/masks/n": float(len(masks)), "eval/masks/empty": float(sum(masks))}
         metrics |= {f"eval/faults/{kind}": float(count) for kind, count in sorted(faults.items())}
         return Validated(
             metrics=metrics,
             value=None if self.metric is None else metrics.get(f"eval/{self.metric}"),
-            rows=[row for _, row, _ in everyone],
+            rows=[row for _, row, _, _ in everyone],
             pictures=[
-                (each.sample.query.id, partial(draw_rollout, each)) for _, _, each in everyone if each is not None
+                (each.sample.query.id, partial(draw_rollout, each)) for _, _, _, each in everyone if each is not None
             ],
         )
 

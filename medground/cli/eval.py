@@ -64,20 +64,25 @@ def eval(  # the command's own name; nothing here needs the builtin
 
 
 def _brief(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    keys = ("samples", "answers", "ok", "failures", "refusals", "excluded", "usage", "metrics")
+    keys = ("samples", "answers", "ok", "failures", "refusals", "excluded", "masks", "empty_masks", "usage", "metrics")
     arms = {name: {key: arm[key] for key in keys} for name, arm in metrics["arms"].items()}
-    whole = {key: metrics[key] for key in ("recipe", "samples", "split", "clusters", "resampling", "skipped")}
+    shared = ("recipe", "causes", "length_limit", "samples", "split", "clusters", "resampling", "skipped")
+    whole = {key: metrics[key] for key in shared}
     return {**whole, "arms": arms, "comparisons": metrics.get("comparisons", []), "baseline": metrics.get("baseline")}
 
 
 def _told(metrics: Mapping[str, Any], out: Path) -> str:
     by = ", ".join(f"{count} by {kind}" for kind, count in metrics["clusters"]["by"].items())
     level = f"{metrics['resampling']['level']:.0%}"
-    lines = [f"{metrics['samples']} samples in {metrics['clusters']['count']} clusters ({by}); intervals of {level}"]
+    lines = [*metrics["causes"]]
+    lines.append(
+        f"{metrics['samples']} samples in {metrics['clusters']['count']} clusters ({by}); intervals of {level}"
+    )
     for name, arm in metrics["arms"].items():
         faults = {**arm["failures"], **arm["excluded"]}
         told = ", ".join(f"{count} {fault}" for fault, count in faults.items()) or "no faults"
-        lines.append(f"{name}: {arm['ok']} of {arm['answers']} answers, {told}")
+        empty = f", {arm['empty_masks']} of {arm['masks']} masks empty" if arm["empty_masks"] else ""
+        lines.append(f"{name}: {arm['ok']} of {arm['answers']} answers, {told}{empty}")
         lines += [f"  used {amount:g} {what}" for what, amount in arm["usage"].items()]
         lines += [f"  {key:<18}{_row(arm['metrics'][key])}" for key in SHOWN if key in arm["metrics"]]
     for row in (metrics.get("baseline") or {}).get("comparisons", []):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from medground.causes import Outcomes, is_empty
 from medground.cli.complete import OVERRIDE, RECIPE
 from medground.cli.viewing import view_options
 from medground.data.opening import image_id
@@ -52,12 +53,22 @@ def ground(
     if as_json:
         click.echo(json.dumps(result))
     else:
-        click.echo(_told(found, shown, out, result["files"]), err=True)
+        click.echo(_told(found, shown, out, result["files"], graph.sampling.max_completion_length), err=True)
     if found.fault is not None and not found.fault.of_model:
         raise RunError(f"the question was not answered: {found.fault}", hint=found.cause or None)
 
 
-def _told(found: Found, shown: Shown, out: Path, files: dict[str, str]) -> str:
+def _outcomes(found: Found, limit: int) -> Outcomes:
+    return Outcomes(
+        answers=1,
+        faults={} if found.fault is None else {found.fault: 1},
+        masks=int(found.mask is not None),
+        empty_masks=int(found.mask is not None and is_empty(found.mask)),
+        limit=limit,
+    )
+
+
+def _told(found: Found, shown: Shown, out: Path, files: dict[str, str], limit: int) -> str:
     lines = [f"question  {found.query.question}"]
     if shown.about:
         lines.append("view      " + ", ".join(f"{key} {value}" for key, value in shown.about.items()))
@@ -72,5 +83,6 @@ def _told(found: Found, shown: Shown, out: Path, files: dict[str, str]) -> str:
         lines.append(f"mask      {int(found.mask.data.sum())} px, own score {found.mask.score:.2f}")
     if found.fault is not None:
         lines.append(f"fault     {found.fault}")
+    lines += [f"why       {cause}" for cause in _outcomes(found, limit).causes()]
     lines += [f"{kind:<9} {out / name}" for kind, name in files.items()]
     return "\n".join(lines)

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from medground.causes import Outcomes
 from medground.cli.complete import OVERRIDE, RECIPE
 from medground.cli.progress import progress
 from medground.cli.stopping import interruptible
@@ -68,10 +69,11 @@ def run(
                     hint="run the same command again to continue",
                 )
             batch = todo[start : start + batch_size]
-            lines = zip(batch, _ground(graph, batch, out, overlays), strict=True)
-            _append(manifest, [{**line, "key": _key(feeds, item)} for item, line in lines])
+            answered = zip(batch, _ground(graph, batch, out, overlays), strict=True)
+            _append(manifest, [{**line, "key": _key(feeds, item)} for item, line in answered])
             advance(len(batch))
-    _summarise(manifest, _compact(manifest, [item.id for item in asked]), as_json)
+    lines = _compact(manifest, [item.id for item in asked])
+    _summarise(manifest, lines, graph.sampling.max_completion_length, as_json)
 
 
 def _refuse_another(manifest: Path) -> None:
@@ -155,7 +157,7 @@ def _compact(manifest: Path, order: list[str]) -> list[dict[str, Any]]:
     return lines
 
 
-def _summarise(manifest: Path, lines: list[dict[str, Any]], as_json: bool) -> None:
+def _summarise(manifest: Path, lines: list[dict[str, Any]], limit: int, as_json: bool) -> None:
     faults: dict[str, int] = {}
     for line in lines:
         if line["status"] != "ok":
@@ -164,16 +166,30 @@ def _summarise(manifest: Path, lines: list[dict[str, Any]], as_json: bool) -> No
     usage: dict[str, float] = {}
     for name, amount in (pair for line in lines for pair in line.get("usage", {}).items()):
         usage[name] = usage.get(name, 0) + amount
+    areas = [line["mask"]["area"] for line in lines if line.get("mask")]
+    outcomes = Outcomes(
+        answers=sum(line["status"] != "unreadable" for line in lines),
+        faults={kind: count for kind, count in faults.items() if kind != "unreadable"},
+        masks=len(areas),
+        empty_masks=areas.count(0),
+        limit=limit,
+    )
     summary = {
         "inputs": len(lines),
         "ok": sum(line["status"] == "ok" for line in lines),
         "not_ok": faults,
+        "masks": outcomes.masks,
+        "empty_masks": outcomes.empty_masks,
+        "causes": outcomes.causes(),
         "usage": usage,
     }
     if as_json:
         click.echo(json.dumps({**summary, "manifest": str(manifest)}))
     else:
+        for cause in outcomes.causes():
+            click.echo(cause, err=True)
         rest = "".join(f", {count} {kind}" for kind, count in sorted(faults.items()))
+        rest += f"; {outcomes.empty_masks} of {outcomes.masks} masks empty" if outcomes.empty_masks else ""
         click.echo(f"{summary['ok']} of {summary['inputs']} grounded{rest}; see {manifest}", err=True)
         if usage:
             click.echo("used " + ", ".join(f"{amount:g} {name}" for name, amount in usage.items()), err=True)

@@ -40,6 +40,15 @@ def decode_rle(rle: Mapping[str, Any]) -> NDArray[np.bool_]:
     return np.repeat(values, runs).reshape((height, width), order="F")
 
 
+def rle_area(rle: Mapping[str, Any]) -> int:
+    """How many pixels a mask of `encode_rle` has, without drawing it.
+
+    >>> rle_area({"size": [2, 3], "counts": "123"})
+    2
+    """
+    return sum(_runs(rle["counts"])[1::2])
+
+
 def encode_rle(mask: NDArray[np.bool_]) -> dict[str, Any]:
     """A mask, H x W bool, with compressed counts; `decode_rle` gives it back.
 

@@ -358,6 +358,9 @@ def _measure(
         },
         "skipped": dict(skipped),
     }
+    limit = max(each.max_completion_length for each in stage.samplings) if stage.predictions is None else None
+    told = summary.outcomes(next(iter(found["arms"].values())), limit)
+    found |= {"causes": told.causes(), "length_limit": limit}
     if "answer" in lines:
         others = [arm for arm in arms if arm.kind != "answer"]
         for arm in others:

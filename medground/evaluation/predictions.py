@@ -1,7 +1,8 @@
 """Answers that were saved: scored again, with another segmenter or by other rules, without their reasoner.
 
 A file of them holds the lines of an evaluation (``samples.jsonl``; its arm ``answer`` is taken), of a run
-(``manifest.jsonl``), or ``{"prediction": str}`` lines, optionally with ``id``, ``frame`` and ``ground_truth``.
+(``manifest.jsonl``), or ``{"prediction": str}`` lines, optionally with ``id``, ``frame``, ``finish_reason`` (``length`` where
+the text was cut off) and ``ground_truth``.
 """
 
 import json
@@ -101,7 +102,10 @@ def _completions(line: Mapping[str, Any], size: Size) -> list[Completion]:
         text = ""
     if not isinstance(text, str):
         raise InputError('a prediction is a text under "prediction"')
-    return [Completion(text=text, frame=frame_of(line.get("frame"), size), fault=lost)]
+    reason = line.get("finish_reason", "stop")
+    if reason not in ("stop", "length"):
+        raise InputError(f'finish_reason must be "stop" or "length", not {reason!r}')
+    return [Completion(text=text, frame=frame_of(line.get("frame"), size), finish_reason=reason, fault=lost)]
 
 
 class LineSamples(Sequence[Sample]):

@@ -8,7 +8,7 @@ import numpy as np
 
 from medground.data.rle import decode_rle
 from medground.evaluation.published import published
-from medground.evaluation.summary import FEW, GROUPS
+from medground.evaluation.summary import FEW, GROUPS, outcomes
 from medground.geometry import Box
 from medground.overlay import draw
 from medground.recipe import Recipe
@@ -27,7 +27,7 @@ from medground.report import (
     scatter,
     table,
 )
-from medground.types import Sample
+from medground.types import Fault, Sample
 
 Lines = Sequence[Mapping[str, Any]]
 NAMES = {
@@ -47,6 +47,11 @@ NAMES = {
 }
 HEADLINE = ("iou", "dice_joint", "dice_over_ellipse")
 GROUPED = ("dice_joint", "iou")
+RARE: Mapping[str, Callable[[Mapping[str, Any]], int]] = {
+    "cut off": lambda row: row["failures"].get(Fault.CUT_OFF, 0),
+    "empty masks": lambda row: row["empty_masks"],
+}
+"""Counts with a column of their own where there are any."""
 TITLES = {"modality": "modality", "supercategory": "super-category", "category": "category", "size": "target size"}
 ARM_TABLES = {
     "ceiling": ("Ceilings", "What is lost where: the answer or its segmenter replaced by one that knows the truth."),
@@ -94,7 +99,7 @@ def report(
         *_published(recipe, metrics["arms"][first]),
         _card(recipe, about, metrics),
     ]
-    return page(f"Evaluation of {recipe.name}", sections, note=_note(metrics))
+    return page(f"Evaluation of {recipe.name}", sections, note=_note(metrics), first=metrics["causes"])
 
 
 def _note(metrics: Mapping[str, Any]) -> str:
@@ -254,6 +259,7 @@ def _groups(arm: Mapping[str, Any], metrics: Mapping[str, Any]) -> Section:
 
 def _group_table(rows: Sequence[Mapping[str, Any]], groups: Sequence[str], caption: str) -> Html:
     names = [name for name in GROUPED if any(name in row["metrics"] for row in rows)]
+    rare = {word: count for word, count in RARE.items() if any(map(count, rows))}
     words = [*(TITLES[group] for group in groups)]
     words += [word for name in names for word in (NAMES[name], f"interval of {NAMES[name]}")]
     cells = [
@@ -264,10 +270,11 @@ def _group_table(rows: Sequence[Mapping[str, Any]], groups: Sequence[str], capti
             row["clusters"],
             sum(row["failures"].values()),
             row["refusals"],
+            *(count(row) for count in rare.values()),
         ]
         for row in rows
     ]
-    words += ["samples", "clusters", "failures", "refusals"]
+    words += ["samples", "clusters", "failures", "refusals", *rare]
     return table(words, cells, caption=caption, shown=rounded)
 
 
@@ -281,11 +288,13 @@ def _failures(metrics: Mapping[str, Any]) -> Section:
             [name, fault, count, count / arm["answers"] if arm["answers"] else None, how] for fault, count, how in kinds
         ]
     first = next(iter(metrics["arms"].values()))
-    refusals = f"{first['refusals']} of {first['answers']} answers hold no answer block at all (refusals)."
+    told = outcomes(first, metrics["length_limit"])
+    said = [
+        f"{first['refusals']} of {first['answers']} answers end without any answer block (refusals).",
+        *filter(None, (told.cut, told.empty)),
+    ]
     words = ["arm", "outcome", "answers", "share", "how it counts"]
-    return Section(
-        "Failures", refusals, table(words, rows, caption="every answer, by what became of it", shown=rounded)
-    )
+    return Section("Failures", *said, table(words, rows, caption="every answer, by what became of it", shown=rounded))
 
 
 def _sizes(lines: Lines) -> Section:

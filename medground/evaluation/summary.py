@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from medground.causes import Outcomes
+from medground.data.rle import rle_area
 from medground.data.sizes import SIZES
 from medground.evaluation import statistics
 from medground.evaluation.metrics import COMPAT, DEFINITIONS, DISTANCES
@@ -18,6 +20,8 @@ GROUPS = ("modality", "supercategory", "category", "size")
 """Labels by which means are told; a line's ``size`` is its target's."""
 COMPARED = ("iou", "pdice", "dice_joint", "mask_iou", "boundary_f")
 """The metrics that are tested against a baseline or another arm, in this order; each test is one of its family."""
+SCORES = ("iou", "pdice", "dice_joint")
+"""The metrics that are 0 where nothing was hit."""
 SHIFTED: Mapping[str, tuple[str, ...]] = {
     "ceiling": ("dice_joint",),
     "baseline": ("iou", "dice_joint"),
@@ -80,6 +84,7 @@ def _outcomes(lines: Sequence[Line]) -> dict[str, Any]:
     answers = [answer for line in lines for answer in line["answers"]]
     faults = [Fault(answer["fault"]) for answer in answers if answer["fault"]]
     failures = _counted(fault for fault in faults if fault.of_model)
+    masks = [answer["masks"]["joint"]["rle"] for answer in answers if "joint" in answer["masks"]]
     return {
         "samples": len(lines),
         "clusters": len({line["cluster"] for line in lines}),
@@ -88,7 +93,27 @@ def _outcomes(lines: Sequence[Line]) -> dict[str, Any]:
         "failures": failures,
         "refusals": failures.get(Fault.NO_ANSWER, 0),
         "excluded": _counted(fault for fault in faults if not fault.of_model),
+        "masks": len(masks),
+        "empty_masks": sum(rle_area(rle) == 0 for rle in masks),
     }
+
+
+def outcomes(arm: Mapping[str, Any], limit: int | None) -> Outcomes:
+    """What became of the answers of a summarised arm, to be told.
+
+    Args:
+        arm: what `summarise` gives.
+        limit: tokens an answer could have; None where it is not known.
+    """
+    means = [arm["metrics"][name]["mean"] for name in SCORES if name in arm["metrics"]]
+    return Outcomes(
+        answers=arm["answers"],
+        faults=arm["failures"] | arm["excluded"],
+        masks=arm["masks"],
+        empty_masks=arm["empty_masks"],
+        zero=bool(means) and not any(means),
+        limit=limit,
+    )
 
 
 def _metrics(lines: Sequence[Line], how: Resampling, *, thorough: bool = False) -> dict[str, Any]:

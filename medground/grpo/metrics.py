@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from medground.causes import is_empty
 from medground.events import completion_row
 from medground.graph import Group
 from medground.grpo.rollouts import Batch
@@ -32,6 +33,8 @@ def of_batch(batch: Batch, labels: Sequence[str]) -> dict[str, float]:
         "frac_groups_left_out": 1 - len(usable) / len(batch.groups),
         "resampled_groups": float(batch.drawn - len(batch.groups)),
         **_lengths(rollouts),
+        "completions/count": float(len(rollouts)),
+        **_masks(rollouts),
         "completions/grounded_ratio": sum(_fault(each) is None for each in rollouts) / len(rollouts),
     }
     for label in labels:
@@ -123,6 +126,12 @@ def _lengths(rollouts: Sequence[Rollout]) -> dict[str, float]:
         "completions/clipped_ratio": 1 - len(ended) / len(lengths),
         "completions/mean_terminated_length": sum(ended) / len(ended) if ended else 0.0,
     }
+
+
+def _masks(rollouts: Sequence[Rollout]) -> dict[str, float]:
+    """How many masks were made, and how many of them have no pixel; nothing where no term needs masks."""
+    masks = [each.mask for each in rollouts if each.mask is not None]
+    return {"masks/count": float(len(masks)), "masks/empty": float(sum(map(is_empty, masks)))} if masks else {}
 
 
 def _mean(values: Tensor) -> float:

@@ -16,7 +16,7 @@ from medground.grpo.schedule import drawn, sampling_seed
 from medground.launch import dealt
 from medground.protocols import Engine, RolloutSource, TrainableReasoner
 from medground.rubric import usable_groups
-from medground.types import Completion, Messages, Sample, Sampling
+from medground.types import Completion, Mask, Messages, Sample, Sampling
 
 AT_ONCE = 256
 """Completions asked for in one call; between calls a run can be stopped."""
@@ -27,7 +27,7 @@ class Batch:
     """One step's groups: N of G completions each."""
 
     groups: list[Group]
-    """Those of other ranks without images and masks."""
+    """Those of other ranks with a single pixel for each image and mask."""
     messages: list[Messages | None]
     """None for groups of other ranks: whose conversation it is, is whose forward pass it will be."""
     spare: Messages
@@ -176,8 +176,13 @@ def _told(group: Group) -> Group:
         query=replace(query, image=np.zeros((1, 1, 3), np.uint8)),
         target=replace(target, mask=None, published=None),
     )
-    rollouts = [replace(rollout, sample=sample, mask=None) for rollout in group.rollouts]
+    rollouts = [replace(rollout, sample=sample, mask=_small(rollout.mask)) for rollout in group.rollouts]
     return Group(sample=sample, rollouts=rollouts, scores=group.scores)
+
+
+def _small(mask: Mask | None) -> Mask | None:
+    """One pixel that says whether a mask is empty."""
+    return None if mask is None else replace(mask, data=np.array([[mask.data.any()]]))
 
 
 def _rewards(groups: Sequence[Group]) -> Tensor:

@@ -22,13 +22,14 @@ class Section:
         self.title, self.bodies = title, bodies
 
 
-def page(title: str, sections: Sequence[Section], *, note: object = "") -> str:
+def page(title: str, sections: Sequence[Section], *, note: object = "", first: Sequence[str] = ()) -> str:
     """One HTML document that asks for nothing outside itself, and forbids the browser to.
 
     Args:
         title: its heading.
         sections: its parts, listed at the top.
         note: text below the title.
+        first: what is read before all else, a sentence each, such as why every number is 0.
     """
     style, script = _file("page.css") + "\n" + _file("chart.css"), _file("page.js")
     names = [(f"section-{number}", section) for number, section in enumerate(sections, start=1)]
@@ -55,13 +56,17 @@ def page(title: str, sections: Sequence[Section], *, note: object = "") -> str:
     ]
     body = [
         element("a", "Skip to the content", href="#content", class_="skip"),
-        element("header", element("h1", title), *([block(note)] if note else [])),
+        element("header", element("h1", title), *_first(first), *([block(note)] if note else [])),
         element("nav", element("ul", *links), aria_label="Contents") if len(links) > 1 else text(""),
         element("main", *parts, id="content", tabindex=-1),
         element("footer", element("p", STATEMENT)),
         Html(f"<script>{script}</script>"),
     ]
     return f'<!doctype html>\n<html lang="en">{element("head", *head)}\n{element("body", *body)}</html>\n'
+
+
+def _first(sentences: Sequence[str]) -> list[Html]:
+    return [element("ul", *(element("li", each) for each in sentences), class_="first")] if sentences else []
 
 
 def _file(name: str) -> str:
