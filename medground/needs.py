@@ -46,7 +46,7 @@ def device_of(word: str) -> str:
         RecipeError: if there is no such device; a wrong word is refused without torch.
     """
     if wrong := _DeviceWord().objection(word):
-        raise RecipeError(f"the device {wrong.what}", hint=wrong.hint)
+        raise RecipeError(wrong.what, hint=wrong.hint)
     if word == "cpu":
         return word
     import torch

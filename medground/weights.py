@@ -105,14 +105,14 @@ def _check_header(path: Path) -> None:
         held = path.stat().st_size
         if path.suffix == ".safetensors" and (promised := _promised(begin, file.read)) and held < promised:
             raise InputError(
-                f"{path} is truncated: {held:,} of {promised:,} bytes are here", hint="copy or fetch it again"
+                f"{path} is truncated: {held:,} of at least {promised:,} bytes are here", hint="copy or fetch it again"
             )
     if begin.startswith(b"PK") and not zipfile.is_zipfile(path):
         raise InputError(f"{path} is truncated: {held:,} bytes, and the end is missing", hint="copy or fetch it again")
 
 
 def _promised(begin: bytes, read: Callable[[int], bytes]) -> int:
-    """How long a safetensors file is by its own header, in bytes; 0 where the header is none, which its reader says."""
+    """The least a safetensors file holds by its own header, bytes; 0 where the header is none, which its reader says."""
     if len(begin) < 8:
         return 8
     length = int.from_bytes(begin[:8], "little")

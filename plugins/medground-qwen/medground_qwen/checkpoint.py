@@ -14,6 +14,8 @@ REFUSED = ("auto_map", "_attn_implementation_internal")
 """Configuration keys through which a checkpoint would bring code of its own."""
 PROCESSOR = ("processor_config.json", "preprocessor_config.json")
 """Either says how images are prepared."""
+TEMPLATES = ("chat_template.jinja", "chat_template.json", "additional_chat_templates")
+"""Where a chat template lies that is not in a configuration."""
 
 
 def locate(checkpoint: str, family: Family, revision: str | None) -> Path:
@@ -35,6 +37,11 @@ def locate(checkpoint: str, family: Family, revision: str | None) -> Path:
             f"{folder.name} holds no {PROCESSOR[0]} and no {PROCESSOR[1]}",
             hint="copy it from the released checkpoint, beside config.json",
         )
+    if not any(name in TEMPLATES or _mentions_template(folder / name) for name in names):
+        raise InputError(
+            f"{folder.name} has no chat template",
+            hint=f"copy {TEMPLATES[0]} from the released checkpoint, beside config.json",
+        )
     check_whole(folder)
     for name in names:
         if name.endswith(".json"):
@@ -43,6 +50,11 @@ def locate(checkpoint: str, family: Family, revision: str | None) -> Path:
     if family.model_types and kind not in family.model_types:
         raise InputError(f"{folder.name} is a {kind or 'nameless'} model", hint=nearest(str(kind), family.model_types))
     return folder
+
+
+def _mentions_template(path: Path) -> bool:
+    """Whether a tokenizer's or a processor's configuration brings the template itself."""
+    return path.name in ("tokenizer_config.json", *PROCESSOR) and b'"chat_template"' in path.read_bytes()
 
 
 def check_adapter(folder: str) -> None:
@@ -62,7 +74,7 @@ def check_adapter(folder: str) -> None:
 
 
 def check_attention(attention: str, device: str, dtype: str) -> None:
-    """Stop where an attention implementation is not installed, or cannot run on `device` with `dtype`.
+    """Stop where an attention implementation is not installed, or cannot run on a device with a dtype; imports no torch.
 
     Raises:
         PluginError: if its package is not installed.
@@ -75,7 +87,7 @@ def check_attention(attention: str, device: str, dtype: str) -> None:
             f"attention: {attention} needs the package flash-attn, which is not installed",
             hint="pip install flash-attn --no-build-isolation, or write attention: sdpa",
         )
-    if not device.startswith("cuda") or dtype == "float32":
+    if device in ("cpu", "mps") or dtype == "float32":
         raise RecipeError(
             f"attention: {attention} runs on CUDA in 16 bits, not on {device} in {dtype}", hint="write attention: sdpa"
         )

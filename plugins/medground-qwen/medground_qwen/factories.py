@@ -57,8 +57,9 @@ def reasoner(
     folder = locate(checkpoint, family, revision)
     if adapter is not None:
         check_adapter(adapter)
+    check_attention(attention, device, dtype)
     there = device_of(device)
-    check_attention(attention, there, dtype)
+    check_attention(attention, there, dtype)  # again, now that it is known what auto means
 
     from medground_qwen.loading import load
     from medground_qwen.reasoner import VisionLanguageReasoner

@@ -29,23 +29,7 @@ def load(folder: Path, *, dtype: str, device: str, attention: str) -> tuple[Any,
     """
     logging.disable_progress_bar()  # the command line shows its own
     processor = _processor(folder)
-    try:
-        model, report = AutoModelForImageTextToText.from_pretrained(
-            folder,
-            dtype=dtype,
-            attn_implementation=attention,
-            use_safetensors=True,
-            trust_remote_code=False,
-            local_files_only=True,
-            output_loading_info=True,
-        )
-    except _UNLOADABLE as error:
-        raise _unloadable(folder, "its model", error) from error
-    if missing := sorted(report["missing_keys"]):
-        raise InputError(
-            f"{folder.name} lacks {len(missing)} of the model's weights, such as {missing[0]}",
-            hint="copy or fetch it again",
-        )
+    model = _model(folder, dtype, attention)
     if attention == "flash_attention_2" and model.dtype.itemsize != 2:
         raise RecipeError(f"attention: {attention} does not compute in {model.dtype}", hint="write dtype: bfloat16")
     try:
@@ -54,6 +38,38 @@ def load(folder: Path, *, dtype: str, device: str, attention: str) -> tuple[Any,
         raise RecipeError(
             f"{folder.name} cannot be put on {device}: {_first(error)}", hint="write device: cpu"
         ) from error
+
+
+def _model(folder: Path, dtype: str, attention: str) -> Any:
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()  # its table of weights that do not fit becomes a sentence below
+    try:
+        model, report = AutoModelForImageTextToText.from_pretrained(
+            folder,
+            dtype=dtype,
+            attn_implementation=attention,
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+    except _UNLOADABLE as error:
+        raise _unloadable(folder, "its model", error) from error
+    finally:
+        logging.set_verbosity(before)
+    if misfits := sorted(report["mismatched_keys"]):
+        name, here, wanted = misfits[0]
+        shapes = f"{list(here)} where its config.json means {list(wanted)}"
+        raise InputError(
+            f"{folder.name} has the weight {name} in shape {shapes}", hint="compare it with the released one"
+        )
+    if missing := sorted(report["missing_keys"]):
+        raise InputError(
+            f"{folder.name} lacks {len(missing)} of the model's weights, such as {missing[0]}",
+            hint="copy or fetch it again",
+        )
+    return model
 
 
 def _processor(folder: Path) -> Any:
