@@ -89,7 +89,7 @@ def objection(annotation: Any, value: Any) -> Objection | None:
     >>> objection(Literal["float32", "bfloat16"], "bf16")
     Objection(what="'bf16' is not one of its words", hint="did you mean 'bfloat16'?")
     >>> objection(Count | None, 0)
-    Objection(what='0 is below 1', hint='write 1 or more')
+    Objection(what='0 is below 1', hint='write 1 or more, or null')
     >>> objection(Count | None, 2.5)
     Objection(what='2.5 is not a whole number', hint='write a whole number, or null')
     >>> objection(Sequence[int], [8, 4])

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassError
 from jinja2 import TemplateError
 from safetensors import SafetensorError
 from transformers import AutoModelForImageTextToText, AutoProcessor
@@ -10,8 +11,19 @@ from transformers.utils import logging
 
 from medground.errors import InputError, RecipeError
 
-_UNLOADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError)
+_UNLOADABLE = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    RuntimeError,
+    SafetensorError,
+    StrictDataclassError,
+)
 """What transformers raises for folders that are not what they say."""
+MOST = 240
+"""Characters that are shown of an error of another library."""
 
 
 def load(folder: Path, *, dtype: str, device: str, attention: str) -> tuple[Any, Any]:
@@ -36,7 +48,7 @@ def load(folder: Path, *, dtype: str, device: str, attention: str) -> tuple[Any,
         return model.to(device).eval(), processor
     except RuntimeError as error:  # most often there is not enough memory
         raise RecipeError(
-            f"{folder.name} cannot be put on {device}: {_first(error)}", hint="write device: cpu"
+            f"{folder.name} cannot be put on {device}: {_told(error)}", hint="write device: cpu"
         ) from error
 
 
@@ -93,9 +105,10 @@ def _processor(folder: Path) -> Any:
 
 def _unloadable(folder: Path, what: str, error: Exception) -> InputError:
     return InputError(
-        f"{folder.name} cannot be loaded, {what}: {_first(error)}", hint="compare its files with the released ones"
+        f"{folder.name} cannot be loaded, {what}: {_told(error)}", hint="compare its files with the released ones"
     )
 
 
-def _first(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+def _told(error: Exception) -> str:
+    """What an error says, in one line."""
+    return " ".join(str(error).split())[:MOST] or type(error).__name__
