@@ -20,6 +20,7 @@ from typing import Any
 
 from medground.errors import PluginError, RunError
 from medground.recipe import Recipe, checkpoints
+from medground.recipe.checkpoints import KEYS
 
 LOCK = "medground.lock.json"
 """In the hub's cache folder: id -> revision asked for, commit, licence, SHA-256 of every file."""
@@ -95,7 +96,7 @@ def wanted(recipe: Recipe) -> list[Wanted]:
 
 
 def _weights(recipe: Recipe) -> Iterator[Wanted]:
-    for key, checkpoint, revision in checkpoints(recipe):
+    for key, checkpoint, revision in checkpoints(recipe, *KEYS):
         item = parse(checkpoint, key, revision=revision)
         if item is not None:
             yield item

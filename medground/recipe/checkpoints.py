@@ -21,8 +21,16 @@ class Named(NamedTuple):
     revision: Any
 
 
-def checkpoints(recipe: Recipe) -> Iterator[Named]:
-    """Every checkpoint that the reasoner, the segmenter and the reward terms name.
+KEYS = ("reasoner", "segmenter", "rewards")
+"""The parts of a recipe that may name checkpoints."""
+
+
+def checkpoints(recipe: Recipe, *keys: str) -> Iterator[Named]:
+    """The checkpoints that parts of a recipe name.
+
+    Args:
+        recipe: a resolved recipe.
+        keys: some of `KEYS`; the others are not looked at.
 
     Raises:
         RecipeError: if a component's values must still be given.
@@ -30,9 +38,9 @@ def checkpoints(recipe: Recipe) -> Iterator[Named]:
     """
     named: list[tuple[str, str, str, dict[str, Any]]] = []
     for kind in ("reasoner", "segmenter"):
-        if kind in recipe.data:
+        if kind in keys and kind in recipe.data:
             named.append((kind, kind, *recipe.component(kind)))
-    for label, (name, _, given) in recipe.terms.items():
+    for label, (name, _, given) in recipe.terms.items() if "rewards" in keys else ():
         named.append(("reward", f"rewards.{label}", name, given))
     for kind, key, name, given in named:
         checkpoint = given.get("checkpoint") or getattr(registry.factory(kind, name), "published", None)
@@ -45,16 +53,16 @@ def require_checkpoints(recipe: Recipe, *keys: str) -> None:
 
     Args:
         recipe: a resolved recipe.
-        keys: the parts that are looked at: ``reasoner``, ``segmenter``, ``rewards``.
+        keys: some of `KEYS`.
 
     Raises:
         InputError: naming the weights, and how to get them.
         RecipeError: if a component's values must still be given.
         PluginError: if a component cannot be had.
     """
-    for key, checkpoint, revision in checkpoints(recipe):
-        if key.partition(".")[0] not in keys or not isinstance(checkpoint, str) or "://" in checkpoint:
-            continue
+    for key, checkpoint, revision in checkpoints(recipe, *keys):
+        if not isinstance(checkpoint, str) or "://" in checkpoint:
+            continue  # not what `medground.weights` reads
         try:
             check_whole(find_weights(f"{checkpoint}@{revision}" if revision else checkpoint))
         except InputError as error:
