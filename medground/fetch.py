@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from medground.errors import PluginError, RunError
-from medground.recipe import Recipe
+from medground.recipe import Recipe, checkpoints
+from medground.recipe.checkpoints import KEYS
 
 LOCK = "medground.lock.json"
 """In the hub's cache folder: id -> revision asked for, commit, licence, SHA-256 of every file."""
@@ -95,17 +96,8 @@ def wanted(recipe: Recipe) -> list[Wanted]:
 
 
 def _weights(recipe: Recipe) -> Iterator[Wanted]:
-    from medground.registry import factory
-
-    named: list[tuple[str, str, str, dict[str, Any]]] = []
-    for kind in ("reasoner", "segmenter"):
-        if kind in recipe.data:
-            named.append((kind, kind, *recipe.component(kind)))
-    for label, (name, _, given) in recipe.terms.items():
-        named.append(("reward", f"rewards.{label}", name, given))
-    for kind, key, name, given in named:
-        checkpoint = given.get("checkpoint") or getattr(factory(kind, name), "published", None)
-        item = parse(checkpoint, f"{key}.checkpoint", revision=given.get("revision"))
+    for key, checkpoint, revision in checkpoints(recipe, *KEYS):
+        item = parse(checkpoint, key, revision=revision)
         if item is not None:
             yield item
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from medground import registry
 from medground.errors import RunError, SegmenterError, SegmenterMemoryError
 from medground.protocols import BatchSegmenter, PromptInterface, Reasoner, Segmenter
-from medground.recipe import Recipe, check, resolve, untrained_kinds
+from medground.recipe import Recipe, check, require_checkpoints, resolve, untrained_kinds
 from medground.segmenting import image_key
 from medground.store import StageStore, query_key
 from medground.types import (
@@ -92,11 +92,18 @@ class Segmented:
 
 
 class GroundingGraph:
-    """The inference graph of a recipe. Components are built when first needed."""
+    """The inference graph of a recipe. Components are built when first needed.
 
-    def __init__(self, recipe: Recipe, store: StageStore | None = None) -> None:
+    Args:
+        recipe: names the components.
+        store: where stages are kept; without one nothing is.
+        segments: whether masks are wanted of the answers, so that a segmenter's missing weights are told before any is written.
+    """
+
+    def __init__(self, recipe: Recipe, store: StageStore | None = None, *, segments: bool = True) -> None:
         self.recipe = recipe
         self.store = store
+        self.segments = segments
 
     @cached_property
     def reasoner(self) -> Reasoner:
@@ -160,6 +167,8 @@ class GroundingGraph:
         )
         missing = [index for index, group in enumerate(found) if group is None]
         if missing:
+            if "reasoner" not in vars(self):  # not built yet
+                require_checkpoints(self.recipe, "reasoner", *["segmenter"] * self.segments)
             batch = [self.prompt_interface.render(queries[index]) for index in missing]
             answers = self.reasoner.generate(batch, sampling)
             _count("reasoner", [len(group) for group in answers], [sampling.num_generations] * len(batch))
@@ -242,7 +251,7 @@ class RolloutGraph:
     """The training graph of a recipe: from samples to scored groups."""
 
     def __init__(self, recipe: Recipe, rubric: "Rubric", store: StageStore | None = None) -> None:
-        self.grounding = GroundingGraph(recipe, store)
+        self.grounding = GroundingGraph(recipe, store, segments=rubric.needs_mask)
         self.rubric = rubric
 
     def __call__(self, samples: Sequence[Sample], sampling: Sampling) -> list[Group]:

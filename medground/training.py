@@ -25,6 +25,7 @@ from medground.launch import ranks
 from medground.protocols import Engine, RolloutSource, TrainableReasoner
 from medground.recipe import Recipe, check, resolve
 from medground.rubric import rubric
+from medground.training_needs import require_for_training
 from medground.validation import Validation, checkpoint_rule, validation
 
 
@@ -71,14 +72,16 @@ def train(
         RunError: if the run could not do its steps, or `out` holds another run.
         Interrupted: if it was asked to stop; it can be resumed.
     """
-    from medground.grpo.loop import Loop, Parts
-
     source, folder = _places(recipe, out, resume)
     resolved = _named(resolve(source, *overrides).rooted(), folder, source)
     check(resolved, strict_missing=True)
     kind = method_kind(resolved)
     if RunFolder.started(folder) and not resume:
         raise RunError(f"{folder} holds a run already", hint="add --resume to continue it, or choose another --out")
+    require_for_training(resolved)
+
+    from medground.grpo.loop import Loop, Parts  # imports torch
+
     engine = engine_of(resolved)
     first = engine.rank == 0
     run = RunFolder.of_rank(engine.rank, folder, resolved)
@@ -350,13 +353,15 @@ def probe(recipe: Any, *overrides: str, steps: int = 2) -> dict[str, Any]:
     Raises:
         RecipeError: if the recipe cannot be trained.
     """
+    resolved = resolve(recipe, *overrides)
+    check(resolved, strict_missing=True)
+    kind = method_kind(resolved)
+    require_for_training(resolved)
+
     import torch
 
     from medground.grpo.loop import State
 
-    resolved = resolve(recipe, *overrides)
-    check(resolved, strict_missing=True)
-    kind = method_kind(resolved)
     made = assemble(resolved, kind)
     state, seconds, metrics = State(), [], {}
     for _ in range(min(steps, made.method.planned)):

@@ -3,14 +3,18 @@
 torch and safetensors are imported when a function is called, never by importing this module.
 """
 
+import difflib
+import json
 import pickle
 import struct
+import zipfile
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medground.errors import InputError, RecipeError, nearest
+from medground.errors import InputError, RecipeError
+from medground.needs import device_of, dtype_of
 
 if TYPE_CHECKING:
     import torch
@@ -19,7 +23,15 @@ WRAPPERS = ("model", "state_dict", "model_state_dict")
 """Keys under which training code stores the weights of a checkpoint."""
 OPTIMIZERS = ("SGD", "Adam", "AdamW", "Adamax", "Adagrad", "Adadelta", "NAdam", "RAdam", "RMSprop")
 """torch.optim classes whose pickled objects are passed over where training code left them beside the weights."""
+POINTER = b"version https://git-lfs.github.com/spec/"
+"""How a file begins that git-LFS has not replaced by its content."""
+LONGEST_HEADER = 100_000_000
+"""Bytes; what safetensors itself reads at most."""
 _UNREADABLE = (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError, IndexError, TypeError)
+
+
+class NotFetched(InputError):
+    """A hub id names weights that are not in the local hub cache."""
 
 
 def find_weights(checkpoint: str | Path) -> Path:
@@ -28,7 +40,8 @@ def find_weights(checkpoint: str | Path) -> Path:
     Nothing is downloaded.
 
     Raises:
-        InputError: if there is no such file and the hub's cache does not hold it.
+        InputError: if there is no such file.
+        NotFetched: if it can only be a hub id, and the hub's cache does not hold it.
     """
     path = Path(checkpoint).expanduser()
     if path.exists():
@@ -39,10 +52,17 @@ def find_weights(checkpoint: str | Path) -> Path:
         cached = _in_cache("/".join(parts[:2]), "/".join(parts[2:]), revision or None)
         if cached is not None:
             return cached
-        hint = "medground fetch downloads what a recipe names; nothing is downloaded silently"
-        raise InputError(f"{checkpoint} is neither a file here nor a model in the local hub cache", hint=hint)
-    siblings = [item.name for item in path.parent.iterdir()] if path.parent.is_dir() else []
-    raise InputError(f"the checkpoint {path} does not exist", hint=nearest(path.name, siblings))
+        hint = "medground fetch RECIPE downloads what a recipe names; nothing is downloaded silently"
+        raise NotFetched(f"{checkpoint} is neither a file here nor a model in the local hub cache", hint=hint)
+    raise InputError(f"the checkpoint {path} does not exist", hint=_beside(path))
+
+
+def _beside(path: Path) -> str:
+    """What to do about a path that does not exist."""
+    if not path.parent.is_dir():
+        return f"there is no folder {path.parent} either"
+    close = difflib.get_close_matches(path.name, [item.name for item in path.parent.iterdir()], n=1)
+    return f"did you mean {close[0]!r}?" if close else f"see what there is: ls {path.parent}"
 
 
 def _in_cache(repository: str, file: str, revision: str | None) -> Path | None:
@@ -58,6 +78,60 @@ def _in_cache(repository: str, file: str, revision: str | None) -> Path | None:
         return None
 
 
+def check_whole(path: Path) -> None:
+    """Stop at weights that are a git-LFS pointer or shorter than they say; reads headers only, without torch.
+
+    Args:
+        path: a weights file, or a folder with safetensors files.
+
+    Raises:
+        InputError: naming the file.
+    """
+    for file in sorted(path.glob("*.safetensors")) if path.is_dir() else [path]:
+        try:
+            _check_header(file)
+        except OSError as error:
+            raise InputError(f"{file} cannot be read: {error.strerror or error}") from error
+
+
+def _check_header(path: Path) -> None:
+    with path.open("rb") as file:
+        begin = file.read(len(POINTER))
+        if begin == POINTER:
+            raise InputError(
+                f"{path} is a git-LFS pointer, a text that stands for the weights",
+                hint=f"git -C {path.parent} lfs pull",
+            )
+        held = path.stat().st_size
+        if path.suffix == ".safetensors" and (promised := _promised(begin, file.read)) and held < promised:
+            raise InputError(
+                f"{path} is truncated: {held:,} of at least {promised:,} bytes are here", hint="copy or fetch it again"
+            )
+    if begin.startswith(b"PK") and not zipfile.is_zipfile(path):
+        raise InputError(f"{path} is truncated: {held:,} bytes, and the end is missing", hint="copy or fetch it again")
+
+
+def _promised(begin: bytes, read: Callable[[int], bytes]) -> int:
+    """The least a safetensors file holds by its own header, bytes; 0 where the header is none, which its reader says."""
+    if len(begin) < 8:
+        return 8
+    length = int.from_bytes(begin[:8], "little")
+    if length > LONGEST_HEADER:
+        return 0
+    text = begin[8:] + read(max(0, length + 8 - len(begin)))
+    if len(text) < length:
+        return length + 8
+    try:
+        header = json.loads(text[:length])
+        return (
+            8
+            + length
+            + max((each["data_offsets"][1] for name, each in header.items() if name != "__metadata__"), default=0)
+        )
+    except (ValueError, TypeError, LookupError, AttributeError):
+        return 0
+
+
 def read_weights(path: Path) -> "dict[str, torch.Tensor]":
     """The tensors of a checkpoint file or of a Hugging Face folder, on the CPU, by name.
 
@@ -67,6 +141,7 @@ def read_weights(path: Path) -> "dict[str, torch.Tensor]":
     Raises:
         InputError: if the file is damaged, of another kind, or holds objects that are not weights.
     """
+    check_whole(path)
     if path.is_dir():
         return _read_folder(path)
     if path.suffix == ".safetensors":
@@ -207,23 +282,9 @@ def frozen(model: "torch.nn.Module", *, device: str, dtype: str) -> "torch.nn.Mo
     Raises:
         RecipeError: if there is no such floating-point dtype, or no such device here.
     """
-    wanted = dtype_of(dtype)
+    wanted, where = dtype_of(dtype), device_of(device)
     try:
-        return model.eval().requires_grad_(False).to(device=device, dtype=wanted)
+        return model.eval().requires_grad_(False).to(device=where, dtype=wanted)
     except (RuntimeError, AssertionError) as error:
         cause = (str(error).splitlines() or [""])[0]
-        raise RecipeError(f"the device {device!r} cannot be used: {cause}", hint="such as cpu or cuda:0") from error
-
-
-def dtype_of(name: str) -> "torch.dtype":
-    """The torch dtype called `name`: float32, bfloat16 or float16.
-
-    Raises:
-        RecipeError: if it is none of these.
-    """
-    import torch
-
-    known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-    if name not in known:
-        raise RecipeError(f"there is no dtype {name!r} for a segmenter", hint=nearest(name, known))
-    return known[name]
+        raise RecipeError(f"the device {device!r} cannot be used: {cause}", hint="write device: cpu") from error

@@ -5,7 +5,7 @@ import pytest
 
 import medground
 from medground import graph as graphs
-from medground.errors import PluginError, RecipeError, RunError, SegmenterError
+from medground.errors import InputError, PluginError, RecipeError, RunError, SegmenterError
 from medground.recipe import resolve
 from medground.rubric import Rubric, rubric
 from medground.store import StageStore
@@ -236,3 +236,19 @@ def test_loading_refuses_what_cannot_work():
 def test_a_run_folder_is_a_recipe(tmp_path):
     resolve("infer/toy", "segmenter=ellipse").write(tmp_path / "run")
     assert medground.load(tmp_path / "run").recipe.component("segmenter") == ("ellipse", {})
+
+
+def test_a_segmenters_missing_weights_are_told_before_a_reasoner_is_built(tmp_path):
+    absent = {"name": "medsam", "checkpoint": str(tmp_path / "medsam.pth")}
+    rewards = {"region_text": {"checkpoint": "???"}}  # not looked at: grounding scores nothing
+    graph = medground.load(PLAIN | {"segmenter": absent, "rewards": rewards})
+    with pytest.raises(InputError, match=r"segmenter\.checkpoint: the checkpoint .*medsam\.pth does not exist"):
+        graph(query())
+    assert "reasoner" not in vars(graph)
+
+
+def test_rewards_that_need_no_mask_need_no_weights_of_a_segmenter(tmp_path):
+    absent = {"name": "medsam", "checkpoint": str(tmp_path / "medsam.pth")}
+    recipe = resolve(PLAIN | {"segmenter": absent, "rewards": {"format_seg": 1}})
+    ((group,),) = [graphs.RolloutGraph(recipe, rubric(recipe))([sample()], Sampling())]
+    assert len(group.rollouts) == 1

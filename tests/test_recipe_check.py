@@ -101,6 +101,29 @@ variants:
         check(resolve({"rewards": {"fixed": {"vlue": 1}}}))
 
 
+def test_a_value_of_another_type_is_told_where_it_stands(stranger, here):
+    here(
+        bad="""\
+segmenter:
+  name: box_only
+  checkpoint: 7
+  size: large
+rewards:
+  fixed: {value: null}
+""",
+        open="segmenter: {name: box_only, checkpoint: a, size: '???'}\n",
+    )
+    told = {each.key: (each.where, each.message, each.hint) for each in find_problems(resolve("bad.yaml"))}
+    assert told == {
+        "segmenter.checkpoint": ("bad.yaml:3", "segmenter.checkpoint: 7 is not a word", "write a word"),
+        "segmenter.size": ("bad.yaml:4", "segmenter.size: 'large' is not a whole number", "write a whole number"),
+        "rewards.fixed.value": ("bad.yaml:6", "rewards.fixed.value: null is not a number", "write a number"),
+    }
+    with pytest.raises(InvalidRecipe, match=r"bad.yaml:3: .* 2 more problems"):
+        check(resolve("bad.yaml"))
+    assert find_problems(resolve("open.yaml")) == []  # what must still be given has no type yet
+
+
 def test_a_broken_plugin_is_told_once(here, stranger, tmp_path):
     (module,) = (tmp_path / "site").glob("*.py")
     module.write_text("import nothing_of_this_name\n")

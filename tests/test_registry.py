@@ -80,6 +80,19 @@ def test_arguments_are_checked_against_the_signature(site, install):
         bind("segmenter", "glow", {"levl": 1})
     with pytest.raises(RecipeError, match=r"level lies in \[0, 1\]"):
         build("segmenter", "glow", level=7)
+    with pytest.raises(RecipeError, match=r"segmenter 'glow': level 'high' is not a number .write a number"):
+        build("segmenter", "glow", level="high")
+
+
+def test_a_library_that_says_which_package_it_lacks_is_believed(site, install):
+    source = PLUGIN.replace(
+        "self.level = level",
+        "raise ImportError('Glow requires the Timm library\\nbut it was not found. You can: `pip install timm`.')",
+    )
+    install(site, "medground-glow", {"segmenter.glow": "medground_glow"}, source)
+    with pytest.raises(PluginError, match=r"lacks a package: Glow requires the Timm library but it") as caught:
+        build("segmenter", "glow")
+    assert caught.value.hint == "pip install timm"
 
 
 def test_a_required_argument_is_asked_for(site, install):

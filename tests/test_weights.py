@@ -8,7 +8,7 @@ from medground.errors import InputError, RecipeError
 torch = pytest.importorskip("torch")
 from safetensors.torch import save_file  # noqa: E402
 
-from medground.weights import find_weights, frozen, load_strictly, read_weights  # noqa: E402
+from medground.weights import check_whole, find_weights, frozen, load_strictly, read_weights  # noqa: E402
 
 
 def model() -> "torch.nn.Module":
@@ -76,6 +76,25 @@ def test_truncated_files_are_one_sentence(tmp_path, kind, kept):
     with pytest.raises(InputError, match=path.name) as caught:
         read_weights(path)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["m.pth", "m.safetensors"])
+def test_a_pointer_of_git_lfs_is_called_that(tmp_path, name):
+    (tmp_path / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 5\n")
+    with pytest.raises(InputError, match=rf"{name} is a git-LFS pointer.*git -C \S+ lfs pull"):
+        read_weights(tmp_path / name)
+
+
+def test_a_truncated_safetensors_file_says_how_much_is_missing(tmp_path):
+    path = tmp_path / "m.safetensors"
+    save_file(model().state_dict(), path)
+    data = path.read_bytes()
+    check_whole(path)
+    check_whole(tmp_path)
+    path.write_bytes(data[:-1])
+    for place in (path, tmp_path):
+        with pytest.raises(InputError, match=rf"truncated: {len(data) - 1} of at least {len(data)} bytes"):
+            check_whole(place)
 
 
 @pytest.mark.parametrize(
@@ -150,7 +169,7 @@ def test_frozen_models():
     ready = frozen(model().train(), device="cpu", dtype="bfloat16")
     assert not ready.training and not any(parameter.requires_grad for parameter in ready.parameters())
     assert next(ready.parameters()).dtype == torch.bfloat16
-    with pytest.raises(RecipeError, match="the device 'gpu' cannot be used"):
+    with pytest.raises(RecipeError, match="'gpu' is no device"):
         frozen(model(), device="gpu", dtype="float32")
     with pytest.raises(RecipeError, match="did you mean 'float16'"):
         frozen(model(), device="cpu", dtype="float61")

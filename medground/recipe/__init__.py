@@ -8,6 +8,8 @@ from medground.recipe.check import check as check
 from medground.recipe.check import find_problems as find_problems
 from medground.recipe.check import impossible as impossible
 from medground.recipe.check import untrained_kinds as untrained_kinds
+from medground.recipe.checkpoints import checkpoints as checkpoints
+from medground.recipe.checkpoints import require_checkpoints as require_checkpoints
 from medground.recipe.layers import leaves as leaves
 from medground.recipe.read import MISSING as MISSING
 from medground.recipe.resolved import Recipe as Recipe
@@ -19,6 +21,6 @@ from medground.recipe.structure import InvalidRecipe as InvalidRecipe
 from medground.recipe.structure import Problem as Problem
 
 __all__ = [
-    "COMPONENTS", "MISSING", "InvalidRecipe", "Problem", "Recipe", "check", "find_problems", "headline",
-    "impossible", "leaves", "names", "resolve", "untrained_kinds",
+    "COMPONENTS", "MISSING", "InvalidRecipe", "Problem", "Recipe", "check", "checkpoints", "find_problems",
+    "headline", "impossible", "leaves", "names", "require_checkpoints", "resolve", "untrained_kinds",
 ]  # fmt: skip

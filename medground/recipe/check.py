@@ -7,6 +7,7 @@ from typing import Any
 
 from medground import registry
 from medground.errors import MedgroundError, PluginError, RecipeError
+from medground.recipe.read import MISSING
 from medground.recipe.resolved import Recipe
 from medground.recipe.sections import COMPONENTS
 from medground.recipe.structure import MAX_PROBLEMS, InvalidRecipe, Problem
@@ -84,7 +85,7 @@ def _problems(recipe: Recipe, strict_missing: bool) -> Iterator[tuple[Problem, M
 
 def _binding(
     recipe: Recipe, kind: str, key: str, component: Mapping[str, Any]
-) -> Iterator[tuple[Problem, MedgroundError]]:
+) -> Iterator[tuple[Problem, MedgroundError | None]]:
     arguments = {word: value for word, value in component.items() if word not in registry.RESERVED}
     name = component["name"]
     try:
@@ -100,6 +101,10 @@ def _binding(
         except RecipeError as error:
             dotted = f"{key}.{next(iter(part))}" if unknown else f"{key}.name"
             yield Problem(dotted, recipe.place(dotted), error.message, error.hint), error
+    given = {word: value for word, value in arguments.items() if value != MISSING}
+    for word, wrong in registry.unsuitable(kind, name, given).items():
+        dotted = f"{key}.{word}"
+        yield Problem(dotted, recipe.place(dotted), f"{dotted}: {wrong.what}", wrong.hint), None
 
 
 def impossible(recipe: Recipe) -> str | None:

@@ -13,6 +13,7 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
+from medground.arguments import Objection, objection
 from medground.errors import RecipeError, nearest
 from medground.hookspecs import Factory
 from medground.registry.blame import blame
@@ -40,6 +41,7 @@ __all__ = [
     "factory",
     "find",
     "kind_word",
+    "unsuitable",
 ]
 
 
@@ -76,14 +78,32 @@ def bind(kind: str, name: str, arguments: Mapping[str, Any]) -> inspect.BoundArg
         raise RecipeError(f"{kind_word(kind)} {name!r}: {error}", hint=f"its arguments: {signature}") from error
 
 
+def unsuitable(kind: str, name: str, arguments: Mapping[str, Any]) -> dict[str, Objection]:
+    """Which arguments are of another type or another word than the factory's annotations say, and why; see `arguments`.
+
+    Raises:
+        PluginError: as `factory`.
+    """
+    parameters = inspect.signature(factory(kind, name)).parameters
+    known = {word: value for word, value in arguments.items() if word in parameters}
+    objections = {
+        word: objection(parameters[word].annotation, value)
+        for word, value in known.items()
+        if value is not parameters[word].default
+    }
+    return {word: wrong for word, wrong in objections.items() if wrong is not None}
+
+
 def build(kind: str, name: str, /, **arguments: Any) -> Any:
     """Make a component: ``build("segmenter", "medsam", checkpoint="medsam.safetensors")``.
 
     Raises:
-        RecipeError: if its arguments do not fit.
+        RecipeError: if its arguments do not fit, by name, type or word.
         PluginError: as `factory`, or if a library it needs is missing.
     """
     bound = bind(kind, name, arguments)
+    for word, wrong in unsuitable(kind, name, arguments).items():
+        raise RecipeError(f"{kind_word(kind)} {name!r}: {word} {wrong.what}", hint=wrong.hint)
     try:
         return factory(kind, name)(*bound.args, **bound.kwargs)
     except ImportError as error:

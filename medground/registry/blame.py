@@ -50,6 +50,9 @@ def _blame_import(component: Component, error: ImportError) -> PluginError:
         return PluginError(
             f"{who} needs the module {missing!r}, which is not installed", hint=_source(component, missing)
         )
+    if not missing and (command := re.search(r"pip3? install [^`'\"\n]*[^`'\"\s.]", str(error))):
+        text = " ".join(str(error).split())  # a library that says what it lacks and how to get it
+        return PluginError(f"{who} lacks a package: {text}", hint=command[0])
     return PluginError(f"{who} fails with {type(error).__name__}: {error}", hint=_source(component, missing))
 
 

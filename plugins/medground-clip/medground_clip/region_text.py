@@ -1,7 +1,6 @@
 """The region/text term: does the predicted region look like what the target is called?"""
 
 import hashlib
-import importlib.util
 import math
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -10,7 +9,9 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from medground.arguments import Count
 from medground.errors import RecipeError
+from medground.needs import Device, device_of, require_modules
 from medground.types import Fault, Image, RewardResult, Rollout
 
 Vector = NDArray[np.float32]
@@ -34,7 +35,7 @@ class RegionText:
             `model`. Read with safetensors, or as tensors only.
         model: the open_clip architecture of a weights file, such as ``ViT-B-32``.
         template: the text to compare with; ``{}`` stands for the category.
-        device: where the model runs.
+        device: ``auto`` (CUDA where torch can use it, else the CPU), ``cpu``, ``cuda``, ``cuda:1``, ...
         batch_size: crops per forward pass.
         cache_size: region embeddings kept, by image content and region; the oldest unused go first.
     """
@@ -48,9 +49,9 @@ class RegionText:
         checkpoint: str | None = None,
         model: str | None = None,
         template: str = "a medical image of {}",
-        device: str = "cpu",
-        batch_size: int = 64,
-        cache_size: int = 4096,
+        device: Device = "auto",
+        batch_size: Count = 64,
+        cache_size: Count = 4096,
     ) -> None:
         if checkpoint is None:
             raise RecipeError("region_text needs a checkpoint", hint="give a folder or a weights file of open_clip")
@@ -58,8 +59,9 @@ class RegionText:
             raise RecipeError(f"template {template!r} does not name the category", hint="put {} where it belongs")
         if batch_size < 1 or cache_size < 1:
             raise RecipeError("batch_size and cache_size must be at least 1")
-        if importlib.util.find_spec("open_clip") is None:  # told now, not at the first rollout
-            raise ModuleNotFoundError("No module named 'open_clip'", name="open_clip")
+        require_modules("open_clip")  # told now, not at the first rollout, as is a wrong device
+        if device not in ("auto", "cpu"):
+            device_of(device)
         self.checkpoint, self.model, self.template, self.device = str(checkpoint), model, template, device
         self.batch_size, self.cache_size = batch_size, cache_size
         self._forget()
@@ -115,7 +117,7 @@ class RegionText:
         if self._network is None:
             from medground_clip.network import Network
 
-            self._network = Network(checkpoint=self.checkpoint, model=self.model, device=self.device)
+            self._network = Network(checkpoint=self.checkpoint, model=self.model, device=device_of(self.device))
         return self._network
 
     def _text_vectors(self, texts: set[str]) -> dict[str, Vector]:

@@ -7,6 +7,7 @@ siblings. All other layers are position-wise, so the image and the prompt are co
 is PrefixGrouper's (arXiv 2506.05433).
 """
 
+import sys
 from typing import Any
 
 import torch
@@ -61,9 +62,13 @@ class _Shared:
         if packed is not None:
             return packed_attention(query, key, value, packed, scaling), None
         if shared_prompt is None:
-            plain = ALL_ATTENTION_FUNCTIONS[self.base]
-            return plain(module, query, key, value, attention_mask, scaling=scaling, **rest)
+            return self._plain(module)(module, query, key, value, attention_mask, scaling=scaling, **rest)
         return shared_attention(query, key, value, shared_prompt, shared_group, scaling), None
+
+    def _plain(self, module: torch.nn.Module) -> Any:
+        """The base itself; ``eager`` is in no table of transformers, every model's own module has it."""
+        registered = ALL_ATTENTION_FUNCTIONS.get(self.base)
+        return registered or sys.modules[type(module).__module__].eager_attention_forward
 
 
 def shared_attention(

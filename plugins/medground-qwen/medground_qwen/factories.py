@@ -2,9 +2,12 @@
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Literal
 
+from medground.arguments import AtLeast, Count, Positive
 from medground.frames import Kind, Order
+from medground.needs import Device, Dtype, device_of, require_modules
+from medground_qwen.checkpoint import Attention, check_adapter, check_attention, locate
 from medground_qwen.families import QWEN2_5_VL, QWEN3_VL, Family, any_family
 
 if TYPE_CHECKING:
@@ -17,18 +20,18 @@ def reasoner(
     *,
     checkpoint: str,
     revision: str | None = None,
-    dtype: str = "auto",
-    device: str = "auto",
-    attention: str = "sdpa",
-    max_pixels: int | None = None,
+    dtype: Literal["auto"] | Dtype = "auto",
+    device: Device = "auto",
+    attention: Attention = "sdpa",
+    max_pixels: Count | None = None,
     share: bool = True,
-    lora_rank: int = 0,
-    lora_alpha: float | None = None,
+    lora_rank: Annotated[int, AtLeast(0)] = 0,
+    lora_alpha: Positive | None = None,
     adapter: str | None = None,
     train_vision: bool = False,
     gradient_checkpointing: bool = False,
-    logprob_chunk: int = 1024,
-    rows_at_once: int = 256,
+    logprob_chunk: Count = 1024,
+    rows_at_once: Count = 256,
 ) -> "VisionLanguageReasoner":
     """A released vision-language checkpoint as a reasoner.
 
@@ -37,8 +40,9 @@ def reasoner(
         checkpoint: a folder in the released layout, or a hub id that ``medground fetch`` has put in the local cache.
         revision: a commit of the hub repository.
         dtype: ``auto`` (as stored), ``float32``, ``bfloat16`` or ``float16``.
-        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ...
-        attention: an attention implementation of transformers: ``sdpa``, ``flash_attention_2`` or ``eager``.
+        device: ``auto`` (CUDA where torch can use it, else the CPU), ``cpu``, ``cuda``, ``cuda:1``, ..., ``mps``.
+        attention: an attention implementation of transformers; ``flash_attention_2`` needs the package flash-attn, CUDA and a
+            dtype of 16 bits.
         max_pixels: a smaller image limit than the processor's own, px² of the resized image.
         share: compute image and prompt once per group in the update.
         lora_rank: train a LoRA adapter of this rank; 0 trains the weights themselves.
@@ -49,11 +53,19 @@ def reasoner(
         logprob_chunk: positions whose logits are held at a time.
         rows_at_once: completions decoded together.
     """
+    require_modules("torch", "transformers", "safetensors", *(["peft"] if lora_rank or adapter else []))
+    folder = locate(checkpoint, family, revision)
+    if adapter is not None:
+        check_adapter(adapter)
+    check_attention(attention, device, dtype)
+    there = device_of(device)
+    check_attention(attention, there, dtype)  # again, now that it is known what auto means
+
     from medground_qwen.loading import load
     from medground_qwen.reasoner import VisionLanguageReasoner
     from medground_qwen.trainable import choose_trainable
 
-    model, processor = load(checkpoint, family, revision=revision, dtype=dtype, device=device, attention=attention)
+    model, processor = load(folder, dtype=dtype, device=there, attention=attention)
     model = choose_trainable(
         model,
         lora_rank=lora_rank,
@@ -80,7 +92,7 @@ qwen3_vl = partial(reasoner, QWEN3_VL)
 
 
 def toy_vlm(
-    *, checkpoint: str | None = None, device: str = "auto", train_vision: bool = True
+    *, checkpoint: str | None = None, device: Device = "auto", train_vision: bool = True
 ) -> "VisionLanguageReasoner":
     """A Qwen3-VL of 0.7 M parameters that comes with the package, taught on drawn phantoms only: for demonstrations.
 
@@ -101,16 +113,16 @@ def hf_vlm(
     frame: Kind = "permille",
     order: Order = "xy",
     revision: str | None = None,
-    dtype: str = "auto",
-    device: str = "auto",
-    attention: str = "sdpa",
-    lora_rank: int = 0,
-    lora_alpha: float | None = None,
+    dtype: Literal["auto"] | Dtype = "auto",
+    device: Device = "auto",
+    attention: Attention = "sdpa",
+    lora_rank: Annotated[int, AtLeast(0)] = 0,
+    lora_alpha: Positive | None = None,
     adapter: str | None = None,
     train_vision: bool = False,
     gradient_checkpointing: bool = False,
-    logprob_chunk: int = 1024,
-    rows_at_once: int = 256,
+    logprob_chunk: Count = 1024,
+    rows_at_once: Count = 256,
 ) -> "VisionLanguageReasoner":
     """Any other image-text-to-text model of transformers (InternVL, Gemma 3, ...), trained with repeated rows.
 

@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 from medground.errors import PluginError
-from medground.weights import check_keys, dtype_of, frozen
+from medground.needs import dtype_of
+from medground.weights import check_keys, frozen
 from medground_sam.adapters import attach
 from medground_sam.contract import MEAN, STD
 from medground_sam.layout import DECODER_HEADS, TIED, Sizes, in_transformers_layout, to_original, to_transformers

@@ -7,9 +7,12 @@ from typing import ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from medground.arguments import Count, NotNegative
 from medground.errors import RecipeError, nearest
+from medground.needs import Device, Dtype, check_dtype, device_of, require_modules
 from medground.segmenting import CacheStats
 from medground.types import Image, Mask, PromptKind, SpatialPrompt
+from medground.weights import check_whole, find_weights, read_weights
 from medground_sam.contract import contract
 
 Backend = Literal["transformers", "official"]
@@ -25,7 +28,7 @@ class Sam:
             hub id the authors published.
         backend: ``transformers``, or ``official`` for the segment-anything package.
         protocol: ``native`` as the authors run it, ``medreasoner`` as the released evaluation does (here the same).
-        device: where the model lives, such as ``cpu`` or ``cuda:1``.
+        device: ``auto`` (CUDA where torch can use it, else the CPU), ``cpu``, ``cuda``, ``cuda:1``, ...
         dtype: of the image encoder; prompts and masks are computed in float32.
         compile: whether torch compiles the image encoder on first use.
         cache_mib: bound of the image embeddings kept, in MiB on the device (a ViT at 1024 px takes 4 per image).
@@ -43,29 +46,32 @@ class Sam:
         checkpoint: str | None = None,
         backend: Backend = "transformers",
         protocol: Protocol = "native",
-        device: str = "cpu",
-        dtype: str = "float32",
+        device: Device = "auto",
+        dtype: Dtype = "float32",
         compile: bool = False,
-        cache_mib: float = 512,
-        encode_batch: int = 1,
-        decode_batch: int = 32,
+        cache_mib: NotNegative = 512,
+        encode_batch: Count = 1,
+        decode_batch: Count = 32,
     ) -> None:
         self._arguments = {key: value for key, value in locals().items() if key not in ("self", "__class__")}
         if backend not in BACKENDS:
             raise RecipeError(f"{self.model} has no backend {backend!r}", hint=nearest(backend, BACKENDS))
         row = contract(self.model, protocol)
+        require_modules("torch", "transformers", "safetensors")
+        path = find_weights(checkpoint or self.published)
+        check_whole(path)
+        check_dtype(dtype)
+        there = device_of(device)
 
-        from medground.weights import find_weights, read_weights
         from medground_sam import engine, layout, networks
 
-        path = find_weights(checkpoint or self.published)
         weights = read_weights(path)
         network = networks.build(
             layout.sizes_of(weights, path.name),
             weights,
             path.name,
             backend=backend,
-            device=device,
+            device=there,
             dtype=dtype,
             compile=compile,
         )
@@ -143,12 +149,12 @@ class ToySam(Sam):
         self,
         *,
         backend: Backend = "transformers",
-        device: str = "cpu",
-        dtype: str = "float32",
+        device: Device = "auto",
+        dtype: Dtype = "float32",
         compile: bool = False,
-        cache_mib: float = 64,
-        encode_batch: int = 8,
-        decode_batch: int = 32,
+        cache_mib: NotNegative = 64,
+        encode_batch: Count = 8,
+        decode_batch: Count = 32,
     ) -> None:
         arguments = {key: value for key, value in locals().items() if key not in ("self", "__class__")}
         super().__init__(checkpoint=str(Path(__file__).with_name("toy_sam.safetensors")), **arguments)

@@ -18,7 +18,8 @@ from typing import Any, ClassVar
 import torch
 
 from medground.errors import InputError, PluginError, RecipeError
-from medground.weights import check_keys, dtype_of, frozen, read_weights
+from medground.needs import dtype_of
+from medground.weights import check_keys, frozen, read_weights
 from medground_sam2.layout import (
     POINTS,
     Architecture,

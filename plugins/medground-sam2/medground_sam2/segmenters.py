@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from medground.errors import PluginError, RecipeError, SegmenterError, nearest
+from medground.arguments import Count, NotNegative
+from medground.errors import RecipeError, SegmenterError, nearest
 from medground.geometry import Size
+from medground.needs import Device, Dtype, check_dtype, device_of, require_modules
 from medground.segmenting import CacheStats, EmbeddingCache, segment_together
 from medground.types import Image, Mask, PromptKind, SpatialPrompt
-from medground.weights import find_weights
+from medground.weights import check_whole, find_weights
 from medground_sam2.layout import Unseen
 
 if TYPE_CHECKING:
@@ -47,7 +49,8 @@ class Sam2:
         protocol: ``native`` or ``medreasoner``.
         image_size: side of the model's square input in pixels, a multiple of 32; None takes the protocol's.
         multimask: True takes the best of three masks for every prompt, False one mask; None is the protocol's rule.
-        device: such as ``cpu`` or ``cuda:1``, independent of anything else in the run.
+        device: ``auto`` (CUDA where torch can use it, else the CPU), ``cpu``, ``cuda``, ``cuda:1``, ..., independent of
+            anything else in the run.
         dtype: ``float32``, ``bfloat16`` or ``float16``, in which the image encoder computes, by autocast as Meta runs
             it; prompts and masks are computed in float32.
         compile: whether torch compiles the image encoder on first use.
@@ -75,15 +78,15 @@ class Sam2:
         checkpoint: str | None = None,
         backend: Backend = "transformers",
         protocol: Protocol = "native",
-        image_size: int | None = None,
+        image_size: Count | None = None,
         multimask: bool | None = None,
-        device: str = "cpu",
-        dtype: str = "float32",
+        device: Device = "auto",
+        dtype: Dtype = "float32",
         compile: bool = False,
-        cache_mib: float = 1024,
-        encode_batch: int = 1,
-        decode_batch: int = 32,
-        heads: int | None = None,
+        cache_mib: NotNegative = 1024,
+        encode_batch: Count = 1,
+        decode_batch: Count = 32,
+        heads: Count | None = None,
         windows: Sequence[int] | None = None,
         global_blocks: Sequence[int] | None = None,
     ) -> None:
@@ -96,22 +99,24 @@ class Sam2:
         if multimask is None:
             multimask = True if released else self.native_multimask
         self.multimask = multimask
-        self.device, self.encode_batch, self.decode_batch = device, encode_batch, decode_batch
+        self.encode_batch, self.decode_batch = encode_batch, decode_batch
         self.cache = EmbeddingCache(int(cache_mib * 2**20))
         self._preprocessing = f"sam2 {self.image_size}"
 
-        try:
-            from medground_sam2 import models
-        except ImportError as error:
-            raise PluginError(
-                f"{self.model} needs {error.name}: {error}", hint="pip install 'medground[sam2]'"
-            ) from error
+        require_modules("torch", "transformers", "safetensors")
+        path = find_weights(checkpoint or self.published)
+        check_whole(path)
+        check_dtype(dtype)
+        self.device = device_of(device)
+
+        from medground_sam2 import models
+
         self.engine = models.build(
-            find_weights(checkpoint or self.published),
+            path,
             Unseen(heads=None if heads is None else (heads,), windows=windows, global_blocks=global_blocks),
             backend=backend,
             image_size=self.image_size,
-            device=device,
+            device=self.device,
             dtype=dtype,
             compile=compile,
         )

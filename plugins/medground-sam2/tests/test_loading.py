@@ -132,7 +132,7 @@ def test_a_checkpoint_of_the_first_sam_says_which_segmenter_takes_it(tmp_path):
 def test_a_truncated_file_is_one_sentence(faint, tmp_path):
     data = faint.read_bytes()
     (tmp_path / "cut.pt").write_bytes(data[: len(data) // 2])
-    with pytest.raises(InputError, match=r"cut.pt is damaged, truncated or no PyTorch checkpoint"):
+    with pytest.raises(InputError, match=r"cut.pt is truncated: .* the end is missing"):
         load(tmp_path / "cut.pt")
 
 
