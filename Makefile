@@ -10,6 +10,11 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .PHONY: demo test test-fast test-slow test-vllm lint soak benchmarks clean
 
+# Where pip also looks, if given: torch's own index of CPU builds, for one. `make demo TORCH_INDEX=<url>`
+ifdef TORCH_INDEX
+export PIP_EXTRA_INDEX_URL := $(strip $(PIP_EXTRA_INDEX_URL) $(TORCH_INDEX))
+endif
+
 # The demo's size; every seed draws pictures and weights of its own.
 DEMO    ?= demo
 SEED    ?= 0
@@ -17,22 +22,21 @@ SAMPLES ?= 4000
 HELD    ?= 256
 SFT     ?= 1300
 GRPO    ?= 60
-PHANTOM  = $(BIN)/python -m medground_toy.phantoms --families plain --size 64
 TRAIN    = $(BIN)/medground train --resume
 
-# A tiny vision-language model learns from nothing to box the core of a lesion, then by GRPO all of it: about six minutes
-# of one core. Stop it whenever you like, `make demo` goes on where it was.
+# A tiny vision-language model learns from nothing to box the core of a lesion, then by GRPO all of it. Stop it whenever you
+# like, `make demo` goes on where it was.
 demo: $(VENV)/.demo
-	$(PHANTOM) --out $(DEMO)/core -n $(SAMPLES) --seed $$((1000 + $(SEED))) --convention core --traces
-	$(PHANTOM) --out $(DEMO)/whole -n $(SAMPLES) --seed $$((1000 + $(SEED)))
-	$(PHANTOM) --out $(DEMO)/held-core -n $(HELD) --seed 424242 --convention core
-	$(PHANTOM) --out $(DEMO)/held-whole -n $(HELD) --seed 424242
-	$(BIN)/python -m medground_qwen.tiny --out $(DEMO)/start --data $(DEMO)/core --seed $(SEED)
-	$(TRAIN) train/toy_sft data.path=$(DEMO)/core reasoner.checkpoint=$(DEMO)/start sft.max_steps=$(SFT) seed=$(SEED) \
+	@$(BIN)/python benchmarks/demo_start.py $(DEMO) --seed $(SEED) --samples $(SAMPLES) --held $(HELD) --sft $(SFT) --grpo $(GRPO)
+	@printf '\n%s\n' "2 of 4: SFT. A model of random weights is shown where the cores of lesions are."
+	@$(BIN)/python -m medground_qwen.tiny --out $(DEMO)/start --data $(DEMO)/core --seed $(SEED)
+	@$(TRAIN) train/toy_sft data.path=$(DEMO)/core reasoner.checkpoint=$(DEMO)/start sft.max_steps=$(SFT) seed=$(SEED) \
 		--out $(DEMO)/sft
-	$(TRAIN) train/toy data.path=$(DEMO)/whole reasoner.checkpoint=$$(ls -d $(DEMO)/sft/checkpoints/step-*/model | tail -1) \
+	@printf '\n%s\n' "3 of 4: GRPO. By reward alone, it finds out that the whole lesion is wanted."
+	@$(TRAIN) train/toy data.path=$(DEMO)/whole reasoner.checkpoint=$$(ls -d $(DEMO)/sft/checkpoints/step-*/model | tail -1) \
 		grpo.max_steps=$(GRPO) seed=$(SEED) --out $(DEMO)/grpo
-	$(BIN)/python benchmarks/demo_report.py $(DEMO)
+	@printf '\n%s\n' "4 of 4: Measure. Both models answer questions about pictures that they never saw."
+	@$(BIN)/python benchmarks/demo_report.py $(DEMO)
 
 test: lint test-fast test-slow
 
@@ -58,11 +62,13 @@ benchmarks: $(VENV)/.test
 	$(BIN)/python benchmarks/startup.py
 
 $(VENV)/.venv:
-	$(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -m venv $(VENV)
 	@touch $@
 
 $(VENV)/.demo: pyproject.toml $(VENV)/.venv
-	$(BIN)/pip install -q -e ".[qwen,sam]"
+	@printf '%s\n' "Install into $(VENV), once; README.md says how much that downloads."
+	@$(BIN)/pip install -e ".[qwen,sam]"
+	@echo
 	@touch $@
 
 # sam2 names torch as a build requirement; building it beside the torch that is already there, instead of in an

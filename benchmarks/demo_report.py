@@ -8,7 +8,7 @@ DIR holds the phantoms (core, whole; held-core, held-whole) and the runs (sft, g
 import argparse
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from demo_measure import (
 from PIL import Image as Pillow
 
 import medground
+from medground.cli.progress import progress
 from medground.data.samples import Samples, read_samples
 from medground.events import read_events
 from medground.graph import Found
@@ -48,16 +49,19 @@ TARGETS = {
 }
 
 
-def measured(folder: Path) -> tuple[dict[str, Any], dict[str, list[Found]], dict[str, Samples]]:
-    """All numbers of the report, with the answers and the samples they come from."""
-    held = {kind: read_samples(folder / f"held-{kind}") for kind in ("core", "whole")}
+def measured(
+    folder: Path, held: Mapping[str, Samples], advance: Callable[[int], None]
+) -> tuple[dict[str, Any], dict[str, list[Found]]]:
+    """All numbers of the report, with the answers they come from; `advance` takes the number of answers that have come in."""
     pictures = picture_of(held["whole"])
     mixed = shuffled(held["whole"])
     found, rows, scores = {}, {}, {}
     for name in ("sft", "grpo"):
         graph = medground.load(str(folder / name), f"segmenter={SEGMENTER}", "sampling.max_completion_length=32")
         found[name] = answers(graph, held["whole"])
+        advance(len(mixed))
         asked_wrongly = answers(graph, mixed)
+        advance(len(mixed))
         scores[name] = {
             "core": ious(found[name], held["core"]),
             "whole": ious(found[name], held["whole"]),
@@ -82,7 +86,7 @@ def measured(folder: Path) -> tuple[dict[str, Any], dict[str, list[Found]], dict
         "gain_dice": interval(scores["grpo"]["dice"] - scores["sft"]["dice"], pictures),
         "shuffled_loss": interval(scores["grpo"]["whole"] - scores["grpo"]["shuffled"], pictures),
     }
-    return numbers, found, held
+    return numbers, found
 
 
 def verdicts(numbers: Mapping[str, Any]) -> list[list[Any]]:
@@ -100,6 +104,20 @@ def verdicts(numbers: Mapping[str, Any]) -> list[list[Any]]:
         enough = value >= least and (name != "gain on the whole lesion by GRPO" or numbers["gain"].low > 0)
         told.append([name, f"at least {least:g}", str(spread or f"{value:.3f}"), "yes" if enough else "no"])
     return told
+
+
+def learnt(numbers: Mapping[str, Any], verdict: Sequence[Sequence[Any]], folder: Path) -> list[str]:
+    """What came of it and where more stands, in five lines."""
+    rows = numbers["rows"]
+    format_, core, gain, reading = (f"{reached}; wanted {wanted}: {enough}" for _, wanted, reached, enough in verdict)
+    before, after = (rows[name]["whole"].mean for name in ("sft", "grpo"))
+    return [
+        f"Format: share of answers that can be used {format_}",
+        f"SFT, shown cores: IoU with the core {core}",
+        f"GRPO, paid for the whole lesion: IoU with the whole from {before:.3f} to {after:.3f}, gain {gain}",
+        f"Reading: asked another picture's question, IoU falls by {reading}",
+        f"{folder / 'report.html'} has curves and pictures; medground ground IMAGE QUESTION --recipe {folder / 'grpo'} asks on",
+    ]
 
 
 def results(numbers: Mapping[str, Any]) -> Any:
@@ -193,7 +211,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     folder = parser.parse_args(arguments).folder
-    numbers, found, held = measured(folder)
+    held = {kind: read_samples(folder / f"held-{kind}") for kind in ("core", "whole")}
+    with progress("answers", total=4 * len(held["whole"])) as advance:
+        numbers, found = measured(folder, held, advance)
     numbers["training"] = spent(folder)
     (folder / "metrics.json").write_text(json.dumps(numbers, default=lambda each: each.__dict__, indent=1) + "\n")
     told = verdicts(numbers)
@@ -227,9 +247,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ]
     report = folder / "report.html"
     report.write_text(page("A tiny model learns to ground", sections), encoding="utf-8")
-    for name, wanted, reached, enough in told:
-        print(f"{name}: {reached}, wanted {wanted}: {enough}")
-    print(f"{report} has the curves and the pictures")
+    print("", *learnt(numbers, told, folder), sep="\n")
 
 
 if __name__ == "__main__":

@@ -1,13 +1,20 @@
 """Progress on a terminal; rich is imported only there."""
 
 import sys
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import timedelta
+from time import monotonic
 from typing import Any
 
 import click
 
 SHOWN = ("reward", "loss", "kl", "entropy", "completions/mean_length", "grad_norm")
+EVERY = 30.0
+"""Seconds between two lines about a run's steps where there is no terminal."""
+WINDOW = 60.0
+"""A run's speed is that of about so many seconds, and at least of its newest step."""
 Metrics = Mapping[str, float]
 
 
@@ -46,10 +53,11 @@ def training_progress() -> Iterator[tuple[Callable[[int, int], None], Callable[[
     """Yield what takes (done, planned) once, and what takes (step, metrics) of every step and every validation.
 
     On a terminal: a bar with rate and time left, under it the newest numbers, each term's reward and the last validation.
-    Anywhere else: a line each.
+    Anywhere else: a line for the first step, the last one, one every `EVERY` seconds, and every validation.
     """
     if not sys.stderr.isatty():
-        yield lambda done, planned: None, lambda step, metrics: click.echo(f"step {step}  {told(metrics)}", err=True)
+        lines = _Lines()
+        yield lines.begin, lines.report
         return
     from rich.live import Live
 
@@ -58,35 +66,86 @@ def training_progress() -> Iterator[tuple[Callable[[int, int], None], Callable[[
         yield shown.begin, shown.report
 
 
+class _Pace:
+    """How fast a run goes and how long it will take, by its newest steps.
+
+    Args:
+        done: steps done before.
+        planned: steps of the whole run.
+    """
+
+    def __init__(self, done: int, planned: int) -> None:
+        self.planned = planned
+        self.times = deque([(monotonic(), done)])
+        """(seconds, steps done then), the oldest first."""
+
+    def at(self, step: int) -> float:
+        """Note that `step` is done; return the time, s."""
+        now = monotonic()
+        self.times.append((now, step))
+        while len(self.times) > 2 and self.times[1][0] <= now - WINDOW:
+            self.times.popleft()
+        return now
+
+    def __str__(self) -> str:
+        (begun, before), (now, step) = self.times[0], self.times[-1]
+        if now <= begun:
+            return ""
+        speed = (step - before) / (now - begun)
+        return f"{rate(speed)}  {timedelta(seconds=round((self.planned - step) / speed))} left"
+
+
+class _Lines:
+    """What a log says while a run trains."""
+
+    def begin(self, done: int, planned: int) -> None:
+        self.pace = _Pace(done, planned)
+        self.due = 0.0
+
+    def report(self, step: int, metrics: Metrics) -> None:
+        if _of_validation(metrics):
+            click.echo(f"validation after step {step}: {told(metrics)}", err=True)
+            return
+        now = self.pace.at(step)
+        if now >= self.due or step == self.pace.planned:
+            self.due = now + EVERY
+            click.echo(f"step {step} of {self.pace.planned}  {told(metrics)}  {self.pace}", err=True)
+
+
 class _Training:
     """What stands on the terminal while a run trains."""
 
     def __init__(self) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
         self.console = Console(stderr=True)
-        columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"), TimeRemainingColumn())
+        columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[pace]}"))
         self.bar = Progress(*columns, console=self.console)
-        self.task = self.bar.add_task("", total=None, rate="")
+        self.task = self.bar.add_task("", total=None, pace="")
         self.lines: dict[str, str] = {}
 
     def begin(self, done: int, planned: int) -> None:
-        self.bar.reset(self.task, total=planned, completed=done, rate="")
+        self.pace = _Pace(done, planned)
+        self.bar.reset(self.task, total=planned, completed=done, pace="")
 
     def report(self, step: int, metrics: Metrics) -> None:
-        if any(name.startswith("eval/") for name in metrics):
+        if _of_validation(metrics):
             self.lines["validation"] = f"after step {step}: {told(metrics)}"
-        else:
-            self.bar.update(self.task, completed=step)
-            self.bar.update(self.task, rate=rate(self.bar.tasks[0].speed))
-            self.lines |= {"step": told(metrics), "terms": terms(metrics)}
+            return
+        self.pace.at(step)
+        self.bar.update(self.task, completed=step, pace=str(self.pace))
+        self.lines |= {"step": told(metrics), "terms": terms(metrics)}
 
     def __rich__(self) -> Any:
         from rich.console import Group
         from rich.text import Text
 
         return Group(self.bar, *(Text(f"{name:<10} {line}") for name, line in self.lines.items() if line))
+
+
+def _of_validation(metrics: Metrics) -> bool:
+    return any(name.startswith("eval/") for name in metrics)
 
 
 def told(metrics: Metrics) -> str:
@@ -110,12 +169,10 @@ def terms(metrics: Metrics) -> str:
     return "  ".join(f"{name.split('/')[1]} {metrics[name]:.3g}" for name in means)
 
 
-def rate(speed: float | None) -> str:
+def rate(speed: float) -> str:
     """Steps per second as people say it.
 
-    >>> rate(4.0), rate(0.25), rate(None)
-    ('4.0 steps/s', '4.0 s/step', '')
+    >>> rate(4.0), rate(0.25)
+    ('4.0 steps/s', '4.0 s/step')
     """
-    if not speed:
-        return ""
     return f"{speed:.1f} steps/s" if speed >= 1 else f"{1 / speed:.1f} s/step"

@@ -182,12 +182,15 @@ def save(folder: Path, made: Any, kit: Any) -> None:
 
 def main() -> None:
     """Write one tiny checkpoint."""
+    from transformers.utils import logging
+
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--architecture", choices=("qwen3_vl", "qwen2_5_vl"), default="qwen3_vl")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--data", type=Path, help="a folder with manifest.jsonl, whose words the tokenizer learns")
     given = parser.parse_args()
+    logging.disable_progress_bar()
     words = tokenizer() if given.data is None else tokenizer_of(given.data)
     made = model(given.architecture, words, patch=PATCH, seed=given.seed)
     save(given.out, made, processor(given.architecture, words, patch=PATCH, max_side=SIDE))

@@ -17,7 +17,7 @@ import argparse
 import io
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -152,7 +152,7 @@ def _centre(mask: Bools) -> Any:
     return np.argwhere(mask).mean(axis=0) + 0.5
 
 
-def write(folder: Path, found: Sequence[Sample]) -> Path:
+def write(folder: Path, found: Iterable[Sample]) -> Path:
     """Write samples as PNG files and a manifest; return the manifest's path.
 
     A line holds id, image and mask (paths in the folder), question, ``bbox_2d`` (x1, y1, x2, y2 in pixels, half-open)
