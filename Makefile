@@ -10,7 +10,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .PHONY: demo test test-fast test-slow test-vllm lint soak benchmarks clean
 
-# Where pip also looks, if given: torch's own index of CPU builds, for one. `make demo TORCH_INDEX=<url>`
+# Where pip also looks, if given: torch's own index of CPU builds, for one. `make demo TORCH_INDEX=URL`
 ifdef TORCH_INDEX
 export PIP_EXTRA_INDEX_URL := $(strip $(PIP_EXTRA_INDEX_URL) $(TORCH_INDEX))
 endif
@@ -66,7 +66,7 @@ $(VENV)/.venv:
 	@touch $@
 
 $(VENV)/.demo: pyproject.toml $(VENV)/.venv
-	@printf '%s\n' "Install into $(VENV), once; README.md says how much that downloads."
+	@printf '%s\n' "Install into $(VENV), once: pip downloads and unpacks for some minutes. README.md says how much, and how to take less."
 	@$(BIN)/pip install -e ".[qwen,sam]"
 	@echo
 	@touch $@

@@ -20,8 +20,8 @@ from medground.types import Sample
 HELD_SEED = 424242
 """Of the pictures held out, whatever the demo's seed is."""
 SECONDS = {"drawing": 0.00053, "pictures": 0.0031, "sft": 0.125, "grpo": 1.3, "held": 0.08, "starts": 30.0}
-"""On one core at 2.1 GHz: one sample drawn, one drawn and written in both conventions, one step of SFT and of GRPO, one question
-measured; and whatever does not depend on a size.
+"""On one core of a server: a sample drawn, a sample drawn and written in both conventions, a step of SFT, a step of GRPO, a
+question measured, and what does not depend on a size.
 """
 
 
