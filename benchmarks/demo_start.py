@@ -67,8 +67,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--grpo", type=int, default=60, help="steps, for the estimate")
     chosen = parser.parse_args(arguments)
     print("A tiny vision-language model learns to ground: first from examples (SFT), then by reward alone (GRPO).")
+    minutes = max(1, round(seconds(chosen) / 60))
     print(
-        f"Estimated total: {max(1, round(seconds(chosen) / 60))} min of one core. Stop it with Ctrl-C, `make demo` goes on."
+        f"Estimated total: {minutes} min at this machine's speed now. Ctrl-C stops; `make demo` goes on where it was."
     )
     print(
         "\n1 of 4: Draw. Every picture holds a bright and a dark lesion, so the question decides which one is meant.",

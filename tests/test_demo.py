@@ -47,7 +47,7 @@ def test_the_demo_trains_measures_and_reports_and_goes_on_where_it_was(tmp_path)
 def _check_story(told: str, folder: Path) -> None:
     """What the demo says on stdout: what it will do, a heading for each stage, what was learnt; not its commands."""
     paragraphs = told.strip().split("\n\n")
-    assert "Estimated total: " in paragraphs[0] and "min of one core" in paragraphs[0]
+    assert "Estimated total: " in paragraphs[0] and "`make demo` goes on" in paragraphs[0]
     assert [heading.split(".")[0] for heading in paragraphs[1:5]] == [
         "1 of 4: Draw", "2 of 4: SFT", "3 of 4: GRPO", "4 of 4: Measure",
     ]  # fmt: skip

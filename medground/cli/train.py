@@ -1,6 +1,7 @@
 """``medground train``: SFT or GRPO, interruptible at any time."""
 
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,7 @@ def train(
             out=out,
             resume=resume,
             stopped=stopped,
-            say=lambda text: click.echo(text, err=True),
+            say=_say,
             report=report,
             started=started,
         )
@@ -61,6 +62,11 @@ def train(
         click.echo(
             f"{done.steps} steps done{skipped}; medground ground IMAGE QUESTION --recipe {done.folder}", err=True
         )
+
+
+def _say(text: str) -> None:
+    """Say it above the bar, which on a terminal has taken the place of `sys.stderr`; `click.echo` would write through it."""
+    sys.stderr.write(f"{text}\n")
 
 
 def _told(plan: Mapping[str, Any]) -> str:
