@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -332,6 +333,20 @@ def test_training_shows_one_bar_with_rate_time_left_and_the_newest_numbers_on_a_
     ):
         assert said in shown
     assert shown.count("\n") == 4, "the bar, the numbers, the terms and the validation, each in its line"
+
+
+def test_what_a_run_says_stands_above_its_bar_in_a_line_of_its_own(monkeypatch, capsys):
+    from medground.cli.progress import say, training_progress
+
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    with training_progress() as (begin, report):
+        begin(2, 64)
+        say("continuing after step 2")
+        report(3, {"loss": 0.5})
+    erased = re.sub(r"[^\n]*\x1b\[2K", "", capsys.readouterr().err)  # a line erased before it is written anew
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\r", "", erased).splitlines()
+    assert "continuing after step 2" in shown
+    assert "3/64" in shown[-2], "the bar is below it"
 
 
 def test_training_says_a_line_every_half_minute_without_a_terminal(capsys, clock):

@@ -66,6 +66,11 @@ def training_progress() -> Iterator[tuple[Callable[[int, int], None], Callable[[
         yield shown.begin, shown.report
 
 
+def say(text: str) -> None:
+    """Say a sentence, above the bar where there is one: the bar replaces `sys.stderr`, and `click.echo` would go around it."""
+    sys.stderr.write(f"{text}\n")
+
+
 class _Pace:
     """How fast a run goes and how long it will take, by its newest steps.
 

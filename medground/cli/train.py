@@ -1,14 +1,13 @@
 """``medground train``: SFT or GRPO, interruptible at any time."""
 
 import json
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
-from medground.cli.progress import training_progress
+from medground.cli.progress import say, training_progress
 from medground.cli.stopping import interruptible
 
 
@@ -46,7 +45,7 @@ def train(
             out=out,
             resume=resume,
             stopped=stopped,
-            say=_say,
+            say=say,
             report=report,
             started=started,
         )
@@ -62,11 +61,6 @@ def train(
         click.echo(
             f"{done.steps} steps done{skipped}; medground ground IMAGE QUESTION --recipe {done.folder}", err=True
         )
-
-
-def _say(text: str) -> None:
-    """Say it above the bar, which on a terminal has taken the place of `sys.stderr`; `click.echo` would write through it."""
-    sys.stderr.write(f"{text}\n")
 
 
 def _told(plan: Mapping[str, Any]) -> str:
