@@ -114,7 +114,7 @@ def learnt(numbers: Mapping[str, Any], verdict: Sequence[Sequence[Any]], folder:
     return [
         f"Format: share of answers that can be used {format_}",
         f"SFT, shown cores: IoU with the core {core}",
-        f"GRPO, paid for the whole lesion: IoU with the whole from {before:.3f} to {after:.3f}, gain {gain}",
+        f"GRPO, paid for whole lesions: IoU with the whole {before:.3f} to {after:.3f}, gain {gain}",
         f"Reading: asked another picture's question, IoU falls by {reading}",
         f"{folder / 'report.html'} has curves and pictures; medground ground IMAGE QUESTION --recipe {folder / 'grpo'} asks on",
     ]
