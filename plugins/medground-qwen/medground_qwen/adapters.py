@@ -38,13 +38,11 @@ def load_adapter(model: Any, folder: str, *, train: bool) -> None:
     """Put the adapter in `folder` on the model, to go on training or frozen.
 
     Raises:
-        InputError: if the folder holds no adapter, or one of another model.
+        InputError: if it is the adapter of another model.
     """
     from peft import PeftConfig, inject_adapter_in_model, set_peft_model_state_dict
     from safetensors.torch import load_file
 
-    if not Path(folder, FILE).is_file():
-        raise InputError(f"{folder} holds no {FILE}", hint="pickled weights are not loaded")
     config = PeftConfig.from_pretrained(folder)
     config.inference_mode = not train
     inject_adapter_in_model(config, model)
