@@ -80,8 +80,8 @@ class Bench:
         self.given, self.failed = given, False
         self.file = given.out.open("w", encoding="utf-8") if given.out else None
         self.model, self.kit = small(given.device) if given.tiny else three_billion(given.device)
-        self.model = choose_trainable(
-            self.model, lora_rank=0, lora_alpha=None, train_vision=False, gradient_checkpointing=True
+        choose_trainable(
+            self.model, lora_rank=0, lora_alpha=None, adapter=None, train_vision=False, gradient_checkpointing=True
         )
         device = torch.cuda.get_device_name() if given.device.startswith("cuda") else "CPU"
         packages = ", ".join(f"{name} {version(name)}" for name in ("trl", "transformers", "torch", "medground"))

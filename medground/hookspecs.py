@@ -1,4 +1,4 @@
-"""The whole plugin contract: seven hooks, each handed a callback ``register(name, factory)``.
+"""The whole plugin contract: seven hooks, each handed a callback ``register(name, factory)``, and `self_check`.
 
 A factory is a class or function taking flat keyword arguments with defaults; ``name`` and ``weight`` are recipe words
 and may not be its parameters. Declare one entry point per component in the group ``medground``:
@@ -52,3 +52,12 @@ def register_rollouts(register: Register) -> None:
 @hookspec
 def register_trackers(register: Register) -> None:
     """Offer trackers: see `medground.protocols.Tracker`."""
+
+
+@hookspec
+def self_check() -> None:
+    """Build something tiny of what the plugin offers and use it once; raise whatever goes wrong.
+
+    Optional. ``medground doctor`` runs it in a process of its own, to learn whether the installed versions of the plugin's
+    libraries fit together. It must need no GPU, no network and no weights that are not in the package, and take seconds.
+    """

@@ -46,6 +46,14 @@ def dealt(hands: Sequence[Sequence[T]]) -> list[T]:
     return [hand[place] for place in range(max(map(len, hands))) for hand in hands if place < len(hand)]
 
 
+def declare_no_accelerator() -> None:
+    """Tell DeepSpeed, before it is imported, that it computes on CPUs where it does: it warns where it must find out."""
+    import torch
+
+    if not torch.accelerator.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+
+
 def leave(code: int) -> NoReturn:
     """End this process.
 

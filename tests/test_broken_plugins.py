@@ -189,6 +189,7 @@ def test_list_names_package_and_version(package, listed):
         assert BROKEN[package].remedy in row["hint"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("package", BROKEN)
 def test_doctor_names_the_culprit_the_cause_and_a_remedy(package, examined):
     rows = examined[f"medground-{package.replace('_', '-')}"]
@@ -197,6 +198,7 @@ def test_doctor_names_the_culprit_the_cause_and_a_remedy(package, examined):
     assert BROKEN[package].remedy in row["remedy"]
 
 
+@pytest.mark.slow
 def test_doctor_finds_nothing_wrong_with_the_built_ins(examined):
     assert {row["cause"] for row in examined["medground"] if row["status"] == "broken"} == {
         row["cause"] for row in examined["medground-shadow"]

@@ -244,10 +244,14 @@ def test_an_interrupted_run_continues(number, folder, tmp_path):
     assert {line["status"] for line in lines} == {"ok"}
 
 
+@pytest.mark.slow
 def test_doctor_says_what_is_installed(capsys):
     assert cli("doctor", "--json") == 0
     found = json.loads(capsys.readouterr().out)
     assert found["libraries"]["numpy"]["version"] == np.__version__
+    status = {row["module"]: row["status"] for row in found["plugins"]}
+    assert status["medground_toy"] == "ok"
+    assert set(status.values()) <= {"ok", "extra missing"}, found["plugins"]
 
 
 @pytest.mark.parametrize("frame", ["pixel", "permille", "unit"])

@@ -4,6 +4,7 @@ import importlib.metadata
 import importlib.util
 import json
 import platform
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,26 +24,41 @@ FLOORS = {
 
 @click.group(invoke_without_command=True)
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON on stdout.")
+@click.option("--strict", is_flag=True, help="Exit with 4 if a plugin does not work with what is installed.")
 @click.pass_context
-def doctor(context: click.Context, as_json: bool) -> None:
-    """Say what is installed, what is missing, and which plugins are broken."""
+def doctor(context: click.Context, as_json: bool, strict: bool) -> None:
+    """Say what is installed, what is missing, and which plugins do not work with it.
+
+    Every plugin is imported in a process of its own and builds something tiny of what it offers, which takes some seconds.
+    """
     if context.invoked_subcommand is not None:
         return
+    from medground.cli.plugins import examine, refuse
+    from medground.registry.trial import SECONDS, seconds
+
     findings = _findings()
+    if not as_json:
+        click.echo(f"medground {findings['medground']}, Python {findings['python']}, {findings['system']}")
+        for name, found in findings["libraries"].items():
+            click.echo(f"  {name:<18} {found['version'] or 'not installed':<16} {found['problem']}".rstrip())
+        click.echo("trying every plugin, which takes some seconds ...", err=True)
+    findings["plugins"] = examine(seconds() or SECONDS)
     if as_json:
         click.echo(json.dumps(findings))
-        return
-    click.echo(f"medground {findings['medground']}, Python {findings['python']}, {findings['system']}")
-    for name, found in findings["libraries"].items():
-        click.echo(f"  {name:<18} {found['version'] or 'not installed':<16} {found['problem']}".rstrip())
-    for problem in findings["plugins"]:
-        click.echo(f"  plugin {problem}")
-    click.echo("`medground plugins doctor` imports every plugin in a process of its own and says what fails.")
+    else:
+        for row in findings["plugins"]:
+            click.echo("  " + _line(row))
+    if strict:
+        refuse(findings["plugins"])
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    """What is known of one plugin, with what to do where that is anything."""
+    shown = f"{row['module']:<24} {row['status']}"
+    return shown + (f": {row['cause']} ({row['remedy']})" if row["cause"] else "")
 
 
 def _findings() -> dict[str, Any]:
-    from medground.registry import components
-
     wanted = ["numpy", "pillow", "omegaconf", "pluggy", "torch", "torchvision", "transformers", "peft", "safetensors"]
     wanted += ["segment-anything", "sam2", "open-clip-torch", "pydicom", "nibabel"]
     return {
@@ -50,7 +66,6 @@ def _findings() -> dict[str, Any]:
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "libraries": {name: _library(name) for name in wanted},
-        "plugins": [f"{item.kind}.{item.name}: {item.problem}" for item in components() if item.problem],
     }
 
 

@@ -1,8 +1,10 @@
 """``medground plugins``: what is installed, what is wrong with it, and a start for a plugin of your own."""
 
 import json
+import os
 import sys
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -48,16 +50,19 @@ def list_(kind: str | None, as_json: bool, strict: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Write JSON to stdout.")
 @click.option("--strict", is_flag=True, help="Exit with 4 if a plugin has a problem.")
 def doctor(limit: float | None, as_json: bool, strict: bool) -> None:
-    """Import every plugin in a process of its own and say what is wrong with it, and what to do."""
+    """Import every plugin in a process of its own and say what is wrong with it, and what to do.
+
+    Each builds something tiny of what it offers, to see whether the installed versions of its libraries fit together.
+    That takes some seconds per plugin.
+    """
     found = examine(limit or seconds() or 30.0)
     if as_json:
         click.echo(json.dumps(found, indent=2))
     else:
         columns = ["package", "version", "module", "status", "cause", "remedy"]
         _table(columns, [[str(row[column] or "") for column in columns] for row in found])
-    broken = {row["package"] for row in found if row["status"] == "broken"}
-    if strict and broken:
-        raise PluginError(f"{_count(broken)} with problems: {', '.join(sorted(broken))}")
+    if strict:
+        refuse(found)
 
 
 @plugins.command()
@@ -75,20 +80,34 @@ def new(name: str, kind: str, out: Path | None, as_json: bool) -> None:
 
 
 def examine(limit: float) -> list[dict[str, Any]]:
-    """One row per problem of each plugin (distribution and module), or one that says it is well; `limit` in seconds."""
+    """One row per problem of each plugin (distribution and module), or one that says it is well.
+
+    `limit` is for importing each, in seconds.
+    """
     owned: dict[tuple[str, str], list[Component]] = defaultdict(list)
     for component in components():
         owned[component.distribution, component.module].append(component)
     groups = [owned[key] for key in sorted(owned)]
-    with ThreadPoolExecutor(max_workers=4) as pool:
+    with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
         return [row for rows in pool.map(lambda group: _diagnose(group, limit), groups) for row in rows]
+
+
+def refuse(found: Sequence[Mapping[str, Any]]) -> None:
+    """Stop where `examine` met a broken plugin.
+
+    Raises:
+        PluginError: names their packages.
+    """
+    broken = {row["package"] for row in found if row["status"] == "broken"}
+    if broken:
+        raise PluginError(f"{_count(broken)} with problems: {', '.join(sorted(broken))}")
 
 
 def _diagnose(group: list[Component], limit: float) -> list[dict[str, Any]]:
     problems = {component.problem: component.hint for component in group if component.problem}
     usable = [component for component in group if component.kind in KINDS and component.module]
     if usable:
-        found = attempt(usable[0], limit)
+        found = attempt(usable[0], limit, self_check=True)
         if found.cause is not None:
             problems[found.cause] = found.remedy
     first = group[0]

@@ -33,6 +33,19 @@ def blame(component: Component, error: BaseException) -> PluginError:
     return PluginError(f"{who} fails with {type(error).__name__}: {error}", hint=hint)
 
 
+def misfit(component: Component, error: BaseException) -> PluginError:
+    """The failure `error` of a plugin's own check, as one sentence with the versions of its libraries, and a remedy."""
+    extras, short = _extras(component), _short(component)
+    needed = extras.get(short) or extras.get("", [])
+    versions = ", ".join(f"{name} {metadata.version(name)}" for name in needed if name != OWN and _installed(name))
+    reason = (str(error).strip().splitlines() or [""])[0]
+    package = f"'{component.distribution}[{short}]'" if short in extras else component.distribution
+    return PluginError(
+        f"plugin {component.owner} does not work with {versions or 'what is installed'}: {type(error).__name__}: {reason}",
+        hint=f"pip install --upgrade {package}",
+    )
+
+
 def _blame_import(component: Component, error: ImportError) -> PluginError:
     who, missing = f"plugin {component.owner}", error.name or ""
     if isinstance(error, ModuleNotFoundError) and missing and f"{component.module}.".startswith(f"{missing}."):
@@ -60,11 +73,17 @@ def lacking(component: Component) -> str | None:
     """The extra a component belongs to, as ``medground[sam]``, if something it asks for is not installed; else None."""
     extra = _short(component)
     for required in _extras(component).get(extra, []):
-        try:
-            metadata.distribution(required)
-        except metadata.PackageNotFoundError:
+        if not _installed(required):
             return f"{component.distribution}[{extra}]"
     return None
+
+
+def _installed(distribution: str) -> bool:
+    try:
+        metadata.distribution(distribution)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
 
 
 def _source(component: Component, module: str) -> str:

@@ -1,8 +1,10 @@
 """What a plugin registers: import its module, run one hook, compare with what it declared."""
 
+import contextlib
 import functools
 import importlib
 import inspect
+import sys
 from collections.abc import Mapping
 
 import pluggy
@@ -10,7 +12,7 @@ import pluggy
 from medground import hookspecs
 from medground.errors import PluginError
 from medground.hookspecs import Factory
-from medground.registry.blame import blaming
+from medground.registry.blame import blaming, misfit
 from medground.registry.discovery import GROUP, KINDS, Component, components, removal
 
 RESERVED = ("name", "weight")
@@ -39,10 +41,7 @@ def _offers(module: str, kind: str) -> Mapping[str, Factory]:
         registered[name] = factory
 
     with blaming(component):
-        manager = pluggy.PluginManager(GROUP)
-        manager.add_hookspecs(hookspecs)
-        manager.register(importlib.import_module(module))
-        manager.check_pending()
+        manager = _manager(module)
         getattr(manager.hook, KINDS[kind])(register=register)
     if set(registered) != set(declared):
         raise PluginError(
@@ -58,6 +57,28 @@ def _refuse_unusable(kind: str, name: str, factory: Factory) -> None:
     for word in RESERVED:
         if word in inspect.signature(factory).parameters:
             raise TypeError(f"{kind} {name!r} has a parameter {word!r}, which is a word of recipes")
+
+
+def check(component: Component) -> None:
+    """Let the module of `component` build something tiny of what it offers, if it can.
+
+    Raises:
+        PluginError: if that fails: the installed versions of its libraries do not fit together.
+    """
+    manager = _manager(component.module)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            manager.hook.self_check()
+    except (Exception, SystemExit) as error:
+        raise misfit(component, error) from error
+
+
+def _manager(module: str) -> pluggy.PluginManager:
+    manager = pluggy.PluginManager(GROUP)
+    manager.add_hookspecs(hookspecs)
+    manager.register(importlib.import_module(module))
+    manager.check_pending()
+    return manager
 
 
 def _listed(names: Mapping[str, object]) -> str:

@@ -13,15 +13,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medground.errors import MedgroundError, PluginError
+from medground.registry.blame import lacking
 from medground.registry.discovery import OWN, Component, components, removal
-from medground.registry.loading import offers
+from medground.registry.loading import check, offers
 
 SECONDS = 30.0
+CHECK_SECONDS = 600.0
+"""How long a plugin's self-check may take on top: only one that hangs takes so long."""
+IMPORTED = "imported"
+"""The file that the child process leaves beside its answer once everything is imported and the self-check begins."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
-    """How importing one plugin and running its hooks went."""
+    """How importing one plugin and running its hooks went, and its self-check where that was asked for."""
 
     cause: str | None = None
     """What is wrong, or None."""
@@ -60,10 +65,13 @@ def seconds() -> float:
         raise PluginError(f"MEDGROUND_PLUGIN_SECONDS is not a number: {text!r}", hint="such as 30, or 0") from None
 
 
-def attempt(component: Component, limit: float) -> Trial:
+def attempt(component: Component, limit: float, *, self_check: bool = False) -> Trial:
     """Import the module of `component` in a child process, run the hooks of all kinds it declares, and say how it went.
 
-    `limit` is in seconds.
+    Args:
+        component: any one of the module's.
+        limit: for importing, in seconds.
+        self_check: run the plugin's hook of that name too, unless a library that it needs is missing.
     """
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(folder or os.getcwd() for folder in sys.path)}
     code = "from medground.registry.trial import report; report()"
@@ -71,7 +79,16 @@ def attempt(component: Component, limit: float) -> Trial:
         answer, printed = Path(folder, "answer.json"), Path(folder, "stdout")
         with printed.open("wb") as stdout:
             child = subprocess.Popen(
-                [sys.executable, "-P", "-c", code, component.distribution, component.module, str(answer)],
+                [
+                    sys.executable,
+                    "-P",
+                    "-c",
+                    code,
+                    component.distribution,
+                    component.module,
+                    str(answer),
+                    str(self_check),
+                ],
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=stdout,
@@ -79,9 +96,9 @@ def attempt(component: Component, limit: float) -> Trial:
                 start_new_session=True,
             )
             try:
-                status: int | None = child.wait(limit)
-            except subprocess.TimeoutExpired:
-                status = None
+                status = _wait(child, limit)
+                if status is None and answer.with_name(IMPORTED).exists():
+                    status = _wait(child, CHECK_SECONDS)
             finally:
                 _end(child)
         return _verdict(component, status, limit, answer, printed.stat().st_size)
@@ -89,19 +106,32 @@ def attempt(component: Component, limit: float) -> Trial:
 
 def report() -> None:
     """What the child process runs; its answer goes to a file, for stdout belongs to the plugin."""
-    distribution, module, answer = sys.argv[1:]
+    distribution, module, answer, self_check = sys.argv[1:]
     with contextlib.suppress(Exception, SystemExit):  # asked again below, where the cause is put into words
         importlib.import_module(module)
     found: dict[str, str | None] = {}
     mine = {entry.kind: entry for entry in components() if (entry.distribution, entry.module) == (distribution, module)}
-    for component in mine.values():
-        try:
-            offers(component)
-        except MedgroundError as error:
-            found = {"cause": error.message.removeprefix(f"plugin {component.owner} "), "remedy": error.hint}
-            break
+    component = next(iter(mine.values()))
+    try:
+        for each in mine.values():
+            offers(each)
+        if self_check == "True" and lacking(component) is None:
+            sys.stdout.flush()
+            os.dup2(2, 1)  # what libraries print while they work is no fault of the plugin's
+            Path(answer).with_name(IMPORTED).touch()
+            check(component)
+    except MedgroundError as error:
+        found = {"cause": error.message.removeprefix(f"plugin {component.owner} "), "remedy": error.hint}
     sys.stdout.flush()
     Path(answer).write_text(json.dumps(found), encoding="utf-8")
+
+
+def _wait(child: "subprocess.Popen[bytes]", limit: float) -> int | None:
+    """The child's exit status, or None where it goes on after `limit` seconds."""
+    try:
+        return child.wait(limit)
+    except subprocess.TimeoutExpired:
+        return None
 
 
 def _end(child: "subprocess.Popen[bytes]") -> None:
@@ -116,11 +146,15 @@ def _end(child: "subprocess.Popen[bytes]") -> None:
 
 def _verdict(component: Component, status: int | None, limit: float, answer: Path, printed: int) -> Trial:
     remedy = removal(component.distribution)
+    checking = answer.with_name(IMPORTED).exists()
+    when = "it checks itself" if checking else "it is imported"
+    if status is None and checking:
+        return Trial(cause=f"does not finish its self-check within {CHECK_SECONDS:g} s", remedy=remedy, died=True)
     if status is None:
         slow = f"raise MEDGROUND_PLUGIN_SECONDS if it is only slow; else {remedy}"
         return Trial(cause=f"does not finish importing within {limit:g} s", remedy=slow, died=True)
     if not answer.exists():
-        return Trial(cause=f"{_ending(status)} when it is imported", remedy=remedy, died=True)
+        return Trial(cause=f"{_ending(status)} when {when}", remedy=remedy, died=True)
     found = Trial(**json.loads(answer.read_text(encoding="utf-8")))
     if found.cause is None and printed:
         return Trial(cause="prints to stdout when it is imported", remedy=f"harmless in use; {remedy}")

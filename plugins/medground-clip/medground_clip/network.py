@@ -1,6 +1,8 @@
 """An open_clip model from local files: two functions from crops and texts to unit vectors."""
 
+import json
 import pickle
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -99,3 +101,23 @@ def _no_downloads() -> Iterator[None]:
         yield
     finally:
         constants.HF_HUB_OFFLINE = before
+
+
+def write_tiny(folder: Path) -> None:
+    """Write a small network of random weights in the published layout."""
+    sizes: dict[str, Any] = {
+        "embed_dim": 16,
+        "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16},
+        "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+    }
+    (folder / CONFIG).write_text(json.dumps({"model_cfg": sizes, "preprocess_cfg": {}}), encoding="utf-8")
+    torch.save(open_clip.CLIP(**sizes).state_dict(), folder / "open_clip_pytorch_model.bin")
+
+
+def self_check() -> None:
+    """Load a network of random weights as a checkpoint is loaded, and embed one crop and one text."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_tiny(Path(folder))
+        made = Network(checkpoint=folder, model=None, device="cpu")
+    regions, texts = made.regions([np.zeros((8, 8, 3), np.uint8)]), made.texts(["an organ"])
+    assert (regions @ texts.T).shape == (1, 1)

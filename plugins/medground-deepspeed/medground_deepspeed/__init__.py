@@ -44,3 +44,16 @@ def deepspeed(
 def register_engines(register: Register) -> None:
     """Offer the engine."""
     register("deepspeed", deepspeed)
+
+
+@hookimpl
+def self_check() -> None:
+    """Take one step of ZeRO 2 on a linear layer, in one process."""
+    import torch
+
+    engine = deepspeed(stage=2, processes=1, shared_memory=False)
+    layer = torch.nn.Linear(4, 1)
+    module = engine.prepare(layer, lambda parameters: torch.optim.AdamW(parameters, lr=0.1), max_grad_norm=1.0)
+    engine.backward(module(torch.ones(1, 4, device=layer.weight.device)).sum())
+    assert engine.step(0.1) > 0
+    engine.close()

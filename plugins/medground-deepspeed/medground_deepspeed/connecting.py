@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from medground.errors import RunError
+from medground.launch import declare_no_accelerator
 
 LOST = ("onnection closed", "onnection reset", "onnection refused", "imed out", "Broken pipe", "NCCL", "abort")
 """What communication libraries say when a rank is gone."""
@@ -33,6 +34,7 @@ def connect(*, processes: int | None, shared_memory: bool, timeout_minutes: floa
     _alone_if_not_launched()
     import torch
 
+    declare_no_accelerator()
     with redirect_stdout(sys.stderr):  # DeepSpeed speaks on stdout, where our results go
         import deepspeed
 

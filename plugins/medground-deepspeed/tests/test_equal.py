@@ -4,10 +4,13 @@ Invariants 21, 22 and the ranks of 15: three queries a step are shares of two an
 alone, and clipping, the reference and old log-probabilities are in use.
 """
 
+import math
+
 import pytest
 
 pytest.importorskip("deepspeed", reason="needs deepspeed")
 
+import torch
 from safetensors.torch import load_file
 
 import medground
@@ -18,6 +21,8 @@ pytestmark = pytest.mark.slow
 SHARDED = "engine.config.zero_optimization.stage3_param_persistence_threshold=0"
 """DeepSpeed leaves small parameters whole; all of ours are small."""
 TIMES = ("step_time",)
+STEP = 1e-4
+"""The learning rate of the runs compared, which is how far AdamW moves a parameter in one step."""
 
 STAGES = [pytest.param(2, marks=pytest.mark.soak), 3]
 
@@ -27,16 +32,26 @@ def state(folder):
     return load_file(newest / "engine.safetensors")
 
 
-def assert_equal(found, expected, tolerance=1e-6):
+def assert_equal(found, expected):
+    """Parameters are within a hundredth of one step, as root mean square, and moments within 1e-4 of their norm.
+
+    AdamW makes rounding as large as its step where gradients cancel: no bound on a single parameter holds everywhere.
+    """
     ours, theirs = state(found), state(expected)
     assert ours.keys() == theirs.keys()
-    for name, value in theirs.items():
-        assert (ours[name].double() - value.double()).abs().max() <= tolerance, name
+    kinds = {name.partition("/")[0] for name in theirs}
+    assert "parameter" in kinds
+    for kind in kinds:
+        names = [name for name in theirs if name.startswith(f"{kind}/")]
+        our = torch.cat([ours[name].double().flatten() for name in names])
+        their = torch.cat([theirs[name].double().flatten() for name in names])
+        scale = 1e-2 * STEP * math.sqrt(len(their)) if kind == "parameter" else 1e-4 * float(their.norm())
+        assert float((our - their).norm()) <= scale, kind
     steps = list(zip(read_events(found), read_events(expected), strict=True))
     for our, their in steps:
         assert our.keys() == their.keys()
         for name in set(their) - set(TIMES):
-            if isinstance(their[name], float):  # a norm of several is as exact relatively as a parameter absolutely
+            if isinstance(their[name], float):
                 assert our[name] == pytest.approx(their[name], abs=1e-5, rel=1e-5), name
             else:
                 assert our[name] == their[name], name

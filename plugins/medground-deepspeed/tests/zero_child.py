@@ -27,6 +27,17 @@ def optimizer(parameters):
     return torch.optim.AdamW(parameters, lr=1.0, weight_decay=0.01)
 
 
+def assert_near(found, expected):
+    """Weights differ by 1e-4 of what they have moved at most, in norm: AdamW makes rounding as large as its step."""
+    assert found.keys() == expected.keys()
+    start = network().state_dict()
+    apart, moved = (
+        torch.cat([(each[name] - value).flatten() for name, value in expected.items()]).norm()
+        for each in (found, start)
+    )
+    assert apart <= 1e-4 * moved, (apart, moved)
+
+
 def losses(module, step, shares):
     """One scalar per share of the step's batch; together they are the batch's mean."""
     torch.manual_seed(step)
@@ -60,8 +71,7 @@ def main(stage, folder):
 
     def same():
         with engine.whole():
-            for name, value in policy.state_dict().items():
-                torch.testing.assert_close(value, alone.state_dict()[name], atol=1e-6, rtol=0)
+            assert_near(policy.state_dict(), alone.state_dict())
 
     for step in range(3):
         found, expected = both(step)
@@ -98,13 +108,13 @@ def main(stage, folder):
     assert engine.gather({"rank": rank, "text": "x" * rank}) == [{"rank": 0, "text": ""}, {"rank": 1, "text": "x"}]
     weights = {name: value.clone() for name, value in engine.named_weights()}
     assert list(weights) == list(policy.state_dict())
-    for name, value in weights.items():
-        torch.testing.assert_close(value, alone.state_dict()[name], atol=1e-6, rtol=0)
+    assert_near(weights, alone.state_dict())
     with engine.whole():  # each may call it as often as it likes, without the other
         for _ in range(3 if rank else 1):
             with torch.no_grad():
                 out = policy(torch.ones(1, 8))
-        torch.testing.assert_close(out, alone(torch.ones(1, 8)), atol=1e-6, rtol=0)
+        expected = alone(torch.ones(1, 8))
+        assert (out - expected).norm() <= 1e-4 * expected.norm()
 
     # Saved by two ranks, continued by one; saved by one, continued by two.
     if rank == 0:
@@ -117,8 +127,7 @@ def main(stage, folder):
     other, fresh = network(), LocalEngine()
     fresh.prepare(other, optimizer, max_grad_norm=0.05)
     fresh.load(folder / "two")
-    for name, value in other.state_dict().items():
-        torch.testing.assert_close(value, alone.state_dict()[name], atol=1e-6, rtol=0)
+    assert_near(other.state_dict(), alone.state_dict())
     kept = copy.deepcopy(alone.state_dict())
     both(6)
     with engine.whole():

@@ -12,3 +12,16 @@ def register_prompt_interfaces(register: Register) -> None:
     register("bbox_points", BboxPoints)
     register("bbox", Bbox)
     register("points", Points)
+
+
+@hookimpl
+def self_check() -> None:
+    """Ask a question and read an answer to it."""
+    import numpy as np
+
+    from medground.types import Completion, Query
+
+    interface = Bbox()
+    interface.render(Query(image=np.zeros((8, 8, 3), np.uint8), question="Where?"))
+    answer = '<think>here</think><answer>{"bbox": [2, 2, 6, 6]}</answer>'
+    assert interface.parse(Completion(text=answer, frame=None), (8, 8)).fault is None

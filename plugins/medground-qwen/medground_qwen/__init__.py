@@ -13,3 +13,11 @@ def register_reasoners(register: Register) -> None:
     register("qwen3_vl", factories.qwen3_vl)
     register("toy_vlm", factories.toy_vlm)
     register("hf_vlm", factories.hf_vlm)
+
+
+@hookimpl
+def self_check() -> None:
+    """Adapt the tiny model of the package, let it write, learn once, and load what it learnt."""
+    from medground_qwen.checking import self_check
+
+    self_check()

@@ -66,7 +66,7 @@ def reasoner(
     from medground_qwen.trainable import choose_trainable
 
     model, processor = load(folder, dtype=dtype, device=there, attention=attention)
-    model = choose_trainable(
+    choose_trainable(
         model,
         lora_rank=lora_rank,
         lora_alpha=lora_alpha,

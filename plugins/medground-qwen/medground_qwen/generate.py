@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from medground_qwen.calls import cache_name
 from medground_qwen.prompts import Prompt, left_padded
 
 
@@ -60,7 +61,8 @@ def sample(
     group = len(seeds[0])
     inputs, mask, last = left_padded(prompts, tokens.pad)
     out = model(**inputs, attention_mask=mask, use_cache=True, logits_to_keep=1)
-    cache = out.past_key_values
+    held = cache_name(model)
+    cache = out[held]
     cache.batch_repeat_interleave(group)
     state = _Decoding(
         logits=out.logits[:, -1].repeat_interleave(group, 0),
@@ -93,8 +95,8 @@ def sample(
         out = model(
             input_ids=chosen.unsqueeze(1),
             attention_mask=state.mask,
-            past_key_values=cache,
             use_cache=True,
+            **{held: cache},
             **_positions(prompts, state.position),
         )
         state.logits = out.logits[:, -1]

@@ -18,14 +18,16 @@ from torch import Tensor
 from medground.errors import RecipeError
 from medground.frames import Frame, fixed_point
 from medground.geometry import Size
+from medground.launch import declare_no_accelerator
 from medground.types import Completion, Messages, SamplerPrompt, Sampling, Serving, image_of, text_of
+from medground_qwen.adapters import has_adapter, merge_adapter, save_adapter, without_adapter
 from medground_qwen.attention import use_shared_attention
 from medground_qwen.families import Family
 from medground_qwen.generate import Tokens, sample
 from medground_qwen.merged import checkpoint_weights
 from medground_qwen.policy import GroupBatch, Policy, RowBatch, group_of, rows_of
 from medground_qwen.prompts import Encoder, Prompt
-from medground_qwen.trainable import is_vision, merge_adapter
+from medground_qwen.trainable import is_vision
 
 PASSING = ("is_local", "local_files_only", "name_or_path", "_name_or_path", "transformers_version")
 """Keys of a saved processor that say where it was, not what it does."""
@@ -194,12 +196,12 @@ class VisionLanguageReasoner:
 
     def keep_reference(self) -> None:
         """Freeze today's policy as the reference; LoRA needs none, its reference is the model without the adapter."""
-        if not _has_adapter(self.model):
+        if not has_adapter(self.model):
             self._frozen = copy.deepcopy(self.policy).requires_grad_(False).eval()
 
     def reference(self) -> AbstractContextManager[Policy]:
         """See `TrainableReasoner.reference`."""
-        if _has_adapter(self.model):
+        if has_adapter(self.model):
             return self._without_adapter()
         if self._frozen is None:
             raise RuntimeError("there is no reference yet: call keep_reference() before training")
@@ -207,11 +209,8 @@ class VisionLanguageReasoner:
 
     @contextmanager
     def _without_adapter(self) -> Iterator[Policy]:
-        self.model.disable_adapters()
-        try:
+        with without_adapter(self.model):
             yield self.policy
-        finally:
-            self.model.enable_adapters()
 
     @contextmanager
     def _use(self, policy: Policy) -> Iterator[Policy]:
@@ -223,14 +222,20 @@ class VisionLanguageReasoner:
 
     def save(self, folder: Path) -> str:
         """See `TrainableReasoner.save`; with LoRA the adapter alone is written."""
+        adapted = has_adapter(self.model)
+        declare_no_accelerator()
         with redirect_stdout(sys.stderr):  # saving imports DeepSpeed where it is installed, which speaks on stdout
-            self.model.save_pretrained(folder)
+            if adapted:
+                save_adapter(self.model, folder)
+                self.model.generation_config.save_pretrained(folder)
+            else:
+                self.model.save_pretrained(folder)
         self.processor.save_pretrained(folder)
-        return "adapter" if _has_adapter(self.model) else "checkpoint"
+        return "adapter" if adapted else "checkpoint"
 
     def save_merged(self, folder: Path) -> None:
         """See `MergeableReasoner.save_merged`."""
-        if _has_adapter(self.model):
+        if has_adapter(self.model):
             merge_adapter(self.model)
         self.save(folder)
 
@@ -306,7 +311,3 @@ def _tokens(model: Any, processor: Any) -> Tokens:
 def _vision_ids(config: Any) -> set[int]:
     names = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id", "image_token_index")
     return {value for name in names if isinstance(value := getattr(config, name, None), int)}
-
-
-def _has_adapter(model: Any) -> bool:
-    return hasattr(model, "peft_config")

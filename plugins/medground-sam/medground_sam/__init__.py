@@ -11,3 +11,15 @@ def register_segmenters(register: Register) -> None:
     register("medsam", MedSam)
     register("sammed2d", SamMed2D)
     register("toy_sam", ToySam)
+
+
+@hookimpl
+def self_check() -> None:
+    """Segment one box with the small SAM of the package."""
+    import numpy as np
+
+    from medground.geometry import Box
+    from medground.types import SpatialPrompt
+
+    (mask,) = ToySam(device="cpu").segment(np.zeros((64, 64, 3), np.uint8), [SpatialPrompt(box=Box(16, 16, 48, 48))])
+    assert mask.data.shape == (64, 64)

@@ -314,3 +314,25 @@ def official_model(sizes: Architecture, image_size: int) -> torch.nn.Module:
     config = OmegaConf.merge(OmegaConf.create(published.read_text()).model, changes)
     model: torch.nn.Module = instantiate(config, _recursive_=True)
     return model
+
+
+def tiny() -> Any:
+    """A small Sam2Model of random weights for 128 px, with one head, windows 8, 4, 14, 7 and the global block 3."""
+    from transformers import Sam2Model
+
+    sizes = Architecture(
+        stages=(1, 1, 2, 1), widths=(16, 32, 64, 128), heads=(1, 2, 4, 8), windows=(8, 4, 14, 7), global_blocks=(3,),
+        background=(7, 7), hidden=32, mask_channels=4, decoder_layers=1, decoder_mlp=32, decoder_heads=2,
+        decoder_downsample=2, masks=3, iou_hidden=16,
+    )  # fmt: skip
+    return Sam2Model(sam2_config(sizes, 128))
+
+
+def self_check() -> None:
+    """Encode an empty image and decode one box with a network of random weights."""
+    engine = TransformersEngine(tiny(), device="cpu", dtype="float32", compile=False)
+    with torch.inference_mode():
+        features = engine.encode(torch.zeros(1, 3, 128, 128))
+        corners = torch.tensor([[[32.0, 32.0], [96.0, 96.0]]])
+        logits, _ = engine.decode(features, corners, torch.tensor([[2, 3]]), multimask=False)
+    assert logits.shape == (1, 1, 32, 32)

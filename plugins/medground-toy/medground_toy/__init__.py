@@ -22,3 +22,16 @@ def register_segmenters(register: Register) -> None:
     register("ellipse", Ellipse)
     register("threshold", Threshold)
     register("region_growing", RegionGrowing)
+
+
+@hookimpl
+def self_check() -> None:
+    """Let a segmenter fill a box on an empty image."""
+    import numpy as np
+
+    from medground.geometry import Box
+    from medground.types import SpatialPrompt
+    from medground_toy.segmenters import BoxFill
+
+    (mask,) = BoxFill().segment(np.zeros((8, 8, 3), np.uint8), [SpatialPrompt(box=Box(2, 2, 6, 6))])
+    assert mask.data.sum() == 16

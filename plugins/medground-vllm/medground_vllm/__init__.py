@@ -10,3 +10,11 @@ def register_rollouts(register: Register) -> None:
 
     register("vllm", factories.vllm)
     register("vllm_server", factories.vllm_server)
+
+
+@hookimpl
+def self_check() -> None:
+    """Ask vLLM for its version, and whether it takes the parameters that rollouts are drawn with."""
+    from medground_vllm import api
+
+    api.self_check()

@@ -184,3 +184,10 @@ def stream(first: Sequence[tuple[str, Any]]) -> Any:
             return iter(self.now)
 
     return Stream()
+
+
+def self_check() -> None:
+    """Make the parameters that rollouts are drawn with; starting an engine takes too long and may need a device."""
+    serving = Serving(checkpoint="", dtype="float32", end=frozenset({0}), forbidden={1: "a"}, vision_trains=False)
+    wanted = words(serving, Sampling())
+    require().SamplingParams(seed=0, logprobs=0, flat_logprobs=True, detokenize=False, **wanted)

@@ -1,0 +1,128 @@
+"""LoRA does not depend on what transformers asks of peft; its files are those that peft loads; renamed calls are found."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="needs torch")
+transformers = pytest.importorskip("transformers", reason="needs transformers")
+pytest.importorskip("peft", reason="needs peft")
+
+from medground_qwen.calls import cache_name, checkpoint_activations  # noqa: E402
+from safetensors.torch import load_file, save_file  # noqa: E402
+
+from medground.errors import InputError  # noqa: E402
+
+_spec = importlib.util.spec_from_file_location("qwen_conftest", Path(__file__).with_name("conftest.py"))
+common = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(common)
+IDS = [[5, 9, 30]]
+
+
+def scored(reasoner):
+    return reasoner.logprobs(common.conversation(), IDS).detach()
+
+
+@pytest.fixture
+def trained(make):
+    """A reasoner whose adapter changes what it computes."""
+    reasoner = make(lora_rank=2)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in reasoner.model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(0, 0.1, generator=generator)
+    return reasoner
+
+
+@pytest.fixture
+def refusing(monkeypatch):
+    """A transformers that accepts no peft in its own calls, as its releases do with those that they think too old."""
+
+    def refuse(min_version):
+        raise ImportError(f"peft {min_version} is wanted")
+
+    monkeypatch.setattr("transformers.integrations.peft.check_peft_version", refuse)
+
+
+def test_an_adapter_is_saved_and_loaded_as_it_was(trained, make, tmp_path, refusing):
+    assert trained.save(tmp_path) == "adapter"
+    again = make(adapter=str(tmp_path), lora_rank=2)
+    assert torch.equal(scored(again), scored(trained))
+    assert all(parameter.requires_grad for parameter in again.parameters())
+    assert len(again.parameters()) == len(trained.parameters())
+    with again.reference():
+        assert torch.equal(scored(again), scored(make()))
+    assert torch.equal(scored(again), scored(trained))
+
+
+def test_an_adapter_without_a_rank_does_not_train(trained, make, tmp_path):
+    trained.save(tmp_path)
+    frozen = make(adapter=str(tmp_path))
+    assert torch.equal(scored(frozen), scored(trained))
+    assert not list(frozen.parameters())
+
+
+def test_its_files_are_pefts(trained, checkpoints, architecture, tmp_path):
+    trained.save(tmp_path)
+    names = load_file(tmp_path / "adapter_model.safetensors")
+    assert all(name.startswith("base_model.model.") and "default" not in name for name in names)
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert (config["r"], config["lora_alpha"], config["peft_type"]) == (2, 4, "LORA")
+    assert config["base_model_name_or_path"] == str(checkpoints[architecture])
+    assert not (tmp_path / "model.safetensors").exists()
+
+
+def test_merging_leaves_a_plain_model(trained, make, tmp_path, refusing):
+    before = scored(trained)
+    trained.save_merged(tmp_path)
+    assert not (tmp_path / "adapter_config.json").exists()
+    torch.testing.assert_close(scored(trained), before, atol=1e-4, rtol=0)
+    assert not any("lora" in name or "base_layer" in name for name, _ in trained.model.named_parameters())
+
+
+@pytest.mark.parametrize("fault", ["one factor missing", "one too many", "no file"])
+def test_what_is_no_adapter_of_the_model_is_refused(fault, trained, make, tmp_path):
+    trained.save(tmp_path)
+    path = tmp_path / "adapter_model.safetensors"
+    tensors = load_file(path)
+    if fault == "no file":
+        path.unlink()
+    else:
+        name = next(iter(tensors))
+        if fault == "one factor missing":
+            del tensors[name]
+        else:
+            tensors["base_model.model.other.lora_A.weight"] = tensors[name].clone()
+        save_file(tensors, path)
+    with pytest.raises(InputError, match=r"no adapter_model\.safetensors|no adapter of this model"):
+        make(adapter=str(tmp_path), lora_rank=2)
+
+
+class Older:
+    def forward(self, input_ids, past_key_values=None):
+        raise NotImplementedError
+
+    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs):
+        self.given = gradient_checkpointing_kwargs
+
+
+class Newer:
+    def forward(self, input_ids, cache=None):
+        raise NotImplementedError
+
+    def activation_checkpointing_enable(self):
+        self.given = None
+
+
+def test_renamed_calls_are_found_by_what_there_is(make):
+    assert [cache_name(Older()), cache_name(Newer())] == ["past_key_values", "cache"]
+    for model, given in ((Older(), {"use_reentrant": False}), (Newer(), None)):
+        checkpoint_activations(model)
+        assert model.given == given
+    reasoner = make()
+    inputs = reasoner.encode(common.conversation())
+    out = reasoner.model(input_ids=inputs.ids[None, :1], use_cache=True)
+    assert hasattr(out[cache_name(reasoner.model)], "batch_repeat_interleave")
