@@ -1,14 +1,18 @@
-# Two commands need nothing but Python >= 3.11, pip and make: `make demo` and `make test`.
+# Two commands need nothing but Python 3.11, 3.12 or 3.13, pip and make: `make demo` and `make test`.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
+
+# The versions that the tests passed with; CONSTRAINTS= installs the newest that pyproject.toml allows.
+CONSTRAINTS := constraints/main.txt
+PIP_INSTALL  = $(BIN)/pip install $(addprefix -c ,$(CONSTRAINTS))
 
 # One thread per process and no spinning: two busy-waiting thread pools on two cores cost a factor of ten.
 export OMP_NUM_THREADS ?= 1
 export OMP_WAIT_POLICY ?= PASSIVE
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test test-fast test-slow test-vllm lint soak benchmarks clean
+.PHONY: demo test test-fast test-slow test-vllm test-newest test-oldest constraints lint soak benchmarks clean
 
 # Where pip also looks, if given: torch's own index of CPU builds, for one. `make demo TORCH_INDEX=URL`
 ifdef TORCH_INDEX
@@ -50,6 +54,17 @@ test-slow: $(VENV)/.test
 test-vllm:
 	PYTHON=$(PYTHON) plugins/medground-vllm/tests/environment/run.sh
 
+# The tests marked lane, in fresh environments: the newest versions of everything, and the oldest that are supported.
+test-newest:
+	PYTHON=$(PYTHON) constraints/lane.sh newest
+
+test-oldest:
+	PYTHON=$(PYTHON) constraints/lane.sh oldest constraints/oldest.txt
+
+# The files in constraints/ from the newest versions that pyproject.toml allows today, and the tests with them.
+constraints:
+	PYTHON=$(PYTHON) constraints/renew.sh
+
 lint: $(VENV)/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -65,19 +80,21 @@ $(VENV)/.venv:
 	@$(PYTHON) -m venv $(VENV)
 	@touch $@
 
-$(VENV)/.demo: pyproject.toml $(VENV)/.venv
+# What builds the packages that come as source is installed first, under the constraints too: pip would take the newest into
+# environments of their own, and a second torch with which to build sam2.
+BUILD = hatchling editables setuptools wheel
+
+$(VENV)/.demo: pyproject.toml $(CONSTRAINTS) $(VENV)/.venv
 	@printf '%s\n' "Install into $(VENV), once: pip downloads and unpacks for some minutes. README.md says how much, and how to take less."
-	@$(BIN)/pip install -e ".[qwen,sam]"
+	@$(PIP_INSTALL) -q --upgrade $(BUILD)
+	@$(PIP_INSTALL) --no-build-isolation -e ".[qwen,sam]"
 	@echo
 	@touch $@
 
-# sam2 names torch as a build requirement; building it beside the torch that is already there, instead of in an
-# environment of its own, saves downloading torch twice.
-$(VENV)/.test: pyproject.toml $(VENV)/.venv
-	$(BIN)/pip install -q torch torchvision setuptools wheel
-	SAM2_BUILD_CUDA=0 $(BIN)/pip install -q --no-build-isolation sam2==1.1.0
-	$(BIN)/pip install -q -e ".[all,test]"
+$(VENV)/.test: pyproject.toml $(CONSTRAINTS) $(VENV)/.venv
+	$(PIP_INSTALL) -q --upgrade $(BUILD) torch torchvision
+	SAM2_BUILD_CUDA=0 $(PIP_INSTALL) -q --no-build-isolation -e ".[all,test]"
 	@touch $@
 
 clean:
-	rm -rf $(VENV) .venv-vllm demo build dist
+	rm -rf $(VENV) .venv-* demo build dist

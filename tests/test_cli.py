@@ -62,6 +62,7 @@ def test_every_command_has_help(command, capsys):
     assert "Usage: medground " + command in capsys.readouterr().out
 
 
+@pytest.mark.lane
 def test_ground_writes_overlay_mask_and_json(picture, tmp_path, capsys):
     out = tmp_path / "out"
     assert cli("ground", picture, QUESTION, "--out", out) == 0

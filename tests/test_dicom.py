@@ -151,6 +151,7 @@ def test_every_plain_coding_says_the_same(tmp_path, syntax):
 
 
 @pytest.mark.parametrize("syntax", [RLELossless, JPEG2000Lossless])
+@pytest.mark.lane
 def test_compressed_codings_say_the_same(tmp_path, syntax):
     big = np.arange(64 * 80, dtype=np.uint16).reshape(64, 80)
     found = made(big)

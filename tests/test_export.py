@@ -61,6 +61,7 @@ def of_run(folder):
 
 @pytest.mark.parametrize("rank", [0, 2])
 @pytest.mark.parametrize("name", ["qwen3_vl", "qwen2_5_vl"])
+@pytest.mark.lane
 def test_transformers_loads_what_was_trained(run, models, tmp_path, name, rank):
     folder = run(name, rank)
     done = export(folder, tmp_path / "out")
@@ -80,6 +81,7 @@ def test_transformers_loads_what_was_trained(run, models, tmp_path, name, rank):
     "ignore:`is_gradient_checkpointing` is deprecated"
 )  # peft asks transformers by its old name
 @pytest.mark.parametrize("name", ["qwen3_vl", "qwen2_5_vl"])
+@pytest.mark.lane
 def test_peft_loads_an_adapter_that_stays_one(run, models, tmp_path, name):
     from peft import PeftModel
 

@@ -41,6 +41,7 @@ def test_the_contracts_are_kept():
     ],
     ids=["import medground", "medground --help", "medground plugins list", "components()"],
 )
+@pytest.mark.lane
 def test_first_contact_loads_no_plugin_and_nothing_heavy(code):
     loaded = loaded_after(code)
     assert "medground" in loaded
@@ -54,6 +55,7 @@ def test_using_a_built_in_loads_its_own_module_only():
     assert loaded & {"torch", "transformers", "omegaconf"} == set()
 
 
+@pytest.mark.lane
 def test_no_plugin_loads_a_model_library_when_it_is_imported():
     """Every factory of every built-in is fetched; only constructors may import what is big."""
     code = "from medground.registry import components, factory\nfor c in components(): factory(c.kind, c.name)"

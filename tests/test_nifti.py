@@ -126,6 +126,7 @@ def test_a_written_mask_keeps_the_geometry_and_drops_the_words(tmp_path):
 
 @pytest.mark.parametrize("kind", [np.uint8, np.int16, np.float32, ">i2", np.float64])
 @pytest.mark.parametrize("name", ["v.nii", "v.nii.gz"])
+@pytest.mark.lane
 def test_values_are_those_nibabel_gives(tmp_path, kind, name):
     voxels = np.random.default_rng(1).integers(0, 200, SIDES).astype(kind)
     saved(tmp_path / name, voxels)

@@ -8,9 +8,14 @@ import sys
 import tarfile
 import tomllib
 import zipfile
+from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parents[1]
 PLUGINS = sorted(path for path in (ROOT / "plugins").iterdir() if (path / "pyproject.toml").is_file())
@@ -43,14 +48,77 @@ def test_the_root_mirrors_every_entry_point():
 
 def test_every_heavy_plugin_is_an_extra():
     extras = project(ROOT)["optional-dependencies"]
+    everything = Requirement(extras["all"][0]).extras
     for folder in PLUGINS:
-        wanted = {dependency for dependency in project(folder)["dependencies"] if dependency != "medground"}
-        for optional in project(folder).get("optional-dependencies", {}).values():
-            wanted |= set(optional)
         short = folder.name.removeprefix("medground-")
-        assert wanted == set(extras.get(short, [])), f"the extra [{short}] differs from {folder.name}'s dependencies"
-        if wanted and short != "vllm":
-            assert short in extras["all"][0]
+        mirrored = {short: {dependency for dependency in project(folder)["dependencies"] if dependency != "medground"}}
+        for name, optional in project(folder).get("optional-dependencies", {}).items():
+            mirrored[f"{short}-{name}"] = {f"medground[{short}]", *optional}
+        for name, wanted in mirrored.items():
+            assert wanted == set(extras.get(name, [])), f"the extra [{name}] differs from {folder.name}'s dependencies"
+            assert not wanted or name in everything or name == "vllm"
+
+
+def constraints(name: str) -> dict[str, str]:
+    """Distribution -> version, of one file in constraints/."""
+    lines = (ROOT / "constraints" / f"{name}.txt").read_text().splitlines()
+    pinned = [line.split("==") for line in lines if not line.startswith("#")]
+    return {canonicalize_name(distribution): version for distribution, version in pinned}
+
+
+def requirements(extra: str = "") -> Iterator[Requirement]:
+    """Of the core, or of an extra and the extras that it names."""
+    lines = project(ROOT)["optional-dependencies"][extra] if extra else project(ROOT)["dependencies"]
+    for requirement in map(Requirement, lines):
+        if requirement.name == "medground":
+            for other in requirement.extras:
+                yield from requirements(other)
+        else:
+            yield requirement
+
+
+@pytest.mark.parametrize(
+    ("name", "extras"), [("main", ("all", "test")), ("oldest", ("all", "test")), ("vllm", ("qwen",))]
+)
+def test_a_constraints_file_pins_all_that_is_asked_for_inside_its_range(name, extras):
+    pinned = constraints(name)
+    for requirement in [each for extra in ("", *extras) for each in requirements(extra)]:
+        version = pinned[canonicalize_name(requirement.name)]
+        assert requirement.specifier.contains(version), f"constraints/{name}.txt: {version} is not {requirement}"
+
+
+def test_the_oldest_versions_are_the_lower_bounds():
+    pinned = constraints("oldest")
+    for requirement in [*requirements(), *requirements("all")]:
+        bounds = [bound.version for bound in requirement.specifier if bound.operator in (">=", "==")]
+        assert len(bounds) == 1, f"{requirement} has no lower bound"
+        assert Version(pinned[canonicalize_name(requirement.name)]) == Version(bounds[0])
+
+
+def test_only_vllm_asks_for_a_build_of_torch():
+    assert not [pin for name in ("main", "oldest") for pin in constraints(name).items() if "+" in pin[1]]
+    assert constraints("vllm")["torch"].endswith("+cpu")
+
+
+def test_what_the_requirements_require_is_pinned_too():
+    """The constraints are complete: whatever an installed package asks for has a version in the file."""
+    pinned, waiting, seen = constraints("main"), [*requirements("all"), *requirements()], set()
+    while waiting:
+        requirement = waiting.pop()
+        name = canonicalize_name(requirement.name)
+        if (name, *sorted(requirement.extras)) in seen:
+            continue
+        seen.add((name, *sorted(requirement.extras)))
+        assert name in pinned, f"constraints/main.txt has no {name}: run make constraints"
+        try:
+            lines = metadata.requires(name) or []
+        except metadata.PackageNotFoundError:
+            continue  # an extra that is not installed here
+        for line in map(Requirement, lines):
+            if any(
+                line.marker is None or line.marker.evaluate({"extra": extra}) for extra in ("", *requirement.extras)
+            ):
+                waiting.append(line)
 
 
 def test_every_plugin_travels_and_is_linted():

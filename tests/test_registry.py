@@ -202,10 +202,10 @@ def test_a_collision_is_settled_by_leaving_one_owner_out(site, install, monkeypa
 @pytest.mark.parametrize(
     ("name", "missing", "remedy"),
     [
-        ("medsam", "segment_anything", "pip install 'medground[sam]'"),
+        ("medsam", "segment_anything", "pip install 'medground[sam-official]'"),
         ("medsam", "torch.nn", "pip install 'medground[sam]'"),
-        ("sam2", "sam2", "pip install 'medground[sam2]'"),
-        ("sam2", "hydra", "pip install 'medground[sam2]'"),
+        ("sam2", "sam2", "pip install 'medground[sam2-official]'"),
+        ("sam2", "tokenizers", "pip install 'medground[sam2]'"),
         ("box_fill", "open_clip", "pip install 'medground[clip]'"),
         ("box_fill", "numpy", "pip install --force-reinstall medground"),
     ],

@@ -109,6 +109,7 @@ def test_a_run_is_a_folder_and_the_folder_a_recipe(trials, tmp_path):
             assert torch.equal(value, trained[f"parameter/model.{name}"]), name
 
 
+@pytest.mark.lane
 def test_a_lora_run_is_a_recipe_too(trials, tmp_path):
     recipe = trials(max_steps=1, learning_rate=0.1, reasoner={"lora_rank": 2})
     done = train(recipe, out=tmp_path / "run")

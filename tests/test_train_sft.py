@@ -150,6 +150,7 @@ def test_the_dry_run_plans_and_writes_nothing(trials, tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["recipe.yaml"]
 
 
+@pytest.mark.lane
 def test_the_command_trains_and_says_where_the_reasoner_is(trials, tmp_path):
     file = tmp_path / "recipe.yaml"
     file.write_text(json.dumps(trials("sft", max_steps=1)), encoding="utf-8")

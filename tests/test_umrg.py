@@ -95,6 +95,7 @@ def test_datasets_opens_it_with_decoded_images(folder, tmp_path):
     assert row["extra_info"]["id"] == sample.query.id
 
 
+@pytest.mark.lane
 def test_samples_are_read_through_the_same_door(folder):
     assert len(read_samples(folder, split="train")) == 9 and len(read_samples(folder, reader="umrg")) == 12
     assert len(read_samples(folder / "test.parquet", limit=2)) == 2

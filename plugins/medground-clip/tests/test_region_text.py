@@ -54,6 +54,7 @@ def rollout(box, category="liver", seed=0):
     )
 
 
+@pytest.mark.lane
 def test_it_keeps_the_protocol(tiny):
     check_reward(RegionText, checkpoint=str(tiny))
 

@@ -28,6 +28,7 @@ answer, choice, conversation, decoded, image, question, reply = (
 )
 
 
+@pytest.mark.lane
 def test_it_keeps_the_contract(serve):
     check_reasoner(OpenAIReasoner, base_url=serve().url, model="stub", frame="permille", retries=0)
 

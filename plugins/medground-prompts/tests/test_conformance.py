@@ -23,6 +23,7 @@ def test_released_parsers_keep_the_contract(parser):
     check_prompt_interface(BboxPoints, parser=parser)
 
 
+@pytest.mark.lane
 def test_a_template_keeps_the_contract(tmp_path: Path):
     path = tmp_path / "mine.txt"
     path.write_text("<image>\nQuestion: {Question}\nSay <answer>{Answer}</answer>", encoding="utf-8")

@@ -17,6 +17,7 @@ _spec.loader.exec_module(common)
 GREEDY, SAMPLED, conversation = common.GREEDY, common.SAMPLED, common.conversation
 
 
+@pytest.mark.lane
 def test_greedy_equals_transformers_own_generate(make):
     reasoner = make()
     prompt = reasoner.encode(conversation())

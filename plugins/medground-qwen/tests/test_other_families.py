@@ -41,6 +41,8 @@ def reasoner(folder):
     return hf_vlm(checkpoint=str(folder), dtype="float32", device="cpu", train_vision=True)
 
 
+@pytest.mark.lane
+@pytest.mark.filterwarnings("ignore:__array_wrap__ must accept context:DeprecationWarning")  # torch 2.10 beside numpy 2
 def test_what_was_sampled_together_is_what_the_update_sees(reasoner):
     """Ragged prompts in one batch, cropped images among them: stored log-probabilities equal a fresh forward pass."""
     for messages, group in zip(BATCH, reasoner.sample(BATCH, SAMPLED, [1, 50]), strict=True):

@@ -58,6 +58,7 @@ def test_it_keeps_the_promises():
     check_reasoner(factories.toy_vlm)
 
 
+@pytest.mark.lane
 def test_it_grounds_and_the_question_decides(drawn):
     graph = medground.load("infer/toy_vlm")
     samples = list(read_samples(drawn))

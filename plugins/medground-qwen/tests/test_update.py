@@ -55,6 +55,7 @@ def test_with_gradient_checkpointing(make):
     )
 
 
+@pytest.mark.lane
 def test_with_a_lora_adapter(make):
     def adapted(**arguments):
         torch.manual_seed(0)

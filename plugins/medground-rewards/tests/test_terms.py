@@ -53,6 +53,7 @@ def turned(pair, angle):
 
 
 @pytest.mark.parametrize("name", registered())
+@pytest.mark.lane
 def test_every_term_keeps_the_protocol(name):
     factory = registered()[name]
     check_reward(factory)

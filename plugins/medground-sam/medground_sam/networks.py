@@ -214,7 +214,8 @@ def official_model(sizes: Sizes) -> nn.Module:
         from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
     except ImportError as error:
         raise PluginError(
-            f"backend: official needs the segment-anything package ({error})", hint="pip install 'medground[sam]'"
+            f"backend: official needs the segment-anything package ({error})",
+            hint="pip install 'medground[sam-official]', or use backend: transformers",
         ) from error
     model = Sam(
         image_encoder=ImageEncoderViT(

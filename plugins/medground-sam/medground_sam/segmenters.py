@@ -26,7 +26,7 @@ class Sam:
     Args:
         checkpoint: ``sam_vit_*.pth``, a folder with ``model.safetensors``, or a hub id in the local cache; None for the
             hub id the authors published.
-        backend: ``transformers``, or ``official`` for the segment-anything package.
+        backend: ``transformers``, or ``official`` for the segment-anything package (extra ``[sam-official]``).
         protocol: ``native`` as the authors run it, ``medreasoner`` as the released evaluation does (here the same).
         device: ``auto`` (CUDA where torch can use it, else the CPU), ``cpu``, ``cuda``, ``cuda:1``, ...
         dtype: of the image encoder; prompts and masks are computed in float32.

@@ -10,6 +10,7 @@ from medground.testing import check_segmenter
 
 
 @pytest.mark.parametrize("backend", ["transformers", "official"])
+@pytest.mark.lane
 def test_sam(sam_file, backend):
     check_segmenter(Sam, checkpoint=sam_file, backend=backend)
 

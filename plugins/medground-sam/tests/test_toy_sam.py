@@ -35,6 +35,7 @@ def toy() -> ToySam:
     return ToySam()
 
 
+@pytest.mark.lane
 def test_it_keeps_the_promises_of_a_segmenter():
     check_segmenter(ToySam)
 

@@ -283,7 +283,7 @@ def official_model(sizes: Architecture, image_size: int) -> torch.nn.Module:
     except ImportError as error:
         raise PluginError(
             f"backend 'official' of the SAM 2 segmenters needs the package sam2: {error}",
-            hint="pip install 'medground[sam2]', or use backend: transformers",
+            hint="pip install 'medground[sam2-official]', or use backend: transformers",
         ) from error
     changes = {
         "image_size": image_size,

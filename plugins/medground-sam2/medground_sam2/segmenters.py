@@ -45,7 +45,7 @@ class Sam2:
     Args:
         checkpoint: a published ``.pt`` file, a safetensors file or folder of transformers, or a hub id
             ``owner/name[/file][@revision]`` that `medground fetch` has put in the local cache; None is `published`.
-        backend: ``transformers``, or ``official`` for the package sam2 (extra ``[sam2]``).
+        backend: ``transformers``, or ``official`` for the package sam2 (extra ``[sam2-official]``).
         protocol: ``native`` or ``medreasoner``.
         image_size: side of the model's square input in pixels, a multiple of 32; None takes the protocol's.
         multimask: True takes the best of three masks for every prompt, False one mask; None is the protocol's rule.

@@ -46,6 +46,7 @@ def folder(faint, tmp_path_factory):
 
 
 @pytest.mark.parametrize("backend", ["transformers", "official"])
+@pytest.mark.lane
 def test_a_transformers_folder_and_its_file_load_in_both_backends(backend, faint, folder, caplog):
     expected = logits(load(faint))
     caplog.clear()
@@ -188,7 +189,7 @@ def test_arguments_that_cannot_be_are_refused(arguments, said, faint):
 
 def test_without_the_package_the_official_backend_says_what_to_install(faint, monkeypatch):
     monkeypatch.setitem(sys.modules, "sam2", None)
-    with pytest.raises(PluginError, match=r"needs the package sam2.*medground\[sam2\]"):
+    with pytest.raises(PluginError, match=r"needs the package sam2.*medground\[sam2-official\]"):
         load(faint, backend="official")
 
 

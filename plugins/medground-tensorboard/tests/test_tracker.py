@@ -22,6 +22,7 @@ def tracker(run, step, **arguments):
     return made
 
 
+@pytest.mark.lane
 def test_what_was_logged_is_read_back(tmp_path):
     made = tracker(tmp_path, 0)
     for step in (1, 2, 3):

@@ -45,6 +45,7 @@ def answer(text):
 
 
 @pytest.mark.parametrize("factory", [BoxFill, Ellipse, Threshold, RegionGrowing])
+@pytest.mark.lane
 def test_segmenters_keep_the_contract(factory):
     check_segmenter(factory)
 
