@@ -145,6 +145,8 @@ class ToySam(Sam):
     Arguments are those of `Sam`. It follows boxes and points; it has never seen a medical image.
     """
 
+    published: ClassVar[str] = str(Path(__file__).with_name("toy_sam.safetensors"))
+
     def __init__(
         self,
         *,
@@ -157,5 +159,5 @@ class ToySam(Sam):
         decode_batch: Count = 32,
     ) -> None:
         arguments = {key: value for key, value in locals().items() if key not in ("self", "__class__")}
-        super().__init__(checkpoint=str(Path(__file__).with_name("toy_sam.safetensors")), **arguments)
+        super().__init__(checkpoint=self.published, **arguments)
         self._arguments = arguments
