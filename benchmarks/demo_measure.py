@@ -15,7 +15,7 @@ import numpy as np
 from medground.data.samples import Samples, read_samples
 from medground.evaluation.statistics import estimate
 from medground.geometry import Box, box_iou, mask_dice
-from medground.graph import Found, GroundingGraph, load
+from medground.pipeline.pipeline import GroundingResult, Pipeline, load
 from medground.types import Sample
 
 Numbers = np.ndarray[Any, np.dtype[np.float64]]
@@ -33,12 +33,12 @@ class Interval:
         return f"{self.mean:.3f} ({self.low:.3f} to {self.high:.3f})"
 
 
-def answers(graph: GroundingGraph, samples: Sequence[Sample]) -> list[Found]:
+def answers(graph: Pipeline, samples: Sequence[Sample]) -> list[GroundingResult]:
     """What a graph says to every sample's question, in the recipe's (greedy) way."""
     return graph.batch([sample.query for sample in samples])
 
 
-def ious(found: Sequence[Found], samples: Sequence[Sample]) -> Numbers:
+def ious(found: Sequence[GroundingResult], samples: Sequence[Sample]) -> Numbers:
     """Box IoU of each answer with the truth; an answer that cannot be used counts 0."""
     boxes = [
         each.grounding.prompt.box if each.grounding.prompt and not each.grounding.fault else None for each in found
@@ -52,13 +52,13 @@ def overlaps(boxes: Sequence[Box | None], samples: Sequence[Sample]) -> Numbers:
     return np.array([0.0 if box is None else float(box_iou(box, sample.target.box)) for box, sample in pairs])
 
 
-def dices(found: Sequence[Found], samples: Sequence[Sample]) -> Numbers:
+def dices(found: Sequence[GroundingResult], samples: Sequence[Sample]) -> Numbers:
     """Dice of each answer's mask with the true one; no mask counts 0."""
     pairs = zip(found, samples, strict=True)
     return np.array([0.0 if one.mask is None else float(mask_dice(one.mask.data, s.target.mask)) for one, s in pairs])
 
 
-def valid(found: Sequence[Found]) -> float:
+def valid(found: Sequence[GroundingResult]) -> float:
     """The share of answers that can be used."""
     return float(np.mean([each.grounding.fault is None for each in found]))
 

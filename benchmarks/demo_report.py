@@ -29,12 +29,12 @@ from demo_measure import (
 from PIL import Image as Pillow
 
 import medground
-from medground.cli.progress import progress
 from medground.data.samples import Samples, read_samples
-from medground.events import read_events
-from medground.graph import Found
-from medground.overlay import draw
+from medground.images.overlay import draw
+from medground.pipeline.pipeline import GroundingResult
 from medground.report import Section, figure, gallery, grid, line_chart, page, paragraph, table
+from medground.runs.folder import read_events
+from medground.runs.progress import progress
 
 SEGMENTER = "toy_sam"
 GAP = 16
@@ -51,7 +51,7 @@ TARGETS = {
 
 def measured(
     folder: Path, held: Mapping[str, Samples], advance: Callable[[int], None]
-) -> tuple[dict[str, Any], dict[str, list[Found]]]:
+) -> tuple[dict[str, Any], dict[str, list[GroundingResult]]]:
     """All numbers of the report, with the answers they come from; `advance` takes the number of answers that have come in."""
     pictures = picture_of(held["whole"])
     mixed = shuffled(held["whole"])
@@ -149,7 +149,7 @@ def curves(folder: Path) -> list[Any]:
     ]
 
 
-def overlays(found: Mapping[str, Sequence[Found]], held: Samples, places: Sequence[int]) -> Any:
+def overlays(found: Mapping[str, Sequence[GroundingResult]], held: Samples, places: Sequence[int]) -> Any:
     """Answers before and after beside the truth of the new convention; bright and dark lesions by turns."""
     figures = []
     for place in places:
@@ -177,7 +177,7 @@ def grounded(folder: Path, held: Samples) -> list[Any]:
     return [gallery(figures)]
 
 
-def _picture(one: Found, target_box: Any = None, target_mask: Any = None) -> Any:
+def _picture(one: GroundingResult, target_box: Any = None, target_mask: Any = None) -> Any:
     prompt = one.grounding.prompt
     return draw(
         one.query.image,

@@ -23,8 +23,8 @@ from medground_qwen.trainable import is_vision
 from PIL import Image as Pillow
 from torch import Tensor
 
-from medground.grpo.advantage import advantages
-from medground.grpo.loss import Objective, denominator, policy_loss
+from medground.training.grpo.advantage import advantages
+from medground.training.grpo.loss import Objective, denominator, policy_loss
 
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # rollout_func says that it is experimental
 

@@ -17,7 +17,7 @@ import numpy as np
 from medground.geometry import Box, Point
 from medground.recipe import resolve
 from medground.registry import build
-from medground.rubric import rubric
+from medground.rewards.rubric import rubric
 from medground.types import Completion, Query, Rollout, Sample, Target
 
 RECIPES = ("train/soft", "train/hard", "train/base", "train/medreasoner_soft", "train/medreasoner_hard")

@@ -60,10 +60,10 @@ def count_payloads():
 def child(folder, stage):
     """One rank: a few GRPO steps; prints what it counted."""
     payloads = count_payloads()
-    from medground.grpo.loop import State
-    from medground.launch import leave
     from medground.recipe import resolve
-    from medground.training import assemble
+    from medground.training.launcher import leave
+    from medground.training.loop import State
+    from medground.training.run import assemble
 
     recipe = json.loads((folder / "recipe.json").read_text())
     recipe["engine"] = {"name": "deepspeed", "stage": stage, "shared_memory": False, "config": SHARDED}

@@ -24,7 +24,7 @@ from demo_measure import Interval, Numbers, answers, interval, ious, picture_of,
 
 import medground
 from medground.data.samples import Samples, read_samples
-from medground.events import read_events
+from medground.runs.folder import read_events
 
 NEW = ("tinted", "stained", "speckled")
 

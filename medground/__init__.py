@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Any
 from medground.hookspecs import hookimpl as hookimpl
 
 if TYPE_CHECKING:
-    from medground.data.images import read_image as read_image
     from medground.evaluation.evaluate import evaluate as evaluate
     from medground.frames import Frame as Frame
     from medground.geometry import Box as Box
     from medground.geometry import Point as Point
-    from medground.graph import load as load
+    from medground.images.pictures import read_image as read_image
+    from medground.pipeline.pipeline import load as load
     from medground.registry import build as build
-    from medground.rubric import rubric as rubric
+    from medground.rewards.rubric import rubric as rubric
     from medground.sweeps.run import sweep as sweep
-    from medground.training import train as train
+    from medground.training.run import train as train
     from medground.types import Completion as Completion
     from medground.types import Mask as Mask
     from medground.types import Query as Query
@@ -43,11 +43,11 @@ _WHERE = {
     "SpatialPrompt": "medground.types",
     "build": "medground.registry",
     "evaluate": "medground.evaluation.evaluate",
-    "load": "medground.graph",
-    "read_image": "medground.data.images",
+    "load": "medground.pipeline.pipeline",
+    "read_image": "medground.images.pictures",
     "rubric": "medground.rubric",
     "sweep": "medground.sweeps.run",
-    "train": "medground.training",
+    "train": "medground.training.run",
 }
 
 __all__ = ["hookimpl", *sorted(_WHERE)]

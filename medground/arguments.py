@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, NamedTuple, Protocol, Union, get_args, get_origin, runtime_checkable
 
-from medground.errors import nearest
+from medground.errors import did_you_mean
 
 
 class Objection(NamedTuple):
@@ -113,7 +113,7 @@ def objection(annotation: Any, value: Any) -> Objection | None:
 def _no_word(words: tuple[Any, ...], value: Any) -> Objection | None:
     if value in words:
         return None
-    return Objection(f"{_shown(value)} is not one of its words", nearest(str(value), map(str, words)))
+    return Objection(f"{_shown(value)} is not one of its words", did_you_mean(str(value), map(str, words)))
 
 
 def _shown(value: Any) -> str:

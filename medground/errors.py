@@ -75,14 +75,14 @@ class SegmenterMemoryError(SegmenterError):
     """A segmenter ran out of memory even for one prompt; the fault of those samples is out_of_memory."""
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
+def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return ``"did you mean 'x'?"`` for the nearest of `known`, else the list of what exists.
 
-    >>> nearest("medsma", ["medsam", "toy"])
+    >>> did_you_mean("medsma", ["medsam", "toy"])
     "did you mean 'medsam'?"
-    >>> nearest("zzz", ["medsam", "toy"])
+    >>> did_you_mean("zzz", ["medsam", "toy"])
     'known: medsam, toy'
-    >>> nearest("zzz", [])
+    >>> did_you_mean("zzz", [])
     'none are known'
     """
     options = sorted(known)

@@ -332,7 +332,7 @@ class Engine(Protocol):
     def save(self, folder: Path) -> None:
         """Write trained parameters and optimiser state, everything needed to continue exactly.
 
-        Called on every rank with the folder that the first has made. Written as `medground.training_state` does, it can be
+        Called on every rank with the folder that the first has made. Written as `medground.training.engine_state` does, it can be
         continued by another engine and on another number of ranks.
         """
         ...

@@ -10,15 +10,15 @@ from itertools import pairwise
 import pytest
 from click.testing import CliRunner
 
-from medground.audit import audit
-from medground.audit.probes import CURVES
-from medground.audit.scenes import LARGE, REFERENCE, Stage
 from medground.cli.reward import reward
-from medground.evaluation.lines import reader
+from medground.evaluation.scoring import reader
 from medground.geometry import Box, box_dice, box_iou, box_l1, disc_dice
 from medground.recipe import resolve
 from medground.registry import build
-from medground.rubric import Rubric, Term, rubric
+from medground.rewards.audit import audit
+from medground.rewards.audit.probes import CURVES
+from medground.rewards.audit.scenes import LARGE, REFERENCE, Stage
+from medground.rewards.rubric import Rubric, Term, rubric
 
 OURS = ["train/soft", "train/hard", "train/base", pytest.param("train/mask", marks=pytest.mark.slow)]
 

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image as Pillow
 from PIL import PngImagePlugin
 
-from medground.data.images import MAX_PIXELS, read_image, read_mask
 from medground.errors import InputError
+from medground.images.pictures import MAX_PIXELS, read_image, read_mask
 
 COUNT = 200
 

@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 
 import medground
-from medground.causes import Outcomes
 from medground.cli import main
-from medground.data.rle import encode_rle, rle_area
 from medground.errors import InputError
-from medground.events import RunFolder
+from medground.evaluation.causes import Outcomes
 from medground.frames import Frame
-from medground.graph import GroundingGraph, Group
+from medground.images.rle import encode_rle, rle_area
+from medground.pipeline.pipeline import Group, Pipeline
 from medground.recipe import resolve
-from medground.rubric import Score
-from medground.training_report import training_report
+from medground.rewards.rubric import Score
+from medground.runs.folder import RunFolder
+from medground.training.report import training_report
 from medground.types import Completion, Fault, Mask, Query, Rollout, Sample, Target
 
 WHOLE = '<think>There.</think><answer>{"bbox": [10, 10, 60, 60], "points_1": [10, 10], "points_2": [20, 20]}</answer>'
@@ -49,7 +49,7 @@ def saved(folder, *pairs):
 def grounded(text, end):
     query = Query(image=np.zeros((96, 96, 3), np.uint8), question="Where?")
     completion = Completion(text=text, frame=Frame("pixel", (96, 96)), finish_reason=end)
-    return GroundingGraph(resolve(BARE)).ground(query, completion)
+    return Pipeline(resolve(BARE)).ground(query, completion)
 
 
 @pytest.mark.parametrize(
@@ -281,7 +281,7 @@ EMPTY, CROSS = (Mask(data=data, score=0.5) for data in (np.zeros((4, 6), bool), 
 
 
 def test_only_whether_a_mask_is_empty_goes_to_other_ranks():
-    rollouts = pytest.importorskip("medground.grpo.rollouts", reason="needs torch")
+    rollouts = pytest.importorskip("medground.training.grpo.rollouts", reason="needs torch")
     found = rollouts._told(group(None, EMPTY, CROSS)).rollouts
     assert found[0].mask is None
     assert [each.mask.data.tolist() for each in found[1:]] == [[[False]], [[True]]]
@@ -289,8 +289,8 @@ def test_only_whether_a_mask_is_empty_goes_to_other_ranks():
 
 def test_a_training_step_counts_its_masks_where_it_makes_any():
     torch = pytest.importorskip("torch", reason="needs torch")
-    from medground.grpo.metrics import of_batch
-    from medground.grpo.rollouts import Batch
+    from medground.training.grpo.metrics import of_batch
+    from medground.training.grpo.rollouts import Batch
 
     def metrics(*groups):
         shape = len(groups), len(groups[0].rollouts)

@@ -7,9 +7,9 @@ import re
 
 import pytest
 
-from medground import faults
-from medground.checkpoint import KEPT, Checkpoints, verify
 from medground.errors import RecipeError, RunError
+from medground.runs import failpoints
+from medground.runs.checkpoint import KEPT, Checkpoints, verify
 
 
 def content(step):
@@ -67,8 +67,8 @@ def test_a_newer_format_is_refused_and_nothing_is_touched(saved):
 @pytest.mark.parametrize("point", ["save.before_manifest", "save.before_rename"])
 @pytest.mark.parametrize("number", ["enospc", "eio"])
 def test_a_full_or_broken_disk_is_a_clear_error_and_earlier_checkpoints_stay(saved, monkeypatch, point, number):
-    monkeypatch.setenv(faults.VARIABLE, f"{point}:{number}")
-    faults._passed.clear()
+    monkeypatch.setenv(failpoints.VARIABLE, f"{point}:{number}")
+    failpoints._passed.clear()
     with pytest.raises(RunError, match="step 8 could not be written: ") as found:
         saved.save(8, content(8), pytest.fail)
     assert os.strerror(getattr(errno, number.upper())) in str(found.value)
@@ -87,6 +87,6 @@ def test_leftovers_of_killed_saves_are_removed(saved):
 
 
 def test_a_misspelt_fault_point_is_an_error(monkeypatch):
-    monkeypatch.setenv(faults.VARIABLE, "save.before_renam:kill")
+    monkeypatch.setenv(failpoints.VARIABLE, "save.before_renam:kill")
     with pytest.raises(RecipeError, match=r"save\.before_rename"):
-        faults.reach("save.before_rename")
+        failpoints.failpoint("save.before_rename")

@@ -16,9 +16,9 @@ from PIL import Image
 import medground
 from medground.cli import main
 from medground.cli.frames import resolution
-from medground.data.images import read_image, read_mask
 from medground.data.inputs import read_inputs
 from medground.frames import Frame
+from medground.images.pictures import read_image, read_mask
 
 QUESTION = "Which bright region lies on the left?"
 
@@ -165,9 +165,9 @@ def test_a_second_run_does_only_what_is_missing(folder, tmp_path, monkeypatch):
     first = (out / "manifest.jsonl").read_text()
     (folder / "case9.png").write_bytes((folder / "case0.png").read_bytes())
     seen = []
-    real = medground.graph.GroundingGraph.batch
+    real = medground.pipeline.pipeline.Pipeline.batch
     monkeypatch.setattr(
-        "medground.graph.GroundingGraph.batch", lambda self, queries: seen.extend(queries) or real(self, queries)
+        "medground.pipeline.pipeline.Pipeline.batch", lambda self, queries: seen.extend(queries) or real(self, queries)
     )
     assert cli("run", folder, "--question", QUESTION, "--out", out) == 0
     assert [query.id for query in seen] == ["case9"]
@@ -312,12 +312,12 @@ def test_doctor_frames_warns_where_a_unit_is_coarse_and_fails_on_a_wrong_frame(t
 def clock(monkeypatch):
     """Seconds as training's progress sees them, in a list of one."""
     now = [1000.0]
-    monkeypatch.setattr("medground.cli.progress.monotonic", lambda: now[0])
+    monkeypatch.setattr("medground.runs.progress.monotonic", lambda: now[0])
     return now
 
 
 def test_training_shows_one_bar_with_rate_time_left_and_the_newest_numbers_on_a_terminal(monkeypatch, capsys, clock):
-    from medground.cli.progress import training_progress
+    from medground.runs.progress import training_progress
 
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     with training_progress() as (begin, report):
@@ -341,7 +341,7 @@ def test_training_shows_one_bar_with_rate_time_left_and_the_newest_numbers_on_a_
 
 
 def test_what_a_run_says_stands_above_its_bar_in_a_line_of_its_own(monkeypatch, capsys):
-    from medground.cli.progress import say, training_progress
+    from medground.runs.progress import say, training_progress
 
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     with training_progress() as (begin, report):
@@ -355,7 +355,7 @@ def test_what_a_run_says_stands_above_its_bar_in_a_line_of_its_own(monkeypatch, 
 
 
 def test_training_says_a_line_every_half_minute_without_a_terminal(capsys, clock):
-    from medground.cli.progress import training_progress
+    from medground.runs.progress import training_progress
 
     with training_progress() as (begin, report):
         begin(0, 100)
@@ -373,7 +373,7 @@ def test_training_says_a_line_every_half_minute_without_a_terminal(capsys, clock
 
 
 def test_the_time_left_follows_the_newest_minute(capsys, clock):
-    from medground.cli.progress import training_progress
+    from medground.runs.progress import training_progress
 
     with training_progress() as (begin, report):
         begin(10, 1000)

@@ -5,16 +5,16 @@ import json
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from medground_data.build import Options, build
+from medground_data.command import data
+from medground_data.question_sources import FromTemplates
+from medground_data.readers import read_cases
 from medground_toy import phantoms
 from PIL import Image as Pillow
 
-from medground.cli.data import data
-from medground.data.asking import FromTemplates
-from medground.data.build import Options, build
-from medground.data.images import png_bytes, read_image, read_mask
 from medground.data.lint import CODES, lint
-from medground.data.readers import read_cases
 from medground.errors import InputError
+from medground.images.pictures import png_bytes, read_image, read_mask
 
 SIZE = (128, 160)
 

@@ -5,13 +5,13 @@ import json
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from medground_data.build import Options, build
+from medground_data.command import data
+from medground_data.question_sources import FromTemplates
+from medground_data.readers import read_cases
 from medground_toy import phantoms
 
-from medground.cli.data import data
-from medground.data.asking import FromTemplates
-from medground.data.build import Options, build
 from medground.data.export import export
-from medground.data.readers import read_cases
 from medground.data.samples import read_samples
 from medground.data.stats import measure, quartiles, summary
 from medground.errors import InputError, UsageError

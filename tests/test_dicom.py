@@ -10,6 +10,7 @@ import pytest
 
 pydicom = pytest.importorskip("pydicom", reason="needs pydicom")
 
+from medground_data.readers import read_cases  # noqa: E402
 from pydicom.dataset import Dataset, FileMetaDataset  # noqa: E402
 from pydicom.encaps import encapsulate  # noqa: E402
 from pydicom.sequence import Sequence  # noqa: E402
@@ -25,12 +26,11 @@ from pydicom.uid import (  # noqa: E402
     generate_uid,
 )
 
-from medground.data import dicom  # noqa: E402
-from medground.data.codestream import claimed_size  # noqa: E402
-from medground.data.images import read_image, read_mask  # noqa: E402
-from medground.data.readers import read_cases  # noqa: E402
-from medground.data.view import View  # noqa: E402
 from medground.errors import InputError, MedgroundError, PluginError, ViewError  # noqa: E402
+from medground.images import dicom  # noqa: E402
+from medground.images.codestream import claimed_size  # noqa: E402
+from medground.images.pictures import read_image, read_mask  # noqa: E402
+from medground.images.view import View  # noqa: E402
 
 FILES = Path(pydicom.__file__).parent / "data" / "test_files"
 

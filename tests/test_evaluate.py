@@ -12,17 +12,17 @@ import pytest
 
 import medground
 from medground.cli import main
-from medground.data.rle import decode_rle, encode_rle
 from medground.data.samples import read_samples
 from medground.errors import InputError, Interrupted, RecipeError, RunError
-from medground.evaluation.answers import beginning
-from medground.evaluation.arms import ARMS, Around, arms_of, perfect_mask
-from medground.evaluation.records import cluster_of
+from medground.evaluation.conditions import ARMS, Around, arms_of, perfect_mask
+from medground.evaluation.evaluator import beginning
 from medground.evaluation.released import statistics
+from medground.evaluation.results_file import cluster_of
 from medground.frames import Frame
 from medground.geometry import Box, Point, mask_dice
+from medground.images.rle import decode_rle, encode_rle
+from medground.pipeline.cache import StageCache
 from medground.registry import discovery, loading
-from medground.store import StageStore
 from medground.types import Query, Sample, SpatialPrompt, Target
 
 
@@ -237,7 +237,7 @@ def _lines(folder, lines):
 
 
 def test_a_store_serves_the_next_evaluation(phantoms):
-    store = StageStore()
+    store = StageCache()
     first = medground.evaluate(recipe(phantoms), store=store)
     assert store.hits == {"completions": 0, "masks": 0}
     medground.evaluate(recipe(phantoms, segmenter="box_fill"), "prompt=box", store=store)

@@ -13,9 +13,9 @@ from click.testing import CliRunner  # noqa: E402
 import medground  # noqa: E402
 from medground.cli import medground as command  # noqa: E402
 from medground.errors import InputError, RunError  # noqa: E402
-from medground.events import read_about, read_events  # noqa: E402
-from medground.export import export  # noqa: E402
-from medground.training import train  # noqa: E402
+from medground.runs.folder import read_about, read_events  # noqa: E402
+from medground.training.export import export  # noqa: E402
+from medground.training.run import train  # noqa: E402
 
 
 @pytest.fixture(scope="module")

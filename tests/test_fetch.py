@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from medground.fetch import parse, wanted
 from medground.recipe import resolve
+from medground.recipe.hub import parse, wanted
 
 pytest.importorskip("huggingface_hub")
 
@@ -151,7 +151,7 @@ def test_a_segmenter_is_fetched_with_licence_revision_and_hash(hub, run, tmp_pat
     assert lock["wanglab/MedSAM2/MedSAM2_latest.pt"]["sha256"] == {"MedSAM2_latest.pt": digest}
     # and where it now lies, the segmenter finds it
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
-    from medground.weights import find_weights
+    from medground.segmenters.weights import find_weights
 
     assert find_weights("wanglab/MedSAM2/MedSAM2_latest.pt") == Path(found["path"])
     assert not any("other.pt" in line for line in hub.asked)
@@ -172,7 +172,7 @@ def test_a_folder_takes_what_a_model_needs_and_the_hubs_own_licence(hub, run, tm
     (found,) = json.loads(done.stdout)
     assert sorted(found["sha256"]) == ["config.json", "model.safetensors"]
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
-    from medground.weights import find_weights
+    from medground.segmenters.weights import find_weights
 
     assert find_weights("someone/model") == Path(found["path"])
 

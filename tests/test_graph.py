@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 import medground
-from medground import graph as graphs
 from medground.errors import InputError, PluginError, RecipeError, RunError, SegmenterError
+from medground.pipeline import pipeline as graphs
+from medground.pipeline.cache import StageCache
 from medground.recipe import resolve
-from medground.rubric import Rubric, rubric
-from medground.store import StageStore
+from medground.rewards.rubric import Rubric, rubric
 from medground.types import Completion, Fault, Mask, Query, Sample, Sampling, SpatialPrompt, Target
 
 ANSWER = '<think>the bright one</think><answer>{"bbox": [10, 20, 40, 60], "points_1": [20, 30], "points_2": [30, 50]}</answer>'
@@ -69,8 +69,8 @@ class Asked:
         return [[one] * sampling.num_generations for _ in batch]
 
 
-def graph_of(reasoner=None, segmenter=None, store=None, **recipe) -> graphs.GroundingGraph:
-    graph = graphs.GroundingGraph(resolve({**PLAIN, **recipe}), store)
+def graph_of(reasoner=None, segmenter=None, store=None, **recipe) -> graphs.Pipeline:
+    graph = graphs.Pipeline(resolve({**PLAIN, **recipe}), store)
     graph.__dict__ |= {key: part for key, part in {"reasoner": reasoner, "segmenter": segmenter}.items() if part}
     return graph
 
@@ -144,10 +144,10 @@ def test_a_wrong_number_of_answers_is_wrong_code_and_raises():
 
 def test_a_sweep_that_swaps_the_segmenter_asks_the_reasoner_once(tmp_path):
     first, second, third = Asked(), Asked(), Asked()
-    graph_of(first, store=StageStore(tmp_path))(query())
-    graph_of(second, store=StageStore(tmp_path), segmenter="ellipse")(query())
+    graph_of(first, store=StageCache(tmp_path))(query())
+    graph_of(second, store=StageCache(tmp_path), segmenter="ellipse")(query())
     assert (first.asked, second.asked) == (1, 0)
-    graph_of(third, store=StageStore(tmp_path), prompt_interface={"name": "bbox_points", "style": "single_quoted"})(
+    graph_of(third, store=StageCache(tmp_path), prompt_interface={"name": "bbox_points", "style": "single_quoted"})(
         query()
     )
     assert third.asked == 1, "another prompt is another question"
@@ -155,9 +155,9 @@ def test_a_sweep_that_swaps_the_segmenter_asks_the_reasoner_once(tmp_path):
 
 def test_masks_are_reused_and_equal(tmp_path):
     segmenter = Counting()
-    store = StageStore(tmp_path)
+    store = StageCache(tmp_path)
     fresh = graph_of(segmenter=segmenter, store=store)(query())
-    again = graph_of(segmenter=segmenter, store=StageStore(tmp_path))(query())
+    again = graph_of(segmenter=segmenter, store=StageCache(tmp_path))(query())
     assert segmenter.calls == [1]
     assert (again.mask.data == fresh.mask.data).all()
     assert again.mask.score == fresh.mask.score
@@ -165,27 +165,27 @@ def test_masks_are_reused_and_equal(tmp_path):
 
 
 def test_a_torn_line_costs_that_entry_only(tmp_path):
-    graph_of(store=StageStore(tmp_path)).batch([query(1), query(2)])
+    graph_of(store=StageCache(tmp_path)).batch([query(1), query(2)])
     path = tmp_path / "completions.jsonl"
     path.write_text(path.read_text()[:-20])
-    store = StageStore(tmp_path)
+    store = StageCache(tmp_path)
     reasoner = Asked()
     graph_of(reasoner, store=store).batch([query(1), query(2)])
     assert reasoner.asked == 1
-    assert StageStore(tmp_path).hits == {"completions": 0, "masks": 0}
-    graph_of(reasoner, store=StageStore(tmp_path)).batch([query(1), query(2)])
+    assert StageCache(tmp_path).hits == {"completions": 0, "masks": 0}
+    graph_of(reasoner, store=StageCache(tmp_path)).batch([query(1), query(2)])
     assert reasoner.asked == 1, "what was made again is kept, the torn line notwithstanding"
 
 
 def test_transport_faults_are_not_kept(tmp_path):
     failing, working = Asked("", Fault.TRANSPORT), Asked()
-    graph_of(failing, store=StageStore(tmp_path))(query())
-    assert graph_of(working, store=StageStore(tmp_path))(query()).fault is None
+    graph_of(failing, store=StageCache(tmp_path))(query())
+    assert graph_of(working, store=StageCache(tmp_path))(query()).fault is None
 
 
 def test_the_training_graph_scores_groups():
     recipe = resolve({**PLAIN, "rewards": {"bbox_iou": 2.0, "format_seg": 1.0}})
-    training = graphs.RolloutGraph(recipe, rubric(recipe))
+    training = graphs.RolloutPipeline(recipe, rubric(recipe))
     groups = training([sample(1), sample(2)], Sampling(num_generations=4))
     assert [len(group.rollouts) for group in groups] == [4, 4]
     assert [score.total for group in groups for score in group.scores] == pytest.approx([3.0] * 8)
@@ -194,7 +194,7 @@ def test_the_training_graph_scores_groups():
 
 def test_masks_are_made_only_for_terms_that_need_them_and_once_per_image():
     recipe = resolve({**PLAIN, "rewards": {"mask_dice": 1.0}})
-    training = graphs.RolloutGraph(recipe, rubric(recipe))
+    training = graphs.RolloutPipeline(recipe, rubric(recipe))
     segmenter = training.grounding.__dict__["segmenter"] = Counting()
     groups = training([sample(1), sample(2)], Sampling(num_generations=4))
     assert segmenter.calls == [4, 4]
@@ -203,7 +203,7 @@ def test_masks_are_made_only_for_terms_that_need_them_and_once_per_image():
 
 def test_a_failing_segmenter_is_a_counted_failure_and_not_a_zero():
     recipe = resolve({**PLAIN, "rewards": {"mask_dice": 1.0}})
-    training = graphs.RolloutGraph(recipe, rubric(recipe))
+    training = graphs.RolloutPipeline(recipe, rubric(recipe))
     training.grounding.__dict__["segmenter"] = Counting(fails_on=7)
     good, bad = training([sample(1), sample(7)], Sampling(num_generations=2))
     assert [score.total for score in good.scores] == pytest.approx([1.0, 1.0])
@@ -213,7 +213,7 @@ def test_a_failing_segmenter_is_a_counted_failure_and_not_a_zero():
 
 def test_a_rubric_of_plain_callables_composes_too():
     recipe = resolve(PLAIN)
-    training = graphs.RolloutGraph(
+    training = graphs.RolloutPipeline(
         recipe, Rubric([("length", lambda rollout: len(rollout.completion.text) / 1000, 1.0)])
     )
     (group,) = training([sample()], Sampling(num_generations=1))
@@ -250,5 +250,5 @@ def test_a_segmenters_missing_weights_are_told_before_a_reasoner_is_built(tmp_pa
 def test_rewards_that_need_no_mask_need_no_weights_of_a_segmenter(tmp_path):
     absent = {"name": "medsam", "checkpoint": str(tmp_path / "medsam.pth")}
     recipe = resolve(PLAIN | {"segmenter": absent, "rewards": {"format_seg": 1}})
-    ((group,),) = [graphs.RolloutGraph(recipe, rubric(recipe))([sample()], Sampling())]
+    ((group,),) = [graphs.RolloutPipeline(recipe, rubric(recipe))([sample()], Sampling())]
     assert len(group.rollouts) == 1

@@ -7,8 +7,8 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="needs torch")
 
-from medground.grpo.advantage import advantages, constant_groups, moments, spread_from, spread_of  # noqa: E402
-from medground.grpo.loss import Objective, denominator, importance, kl, policy_loss  # noqa: E402
+from medground.training.grpo.advantage import advantages, constant_groups, moments, spread_from, spread_of  # noqa: E402
+from medground.training.grpo.loss import Objective, denominator, importance, kl, policy_loss  # noqa: E402
 
 NAN = math.nan
 OBJECTIVES = {

@@ -5,9 +5,9 @@ import pytest
 from PIL import Image as Pillow
 from PIL import ImageCms
 
-from medground.data import images
-from medground.data.images import png_bytes, read_image, read_mask, write_mask
 from medground.errors import InputError
+from medground.images import pictures
+from medground.images.pictures import png_bytes, read_image, read_mask, write_mask
 
 
 def colours(height=6, width=9):
@@ -161,10 +161,10 @@ def test_png_bytes_of_images_and_masks(tmp_path):
 
 def test_limits_are_checked_before_decoding(tmp_path, monkeypatch):
     path = saved(tmp_path, Pillow.new("L", (100, 101)))
-    monkeypatch.setattr(images, "MAX_PIXELS", 10_000)
+    monkeypatch.setattr(pictures, "MAX_PIXELS", 10_000)
     with pytest.raises(InputError, match=r"x\.png claims 100 x 101 pixels"):
         read_image(path)
-    monkeypatch.setattr(images, "MAX_BYTES", 50)
+    monkeypatch.setattr(pictures, "MAX_BYTES", 50)
     with pytest.raises(InputError, match="MB"):
         read_image(path)
 

@@ -9,7 +9,7 @@ from scipy import ndimage
 
 from medground.data.key_points import RULES, halves, released
 from medground.geometry import in_mask, mask_box
-from medground.regions import depth, label, parts
+from medground.images.regions import depth, label, parts
 
 Y, X = np.mgrid[:120, :160]
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from medground.arguments import AtLeast, Count, NotNegative, Positive, objection
+from medground.devices import Device, device_of, dtype_of, require_modules
 from medground.errors import RecipeError
-from medground.needs import Device, device_of, dtype_of, require_modules
 
 
 @pytest.mark.parametrize(

@@ -12,13 +12,14 @@ from hypothesis import strategies as st
 
 nibabel = pytest.importorskip("nibabel", reason="needs nibabel")
 
+from medground_data.readers import read_cases  # noqa: E402
+
 from medground.cli import main  # noqa: E402
-from medground.data import nifti  # noqa: E402
-from medground.data.cases import BadCase  # noqa: E402
-from medground.data.images import read_image, read_mask  # noqa: E402
-from medground.data.readers import read_cases  # noqa: E402
-from medground.data.view import View  # noqa: E402
+from medground.data.source_samples import BadSample  # noqa: E402
 from medground.errors import InputError, UsageError, ViewError  # noqa: E402
+from medground.images import nifti  # noqa: E402
+from medground.images.pictures import read_image, read_mask  # noqa: E402
+from medground.images.view import View  # noqa: E402
 
 SIDES = (9, 11, 7)
 
@@ -307,7 +308,7 @@ def test_nnunet_labels_of_another_grid_are_listed(tmp_path):
     saved(root / "imagesTr/case_8_0000.nii.gz", labels, turned((0, 1, 2), (-1, -1, 1)))
     saved(root / "labelsTr/case_9.nii.gz", labels)
     found = list(read_cases(root, plane="axial", slices="largest"))
-    bad = [case for case in found if isinstance(case, BadCase)]
+    bad = [case for case in found if isinstance(case, BadSample)]
     assert len(found) == 5 and [each.where for each in bad] == ["case_8.nii.gz", "case_9.nii.gz"]
     assert "its image is" in bad[0].reason and "does not exist" in bad[1].reason
 

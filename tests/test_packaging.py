@@ -41,7 +41,7 @@ def test_the_root_mirrors_every_entry_point():
         assert not of_plugins.keys() & declared.keys(), f"{folder.name} declares a component of another plugin"
         of_plugins |= declared
     mirrored = project(ROOT)["entry-points"]["medground"]
-    own = {name: module for name, module in mirrored.items() if module == "medground.builtin"}
+    own = {name: module for name, module in mirrored.items() if module == "medground.training.builtin"}
     assert set(own) == {"engine.local", "rollout.hf"}
     assert mirrored == of_plugins | own
 

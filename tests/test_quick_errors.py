@@ -40,7 +40,7 @@ QWEN, SAM, SAM2 = (
 TRAIN = "train train/toy data.path=absent --out run reasoner.name=qwen3_vl reasoner.checkpoint=whole"
 
 
-class Case(NamedTuple):
+class SourceSample(NamedTuple):
     command: str
     code: int
     sentence: str
@@ -48,108 +48,138 @@ class Case(NamedTuple):
 
 
 CASES = {
-    "an unknown component": Case(
+    "an unknown component": SourceSample(
         f"{QWEN} reasoner.name=qwen9_vl", 4, "no reasoner 'qwen9_vl'", "did you mean 'qwen3_vl'?"
     ),
-    "a missing checkpoint": Case(
+    "a missing checkpoint": SourceSample(
         f"{QWEN} reasoner.checkpoint=whool",
         3,
         "reasoner.checkpoint: the checkpoint whool does not exist",
         "did you mean 'whole'?",
     ),
-    "a missing checkpoint like none that is there": Case(
+    "a missing checkpoint like none that is there": SourceSample(
         f"{QWEN} reasoner.checkpoint=zzzzzz", 3, "the checkpoint zzzzzz does not exist", "ls ."
     ),
-    "weights that were not fetched": Case(
+    "weights that were not fetched": SourceSample(
         f"{QWEN} reasoner.checkpoint=someone/model",
         3,
         "someone/model is neither a file here nor a model in the local hub cache",
         "medground fetch qwen.yaml reasoner.checkpoint=someone/model",
     ),
-    "the segmenter's missing checkpoint, before the reasoner is loaded": Case(
+    "the segmenter's missing checkpoint, before the reasoner is loaded": SourceSample(
         f"{QWEN} segmenter.name=medsam segmenter.checkpoint=medsam.pth",
         3,
         "segmenter.checkpoint: the checkpoint medsam.pth",
         "ls .",
     ),
-    "a missing checkpoint in training": Case(f"{TRAIN} reasoner.checkpoint=zzzzzz", 3, "zzzzzz does not exist", "ls ."),
-    "a reward's missing checkpoint in training": Case(
+    "a missing checkpoint in training": SourceSample(
+        f"{TRAIN} reasoner.checkpoint=zzzzzz", 3, "zzzzzz does not exist", "ls ."
+    ),
+    "a reward's missing checkpoint in training": SourceSample(
         f"{TRAIN} rewards.region_text.checkpoint=zzzzzz",
         3,
         "rewards.region_text.checkpoint: the checkpoint zzzzzz",
         "ls .",
     ),
-    "the missing checkpoint of a segmenter whose masks are rewarded": Case(
+    "the missing checkpoint of a segmenter whose masks are rewarded": SourceSample(
         f"{TRAIN} segmenter.name=sam segmenter.checkpoint=zzzzzz",
         3,
         "segmenter.checkpoint: the checkpoint zzzzzz",
         "ls .",
     ),
-    "device gpu": Case(f"{QWEN} reasoner.device=gpu", 2, "reasoner.device: 'gpu' is no device", "did you mean 'cuda'?"),
-    "device GPU:1": Case(f"{QWEN} reasoner.device=GPU:1", 2, "'GPU:1' is no device", "did you mean 'cuda'?"),
-    "a number as device": Case(f"{QWEN} reasoner.device=7", 2, "reasoner.device: 7 is not a word", "write a word"),
-    "dtype bf16": Case(f"{QWEN} reasoner.dtype=bf16", 2, "reasoner.dtype: 'bf16' is not", "did you mean 'bfloat16'?"),
-    "dtype fp16": Case(f"{QWEN} reasoner.dtype=fp16", 2, "'fp16' is not", "known: auto, bfloat16, float16, float32"),
-    "a wrong device in training": Case(f"{TRAIN} reasoner.device=gpu", 2, "'gpu' is no device", "did you mean 'cuda'?"),
-    "a wrong device of a reward": Case(
+    "device gpu": SourceSample(
+        f"{QWEN} reasoner.device=gpu", 2, "reasoner.device: 'gpu' is no device", "did you mean 'cuda'?"
+    ),
+    "device GPU:1": SourceSample(f"{QWEN} reasoner.device=GPU:1", 2, "'GPU:1' is no device", "did you mean 'cuda'?"),
+    "a number as device": SourceSample(
+        f"{QWEN} reasoner.device=7", 2, "reasoner.device: 7 is not a word", "write a word"
+    ),
+    "dtype bf16": SourceSample(
+        f"{QWEN} reasoner.dtype=bf16", 2, "reasoner.dtype: 'bf16' is not", "did you mean 'bfloat16'?"
+    ),
+    "dtype fp16": SourceSample(
+        f"{QWEN} reasoner.dtype=fp16", 2, "'fp16' is not", "known: auto, bfloat16, float16, float32"
+    ),
+    "a wrong device in training": SourceSample(
+        f"{TRAIN} reasoner.device=gpu", 2, "'gpu' is no device", "did you mean 'cuda'?"
+    ),
+    "a wrong device of a reward": SourceSample(
         f"{TRAIN} rewards.region_text.device=gpu",
         2,
         "rewards.region_text.device: 'gpu' is no device",
         "did you mean 'cuda'?",
     ),
-    "max_pixels 0": Case(f"{QWEN} reasoner.max_pixels=0", 2, "max_pixels: 0 is below 1", "write 1 or more, or null"),
-    "max_pixels in words": Case(
+    "max_pixels 0": SourceSample(
+        f"{QWEN} reasoner.max_pixels=0", 2, "max_pixels: 0 is below 1", "write 1 or more, or null"
+    ),
+    "max_pixels in words": SourceSample(
         f"{QWEN} reasoner.max_pixels=many", 2, "'many' is not a whole number", "write a whole number"
     ),
-    "logprob_chunk 0": Case(f"{QWEN} reasoner.logprob_chunk=0", 2, "logprob_chunk: 0 is below 1", "write 1 or more"),
-    "rows_at_once 0": Case(f"{QWEN} reasoner.rows_at_once=0", 2, "rows_at_once: 0 is below 1", "write 1 or more"),
-    "a negative lora_rank": Case(f"{QWEN} reasoner.lora_rank=-1", 2, "lora_rank: -1 is below 0", "write 0 or more"),
-    "half a lora_rank": Case(f"{QWEN} reasoner.lora_rank=2.5", 2, "2.5 is not a whole number", "write a whole number"),
-    "lora_alpha 0": Case(f"{QWEN} reasoner.lora_alpha=0", 2, "lora_alpha: 0 is not above 0", "larger number, or null"),
-    "a number as yes or no": Case(
+    "logprob_chunk 0": SourceSample(
+        f"{QWEN} reasoner.logprob_chunk=0", 2, "logprob_chunk: 0 is below 1", "write 1 or more"
+    ),
+    "rows_at_once 0": SourceSample(
+        f"{QWEN} reasoner.rows_at_once=0", 2, "rows_at_once: 0 is below 1", "write 1 or more"
+    ),
+    "a negative lora_rank": SourceSample(
+        f"{QWEN} reasoner.lora_rank=-1", 2, "lora_rank: -1 is below 0", "write 0 or more"
+    ),
+    "half a lora_rank": SourceSample(
+        f"{QWEN} reasoner.lora_rank=2.5", 2, "2.5 is not a whole number", "write a whole number"
+    ),
+    "lora_alpha 0": SourceSample(
+        f"{QWEN} reasoner.lora_alpha=0", 2, "lora_alpha: 0 is not above 0", "larger number, or null"
+    ),
+    "a number as yes or no": SourceSample(
         f"{QWEN} reasoner.share=2", 2, "share: 2 is not true or false", "write true or false"
     ),
-    "an unknown attention": Case(f"{QWEN} reasoner.attention=sdpaa", 2, "'sdpaa' is not", "did you mean 'sdpa'?"),
-    "an attention that is not installed": Case(
+    "an unknown attention": SourceSample(
+        f"{QWEN} reasoner.attention=sdpaa", 2, "'sdpaa' is not", "did you mean 'sdpa'?"
+    ),
+    "an attention that is not installed": SourceSample(
         f"{QWEN} reasoner.attention=flash_attention_2", 4, "needs the package flash-attn", "pip install flash-attn"
     ),
-    "a folder without a processor": Case(
+    "a folder without a processor": SourceSample(
         f"{QWEN} reasoner.checkpoint=without_processor", 3, "holds no processor_config.json", "copy it from"
     ),
-    "a folder without a chat template": Case(
+    "a folder without a chat template": SourceSample(
         f"{QWEN} reasoner.checkpoint=without_template", 3, "has no chat template", "copy chat_template.jinja"
     ),
-    "a git-LFS pointer": Case(
+    "a git-LFS pointer": SourceSample(
         f"{QWEN} reasoner.checkpoint=pointer", 3, "is a git-LFS pointer", "git -C pointer lfs pull"
     ),
-    "truncated weights": Case(
+    "truncated weights": SourceSample(
         f"{QWEN} reasoner.checkpoint=truncated", 3, "is truncated: 100,000 of at least 2,956,808 bytes", "copy or fetch"
     ),
-    "a damaged configuration": Case(
+    "a damaged configuration": SourceSample(
         f"{QWEN} reasoner.checkpoint=damaged", 3, "config.json is damaged or truncated", "copy it from"
     ),
-    "an adapter that is not there": Case(
+    "an adapter that is not there": SourceSample(
         f"{QWEN} reasoner.adapter=absent", 3, "absent holds no adapter_model", "pickled"
     ),
-    "sam on device gpu": Case(
+    "sam on device gpu": SourceSample(
         f"{SAM} segmenter.device=gpu", 2, "segmenter.device: 'gpu' is no device", "did you mean 'cuda'?"
     ),
-    "sam in dtype bf16": Case(f"{SAM} segmenter.dtype=bf16", 2, "dtype: 'bf16' is not", "did you mean 'bfloat16'?"),
-    "sam from a git-LFS pointer": Case(
+    "sam in dtype bf16": SourceSample(
+        f"{SAM} segmenter.dtype=bf16", 2, "dtype: 'bf16' is not", "did you mean 'bfloat16'?"
+    ),
+    "sam from a git-LFS pointer": SourceSample(
         f"{SAM} segmenter.checkpoint=pointer.pth", 3, "is a git-LFS pointer", "lfs pull"
     ),
-    "sam from a truncated file": Case(
+    "sam from a truncated file": SourceSample(
         f"{SAM} segmenter.checkpoint=half.pth", 3, "half.pth is truncated", "copy or fetch it again"
     ),
-    "sam on an unknown backend": Case(
+    "sam on an unknown backend": SourceSample(
         f"{SAM} segmenter.backend=offical", 2, "'offical' is not", "did you mean 'official'?"
     ),
-    "sam decoding 0 at a time": Case(
+    "sam decoding 0 at a time": SourceSample(
         f"{SAM} segmenter.decode_batch=0", 2, "decode_batch: 0 is below 1", "write 1 or more"
     ),
-    "sam2 on device gpu": Case(f"{SAM2} segmenter.device=gpu", 2, "'gpu' is no device", "did you mean 'cuda'?"),
-    "sam2 from a missing file": Case(f"{SAM2} segmenter.checkpoint=zzzzzz.pt", 3, "zzzzzz.pt does not exist", "ls ."),
-    "sam2 of a negative size": Case(
+    "sam2 on device gpu": SourceSample(f"{SAM2} segmenter.device=gpu", 2, "'gpu' is no device", "did you mean 'cuda'?"),
+    "sam2 from a missing file": SourceSample(
+        f"{SAM2} segmenter.checkpoint=zzzzzz.pt", 3, "zzzzzz.pt does not exist", "ls ."
+    ),
+    "sam2 of a negative size": SourceSample(
         f"{SAM2} segmenter.image_size=-32", 2, "image_size: -32 is below 1", "write 1 or more"
     ),
 }

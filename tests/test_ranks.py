@@ -6,20 +6,20 @@ import sys
 
 import pytest
 
-from medground import launch
 from medground.errors import RunError
+from medground.training import launcher
 
 torch = pytest.importorskip("torch", reason="needs torch")
 
-from medground import training_state  # noqa: E402
-from medground.grpo.ranks import evenly  # noqa: E402
-from medground.grpo.step import Sums  # noqa: E402
+from medground.training import engine_state  # noqa: E402
+from medground.training.grpo.update import Sums  # noqa: E402
+from medground.training.ranks import evenly  # noqa: E402
 
 
 @pytest.mark.parametrize(("arguments", "code"), [(["plugins", "list", "--json"], 0), (["nonsense"], 2)])
 def test_started_processes_end_as_one(arguments, code, monkeypatch, capfd):
     monkeypatch.delenv("RANK", raising=False)
-    assert launch.start(arguments, 2) == code
+    assert launcher.start(arguments, 2) == code
 
 
 def children(*codes):
@@ -33,27 +33,27 @@ def children(*codes):
     ("codes", "first"), [((0, 0), None), ((0, 5), (1, 5)), ((3, -9), (1, -9)), ((None, 1), (1, 1))]
 )
 def test_the_first_failure_names_the_end_and_stops_the_others(codes, first, monkeypatch):
-    monkeypatch.setattr(launch, "GRACE", 0.0)
+    monkeypatch.setattr(launcher, "GRACE", 0.0)
     started = children(*codes)
     if first and codes[0] is not None:
         for child in started:
             child.wait()  # both are there to be found
-    assert launch._wait(started) == first
+    assert launcher._wait(started) == first
     assert all(child.returncode is not None for child in started)
 
 
 def test_a_killed_process_is_named(monkeypatch):
-    monkeypatch.setattr(launch, "_wait", lambda started: [each.wait() for each in started] and (1, -signal.SIGKILL))
+    monkeypatch.setattr(launcher, "_wait", lambda started: [each.wait() for each in started] and (1, -signal.SIGKILL))
     with pytest.raises(RunError, match="process 1 of 2 was killed by SIGKILL"):
-        launch.start(["--version"], 2)
+        launcher.start(["--version"], 2)
 
 
 def test_one_process_alone_is_none_of_several(monkeypatch):
     for name in ("RANK", "WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
-    assert (launch.ranks(), launch.launched()) == (1, False)
+    assert (launcher.ranks(), launcher.launched()) == (1, False)
     with pytest.raises(SystemExit) as left:
-        launch.leave(3)
+        launcher.leave(3)
     assert left.value.code == 3
 
 
@@ -77,7 +77,7 @@ def test_passes_are_filled_up_to_the_busiest_rank():
 def test_groups_come_back_in_their_order():
     whole = list(range(7))
     for ranks in (1, 2, 3, 8):
-        assert launch.dealt([whole[rank::ranks] for rank in range(ranks)]) == whole
+        assert launcher.dealt([whole[rank::ranks] for rank in range(ranks)]) == whole
 
 
 def test_sums_of_ranks_are_those_of_one_process():
@@ -100,12 +100,12 @@ def test_sums_of_ranks_are_those_of_one_process():
 
 
 def test_a_large_state_is_written_in_parts_and_read_as_one(tmp_path, monkeypatch):
-    monkeypatch.setattr(training_state, "SHARD", 100)
+    monkeypatch.setattr(engine_state, "SHARD", 100)
     tensors = {f"{key}/{name}": torch.randn(5, 4) for name in "abc" for key in ("parameter", "exp_avg")}
-    training_state.write(tmp_path, tensors.items())
+    engine_state.write(tmp_path, tensors.items())
     assert len(list(tmp_path.glob("engine*.safetensors"))) == 6
-    found = {f"{key}/{name}": value for key, name, value in training_state.read(tmp_path, "abc")}
+    found = {f"{key}/{name}": value for key, name, value in engine_state.read(tmp_path, "abc")}
     assert found.keys() == tensors.keys()
     assert all(torch.equal(value, tensors[name]) for name, value in found.items())
     with pytest.raises(RunError, match="trained on other parameters: d is on one side only"):
-        list(training_state.read(tmp_path, "abcd"))
+        list(engine_state.read(tmp_path, "abcd"))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from medground.errors import RecipeError
 from medground.recipe import InvalidRecipe, find_problems, resolve
-from medground.recipe.sections import SETTINGS, default
+from medground.recipe.schema import SETTINGS, default
 
 
 @pytest.fixture

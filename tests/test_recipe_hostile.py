@@ -10,7 +10,7 @@ import pytest
 
 from medground.cli import main
 from medground.errors import RecipeError
-from medground.recipe import read, resolve, sources
+from medground.recipe import resolve, sources, yaml_reader
 
 CORPUS = runpy.run_path(str(Path(__file__).with_name("hostile_recipes.py")))
 SECRET = "s3cr3t-9f8e7d6c"
@@ -75,8 +75,10 @@ def test_a_path_outside_is_refused_whether_or_not_it_exists(corpus, tmp_path):
 
 def test_a_bomb_is_refused_at_the_line_where_it_would_pass_the_cap():
     """Nine lines would stand for forty million values; the fifth list is the first to stand for too many."""
-    with pytest.raises(RecipeError, match=f"x.yaml:6: the recipe stands for more than {read.MAX_NODES:,} values"):
-        read.parse(CORPUS["_bomb"](9, 7), "x.yaml")
+    with pytest.raises(
+        RecipeError, match=f"x.yaml:6: the recipe stands for more than {yaml_reader.MAX_NODES:,} values"
+    ):
+        yaml_reader.parse(CORPUS["_bomb"](9, 7), "x.yaml")
 
 
 def test_of_a_large_file_only_the_start_is_read(tmp_path):

@@ -9,7 +9,7 @@ import medground
 from medground import hookspecs
 from medground.errors import PluginError, RecipeError
 from medground.registry import KINDS, bind, build, components, factory, find
-from medground.registry.blame import blame, lacking
+from medground.registry.errors import blame, lacking
 
 PLUGIN = """
 import medground

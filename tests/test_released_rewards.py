@@ -11,7 +11,7 @@ import pytest
 from medground.geometry import Box, Point
 from medground.recipe import resolve
 from medground.registry import build
-from medground.rubric import rubric
+from medground.rewards.rubric import rubric
 from medground.types import Completion, Query, Rollout, Sample, Target
 
 SHARED = Path(os.environ.get("MEDGROUND_SHARED", Path(__file__).resolve().parents[2] / "shared"))

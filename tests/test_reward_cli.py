@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from medground.cli.reward import reward
-from medground.data.images import write_mask
-from medground.data.rle import decode_rle
 from medground.errors import InputError
+from medground.images.pictures import write_mask
+from medground.images.rle import decode_rle
 
 SHARED = Path(os.environ.get("MEDGROUND_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 TRUTH = {"bbox_2d": [10, 10, 30, 30], "point_2d": [[15, 15], [25, 25]]}

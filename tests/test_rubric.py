@@ -15,9 +15,9 @@ import trl.rewards
 
 import medground
 from medground.errors import InputError, RecipeError
-from medground.foreign import from_trl, from_verl, own_term
 from medground.geometry import Box, Point
-from medground.rubric import ConstantAlarm, Rubric, Term, failure_counts, usable_groups
+from medground.rewards.adapters import from_trl, from_verl, own_term
+from medground.rewards.rubric import ConstantAlarm, Rubric, Term, failure_counts, usable_groups
 from medground.types import (
     Completion,
     Fault,
@@ -402,7 +402,7 @@ def test_ones_own_file_is_hashed_into_every_detail(tmp_path):
 def test_ones_own_file_may_hold_an_adapted_function(tmp_path):
     file = tmp_path / "my.py"
     file.write_text(
-        "from medground.foreign import from_trl\n\nfn = from_trl(lambda completions, **_: [0.5] * len(completions))\n"
+        "from medground.rewards.adapters import from_trl\n\nfn = from_trl(lambda completions, **_: [0.5] * len(completions))\n"
     )
     label, term = own_term(f"half={file}:fn")
     assert [score.total for score in Rubric([Term(label, term)])([rollout(), rollout()])] == [0.5, 0.5]

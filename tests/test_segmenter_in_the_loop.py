@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from medground.errors import SegmenterMemoryError
-from medground.graph import RolloutGraph
+from medground.pipeline.pipeline import RolloutPipeline
 from medground.recipe import resolve
-from medground.rubric import rubric, usable_groups
+from medground.rewards.rubric import rubric, usable_groups
 from medground.types import Fault, Sampling
 
 torch = pytest.importorskip("torch", reason="needs torch")
@@ -26,7 +26,7 @@ GROUP = Sampling(num_generations=6, temperature=1.0)
 @pytest.fixture
 def graph():
     recipe = resolve(RECIPE)
-    return RolloutGraph(recipe, rubric(recipe))
+    return RolloutPipeline(recipe, rubric(recipe))
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from medground.errors import SegmenterError, SegmenterMemoryError
-from medground.segmenting import (
+from medground.segmenters.batching import (
     EmbeddingCache,
     PredictorSegmenter,
     by_kind,

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from medground_toy import phantoms
 from PIL import Image as Pillow
 
-from medground.data.alike import fingerprint, near_duplicates, united
-from medground.data.images import read_image
+from medground.data.duplicates import fingerprint, near_duplicates, united
 from medground.data.splits import assign, straddling, together
+from medground.images.pictures import read_image
 
 FRACTIONS = {"train": 0.8, "val": 0.1, "test": 0.1}
 

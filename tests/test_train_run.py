@@ -17,10 +17,10 @@ torch = pytest.importorskip("torch", reason="needs torch")
 pytest.importorskip("transformers", reason="needs transformers")
 
 import medground  # noqa: E402
-from medground.checkpoint import Checkpoints, verify  # noqa: E402
 from medground.errors import Interrupted, RunError  # noqa: E402
-from medground.events import read_events  # noqa: E402
-from medground.training import train  # noqa: E402
+from medground.runs.checkpoint import Checkpoints, verify  # noqa: E402
+from medground.runs.folder import read_events  # noqa: E402
+from medground.training.run import train  # noqa: E402
 
 CHILD = Path(__file__).with_name("alien") / "train_child.py"
 SAVES = ("save.after_model", "save.before_manifest", "save.before_rename", "save.after_rename", "save.before_latest")
@@ -172,7 +172,7 @@ def test_a_run_that_is_asked_to_stop_inside_a_step_gives_the_step_up(trials, tmp
 
 def test_a_step_given_up_in_its_update_did_not_count_for_the_alarm(trials, tmp_path, monkeypatch):
     """Asked between the two groups of step 2's update, when everything has been scored."""
-    from medground.grpo.step import Update
+    from medground.training.grpo.update import Update
 
     recipe = trials(rewards={"letters": 1, "idle": {"name": "letters", "letters": "", "weight": 0}})
     train(recipe, out=tmp_path / "whole")
@@ -309,17 +309,17 @@ def test_a_disk_that_takes_no_more_is_a_clear_error(trials, tmp_path):
 
 
 def test_a_disk_without_room_for_the_records_is_a_clear_error(trials, tmp_path, monkeypatch):
-    from medground import faults
+    from medground.runs import failpoints
 
-    monkeypatch.setenv(faults.VARIABLE, "log.write:enospc:2")
-    faults._passed.clear()
+    monkeypatch.setenv(failpoints.VARIABLE, "log.write:enospc:2")
+    failpoints._passed.clear()
     with pytest.raises(RunError, match="the records of step 2 cannot be written: " + os.strerror(errno.ENOSPC)):
         train(trials(save_every=1), out=tmp_path / "run")
 
 
 def test_two_processes_do_not_write_to_one_run(trials, tmp_path):
-    from medground.events import RunFolder
     from medground.recipe import resolve
+    from medground.runs.folder import RunFolder
 
     holder = RunFolder(tmp_path / "run", resolve(trials()))
     with pytest.raises(RunError, match="another process writes to"):

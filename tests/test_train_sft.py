@@ -10,14 +10,14 @@ pytest.importorskip("transformers", reason="needs transformers")
 from click.testing import CliRunner  # noqa: E402
 
 import medground  # noqa: E402
-from medground.checkpoint import Checkpoints  # noqa: E402
 from medground.cli import medground as command  # noqa: E402
 from medground.data.samples import read_samples  # noqa: E402
 from medground.errors import InputError, Interrupted, RecipeError  # noqa: E402
-from medground.events import read_events  # noqa: E402
-from medground.grpo.loop import State  # noqa: E402
 from medground.recipe import resolve  # noqa: E402
-from medground.training import assemble, train  # noqa: E402
+from medground.runs.checkpoint import Checkpoints  # noqa: E402
+from medground.runs.folder import read_events  # noqa: E402
+from medground.training.loop import State  # noqa: E402
+from medground.training.run import assemble, train  # noqa: E402
 from medground.types import Completion  # noqa: E402
 
 
@@ -49,7 +49,7 @@ def test_a_trace_is_taught_where_the_data_has_one(trials, tiny, tmp_path):
 def test_the_loss_is_the_mean_over_target_tokens(trials):
     made = assemble(resolve(trials("sft")), "sft")
     result = made.method.step(State(), lambda: None)
-    from medground.grpo.schedule import drawn
+    from medground.training.schedule import drawn
 
     fresh = assemble(resolve(trials("sft")), "sft")
     total, tokens = 0.0, 0

@@ -9,17 +9,17 @@ torch = pytest.importorskip("torch", reason="needs torch")
 pytest.importorskip("transformers", reason="needs transformers")
 
 from medground.errors import RecipeError  # noqa: E402
-from medground.graph import RolloutGraph  # noqa: E402
-from medground.grpo.local import LocalEngine  # noqa: E402
-from medground.grpo.loop import State  # noqa: E402
-from medground.grpo.loss import Objective  # noqa: E402
-from medground.grpo.memory import held  # noqa: E402
-from medground.grpo.metrics import of_update  # noqa: E402
-from medground.grpo.rollouts import OwnSampler, Rollouts  # noqa: E402
-from medground.grpo.step import Update, objective_of  # noqa: E402
+from medground.pipeline.pipeline import RolloutPipeline  # noqa: E402
 from medground.recipe import resolve  # noqa: E402
 from medground.registry import find  # noqa: E402
-from medground.training import assemble, state_of  # noqa: E402
+from medground.training.grpo.loss import Objective  # noqa: E402
+from medground.training.grpo.metrics import of_update  # noqa: E402
+from medground.training.grpo.rollouts import OwnSampler, Rollouts  # noqa: E402
+from medground.training.grpo.update import Update, objective_of  # noqa: E402
+from medground.training.local_engine import LocalEngine  # noqa: E402
+from medground.training.loop import State  # noqa: E402
+from medground.training.memory import held  # noqa: E402
+from medground.training.run import assemble, state_of  # noqa: E402
 
 
 def parts(recipe):
@@ -254,7 +254,9 @@ def test_the_defaults_have_names(trials):
     plain, named = parts(trials())[0], parts(trials() | {"engine": "local", "rollout": "hf"})[0]
     assert type(named.engine) is type(plain.engine) is LocalEngine
     assert type(named.method.source) is type(plain.method.source) is OwnSampler
-    assert {entry.module for entry in (find("engine", "local"), find("rollout", "hf"))} == {"medground.builtin"}
+    assert {entry.module for entry in (find("engine", "local"), find("rollout", "hf"))} == {
+        "medground.training.builtin"
+    }
     result, other = named.method.step(State(), go_on), plain.method.step(State(), go_on)
     assert result.metrics == other.metrics
 
@@ -311,7 +313,7 @@ def test_losses_have_their_published_numbers_unless_the_recipe_says_otherwise():
 def test_what_cannot_be_compared_is_refused(trials):
     recipe = resolve(trials(num_generations=1))
     with pytest.raises(RecipeError, match="several sampled completions"):
-        Rollouts(RolloutGraph(recipe, None), [], recipe.settings("grpo"), 0, OwnSampler(), LocalEngine())
+        Rollouts(RolloutPipeline(recipe, None), [], recipe.settings("grpo"), 0, OwnSampler(), LocalEngine())
     made, _ = parts(trials(max_prompt_length=5))
     with pytest.raises(RecipeError, match="max_prompt_length=5"):
         updated(made, drawn(made))

@@ -13,7 +13,7 @@ pytestmark = [
 ]
 
 from medground.recipe import resolve  # noqa: E402
-from medground.training import assemble  # noqa: E402
+from medground.training.run import assemble  # noqa: E402
 
 SETTINGS = {
     "grpo": {"loss_type": "grpo"},
@@ -40,7 +40,7 @@ def ours(trials, loss, old_shift):
         made.engine.step = lambda rate: 1.0
         old = update._old(batch, [range(2)])
         old = {key: value + old_shift * torch.randn(value.shape, generator=generator) for key, value in old.items()}
-        from medground.grpo.step import Sums
+        from medground.training.grpo.update import Sums
 
         sums = Sums()
         update._accumulate(batch, range(2), old, sums, True, lambda: None)

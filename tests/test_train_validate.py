@@ -12,14 +12,14 @@ pytest.importorskip("transformers", reason="needs transformers")
 from click.testing import CliRunner  # noqa: E402
 
 import medground  # noqa: E402
-from medground.checkpoint import Checkpoints  # noqa: E402
 from medground.cli import medground as command  # noqa: E402
 from medground.errors import InputError, Interrupted, RecipeError, RunError  # noqa: E402
-from medground.events import read_about, read_events, read_table  # noqa: E402
-from medground.grpo.loop import State  # noqa: E402
 from medground.protocols import FingerprintedReasoner  # noqa: E402
 from medground.recipe import resolve  # noqa: E402
-from medground.training import assemble, train  # noqa: E402
+from medground.runs.checkpoint import Checkpoints  # noqa: E402
+from medground.runs.folder import read_about, read_events, read_table  # noqa: E402
+from medground.training.loop import State  # noqa: E402
+from medground.training.run import assemble, train  # noqa: E402
 from medground.types import Sampling  # noqa: E402
 
 
@@ -103,11 +103,11 @@ class Scripted:
 @pytest.fixture
 def scripted(monkeypatch):
     """Make every validation of the test give the listed values, in turn."""
-    from medground import training
+    from medground.training import run
 
     def script(*values):
-        left, validation = list(values), training.validation
-        monkeypatch.setattr(training, "validation", lambda *given: Scripted(validation(*given), left))
+        left, validation = list(values), run.validation
+        monkeypatch.setattr(run, "validation", lambda *given: Scripted(validation(*given), left))
 
     return script
 
@@ -173,7 +173,7 @@ def test_a_resumed_run_validates_the_same(recipe, tmp_path):
 
 @pytest.mark.slow
 def test_a_run_can_be_stopped_inside_a_validation(recipe, tmp_path, monkeypatch):
-    from medground import validation
+    from medground.training import validation
 
     monkeypatch.setattr(validation, "AT_ONCE", 1)
     made = recipe(validate={"metric": "iou"}, save_every=100)

@@ -17,11 +17,11 @@ pytestmark = [pytest.mark.vllm, pytest.mark.filterwarnings("ignore")]
 torch = pytest.importorskip("torch", reason="needs torch")
 pytest.importorskip("transformers", reason="needs transformers")
 
-from medground.events import read_events  # noqa: E402
-from medground.grpo.loop import State  # noqa: E402
-from medground.grpo.rollouts import OwnSampler  # noqa: E402
 from medground.recipe import resolve  # noqa: E402
-from medground.training import assemble, train  # noqa: E402
+from medground.runs.folder import read_events  # noqa: E402
+from medground.training.grpo.rollouts import OwnSampler  # noqa: E402
+from medground.training.loop import State  # noqa: E402
+from medground.training.run import assemble, train  # noqa: E402
 
 STEPS = 3
 

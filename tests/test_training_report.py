@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medground.events import RunFolder, read_events
 from medground.recipe import resolve
-from medground.training_report import POINTS, REPORT, training_report, write_report
+from medground.runs.folder import RunFolder, read_events
+from medground.training.report import POINTS, REPORT, training_report, write_report
 
 HOSTILE = "<script>alert(1)</script>"
 PICTURE = Image.fromarray(np.zeros((600, 600, 3), np.uint8))

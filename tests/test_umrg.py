@@ -10,15 +10,15 @@ from hypothesis import strategies as st
 from PIL import Image as Pillow
 
 pyarrow = pytest.importorskip("pyarrow", reason="needs pyarrow")
+from medground_data.readers import read_cases  # noqa: E402
 from medground_toy import phantoms  # noqa: E402
 from pyarrow import parquet  # noqa: E402
 
 from medground.cli import main  # noqa: E402
-from medground.data.cases import BadCase  # noqa: E402
-from medground.data.readers import read_cases  # noqa: E402
 from medground.data.samples import read_samples  # noqa: E402
+from medground.data.source_samples import BadSample  # noqa: E402
 from medground.data.umrg import read_umrg, write_umrg  # noqa: E402
-from medground.data.umrg.places import is_umrg  # noqa: E402
+from medground.data.umrg.locate import is_umrg  # noqa: E402
 from medground.errors import InputError, UsageError  # noqa: E402
 from medground.geometry import Box, Point, mask_box  # noqa: E402
 from medground.types import Query, Sample, Target  # noqa: E402
@@ -223,7 +223,7 @@ def test_a_bad_row_is_listed_and_the_others_are_read(tmp_path, name):
     assert bad.where == "train.parquet row 1"
     with pytest.raises(InputError, match=said):
         raise InputError(bad.reason)
-    assert [each for each in read_cases(tmp_path) if isinstance(each, BadCase)] == [bad]
+    assert [each for each in read_cases(tmp_path) if isinstance(each, BadSample)] == [bad]
 
 
 def test_tables_of_no_use(tmp_path):

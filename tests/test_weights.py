@@ -8,7 +8,7 @@ from medground.errors import InputError, RecipeError
 torch = pytest.importorskip("torch")
 from safetensors.torch import save_file  # noqa: E402
 
-from medground.weights import check_whole, find_weights, frozen, load_strictly, read_weights  # noqa: E402
+from medground.segmenters.weights import check_whole, find_weights, frozen, load_strictly, read_weights  # noqa: E402
 
 
 def model() -> "torch.nn.Module":
@@ -21,7 +21,7 @@ def same(left, right) -> bool:
 
 
 def test_reading_module_loads_no_torch():
-    code = "import sys, medground.weights, medground.segmenting; sys.exit('torch' in sys.modules)"
+    code = "import sys, medground.segmenters.weights, medground.segmenters.batching; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

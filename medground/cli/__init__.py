@@ -12,10 +12,10 @@ from typing import Any, NoReturn
 import click
 
 from medground.errors import Interrupted, MedgroundError
-from medground.launch import leave, rank
+from medground.training.launcher import leave, rank
 
 COMMANDS = {
-    "data": ("medground.cli.data", "Make a dataset of images and masks; check, describe and export it."),
+    "data": ("medground_data.command", "Make a dataset of images and masks; check, describe and export it."),
     "doctor": ("medground.cli.doctor", "What is installed and whether it works; `doctor frames` checks coordinates."),
     "eval": ("medground.cli.eval", "Measure a recipe on a dataset, or saved answers again; resumable."),
     "export": ("medground.cli.export", "Write a run's result for transformers and peft, with a model card."),

@@ -10,8 +10,8 @@ from typing import Any
 
 import click
 
-from medground.cli.complete import OVERRIDE, RECIPE
 from medground.errors import RunError
+from medground.recipe.completion import OVERRIDE, RECIPE
 
 FLOORS = {
     "torch": "2.10",  # loading a foreign .pt is unsafe below, even with weights_only
@@ -34,7 +34,7 @@ def doctor(context: click.Context, as_json: bool, strict: bool) -> None:
     if context.invoked_subcommand is not None:
         return
     from medground.cli.plugins import examine, refuse
-    from medground.registry.trial import SECONDS, seconds
+    from medground.registry.isolation import SECONDS, seconds
 
     findings = _findings()
     if not as_json:
@@ -97,7 +97,7 @@ def frames(recipe: str, overrides: tuple[str, ...], image: Path | None, out: Pat
     would get it. Fails where a hop drifts by more than half a model unit; warns where one unit exceeds a pixel.
     """
     from medground.cli.frames import draw_hops, follow
-    from medground.graph import load
+    from medground.pipeline.pipeline import load
 
     report = follow(load(recipe, *overrides), image)
     draw_hops(report, out)

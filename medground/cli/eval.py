@@ -7,9 +7,9 @@ from typing import Any
 
 import click
 
-from medground.cli.complete import OVERRIDE, RECIPE
-from medground.cli.progress import counted
-from medground.cli.stopping import interruptible
+from medground.recipe.completion import OVERRIDE, RECIPE
+from medground.runs.progress import counted
+from medground.runs.stopping import interruptible
 
 SHOWN = ("iou", "pdice", "pdice_compat", "dice_joint", "dice_over_ellipse", "boundary_f", "hd95_px", "hd95_mm")
 
@@ -42,7 +42,7 @@ def eval(  # the command's own name; nothing here needs the builtin
     SIGTERM or Ctrl-C leaves with 5; run again with --resume. Research software, not a medical device.
     """
     from medground.evaluation.evaluate import evaluate
-    from medground.store import StageStore
+    from medground.pipeline.cache import StageCache
 
     with interruptible() as stopped, counted("evaluating") as report:
         done = evaluate(
@@ -52,7 +52,7 @@ def eval(  # the command's own name; nothing here needs the builtin
             predictions=predictions,
             baseline=baseline,
             resume=resume,
-            store=None if store is None else StageStore(store),
+            store=None if store is None else StageCache(store),
             stopped=stopped,
             say=lambda text: click.echo(text, err=True),
             report=report,

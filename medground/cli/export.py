@@ -22,7 +22,7 @@ def export(run: Path, to: Path, adapter: str, as_json: bool) -> None:
 
     With it comes a model card that says what the run recorded, and no more. Research software, not a medical device.
     """
-    from medground.export import export as write
+    from medground.training.export import export as write
 
     done = write(run, to, adapter="separate" if adapter == "separate" else "merge")
     if as_json:

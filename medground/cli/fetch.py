@@ -4,8 +4,8 @@ import json
 
 import click
 
-from medground.cli.complete import OVERRIDE, RECIPE
 from medground.errors import RunError
+from medground.recipe.completion import OVERRIDE, RECIPE
 
 
 @click.command()
@@ -18,8 +18,8 @@ def fetch(recipe: str, overrides: tuple[str, ...], yes: bool, as_json: bool) -> 
 
     Revisions and hashes are recorded in medground.lock.json in the hub's cache folder.
     """
-    from medground.fetch import download, look_up, wanted
     from medground.recipe import resolve
+    from medground.recipe.hub import download, look_up, wanted
 
     items = wanted(resolve(recipe, *overrides))
     if not items:

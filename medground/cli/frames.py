@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from medground.data.images import read_image
 from medground.errors import RunError
 from medground.frames import Frame
 from medground.geometry import Box, Floats, Point, Size
-from medground.graph import GroundingGraph
-from medground.overlay import draw
+from medground.images.overlay import draw
+from medground.images.pictures import read_image
+from medground.pipeline.pipeline import Pipeline
 from medground.types import Completion, Image, Query, SpatialPrompt, Target
 
 DECIMALS = 3
@@ -96,7 +96,7 @@ def resolution(frame: Frame, answer: str, size: Size) -> tuple[float, float]:
     return x / steps, y / steps
 
 
-def follow(graph: GroundingGraph, path: Path | None) -> Report:
+def follow(graph: Pipeline, path: Path | None) -> Report:
     """Send a target through a graph's reasoner frame, prompt interface and prompt selection, hop by hop.
 
     Raises:

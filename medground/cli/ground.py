@@ -5,14 +5,14 @@ from pathlib import Path
 
 import click
 
-from medground.causes import Outcomes, is_empty
-from medground.cli.complete import OVERRIDE, RECIPE
-from medground.cli.viewing import view_options
-from medground.data.opening import image_id
-from medground.data.opening import show as show_image
-from medground.data.view import Shown, View
+from medground.cli.view_options import view_options
 from medground.errors import RunError
-from medground.graph import Found, load
+from medground.evaluation.causes import Outcomes, is_empty
+from medground.images.read import image_id
+from medground.images.read import show as show_image
+from medground.images.view import Shown, View
+from medground.pipeline.pipeline import GroundingResult, load
+from medground.recipe.completion import OVERRIDE, RECIPE
 from medground.types import Query
 
 
@@ -58,7 +58,7 @@ def ground(
         raise RunError(f"the question was not answered: {found.fault}", hint=found.cause or None)
 
 
-def _outcomes(found: Found, limit: int) -> Outcomes:
+def _outcomes(found: GroundingResult, limit: int) -> Outcomes:
     return Outcomes(
         answers=1,
         faults={} if found.fault is None else {found.fault: 1},
@@ -68,7 +68,7 @@ def _outcomes(found: Found, limit: int) -> Outcomes:
     )
 
 
-def _told(found: Found, shown: Shown, out: Path, files: dict[str, str], limit: int) -> str:
+def _told(found: GroundingResult, shown: Shown, out: Path, files: dict[str, str], limit: int) -> str:
     lines = [f"question  {found.query.question}"]
     if shown.about:
         lines.append("view      " + ", ".join(f"{key} {value}" for key, value in shown.about.items()))

@@ -14,8 +14,8 @@ import click
 
 from medground.errors import PluginError
 from medground.registry import KINDS, Component, components
-from medground.registry.blame import lacking
-from medground.registry.trial import attempt, seconds
+from medground.registry.errors import lacking
+from medground.registry.isolation import attempt, seconds
 
 KIND_WORDS = [kind.replace("_", "-") for kind in KINDS]
 NEW_KINDS = ["segmenter", "reward", "prompt-interface", "reasoner"]

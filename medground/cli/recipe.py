@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from medground.cli.complete import OVERRIDE, RECIPE
 from medground.errors import RecipeError
+from medground.recipe.completion import OVERRIDE, RECIPE
 
 if TYPE_CHECKING:
     from medground.recipe import Problem, Recipe
@@ -46,7 +46,7 @@ def list_(as_json: bool) -> None:
 def check(source: str, overrides: tuple[str, ...], variant: str | None, strict: bool, as_json: bool) -> None:
     """Check RECIPE without building anything: its words, components, arguments and prompt kinds. Exit 2 on problems."""
     from medground.recipe import InvalidRecipe, Problem, find_problems, resolve, untrained_kinds
-    from medground.validation import objection
+    from medground.training.validation import objection
 
     missing: list[str] = []
     problems: list[Problem]
@@ -94,7 +94,7 @@ def show(
 
     found = resolve(source, *overrides, variant=variant)
     if graph:
-        from medground.graph import describe
+        from medground.pipeline.pipeline import describe
 
         text = describe(found)
         click.echo(json.dumps({"name": found.name, "graph": text}) if as_json else text)

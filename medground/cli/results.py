@@ -4,17 +4,17 @@ import json
 from pathlib import Path
 from typing import Any
 
-from medground.data import nifti
-from medground.data.images import write_mask
-from medground.data.opening import kind
-from medground.data.view import Shown, View
-from medground.graph import Found
-from medground.overlay import draw
+from medground.images import nifti
+from medground.images.overlay import draw
+from medground.images.pictures import write_mask
+from medground.images.read import kind
+from medground.images.view import Shown, View
+from medground.pipeline.pipeline import GroundingResult
 from medground.report import STATEMENT
 
 
 def write_result(
-    found: Found,
+    found: GroundingResult,
     folder: Path,
     stem: str,
     *,

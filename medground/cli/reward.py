@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from medground.cli.complete import OVERRIDE, RECIPE
 from medground.errors import InputError
+from medground.recipe.completion import OVERRIDE, RECIPE
 
 if TYPE_CHECKING:
     from medground.recipe import Recipe
-    from medground.rubric import Rubric
+    from medground.rewards.rubric import Rubric
 
 
 @click.group()
@@ -34,10 +34,10 @@ def score(recipe: str, file: Path, overrides: tuple[str, ...], own: tuple[str, .
     A line is {"prediction": text, "ground_truth": {"bbox_2d", "point_2d", optional "mask"}}, optionally with "size",
     "frame" and "image". One JSON line per input line goes to stdout, in order. --term runs the file it names.
     """
-    from medground.evaluation.lines import score_lines
-    from medground.foreign import own_term
+    from medground.evaluation.scoring import score_lines
     from medground.recipe import resolve
-    from medground.rubric import Rubric, Term, rubric
+    from medground.rewards.adapters import own_term
+    from medground.rewards.rubric import Rubric, Term, rubric
 
     resolved = resolve(recipe, *overrides)
     terms = [Term(*own_term(text)) for text in own]
@@ -68,8 +68,8 @@ def audit(what: str, overrides: tuple[str, ...], out: Path | None, seed: int, as
     RECIPE|TERM is a recipe, the name of one reward component, or NAME=my.py:fn, a function of your own (its file is
     run). For a single term, overrides are those of a recipe with that term at weight 1.
     """
-    from medground.audit import audit as examine
-    from medground.evaluation.lines import reader
+    from medground.evaluation.scoring import reader
+    from medground.rewards.audit import audit as examine
 
     resolved, graded = _under_audit(what, overrides)
     card = examine(graded, reader(resolved), name=" ".join((what, *overrides)), seed=seed)
@@ -88,10 +88,10 @@ def audit(what: str, overrides: tuple[str, ...], out: Path | None, seed: int, as
 
 def _under_audit(what: str, overrides: tuple[str, ...]) -> "tuple[Recipe, Rubric]":
     """The recipe that says how answers are read, and the rubric: a recipe's, or one of a single term."""
-    from medground.foreign import own_term
     from medground.recipe import resolve
     from medground.registry import components
-    from medground.rubric import Rubric, Term, rubric
+    from medground.rewards.adapters import own_term
+    from medground.rewards.rubric import Rubric, Term, rubric
 
     if "=" in what:
         return resolve({"prompt_interface": "bbox_points"}, *overrides), Rubric([Term(*own_term(what))])

@@ -7,16 +7,16 @@ from typing import Any
 
 import click
 
-from medground.causes import Outcomes
-from medground.cli.complete import OVERRIDE, RECIPE
-from medground.cli.progress import progress
-from medground.cli.stopping import interruptible
-from medground.cli.viewing import view_options
+from medground.cli.view_options import view_options
 from medground.data.inputs import Input, read_inputs
-from medground.data.opening import image_id, kind, show
-from medground.data.view import PLAIN, Shown, View
 from medground.errors import InputError, Interrupted, RunError
-from medground.graph import GroundingGraph, load
+from medground.evaluation.causes import Outcomes
+from medground.images.read import image_id, kind, show
+from medground.images.view import PLAIN, Shown, View
+from medground.pipeline.pipeline import Pipeline, load
+from medground.recipe.completion import OVERRIDE, RECIPE
+from medground.runs.progress import progress
+from medground.runs.stopping import interruptible
 from medground.types import Query
 
 
@@ -82,7 +82,7 @@ def _refuse_another(manifest: Path) -> None:
         raise InputError(f"{manifest} is not the manifest of a run", hint="give another folder with --out")
 
 
-def _ground(graph: GroundingGraph, batch: list[Input], out: Path, overlays: bool) -> list[dict[str, Any]]:
+def _ground(graph: Pipeline, batch: list[Input], out: Path, overlays: bool) -> list[dict[str, Any]]:
     """One manifest line per input of the batch, in order."""
     from medground.cli.results import write_result
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import click
 
-from medground.cli.complete import OVERRIDE, RECIPE
-from medground.cli.stopping import interruptible
+from medground.recipe.completion import OVERRIDE, RECIPE
+from medground.runs.stopping import interruptible
 
 
 @click.command()

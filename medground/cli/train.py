@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from medground.cli.progress import say, training_progress
-from medground.cli.stopping import interruptible
+from medground.runs.progress import say, training_progress
+from medground.runs.stopping import interruptible
 
 
 @click.command()
@@ -27,19 +27,19 @@ def train(
 
     SIGTERM or Ctrl-C saves and leaves with 5; run again with --resume. Research software, not a medical device.
     """
-    from medground import launch, training
+    from medground.training import launcher, run
 
-    if not launch.launched() and (count := training.processes(recipe, *overrides, out=out, resume=resume)) > 1:
+    if not launcher.launched() and (count := run.processes(recipe, *overrides, out=out, resume=resume)) > 1:
         given = {"--resume": resume, "--dry-run": dry_run, "--json": as_json}
         options = [name for name, said in given.items() if said] + (["--out", str(out)] if out else [])
-        raise click.exceptions.Exit(launch.start(["train", recipe, *overrides, *options], count))
+        raise click.exceptions.Exit(launcher.start(["train", recipe, *overrides, *options], count))
     if dry_run:
-        plan = training.probe(recipe, *overrides)
+        plan = run.probe(recipe, *overrides)
         if not plan["rank"]:
             click.echo(json.dumps(plan) if as_json else _told(plan))
         return
     with interruptible() as stopped, training_progress() as (started, report):
-        done = training.train(
+        done = run.train(
             recipe,
             *overrides,
             out=out,

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from medground.data.images import png_bytes
-from medground.data.rle import encode_rle
 from medground.data.samples import Samples, read_samples
 from medground.data.umrg import UmrgSamples, write_umrg
-from medground.errors import InputError, UsageError, nearest
-from medground.segmenting import image_key
+from medground.errors import InputError, UsageError, did_you_mean
+from medground.images.pictures import png_bytes
+from medground.images.rle import encode_rle
+from medground.segmenters.batching import image_key
 from medground.types import Sample
 
 FORMATS = ("umrg", "coco")
@@ -34,7 +34,7 @@ def export(source: str | Path, to: Path, format: str = "umrg", *, split: str | N
         PluginError: without pyarrow, for ``umrg``.
     """
     if format not in FORMATS:
-        raise UsageError(f"there is no format {format!r}", hint=nearest(format, FORMATS))
+        raise UsageError(f"there is no format {format!r}", hint=did_you_mean(format, FORMATS))
     if to.exists() and (to.is_file() or any(to.iterdir())):
         raise InputError(f"{to} already holds something", hint="give another --to, or remove it first")
     samples = read_samples(source, split=split)

@@ -6,12 +6,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from medground.data import dicom
-from medground.data.opening import image_id
-from medground.data.places import IMAGE_SUFFIXES, is_image, safe_name
-from medground.data.places import images as image_files
-from medground.data.view import PLAIN, View
 from medground.errors import InputError
+from medground.images import dicom
+from medground.images.paths import IMAGE_SUFFIXES, is_image, safe_name
+from medground.images.paths import images as image_files
+from medground.images.read import image_id
+from medground.images.view import PLAIN, View
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medground.geometry import Point
-from medground.regions import depth, label
+from medground.images.regions import depth, label
 
 Bools = NDArray[np.bool_]
 Pair = tuple[Point, Point]

@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
 
-from medground.data.opening import mask_view, read_any_mask, show
-from medground.data.places import missing_name
 from medground.data.umrg import UmrgSamples, read_umrg
-from medground.data.umrg.places import is_hub_id, is_umrg
-from medground.data.view import PLAIN, View
-from medground.errors import InputError, UsageError, nearest
+from medground.data.umrg.locate import is_hub_id, is_umrg
+from medground.errors import InputError, UsageError, did_you_mean
 from medground.geometry import Box, Point, mask_box
+from medground.images.paths import missing_name
+from medground.images.read import mask_view, read_any_mask, show
+from medground.images.view import PLAIN, View
 from medground.types import Query, Sample, Target
 
 MANIFEST = "manifest.jsonl"
@@ -81,7 +81,8 @@ class Samples(Sequence[Sample]):
         found = [entry for entry in self.entries if entry.split == split]
         if not found:
             raise InputError(
-                f"no sample is in the split {split!r}", hint=nearest(split, {entry.split for entry in self.entries})
+                f"no sample is in the split {split!r}",
+                hint=did_you_mean(split, {entry.split for entry in self.entries}),
             )
         return Samples(found, self.files)
 
@@ -109,7 +110,7 @@ def read_samples(
     if reader is None:
         reader = "umrg" if not (Path(path).expanduser() / MANIFEST).is_file() and _is_table(path) else "manifest"
     if reader not in READERS:
-        raise UsageError(f"there is no reader {reader!r} of samples", hint=nearest(reader, READERS))
+        raise UsageError(f"there is no reader {reader!r} of samples", hint=did_you_mean(reader, READERS))
     return READERS[reader](path, split=split, limit=limit)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Hashable, Mapping, Sequence
 
 import numpy as np
 
-from medground.data.alike import Fingerprint, near_duplicates, united
+from medground.data.duplicates import Fingerprint, near_duplicates, united
 
 SPLITS = ("train", "val", "test")
 

@@ -9,10 +9,10 @@ import numpy as np
 
 from medground.data.export import splits_of
 from medground.data.samples import Samples
-from medground.data.sizes import share_of, size_name
+from medground.data.size_bins import share_of, size_name
 from medground.data.umrg import UmrgSamples
 from medground.geometry import Floats, ellipse, mask_dice
-from medground.regions import label
+from medground.images.regions import label
 from medground.types import Sample
 
 
@@ -26,7 +26,7 @@ class Figures:
     supercategory: str
     category: str
     size: str
-    """A name of `medground.data.sizes`."""
+    """A name of `medground.data.size_bins`."""
     area: float
     """Share of the image."""
     box_area: float

@@ -15,20 +15,20 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from medground import faults, provenance
-from medground.checkpoint import write_atomically
-from medground.data.parts import read_part
-from medground.errors import InputError, Interrupted, RecipeError, RunError, nearest
+from medground.data.filters import read_part
+from medground.errors import InputError, Interrupted, RecipeError, RunError, did_you_mean
 from medground.evaluation import released, summary
-from medground.evaluation.answers import Stage
-from medground.evaluation.arms import Arm, Around, Fact, arms_of
-from medground.evaluation.lines import reader
+from medground.evaluation.conditions import Arm, Around, Fact, arms_of
+from medground.evaluation.evaluator import Stage
 from medground.evaluation.predictions import LineSamples, Predictions
-from medground.evaluation.records import SAMPLES, Journal, cluster_of, read_lines, record
 from medground.evaluation.report import report as report_of
-from medground.graph import GroundingGraph
+from medground.evaluation.results_file import SAMPLES, Journal, cluster_of, read_lines, record
+from medground.evaluation.scoring import reader
+from medground.pipeline.cache import StageCache
+from medground.pipeline.pipeline import Pipeline
 from medground.recipe import Recipe, check, resolve
-from medground.store import StageStore
+from medground.runs import failpoints, provenance
+from medground.runs.checkpoint import write_atomically
 from medground.types import Sample
 
 METRICS, ABOUT, REPORT = "metrics.json", "run.json", "report.html"
@@ -67,7 +67,7 @@ def evaluate(
     predictions: str | Path | None = None,
     baseline: str | Path | None = None,
     resume: bool = False,
-    store: StageStore | None = None,
+    store: StageCache | None = None,
     stopped: Callable[[], bool] = lambda: False,
     say: Callable[[str], None] = lambda text: None,
     report: Callable[[int, int], None] = lambda done, planned: None,
@@ -99,7 +99,7 @@ def evaluate(
     arms = arms_of(settings["arms"])
     saved = None if predictions is None else Predictions(Path(predictions))
     rivals = None if baseline is None else _rivals(Path(baseline))
-    graph = GroundingGraph(resolved, store)
+    graph = Pipeline(resolved, store)
     if saved is not None and "prompt_interface" in resolved.data:
         graph.prompt_interface = reader(resolved)  # it only reads: a template that is still to be given is not needed
     samples = _samples(resolved, graph, saved)
@@ -151,7 +151,7 @@ def prepare(recipe: Recipe) -> list[str]:
     check(recipe)
     _complete(recipe, saved=False)
     arms_of(recipe.settings("evaluate")["arms"])
-    found: list[str] = _samples(recipe, GroundingGraph(recipe), None).ids
+    found: list[str] = _samples(recipe, Pipeline(recipe), None).ids
     return found
 
 
@@ -185,7 +185,7 @@ def _sensible(recipe: Recipe) -> dict[str, Any]:
     return settings
 
 
-def _samples(recipe: Recipe, graph: GroundingGraph, saved: Predictions | None) -> Any:
+def _samples(recipe: Recipe, graph: Pipeline, saved: Predictions | None) -> Any:
     data, settings = recipe.settings("data"), recipe.settings("evaluate")
     split, limit = settings["split"] or data["split"], settings["limit"] or data["limit"]
     if data["path"] is None:
@@ -196,7 +196,7 @@ def _samples(recipe: Recipe, graph: GroundingGraph, saved: Predictions | None) -
     return read_part(data["path"], split=split, limit=limit, reader=data["reader"], **part)
 
 
-def _seeded(graph: GroundingGraph, seeds: Any) -> list[Any]:
+def _seeded(graph: Pipeline, seeds: Any) -> list[Any]:
     if not isinstance(seeds, list) or not seeds or not all(type(seed) is int for seed in seeds):
         raise RecipeError("evaluate.seeds is not a list of whole numbers", hint="write evaluate.seeds=[0,1,2]")
     if graph.sampling.temperature == 0:
@@ -206,7 +206,7 @@ def _seeded(graph: GroundingGraph, seeds: Any) -> list[Any]:
     return [replace(graph.sampling, seed=seed) for seed in seeds]
 
 
-def _about(recipe: Recipe, graph: GroundingGraph, samples: Any, saved: Predictions | None) -> dict[str, Any]:
+def _about(recipe: Recipe, graph: Pipeline, samples: Any, saved: Predictions | None) -> dict[str, Any]:
     """What is known before the first answer; `identity` is what a resumed evaluation must share."""
     ids: list[str] = samples.ids
     settings = {key: value for key, value in recipe.settings("evaluate").items() if key not in _LATER}
@@ -290,7 +290,7 @@ class Run:
             record(arm.name, sample, cluster_of(sample, label)[1], group, asked=question)
             for sample, group, question in zip(samples, answers, asked, strict=True)
         ]
-        faults.reach("eval.mid")
+        failpoints.failpoint("eval.mid")
         self.journal.add(lines)
 
     def _given(self, arm: Arm, sample: Sample, around: Around) -> list[dict[str, Any]]:
@@ -403,7 +403,7 @@ def _against(
     """
     shared = [arm for arm in lines if arm in rivals]
     if not shared:
-        raise InputError(f"the baseline {name} has none of these arms", hint=nearest(next(iter(lines)), rivals))
+        raise InputError(f"the baseline {name} has none of these arms", hint=did_you_mean(next(iter(lines)), rivals))
     targets = {line["id"]: line["target"]["box"] for line in rivals[shared[0]]}
     both = [line for line in lines[shared[0]] if line["id"] in targets]
     if not both:

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, overload
 
 from medground.errors import InputError
-from medground.evaluation.lines import frame_of, read_line
-from medground.evaluation.records import SAMPLES, completion_of
+from medground.evaluation.results_file import SAMPLES, completion_of
+from medground.evaluation.scoring import frame_of, read_line
 from medground.geometry import Size
 from medground.protocols import PromptInterface
 from medground.types import Completion, Fault, Sample

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from medground.checkpoint import write_atomically
-from medground.data.plain import plain
-from medground.data.rle import decode_rle
+from medground.images.rle import decode_rle
+from medground.runs.checkpoint import write_atomically
+from medground.runs.jsonable import plain
 
 MEANS = {
     "mean_iou": "iou",

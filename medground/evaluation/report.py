@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from medground.data.rle import decode_rle
 from medground.evaluation.published import published
 from medground.evaluation.summary import FEW, GROUPS, outcomes
 from medground.geometry import Box
-from medground.overlay import draw
+from medground.images.overlay import draw
+from medground.images.rle import decode_rle
 from medground.recipe import Recipe
 from medground.report import (
     Html,

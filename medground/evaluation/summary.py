@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from medground.causes import Outcomes
-from medground.data.rle import rle_area
-from medground.data.sizes import SIZES
+from medground.data.size_bins import SIZES
 from medground.evaluation import statistics
+from medground.evaluation.causes import Outcomes
 from medground.evaluation.metrics import COMPAT, DEFINITIONS, DISTANCES
 from medground.geometry import Floats, box_iou
+from medground.images.rle import rle_area
 from medground.types import Fault
 
 Line = Mapping[str, Any]

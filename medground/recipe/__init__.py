@@ -11,14 +11,14 @@ from medground.recipe.check import untrained_kinds as untrained_kinds
 from medground.recipe.checkpoints import checkpoints as checkpoints
 from medground.recipe.checkpoints import require_checkpoints as require_checkpoints
 from medground.recipe.layers import leaves as leaves
-from medground.recipe.read import MISSING as MISSING
-from medground.recipe.resolved import Recipe as Recipe
-from medground.recipe.resolved import resolve as resolve
-from medground.recipe.sections import COMPONENTS as COMPONENTS
+from medground.recipe.recipe import Recipe as Recipe
+from medground.recipe.recipe import resolve as resolve
+from medground.recipe.schema import COMPONENTS as COMPONENTS
 from medground.recipe.sources import headline as headline
 from medground.recipe.sources import names as names
-from medground.recipe.structure import InvalidRecipe as InvalidRecipe
-from medground.recipe.structure import Problem as Problem
+from medground.recipe.validation import InvalidRecipe as InvalidRecipe
+from medground.recipe.validation import Problem as Problem
+from medground.recipe.yaml_reader import MISSING as MISSING
 
 __all__ = [
     "COMPONENTS", "MISSING", "InvalidRecipe", "Problem", "Recipe", "check", "checkpoints", "find_problems",

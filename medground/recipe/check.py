@@ -7,10 +7,10 @@ from typing import Any
 
 from medground import registry
 from medground.errors import MedgroundError, PluginError, RecipeError
-from medground.recipe.read import MISSING
-from medground.recipe.resolved import Recipe
-from medground.recipe.sections import COMPONENTS
-from medground.recipe.structure import MAX_PROBLEMS, InvalidRecipe, Problem
+from medground.recipe.recipe import Recipe
+from medground.recipe.schema import COMPONENTS
+from medground.recipe.validation import MAX_PROBLEMS, InvalidRecipe, Problem
+from medground.recipe.yaml_reader import MISSING
 
 PARTS: Mapping[str, frozenset[str]] = {
     "both": frozenset({"box", "points", "negative_points"}),

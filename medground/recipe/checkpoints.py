@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 
 from medground import registry
 from medground.errors import InputError
-from medground.recipe.resolved import Recipe
+from medground.recipe.recipe import Recipe
 from medground.recipe.sources import names
-from medground.weights import NotFetched, check_whole, find_weights
+from medground.segmenters.weights import NotFetched, check_whole, find_weights
 
 
 class Named(NamedTuple):
@@ -62,7 +62,7 @@ def require_checkpoints(recipe: Recipe, *keys: str) -> None:
     """
     for key, checkpoint, revision in checkpoints(recipe, *keys):
         if not isinstance(checkpoint, str) or "://" in checkpoint:
-            continue  # not what `medground.weights` reads
+            continue  # not what `medground.segmenters.weights` reads
         try:
             check_whole(find_weights(f"{checkpoint}@{revision}" if revision else checkpoint))
         except InputError as error:

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from medground.errors import RecipeError
-from medground.recipe.read import MAX_DEPTH, Key, parse, shown
-from medground.recipe.sections import COMPONENTS, RECIPE_WORDS
+from medground.recipe.schema import COMPONENTS, RECIPE_WORDS
+from medground.recipe.yaml_reader import MAX_DEPTH, Key, parse, shown
 
 COMMAND_LINE = "command line"
 

@@ -11,10 +11,10 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from medground.errors import RecipeError, nearest
+from medground.errors import RecipeError, did_you_mean
 from medground.recipe.layers import Layer, shorthand
-from medground.recipe.read import MAX_BYTES, MAX_KEY, MAX_NODES, parse, read_file
-from medground.recipe.read import shown as told
+from medground.recipe.yaml_reader import MAX_BYTES, MAX_KEY, MAX_NODES, parse, read_file
+from medground.recipe.yaml_reader import shown as told
 
 SUFFIXES = (".yaml", ".yml")
 MAX_FILES = 16
@@ -93,7 +93,7 @@ def _find(source: "str | os.PathLike[str]") -> tuple[str, File]:
         real, root = _real(path), _real(shipped())
         return path.stem, File(path, word, root if real.is_relative_to(root) else real.parent)
     raise RecipeError(
-        f"there is no recipe {told(word)}", hint=nearest(word[:MAX_KEY], names()) + ", or a path ending in .yaml"
+        f"there is no recipe {told(word)}", hint=did_you_mean(word[:MAX_KEY], names()) + ", or a path ending in .yaml"
     )
 
 
@@ -184,4 +184,4 @@ def _base(base: str, file: File | None, place: str) -> File:
             return File(path, shown, file.root)
     if base in names():
         return _shipped(base)
-    raise RecipeError(f"{place}: there is no recipe {told(base)} to extend", hint=nearest(base[:MAX_KEY], names()))
+    raise RecipeError(f"{place}: there is no recipe {told(base)} to extend", hint=did_you_mean(base[:MAX_KEY], names()))

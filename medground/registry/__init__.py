@@ -14,9 +14,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from medground.arguments import Objection, objection
-from medground.errors import RecipeError, nearest
+from medground.errors import RecipeError, did_you_mean
 from medground.hookspecs import Factory
-from medground.registry.blame import blame
 from medground.registry.discovery import (
     GROUP,
     KINDS,
@@ -26,8 +25,9 @@ from medground.registry.discovery import (
     find,
     kind_word,
 )
+from medground.registry.errors import blame
+from medground.registry.isolation import survive
 from medground.registry.loading import RESERVED, offers
-from medground.registry.trial import survive
 
 __all__ = [
     "GROUP",
@@ -70,7 +70,8 @@ def bind(kind: str, name: str, arguments: Mapping[str, Any]) -> inspect.BoundArg
         for word in arguments:
             if word not in signature.parameters:
                 raise RecipeError(
-                    f"{kind_word(kind)} {name!r} has no argument {word!r}", hint=nearest(word, signature.parameters)
+                    f"{kind_word(kind)} {name!r} has no argument {word!r}",
+                    hint=did_you_mean(word, signature.parameters),
                 )
     try:
         return signature.bind(**arguments)

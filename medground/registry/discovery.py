@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from importlib import metadata
 
 import medground
-from medground.errors import PluginError, nearest
+from medground.errors import PluginError, did_you_mean
 
 GROUP = "medground"
 OWN = "medground"
@@ -56,7 +56,7 @@ def kind_word(kind: str) -> str:
     """
     word = kind.replace("-", "_")
     if word not in KINDS:
-        raise PluginError(f"there is no component kind {kind!r}", hint=nearest(word, KINDS))
+        raise PluginError(f"there is no component kind {kind!r}", hint=did_you_mean(word, KINDS))
     return word
 
 
@@ -135,7 +135,7 @@ def _component(entry: str, value: str, distribution: str, version: str) -> Compo
         problem, hint = f"{who} is not named <kind>.<component>", f"kinds: {', '.join(KINDS)}"
     elif kind not in KINDS:
         problem = f"{who} is of a kind that medground {medground.__version__} does not know"
-        hint = f"{nearest(kind, KINDS)}; or it needs a newer medground: pip install --upgrade medground"
+        hint = f"{did_you_mean(kind, KINDS)}; or it needs a newer medground: pip install --upgrade medground"
     elif not module:
         problem, hint = f"{who} has the value {value!r}, which is not the name of a module", removal(distribution)
     return Component(
@@ -185,7 +185,7 @@ def _where_else(kind: str, name: str) -> str:
     kinds = [entry.kind for entry in components() if entry.name == name]
     if kinds:
         return f"{name!r} is a {kinds[0]}"
-    return nearest(name, {component.name for component in components(kind)})
+    return did_you_mean(name, {component.name for component in components(kind)})
 
 
 def removal(distribution: str) -> str:

@@ -12,8 +12,8 @@ import pluggy
 from medground import hookspecs
 from medground.errors import PluginError
 from medground.hookspecs import Factory
-from medground.registry.blame import blaming, misfit
 from medground.registry.discovery import GROUP, KINDS, Component, components, removal
+from medground.registry.errors import blaming, misfit
 
 RESERVED = ("name", "weight")
 """Recipe words that a factory may not have as parameters."""

@@ -13,11 +13,11 @@ from functools import cached_property
 from typing import Any
 
 from medground import registry
-from medground.errors import RecipeError, nearest
+from medground.errors import RecipeError, did_you_mean
 from medground.evaluation.evaluate import prepare
 from medground.evaluation.metrics import DEFINITIONS
 from medground.recipe import InvalidRecipe, Recipe, check, find_problems, impossible, leaves, resolve
-from medground.training import method_kind, training_samples
+from medground.training.run import method_kind, training_samples
 
 TRAINS = ("grpo", "sft")
 _MEASURES = ("evaluate", "sampling", "sweep", "trackers")
@@ -117,12 +117,12 @@ def plan(recipe: Any, *overrides: str) -> Plan:
     rows = {name: [text for glob, text in own if fnmatchcase(name, glob)] for name in whole.variants}
     for glob, _ in own:
         if not any(fnmatchcase(name, glob) for name in rows):
-            raise RecipeError(f"no variant is called {glob!r}", hint=nearest(glob, rows))
+            raise RecipeError(f"no variant is called {glob!r}", hint=did_you_mean(glob, rows))
     settings = whole.settings("sweep")
     seeds, datasets = _seeds(settings["seeds"]), _datasets(settings["datasets"])
     baseline = settings["baseline"] or next(iter(rows))
     if baseline not in rows:
-        raise RecipeError(f"sweep.baseline names no variant: {baseline!r}", hint=nearest(str(baseline), rows))
+        raise RecipeError(f"sweep.baseline names no variant: {baseline!r}", hint=did_you_mean(str(baseline), rows))
     cells = [
         cell
         for name, more in rows.items()
@@ -242,7 +242,7 @@ def _metrics(names: Any) -> list[str]:
         raise RecipeError("sweep.metrics is empty", hint="write sweep.metrics=[iou, dice_joint]")
     for name in names:
         if name not in DEFINITIONS:
-            raise RecipeError(f"sweep.metrics names {name!r}", hint=nearest(str(name), DEFINITIONS))
+            raise RecipeError(f"sweep.metrics names {name!r}", hint=did_you_mean(str(name), DEFINITIONS))
     return list(names)
 
 

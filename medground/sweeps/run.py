@@ -20,18 +20,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from medground.checkpoint import write_atomically
 from medground.errors import Interrupted, MedgroundError, RunError
 from medground.evaluation.evaluate import evaluate
-from medground.evaluation.records import SAMPLES, read_lines
-from medground.events import RunFolder, read_events
+from medground.evaluation.results_file import SAMPLES, read_lines
+from medground.pipeline.cache import StageCache
 from medground.recipe import resolve
-from medground.store import StageStore
-from medground.sweeps.page import page
+from medground.runs.checkpoint import write_atomically
+from medground.runs.folder import RunFolder, read_events
 from medground.sweeps.plan import Cell, Plan, plan, without_sweep
+from medground.sweeps.report import page
 from medground.sweeps.results import tell
 from medground.sweeps.tables import as_csv, as_latex, as_markdown
-from medground.training import train
+from medground.training.run import train
 
 FOUND, CELL, TRAINED = "sweep.json", "cell.json", "trained.json"
 
@@ -126,7 +126,7 @@ class _Run:
             if about["status"] == "done":
                 self.done[cell.name] = about
         self.plan.recipe.write(self.folder)
-        self.store = StageStore(self.folder / "store")
+        self.store = StageCache(self.folder / "store")
         return len(self.done)
 
     def _place(self, cell: Cell) -> Path:

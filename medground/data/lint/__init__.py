@@ -3,12 +3,12 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from medground.data.lint.across import check_across
+from medground.data.lint.dataset import check_across
 from medground.data.lint.findings import CODES as CODES
 from medground.data.lint.findings import Finding as Finding
 from medground.data.lint.findings import Line as Line
-from medground.data.lint.lines import check_line, read_line
 from medground.data.lint.pixels import Opened, check_pixels
+from medground.data.lint.records import check_line, read_line
 from medground.data.samples import MANIFEST
 from medground.errors import InputError
 

@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from medground.data.alike import Fingerprint
-from medground.data.looks import Looks
+from medground.data.duplicates import Fingerprint
+from medground.data.region_props import RegionProps
 from medground.geometry import Box, Size
 
 Severity = Literal["error", "warning"]
@@ -102,7 +102,7 @@ class Line:
     size: Size | None = None
     """Of the image."""
     print: Fingerprint | None = None
-    looks: Looks | None = None
+    looks: RegionProps | None = None
     pixels: str = ""
     """A digest of the mask; empty where there is none that can be used."""
 

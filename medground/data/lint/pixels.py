@@ -5,19 +5,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from medground_data.question_templates import untrue
 from numpy.typing import NDArray
 from PIL import Image as Pillow
 
-from medground.data.alike import Fingerprint, fingerprint
+from medground.data.duplicates import Fingerprint, fingerprint
 from medground.data.lint.findings import Line
-from medground.data.looks import looks
-from medground.data.opening import kind, mask_view, read_any_mask, show
-from medground.data.places import missing_name
-from medground.data.questions import untrue
+from medground.data.region_props import region_props
 from medground.data.samples import view_of
-from medground.data.view import PLAIN, View
 from medground.errors import InputError
 from medground.geometry import Box, Size, box_iou, in_mask, mask_box
+from medground.images.paths import missing_name
+from medground.images.read import kind, mask_view, read_any_mask, show
+from medground.images.view import PLAIN, View
 from medground.types import Image
 
 FULL = 0.95
@@ -94,7 +94,7 @@ def check_pixels(line: Line, root: Path, opened: Opened) -> None:
         return
     if _check_mask(line, mask, line.size):
         line.pixels = hashlib.blake2b(np.packbits(mask).tobytes(), digest_size=16).hexdigest()
-        line.looks = looks(image, mask)
+        line.looks = region_props(image, mask)
         _check_words(line)
 
 

@@ -16,12 +16,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, overload
 
-from medground.data.cases import BadCase
-from medground.data.images import decode_image, decode_mask, encoded_size
-from medground.data.umrg.places import files
+from medground.data.source_samples import BadSample
+from medground.data.umrg.locate import files
 from medground.data.umrg.schema import NAMED, NEEDED, arrow, truth
-from medground.errors import InputError, nearest
+from medground.errors import InputError, did_you_mean
 from medground.geometry import Size
+from medground.images.pictures import decode_image, decode_mask, encoded_size
 from medground.types import Query, Sample, Target
 
 MAX_GROUP_BYTES = 8_000_000_000
@@ -84,7 +84,7 @@ class UmrgSamples(Sequence[Sample]):
         files: what was read.
     """
 
-    def __init__(self, rows: Sequence[Row], bad: Sequence[BadCase], store: Store, files: Sequence[Path]) -> None:
+    def __init__(self, rows: Sequence[Row], bad: Sequence[BadSample], store: Store, files: Sequence[Path]) -> None:
         self.rows, self.bad, self.files = list(rows), list(bad), list(files)
         self._store = store
 
@@ -135,7 +135,7 @@ def read_umrg(path: str | Path, *, split: str | None = None, limit: int | None =
     """Read a table of the published schema.
 
     Args:
-        path: see `medground.data.umrg.places.files`.
+        path: see `medground.data.umrg.locate.files`.
         split: ``train`` or ``test``; with the variant ``14k/train``, ``6k/test``; None takes every row.
         limit: take only the first so many usable rows.
 
@@ -147,14 +147,14 @@ def read_umrg(path: str | Path, *, split: str | None = None, limit: int | None =
     found = files(path, split)
     store = Store()
     rows: list[Row] = []
-    bad: list[BadCase] = []
+    bad: list[BadSample] = []
     seen: set[str] = set()
     for number, (part, table) in enumerate((part, table) for part, tables in found.items() for table in tables):
         where = (
             table.name if number == 0 or table.name != next(iter(found.values()))[0].name else f"{part} {table.name}"
         )
         for each in _rows(table, part, where, store, seen):
-            if isinstance(each, BadCase):
+            if isinstance(each, BadSample):
                 bad.append(each)
             else:
                 rows.append(each)
@@ -168,13 +168,13 @@ def read_umrg(path: str | Path, *, split: str | None = None, limit: int | None =
     return UmrgSamples(rows, bad, store, [path for tables in found.values() for path in tables])
 
 
-def _rows(path: Path, split: str, where: str, store: Store, seen: set[str]) -> Iterator[Row | BadCase]:
+def _rows(path: Path, split: str, where: str, store: Store, seen: set[str]) -> Iterator[Row | BadSample]:
     for number, values in enumerate(_values(path)):
         place = f"{where} row {number}"
         try:
             yield _row(values, place, number, split, store, seen)
         except InputError as error:
-            yield BadCase(place, error.message)
+            yield BadSample(place, error.message)
 
 
 def _values(path: Path) -> Iterator[dict[str, Any]]:
@@ -186,7 +186,8 @@ def _values(path: Path) -> Iterator[dict[str, Any]]:
             missing = [name for name in NEEDED if name not in names]
             if missing:
                 raise InputError(
-                    f"{path.name} has no column {missing[0]!r}", hint=nearest(missing[0], [str(name) for name in names])
+                    f"{path.name} has no column {missing[0]!r}",
+                    hint=did_you_mean(missing[0], [str(name) for name in names]),
                 )
             about = table.metadata
             claims = [about.row_group(index).total_byte_size for index in range(about.num_row_groups)]

@@ -6,8 +6,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from medground.data.images import png_bytes
 from medground.data.umrg.schema import FEATURES, NAMED, arrow, published
+from medground.images.pictures import png_bytes
 from medground.types import Sample
 
 GROUP = 50

@@ -7,7 +7,7 @@ import json
 from importlib import resources
 from typing import Any
 
-from medground.errors import RecipeError, nearest
+from medground.errors import RecipeError, did_you_mean
 
 
 def names() -> list[str]:
@@ -26,6 +26,6 @@ def published(name: str) -> dict[str, Any]:
         RecipeError: if there is none of that name.
     """
     if name not in names():
-        raise RecipeError(f"there is no published table {name!r}", hint=nearest(str(name), names()))
+        raise RecipeError(f"there is no published table {name!r}", hint=did_you_mean(str(name), names()))
     found: dict[str, Any] = json.loads(resources.files(__name__).joinpath(f"{name}.json").read_text(encoding="utf-8"))
     return found

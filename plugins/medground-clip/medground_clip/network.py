@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from open_clip import transform
 from PIL import Image as Pictures
 
-from medground.errors import InputError, RecipeError, nearest
+from medground.errors import InputError, RecipeError, did_you_mean
+from medground.segmenters.weights import find_weights
 from medground.types import Image
-from medground.weights import find_weights
 
 CONFIG = "open_clip_config.json"
 _UNREADABLE = (OSError, RuntimeError, ValueError, KeyError, TypeError, AssertionError, EOFError, pickle.UnpicklingError)
@@ -84,7 +84,7 @@ def _identify(path: Path, model: str | None) -> tuple[str, str | None]:
     if model is None:
         raise RecipeError(f"the weights file {path.name} needs its architecture", hint="add model, such as ViT-B-32")
     if model not in open_clip.list_models():
-        raise RecipeError(f"open_clip has no model {model!r}", hint=nearest(model, open_clip.list_models()))
+        raise RecipeError(f"open_clip has no model {model!r}", hint=did_you_mean(model, open_clip.list_models()))
     if "siglip" in model.lower():
         raise RecipeError(
             f"{model} fetches its tokenizer when it is built", hint="give a folder with config, weights and tokenizer"

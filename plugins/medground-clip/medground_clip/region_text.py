@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medground.arguments import Count
+from medground.devices import Device, device_of, require_modules
 from medground.errors import RecipeError
-from medground.needs import Device, device_of, require_modules
 from medground.types import Fault, Image, RewardResult, Rollout
 
 Vector = NDArray[np.float32]

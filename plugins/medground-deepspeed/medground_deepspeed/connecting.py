@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from medground.errors import RunError
-from medground.launch import declare_no_accelerator
+from medground.training.launcher import declare_no_accelerator
 
 LOST = ("onnection closed", "onnection reset", "onnection refused", "imed out", "Broken pipe", "NCCL", "abort")
 """What communication libraries say when a rank is gone."""

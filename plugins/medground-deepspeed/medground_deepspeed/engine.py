@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from medground import training_state
 from medground.errors import RecipeError, RunError
+from medground.training import engine_state
 from medground_deepspeed.connecting import connect, part, together
 from medground_deepspeed.settings import settings
 
@@ -159,7 +159,7 @@ class ZeroEngine:
     def save(self, folder: Path) -> None:
         """See `Engine.save`: gathered tensor by tensor, written by the first rank."""
         if self.rank == 0:
-            training_state.write(folder, self._state())
+            engine_state.write(folder, self._state())
         else:
             for _ in self._state():
                 pass
@@ -169,7 +169,7 @@ class ZeroEngine:
         from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 
         for name, each in self.live.items():
-            yield f"{training_state.PARAMETER}/{name}", safe_get_full_fp32_param(each)
+            yield f"{engine_state.PARAMETER}/{name}", safe_get_full_fp32_param(each)
         states = list(self.optimizer.state.values())
         keys = [key for key, value in (states[0].items() if states else ()) if key != STEP and torch.is_tensor(value)]
         for name, each in self.live.items():
@@ -184,14 +184,14 @@ class ZeroEngine:
         from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
 
         ready = False
-        for key, name, value in training_state.read(folder, self.live):
+        for key, name, value in engine_state.read(folder, self.live):
             parameter = self.live[name]
             if key == STEP:
                 for state in self.optimizer.state.values():
                     state[STEP] = value.clone()
                 continue
             value = value.to(self._device())
-            if key == training_state.PARAMETER:
+            if key == engine_state.PARAMETER:
                 safe_set_full_fp32_param(parameter, value)
                 with torch.no_grad(), deepspeed.zero.GatheredParameters([parameter], 0, enabled=self.stage == 3):
                     parameter.data.copy_(value)

@@ -112,7 +112,7 @@ def alone(recipe, tmp_path_factory):
     runs = {}
 
     def run(**given):
-        from medground.training import train
+        from medground.training.run import train
 
         key = json.dumps(given, sort_keys=True)
         if key not in runs:

@@ -46,7 +46,7 @@ def test_a_recipe_is_checked_without_starting_anything():
 
 
 def test_python_is_told_how_to_start_several():
-    from medground.training import train
+    from medground.training.run import train
 
     with pytest.raises(RunError, match=r"engine\.processes is 2, and 1 process was started"):
         train("train/toy", "reasoner.checkpoint=x", "data.path=x", "engine=deepspeed", "engine.processes=2", out="none")

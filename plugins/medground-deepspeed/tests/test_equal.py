@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import load_file
 
 import medground
-from medground.checkpoint import Checkpoints
-from medground.events import read_events, read_table
+from medground.runs.checkpoint import Checkpoints
+from medground.runs.folder import read_events, read_table
 
 pytestmark = pytest.mark.slow
 SHARDED = "engine.config.zero_optimization.stage3_param_persistence_threshold=0"

@@ -11,8 +11,8 @@ pytest.importorskip("deepspeed", reason="needs deepspeed")
 import importlib.util
 from pathlib import Path
 
-from medground.checkpoint import Checkpoints
-from medground.events import read_events
+from medground.runs.checkpoint import Checkpoints
+from medground.runs.folder import read_events
 
 _spec = importlib.util.spec_from_file_location("deepspeed_equal", Path(__file__).with_name("test_equal.py"))
 equal = importlib.util.module_from_spec(_spec)

@@ -10,10 +10,10 @@ import torch
 from medground_deepspeed import deepspeed
 from torch import nn
 
-from medground.grpo.local import LocalEngine
-from medground.grpo.memory import held
-from medground.grpo.ranks import evenly
-from medground.launch import leave
+from medground.training.launcher import leave
+from medground.training.local_engine import LocalEngine
+from medground.training.memory import held
+from medground.training.ranks import evenly
 
 
 def network():

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from medground.errors import RecipeError, nearest
+from medground.errors import RecipeError, did_you_mean
 from medground.frames import Frame, Kind, Order, fixed_point
 from medground.geometry import Size
 from medground.types import Completion, Messages, Sampling, image_of, text_of
@@ -264,4 +264,4 @@ def _loopback(host: str) -> bool:
 def _known(argument: str, value: Any, options: Sequence[Any]) -> None:
     if value not in options:
         words = [option for option in options if option]
-        raise RecipeError(f"{argument} {value!r} is unknown to reasoner openai", hint=nearest(str(value), words))
+        raise RecipeError(f"{argument} {value!r} is unknown to reasoner openai", hint=did_you_mean(str(value), words))

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from medground.geometry import Box
-from medground.graph import RolloutGraph
+from medground.pipeline.pipeline import RolloutPipeline
 from medground.recipe import resolve
-from medground.rubric import rubric
+from medground.rewards.rubric import rubric
 from medground.types import Fault, Point, Query, Sample, Sampling, Target, image_of
 
 _spec = importlib.util.spec_from_file_location("openai_conftest", Path(__file__).with_name("conftest.py"))
@@ -240,7 +240,7 @@ def check_nothing_lost(scripts, serve, make, clock, concurrency):
 def check_nothing_misscored(batch, completions):
     """Every answer of the model has a total, a bad one included; no failure of the transport has one."""
     recipe = resolve("train/soft", "reasoner=toy", "segmenter=null")
-    graph = RolloutGraph(recipe, rubric({"rewards": {"format_seg": 1.0}}))
+    graph = RolloutPipeline(recipe, rubric({"rewards": {"format_seg": 1.0}}))
     target = Target(box=Box(1, 1, 9, 9), points=(Point(2, 2), Point(5, 5)))
     samples = [Sample(query=Query(image=image_of(messages), question="?"), target=target) for messages in batch]
     for group, completion in zip(graph.score(samples, [[c] for c in completions]), completions, strict=True):

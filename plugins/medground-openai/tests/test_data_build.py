@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from medground_data.build import Options, build
+from medground_data.llm_questions import numbered
+from medground_data.question_sources import by_image
+from medground_data.readers import read_cases
 from medground_toy import phantoms
 
 from medground.cli import main
-from medground.data.asking import by_image
-from medground.data.build import Options, build
-from medground.data.readers import read_cases
-from medground.data.writing import numbered
 
 _spec = importlib.util.spec_from_file_location("openai_conftest", Path(__file__).with_name("conftest.py"))
 common = importlib.util.module_from_spec(_spec)

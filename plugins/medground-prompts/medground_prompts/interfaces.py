@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
 
-from medground.errors import InputError, RecipeError, nearest
+from medground.errors import InputError, RecipeError, did_you_mean
 from medground.frames import Frame
 from medground.geometry import Size
 from medground.types import Completion, Fault, Grounding, Messages, PromptKind, Query, SpatialPrompt, Target
@@ -161,7 +161,9 @@ class Points(_Interface):
 
 def _known(argument: str, value: str, options: tuple[str, ...]) -> None:
     if value not in options:
-        raise RecipeError(f"{argument} {value!r} is unknown to the prompt interface", hint=nearest(str(value), options))
+        raise RecipeError(
+            f"{argument} {value!r} is unknown to the prompt interface", hint=did_you_mean(str(value), options)
+        )
 
 
 def _load(path: str | os.PathLike[str]) -> str:

@@ -5,8 +5,8 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from medground.errors import InputError, PluginError, RecipeError, nearest
-from medground.weights import check_whole, find_weights
+from medground.errors import InputError, PluginError, RecipeError, did_you_mean
+from medground.segmenters.weights import check_whole, find_weights
 from medground_qwen.families import Family
 
 Attention = Literal["sdpa", "flash_attention_2", "eager"]
@@ -48,7 +48,9 @@ def locate(checkpoint: str, family: Family, revision: str | None) -> Path:
             _check_json(folder / name)
     kind = _json(folder / "config.json").get("model_type", "")
     if family.model_types and kind not in family.model_types:
-        raise InputError(f"{folder.name} is a {kind or 'nameless'} model", hint=nearest(str(kind), family.model_types))
+        raise InputError(
+            f"{folder.name} is a {kind or 'nameless'} model", hint=did_you_mean(str(kind), family.model_types)
+        )
     return folder
 
 

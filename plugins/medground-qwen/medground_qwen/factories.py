@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from medground.arguments import AtLeast, Count, Positive
+from medground.devices import Device, Dtype, device_of, require_modules
 from medground.frames import Kind, Order
-from medground.needs import Device, Dtype, device_of, require_modules
 from medground_qwen.checkpoint import Attention, check_adapter, check_attention, locate
 from medground_qwen.families import QWEN2_5_VL, QWEN3_VL, Family, any_family
 

@@ -32,7 +32,7 @@ def load(folder: Path, *, dtype: str, device: str, attention: str) -> tuple[Any,
     Args:
         folder: as `medground_qwen.checkpoint.locate` finds it.
         dtype: ``auto`` for the stored one.
-        device: as `medground.needs.device_of` gives it.
+        device: as `medground.devices.device_of` gives it.
         attention: an attention implementation of transformers.
 
     Raises:

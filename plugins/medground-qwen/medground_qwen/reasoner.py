@@ -18,7 +18,7 @@ from torch import Tensor
 from medground.errors import RecipeError
 from medground.frames import Frame, fixed_point
 from medground.geometry import Size
-from medground.launch import declare_no_accelerator
+from medground.training.launcher import declare_no_accelerator
 from medground.types import Completion, Messages, SamplerPrompt, Sampling, Serving, image_of, text_of
 from medground_qwen.adapters import has_adapter, merge_adapter, save_adapter, without_adapter
 from medground_qwen.attention import use_shared_attention

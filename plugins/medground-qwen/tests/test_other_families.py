@@ -11,7 +11,7 @@ pytest.importorskip("transformers", reason="needs transformers")
 
 import medground  # noqa: E402
 from medground.errors import RecipeError  # noqa: E402
-from medground.events import read_events  # noqa: E402
+from medground.runs.folder import read_events  # noqa: E402
 from medground.types import Sampling  # noqa: E402
 
 

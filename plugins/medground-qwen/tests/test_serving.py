@@ -9,8 +9,8 @@ import pytest
 torch = pytest.importorskip("torch", reason="needs torch")
 pytest.importorskip("transformers", reason="needs transformers")
 
-from medground.grpo.local import LocalEngine  # noqa: E402
 from medground.protocols import ServedReasoner  # noqa: E402
+from medground.training.local_engine import LocalEngine  # noqa: E402
 
 _spec = importlib.util.spec_from_file_location("qwen_conftest", Path(__file__).with_name("conftest.py"))
 common = importlib.util.module_from_spec(_spec)

@@ -15,7 +15,7 @@ from medground.data.samples import read_samples
 from medground.frames import Frame
 from medground.geometry import box_iou
 from medground.testing import check_reasoner
-from medground.training import train
+from medground.training.run import train
 
 FOLDER = Path(medground_qwen.__file__).with_name("toy_vlm")
 

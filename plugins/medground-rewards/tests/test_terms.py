@@ -17,7 +17,7 @@ from medground_rewards.released import modes
 
 from medground.errors import RecipeError
 from medground.recipe import resolve
-from medground.rubric import rubric
+from medground.rewards.rubric import rubric
 from medground.testing import check_reward
 
 BOXES = [boxes.BboxIou, boxes.BboxAlign, boxes.BboxScale]

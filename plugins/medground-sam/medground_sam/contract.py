@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image as PIL
 
-from medground.errors import InputError, RecipeError, nearest
+from medground.errors import InputError, RecipeError, did_you_mean
 from medground.geometry import Size
 from medground.types import Image
 
@@ -62,7 +62,7 @@ def contract(model: str, protocol: str) -> Contract:
     """
     if (model, protocol) not in _CONTRACTS:
         known = [name for owner, name in _CONTRACTS if owner == model]
-        raise RecipeError(f"{model} has no protocol {protocol!r}", hint=nearest(protocol, known))
+        raise RecipeError(f"{model} has no protocol {protocol!r}", hint=did_you_mean(protocol, known))
     return _CONTRACTS[model, protocol]
 
 

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from medground.errors import SegmenterError
 from medground.geometry import Size
-from medground.segmenting import EmbeddingCache, segment_together
+from medground.segmenters.batching import EmbeddingCache, segment_together
 from medground.types import Image, SpatialPrompt
 from medground_sam.contract import Contract, as_rgb, input_size, prepare, to_input
 from medground_sam.networks import Network, Prompts

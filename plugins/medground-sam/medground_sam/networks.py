@@ -13,9 +13,9 @@ from typing import Protocol
 import torch
 from torch import nn
 
+from medground.devices import dtype_of
 from medground.errors import PluginError
-from medground.needs import dtype_of
-from medground.weights import check_keys, frozen
+from medground.segmenters.weights import check_keys, frozen
 from medground_sam.adapters import attach
 from medground_sam.contract import MEAN, STD
 from medground_sam.layout import DECODER_HEADS, TIED, Sizes, in_transformers_layout, to_original, to_transformers

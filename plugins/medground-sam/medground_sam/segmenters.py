@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medground.arguments import Count, NotNegative
-from medground.errors import RecipeError, nearest
-from medground.needs import Device, Dtype, check_dtype, device_of, require_modules
-from medground.segmenting import CacheStats
+from medground.devices import Device, Dtype, check_dtype, device_of, require_modules
+from medground.errors import RecipeError, did_you_mean
+from medground.segmenters.batching import CacheStats
+from medground.segmenters.weights import check_whole, find_weights, read_weights
 from medground.types import Image, Mask, PromptKind, SpatialPrompt
-from medground.weights import check_whole, find_weights, read_weights
 from medground_sam.contract import contract
 
 Backend = Literal["transformers", "official"]
@@ -55,7 +55,7 @@ class Sam:
     ) -> None:
         self._arguments = {key: value for key, value in locals().items() if key not in ("self", "__class__")}
         if backend not in BACKENDS:
-            raise RecipeError(f"{self.model} has no backend {backend!r}", hint=nearest(backend, BACKENDS))
+            raise RecipeError(f"{self.model} has no backend {backend!r}", hint=did_you_mean(backend, BACKENDS))
         row = contract(self.model, protocol)
         require_modules("torch", "transformers", "safetensors")
         path = find_weights(checkpoint or self.published)

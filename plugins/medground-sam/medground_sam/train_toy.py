@@ -22,7 +22,7 @@ from PIL import Image as PIL
 from torch import nn
 from torch.nn import functional as F
 
-from medground.weights import read_weights
+from medground.segmenters.weights import read_weights
 from medground_sam.contract import contract, prepare
 from medground_sam.layout import Sizes, to_original
 from medground_sam.networks import TransformersNetwork

@@ -17,9 +17,9 @@ from typing import Any, ClassVar
 
 import torch
 
+from medground.devices import dtype_of
 from medground.errors import InputError, PluginError, RecipeError
-from medground.needs import dtype_of
-from medground.weights import check_keys, frozen, read_weights
+from medground.segmenters.weights import check_keys, frozen, read_weights
 from medground_sam2.layout import (
     POINTS,
     Architecture,

@@ -13,12 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medground.arguments import Count, NotNegative
-from medground.errors import RecipeError, SegmenterError, nearest
+from medground.devices import Device, Dtype, check_dtype, device_of, require_modules
+from medground.errors import RecipeError, SegmenterError, did_you_mean
 from medground.geometry import Size
-from medground.needs import Device, Dtype, check_dtype, device_of, require_modules
-from medground.segmenting import CacheStats, EmbeddingCache, segment_together
+from medground.segmenters.batching import CacheStats, EmbeddingCache, segment_together
+from medground.segmenters.weights import check_whole, find_weights
 from medground.types import Image, Mask, PromptKind, SpatialPrompt
-from medground.weights import check_whole, find_weights
 from medground_sam2.layout import Unseen
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ class Sam2:
         self._arguments = {key: value for key, value in locals().items() if key not in ("self", "__class__")}
         for word, known, what in ((backend, BACKENDS, "backend"), (protocol, PROTOCOLS, "protocol")):
             if word not in known:
-                raise RecipeError(f"{self.model} has no {what} {word!r}", hint=nearest(word, known))
+                raise RecipeError(f"{self.model} has no {what} {word!r}", hint=did_you_mean(word, known))
         released = protocol == "medreasoner"
         self.image_size = image_size or (1024 if released else self.native_size)
         if multimask is None:

@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medground.geometry import Point
-from medground.regions import label as label
+from medground.images.regions import label as label
 
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float32]

@@ -10,7 +10,7 @@ pytestmark = [pytest.mark.vllm, pytest.mark.filterwarnings("ignore")]
 torch = pytest.importorskip("torch", reason="needs torch")
 
 from medground import registry  # noqa: E402
-from medground.grpo.local import LocalEngine  # noqa: E402
+from medground.training.local_engine import LocalEngine  # noqa: E402
 from medground.types import Sampling  # noqa: E402
 
 GROUP = Sampling(num_generations=4, temperature=0.8, max_completion_length=16)

@@ -1,0 +1,251 @@
+"""Scoring written answers: one line in, one line out.
+
+A line is ``{"prediction": str, "ground_truth": {"bbox_2d", "point_2d", optional "mask"}}``, optionally with ``size``
+([H, W] of the image), ``frame`` (what the prediction's numbers count), ``image`` (a file, so that the recipe's segmenter
+can make the masks that mask terms need), ``id`` and ``labels``. The truth's numbers are taken as they stand. Without size and
+frame the prediction is in the truth's pixels, and nothing is out of frame.
+"""
+
+import json
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medground.errors import InputError
+from medground.frames import Frame, pixels
+from medground.geometry import Box, Point, Size
+from medground.images.pictures import read_image, read_mask
+from medground.images.rle import decode_rle
+from medground.pipeline.pipeline import Pipeline, Segmented
+from medground.protocols import PromptInterface
+from medground.recipe import MISSING, Recipe
+from medground.registry import build
+from medground.rewards.rubric import Rubric, Score
+from medground.runs.jsonable import plain
+from medground.types import Completion, Grounding, Image, Query, Rollout, Sample, Target
+
+CHUNK = 256
+"""Lines read, scored and written together: a batch term sees this many at most."""
+MAX_SIDE = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """What one input line says, or why it says nothing."""
+
+    number: int
+    """Counted from 1."""
+    rollout: Rollout | None = None
+    has_image: bool = False
+    error: str | None = None
+
+
+def score_lines(lines: Iterable[bytes], recipe: Recipe, rubric: Rubric, root: Path) -> Iterator[dict[str, Any]]:
+    """One result per line, in order: ``{"score", "terms", "fault"}``, and ``"error"`` where the line is no input.
+
+    Args:
+        lines: UTF-8 JSON lines.
+        recipe: says how answers are read (its prompt interface) and who makes masks (its segmenter).
+        rubric: the terms.
+        root: the folder that file names in the lines count from, and must stay inside.
+    """
+    interface, graph = reader(recipe), Pipeline(recipe)
+    numbered = enumerate(lines, start=1)
+    while chunk := list(islice(numbered, CHUNK)):
+        read = [read_line(raw, number, root, interface) for number, raw in chunk]
+        if rubric.needs_mask and "segmenter" in recipe.data:
+            read = _with_masks(read, graph)
+        rollouts = [line.rollout for line in read if line.rollout is not None]
+        scored = iter(zip(rollouts, rubric(rollouts), strict=True))
+        for line in read:
+            yield _refused(line) if line.rollout is None else _result(*next(scored))
+
+
+def reader(recipe: Recipe) -> PromptInterface:
+    """The recipe's prompt interface, for reading answers: a prompt template that is still to be given is not needed."""
+    data = recipe.data.get("prompt_interface") or {}
+    if data.get("template") != MISSING:
+        name, arguments = recipe.component("prompt_interface")
+    else:
+        arguments = {key: value for key, value in data.items() if key not in ("name", "template")}
+        name = data["name"]
+    interface: PromptInterface = build("prompt_interface", name, **arguments)
+    return interface
+
+
+def read_line(raw: bytes, number: int, root: Path, interface: PromptInterface) -> Line:
+    """Read one line; whatever is wrong with it is in its `error`."""
+    try:
+        data = json.loads(raw.decode("utf-8"))
+        rollout, has_image = _rollout(data, f"line {number}", root, interface)
+    except (ValueError, RecursionError, InputError) as error:
+        return Line(number, error=f"line {number}: {error}")
+    return Line(number, rollout, has_image)
+
+
+def _rollout(data: Any, name: str, root: Path, interface: PromptInterface) -> tuple[Rollout, bool]:
+    if not isinstance(data, dict) or not isinstance(data.get("prediction"), str):
+        raise InputError('a line is an object with a text "prediction"')
+    target = _target(data.get("ground_truth"), root)
+    image = read_image(_inside(root, data["image"])) if data.get("image") is not None else None
+    size = _agreed_size(data, image, target)
+    frame = frame_of(data.get("frame"), size)
+    if frame is None and size is not None and data.get("size") is not None:
+        frame = pixels(size)
+    if size is None:
+        size = frame.size if frame is not None else _extent(target)
+    query = Query(
+        image=_blank(size) if image is None else image,
+        question=str(data.get("question", "")),
+        id=str(data.get("id") or name),
+    )
+    completion = Completion(text=data["prediction"], frame=frame)
+    grounding = interface.parse(completion, size)
+    return Rollout(
+        sample=Sample(query=query, target=target, labels=_labels(data)), completion=completion, grounding=grounding
+    ), (image is not None)
+
+
+def _labels(data: dict[str, Any]) -> dict[str, str]:
+    labels = data.get("labels", {})
+    if not isinstance(labels, dict):
+        raise InputError(f"labels must be an object, not {labels!r}")
+    return {str(key): str(value) for key, value in labels.items()}
+
+
+def _target(truth: Any, root: Path) -> Target:
+    if not isinstance(truth, dict):
+        raise InputError('a line needs a "ground_truth" object')
+    box: Any = truth.get("bbox_2d")
+    points: Any = truth.get("point_2d", [])
+    if not _numbers(box, 4):
+        raise InputError(f"ground_truth.bbox_2d must be four finite numbers, not {box!r}")
+    if not isinstance(points, list) or not all(_numbers(point, 2) for point in points):
+        raise InputError(f"ground_truth.point_2d must be a list of [x, y], not {points!r}")
+    mask = truth.get("mask")
+    if mask is not None:
+        mask = decode_rle(mask) if isinstance(mask, dict) else read_mask(_inside(root, mask))
+    return Target(
+        box=Box(*(float(value) for value in box)),
+        points=tuple(Point(float(x), float(y)) for x, y in points),
+        mask=mask,
+        published={"bbox_2d": box, "point_2d": points},
+    )
+
+
+def _numbers(value: Any, length: int) -> bool:
+    return (
+        isinstance(value, list)
+        and len(value) == length
+        and all(type(item) in (int, float) and abs(item) < 1e15 for item in value)
+    )
+
+
+def _inside(root: Path, name: Any) -> Path:
+    """A file named in a line; it must lie in the folder of the lines, links followed."""
+    if not isinstance(name, str):
+        raise InputError(f"a file must be named by a text, not {name!r}")
+    try:
+        path = (root / name).resolve()
+    except OSError as error:
+        raise InputError(f"the file {name!r} cannot be found: {error}") from error
+    if not path.is_relative_to(root.resolve()):
+        raise InputError(f"the file {name!r} lies outside the folder of the lines")
+    return path
+
+
+def _agreed_size(data: dict[str, Any], image: Image | None, target: Target) -> Size | None:
+    """The (H, W) that size, image and mask state together; None where none of them is there."""
+    size = data.get("size")
+    if size is not None and not (
+        _numbers(size, 2) and all(type(side) is int and 0 < side <= MAX_SIDE for side in size)
+    ):
+        raise InputError(f"size must be [H, W] in whole pixels, not {size!r}")
+    stated = {
+        "size": None if size is None else (size[0], size[1]),
+        "image": None if image is None else (image.shape[0], image.shape[1]),
+        "mask": None if target.mask is None else (target.mask.shape[0], target.mask.shape[1]),
+    }
+    known = {what: shape for what, shape in stated.items() if shape is not None}
+    if len(set(known.values())) > 1:
+        raise InputError("; ".join(f"{what} is {shape}" for what, shape in known.items()), hint="they must agree")
+    return next(iter(known.values()), None)
+
+
+def frame_of(said: Any, size: Size | None) -> Frame | None:
+    """A frame from ``"permille"`` or ``{"kind", "size", "order"}``; its size is the image's unless it says another.
+
+    None for plain pixels of no known size: those are the truth's.
+    """
+    if said is None:
+        return None
+    said = {"kind": said} if isinstance(said, str) else said
+    if not isinstance(said, dict) or not set(said) <= {"kind", "size", "order"}:
+        raise InputError(f"frame must be a kind or an object of kind, size and order, not {said!r}")
+    own = said.get("size")
+    if own is not None and not (_numbers(own, 2) and all(type(side) is int for side in own)):
+        raise InputError(f"a frame's size must be [H, W] in whole pixels, not {own!r}")
+    of = tuple(own) if own is not None else size
+    kind, order = said.get("kind", "pixel"), said.get("order", "xy")
+    if of is None and (kind, order) == ("pixel", "xy"):
+        return None
+    if of is None:
+        raise InputError(f"a {kind} frame without a size says nothing", hint="add size: [H, W] to the line")
+    return Frame(kind, of, order)
+
+
+def _extent(target: Target) -> Size:
+    """The smallest image that holds the truth: what terms see as the image where no size is known."""
+    corners = [(target.box.x1, target.box.y1), (target.box.x2, target.box.y2), *target.points]
+    width, height = (max(1, math.ceil(min(max(axis), MAX_SIDE))) for axis in zip(*corners, strict=True))
+    return height, width
+
+
+def _blank(size: Size) -> Image:
+    """An image nobody gave, black, of one stored pixel."""
+    blank: Image = np.broadcast_to(np.zeros((1, 1, 3), np.uint8), (*size, 3))
+    return blank
+
+
+def _with_masks(lines: list[Line], graph: Pipeline) -> list[Line]:
+    able = [line for line in lines if line.rollout is not None and line.has_image and line.rollout.grounding.prompt]
+    answers: list[tuple[Image, Grounding]] = [
+        (line.rollout.sample.query.image, line.rollout.grounding) for line in able if line.rollout is not None
+    ]
+    made = dict(zip((line.number for line in able), graph.masks(answers), strict=True))
+    return [
+        line
+        if line.number not in made or line.rollout is None
+        else replace(line, rollout=replace(line.rollout, **_outcome(made[line.number])))
+        for line in lines
+    ]
+
+
+def _outcome(segmented: Segmented) -> dict[str, Any]:
+    return {"mask": segmented.mask, "fault": segmented.fault, "cause": segmented.cause}
+
+
+def _refused(line: Line) -> dict[str, Any]:
+    return {"score": None, "terms": {}, "fault": None, "error": line.error}
+
+
+def _result(rollout: Rollout, score: Score) -> dict[str, Any]:
+    fault = rollout.fault or rollout.completion.fault or rollout.grounding.fault
+    terms = {
+        label: {
+            "value": term.value,
+            "weight": term.weight,
+            "details": plain(
+                {**term.details, "failure": {"kind": term.failure.kind, "cause": term.failure.cause}}
+                if term.failure
+                else term.details
+            ),
+        }
+        for label, term in score.terms.items()
+    }
+    return {"score": score.total, "terms": terms, "fault": None if fault is None else fault.value}

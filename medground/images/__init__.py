@@ -1,0 +1,1 @@
+"""Bytes to pixels and back: pictures, DICOM, NIfTI, masks and overlays."""

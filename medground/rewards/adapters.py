@@ -1,0 +1,247 @@
+"""Reward functions written elsewhere: TRL's, verl's, and one's own file, as terms of a rubric.
+
+They run unmodified, in this process, on copies of the texts. One that hangs is not stopped.
+"""
+
+import asyncio
+import hashlib
+import importlib.util
+import inspect
+import json
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from medground.errors import InputError, RecipeError, did_you_mean
+from medground.types import RewardResult, Rollout
+
+ANY = (-float("inf"), float("inf"))
+
+
+def truth_json(rollout: Rollout) -> str:
+    """The truth as published files state it: a JSON string of ``bbox_2d`` and ``point_2d``."""
+    target = rollout.sample.target
+    return json.dumps(target.published or {"bbox_2d": list(target.box), "point_2d": [list(p) for p in target.points]})
+
+
+class FromTRL:
+    """A TRL reward function as a term: ``f(prompts=, completions=, completion_ids=, **columns)`` for the whole batch.
+
+    Dataset columns are the samples' labels plus ``id`` and ``ground_truth`` (a JSON string, also offered as
+    ``solution``); `columns` adds or replaces some. ``completion_ids`` is None unless every rollout has its tokens.
+    What the function logs through ``log_extra`` and ``log_metric`` becomes details.
+
+    Args:
+        function: the reward function, plain or async.
+        conversational: whether prompts and completions are lists of messages (TRL's usual form) or plain text.
+        columns: by column name, how to read it from a rollout.
+        trainer_state: handed through as it is.
+    """
+
+    needs_mask = False
+    range = ANY
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        *,
+        conversational: bool = True,
+        columns: Mapping[str, Callable[[Rollout], Any]] | None = None,
+        trainer_state: Any = None,
+    ) -> None:
+        self.function = function
+        self.conversational = conversational
+        self.columns = dict(columns or {})
+        self.trainer_state = trainer_state
+
+    def __repr__(self) -> str:
+        return f"from_trl({_name(self.function)})"
+
+    def __call__(self, rollout: Rollout) -> RewardResult:
+        """The function's value for one rollout, as a batch of one.
+
+        Raises:
+            ValueError: if the function does not return one value.
+        """
+        (result,) = self.batch([rollout])
+        return result
+
+    def batch(self, rollouts: Sequence[Rollout]) -> list[RewardResult]:
+        """The function's values, as many as it returned; None abstains."""
+        extra: dict[str, list[Any]] = {}
+        metrics: dict[str, float] = {}
+        values = _finish(
+            self.function(
+                prompts=[self._text("user", rollout.sample.query.question) for rollout in rollouts],
+                completions=[self._text("assistant", rollout.completion.text) for rollout in rollouts],
+                completion_ids=_token_ids(rollouts),
+                trainer_state=self.trainer_state,
+                log_extra=lambda column, rows: extra.update({column: list(rows)}),
+                log_metric=lambda name, value: metrics.update({name: value}),
+                **self._columns(rollouts),
+            )
+        )
+        logged = {column: rows for column, rows in extra.items() if len(rows) == len(rollouts)}
+        return [
+            RewardResult(value, {**metrics, **{column: rows[index] for column, rows in logged.items()}})
+            for index, value in enumerate(values)
+        ]
+
+    def _text(self, role: str, text: str) -> Any:
+        return [{"role": role, "content": text}] if self.conversational else text
+
+    def _columns(self, rollouts: Sequence[Rollout]) -> dict[str, list[Any]]:
+        truths = [truth_json(rollout) for rollout in rollouts]
+        found: dict[str, list[Any]] = {
+            "id": [rollout.sample.query.id for rollout in rollouts],
+            "ground_truth": truths,
+            "solution": list(truths),
+        }
+        for label in sorted({label for rollout in rollouts for label in rollout.sample.labels}):
+            found[label] = [rollout.sample.labels.get(label) for rollout in rollouts]
+        for column, read in self.columns.items():
+            found[column] = [read(rollout) for rollout in rollouts]
+        return found
+
+
+class FromVerl:
+    """A verl reward function as a term: ``f(data_source, solution_str, ground_truth, extra_info)`` per sample.
+
+    It returns a number, or a dict with ``score``; the dict's other entries become details.
+
+    Args:
+        function: the reward function, plain or async.
+        data_source: what it is told the data are called.
+        truth: how to read ``ground_truth`` from a rollout; by default the published JSON string.
+    """
+
+    needs_mask = False
+    range = ANY
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        *,
+        data_source: str = "umrg",
+        truth: Callable[[Rollout], Any] = truth_json,
+    ) -> None:
+        self.function = function
+        self.data_source = data_source
+        self.truth = truth
+
+    def __repr__(self) -> str:
+        return f"from_verl({_name(self.function)})"
+
+    def __call__(self, rollout: Rollout) -> RewardResult:
+        """The function's value for one rollout.
+
+        Raises:
+            KeyError: if it returns a dict without ``score``.
+        """
+        found = _finish(
+            self.function(
+                data_source=self.data_source,
+                solution_str=rollout.completion.text,
+                ground_truth=self.truth(rollout),
+                extra_info={"index": rollout.sample.query.id, **rollout.sample.labels},
+            )
+        )
+        if isinstance(found, Mapping):
+            return RewardResult(found["score"], {key: value for key, value in found.items() if key != "score"})
+        return RewardResult(found)
+
+
+class OwnTerm:
+    """A function from one's own file as a term; where it came from goes into every detail it gives.
+
+    Args:
+        function: a function of a rollout returning a number, None or a `RewardResult`, or any other term.
+        source: the file and the name in it, ``my.py:fn``.
+        sha256: of the file's bytes.
+    """
+
+    range = ANY
+
+    def __init__(self, function: Callable[[Rollout], Any], *, source: str, sha256: str) -> None:
+        self.function = function
+        self.source = source
+        self.sha256 = sha256
+        self.needs_mask = bool(getattr(function, "needs_mask", False))
+        if hasattr(function, "batch"):
+            self.batch = self._batch
+
+    def __repr__(self) -> str:
+        return f"OwnTerm({self.source}, sha256 {self.sha256[:12]})"
+
+    def __call__(self, rollout: Rollout) -> RewardResult:
+        """What the function says, with its source in the details."""
+        return self._signed(self.function(rollout))
+
+    def _batch(self, rollouts: Sequence[Rollout]) -> list[RewardResult]:
+        return [self._signed(answer) for answer in self.function.batch(rollouts)]  # type: ignore[attr-defined]
+
+    def _signed(self, answer: Any) -> RewardResult:
+        result = answer if isinstance(answer, RewardResult) else RewardResult(answer)
+        return RewardResult(result.value, {**result.details, "source": self.source, "sha256": self.sha256})
+
+
+from_trl = FromTRL
+from_verl = FromVerl
+
+
+def own_term(text: str) -> tuple[str, OwnTerm]:
+    """Read ``NAME=my.py:fn`` from a command line; running the file is what its author asked for by naming it there.
+
+    Raises:
+        RecipeError: if the text has another form, or the file has no such function.
+        InputError: if the file cannot be read or run.
+    """
+    label, _, place = text.partition("=")
+    file, _, name = place.rpartition(":")
+    if not (label and file and name):
+        raise RecipeError(f"{text!r} is not a term", hint="write NAME=my.py:function")
+    path = Path(file)
+    try:
+        code = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"the file of term {label!r} cannot be read: {error}") from error
+    module = _run_file(path, label)
+    function = getattr(module, name, None)
+    if not callable(function):
+        known = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        raise RecipeError(f"{file} has no function {name!r} for term {label!r}", hint=did_you_mean(name, known))
+    return label, OwnTerm(function, source=f"{path.name}:{name}", sha256=hashlib.sha256(code).hexdigest())
+
+
+def _run_file(path: Path, label: str) -> Any:
+    spec = importlib.util.spec_from_file_location(f"medground_own_{label}", path)
+    if spec is None or spec.loader is None:
+        raise InputError(f"the file of term {label!r} is not Python: {path.name}", hint="name a .py file")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise InputError(f"the file of term {label!r} fails: {type(error).__name__}: {error}") from error
+    return module
+
+
+def _name(function: Callable[..., Any]) -> str:
+    return getattr(function, "__name__", type(function).__name__)
+
+
+def _token_ids(rollouts: Sequence[Rollout]) -> list[list[int]] | None:
+    tokens = [rollout.completion.token_ids for rollout in rollouts]
+    return None if any(ids is None for ids in tokens) else [ids.tolist() for ids in tokens if ids is not None]
+
+
+def _finish(answer: Any) -> Any:
+    """The value of an async function's answer, whether or not a loop is already running here (as in a notebook)."""
+    if not inspect.iscoroutine(answer):
+        return answer
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(answer)
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, answer).result()

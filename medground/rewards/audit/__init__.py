@@ -1,0 +1,23 @@
+"""Auditing rewards: ask a rubric about answers whose worth is known, and name what it gets wrong.
+
+The reward card is written before a run, not after it: a term that is dead, saturates early, prefers nonsense or breaks
+on NaN shows here in seconds.
+"""
+
+from medground.protocols import PromptInterface
+from medground.rewards.audit.card import Card as Card
+from medground.rewards.audit.checks import judge
+from medground.rewards.audit.evidence import Finding as Finding
+from medground.rewards.audit.evidence import collect
+from medground.rewards.rubric import Rubric
+
+__all__ = ["Card", "Finding", "audit"]
+
+
+def audit(rubric: Rubric, interface: PromptInterface, *, name: str = "rubric", seed: int = 0) -> Card:
+    """The reward card of a rubric whose answers are read by `interface`; the same seed gives the same card.
+
+    Terms with weight 0 are left out. Masks, where terms need them, come from a perfect segmenter.
+    """
+    evidence = collect(rubric, interface, seed)
+    return Card(name=name, seed=seed, evidence=evidence, findings=judge(evidence))

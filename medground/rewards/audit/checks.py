@@ -1,0 +1,29 @@
+"""The judgements of an audit: each check reads the evidence and names what it finds; sound rubrics leave all silent."""
+
+from collections.abc import Callable, Iterator
+
+from medground.rewards.audit import gaming, shape
+from medground.rewards.audit.evidence import Evidence, Finding
+
+CHECKS: tuple[Callable[[Evidence], Iterator[Finding]], ...] = (
+    shape.full_marks,
+    shape.small_targets,
+    shape.dead,
+    shape.flipped,
+    shape.monotone,
+    shape.plateau,
+    shape.blind,
+    shape.absolute_pixels,
+    gaming.inside_out,
+    gaming.wrong_answers,
+    gaming.coincident,
+    gaming.format_share,
+    gaming.quotes,
+    gaming.numbers,
+)
+"""In the order in which a card lists them."""
+
+
+def judge(evidence: Evidence) -> list[Finding]:
+    """All findings, in the order of the checks."""
+    return [finding for check in CHECKS for finding in check(evidence)]

@@ -1,0 +1,180 @@
+"""Checkpoints that are whole or not there: a killed save never leaves a folder that looks like one.
+
+    write into .tmp-<step>-<pid>, fsync -> manifest with size and SHA-256 of every file, fsync -> rename -> fsync folder
+
+and only then are older ones removed; two are always kept, and those that are asked for. At start leftovers of killed
+saves are removed, and the newest checkpoint is verified against its manifest; one that fails is put aside and the one
+before it is used.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Collection
+from pathlib import Path
+
+from medground.errors import RunError
+from medground.runs import failpoints
+
+MANIFEST = "manifest.json"
+FORMAT = 1
+"""Of the manifest and of what lies beside it; a newer one is refused, not guessed at."""
+KEPT = 2
+
+
+class Checkpoints:
+    """The checkpoints of one run, in one folder.
+
+    Args:
+        folder: where they lie, as ``step-00000010``.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def clean(self) -> list[str]:
+        """Remove what killed saves left behind; return its names. To be called by the one process that owns the run."""
+        orphans = sorted(path for path in self.folder.glob(".tmp-*"))
+        for path in orphans:
+            shutil.rmtree(path)
+        return [path.name for path in orphans]
+
+    def steps(self) -> list[int]:
+        """The steps there are checkpoints of, newest first; unverified."""
+        return sorted((int(path.name.removeprefix("step-")) for path in self.folder.glob("step-*")), reverse=True)
+
+    def path(self, step: int) -> Path:
+        """Where the checkpoint of a step lies."""
+        return self.folder / f"step-{step:08d}"
+
+    def newest(self, say: Callable[[str], None]) -> Path | None:
+        """The newest checkpoint that is what its manifest says; None where there is none.
+
+        Raises:
+            RunError: if it is of a newer format than this version reads.
+        """
+        for step in self.steps():
+            path = self.path(step)
+            problem = verify(path)
+            if problem is None:
+                return path
+            path.rename(path.with_name(f".damaged-{path.name}-{os.getpid()}"))
+            say(f"checkpoint {path.name} is damaged ({problem}); stepping back")
+        return None
+
+    def save(
+        self,
+        step: int,
+        write: Callable[[Path], None],
+        published: Callable[[Path], None],
+        *,
+        keep: Collection[int] = (),
+    ) -> Path:
+        """Write the checkpoint of a step, whole or not at all, then remove older ones.
+
+        Args:
+            step: the last finished step.
+            write: fills the folder it is given.
+            published: called with the final folder once it is in place and before older ones go.
+            keep: steps whose checkpoints stay, however old.
+
+        Raises:
+            RunError: if the disk is full or cannot be written; earlier checkpoints stay as they were.
+        """
+        final = self.path(step)
+        temporary = self.folder / f".tmp-{step:08d}-{os.getpid()}"
+        try:
+            temporary.mkdir(parents=True)
+            write(temporary)
+            failpoints.failpoint("save.before_manifest")
+            _write_manifest(temporary)
+            failpoints.failpoint("save.before_rename")
+            temporary.rename(final)
+            _sync(self.folder)
+        except OSError as error:
+            raise _cannot_save(self.folder, temporary, step, error) from error
+        failpoints.failpoint("save.after_rename")
+        published(final)
+        self.prune(keep)
+        return final
+
+    def prune(self, keep: Collection[int] = ()) -> None:
+        """Remove all but the newest two and those of some steps."""
+        for step in [step for step in self.steps()[KEPT:] if step not in keep]:
+            # Renamed first: a folder that is half removed must not look like a checkpoint.
+            doomed = self.path(step).rename(self.folder / f".tmp-prune-{step:08d}-{os.getpid()}")
+            failpoints.failpoint("prune.mid")
+            shutil.rmtree(doomed)
+
+
+def verify(folder: Path) -> str | None:
+    """What is wrong with a checkpoint, in a few words; None when every file is as its manifest says.
+
+    Raises:
+        RunError: if it is of a newer format.
+    """
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        version, files = manifest["format"], manifest["files"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return "it has no readable manifest"
+    if version > FORMAT:
+        raise RunError(
+            f"checkpoint {folder.name} has format {version}; this version reads up to {FORMAT}",
+            hint="use the version of medground that wrote it, or a newer one",
+        )
+    for name, stated in files.items():
+        path = folder / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if path.stat().st_size != stated["size"] or _digest(path) != stated["sha256"]:
+            return f"{name} is not what was written"
+    return None
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace a text file in one move, so that a reader or a kill never meets half of it."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text, encoding="utf-8")
+    _sync(temporary)
+    temporary.replace(path)
+    _sync(path.parent)
+
+
+def _write_manifest(folder: Path) -> None:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    listed = {
+        path.relative_to(folder).as_posix(): {"size": path.stat().st_size, "sha256": _digest(path)} for path in files
+    }
+    for path in files:
+        _sync(path)
+    manifest = folder / MANIFEST
+    manifest.write_text(json.dumps({"format": FORMAT, "files": listed}, indent=1) + "\n", encoding="utf-8")
+    _sync(manifest)
+    for path in {folder, *(file.parent for file in files)}:
+        _sync(path)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _cannot_save(folder: Path, temporary: Path, step: int, error: OSError) -> RunError:
+    written = sum(path.stat().st_size for path in temporary.rglob("*") if path.is_file())
+    shutil.rmtree(temporary, ignore_errors=True)
+    free = shutil.disk_usage(folder if folder.is_dir() else folder.parent).free
+    return RunError(
+        f"the checkpoint of step {step} could not be written: {error.strerror or error}",
+        hint=f"{written:,} bytes were written before that and {free:,} are free; make room, then --resume. "
+        "Earlier checkpoints are intact",
+    )

@@ -1,0 +1,1 @@
+"""What segmenter authors share: batched decoding, the embedding cache, reading weights."""

@@ -1,0 +1,1 @@
+"""Train a reasoner, supervised or by GRPO."""

@@ -1,0 +1,121 @@
+"""The engine of one process: parameters where they are, AdamW in float32, everything needed to continue in one file."""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from medground.errors import RunError
+from medground.training import engine_state
+
+
+class LocalEngine:
+    """See `medground.protocols.Engine`.
+
+    Parameters that are not float32 get a float32 copy that the optimiser works on: at usual learning rates an update is
+    smaller than the spacing of bfloat16 numbers and would be lost.
+    """
+
+    rank = 0
+    world_size = 1
+    even = False
+    stage = 0
+    offload = False
+
+    def prepare(
+        self,
+        policy: nn.Module,
+        optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer],
+        *,
+        max_grad_norm: float,
+    ) -> nn.Module:
+        """See `Engine.prepare`."""
+        self.policy = policy
+        self.live = {name: each for name, each in policy.named_parameters() if each.requires_grad}
+        if not self.live:
+            raise RunError("the reasoner has no parameter that trains", hint="set reasoner.lora_rank, or freeze less")
+        self.masters = {
+            name: each if each.dtype == torch.float32 else nn.Parameter(each.detach().float())
+            for name, each in self.live.items()
+        }
+        self.max_grad_norm = max_grad_norm if max_grad_norm > 0 else math.inf
+        self.optimizer = optimizer(self.masters.values())
+        return policy
+
+    def backward(self, loss: Tensor) -> None:
+        """See `Engine.backward`."""
+        loss.backward()  # type: ignore[no-untyped-call]
+
+    def step(self, learning_rate: float) -> float:
+        """See `Engine.step`."""
+        untouched = all(each.grad is None for each in self.live.values())
+        for name, master in self.masters.items():
+            grad = self.live[name].grad
+            if untouched:
+                # Only groups that teach nothing: their gradient is zero, and the optimiser is told so.
+                master.grad = torch.zeros_like(master)
+            elif grad is not None:
+                master.grad = grad.float()
+        norm = float(nn.utils.clip_grad_norm_(self.masters.values(), self.max_grad_norm))
+        if math.isfinite(norm):
+            for group in self.optimizer.param_groups:
+                group["lr"] = learning_rate
+            self.optimizer.step()
+            self._publish()
+        self.discard()
+        return norm
+
+    def discard(self) -> None:
+        """See `Engine.discard`."""
+        for parameter in (*self.live.values(), *self.masters.values()):
+            parameter.grad = None
+
+    def all_reduce(self, sums: Mapping[str, float]) -> dict[str, float]:
+        """See `Engine.all_reduce`."""
+        return dict(sums)
+
+    def gather(self, mine: Any) -> list[Any]:
+        """See `Engine.gather`."""
+        return [mine]
+
+    def whole(self) -> AbstractContextManager[None]:
+        """See `Engine.whole`."""
+        return nullcontext()
+
+    def named_weights(self) -> Iterator[tuple[str, Tensor]]:
+        """See `Engine.named_weights`."""
+        yield from ((name, each.detach()) for name, each in self.policy.state_dict().items())
+
+    def save(self, folder: Path) -> None:
+        """See `Engine.save`."""
+        parameters = [(f"{engine_state.PARAMETER}/{name}", each) for name, each in self.masters.items()]
+        states = [
+            (f"{key}/{name}", value)
+            for name, master in self.masters.items()
+            for key, value in self.optimizer.state.get(master, {}).items()
+        ]
+        engine_state.write(folder, parameters + states)
+
+    def load(self, folder: Path) -> None:
+        """See `Engine.load`."""
+        for key, name, value in engine_state.read(folder, self.masters):
+            master = self.masters[name]
+            if key == engine_state.PARAMETER:
+                with torch.no_grad():
+                    master.copy_(value)
+            else:  # AdamW keeps its step counter on the CPU, its moments beside the parameter
+                self.optimizer.state[master][key] = value.to(master.device) if value.dim() else value
+        self._publish()
+
+    def close(self) -> None:
+        """See `Engine.close`; there is nobody to part from."""
+
+    @torch.no_grad()
+    def _publish(self) -> None:
+        for name, live in self.live.items():
+            if live is not self.masters[name]:
+                live.copy_(self.masters[name])

@@ -1,0 +1,1 @@
+"""Author datasets: read sources of images and masks, build samples with questions."""

@@ -1,0 +1,262 @@
+"""``medground data``: masks to samples, and what samples are worth."""
+
+import contextlib
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from medground.errors import Interrupted, RunError, UsageError
+from medground.recipe.completion import RECIPE
+from medground.runs.progress import progress
+from medground.runs.stopping import interruptible
+
+if TYPE_CHECKING:
+    from medground.data.source_samples import BadSample, SourceSample
+    from medground_data.build import Ask, Options
+    from medground_data.llm_questions import Cost
+
+
+@click.group()
+def data() -> None:
+    """Make, check, describe and export datasets."""
+
+
+class _Shares(click.types.StringParamType):
+    name = "shares"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """``train=0.8,val=0.1,test=0.1``, or three numbers."""
+        if isinstance(value, dict):
+            return value
+        words = str(value).split(",")
+        named = [word.partition("=") for word in words]
+        if not any(equals for _, equals, _ in named):
+            named = [(name, "=", word) for name, word in zip(("train", "val", "test"), words, strict=False)]
+        try:
+            return {name.strip(): float(share) for name, _, share in named}
+        except ValueError:
+            self.fail(f"{value!r} is not such as 0.8,0.1,0.1 or train=0.9,test=0.1")
+
+
+@data.command()
+@click.argument("source", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The dataset's folder; it must not exist.")
+@click.option("--reader", help="How SOURCE is laid out; without it, the one that recognises it.")
+@click.option("-o", "--option", "options", multiple=True, metavar="KEY=VALUE", help="Of the reader; repeatable.")
+@click.option("--components", type=click.Choice(["all", "largest", "each"]), default="all", show_default=True)
+@click.option("--points", type=click.Choice(["halves", "released"]), default="halves", show_default=True)
+@click.option("--min-area", type=click.IntRange(min=1), default=16, show_default=True, help="px")
+@click.option("--min-fraction", type=click.FloatRange(0, 1), default=0.0, show_default=True, help="Of the image.")
+@click.option("--max-fraction", type=click.FloatRange(0, 1), default=0.95, show_default=True, help="Of the image.")
+@click.option("--fractions", type=_Shares(), default="0.8,0.1,0.1", show_default=True, help="train,val,test")
+@click.option(
+    "--splits", type=click.Choice(["auto", "make", "keep"]), default="auto", show_default=True,
+    help="Keep the source's, or make new ones; auto keeps them where every case states one.",
+)  # fmt: skip
+@click.option("--near-duplicates/--exact-duplicates", default=True, show_default=True, help="What may not part.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the splits and the questions.")
+@click.option("--group-pattern", metavar="REGEX", help="Finds the patient in an id, such as '^(s[0-9]+)_'.")
+@click.option(
+    "--questions", type=click.Choice(["auto", "source", "templates", "reasoner"]), default="auto", show_default=True,
+    help="auto takes the source's where it states one, and templates elsewhere.",
+)  # fmt: skip
+@click.option("--question-column", metavar="WORD", help="Where the source's questions are, if not in `question`.")
+@click.option("--reasoner", metavar="NAME", help="With --questions reasoner: who writes, such as openai.")
+@click.option("--recipe", type=RECIPE, help="The recipe whose reasoner writes, instead of --reasoner.")
+@click.option(
+    "--set", "sets", multiple=True, metavar="KEY=VALUE", help="Of its recipe: reasoner.model=...; repeatable."
+)
+@click.option("--attempts", type=click.IntRange(min=1), default=2, show_default=True, help="At one question.")
+@click.option("--check/--no-check", default=True, show_default=True, help="Ask whether it can be answered.")
+@click.option(
+    "--fallback", type=click.Choice(["template", "reject"]), default="template", show_default=True,
+    help="What becomes of a target for which no good question was written.",
+)  # fmt: skip
+@click.option("--yes", is_flag=True, help="Ask the reasoner without waiting for an answer to its cost.")
+@click.option("--json", "as_json", is_flag=True, help="Print build.json on stdout.")
+def build(source: Path, out: Path, reader: str | None, options: tuple[str, ...], as_json: bool, **given: Any) -> None:
+    """Make samples of the masks of SOURCE: box, key points, question, split.
+
+    OUT gets images/, masks/, manifest.jsonl, build.json and rejected.jsonl (what could not be used, and why). It
+    appears when it is whole. What a reasoner writes is kept in OUT.building as it comes: run the same command again
+    after an interruption.
+    """
+    from medground_data.build import build as make
+    from medground_data.build import refuse_another
+    from medground_data.readers import read_cases, reader_of
+
+    refuse_another(out)
+    chosen = _reader_options(options)
+    cases = read_cases(source, reader, **chosen)
+    about: dict[str, Any] = {"source": source.name, "reader": reader or reader_of(source), "reader_options": chosen}
+    about["questions"] = {word: given[word] for word in ("questions", "question_column", "reasoner", "recipe", "sets")}
+    with interruptible() as stopped:
+        asker = _asker(given, stopped)
+        # A bar would write over the question whether to go on.
+        bar = (
+            contextlib.nullcontext(lambda count: None)
+            if given["questions"] == "reasoner"
+            else progress("reading", total=None)
+        )
+        with bar as advance:
+            summary = make(_until(stopped, cases), out, _build_options(given), asker, about=about, advance=advance)
+    if as_json:
+        click.echo(json.dumps(summary))
+    else:
+        click.echo(_told(summary, out), err=True)
+
+
+def _until(
+    stopped: Callable[[], bool], cases: "Iterable[SourceSample | BadSample]"
+) -> "Iterator[SourceSample | BadSample]":
+    for case in cases:
+        if stopped():
+            raise Interrupted("stopped while the source was being read", hint="run the same command again")
+        yield case
+
+
+def _reader_options(texts: tuple[str, ...]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise UsageError(f"{text!r} is not KEY=VALUE", hint="such as -o window=lung")
+        found[key] = int(value) if value.lstrip("-").isdecimal() else value
+    return found
+
+
+def _build_options(given: dict[str, Any]) -> "Options":
+    from medground_data.build import Options
+
+    words = (
+        "components", "points", "min_area", "min_fraction", "max_fraction", "fractions", "splits", "near_duplicates",
+        "seed", "group_pattern",
+    )  # fmt: skip
+    try:
+        return Options(**{word: given[word] for word in words})
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+def _asker(given: dict[str, Any], stopped: Callable[[], bool]) -> "Ask":
+    from medground_data.question_sources import FromSource, FromTemplates
+
+    if given["questions"] == "reasoner":
+        return _writer(given, stopped)
+    if given["questions"] == "source" or given["question_column"]:
+        return FromSource(column=given["question_column"])
+    return FromTemplates(seed=given["seed"], keep=given["questions"] == "auto")
+
+
+def _writer(given: dict[str, Any], stopped: Callable[[], bool]) -> "Ask":
+    from medground.recipe import resolve
+    from medground.registry import build as make
+    from medground_data.llm_questions import FromReasoner
+
+    if (given["reasoner"] is None) == (given["recipe"] is None):
+        raise UsageError("questions by a reasoner need one reasoner", hint="give --reasoner NAME or --recipe RECIPE")
+    resolved = resolve(given["recipe"] or {"reasoner": given["reasoner"]}, *given["sets"])
+    name, arguments = resolved.component("reasoner")
+    return FromReasoner(
+        reasoner=make("reasoner", name, **arguments),
+        who=resolved.digest("reasoner"),
+        confirm=lambda cost: _confirm(cost, name, given["yes"]),
+        check=given["check"],
+        attempts=given["attempts"],
+        fallback=given["fallback"],
+        seed=given["seed"],
+        stopped=stopped,
+    )
+
+
+def _confirm(cost: "Cost", name: str, yes: bool) -> None:
+    click.echo(f"{name} would be asked: {cost}", err=True)
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise UsageError("nobody is there to agree to the cost", hint="give --yes")
+    click.confirm("ask?", abort=True, err=True)
+
+
+def _told(summary: dict[str, Any], out: Path) -> str:
+    splits = ", ".join(f"{count} {name}" for name, count in summary["by_split"].items())
+    kept = "kept from the source" if summary["splits_kept"] else f"made of {summary['groups']} groups"
+    rows = [f"{summary['samples']} samples of {summary['images']} images in {out}: {splits}; splits {kept}"]
+    if summary["rejected"]:
+        rows.append(f"{summary['rejected']} left out: see {out / 'rejected.jsonl'}")
+    if summary["leaking_groups"]:
+        rows.append(f"{summary['leaking_groups']} groups have samples in several splits, as the source has it")
+    return "\n".join(rows)
+
+
+@data.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON on stdout.")
+def lint(folder: Path, as_json: bool) -> None:
+    """Find what is wrong with the dataset in FOLDER; exit with 1 where anything is an error."""
+    from medground.data.lint import lint as examine
+
+    with progress("checking", total=None) as advance:
+        findings, count = examine(folder, advance=advance)
+    errors = sum(finding.severity == "error" for finding in findings)
+    if as_json:
+        click.echo(json.dumps({"lines": count, "errors": errors, "findings": [one.to_dict() for one in findings]}))
+    else:
+        for one in findings:
+            click.echo(f"line {one.line}  {one.severity}  {one.code}  {one.id}: {one.says}; {one.remedy}")
+        click.echo(f"{count} lines, {errors} errors, {len(findings) - errors} warnings", err=True)
+    if errors:
+        raise RunError(f"{folder.name} has {errors} errors", hint="the first words after the id say what is wrong")
+
+
+@data.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--split", help="Only these samples.")
+@click.option("--html", type=click.Path(path_type=Path), help="Write one self-contained page there.")
+@click.option(
+    "--pictures", type=click.IntRange(min=0), default=12, show_default=True, help="Samples drawn on the page."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON on stdout, a row per sample included.")
+def stats(folder: Path, split: str | None, html: Path | None, pictures: int, as_json: bool) -> None:
+    """Say what the dataset in FOLDER holds: counts, sizes, floors, lengths."""
+    from medground.data.samples import read_samples
+    from medground.data.stats import measure, rows, summary
+    from medground_data.stats_view import as_page, show
+
+    samples = read_samples(folder, split=split)
+    with progress("measuring", total=len(samples)) as advance:
+        found = measure(samples, advance)
+    figures = summary(found)
+    if html is not None:
+        html.write_text(as_page(folder.resolve().name, figures, found, samples, pictures), encoding="utf-8")
+        click.echo(f"wrote {html}", err=True)
+    if as_json:
+        click.echo(json.dumps({**figures, "rows": rows(found)}))
+    else:
+        show(figures)
+
+
+@data.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option(
+    "--to", type=click.Path(path_type=Path), required=True, help="FILE.parquet, or a folder that is not there."
+)
+@click.option("--format", "kind", type=click.Choice(["umrg", "coco"]), default="umrg", show_default=True)
+@click.option("--split", help="Only these samples.")
+@click.option("--json", "as_json", is_flag=True, help="Print the counts as JSON on stdout.")
+def export(folder: Path, to: Path, kind: str, split: str | None, as_json: bool) -> None:
+    """Write the dataset in FOLDER as the published parquet table, or as COCO."""
+    from medground.data.export import export as write
+
+    counts = write(folder, to, kind, split=split)
+    if as_json:
+        click.echo(json.dumps(counts))
+    else:
+        click.echo(
+            "\n".join(f"{count} samples in {to if to.is_file() else to / name}" for name, count in counts.items()),
+            err=True,
+        )
