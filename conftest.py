@@ -1,4 +1,4 @@
-"""Shared by all tests: nothing leaves the machine, and paths are those of the checkout."""
+"""Fixtures of all tests, and a block on connections to other machines."""
 
 import os
 import sys
@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent
 OFFLINE = ROOT / "tests" / "offline"
 
-# Children inherit the block through PYTHONPATH; this process takes it now.
+# Child processes inherit the block through PYTHONPATH; this process imports it here.
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(OFFLINE), os.environ.get("PYTHONPATH")]))
 os.environ["HF_HUB_OFFLINE"] = "1"
 sys.path.insert(0, str(OFFLINE))
@@ -18,7 +18,7 @@ import sitecustomize  # noqa: E402, F401
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of real images and reference outputs, beside the checkout; tests that need it skip without it."""
+    """Return the folder of real images and reference outputs beside the checkout, or skip the test."""
     folder = Path(os.environ.get("MEDGROUND_SHARED", ROOT.parent / "shared"))
     if not folder.is_dir():
         pytest.skip("needs the shared folder of real images and reference outputs (MEDGROUND_SHARED)")

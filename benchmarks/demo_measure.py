@@ -1,8 +1,8 @@
-"""What the demo and `toy_shift.py` measure: greedy answers to held-out questions, box IoU, mask Dice, intervals.
+"""Measurements of the demo and `toy_shift.py`: greedy answers to held-out questions, box IoU, mask Dice, intervals.
 
     python benchmarks/demo_measure.py RECIPE DATA [--splits test,val]
 
-prints it for any recipe or run folder, on any dataset, beside a box in the middle.
+prints them for a recipe or run folder on a dataset, with those of a box in the middle.
 """
 
 import argparse
@@ -12,10 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from medground.data.samples import Samples, read_samples
+from medground.data.dataset import Dataset
+from medground.data.open_dataset import open_dataset
 from medground.evaluation.statistics import estimate
 from medground.geometry import Box, box_iou, mask_dice
-from medground.pipeline.pipeline import GroundingResult, Pipeline, load
+from medground.pipeline.pipeline import Pipeline, load
+from medground.pipeline.result import GroundingResult
 from medground.types import Sample
 
 Numbers = np.ndarray[Any, np.dtype[np.float64]]
@@ -34,37 +36,37 @@ class Interval:
 
 
 def answers(graph: Pipeline, samples: Sequence[Sample]) -> list[GroundingResult]:
-    """What a graph says to every sample's question, in the recipe's (greedy) way."""
+    """Return the results of a pipeline for every sample, with the recipe's (greedy) sampling."""
     return graph.batch([sample.query for sample in samples])
 
 
 def ious(found: Sequence[GroundingResult], samples: Sequence[Sample]) -> Numbers:
-    """Box IoU of each answer with the truth; an answer that cannot be used counts 0."""
+    """Return the box IoU of each answer with the truth; an unusable answer counts 0."""
     boxes = [
-        each.grounding.prompt.box if each.grounding.prompt and not each.grounding.fault else None for each in found
+        each.grounding.region.box if each.grounding.region and not each.grounding.fault else None for each in found
     ]
     return overlaps(boxes, samples)
 
 
 def overlaps(boxes: Sequence[Box | None], samples: Sequence[Sample]) -> Numbers:
-    """Box IoU of given boxes with the truth; None counts 0."""
+    """Return the box IoU of the boxes with the truth; None counts 0."""
     pairs = zip(boxes, samples, strict=True)
-    return np.array([0.0 if box is None else float(box_iou(box, sample.target.box)) for box, sample in pairs])
+    return np.array([0.0 if box is None else float(box_iou(box, sample.target.region.box)) for box, sample in pairs])
 
 
 def dices(found: Sequence[GroundingResult], samples: Sequence[Sample]) -> Numbers:
-    """Dice of each answer's mask with the true one; no mask counts 0."""
+    """Return the Dice of each answer's mask with the true one; no mask counts 0."""
     pairs = zip(found, samples, strict=True)
     return np.array([0.0 if one.mask is None else float(mask_dice(one.mask.data, s.target.mask)) for one, s in pairs])
 
 
 def valid(found: Sequence[GroundingResult]) -> float:
-    """The share of answers that can be used."""
+    """Return the share of usable answers."""
     return float(np.mean([each.grounding.fault is None for each in found]))
 
 
-def shuffled(samples: Samples, seed: int = 0) -> list[Sample]:
-    """The same pictures and truths, each asked a question that belongs to another picture."""
+def shuffled(samples: Dataset, seed: int = 0) -> list[Sample]:
+    """Return the same pictures and truths, each with a question of another picture."""
     pictures = picture_of(samples)
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(samples))
@@ -79,26 +81,26 @@ def shuffled(samples: Samples, seed: int = 0) -> list[Sample]:
     ]
 
 
-def picture_of(samples: Samples) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """The number of each sample's picture."""
+def picture_of(samples: Dataset) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Return the picture number of each sample."""
     return np.unique([str(entry.image) for entry in samples.entries], return_inverse=True)[1]
 
 
 def interval(values: Numbers, pictures: np.ndarray[Any, np.dtype[np.int64]]) -> Interval:
-    """The mean and its 95 % bootstrap interval over pictures, whose questions are not independent; paired for gains."""
+    """Return the mean and its 95 % bootstrap interval over pictures; questions of one picture are not independent."""
     [found] = estimate(values[:, None], pictures.tolist())
     assert found is not None and found.low is not None and found.high is not None, "needs two pictures or more"
     return Interval(found.mean, found.low, found.high)
 
 
-def constant_box(samples: Samples, most: int = 300) -> Box:
-    """Of the first training boxes, the one that fits the others best."""
-    boxes = [sample.target.box for sample in samples[:most]]
+def constant_box(samples: Dataset, most: int = 300) -> Box:
+    """Return the training box with the best mean IoU with the first others."""
+    boxes = [sample.target.region.box for sample in samples[:most]]
     return max(boxes, key=lambda box: float(np.sum(box_iou(np.array(box), np.array(boxes)))))
 
 
 def centre_box(size: tuple[int, int]) -> Box:
-    """The middle half of a picture of (H, W)."""
+    """Return the box of the middle half of a picture of (H, W)."""
     height, width = size
     return Box(width / 4, height / 4, 3 * width / 4, 3 * height / 4)
 
@@ -110,9 +112,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--splits", default="", help="comma-separated; all if left out")
     parser.add_argument("--segmenter", default="toy_sam")
     chosen = parser.parse_args(arguments)
-    samples = read_samples(chosen.data)
+    samples = open_dataset(chosen.data)
     wanted = [word for word in chosen.splits.split(",") if word]
-    samples = Samples([entry for entry in samples.entries if not wanted or entry.split in wanted])
+    samples = Dataset([entry for entry in samples.entries if not wanted or entry.split in wanted])
     graph = load(chosen.recipe, f"segmenter={chosen.segmenter}", "sampling.max_completion_length=32")
     found, pictures = answers(graph, samples), picture_of(samples)
     middle = [centre_box(sample.query.size) for sample in samples]

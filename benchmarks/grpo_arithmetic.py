@@ -1,4 +1,4 @@
-"""What sharing a prompt saves a large model, from its published sizes: no weights, no run."""
+"""Calculate the saving of a shared prompt for large models from their published sizes."""
 
 from dataclasses import dataclass
 

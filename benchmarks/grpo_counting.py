@@ -1,4 +1,4 @@
-"""What a piece of work costs, counted: FLOPs by part, images, tokens, and the peak of allocated memory."""
+"""Count FLOPs by part, images, tokens, and the peak of allocated memory."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

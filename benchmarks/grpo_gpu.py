@@ -1,10 +1,10 @@
-"""The time of a GRPO step on one GPU: TRL's GRPOTrainer at its best micro-batch against ours, sharing on and off.
+"""Time a GRPO step on one GPU: TRL's GRPOTrainer at its best micro-batch, and ours with and without sharing.
 
     python benchmarks/grpo_gpu.py --out REPORT.md                 one large GPU: 3B-shaped random bf16 weights
-    python benchmarks/grpo_gpu.py --tiny --device cpu             a small model, to see that it runs
+    python benchmarks/grpo_gpu.py --tiny --device cpu             a small model, to test the script
 
-Three parts: the update alone, on the same recorded completions, after a parity gate; the rollout alone, of exactly so many
-tokens; the whole step. Same AdamW, sdpa and gradient checkpointing on all sides; one update per batch, no reference, the
+Three parts: the update alone, on the same recorded completions, after a parity check; the rollout alone, with equal numbers
+of tokens; the whole step. Same AdamW, sdpa and gradient checkpointing on all sides; one update per batch, no reference, the
 dapo loss. Every figure is a median with its quartiles over the timed steps.
 """
 

@@ -24,7 +24,7 @@ from PIL import Image as Pillow
 from torch import Tensor
 
 from medground.training.grpo.advantage import advantages
-from medground.training.grpo.loss import Objective, denominator, policy_loss
+from medground.training.grpo.loss import Objective, normalizer, policy_loss
 
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # rollout_func says that it is experimental
 
@@ -231,7 +231,7 @@ class Ours:
             drift: how far the policy that sampled is away, see `drifted`.
             reference: whose log-probabilities the KL term is measured from.
         """
-        z = sum(denominator(objective, group.mask) for group in self.groups)
+        z = sum(normalizer(objective, group.mask) for group in self.groups)
         total = 0.0
         for group, gains in zip(self.groups, self.advantages, strict=True):
             at_once = self.part or len(gains)
@@ -244,7 +244,7 @@ class Ours:
                     with torch.no_grad():
                         ref, _ = reference(some)
                 gain = gains[start : start + at_once]
-                loss = policy_loss(objective, logp, gain, some.mask, old=old, ref=ref)[0] / z
+                loss = policy_loss(objective, logp, gain, some.mask, old_logps=old, ref_logps=ref)[0] / z
                 loss.backward()
                 total += float(loss.detach())
         return total

@@ -1,10 +1,10 @@
-"""What one optimisation step of GRPO costs: TRL's GRPOTrainer against ours, with the shared prompt on and off.
+"""Count the cost of one optimization step of GRPO: TRL's GRPOTrainer, and ours with and without a shared prompt.
 
     OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE python benchmarks/grpo_vs_trl.py [--quick] [--out REPORT.md]
 
 Parity first: on the same weights, prompts, completions and rewards, loss and every gradient must equal TRL's. Then costs
-are counted, not timed; wall-clock ratios of the same run stand beside them. Ends with exit code 1 if parity or one of the
-promised ratios fails. How to read it: benchmarks/README.md.
+are counted; wall-clock ratios of the same run are shown beside them. The exit code is 1 if parity or one of the promised
+ratios fails. benchmarks/README.md explains the report.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""How long hostile recipes keep the reader busy, and how much memory they take: each in a process of its own.
+"""Measure the time and memory that hostile recipes take, each in a process of its own.
 
 python benchmarks/hostile_recipes.py
 """
@@ -18,7 +18,7 @@ SECONDS, MEGABYTES = 1.0, 200
 
 
 def one(path: str) -> None:
-    """Check one recipe; print seconds after imports, and the most memory the process ever held."""
+    """Check one recipe; print seconds after imports and the peak memory of the process."""
     from medground.errors import RecipeError
     from medground.recipe import find_problems, resolve
 
@@ -39,8 +39,8 @@ def main() -> int:
         rows = []
         for path in paths:
             command = [sys.executable, __file__, str(path)]
-            done = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ)
-            rows.append({"recipe": path.stem, **json.loads(done.stdout)})
+            result = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ)
+            rows.append({"recipe": path.stem, **json.loads(result.stdout)})
         executed = canary.exists()
     for row in sorted(rows, key=lambda row: -row["seconds"]):
         print(f"{row['recipe']:<22} {row['seconds']:6.3f} s  {row['megabytes']:4.0f} MB  {row['outcome'][:90]}")

@@ -1,12 +1,12 @@
-"""How long reading a completion takes, and how that grows.
+"""Measure the time of parsing a completion and its growth with length.
 
     python benchmarks/parser.py [--texts 100000] [--seed 0]
 
 First every parser reads the same fuzzed texts: median, 99th percentile and maximum per text, and how many raised
 (none may). Promise: p99 within 1 ms. Then the 12 attack strings at 8, 16, 32 and 64 thousand characters, best of 50
-each in turn, with the largest growth per doubling over all parsers. Promise: at most 2.5 times. What takes under 20
-microseconds is dominated by fixed costs and is counted as that much. Other work on the machine shows in wall times,
-above all in the maximum; processor time is what reading itself took.
+each in turn, with the largest growth per doubling over all parsers. Promise: at most 2.5 times. Times below 20
+microseconds consist of fixed costs and count as 20. Other work on the machine increases wall times, above all the maximum;
+processor time is that of parsing alone.
 """
 
 import argparse
@@ -28,7 +28,7 @@ FLOOR = 20e-6
 
 
 def seconds(interface: BboxPoints, text: str) -> tuple[float, float]:
-    """Wall and processor time of one reading."""
+    """Return wall and processor time of one parse."""
     completion = Completion(text=text, frame=pixels(SIZE))
     start = time.perf_counter(), time.process_time()
     interface.parse(completion, SIZE)

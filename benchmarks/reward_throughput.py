@@ -1,9 +1,9 @@
-"""How many completions a rubric scores per second, in one process: reading the text, and the terms.
+"""Measure how many completions per second a rubric scores in one process: parsing and terms.
 
     python benchmarks/reward_throughput.py [--completions 2048] [--runs 5]
 
-One step of the released recipe is 2 048 completions (128 queries, 16 each). Answers are the truth jittered, with the
-malformed share a model shows early in training. Ours and the released rewards, soft and hard.
+One step of the released recipe is 2 048 completions (128 queries, 16 each). Answers are the jittered truth, with the
+share of malformed ones of a model early in training. Ours and the released rewards, soft and hard.
 """
 
 import argparse
@@ -18,25 +18,22 @@ from medground.geometry import Box, Point
 from medground.recipe import resolve
 from medground.registry import build
 from medground.rewards.rubric import rubric
-from medground.types import Completion, Query, Rollout, Sample, Target
+from medground.types import Completion, Query, Region, Rollout, Sample, Target
 
 RECIPES = ("train/soft", "train/hard", "train/base", "train/medreasoner_soft", "train/medreasoner_hard")
 IMAGE = np.zeros((840, 840, 3), np.uint8)
 
 
 def pairs(count: int) -> list[tuple[str, Sample]]:
-    """Completions with their samples: 16 of each query, one in ten malformed."""
+    """Return completions with their samples: 16 of each query, one in ten malformed."""
     rng = random.Random(0)
     made: list[tuple[str, Sample]] = []
     while len(made) < count:
         x1, y1 = rng.randrange(400), rng.randrange(400)
         box = [x1, y1, x1 + rng.randrange(30, 400), y1 + rng.randrange(30, 400)]
         points = [[rng.randrange(box[0], box[2]), rng.randrange(box[1], box[3])] for _ in "12"]
-        target = Target(
-            box=Box(*box),
-            points=tuple(Point(*point) for point in points),
-            published={"bbox_2d": box, "point_2d": points},
-        )
+        region = Region(box=Box(*box), points=tuple(Point(*point) for point in points))
+        target = Target(regions=(region,), published={"bbox_2d": box, "point_2d": points})
         sample = Sample(query=Query(image=IMAGE, question="", id=str(len(made))), target=target)
         for _ in range(min(16, count - len(made))):
             near = [value + rng.randint(-30, 30) for value in box]
@@ -48,7 +45,7 @@ def pairs(count: int) -> list[tuple[str, Sample]]:
 
 
 def measure(name: str, cases: list[tuple[str, Sample]]) -> tuple[float, float]:
-    """Seconds to read all texts, and to score what was read."""
+    """Return the seconds to parse all texts, and to score the results."""
     recipe = resolve(name)
     arguments = dict(recipe.data["prompt_interface"])
     interface, scorer = build("prompt_interface", arguments.pop("name"), **arguments), rubric(recipe)

@@ -61,17 +61,19 @@ def child(folder, stage):
     """One rank: a few GRPO steps; prints what it counted."""
     payloads = count_payloads()
     from medground.recipe import resolve
-    from medground.training.launcher import leave
-    from medground.training.loop import State
-    from medground.training.run import assemble
+    from medground.training.build import build
+    from medground.training.launcher import exit_process
+    from medground.training.method import TrainingState
 
     recipe = json.loads((folder / "recipe.json").read_text())
     recipe["engine"] = {"name": "deepspeed", "stage": stage, "shared_memory": False, "config": SHARDED}
-    made = assemble(resolve(recipe), "grpo")
-    engine, update = made.engine, made.method.update
+    made = build(resolve(recipe))
+    engine = made.engine
     passes = Counter()
-    update.policy.register_forward_hook(lambda module, given, out: passes.update(tokens=tokens_of(given[0]), passes=1))
-    groups, state = 0, State()
+    made.method.policy.register_forward_hook(
+        lambda module, given, out: passes.update(tokens=tokens_of(given[0]), passes=1)
+    )
+    groups, state = 0, TrainingState()
     for step in range(STEPS + 1):
         if step == 1:  # the first one makes buffers
             payloads.clear()
@@ -79,12 +81,16 @@ def child(folder, stage):
             groups = 0
         result = made.method.step(state, lambda: None)
         state.step, state.drawn = state.step + 1, state.drawn + result.drawn
-        groups += -(-(made.method.rollouts.settings["train_batch_size"] - engine.rank) // engine.world_size)
+        groups += -(-(made.method.config.train_batch_size - engine.rank) // engine.world_size)
     found = engine.gather({"groups": groups, **passes, "payloads": dict(payloads)})
     if engine.rank == 0:
-        print(json.dumps({"stage": stage, "parameters": made.parameters, "trained": made.trained, "ranks": found}))
-    engine.close()
-    leave(0)
+        print(
+            json.dumps(
+                {"stage": stage, "parameters": made.parameters, "trained": made.trained_parameters, "ranks": found}
+            )
+        )
+    engine.shutdown()
+    exit_process(0)
 
 
 def tokens_of(group):

@@ -1,10 +1,10 @@
-"""What a group of G rollouts of one query costs a segmenter: encoded per sample, or once.
+"""Measure the cost of a group of G rollouts for a segmenter, with one encoding per sample or one in all.
 
     python benchmarks/segmenter_group.py [NAME ...] [--out report.md]
 
 Full-size networks with random weights, written as published checkpoints and loaded by the components themselves.
 Operations (2 per multiply-add) are counted by torch while the calls run, encoder calls by forward hooks, and the joint
-prompt at G = 16 is timed once each way: per sample (set the image, ask one prompt, sixteen times) and once for all.
+prompt at G = 16 is timed both ways: per sample (set the image and decode one prompt, sixteen times) and all at once.
 """
 
 import argparse
@@ -31,9 +31,9 @@ class Subject(NamedTuple):
 
     name: str
     write: Callable[[Path], Path]
-    """Writes a checkpoint of random weights into a folder."""
+    """Write a checkpoint of random weights into a folder."""
     build: Callable[..., Any]
-    """``build(checkpoint=..., cache_mib=...)`` gives the segmenter."""
+    """``build(checkpoint=..., cache_mib=...)`` returns the segmenter."""
     encoder: Callable[[Any], torch.nn.Module]
     """The segmenter's image encoder, to count its calls."""
 
@@ -71,7 +71,7 @@ def _sam(component: str) -> Callable[..., Any]:
 
 
 def _sam_encoder(segmenter: Any) -> torch.nn.Module:
-    return segmenter._engine.network.encoder
+    return segmenter.codec.network.encoder
 
 
 def _write_sam2(folder: Path) -> Path:
@@ -100,7 +100,7 @@ def _sam2(component: str) -> Callable[..., Any]:
 
 
 def _sam2_encoder(segmenter: Any) -> torch.nn.Module:
-    encoder: torch.nn.Module = segmenter.engine.model.vision_encoder
+    encoder: torch.nn.Module = segmenter.network.model.vision_encoder
     return encoder
 
 
@@ -118,7 +118,7 @@ SUBJECTS = [
 
 
 def prompts(kind: str, count: int) -> list[SpatialPrompt]:
-    """What `count` rollouts say: one kind of prompt, each a little different."""
+    """Return the prompts of `count` rollouts: one kind, each a little different."""
     rng = np.random.default_rng(count)
     height, width = SIZE
     made = []
@@ -131,14 +131,14 @@ def prompts(kind: str, count: int) -> list[SpatialPrompt]:
 
 
 def counted(work: Callable[[], Any]) -> float:
-    """GFLOP of a call."""
+    """Return the GFLOP of a call."""
     with FlopCounterMode(display=False) as counter:
         work()
     return counter.get_total_flops() / 1e9
 
 
 def measure(subject: Subject) -> list[str]:
-    """The report's lines about one subject."""
+    """Return the lines of the report about one subject."""
     image = np.random.default_rng(0).integers(0, 256, (*SIZE, 3)).astype(np.uint8)
     with tempfile.TemporaryDirectory() as folder:
         path = str(subject.write(Path(folder)))

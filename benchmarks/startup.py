@@ -1,9 +1,9 @@
-"""How long the first contact takes: whole processes, against a bare interpreter, in one run.
+"""Measure the start of `medground --help`, `import medground` and others, beside a bare interpreter.
 
     python benchmarks/startup.py [--runs 15]
 
-Prints the median and the range of each, and which modules `import medground` and `medground --help` load, which is what
-explains the figures. On an idle machine: --help within 0.3 s, `import medground` within 0.15 s.
+Prints the median and range of whole processes, and the number of modules that they load. On an idle machine: --help within
+0.3 s, `import medground` within 0.15 s.
 """
 
 import argparse

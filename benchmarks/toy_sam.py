@@ -1,9 +1,9 @@
-"""What the small SAM is worth: Dice beside the two floors that never look at the image.
+"""Compare the Dice of the small SAM with two baselines that ignore the image.
 
     python -m medground_toy.phantoms --out phantoms -n 240 --seed 900001
     python benchmarks/toy_sam.py phantoms [/path/to/pairs ...] [--weights FILE] [--out report.md]
 
-A folder holds ``manifest.jsonl`` with ``image`` and ``mask``; lines with ``promptable: false`` are passed over. Prompts
+A folder contains ``manifest.jsonl`` with ``image`` and ``mask``; lines with ``promptable: false`` are skipped. Prompts
 come from the truth: its tight box, that box with each side moved by up to 10 % of its length, two interior points, and
 the moved box with the points.
 """
@@ -28,7 +28,7 @@ KINDS = ("tight box", "box ±10 %", "two points", "box ±10 % and points")
 
 
 def samples(folder: Path) -> list[tuple[np.ndarray, np.ndarray, str]]:
-    """(image, mask, modality) of every promptable line."""
+    """Yield (image, mask, modality) of every promptable line."""
     found = []
     for line in (folder / "manifest.jsonl").read_text(encoding="utf-8").splitlines():
         sample = json.loads(line)
@@ -41,7 +41,7 @@ def samples(folder: Path) -> list[tuple[np.ndarray, np.ndarray, str]]:
 
 
 def prompts(mask: np.ndarray, rng: np.random.Generator) -> dict[str, SpatialPrompt]:
-    """One prompt of each kind."""
+    """Return one prompt of each kind."""
     tight = mask_box(mask)
     moved = np.array(tight) + rng.uniform(-0.1, 0.1, 4) * np.array([tight.width, tight.height] * 2)
     moved = Box(*moved).clip(mask.shape)
@@ -56,7 +56,7 @@ def prompts(mask: np.ndarray, rng: np.random.Generator) -> dict[str, SpatialProm
 
 
 def measure(folder: Path, toy: Sam) -> list[str]:
-    """The report's lines about one folder."""
+    """Return the lines of the report about one folder."""
     rng = np.random.default_rng(0)
     rivals: dict[str, Any] = {"toy_sam": toy, "ellipse": Ellipse(), "box_fill": BoxFill()}
     dice: dict[tuple[str, str], list[float]] = defaultdict(list)

@@ -1,12 +1,12 @@
-"""Does GRPO, from rewards alone, teach families of pictures that SFT never saw? And does more SFT on the old one?
+"""Compare GRPO on families of pictures that SFT did not use with more SFT on the old family.
 
-    make demo                                          # its SFT run is where this starts; any seed
+    make demo                                          # this starts from its SFT run; any seed
     python benchmarks/toy_shift.py demo --out shift
 
-SFT saw pictures of the family `plain` only, with traces. From its checkpoint GRPO goes on with questions about `tinted`,
-`stained` and `speckled`, without traces or target text (`train/toy_shift`); and, to compare, SFT goes on with `plain`
-for about as many CPU-seconds. All three are measured on held-out pictures, lesion's cores as SFT learnt them. Results are added
-to OUT/results.jsonl. Times are CPU-seconds of one thread.
+SFT used pictures of the family `plain` only, with traces. From its checkpoint GRPO trains on questions about `tinted`,
+`stained` and `speckled`, without traces or target text (`train/toy_shift`). For comparison, SFT continues on `plain` for
+about as many CPU-seconds. All three are measured on held-out pictures, with the convention of SFT. Results are appended to
+OUT/results.jsonl. Times are CPU-seconds of one thread.
 """
 
 import argparse
@@ -23,14 +23,15 @@ import torch
 from demo_measure import Interval, Numbers, answers, interval, ious, picture_of, shuffled, valid
 
 import medground
-from medground.data.samples import Samples, read_samples
+from medground.data.dataset import Dataset
+from medground.data.open_dataset import open_dataset
 from medground.runs.folder import read_events
 
 NEW = ("tinted", "stained", "speckled")
 
 
 class Trial:
-    """One seed: its folder, its held-out pictures, and the clock."""
+    """The folder, the held-out pictures and the clock of one seed."""
 
     def __init__(self, chosen: Any) -> None:
         self.demo, self.results = chosen.demo, chosen.out / "results.jsonl"
@@ -45,7 +46,7 @@ class Trial:
             command = ["--out", name, "-n", count, "--seed", drawn, "--families", families]
             command = [sys.executable, "-m", "medground_toy.phantoms", *command, "--size", 64, "--convention", "core"]
             subprocess.run([str(part) for part in command], check=True, cwd=self.folder, stdout=subprocess.DEVNULL)
-        self.held = {kind: read_samples(self.folder / f"held-{kind}") for kind in ("old", "new")}
+        self.held = {kind: open_dataset(self.folder / f"held-{kind}") for kind in ("old", "new")}
 
     def say(self, event: str, **values: Any) -> None:
         told = {"seed": self.seed, "event": event, **values}
@@ -55,7 +56,7 @@ class Trial:
             file.write(line + "\n")
 
     def train(self, name: str, recipe: str, data: Path, *overrides: str) -> float:
-        """Go on from the demo's SFT; returns the CPU-seconds it took."""
+        """Continue from the demo's SFT and return the CPU-seconds."""
         start = max((self.demo / "sft" / "checkpoints").glob("step-*")) / "model"
         given = (f"reasoner.checkpoint={start}", f"data.path={data}", f"seed={self.seed}", *overrides)
         begun = time.process_time()
@@ -63,7 +64,7 @@ class Trial:
         return time.process_time() - begun
 
     def measure(self, name: str, run: Path) -> dict[str, Numbers]:
-        """IoU of a run's greedy answers, by kind of picture."""
+        """Return the IoU of a run's greedy answers, by kind of picture."""
         graph = medground.load(str(run), "segmenter=ellipse", "sampling.max_completion_length=32")
         found, told = {}, {}
         for kind, held in self.held.items():
@@ -79,8 +80,8 @@ class Trial:
         return interval(values[kind], picture_of(self.held[kind]))
 
 
-def by_family(values: Numbers, held: Samples) -> dict[str, Numbers]:
-    """The values of each family's questions."""
+def by_family(values: Numbers, held: Dataset) -> dict[str, Numbers]:
+    """Return the values of each family's questions."""
     families = np.array([entry.labels["family"] for entry in held.entries])
     return {family: values[families == family] for family in np.unique(families).tolist()}
 

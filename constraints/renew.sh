@@ -26,12 +26,14 @@ resolve() {  # a file of constraints, or nothing: what a fresh environment then 
 resolve "" | write main.txt "\`make demo\` and \`make test\`: the newest versions that the tests passed with."
 
 $venv/bin/python - >"$new/floors" <<'PY'
-import tomllib
+from importlib.metadata import requires
+
 from packaging.requirements import Requirement
 
-project = tomllib.load(open("pyproject.toml", "rb"))["project"]
-extras = [lines for name, lines in project["optional-dependencies"].items() if name not in ("all", "test", "vllm")]
-for requirement in map(Requirement, sum(extras, project["dependencies"])):
+for requirement in map(Requirement, requires("medground")):
+    extra = str(requirement.marker or "")
+    if requirement.name == "medground" or any(f'extra == "{name}"' in extra for name in ("test", "vllm")):
+        continue
     for bound in requirement.specifier:
         if bound.operator in (">=", "=="):
             print(f"{requirement.name}=={bound.version}")

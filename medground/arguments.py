@@ -128,5 +128,5 @@ def _of_union(members: tuple[Any, ...], value: Any) -> Objection | None:
     objections = [_no_word(words, value)] * bool(words) + [objection(member, value) for member in others]
     if None in objections or (null and value is None):
         return None
-    told = [each for each in objections if each is not None]
-    return Objection(" and ".join(each.what for each in told), told[0].hint + (", or null" if null else ""))
+    stated = [item for item in objections if item is not None]
+    return Objection(" and ".join(item.what for item in stated), stated[0].hint + (", or null" if null else ""))

@@ -1,9 +1,10 @@
-"""What a component needs before it loads anything: installed modules, a device, a number type.
+"""Devices, number types and installed modules: check what a component needs before it loads anything.
 
 torch is imported where it alone knows the answer, never by importing this module.
 """
 
 import importlib.util
+import os
 import re
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -105,3 +106,11 @@ def require_modules(*modules: str) -> None:
     for module in modules:
         if importlib.util.find_spec(module) is None:
             raise ModuleNotFoundError(f"No module named {module!r}", name=module)
+
+
+def declare_no_accelerator() -> None:
+    """Tell DeepSpeed, before it is imported, that it computes on CPUs where it does: it warns where it must find out."""
+    import torch
+
+    if not torch.accelerator.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")

@@ -6,7 +6,7 @@ says which, travels with every answer, and is the only thing that converts.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypedDict
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -17,9 +17,20 @@ Kind = Literal["pixel", "permille", "unit"]
 Order = Literal["xy", "yx"]
 
 
+class FrameDict(TypedDict):
+    """A frame in JSON."""
+
+    kind: Kind
+    size: list[int]
+    order: Order
+
+
 @dataclass(frozen=True, slots=True)
 class Frame:
     """What the numbers of one answer count.
+
+    >>> Frame("permille", (480, 640)).to_pixels([500, 500], (960, 1280)).tolist()
+    [640.0, 480.0]
 
     Args:
         kind: ``pixel`` counts pixels of an image of `size`; ``permille`` thousandths of each side; ``unit`` fractions.
@@ -39,6 +50,20 @@ class Frame:
         if min(self.size) <= 0:
             raise ValueError(f"a frame needs a positive size (H, W), not {self.size}")
 
+    def to_dict(self) -> FrameDict:
+        """Return the frame as JSON-ready values."""
+        return {"kind": self.kind, "size": list(self.size), "order": self.order}
+
+    @classmethod
+    def from_dict(cls, entry: FrameDict) -> "Frame":
+        """Return the frame that `to_dict` wrote.
+
+        Raises:
+            ValueError: if the entry states no frame.
+        """
+        height, width = entry["size"]
+        return cls(entry["kind"], (height, width), entry["order"])
+
     @property
     def extent(self) -> tuple[float, float]:
         """The largest (x, y) the frame can say: the far corner of the image."""
@@ -47,11 +72,11 @@ class Frame:
         return (1000.0, 1000.0) if self.kind == "permille" else (1.0, 1.0)
 
     def unit(self, size: Size) -> tuple[float, float]:
-        """How many pixels of an original of `size` (H, W) one model unit spans: (along x, along y)."""
+        """Return how many pixels of an original of `size` (H, W) one model unit spans: (along x, along y)."""
         return size[1] / self.extent[0], size[0] / self.extent[1]
 
     def to_pixels(self, numbers: ArrayLike, size: Size) -> Floats:
-        """Numbers as the model wrote them, ``[..., 2]`` points or ``[..., 4]`` boxes, in pixels of an original.
+        """Return the numbers as the model wrote them, ``[..., 2]`` points or ``[..., 4]`` boxes, in pixels of an original.
 
         `size` is the (H, W) of the original image.
 
@@ -64,7 +89,7 @@ class Frame:
         return (pairs * (size[1], size[0]) / self.extent).reshape(shape)
 
     def from_pixels(self, pixels: ArrayLike, size: Size) -> Floats:
-        """The inverse of `to_pixels`: what a perfect model would write, unrounded."""
+        """Return the inverse of `to_pixels`: what a perfect model would write, unrounded."""
         pairs, shape = _pairs(pixels)
         pairs = pairs * self.extent / (size[1], size[0])
         if self.order == "yx":
@@ -78,12 +103,12 @@ def _pairs(numbers: ArrayLike) -> tuple[Floats, tuple[int, ...]]:
 
 
 def pixels(size: Size) -> Frame:
-    """The frame of the image itself: numbers count its own pixels."""
+    """Return the frame of the image itself: numbers count its own pixels."""
     return Frame("pixel", size)
 
 
 def fixed_point(size: Size, *, factor: int, min_pixels: int, max_pixels: int) -> Size:
-    """The (H, W) nearest `size` that a patch-grid processor leaves alone.
+    """Return the (H, W) nearest `size` that a patch-grid processor leaves alone.
 
     Sides are multiples of `factor`, the area lies in [min_pixels, max_pixels] and the aspect ratio is kept as well as
     the grid allows: the rule of the Qwen-VL image processors, so that resizing first means they do not resize again.

@@ -19,14 +19,22 @@ Size = tuple[int, int]
 
 
 class Point(NamedTuple):
-    """A point (x, y) in pixels."""
+    """A point (x, y) in pixels.
+
+    >>> Point(3.5, 4.5).y
+    4.5
+    """
 
     x: float
     y: float
 
 
 class Box(NamedTuple):
-    """A box XYXY in pixels. Any four numbers can be held; `valid` says whether they enclose anything."""
+    """A box XYXY in pixels. Any four numbers can be held; `valid` says whether they enclose anything.
+
+    >>> Box(10, 20, 30, 25).area
+    100
+    """
 
     x1: float
     y1: float
@@ -64,7 +72,7 @@ class Box(NamedTuple):
         return float(np.hypot(self.width, self.height))
 
     def clip(self, size: Size) -> "Box":
-        """The part of the box inside an image of `size` (H, W)."""
+        """Return the part of the box inside an image of `size` (H, W)."""
         height, width = size
         return Box(
             min(max(self.x1, 0.0), width),
@@ -80,18 +88,18 @@ def _corners(boxes: ArrayLike) -> tuple[Floats, Floats, Floats, Floats]:
 
 
 def _ratio(top: Floats, bottom: Floats) -> Any:
-    """top / bottom, and 0 where bottom is 0: two empty things share nothing."""
+    """Return top / bottom, and 0 where bottom is 0: two empty things share nothing."""
     return np.divide(top, bottom, out=np.zeros(np.shape(bottom)), where=np.asarray(bottom) > 0)[()]
 
 
 def box_area(boxes: ArrayLike) -> Any:
-    """Area of boxes ``[..., 4]``, px²; 0 where inverted."""
+    """Return the area of boxes ``[..., 4]``, px²; 0 where inverted."""
     x1, y1, x2, y2 = _corners(boxes)
     return np.maximum(x2 - x1, 0.0) * np.maximum(y2 - y1, 0.0)
 
 
 def box_intersection(a: ArrayLike, b: ArrayLike) -> Any:
-    """Shared area of boxes ``[..., 4]``, px²; 0 if either is inverted."""
+    """Return the shared area of boxes ``[..., 4]``, px²; 0 if either is inverted."""
     ax1, ay1, ax2, ay2 = _corners(a)
     bx1, by1, bx2, by2 = _corners(b)
     width = np.maximum(np.minimum(ax2, bx2) - np.maximum(ax1, bx1), 0.0)
@@ -100,7 +108,7 @@ def box_intersection(a: ArrayLike, b: ArrayLike) -> Any:
 
 
 def box_iou(a: ArrayLike, b: ArrayLike) -> Any:
-    """Intersection over union of boxes ``[..., 4]``, in [0, 1]; 0 if either is empty or inverted.
+    """Return the intersection over union of boxes ``[..., 4]``, in [0, 1]; 0 if either is empty or inverted.
 
     >>> float(box_iou([0, 0, 10, 10], [5, 0, 15, 10]))
     0.3333333333333333
@@ -109,22 +117,8 @@ def box_iou(a: ArrayLike, b: ArrayLike) -> Any:
     return _ratio(shared, box_area(a) + box_area(b) - shared)
 
 
-def box_dice(a: ArrayLike, b: ArrayLike) -> Any:
-    """Dice 2·I/(A+B) of boxes ``[..., 4]``, in [0, 1]; 0 if either is empty or inverted.
-
-    >>> float(box_dice([0, 0, 10, 10], [5, 0, 15, 10]))
-    0.5
-    """
-    return _ratio(2 * box_intersection(a, b), np.asarray(box_area(a) + box_area(b)))
-
-
-def box_l1(a: ArrayLike, b: ArrayLike) -> Any:
-    """Mean absolute difference of the four numbers of boxes ``[..., 4]``, px."""
-    return np.abs(np.asarray(a, np.float64) - np.asarray(b, np.float64)).mean(axis=-1)
-
-
 def in_box(points: ArrayLike, boxes: ArrayLike) -> Any:
-    """Whether points ``[..., 2]`` lie in boxes ``[..., 4]``, edges included; bool."""
+    """Return whether points ``[..., 2]`` lie in boxes ``[..., 4]``, edges included; bool."""
     x1, y1, x2, y2 = _corners(boxes)
     xy = np.asarray(points, np.float64)
     x, y = xy[..., 0], xy[..., 1]
@@ -132,13 +126,13 @@ def in_box(points: ArrayLike, boxes: ArrayLike) -> Any:
 
 
 def distance(a: ArrayLike, b: ArrayLike) -> Any:
-    """Euclidean distance of points ``[..., 2]``, px."""
+    """Return the Euclidean distance of points ``[..., 2]``, px."""
     step = np.asarray(a, np.float64) - np.asarray(b, np.float64)
     return np.hypot(step[..., 0], step[..., 1])
 
 
 def pair_distance(a: ArrayLike, b: ArrayLike) -> Any:
-    """Mean distance of two pairs of points ``[..., 2, 2]`` under the better of the two matchings, px.
+    """Return the mean distance of two pairs of points ``[..., 2, 2]`` under the better of the two matchings, px.
 
     >>> float(pair_distance([[0, 0], [3, 4]], [[3, 4], [0, 0]]))
     0.0
@@ -149,26 +143,14 @@ def pair_distance(a: ArrayLike, b: ArrayLike) -> Any:
     return np.minimum(straight, crossed)
 
 
-def pair_cosine(a: ArrayLike, b: ArrayLike) -> Any:
-    """|cos| of the angle between the segments of two pairs ``[..., 2, 2]``, in [0, 1]; 0 for a coincident pair.
-
-    >>> float(pair_cosine([[0, 0], [1, 0]], [[5, 5], [5, 9]]))
-    0.0
-    """
-    first, second = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    u, v = first[..., 1, :] - first[..., 0, :], second[..., 1, :] - second[..., 0, :]
-    lengths = np.hypot(u[..., 0], u[..., 1]) * np.hypot(v[..., 0], v[..., 1])
-    return np.minimum(_ratio(np.abs((u * v).sum(axis=-1)), np.asarray(lengths)), 1.0)
-
-
 def disc(pairs: ArrayLike) -> tuple[Floats, Floats]:
-    """The disc whose diameter is the segment of a pair ``[..., 2, 2]``: (centre ``[..., 2]``, radius ``[...]``), px."""
+    """Return the disc whose diameter is the segment of a pair ``[..., 2, 2]``: (centre ``[..., 2]``, radius ``[...]``), px."""
     array = np.asarray(pairs, np.float64)
     return array.mean(axis=-2), distance(array[..., 0, :], array[..., 1, :]) / 2
 
 
 def disc_intersection(a: ArrayLike, b: ArrayLike) -> Any:
-    """Shared area of the discs of two pairs ``[..., 2, 2]``, px²: the two-circle lens, exact at every arrangement."""
+    """Return the shared area of the discs of two pairs ``[..., 2, 2]``, px²: the two-circle lens, exact everywhere."""
     (centre_a, r), (centre_b, s) = disc(a), disc(b)
     d = distance(centre_a, centre_b)
     small = np.minimum(r, s)
@@ -183,12 +165,12 @@ def disc_intersection(a: ArrayLike, b: ArrayLike) -> Any:
 
 
 def disc_area(pairs: ArrayLike) -> Any:
-    """Area of the disc of a pair ``[..., 2, 2]``, px²."""
+    """Return the area of the disc of a pair ``[..., 2, 2]``, px²."""
     return np.pi * disc(pairs)[1] ** 2
 
 
 def disc_dice(a: ArrayLike, b: ArrayLike) -> Any:
-    """True Dice 2·I/(A+B) of the discs of two pairs ``[..., 2, 2]``, in [0, 1]; 0 for coincident points.
+    """Return True Dice 2·I/(A+B) of the discs of two pairs ``[..., 2, 2]``, in [0, 1]; 0 for coincident points.
 
     The published "pDice" is 2·I/(A+B-I), which is twice `disc_iou` and reaches 2.
 
@@ -199,7 +181,7 @@ def disc_dice(a: ArrayLike, b: ArrayLike) -> Any:
 
 
 def disc_iou(a: ArrayLike, b: ArrayLike) -> Any:
-    """Intersection over union of the discs of two pairs ``[..., 2, 2]``, in [0, 1]; 0 for coincident points.
+    """Return the intersection over union of the discs of two pairs ``[..., 2, 2]``, in [0, 1]; 0 for coincident points.
 
     >>> round(float(disc_iou([[0, 0], [100, 0]], [[25, 0], [75, 0]])), 6)
     0.25
@@ -209,7 +191,7 @@ def disc_iou(a: ArrayLike, b: ArrayLike) -> Any:
 
 
 def mask_dice(a: ArrayLike, b: ArrayLike) -> Any:
-    """Dice 2·I/(A+B) of masks ``[..., H, W]`` (nonzero is foreground), in [0, 1]; two empty masks give 1."""
+    """Return the Dice 2·I/(A+B) of masks ``[..., H, W]`` (nonzero is foreground), in [0, 1]; two empty masks give 1."""
     first, second = np.asarray(a, bool), np.asarray(b, bool)
     total = np.asarray(first.sum(axis=(-2, -1)) + second.sum(axis=(-2, -1)), np.float64)
     shared = np.asarray((first & second).sum(axis=(-2, -1)), np.float64)
@@ -217,7 +199,7 @@ def mask_dice(a: ArrayLike, b: ArrayLike) -> Any:
 
 
 def mask_iou(a: ArrayLike, b: ArrayLike) -> Any:
-    """Intersection over union of masks ``[..., H, W]`` (nonzero is foreground), in [0, 1]; two empty masks give 1."""
+    """Return the intersection over union of masks ``[..., H, W]`` (nonzero is foreground), in [0, 1]; 1 if both are empty."""
     first, second = np.asarray(a, bool), np.asarray(b, bool)
     union = np.asarray((first | second).sum(axis=(-2, -1)), np.float64)
     shared = np.asarray((first & second).sum(axis=(-2, -1)), np.float64)
@@ -225,7 +207,7 @@ def mask_iou(a: ArrayLike, b: ArrayLike) -> Any:
 
 
 def mask_box(mask: ArrayLike) -> Box:
-    """The tight box [xmin, ymin, xmax+1, ymax+1] of one mask ``[H, W]``, px.
+    """Return the tight box [xmin, ymin, xmax+1, ymax+1] of one mask ``[H, W]``, px.
 
     Raises:
         ValueError: if the mask is empty.
@@ -238,7 +220,7 @@ def mask_box(mask: ArrayLike) -> Box:
 
 
 def ellipse(box: Box, size: Size) -> NDArray[np.bool_]:
-    """The ellipse inscribed in a box as a mask of `size` (H, W): the pixels whose centre lies in it; none if invalid.
+    """Return the ellipse inscribed in a box as a mask of `size` (H, W): the pixels whose centre lies in it; none if invalid.
 
     >>> ellipse(Box(0, 0, 4, 4), (3, 4)).astype(int).tolist()
     [[0, 1, 1, 0], [1, 1, 1, 1], [1, 1, 1, 1]]
@@ -252,10 +234,44 @@ def ellipse(box: Box, size: Size) -> NDArray[np.bool_]:
 
 
 def in_mask(points: ArrayLike, mask: ArrayLike) -> Any:
-    """Whether points ``[..., 2]`` fall on the foreground of one mask ``[H, W]``; False outside the image."""
+    """Return whether points ``[..., 2]`` fall on the foreground of one mask ``[H, W]``; False outside the image."""
     xy, array = np.asarray(points, np.float64), np.asarray(mask, bool)
     height, width = array.shape
     x, y = xy[..., 0], xy[..., 1]
     inside = (x >= 0) & (y >= 0) & (x < width) & (y < height)
     row, column = np.where(inside, y, 0).astype(int), np.where(inside, x, 0).astype(int)
     return (array[row, column] & inside)[()]
+
+
+def mask_boundary(mask: ArrayLike) -> NDArray[np.bool_]:
+    """Return the boundary pixels of one mask ``[H, W]``: foreground with a side on the background or the image's edge."""
+    from scipy import ndimage
+
+    array = np.asarray(mask, bool)
+    return np.asarray(array & ~ndimage.binary_erosion(array), bool)
+
+
+def surface_distances(a: ArrayLike, b: ArrayLike, spacing: tuple[float, float] = (1.0, 1.0)) -> tuple[Floats, Floats]:
+    """Return the distances between the boundaries of two non-empty masks ``[H, W]``: (from a to b, from b to a).
+
+    Distances count from pixel centre to pixel centre, one per boundary pixel in reading order. `spacing` is the length of a
+    pixel (along y, along x); the distances have its unit.
+
+    >>> [float(d[0]) for d in surface_distances(np.eye(1, 5, 0, dtype=bool), np.eye(1, 5, 3, dtype=bool))]
+    [3.0, 3.0]
+
+    Raises:
+        ValueError: if either mask is empty or their shapes differ.
+    """
+    from scipy import ndimage
+
+    first, second = mask_boundary(a), mask_boundary(b)
+    if first.shape != second.shape:
+        raise ValueError(f"masks of {first.shape} and {second.shape} cannot be compared")
+    if not first.any() or not second.any():
+        raise ValueError("an empty mask has no boundary")
+    box = mask_box(first | second)
+    window = slice(int(box.y1), int(box.y2)), slice(int(box.x1), int(box.x2))
+    first, second = first[window], second[window]
+    to_second, to_first = (ndimage.distance_transform_edt(~edge, sampling=spacing) for edge in (second, first))
+    return to_second[first], to_first[second]

@@ -7,6 +7,7 @@ coordinates are float pixels of the original image, origin at the top-left corne
 Everything here is frozen: data travels, behaviour lives in components.
 """
 
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -24,11 +25,17 @@ Messages = list[dict[str, Any]]
 """Chat turns ``{"role", "content"}``; content is a list of ``{"type": "image", "image": Image}`` and
 ``{"type": "text", "text": str}`` parts."""
 PromptKind = Literal["box", "points", "negative_points"]
+PromptChoice = Literal["both", "box", "points"]
+"""Which parts of a region prompt the segmenter."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class Query:
-    """One question about one image."""
+    """One question about one image. In a notebook it shows the image.
+
+    >>> Query(image=np.zeros((40, 60, 3), np.uint8), question="Which region is dark?", id="scan-1")
+    Query('scan-1', 40 x 60 px, 'Which region is dark?')
+    """
 
     image: Image
     """H x W x 3 uint8 RGB."""
@@ -42,25 +49,139 @@ class Query:
         """(H, W) of the image."""
         return self.image.shape[0], self.image.shape[1]
 
+    def __repr__(self) -> str:
+        height, width = self.size
+        return f"Query({self.id!r}, {height} x {width} px, {_short(self.question)!r})"
+
+    def _repr_png_(self) -> bytes:
+        return _png(self.image)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpatialPrompt:
+    """What a segmenter is given for one region, in pixels of the original image: a box, clicks, or both.
+
+    >>> sorted(SpatialPrompt(box=Box(0, 0, 9, 9), points=(Point(3, 3), Point(8, 8)), labels=(1, 0)).kinds)
+    ['box', 'negative_points', 'points']
+    """
+
+    box: Box | None = None
+    points: tuple[Point, ...] = ()
+    labels: tuple[int, ...] = ()
+    """One per point: 1 foreground, 0 background. Empty means all foreground."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "labels", _point_labels(self.points, self.labels))
+        if self.box is None and not self.points:
+            raise ValueError("a spatial prompt needs a box, points, or both")
+
+    @property
+    def kinds(self) -> frozenset[PromptKind]:
+        """The kinds of prompt it consists of: a subset of box, points, negative_points."""
+        kinds: set[PromptKind] = set()
+        if self.box is not None:
+            kinds.add("box")
+        if 1 in self.labels:
+            kinds.add("points")
+        if 0 in self.labels:
+            kinds.add("negative_points")
+        return frozenset(kinds)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+class Mask:
+    """A mask of one region, or of several together. In a notebook it shows itself, white on black.
+
+    >>> Mask(data=np.eye(3, dtype=bool), score=0.9)
+    Mask(3 of 3 x 3 px, score 0.9)
+    """
+
+    data: NDArray[np.bool_]
+    """H x W bool at the original size."""
+    score: float = 1.0
+    """The segmenter's own estimate of its IoU; in [0, 1] for a perfect estimator, not clamped. 1 for a truth."""
+
+    def __repr__(self) -> str:
+        return f"Mask({int(self.data.sum())} of {' x '.join(map(str, self.data.shape))} px, score {self.score:g})"
+
+    def _repr_png_(self) -> bytes:
+        return _png(self.data.astype(np.uint8) * 255)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Region:
+    """One thing pointed at, by an answer or by the truth, in pixels of the original image.
+
+    >>> Region(box=Box(10, 20, 30, 60), points=(Point(15, 30),)).prompt("points")
+    SpatialPrompt(box=None, points=(Point(x=15, y=30),), labels=(1,))
+    """
+
+    box: Box | None = None
+    points: tuple[Point, ...] = ()
+    labels: tuple[int, ...] = ()
+    """One per point: 1 foreground, 0 background. Empty means all foreground."""
+    label: str = ""
+    """What it is, in words; "" where nobody says."""
+    confidence: float | None = None
+    """How sure the answer is of it, in [0, 1]; None where it does not say."""
+    mask: Mask | None = None
+    """Its own mask; None where there is none, or not yet."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "labels", _point_labels(self.points, self.labels))
+
+    def prompt(self, choice: PromptChoice = "both") -> SpatialPrompt | None:
+        """Return the prompt for a segmenter, made of the chosen parts; None where the region lacks them."""
+        box = None if choice == "points" else self.box
+        points, labels = ((), ()) if choice == "box" else (self.points, self.labels)
+        return SpatialPrompt(box=box, points=points, labels=labels) if box is not None or points else None
+
+
+def union(masks: Sequence[Mask | None]) -> Mask | None:
+    """Return the union of masks, scored as its least certain part; None unless there is a mask, and none is missing."""
+    known = [mask for mask in masks if mask is not None]
+    if not known or len(known) < len(masks):
+        return None
+    if len(known) == 1:
+        return known[0]
+    return Mask(data=np.any([mask.data for mask in known], axis=0), score=min(mask.score for mask in known))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Target:
-    """The truth about one query, in pixels of its image."""
+    """The truth about one query, in pixels of its image.
 
-    box: Box
-    """Tight box of the mask."""
-    points: tuple[Point, ...]
-    """Key points inside the mask; two in the published format."""
-    mask: NDArray[np.bool_] | None = None
-    """H x W bool, or None where only the box and points are known."""
+    >>> Target(regions=(Region(box=Box(0, 0, 2, 2), mask=Mask(data=np.ones((2, 2), bool))),)).mask.sum()
+    np.int64(4)
+    """
+
+    regions: tuple[Region, ...]
+    """What an answer should point at: each with its tight box and key points (two in the published format)."""
     published: Mapping[str, Any] | None = None
     """``{"bbox_2d", "point_2d"}`` exactly as a published file states them (inclusive indices). Only terms and metrics
     that reproduce released numbers read it."""
 
+    @property
+    def region(self) -> Region | None:
+        """The region where there is exactly one, else None."""
+        return self.regions[0] if len(self.regions) == 1 else None
+
+    @property
+    def mask(self) -> NDArray[np.bool_] | None:
+        """H x W bool, the union of the regions' masks; None unless every region has one."""
+        mask = union([region.mask for region in self.regions])
+        return None if mask is None else mask.data
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Sample:
-    """A query with its truth."""
+    """A query with its truth.
+
+    >>> query = Query(image=np.zeros((40, 60, 3), np.uint8), question="Which region is dark?", id="scan-1")
+    >>> sample = Sample(query=query, target=Target(regions=(Region(box=Box(0, 0, 9, 9)),)), labels={"modality": "CT"})
+    >>> sample.target.region.box.area
+    81
+    """
 
     query: Query
     target: Target
@@ -72,7 +193,11 @@ class Sample:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
-    """How a reasoner draws completions."""
+    """How a reasoner draws completions.
+
+    >>> Sampling(num_generations=8).temperature
+    1.0
+    """
 
     num_generations: int = 1
     """G, completions per query."""
@@ -84,9 +209,13 @@ class Sampling:
     """Root of the per-completion seeds."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class Completion:
-    """What a reasoner wrote."""
+    """What a reasoner wrote.
+
+    >>> Completion(text="<answer>{}</answer>", frame=Frame("permille", (480, 640)))
+    Completion('<answer>{}</answer>', permille frame, stop)
+    """
 
     text: str
     frame: Frame | None
@@ -106,41 +235,18 @@ class Completion:
     fault: "Fault | None" = None
     """Set when no text could be had at all (transport, timeout); never the model's doing."""
 
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class SamplerPrompt:
-    """A conversation as another sampler than the policy itself is given it."""
-
-    text: str
-    """With the chat template applied, and one placeholder where the image goes."""
-    image: Image
-    """As the model sees it: resized already."""
-    ids: NDArray[np.int32]
-    """[P] the prompt's tokens as the policy computes them, those of the image included."""
-    frame: Frame
-    """What the numbers of an answer will count."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Serving:
-    """What another sampler must know of a policy to write in its place."""
-
-    checkpoint: str
-    """The folder the policy was loaded from; its weights are replaced by the policy's."""
-    dtype: str
-    """Such as ``"bfloat16"``."""
-    end: frozenset[int]
-    """Token ids that end a completion."""
-    forbidden: Mapping[int, str]
-    """Token ids that are never sampled, and how the tokenizer writes them."""
-    vision_trains: bool
-    """Whether the vision tower or its projector changes in training."""
+    def __repr__(self) -> str:
+        frame = "no frame" if self.frame is None else f"{self.frame.kind} frame"
+        return f"Completion({_short(self.text)!r}, {frame}, {self.fault or self.finish_reason})"
 
 
 class Fault(StrEnum):
     """Why an answer could not be used. The list is closed; counts over it sum to the number of failures.
 
     ``cut_off`` takes the place of what a parser says about a text that ended at the length limit before it was whole.
+
+    >>> Fault.BAD_JSON.of_model, Fault.TIMEOUT.of_model
+    (True, False)
     """
 
     CUT_OFF = "cut_off"
@@ -168,49 +274,17 @@ class Fault(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SpatialPrompt:
-    """Where to segment, in pixels of the original image: a box, clicks, or both."""
-
-    box: Box | None = None
-    points: tuple[Point, ...] = ()
-    labels: tuple[int, ...] = ()
-    """One per point: 1 foreground, 0 background. Empty means all foreground."""
-
-    def __post_init__(self) -> None:
-        if not self.labels:
-            object.__setattr__(self, "labels", (1,) * len(self.points))
-        if len(self.labels) != len(self.points) or not set(self.labels) <= {0, 1}:
-            raise ValueError(f"{len(self.points)} points need as many labels of 0 or 1, not {self.labels}")
-        if self.box is None and not self.points:
-            raise ValueError("a spatial prompt needs a box, points, or both")
-
-    @property
-    def kinds(self) -> frozenset[PromptKind]:
-        """What it holds: a subset of box, points, negative_points."""
-        held: set[PromptKind] = set()
-        if self.box is not None:
-            held.add("box")
-        if 1 in self.labels:
-            held.add("points")
-        if 0 in self.labels:
-            held.add("negative_points")
-        return frozenset(held)
-
-    def only(self, part: Literal["box", "points", "both"]) -> "SpatialPrompt | None":
-        """The same prompt with one part only, or None where it lacks that part."""
-        if part == "both":
-            return self
-        if part == "box":
-            return None if self.box is None else SpatialPrompt(box=self.box)
-        return replace(self, box=None) if self.points else None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Grounding:
-    """A completion as its prompt interface understood it."""
+    """A completion as its prompt interface understood it.
 
-    prompt: SpatialPrompt | None
-    """What was said, in original pixels; what is usable of it where something is wrong; None when nothing is."""
+    >>> Grounding(regions=(Region(box=Box(0, 0, 9, 9)),), think="It is dark.").region.box.area
+    81
+    >>> print(Grounding(fault=Fault.NO_ANSWER).region)
+    None
+    """
+
+    regions: tuple[Region, ...] = ()
+    """What it points at, in original pixels; what is usable of it where something is wrong."""
     fault: Fault | None = None
     """The first thing wrong, or None."""
     think: str | None = None
@@ -223,35 +297,59 @@ class Grounding:
     """The answer's JSON object as the parser read it, unconverted and unchecked; only terms and metrics that reproduce
     released numbers read it."""
 
+    @property
+    def region(self) -> Region | None:
+        """The region where there is exactly one, else None; terms that know one region abstain on None."""
+        return self.regions[0] if len(self.regions) == 1 else None
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Mask:
-    """A segmenter's answer for one prompt."""
+    @property
+    def mask(self) -> Mask | None:
+        """The union of the regions' masks; None unless every region has one."""
+        return union([region.mask for region in self.regions])
 
-    data: NDArray[np.bool_]
-    """H x W bool at the original size."""
-    score: float
-    """The segmenter's own estimate of its IoU; in [0, 1] for a perfect estimator, not clamped."""
+    def with_masks(self, masks: Sequence[Mask | None]) -> "Grounding":
+        """Return the same grounding with one mask per region, in order; none at all where `masks` is empty."""
+        pairs = zip(self.regions, masks or [None] * len(self.regions), strict=True)
+        return replace(self, regions=tuple(replace(region, mask=mask) for region, mask in pairs))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class Rollout:
-    """All of these for one completion of one sample: what a reward term sees."""
+    """All of these for one completion of one sample: what a reward term sees.
+
+    >>> query = Query(image=np.zeros((40, 60, 3), np.uint8), question="Which region is dark?", id="scan-1")
+    >>> sample = Sample(query=query, target=Target(regions=(Region(box=Box(0, 0, 9, 9)),)))
+    >>> Rollout(sample=sample, completion=Completion(text="", frame=None), grounding=Grounding(fault=Fault.NO_ANSWER))
+    Rollout('scan-1', 0 regions, no mask, no_answer)
+    """
 
     sample: Sample
     completion: Completion
     grounding: Grounding
-    mask: Mask | None = None
-    """None where no term needs masks, nothing could be prompted, or the segmenter failed (see `fault`)."""
+    """What was read of it; its regions hold their masks where a term needs them."""
     fault: Fault | None = None
     """A failure that is not the model's: transport, timeout, segmenter, out of memory. Such a rollout is not scored."""
     cause: str = ""
     """One sentence about `fault`."""
 
+    @property
+    def mask(self) -> Mask | None:
+        """The union of the regions' masks; None where no term needs masks, nothing could be prompted, or the segmenter
+        failed (see `fault`)."""
+        return self.grounding.mask
+
+    def __repr__(self) -> str:
+        fault = self.fault or self.grounding.fault or "no fault"
+        return f"Rollout({self.sample.query.id!r}, {len(self.grounding.regions)} regions, {self.mask or 'no mask'}, {fault})"
+
 
 @dataclass(frozen=True, slots=True)
 class RewardResult:
-    """What one reward term says about one rollout."""
+    """What one reward term says about one rollout.
+
+    >>> RewardResult(0.5, {"overlap": 12}).value
+    0.5
+    """
 
     value: float | None
     """The raw value, within the term's range; None abstains."""
@@ -260,20 +358,39 @@ class RewardResult:
 
 
 def image_of(messages: Messages) -> Image:
-    """The one image of a conversation.
+    """Return the one image of a conversation.
 
     Raises:
         ValueError: if there is none or more than one.
     """
-    found: list[Image] = [part["image"] for turn in messages for part in _parts(turn) if part["type"] == "image"]
-    if len(found) != 1:
-        raise ValueError(f"a grounding conversation holds exactly one image, not {len(found)}")
-    return found[0]
+    images: list[Image] = [part["image"] for turn in messages for part in _parts(turn) if part["type"] == "image"]
+    if len(images) != 1:
+        raise ValueError(f"a grounding conversation holds exactly one image, not {len(images)}")
+    return images[0]
 
 
 def text_of(messages: Messages) -> str:
-    """All text parts of a conversation, in order, joined by newlines."""
+    """Return all text parts of a conversation, in order, joined by newlines."""
     return "\n".join(part["text"] for turn in messages for part in _parts(turn) if part["type"] == "text")
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _png(array: NDArray[np.uint8]) -> bytes:
+    from PIL import Image as Pillow
+
+    buffer = io.BytesIO()
+    Pillow.fromarray(array).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _point_labels(points: tuple[Point, ...], labels: tuple[int, ...]) -> tuple[int, ...]:
+    labels = labels or (1,) * len(points)
+    if len(labels) != len(points) or not set(labels) <= {0, 1}:
+        raise ValueError(f"{len(points)} points need as many labels of 0 or 1, not {labels}")
+    return labels
 
 
 def _parts(turn: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:

@@ -26,11 +26,13 @@ def install() -> Install:
         *,
         version: str = "1.0",
         requires: Iterable[str] = (),
+        summary: str = "",
     ) -> Path:
         info = site / f"{package.replace('-', '_')}-{version}.dist-info"
         info.mkdir(parents=True)
         needs = "".join(f"Requires-Dist: {requirement}\n" for requirement in requires)
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: {version}\n{needs}")
+        fields = f"Metadata-Version: 2.1\nName: {package}\nVersion: {version}\nSummary: {summary}\n"
+        (info / "METADATA").write_text(fields + needs)
         if not isinstance(entries, bytes):
             entries = b"[medground]\n" + "".join(f"{name} = {module}\n" for name, module in entries.items()).encode()
         (info / "entry_points.txt").write_bytes(entries)
@@ -52,7 +54,8 @@ def site(tmp_path, monkeypatch) -> Iterator[Path]:
         if str(getattr(module, "__file__", None)).startswith(str(folder)):
             del sys.modules[name]
     discovery._scan.cache_clear()
-    loading._offers.cache_clear()
+    loading._load.cache_clear()
+    loading._manager.cache_clear()
 
 
 @pytest.fixture(scope="session")
@@ -92,11 +95,11 @@ def trials(tiny, install, tmp_path_factory) -> Iterator[Callable[..., dict[str, 
     }
 
     def recipe(kind: str = "grpo", rewards: Any = "letters", reasoner: Any = (), **settings: Any) -> dict[str, Any]:
-        made = copy.deepcopy({**base, kind: {**small[kind], **settings}})
-        made["reasoner"].update(reasoner)
+        built = copy.deepcopy({**base, kind: {**small[kind], **settings}})
+        built["reasoner"].update(reasoner)
         if kind == "grpo":
-            made["rewards"] = {"letters": 1} if rewards == "letters" else rewards
-        return made
+            built["rewards"] = {"letters": 1} if rewards == "letters" else rewards
+        return built
 
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(site))
@@ -104,4 +107,19 @@ def trials(tiny, install, tmp_path_factory) -> Iterator[Callable[..., dict[str, 
         yield recipe
     del sys.modules["medground_trials"]
     discovery._scan.cache_clear()
-    loading._offers.cache_clear()
+    loading._load.cache_clear()
+    loading._manager.cache_clear()
+
+
+@pytest.fixture
+def write_recipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Change to an empty folder; ``write_recipes(a="seed: 1", sub__b="seed: 2")`` writes a.yaml and sub/b.yaml there."""
+    monkeypatch.chdir(tmp_path)
+
+    def write(**files: str) -> None:
+        for name, text in files.items():
+            path = tmp_path / f"{name.replace('__', '/')}.yaml"
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text)
+
+    return write

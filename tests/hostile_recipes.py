@@ -1,4 +1,4 @@
-"""Recipes nobody should have to trust: each tries to run code, read a secret, escape, or eat the machine.
+"""Hostile recipes: each tries to run code, read a secret, leave its folder, or exhaust the machine.
 
 Used by `test_recipe_hostile.py` and `benchmarks/hostile_recipes.py`.
 """
@@ -36,12 +36,12 @@ def write(folder: Path, canary: Path, secret: str) -> list[Path]:
     (inside / "cycle_b.yaml").write_text("extends: cycle_c\n")
     (inside / "cycle_c.yaml").write_text("extends: cycle\n")
     (inside / "wide.yaml").write_text("extends: [" + "infer/toy, " * 100 + "]\n")
-    found = []
+    paths = []
     for name, content in _corpus(f"touch {canary}", folder).items():
         path = inside / f"{name}.yaml"
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
-        found.append(path)
-    return found
+        paths.append(path)
+    return paths
 
 
 def _corpus(command: str, folder: Path) -> dict[str, str | bytes]:

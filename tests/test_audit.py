@@ -12,12 +12,12 @@ from click.testing import CliRunner
 
 from medground.cli.reward import reward
 from medground.evaluation.scoring import reader
-from medground.geometry import Box, box_dice, box_iou, box_l1, disc_dice
+from medground.geometry import Box, box_iou, disc_dice
 from medground.recipe import resolve
 from medground.registry import build
 from medground.rewards.audit import audit
 from medground.rewards.audit.probes import CURVES
-from medground.rewards.audit.scenes import LARGE, REFERENCE, Stage
+from medground.rewards.audit.scenes import LARGE, REFERENCE, Scorer
 from medground.rewards.rubric import Rubric, Term, rubric
 
 OURS = ["train/soft", "train/hard", "train/base", pytest.param("train/mask", marks=pytest.mark.slow)]
@@ -44,7 +44,7 @@ def test_our_defaults_have_no_findings(recipe):
     assert card.evidence.perfect.total == card.evidence.maximum
 
 
-def test_released_hard_is_found_out():
+def test_the_defects_of_released_hard_are_named():
     card = card_of("train/medreasoner_hard")
     saturation = named(card, "plateau")["points_dice"]
     assert saturation.figures["measure"] == "disc IoU"
@@ -89,45 +89,49 @@ class Seeded:
     needs_mask = False
 
     def __call__(self, rollout):
-        prompt = rollout.grounding.prompt
-        said = prompt.box if prompt is not None else None
+        prompt = rollout.grounding.region
+        answer_box = prompt.box if prompt is not None else None
         raw = rollout.grounding.raw or {}
-        return float(self.how(said, rollout.sample.target.box, raw.get("bbox")))
+        return float(self.how(answer_box, rollout.sample.target.region.box, raw.get("bbox")))
 
 
-def sound(said, true):
-    return 0.0 if said is None else float(box_iou(said, true))
+def sound(answer_box, true):
+    return 0.0 if answer_box is None else float(box_iou(answer_box, true))
 
 
-def bump(said, true, _):
-    value = sound(said, true)
+def bump(answer_box, true, _):
+    value = sound(answer_box, true)
     return value if value > 0.5 or value < 0.2 else 0.7 - value
 
 
-def inside_out(said, true, raw):
+def inside_out(answer_box, true, raw):
     if isinstance(raw, list) and len(raw) == 4 and all(isinstance(n, float) for n in raw):
         x1, y1, x2, y2 = raw
-        said = Box(min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2))
-    return sound(said, true)
+        answer_box = Box(min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2))
+    return sound(answer_box, true)
 
 
-def whole_image(said, true, _):
-    covers = said is not None and said.x1 <= 0 and said.y1 <= 0 and said.area > 4 * true.area
-    return 1.0 if covers else 0.9 * sound(said, true)
+def whole_image(answer_box, true, _):
+    covers = answer_box is not None and answer_box.x1 <= 0 and answer_box.y1 <= 0 and answer_box.area > 4 * true.area
+    return 1.0 if covers else 0.9 * sound(answer_box, true)
 
 
-def nan_when_empty(said, true, _):
-    return math.nan if said is None else sound(said, true)
+def nan_when_empty(answer_box, true, _):
+    return math.nan if answer_box is None else sound(answer_box, true)
 
 
 SEEDS = {
-    "sign flipped": ("sign flipped", "box", lambda said, true, _: 1 - sound(said, true)),
-    "constant": ("dead term", "box", lambda said, true, _: 0.5),
-    "early plateau": ("plateau", "box", lambda said, true, _: min(1.0, 2 * sound(said, true))),
+    "sign flipped": ("sign flipped", "box", lambda answer_box, true, _: 1 - sound(answer_box, true)),
+    "constant": ("dead term", "box", lambda answer_box, true, _: 0.5),
+    "early plateau": ("plateau", "box", lambda answer_box, true, _: min(1.0, 2 * sound(answer_box, true))),
     "pixel threshold": (
         "absolute pixels",
         "box",
-        lambda said, true, _: sound(said, true) if said is not None and box_l1(said, true) < 10 else 0.0,
+        lambda answer_box, true, _: (
+            sound(answer_box, true)
+            if answer_box is not None and sum(abs(a - b) for a, b in zip(answer_box, true, strict=True)) < 40
+            else 0.0
+        ),
     ),
     "NaN": ("not a finite number", "box", nan_when_empty),
     "whole-image bonus": ("wrong answer preferred", "box: whole image", whole_image),
@@ -136,9 +140,9 @@ SEEDS = {
     "small target capped": (
         "small target capped",
         "rubric",
-        lambda said, true, _: sound(said, true) * (0.8 if true.area < 400 else 1.0),
+        lambda answer_box, true, _: sound(answer_box, true) * (0.8 if true.area < 400 else 1.0),
     ),
-    "never full marks": ("not full marks", "rubric", lambda said, true, _: 0.9 * sound(said, true)),
+    "never full marks": ("not full marks", "rubric", lambda answer_box, true, _: 0.9 * sound(answer_box, true)),
 }
 
 
@@ -153,7 +157,7 @@ def seeded(how, form=0.5):
 
 
 def test_the_rubric_the_defects_are_seeded_into_is_sound():
-    assert seeded(lambda said, true, _: sound(said, true)).findings == []
+    assert seeded(lambda answer_box, true, _: sound(answer_box, true)).findings == []
 
 
 @pytest.mark.parametrize("defect", SEEDS)
@@ -162,12 +166,12 @@ def test_a_seeded_defect_is_named(defect):
     assert subject in named(seeded(how), check)
 
 
-def covered(said, true, _):
+def covered(answer_box, true, _):
     """The share of the true box that is covered."""
-    if said is None or not said.valid:
+    if answer_box is None or not answer_box.valid:
         return 0.0
-    width = min(said.x2, true.x2) - max(said.x1, true.x1)
-    height = min(said.y2, true.y2) - max(said.y1, true.y1)
+    width = min(answer_box.x2, true.x2) - max(answer_box.x1, true.x1)
+    height = min(answer_box.y2, true.y2) - max(answer_box.y1, true.y1)
     return max(0.0, width) * max(0.0, height) / true.area
 
 
@@ -178,8 +182,8 @@ def test_a_term_that_pays_the_whole_image_as_a_perfect_box_is_named():
 
 
 def test_a_rubric_that_never_sees_the_size_of_the_box_is_named():
-    def centred(said, true, _):
-        return 0.0 if said is None else max(0.0, 1 - math.dist(said.centre, true.centre) / true.diagonal)
+    def centred(answer_box, true, _):
+        return 0.0 if answer_box is None else max(0.0, 1 - math.dist(answer_box.centre, true.centre) / true.diagonal)
 
     assert set(named(seeded(centred), "blind")) == {"box grown", "box shrunk"}
     alone = audit(Rubric([Term("box", Seeded(centred))]), build("prompt_interface", "bbox_points"))
@@ -189,11 +193,11 @@ def test_a_rubric_that_never_sees_the_size_of_the_box_is_named():
 def soft_edges(tolerance):
     """Each of the four edges pays a quarter, less by how far it is off: nothing beyond `tolerance` of its side."""
 
-    def pays(said, true, _):
-        if said is None:
+    def pays(answer_box, true, _):
+        if answer_box is None:
             return 0.0
         sides = (true.width, true.height) * 2
-        off = [abs(a - b) / side for a, b, side in zip(said, true, sides, strict=True)]
+        off = [abs(a - b) / side for a, b, side in zip(answer_box, true, sides, strict=True)]
         return sum(max(0.0, 1 - error / tolerance) for error in off) / 4
 
     return pays
@@ -205,10 +209,10 @@ def test_a_soft_boundary_that_pays_half_to_a_disjoint_box_is_named():
     card = audit(Rubric([Term("edges", Seeded(soft_edges(0.05)))]), build("prompt_interface", "bbox_points"))
     assert card.evidence.along(LARGE, "box shifted sideways", "edges")[-1] == pytest.approx(0.5)
     assert card.evidence.median(LARGE) == pytest.approx(0.25, abs=0.05)
-    found = named(card, "wrong answer above the honest median")["search"]
-    assert found.figures["paid"] >= 0.5 - 1e-9
-    stage = card.evidence.stage
-    assert stage.score(LARGE, [found.figures["text"]])[0].total == found.figures["paid"]
+    findings = named(card, "wrong answer above the honest median")["search"]
+    assert findings.figures["paid"] >= 0.5 - 1e-9
+    scorer = card.evidence.scorer
+    assert scorer.score(LARGE, [findings.figures["text"]])[0].total == findings.figures["paid"]
 
 
 def test_a_soft_boundary_as_wide_as_honest_answers_pays_them_more():
@@ -219,38 +223,40 @@ def test_a_soft_boundary_as_wide_as_honest_answers_pays_them_more():
 
 
 def test_a_term_that_pays_an_empty_completion_as_a_perfect_one_is_named():
-    found = named(seeded(lambda said, true, raw: 1.0 if raw is None else sound(said, true)), "wrong answer preferred")
-    assert "box: empty" in found
+    findings = named(
+        seeded(lambda answer_box, true, raw: 1.0 if raw is None else sound(answer_box, true)), "wrong answer preferred"
+    )
+    assert "box: empty" in findings
 
 
 def test_a_floor_under_a_single_term_is_named():
     card = audit(
-        Rubric([Term("box", Seeded(lambda said, true, _: 0.6 + 0.4 * sound(said, true)))]),
+        Rubric([Term("box", Seeded(lambda answer_box, true, _: 0.6 + 0.4 * sound(answer_box, true)))]),
         build("prompt_interface", "bbox_points"),
     )
     assert named(card, "format share")["rubric"].figures["floors"] == pytest.approx(0.6)
 
 
 def test_too_much_for_format_is_named():
-    card = seeded(lambda said, true, _: sound(said, true), form=2.0)
+    card = seeded(lambda answer_box, true, _: sound(answer_box, true), form=2.0)
     assert {finding.check for finding in card.findings} == {"format share"}
     assert named(card, "format share")["rubric"].figures["format"] == 2
 
 
 def test_a_term_that_raises_is_named():
-    card = seeded(lambda said, true, _: sound(said, true) / said.width)
+    card = seeded(lambda answer_box, true, _: sound(answer_box, true) / answer_box.width)
     assert "box" in named(card, "fails")
     assert "AttributeError" in named(card, "fails")["box"].says
 
 
 def test_coincident_points_that_pay_are_named():
     def near(rollout):
-        prompt, target = rollout.grounding.prompt, rollout.sample.target
+        prompt, target = rollout.grounding.region, rollout.sample.target
         if prompt is None or not prompt.points:
             return 0.0
         middle = [sum(axis) / 2 for axis in zip(*prompt.points, strict=True)]
-        goal = [sum(axis) / 2 for axis in zip(*target.points, strict=True)]
-        return max(0.0, 1 - math.dist(middle, goal) / target.box.diagonal)
+        goal = [sum(axis) / 2 for axis in zip(*target.region.points, strict=True)]
+        return max(0.0, 1 - math.dist(middle, goal) / target.region.box.diagonal)
 
     interface = build("prompt_interface", "bbox_points", parser="released_train")
     near.range = (0.0, 1.0)
@@ -262,26 +268,29 @@ def test_the_best_paid_wrong_answer_is_wrong():
     interface = build("prompt_interface", "bbox_points")
     terms = [Term("dice", lambda rollout: _dice(rollout)), Term("disc", lambda rollout: _disc(rollout))]
     text, total = audit(Rubric(terms), interface).evidence.best
-    stage = Stage(Rubric(terms), interface)
-    assert stage.score(LARGE, [text])[0].total == total
+    scorer = Scorer(Rubric(terms), interface)
+    assert scorer.score(LARGE, [text])[0].total == total
     assert 0 < total < 0.4
 
 
 def _dice(rollout):
-    prompt = rollout.grounding.prompt
-    return float(box_dice(prompt.box, rollout.sample.target.box)) if prompt and prompt.box else 0.0
+    prompt = rollout.grounding.region
+    if not prompt or not prompt.box:
+        return 0.0
+    iou = float(box_iou(prompt.box, rollout.sample.target.region.box))
+    return 2 * iou / (1 + iou)
 
 
 def _disc(rollout):
-    prompt = rollout.grounding.prompt
-    return float(disc_dice(prompt.points, rollout.sample.target.points)) if prompt and prompt.points else 0.0
+    prompt = rollout.grounding.region
+    return float(disc_dice(prompt.points, rollout.sample.target.region.points)) if prompt and prompt.points else 0.0
 
 
 @pytest.mark.parametrize("curve", CURVES)
 def test_a_curve_starts_perfect_and_only_gets_worse(curve):
-    found = CURVES[curve]
-    part = 0 if found.part == "box" else 1
-    overlaps = [LARGE.overlap(found.at(LARGE, error / 20 * found.reach))[part] for error in range(21)]
+    kind = CURVES[curve]
+    part = 0 if kind.part == "box" else 1
+    overlaps = [LARGE.overlap(kind.at(LARGE, error / 20 * kind.reach))[part] for error in range(21)]
     assert overlaps[0] == pytest.approx(1)
     assert all(later <= earlier + 1e-9 for earlier, later in pairwise(overlaps))
 
@@ -331,7 +340,7 @@ def test_a_card_is_written_and_its_curves_are_drawn(tmp_path):
     assert len(CURVES) * 2 <= len(lines) <= len(CURVES) * (1 + len(card["terms"]))
 
 
-def test_ones_own_function_is_audited(tmp_path):
+def test_the_users_own_function_is_audited(tmp_path):
     (tmp_path / "my.py").write_text("def fn(rollout):\n    return 0.5\n")
     result = CliRunner().invoke(reward, ["audit", f"half={tmp_path / 'my.py'}:fn", "--json"])
     assert [finding["check"] for finding in json.loads(result.stdout)["findings"]] == ["dead term"]

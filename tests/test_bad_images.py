@@ -13,7 +13,8 @@ from PIL import Image as Pillow
 from PIL import PngImagePlugin
 
 from medground.errors import InputError
-from medground.images.pictures import MAX_PIXELS, read_image, read_mask
+from medground.images.pictures import MAX_PIXELS
+from medground.images.read import read_image, read_mask
 
 COUNT = 200
 
@@ -180,8 +181,8 @@ def mutated(count):
 @pytest.fixture(scope="module")
 def corpus():
     """(name, bytes, size or None) of the hand-made files, and (name, bytes) of the damaged ones."""
-    made = list(crafted())
-    return made, list(mutated(COUNT - len(made)))
+    encoded = list(crafted())
+    return encoded, list(mutated(COUNT - len(encoded)))
 
 
 def outcome(read, path):
@@ -200,7 +201,7 @@ def outcome(read, path):
 
 
 def test_the_corpus_has_200_files(corpus):
-    names = [name for part in corpus for name, *_ in part]
+    names = [name for piece in corpus for name, *_ in piece]
     assert len(set(names)) == len(names) == COUNT
 
 

@@ -1,4 +1,4 @@
-"""What a DICOM file says of its patient leaves it nowhere: a word in 40 fields and in the file's name is counted after."""
+"""No output contains patient data: a word is written into 40 DICOM fields and the file's name, then searched for."""
 
 import json
 import logging
@@ -24,7 +24,7 @@ TEXTS = (
     "StudyDescription", "SeriesDescription", "ProtocolName", "StudyID", "AccessionNumber", "StationName", "DeviceSerialNumber",
     "ImageComments", "RequestedProcedureDescription", "AdmittingDiagnosesDescription", "BodyPartExamined", "Manufacturer",
 )  # fmt: skip
-"""33 text fields; with the others below there are 40."""
+"""33 text fields; the other 7 are below."""
 
 
 def dicom_file(path, pixels):
@@ -64,7 +64,7 @@ def dicom_file(path, pixels):
 
 @pytest.fixture
 def source(tmp_path, caplog):
-    """Three files of the canary's name: a good one, one of bad values, one cut short; and a folder of masks."""
+    """Write three files with the word in their names (good, with bad values, truncated) and a folder of masks."""
     warnings.simplefilter("ignore")  # pydicom quotes what it writes; pytest restores the filters after the test
     folder = tmp_path / "source"
     (folder / "images").mkdir(parents=True)
@@ -88,7 +88,7 @@ def cli(*arguments):
 
 
 def nowhere(out, streams, caplog):
-    """Assert that no file, no name and no output holds the word; the files by name."""
+    """Assert that no file, name or output contains the word; return the files by name."""
     written = {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*") if path.is_file()}
     word = CANARY.lower()
     hits = [name for name, data in written.items() if word in name.lower() or word.encode() in data.lower()]
@@ -98,7 +98,7 @@ def nowhere(out, streams, caplog):
 
 
 def told_of_datasets(source, out):
-    """The exit codes of what reads datasets, of a manifest that names good files and of one that names bad ones too."""
+    """Return the exit codes of the dataset commands for a manifest of good files and for one with bad files."""
     codes = {}
     good = [f"images/{CANARY}.dcm"]
     bad = [f"images/{CANARY}-cut.dcm", f"images/{CANARY}-bad.dcm", f"images/{CANARY}-none.dcm"]
@@ -123,7 +123,7 @@ def told_of_datasets(source, out):
     return codes
 
 
-def test_the_canary_is_nowhere(source, tmp_path, capfd, caplog):
+def test_patient_data_of_a_dicom_file_is_in_no_output_file_or_name(source, tmp_path, capfd, caplog):
     caplog.set_level(logging.DEBUG)
     image = source / f"images/{CANARY}.dcm"
     lines = [{"image": f"images/{path.name}", "question": "where?"} for path in sorted((source / "images").iterdir())]
@@ -153,7 +153,7 @@ def test_the_canary_is_nowhere(source, tmp_path, capfd, caplog):
 
 
 @pytest.mark.slow
-def test_the_canary_is_nowhere_in_what_is_said_of_datasets(source, tmp_path, capfd, caplog):
+def test_patient_data_of_dicom_files_is_in_no_output_of_the_dataset_commands(source, tmp_path, capfd, caplog):
     caplog.set_level(logging.DEBUG)
     out = tmp_path / "out"
     assert told_of_datasets(source, out) == {"whole": [0, 0, 0, 0, 0, 0], "broken": [0, 1, 3, 3, 3, 3]}

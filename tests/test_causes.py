@@ -11,12 +11,13 @@ from medground.errors import InputError
 from medground.evaluation.causes import Outcomes
 from medground.frames import Frame
 from medground.images.rle import encode_rle, rle_area
-from medground.pipeline.pipeline import Group, Pipeline
+from medground.pipeline.pipeline import Pipeline
+from medground.pipeline.rollouts import Group
 from medground.recipe import resolve
 from medground.rewards.rubric import Score
-from medground.runs.folder import RunFolder
+from medground.runs.folder import RunFolder, RunMetadata
 from medground.training.report import training_report
-from medground.types import Completion, Fault, Mask, Query, Rollout, Sample, Target
+from medground.types import Completion, Fault, Mask, Query, Region, Rollout, Sample, Target
 
 WHOLE = '<think>There.</think><answer>{"bbox": [10, 10, 60, 60], "points_1": [10, 10], "points_2": [20, 20]}</answer>'
 CUT = WHOLE[:60]
@@ -49,7 +50,7 @@ def saved(folder, *pairs):
 def grounded(text, end):
     query = Query(image=np.zeros((96, 96, 3), np.uint8), question="Where?")
     completion = Completion(text=text, frame=Frame("pixel", (96, 96)), finish_reason=end)
-    return Pipeline(resolve(BARE)).ground(query, completion)
+    return Pipeline.from_recipe(resolve(BARE)).ground(query, completion)
 
 
 @pytest.mark.parametrize(
@@ -68,32 +69,38 @@ def grounded(text, end):
     ],
 )
 def test_an_answer_that_ended_at_the_limit_before_it_was_whole_is_cut_off(text, end, fault):
-    found = grounded(text, end)
-    assert found.fault is fault
+    result = grounded(text, end)
+    assert result.fault is fault
 
 
 def test_a_cut_answer_counts_against_the_model_and_keeps_what_was_read():
     assert Fault.CUT_OFF.of_model
-    found = grounded(CUT, "length")
-    assert (found.think, found.answer_level) == ("There.", 0.0)
+    result = grounded(CUT, "length")
+    assert (result.think, result.answer_level) == ("There.", 0.0)
 
 
 def test_cut_answers_and_refusals_are_counted_apart(phantoms, tmp_path):
     """Of eight: five cut off, one that refuses, two whole."""
     texts = [(CUT, "length")] * 5 + [("No.", "stop")] + [(WHOLE, "stop")] * 2
     recipe = {**BARE, "segmenter": "ellipse", "data": {"path": str(phantoms)}, "evaluate": {"n_boot": 50}}
-    found = medground.evaluate(recipe, predictions=saved(tmp_path, *texts), out=tmp_path / "out")
-    arm = found.metrics["arms"]["answer"]
-    assert arm["failures"] == {"cut_off": 5, "no_answer": 1}
-    assert (arm["answers"], arm["ok"], arm["refusals"], arm["masks"], arm["empty_masks"]) == (8, 2, 1, 2, 0)
-    (cause,) = found.metrics["causes"]
+    result = medground.evaluate(recipe, predictions=saved(tmp_path, *texts), out=tmp_path / "out")
+    condition = result.summary.conditions["answer"]
+    assert condition.failures == {"cut_off": 5, "no_answer": 1}
+    assert (
+        condition.answers,
+        condition.ok,
+        condition.refusals,
+        condition.masks,
+        condition.empty_masks,
+    ) == (8, 2, 1, 2, 0)
+    (cause,) = result.summary.causes
     assert cause.startswith("5 of 8 answers are cut off by the length limit: raise sampling.max_completion_length")
     page = (tmp_path / "out" / "report.html").read_text()
     assert "1 of 8 answers end without any answer block (refusals)." in page
     assert page.index(cause) < page.index("Intervals of 95%"), "before the numbers and how they were made"
     assert "cut off" in page and "empty masks" not in page
     again = medground.evaluate(recipe, predictions=tmp_path / "out")
-    assert again.metrics["arms"]["answer"]["failures"] == arm["failures"], "saved answers stay cut"
+    assert again.summary.conditions["answer"].failures == condition.failures, "saved answers stay cut"
 
 
 def test_how_a_saved_answer_ended_is_one_of_two_words(phantoms, tmp_path):
@@ -109,9 +116,9 @@ def test_the_first_lines_of_eval_say_why_everything_is_0(phantoms, tmp_path, cap
     first = capsys.readouterr().err.splitlines()[0]
     assert first.startswith("8 of 8 answers are cut off by the length limit: raise sampling.max_completion_length")
     assert cli(*command, "--out", tmp_path / "json", "--json") == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["causes"] == [first]
-    assert found["arms"]["answer"]["failures"] == {"cut_off": 8}
+    result = json.loads(capsys.readouterr().out)
+    assert result["causes"] == [first]
+    assert result["conditions"]["answer"]["failures"] == {"cut_off": 8}
 
 
 FAR = WHOLE.replace("[10, 10, 60, 60]", "[0, 0, 1, 1]").replace("[10, 10]", "[0, 0]").replace("[20, 20]", "[1, 1]")
@@ -119,12 +126,12 @@ FAR = WHOLE.replace("[10, 10, 60, 60]", "[0, 0, 1, 1]").replace("[10, 10]", "[0,
 
 def test_answers_that_hit_nothing_are_told_apart_from_answers_that_fail(phantoms, tmp_path):
     recipe = {**BARE, "data": {"path": str(phantoms)}, "evaluate": {"n_boot": 50}}
-    found = medground.evaluate(recipe, predictions=saved(tmp_path, *[(FAR, "stop")] * 8))
-    assert found.mean("iou") == 0
-    (cause,) = found.metrics["causes"]
+    result = medground.evaluate(recipe, predictions=saved(tmp_path, *[(FAR, "stop")] * 8))
+    assert result.mean("iou") == 0
+    (cause,) = result.summary.causes
     assert cause.startswith("Every score of 8 answers is 0, though most can be read")
     sound = medground.evaluate(recipe, predictions=saved(tmp_path, *[(WHOLE, "stop")] * 8))
-    assert sound.mean("iou") > 0 and sound.metrics["causes"] == []
+    assert sound.mean("iou") > 0 and sound.summary.causes == []
 
 
 SPECK = WHOLE.replace("[10, 10, 60, 60]", "[10.6, 10.6, 10.9, 10.9]")
@@ -140,10 +147,10 @@ def test_empty_masks_are_counted_and_told(phantoms, tmp_path):
         "evaluate": {"n_boot": 50},
     }
     answers = saved(tmp_path, *[(SPECK, "stop")] * 6, *[("No.", "stop")] * 2)
-    found = medground.evaluate(recipe, predictions=answers, out=tmp_path / "out")
-    arm = found.metrics["arms"]["answer"]
-    assert (arm["ok"], arm["masks"], arm["empty_masks"]) == (6, 6, 6)
-    (cause,) = (said for said in found.metrics["causes"] if "Every score" not in said)
+    result = medground.evaluate(recipe, predictions=answers, out=tmp_path / "out")
+    condition = result.summary.conditions["answer"]
+    assert (condition.ok, condition.masks, condition.empty_masks) == (6, 6, 6)
+    (cause,) = (sentence for sentence in result.summary.causes if "Every score" not in sentence)
     assert cause.startswith("6 of 6 masks are empty: look at the boxes")
     page = (tmp_path / "out" / "report.html").read_text()
     assert page.count(cause) == 2, "first of all, and with the failures"
@@ -157,13 +164,13 @@ def test_run_counts_empty_masks_and_says_so_first(phantoms, tmp_path, capsys):
     command = ["run", phantoms / "images", "--question", "Where?", "--recipe", recipe]
     count = len(list((phantoms / "images").iterdir()))
     assert cli(*command, "--out", tmp_path / "text") == 0
-    told = capsys.readouterr().err.splitlines()
-    assert told[-2].startswith(f"{count} of {count} masks are empty")
-    assert f"{count} of {count} grounded; {count} of {count} masks empty" in told[-1]
+    lines_of_stderr = capsys.readouterr().err.splitlines()
+    assert lines_of_stderr[-2].startswith(f"{count} of {count} masks are empty")
+    assert f"{count} of {count} grounded; {count} of {count} masks empty" in lines_of_stderr[-1]
     assert cli(*command, "--out", tmp_path / "json", "--json") == 0
-    found = json.loads(capsys.readouterr().out)
-    assert (found["ok"], found["masks"], found["empty_masks"]) == (count, count, count)
-    assert found["causes"] == [told[-2]]
+    result = json.loads(capsys.readouterr().out)
+    assert (result["ok"], result["masks"], result["empty_masks"]) == (count, count, count)
+    assert result["causes"] == [lines_of_stderr[-2]]
 
 
 @pytest.mark.slow
@@ -175,9 +182,11 @@ def test_a_models_answers_that_are_cut_are_cut_in_run_manifest_and_summary(phant
     assert {(line["status"], line["fault"], line["finish_reason"]) for line in lines} == {
         ("fault", "cut_off", "length")
     }
-    told = capsys.readouterr().err.splitlines()
-    assert told[-2].startswith(f"{len(lines)} of {len(lines)} answers are cut off by the length limit of 5 tokens")
-    assert f"0 of {len(lines)} grounded, {len(lines)} cut_off" in told[-1]
+    lines_of_stderr = capsys.readouterr().err.splitlines()
+    assert lines_of_stderr[-2].startswith(
+        f"{len(lines)} of {len(lines)} answers are cut off by the length limit of 5 tokens"
+    )
+    assert f"0 of {len(lines)} grounded, {len(lines)} cut_off" in lines_of_stderr[-1]
 
 
 @pytest.mark.parametrize(
@@ -200,22 +209,22 @@ def test_a_models_answers_that_are_cut_are_cut_in_run_manifest_and_summary(phant
     ],
 )
 def test_only_what_befell_most_answers_is_a_cause(outcomes, says):
-    found = outcomes.causes()
-    assert len(found) == len(says)
-    assert all(cause.startswith(start) for cause, start in zip(found, says, strict=True)), found
+    result = outcomes.causes()
+    assert len(result) == len(says)
+    assert all(cause.startswith(start) for cause, start in zip(result, says, strict=True)), result
 
 
 def test_few_cut_answers_and_empty_masks_are_told_beside_the_failures():
-    found = Outcomes(answers=100, faults={"cut_off": 1}, masks=99, empty_masks=1, limit=2048)
-    assert found.cut.startswith("1 of 100 answers is cut off by the length limit of 2,048 tokens: raise")
-    assert found.empty.startswith("1 of 99 masks are empty")
+    result = Outcomes(answers=100, faults={"cut_off": 1}, masks=99, empty_masks=1, limit=2048)
+    assert result.cut.startswith("1 of 100 answers is cut off by the length limit of 2,048 tokens: raise")
+    assert result.empty.startswith("1 of 99 masks are empty")
     assert Outcomes(answers=100, faults={}).cut is Outcomes(answers=100, faults={}).empty is None
 
 
 def test_every_fault_has_a_sentence():
     for fault in Fault:
-        (said,) = Outcomes(answers=2, faults={fault: 2}).causes()
-        assert said.startswith("2 of 2 answers are ") and "{" not in said
+        (sentence,) = Outcomes(answers=2, faults={fault: 2}).causes()
+        assert sentence.startswith("2 of 2 answers are ") and "{" not in sentence
 
 
 @pytest.mark.parametrize(
@@ -228,7 +237,7 @@ def test_the_area_of_run_lengths_is_that_of_the_mask(mask, area):
 def trained(folder, *steps, validation=None):
     """The report of a run with these metrics of its steps, and of its last validation."""
     run = RunFolder(folder, resolve("infer/toy"))
-    run.begin({"recipe": "mine", "planned_steps": len(steps), "seed": 0})
+    run.begin(RunMetadata(recipe="mine", planned_steps=len(steps), seed=0))
     for number, metrics in enumerate(steps, start=1):
         run.step(number, {"loss": 0.1, **metrics}, seconds=0.5, skipped=None, warnings=[])
     if validation:
@@ -271,9 +280,9 @@ def test_a_validation_that_is_all_0_has_its_cause_on_the_page(tmp_path):
 def group(*masks):
     """A group of rollouts with these masks, none of them scored."""
     query = Query(image=np.zeros((4, 6, 3), np.uint8), question="Where?", id="a")
-    sample = Sample(query=query, target=Target(box=medground.Box(0, 0, 2, 2), points=()))
-    said = {"completion": Completion(text=WHOLE, frame=None), "grounding": grounded(WHOLE, "stop")}
-    rollouts = [Rollout(sample=sample, mask=mask, **said) for mask in masks]
+    sample = Sample(query=query, target=Target(regions=(Region(box=medground.Box(0, 0, 2, 2)),)))
+    completion, grounding = Completion(text=WHOLE, frame=None), grounded(WHOLE, "stop")
+    rollouts = [Rollout(sample=sample, completion=completion, grounding=grounding.with_masks([mask])) for mask in masks]
     return Group(sample=sample, rollouts=rollouts, scores=[Score(total=0.0, terms={}) for _ in masks])
 
 
@@ -282,25 +291,25 @@ EMPTY, CROSS = (Mask(data=data, score=0.5) for data in (np.zeros((4, 6), bool), 
 
 def test_only_whether_a_mask_is_empty_goes_to_other_ranks():
     rollouts = pytest.importorskip("medground.training.grpo.rollouts", reason="needs torch")
-    found = rollouts._told(group(None, EMPTY, CROSS)).rollouts
-    assert found[0].mask is None
-    assert [each.mask.data.tolist() for each in found[1:]] == [[[False]], [[True]]]
+    result = rollouts._without_pixels(group(None, EMPTY, CROSS)).rollouts
+    assert result[0].mask is None
+    assert [each.mask.data.tolist() for each in result[1:]] == [[[False]], [[True]]]
 
 
 def test_a_training_step_counts_its_masks_where_it_makes_any():
     torch = pytest.importorskip("torch", reason="needs torch")
-    from medground.training.grpo.metrics import of_batch
-    from medground.training.grpo.rollouts import Batch
+    from medground.training.grpo.batch import Batch
+    from medground.training.grpo.metrics import batch_metrics
 
     def metrics(*groups):
         shape = len(groups), len(groups[0].rollouts)
         batch = Batch(
-            groups=list(groups), messages=[None] * shape[0], spare=[], usable=[True] * shape[0],
+            groups=list(groups), messages=[None] * shape[0], dummy_prompt=[], usable=[True] * shape[0],
             rewards=torch.zeros(shape), advantages=torch.zeros(shape), constant=torch.ones(shape[0], dtype=torch.bool),
             drawn=shape[0], unresampled=0,
         )  # fmt: skip
-        return of_batch(batch, [])
+        return batch_metrics(batch, [])
 
-    found = metrics(group(None, EMPTY, CROSS), group(EMPTY, EMPTY, CROSS))
-    assert (found["completions/count"], found["masks/count"], found["masks/empty"]) == (6, 5, 3)
+    result = metrics(group(None, EMPTY, CROSS), group(EMPTY, EMPTY, CROSS))
+    assert (result["completions/count"], result["masks/count"], result["masks/empty"]) == (6, 5, 3)
     assert not any(name.startswith("masks/") for name in metrics(group(None, None, None)))

@@ -1,6 +1,7 @@
 """The command line as people meet it: commands, exit codes, resumption, bad input."""
 
 import json
+import logging
 import os
 import re
 import signal
@@ -18,7 +19,7 @@ from medground.cli import main
 from medground.cli.frames import resolution
 from medground.data.inputs import read_inputs
 from medground.frames import Frame
-from medground.images.pictures import read_image, read_mask
+from medground.images.read import read_image, read_mask
 
 QUESTION = "Which bright region lies on the left?"
 
@@ -167,7 +168,8 @@ def test_a_second_run_does_only_what_is_missing(folder, tmp_path, monkeypatch):
     seen = []
     real = medground.pipeline.pipeline.Pipeline.batch
     monkeypatch.setattr(
-        "medground.pipeline.pipeline.Pipeline.batch", lambda self, queries: seen.extend(queries) or real(self, queries)
+        "medground.pipeline.pipeline.Pipeline.batch",
+        lambda self, queries: seen.extend(queries) or real(self, queries),
     )
     assert cli("run", folder, "--question", QUESTION, "--out", out) == 0
     assert [query.id for query in seen] == ["case9"]
@@ -341,12 +343,16 @@ def test_training_shows_one_bar_with_rate_time_left_and_the_newest_numbers_on_a_
 
 
 def test_what_a_run_says_stands_above_its_bar_in_a_line_of_its_own(monkeypatch, capsys):
-    from medground.runs.progress import say, training_progress
+    from click.testing import CliRunner
 
+    from medground.cli import medground
+    from medground.runs.progress import training_progress
+
+    CliRunner().invoke(medground, ["recipe", "list"])  # any command sends the library's log to stderr
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     with training_progress() as (begin, report):
         begin(2, 64)
-        say("continuing after step 2")
+        logging.getLogger("medground.training").info("continuing after step %d", 2)
         report(3, {"loss": 0.5})
     erased = re.sub(r"[^\n]*\x1b\[2K", "", capsys.readouterr().err)  # a line erased before it is written anew
     shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\r", "", erased).splitlines()

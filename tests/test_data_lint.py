@@ -8,13 +8,14 @@ from click.testing import CliRunner
 from medground_data.build import Options, build
 from medground_data.command import data
 from medground_data.question_sources import FromTemplates
-from medground_data.readers import read_cases
+from medground_data.readers import read_source
 from medground_toy import phantoms
 from PIL import Image as Pillow
 
 from medground.data.lint import CODES, lint
 from medground.errors import InputError
-from medground.images.pictures import png_bytes, read_image, read_mask
+from medground.images.pictures import png_bytes
+from medground.images.read import read_image, read_mask
 
 SIZE = (128, 160)
 
@@ -219,6 +220,10 @@ FAULTS = [
     ("near_duplicate_across_splits", near_copy),
     ("group_across_splits", patient),
     ("size_stated", set_to(size=[SIZE[1], SIZE[0]])),
+    ("bad_word", set_to(mask_value="one")),
+    ("bad_word", set_to(slice="one")),
+    ("bad_word", set_to(question=3)),
+    ("bad_word", set_to(bbox=[0, 0, 1, 1])),
 ]  # fmt: skip
 
 
@@ -227,7 +232,7 @@ def clean(tmp_path_factory):
     """A built dataset of as many images as samples, so that a fault of one is no fault of another."""
     source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("made") / "clean"
     phantoms.write(source, phantoms.samples(110, seed=11, size=SIZE, per_image=1, families=("ct", "xray", "fundus")))
-    build(read_cases(source), out, Options(), FromTemplates(seed=1))
+    build(read_source(source), out, Options(), FromTemplates(seed=1))
     return out
 
 
@@ -261,8 +266,8 @@ def test_there_are_fifty_faults_of_many_kinds():
 def test_every_seeded_fault_is_found_and_next_to_nothing_else(clean, tmp_path):
     expected = spoilt(clean, tmp_path)
     findings, count = lint(tmp_path)
-    found = {line: {one.code for one in findings if one.line == line} for line in range(1, count + 1)}
-    missed = {line: (code, found[line]) for line, code in expected.items() if code not in found[line]}
+    codes = {line: {one.code for one in findings if one.line == line} for line in range(1, count + 1)}
+    missed = {line: (code, codes[line]) for line, code in expected.items() if code not in codes[line]}
     assert missed == {}
     false = [one for one in findings if one.line not in expected]
     assert len(false) <= 0.02 * (count - len(expected)), false
@@ -289,8 +294,8 @@ def test_each_finding_has_a_sentence_and_a_remedy(clean, tmp_path):
         assert one["remedy"]
         assert one["severity"] in ("error", "warning")
         assert one["id"]
-    told = CliRunner().invoke(data, ["lint", str(tmp_path)])
-    assert "empty_mask" in told.stdout
+    output = CliRunner().invoke(data, ["lint", str(tmp_path)])
+    assert "empty_mask" in output.stdout
     assert CliRunner().invoke(data, ["lint", str(clean)]).exit_code == 0
 
 
@@ -304,7 +309,7 @@ def test_what_is_no_dataset_is_said(tmp_path):
 
 @pytest.mark.slow
 def test_the_real_pairs_built_have_one_finding_and_it_is_true(shared, tmp_path):
-    build(read_cases(shared / "data" / "pairs"), tmp_path / "out", Options(), FromTemplates())
+    build(read_source(shared / "data" / "pairs"), tmp_path / "out", Options(), FromTemplates())
     findings, count = lint(tmp_path / "out")
     assert count == 218
     # One demonstration image of the source gives one mask as "lung" and as "COVID-19 infection".
@@ -323,7 +328,7 @@ def test_scans_are_checked_as_they_are_looked_at(tmp_path):
         "bbox_2d": [10, 8, 20, 30],
     }
     rows = [row, {**row, "id": "b", "slice": 0}, {**row, "id": "c", "slice": "one"}]
-    (tmp_path / "manifest.jsonl").write_text("".join(json.dumps(each) + "\n" for each in rows))
+    (tmp_path / "manifest.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in rows))
     findings, _ = lint(tmp_path)
-    found = {name: [one.code for one in findings if one.id == name] for name in "abc"}
-    assert found == {"a": [], "b": ["blank_image", "empty_mask"], "c": ["unreadable_image"]}
+    codes = {name: [one.code for one in findings if one.id == name] for name in "abc"}
+    assert codes == {"a": [], "b": ["blank_image", "empty_mask"], "c": ["bad_word"]}

@@ -1,4 +1,4 @@
-"""The demo runs end to end, at counts too small to learn anything."""
+"""The demo runs end to end with small counts."""
 
 import json
 import os
@@ -16,7 +16,7 @@ needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="needs make
 
 @needs_make
 @pytest.mark.slow
-def test_the_demo_trains_measures_and_reports_and_goes_on_where_it_was(tmp_path):
+def test_the_demo_trains_measures_reports_and_resumes(tmp_path):
     small = {
         "DEMO": tmp_path / "demo",
         "BIN": Path(sys.executable).parent,
@@ -45,9 +45,9 @@ def test_the_demo_trains_measures_and_reports_and_goes_on_where_it_was(tmp_path)
 
 
 def _check_story(told: str, folder: Path) -> None:
-    """What the demo says on stdout: what it will do, a heading for each stage, what was learnt; not its commands."""
+    """Stdout holds the plan, a heading for each stage and the result, and no commands."""
     paragraphs = told.strip().split("\n\n")
-    assert "Estimated total: " in paragraphs[0] and "`make demo` goes on" in paragraphs[0]
+    assert "Estimated total: " in paragraphs[0] and "`make demo` resumes" in paragraphs[0]
     assert [heading.split(".")[0] for heading in paragraphs[1:5]] == [
         "1 of 4: Draw", "2 of 4: SFT", "3 of 4: GRPO", "4 of 4: Measure",
     ]  # fmt: skip
@@ -57,7 +57,7 @@ def _check_story(told: str, folder: Path) -> None:
     assert str(folder / "report.html") in learnt[4] and f"--recipe {folder / 'grpo'}" in learnt[4]
 
 
-def test_the_estimate_at_the_start_leaves_out_what_is_done(tmp_path):
+def test_the_first_estimate_leaves_out_finished_stages(tmp_path):
     sizes = ["--samples", "2", "--held", "2", "--sft", "100000", "--grpo", "0"]
 
     def minutes() -> int:
@@ -71,7 +71,7 @@ def test_the_estimate_at_the_start_leaves_out_what_is_done(tmp_path):
 
 
 @needs_make
-def test_pip_also_looks_where_TORCH_INDEX_says(tmp_path):
+def test_TORCH_INDEX_is_an_extra_index_of_pip(tmp_path):
     shown = tmp_path / "shown.mk"
     shown.write_text('shown:\n\t@echo "[$$PIP_EXTRA_INDEX_URL]"\n')
 

@@ -10,7 +10,7 @@ import pytest
 
 pydicom = pytest.importorskip("pydicom", reason="needs pydicom")
 
-from medground_data.readers import read_cases  # noqa: E402
+from medground_data.readers import read_source  # noqa: E402
 from pydicom.dataset import Dataset, FileMetaDataset  # noqa: E402
 from pydicom.encaps import encapsulate  # noqa: E402
 from pydicom.sequence import Sequence  # noqa: E402
@@ -29,42 +29,44 @@ from pydicom.uid import (  # noqa: E402
 from medground.errors import InputError, MedgroundError, PluginError, ViewError  # noqa: E402
 from medground.images import dicom  # noqa: E402
 from medground.images.codestream import claimed_size  # noqa: E402
-from medground.images.pictures import read_image, read_mask  # noqa: E402
+from medground.images.read import open_image, read_image, read_mask  # noqa: E402
 from medground.images.view import View  # noqa: E402
 
 FILES = Path(pydicom.__file__).parent / "data" / "test_files"
 
 
-def made(pixels, *, syntax=ExplicitVRLittleEndian, **fields):
+def dicom_dataset(pixels, *, syntax=ExplicitVRLittleEndian, **fields):
     """A CT data set of H×W or N×H×W values."""
-    found = Dataset()
-    found.file_meta = FileMetaDataset()
-    found.file_meta.TransferSyntaxUID = syntax
-    found.file_meta.MediaStorageSOPClassUID = found.SOPClassUID = CTImageStorage
-    found.file_meta.MediaStorageSOPInstanceUID = found.SOPInstanceUID = generate_uid()
-    found.Modality = "CT"
-    found.PhotometricInterpretation = "MONOCHROME2" if pixels.shape[-1] != 3 else "RGB"
-    found.SamplesPerPixel = 3 if pixels.shape[-1] == 3 else 1
+    dataset = Dataset()
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = syntax
+    dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID = CTImageStorage
+    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID = generate_uid()
+    dataset.Modality = "CT"
+    dataset.PhotometricInterpretation = "MONOCHROME2" if pixels.shape[-1] != 3 else "RGB"
+    dataset.SamplesPerPixel = 3 if pixels.shape[-1] == 3 else 1
     if pixels.shape[-1] == 3:
-        found.PlanarConfiguration = 0
-        found.Rows, found.Columns = pixels.shape[-3:-1]
+        dataset.PlanarConfiguration = 0
+        dataset.Rows, dataset.Columns = pixels.shape[-3:-1]
     else:
-        found.Rows, found.Columns = pixels.shape[-2:]
+        dataset.Rows, dataset.Columns = pixels.shape[-2:]
         if pixels.ndim == 3:
-            found.NumberOfFrames = len(pixels)
-    found.BitsAllocated = found.BitsStored = 8 * pixels.dtype.itemsize
-    found.HighBit = found.BitsStored - 1
-    found.PixelRepresentation = int(pixels.dtype.kind == "i")
-    found.PixelData = pixels.astype(pixels.dtype.newbyteorder(">" if syntax == ExplicitVRBigEndian else "<")).tobytes()
+            dataset.NumberOfFrames = len(pixels)
+    dataset.BitsAllocated = dataset.BitsStored = 8 * pixels.dtype.itemsize
+    dataset.HighBit = dataset.BitsStored - 1
+    dataset.PixelRepresentation = int(pixels.dtype.kind == "i")
+    dataset.PixelData = pixels.astype(
+        pixels.dtype.newbyteorder(">" if syntax == ExplicitVRBigEndian else "<")
+    ).tobytes()
     for name, value in fields.items():
-        setattr(found, name, value)
-    return found
+        setattr(dataset, name, value)
+    return dataset
 
 
-def saved(path, found):
+def saved(path, dataset):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        found.save_as(path, enforce_file_format=True)
+        dataset.save_as(path, enforce_file_format=True)
     return path
 
 
@@ -88,39 +90,39 @@ def by_formula(values, centre, width):
 @pytest.mark.parametrize(("slope", "intercept"), [(1, 0), (1, -1024), (2, -3000), (0.5, 10)])
 def test_windows_are_exact(tmp_path, window, slope, intercept):
     stored = np.round((HU - intercept) / slope).astype(np.int16)
-    path = saved(tmp_path / "x.dcm", made(stored, RescaleSlope=slope, RescaleIntercept=intercept))
+    path = saved(tmp_path / "x.dcm", dicom_dataset(stored, RescaleSlope=slope, RescaleIntercept=intercept))
     centre, width = {"soft_tissue": (40, 400), "lung": (-600, 1500), "bone": (400, 1800), "brain": (40, 80)}.get(
         window
     ) or map(float, window.split(","))
-    shown = dicom.show(path, View(window=window), "x")
-    assert np.array_equal(shown.image[..., 1], by_formula(stored * slope + intercept, centre, width))
+    shown = open_image(path, View(window=window))
+    assert np.array_equal(shown.pixels[..., 1], by_formula(stored * slope + intercept, centre, width))
     name = window if "," not in window else "given"
-    assert shown.about["window"] == f"{name}: centre {centre:g}, width {width:g}"
+    assert shown.window == f"{name}: centre {centre:g}, width {width:g}"
 
 
 def test_the_files_own_window_is_taken_and_told(tmp_path):
-    def told(**fields):
-        return dicom.show(saved(tmp_path / "x.dcm", made(HU, **fields)), View(), "x")
+    def opened(**fields):
+        return open_image(saved(tmp_path / "x.dcm", dicom_dataset(HU, **fields)), View())
 
-    one = told(WindowCenter=100, WindowWidth=50)
-    assert np.array_equal(one.image[..., 0], by_formula(HU, 100, 50))
-    assert one.about["window"] == "file: centre 100, width 50"
-    assert told(WindowCenter=[30, 99], WindowWidth=[60, 1]).about["window"] == "file: centre 30, width 60"
-    exact = told(WindowCenter=100, WindowWidth=200, VOILUTFunction="LINEAR_EXACT")
-    assert np.array_equal(exact.image[..., 0], np.rint(np.clip(HU / 200, 0, 1) * 255))
-    curve = told(WindowCenter=40, WindowWidth=400, VOILUTFunction="SIGMOID")
-    assert np.array_equal(curve.image[..., 0], np.rint(255 / (1 + np.exp(-4 * (HU - 40.0) / 400))))
-    assert curve.about["window"].endswith("SIGMOID")
+    one = opened(WindowCenter=100, WindowWidth=50)
+    assert np.array_equal(one.pixels[..., 0], by_formula(HU, 100, 50))
+    assert one.window == "file: centre 100, width 50"
+    assert opened(WindowCenter=[30, 99], WindowWidth=[60, 1]).window == "file: centre 30, width 60"
+    exact = opened(WindowCenter=100, WindowWidth=200, VOILUTFunction="LINEAR_EXACT")
+    assert np.array_equal(exact.pixels[..., 0], np.rint(np.clip(HU / 200, 0, 1) * 255))
+    curve = opened(WindowCenter=40, WindowWidth=400, VOILUTFunction="SIGMOID")
+    assert np.array_equal(curve.pixels[..., 0], np.rint(255 / (1 + np.exp(-4 * (HU - 40.0) / 400))))
+    assert curve.window.endswith("SIGMOID")
     table = Dataset()
     table.add_new("LUTDescriptor", "US", [4, 39, 16])
     table.add_new("LUTData", "OW", np.array([0, 1000, 30000, 65535], "<u2").tobytes())
-    looked_up = told(VOILUTSequence=Sequence([table]))
-    assert looked_up.about["window"] == "file: VOI LUT"
-    assert looked_up.image[1].tolist() == [[0] * 3, [4] * 3, [117] * 3, [255] * 3]
-    assert told().about["window"].startswith("percentiles: ")
-    small = made((HU % 256).astype(np.uint8))
-    as_stored = dicom.show(saved(tmp_path / "y.dcm", small), View(), "y")
-    assert as_stored.about["window"] == "as stored" and np.array_equal(as_stored.image[..., 2], HU % 256)
+    looked_up = opened(VOILUTSequence=Sequence([table]))
+    assert looked_up.window == "file: VOI LUT"
+    assert looked_up.pixels[1].tolist() == [[0] * 3, [4] * 3, [117] * 3, [255] * 3]
+    assert opened().window.startswith("percentiles: ")
+    small = dicom_dataset((HU % 256).astype(np.uint8))
+    as_stored = open_image(saved(tmp_path / "y.dcm", small), View())
+    assert as_stored.window == "as stored" and np.array_equal(as_stored.pixels[..., 2], HU % 256)
 
 
 def test_modality_lut_and_full_range(tmp_path):
@@ -129,24 +131,24 @@ def test_modality_lut_and_full_range(tmp_path):
     table.add_new("LUTData", "OW", np.array([0, 500, 1000], "<u2").tobytes())
     table.ModalityLUTType = "US"
     stored = np.array([[0, 1, 2, 2]], np.uint16)
-    shown = dicom.show(
-        saved(tmp_path / "x.dcm", made(stored, ModalityLUTSequence=Sequence([table]))), View(window="full"), "x"
+    shown = open_image(
+        saved(tmp_path / "x.dcm", dicom_dataset(stored, ModalityLUTSequence=Sequence([table]))), View(window="full")
     )
-    assert shown.image[0, :, 0].tolist() == [0, 128, 255, 255] and shown.about["window"] == "full: 0 to 1000"
+    assert shown.pixels[0, :, 0].tolist() == [0, 128, 255, 255] and shown.window == "full: 0 to 1000"
 
 
 def test_monochrome1_is_turned_round(tmp_path):
-    shown = dicom.show(
-        saved(tmp_path / "x.dcm", made(HU, PhotometricInterpretation="MONOCHROME1")), View(window="40,400"), "x"
+    shown = open_image(
+        saved(tmp_path / "x.dcm", dicom_dataset(HU, PhotometricInterpretation="MONOCHROME1")), View(window="40,400")
     )
-    assert np.array_equal(shown.image[..., 0], 255 - by_formula(HU, 40, 400)) and "inverted" in shown.about["window"]
+    assert np.array_equal(shown.pixels[..., 0], 255 - by_formula(HU, 40, 400)) and "inverted" in shown.window
 
 
 @pytest.mark.parametrize(
     "syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian]
 )
 def test_every_plain_coding_says_the_same(tmp_path, syntax):
-    path = saved(tmp_path / "x.dcm", made(HU, syntax=syntax))
+    path = saved(tmp_path / "x.dcm", dicom_dataset(HU, syntax=syntax))
     assert np.array_equal(read_image(path, window="40,400")[..., 0], by_formula(HU, 40, 400))
 
 
@@ -154,67 +156,67 @@ def test_every_plain_coding_says_the_same(tmp_path, syntax):
 @pytest.mark.lane
 def test_compressed_codings_say_the_same(tmp_path, syntax):
     big = np.arange(64 * 80, dtype=np.uint16).reshape(64, 80)
-    found = made(big)
-    found.compress(syntax)
+    dataset = dicom_dataset(big)
+    dataset.compress(syntax)
     assert np.array_equal(
-        read_image(saved(tmp_path / "x.dcm", found), window="2560,5000")[..., 0], by_formula(big, 2560, 5000)
+        read_image(saved(tmp_path / "x.dcm", dataset), window="2560,5000")[..., 0], by_formula(big, 2560, 5000)
     )
 
 
 def test_a_missing_decoder_is_named(tmp_path):
-    found = made(HU, syntax=JPEGLosslessSV1, PixelData=encapsulate([b"\xff\xd8" + bytes(30)]))
-    found["PixelData"].is_undefined_length = True
+    dataset = dicom_dataset(HU, syntax=JPEGLosslessSV1, PixelData=encapsulate([b"\xff\xd8" + bytes(30)]))
+    dataset["PixelData"].is_undefined_length = True
     with pytest.raises(PluginError, match=r"compressed as JPEG Lossless.*no decoder") as error:
-        read_image(saved(tmp_path / "x.dcm", found))
+        read_image(saved(tmp_path / "x.dcm", dataset))
     assert error.value.exit_code == 4 and "pip install" in error.value.hint
 
 
 def test_frames_are_named_by_the_user(tmp_path):
     film = np.stack([HU, HU + 1, HU + 2])
-    path = saved(tmp_path / "x.dcm", made(film))
+    path = saved(tmp_path / "x.dcm", dicom_dataset(film))
     with pytest.raises(ViewError, match="holds 3 frames") as error:
         read_image(path)
     assert "0 to 2" in error.value.hint
     assert np.array_equal(read_image(path, slice=2, window="40,400")[..., 0], by_formula(HU + 2, 40, 400))
-    assert dicom.show(path, View(slice=1), "x").about["frame"] == 1
+    assert open_image(path, View(slice=1)).details["frame"] == 1
     with pytest.raises(ViewError, match="no frame 3"):
         read_image(path, slice=3)
-    single = saved(tmp_path / "y.dcm", made(HU))
-    for wrong, said in (({"slice": 1}, "one frame"), ({"plane": "axial"}, "no plane to choose")):
-        with pytest.raises(ViewError, match=said):
+    single = saved(tmp_path / "y.dcm", dicom_dataset(HU))
+    for wrong, reason in (({"slice": 1}, "one frame"), ({"plane": "axial"}, "no plane to choose")):
+        with pytest.raises(ViewError, match=reason):
             read_image(single, **wrong)
 
 
 def test_functional_groups_of_enhanced_files(tmp_path):
     def item(**fields):
-        found = Dataset()
+        dataset = Dataset()
         for name, value in fields.items():
-            setattr(found, name, value)
-        return found
+            setattr(dataset, name, value)
+        return dataset
 
     per_frame = [item(FrameVOILUTSequence=Sequence([item(WindowCenter=c, WindowWidth=400)])) for c in (0, 100)]
     shared = item(
         PixelMeasuresSequence=Sequence([item(PixelSpacing=[0.5, 0.25])]),
         PixelValueTransformationSequence=Sequence([item(RescaleSlope=2, RescaleIntercept=-7)]),
     )
-    found = made(
+    dataset = dicom_dataset(
         np.stack([HU, HU]), PerFrameFunctionalGroupsSequence=Sequence(per_frame),
         SharedFunctionalGroupsSequence=Sequence([shared]),
     )  # fmt: skip
-    shown = dicom.show(saved(tmp_path / "x.dcm", found), View(slice=1), "x")
-    assert np.array_equal(shown.image[..., 0], by_formula(HU.astype(int) * 2 - 7, 100, 400))
-    assert shown.spacing == (0.5, 0.25) and shown.about["spacing_mm"] == [0.5, 0.25]
+    shown = open_image(saved(tmp_path / "x.dcm", dataset), View(slice=1))
+    assert np.array_equal(shown.pixels[..., 0], by_formula(HU.astype(int) * 2 - 7, 100, 400))
+    assert shown.spacing == (0.5, 0.25) and shown.details["spacing_mm"] == [0.5, 0.25]
 
 
 def test_colour_is_read_and_takes_no_window(tmp_path):
     colours = np.random.default_rng(0).integers(0, 256, (6, 5, 3)).astype(np.uint8)
-    path = saved(tmp_path / "x.dcm", made(colours))
+    path = saved(tmp_path / "x.dcm", dicom_dataset(colours))
     assert np.array_equal(read_image(path), colours)
     with pytest.raises(ViewError, match="colour image, which has no window"):
         read_image(path, window="lung")
-    deep = saved(tmp_path / "y.dcm", made(colours.astype(np.uint16) * 256 + 9))
+    deep = saved(tmp_path / "y.dcm", dicom_dataset(colours.astype(np.uint16) * 256 + 9))
     assert np.array_equal(read_image(deep), colours)
-    palette = made(np.array([[0, 1, 2, 2]], np.uint8), PhotometricInterpretation="PALETTE COLOR")
+    palette = dicom_dataset(np.array([[0, 1, 2, 2]], np.uint8), PhotometricInterpretation="PALETTE COLOR")
     for name, values in (("Red", [0, 10, 255]), ("Green", [1, 2, 3]), ("Blue", [9, 8, 7])):
         palette.add_new(f"{name}PaletteColorLookupTableDescriptor", "US", [3, 0, 16])
         palette.add_new(f"{name}PaletteColorLookupTableData", "OW", (np.array(values, "<u2") * 257).tobytes())
@@ -224,47 +226,49 @@ def test_colour_is_read_and_takes_no_window(tmp_path):
 
 
 def test_hounsfield_windows_are_for_ct(tmp_path):
-    path = saved(tmp_path / "x.dcm", made(HU, Modality="MR"))
+    path = saved(tmp_path / "x.dcm", dicom_dataset(HU, Modality="MR"))
     with pytest.raises(ViewError, match="is not CT but MRI"):
         read_image(path, window="lung")
     assert read_image(path, window="40,400").any()
 
 
 def test_masks_are_what_is_not_zero(tmp_path):
-    assert np.array_equal(read_mask(saved(tmp_path / "x.dcm", made(HU * 0 + (HU > 40).astype(np.int16)))), HU > 40)
+    assert np.array_equal(
+        read_mask(saved(tmp_path / "x.dcm", dicom_dataset(HU * 0 + (HU > 40).astype(np.int16)))), HU > 40
+    )
 
 
 BROKEN = {
-    "no_pixels": lambda found: found.__delattr__("PixelData"),
-    "wrong_length": lambda found: setattr(found, "PixelData", found.PixelData[:-7]),
-    "slope_0": lambda found: setattr(found, "RescaleSlope", 0),
-    "width_0": lambda found: (setattr(found, "WindowCenter", 4), setattr(found, "WindowWidth", 0)),
-    "no_rows": lambda found: found.__delattr__("Rows"),
-    "rows_0": lambda found: setattr(found, "Rows", 0),
-    "huge": lambda found: (setattr(found, "Rows", 65535), setattr(found, "Columns", 65535)),
-    "frames": lambda found: setattr(found, "NumberOfFrames", -3),
-    "no_colours": lambda found: found.__delattr__("PhotometricInterpretation"),
-    "odd_colours": lambda found: setattr(found, "PhotometricInterpretation", "HSV"),
-    "samples": lambda found: setattr(found, "SamplesPerPixel", 7),
-    "bits": lambda found: setattr(found, "BitsAllocated", 13),
-    "palette": lambda found: setattr(found, "PhotometricInterpretation", "PALETTE COLOR"),
-    "syntax": lambda found: setattr(found.file_meta, "TransferSyntaxUID", "1.2.3.4.5"),
+    "no_pixels": lambda dataset: dataset.__delattr__("PixelData"),
+    "wrong_length": lambda dataset: setattr(dataset, "PixelData", dataset.PixelData[:-7]),
+    "slope_0": lambda dataset: setattr(dataset, "RescaleSlope", 0),
+    "width_0": lambda dataset: (setattr(dataset, "WindowCenter", 4), setattr(dataset, "WindowWidth", 0)),
+    "no_rows": lambda dataset: dataset.__delattr__("Rows"),
+    "rows_0": lambda dataset: setattr(dataset, "Rows", 0),
+    "huge": lambda dataset: (setattr(dataset, "Rows", 65535), setattr(dataset, "Columns", 65535)),
+    "frames": lambda dataset: setattr(dataset, "NumberOfFrames", -3),
+    "no_colours": lambda dataset: dataset.__delattr__("PhotometricInterpretation"),
+    "odd_colours": lambda dataset: setattr(dataset, "PhotometricInterpretation", "HSV"),
+    "samples": lambda dataset: setattr(dataset, "SamplesPerPixel", 7),
+    "bits": lambda dataset: setattr(dataset, "BitsAllocated", 13),
+    "palette": lambda dataset: setattr(dataset, "PhotometricInterpretation", "PALETTE COLOR"),
+    "syntax": lambda dataset: setattr(dataset.file_meta, "TransferSyntaxUID", "1.2.3.4.5"),
 }
 
 
 @pytest.mark.parametrize("name", BROKEN)
 def test_broken_files_are_refused_in_one_sentence(tmp_path, name):
-    found = made(HU)
-    BROKEN[name](found)
+    dataset = dicom_dataset(HU)
+    BROKEN[name](dataset)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        found.save_as(tmp_path / "secret.dcm", implicit_vr=False, little_endian=True)
+        dataset.save_as(tmp_path / "secret.dcm", implicit_vr=False, little_endian=True)
     refused(tmp_path / "secret.dcm")
 
 
 @pytest.mark.parametrize("length", [0, 1, 131, 132, 140, 300, 600])
 def test_truncated_files_are_refused(tmp_path, length):
-    whole = saved(tmp_path / "x.dcm", made(np.zeros((60, 60), np.int16))).read_bytes()
+    whole = saved(tmp_path / "x.dcm", dicom_dataset(np.zeros((60, 60), np.int16))).read_bytes()
     (tmp_path / "secret.dcm").write_bytes(whole[:length])
     refused(tmp_path / "secret.dcm")
 
@@ -278,8 +282,8 @@ def refused(path):
 
 
 def test_a_deflated_bomb_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):
-    found = made(np.zeros((2000, 2000), np.uint16), syntax=DeflatedExplicitVRLittleEndian)
-    path = saved(tmp_path / "x.dcm", found)
+    dataset = dicom_dataset(np.zeros((2000, 2000), np.uint16), syntax=DeflatedExplicitVRLittleEndian)
+    path = saved(tmp_path / "x.dcm", dataset)
     assert path.stat().st_size < 20_000
     assert read_image(path).shape == (2000, 2000, 3)
     monkeypatch.setattr(dicom, "MAX_BYTES", 1_000_000)
@@ -288,9 +292,9 @@ def test_a_deflated_bomb_is_refused_before_it_is_unpacked(tmp_path, monkeypatch)
 
 
 def test_a_compressed_picture_must_have_its_headers_size(tmp_path):
-    found = made(np.zeros((64, 80), np.uint16))
-    found.compress(JPEG2000Lossless)
-    data = bytearray(saved(tmp_path / "x.dcm", found).read_bytes())
+    dataset = dicom_dataset(np.zeros((64, 80), np.uint16))
+    dataset.compress(JPEG2000Lossless)
+    data = bytearray(saved(tmp_path / "x.dcm", dataset).read_bytes())
     at = data.index(b"\xff\x4f\xff\x51") + 8
     data[at : at + 4] = b"\x7f\xff\xff\xff"
     (tmp_path / "secret.dcm").write_bytes(bytes(data))
@@ -308,13 +312,16 @@ def test_sizes_in_code_streams():
         Pillow.new("L", (37, 23)).save(buffer, form)
         assert claimed_size(buffer.getvalue()) == (23, 37)
     assert claimed_size(b"\x01\x00\x00\x00" * 16) is None
+    endless = b"\x00\x00\x00\x0cjP  \r\n\x87\n" + bytes(20)
     for torn in (b"\xff\xd8\xff\xe0\x00\x10", b"\xff\xd8" + b"\x00" * 20):
         with pytest.raises(ValueError, match="no"):
             claimed_size(torn)
+    with pytest.raises(ValueError, match="without length"):
+        claimed_size(endless)
 
 
 def test_the_content_names_a_file(tmp_path):
-    first, second = saved(tmp_path / "a.dcm", made(HU)), saved(tmp_path / "b", made(HU + 1))
+    first, second = saved(tmp_path / "a.dcm", dicom_dataset(HU)), saved(tmp_path / "b", dicom_dataset(HU + 1))
     assert dicom.neutral_id(first).startswith("dicom-") and dicom.neutral_id(first) != dicom.neutral_id(second)
     assert dicom.is_dicom(second), "known by its magic number"
     assert np.array_equal(read_image(second, window="40,400")[..., 0], by_formula(HU + 1, 40, 400))
@@ -324,14 +331,16 @@ def test_patients_stay_together_and_are_not_named(tmp_path):
     for name, patient in (("a", "Doe^Jane"), ("b", "Doe^Jane"), ("c", "Roe^Ann")):
         (tmp_path / "images").mkdir(exist_ok=True)
         (tmp_path / "masks").mkdir(exist_ok=True)
-        saved(tmp_path / f"images/{name}.dcm", made(HU + ord(name), PatientName=patient, PatientID=patient[:3]))
-        saved(tmp_path / f"masks/{name}.dcm", made((HU > 0).astype(np.uint8)))
-    cases = list(read_cases(tmp_path, window="lung"))
+        saved(
+            tmp_path / f"images/{name}.dcm", dicom_dataset(HU + ord(name), PatientName=patient, PatientID=patient[:3])
+        )
+        saved(tmp_path / f"masks/{name}.dcm", dicom_dataset((HU > 0).astype(np.uint8)))
+    cases = list(read_source(tmp_path, window="lung"))
     assert cases[0].group == cases[1].group != cases[2].group and cases[0].group.startswith("patient-")
     for case in cases:
         assert case.id.startswith("dicom-") and case.labels == {"window": "lung", "modality": "CT"}
-        told = f"{case.id} {case.where} {case.group} {case.image_key} {dict(case.labels)}"
-        assert "Doe" not in told and "Roe" not in told and ".dcm" not in told
+        text = f"{case.id} {case.where} {case.group} {case.image_key} {dict(case.labels)}"
+        assert "Doe" not in text and "Roe" not in text and ".dcm" not in text
 
 
 def test_all_of_pydicoms_own_files(tmp_path):
@@ -340,9 +349,10 @@ def test_all_of_pydicoms_own_files(tmp_path):
     for path in sorted(FILES.glob("*.dcm")):
         name = dicom.neutral_id(path)
         try:
-            frames = dicom.header(path, name).frames
-            shown = dicom.show(path, View(slice=0 if frames > 1 else None), name)
-            assert shown.image.ndim == 3 and shown.image.dtype == np.uint8 and shown.about["window"]
+            frames = dicom.DicomFile.read(path).header().frames
+            shown = open_image(path, View(slice=0 if frames > 1 else None))
+            assert shown.id.startswith(name)
+            assert shown.pixels.ndim == 3 and shown.pixels.dtype == np.uint8 and shown.window
             read += 1
         except MedgroundError as error:
             assert error.hint and path.name not in str(error)
@@ -385,7 +395,7 @@ def test_real_files(shared):
     folder = shared / "data/volumes"
     ct = read_image(folder / "dcmqi/01.dcm", window="lung")
     assert ct.shape == (512, 512, 3) and ct[0, 0, 0] == 0
-    assert "inverted" in dicom.show(folder / "highdicom/dx_image.dcm", View(), "x").about["window"]
+    assert "inverted" in open_image(folder / "highdicom/dx_image.dcm", View()).window
     plain, packed = (read_image(folder / f"pydicom/{name}.dcm") for name in ("MR_small", "MR_small_RLE"))
     assert np.array_equal(plain, packed)
     assert read_image(folder / "highdicom/sm_image.dcm", slice=24).shape == (10, 10, 3)

@@ -1,4 +1,4 @@
-"""Every command and snippet in the documents runs, in order, in a folder of its own."""
+"""Every command and snippet in the documents runs, in order, in its own folder."""
 
 import os
 import re
@@ -14,17 +14,17 @@ FENCE = re.compile(r"^```(\w+)(?: +(\S+))?\n(.*?)^```", re.MULTILINE | re.DOTALL
 
 
 def snippets(document: Path) -> list[tuple[str, str, str]]:
-    """(language, mark, text) of every fenced block; the mark is a word after the language."""
-    return [(found[1], found[2] or "", found[3]) for found in FENCE.finditer(document.read_text())]
+    """Return (language, mark, text) of every fenced block; the mark is a word after the language."""
+    return [(match[1], match[2] or "", match[3]) for match in FENCE.finditer(document.read_text())]
 
 
 def named_file(text: str) -> tuple[str, str] | None:
-    """A block that starts with ``# file: NAME`` is that file."""
+    """Return name and text of a block that starts with ``# file: NAME``."""
     first, _, rest = text.partition("\n")
     return (first.removeprefix("# file:").strip(), rest) if first.startswith("# file:") else None
 
 
-def test_there_are_documents_with_snippets():
+def test_the_documents_contain_snippets():
     assert len(DOCUMENTS) >= 6
     assert sum(len(snippets(document)) for document in DOCUMENTS) >= 25
 
@@ -33,14 +33,14 @@ def test_there_are_documents_with_snippets():
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_every_snippet_runs(document, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(tmp_path))  # a page's modules lie where its reader works
+    monkeypatch.syspath_prepend(str(tmp_path))  # a page's modules are in its working directory
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     subprocess.run(
         [sys.executable, "-m", "medground_toy.phantoms", "--out", "phantoms", "-n", "4", "--seed", "1"], check=True
     )
     namespace: dict = {"__name__": "__main__"}
     for language, mark, text in snippets(document):
-        # `norun` marks what cannot run here: the two set-up commands, output, and weights nobody has offline.
+        # `norun` marks snippets that cannot run here: set-up commands, output, and weights that need a download.
         if mark == "norun" or language not in ("sh", "python", "yaml", "toml"):
             continue
         file = named_file(text)

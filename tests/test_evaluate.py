@@ -1,4 +1,4 @@
-"""Evaluations end to end on phantoms: arms, resumption, saved answers, comparisons, the released aggregation."""
+"""Evaluations end to end on phantoms: conditions, resumption, saved answers, comparisons, the released aggregation."""
 
 import json
 import math
@@ -12,18 +12,20 @@ import pytest
 
 import medground
 from medground.cli import main
-from medground.data.samples import read_samples
+from medground.data.open_dataset import open_dataset
 from medground.errors import InputError, Interrupted, RecipeError, RunError
-from medground.evaluation.conditions import ARMS, Around, arms_of, perfect_mask
+from medground.evaluation.conditions import CONDITIONS, EvalContext, conditions_of, perfect_mask
 from medground.evaluation.evaluator import beginning
 from medground.evaluation.released import statistics
-from medground.evaluation.results_file import cluster_of
+from medground.evaluation.results import ClusterCounts
+from medground.evaluation.results_file import cluster_of, read_records
 from medground.frames import Frame
 from medground.geometry import Box, Point, mask_dice
 from medground.images.rle import decode_rle, encode_rle
 from medground.pipeline.cache import StageCache
 from medground.registry import discovery, loading
-from medground.types import Query, Sample, SpatialPrompt, Target
+from medground.runs import jsonable
+from medground.types import Query, Region, Sample, SpatialPrompt, Target
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +68,7 @@ def files(folder):
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
-def test_a_folder_that_says_everything(plain, phantoms):
+def test_the_folder_holds_summary_records_metadata_and_recipe(plain, phantoms):
     assert set(files(plain.folder)) >= {
         "metrics.json",
         "samples.jsonl",
@@ -74,123 +76,129 @@ def test_a_folder_that_says_everything(plain, phantoms):
         "recipe.yaml",
         "recipe.source.yaml",
     }
-    assert json.loads((plain.folder / "metrics.json").read_text()) == plain.metrics
+    assert json.loads((plain.folder / "metrics.json").read_text()) == jsonable.plain(plain.summary)
     lines = [json.loads(line) for line in (plain.folder / "samples.jsonl").read_text().splitlines()]
-    assert lines == plain.lines
-    assert [line["id"] for line in lines] == read_samples(phantoms).ids
+    assert lines == jsonable.plain(plain.records)
+    assert list(read_records(plain.folder / "samples.jsonl")) == plain.records
+    assert [line["id"] for line in lines] == open_dataset(phantoms).ids
     about = json.loads((plain.folder / "run.json").read_text())
     assert set(about["plugins"]) == {"reasoner.toy", "prompt_interface.bbox_points", "segmenter.ellipse"}
     assert len(about["prompt_sha256"]) == 64
     assert about["versions"]["medground"]
 
 
-def test_the_numbers_are_those_of_the_graph(plain, phantoms):
-    samples = read_samples(phantoms)
+def test_the_numbers_are_those_of_the_pipeline(plain, phantoms):
+    samples = open_dataset(phantoms)
     graph = medground.load(recipe(phantoms))
-    found = graph.batch([sample.query for sample in samples])
-    pairs = zip(found, samples, strict=True)
+    result = graph.batch([sample.query for sample in samples])
+    pairs = zip(result, samples, strict=True)
     dice = [mask_dice(one.mask.data, sample.target.mask) for one, sample in pairs]
     assert plain.mean("dice_joint") == pytest.approx(np.mean(dice))
     assert plain.mean("dice_over_ellipse") == 0
-    for line, one in zip(plain.lines, found, strict=True):
-        (only,) = line["answers"]
-        assert only["text"] == one.completion.text
-        assert only["box"] == list(one.grounding.prompt.box)
-        assert (decode_rle(only["masks"]["joint"]["rle"]) == one.mask.data).all()
+    for line, one in zip(plain.records, result, strict=True):
+        (only,) = line.answers
+        assert only.text == one.completion.text
+        assert only.box == list(one.grounding.region.box)
+        assert (decode_rle(only.masks["joint"].rle) == one.mask.data).all()
 
 
 def test_every_mean_has_an_interval_a_count_and_a_definition(plain):
-    arm = plain.metrics["arms"]["answer"]
+    condition = plain.summary.conditions["answer"]
     assert {"iou", "pdice", "dice_box", "dice_points", "dice_joint", "dice_ellipse", "boundary_f", "hd95_px"} <= set(
-        arm["metrics"]
+        condition.metrics
     )
-    for row in arm["metrics"].values():
-        assert row["low"] <= row["mean"] <= row["high"]
-        assert row["n"] == 10
-        assert row["definition"]
-    assert plain.metrics["clusters"] == {"count": row["clusters"], "by": {"image": row["clusters"]}}
-    assert arm["ok"] + sum(arm["failures"].values()) + sum(arm["excluded"].values()) == arm["answers"] == 10
-    for group in (*arm["groups"].values(), arm["cells"]):
-        assert sum(row["samples"] for row in group) == 10
+    for row in condition.metrics.values():
+        assert row.low <= row.mean <= row.high
+        assert row.n == 10
+        assert row.definition
+    assert plain.summary.clusters == ClusterCounts(count=row.clusters, by={"image": row.clusters})
+    assert condition.ok + sum(condition.failures.values()) + sum(condition.excluded.values()) == condition.answers == 10
+    for group in (*condition.groups.values(), condition.crossed):
+        assert sum(row.samples for row in group) == 10
 
 
 def test_failures_stay_in_every_mean_and_are_counted(phantoms):
     good = medground.evaluate(recipe(phantoms, reasoner=scripted(answer((10, 10, 60, 60)))))
     mixed = scripted(answer((10, 10, 60, 60)), "I cannot help with that.")
     bad = medground.evaluate(recipe(phantoms, reasoner=mixed), "sampling.num_generations=2")
-    arm = bad.metrics["arms"]["answer"]
-    assert (arm["answers"], arm["ok"], arm["failures"], arm["refusals"]) == (20, 10, {"no_answer": 10}, 10)
-    for rows in (*arm["groups"].values(), arm["cells"]):
-        assert sum(row["refusals"] for row in rows) == sum(row["failures"].get("no_answer", 0) for row in rows) == 10
-        assert all(row["ok"] + sum(row["failures"].values()) == row["answers"] for row in rows)
+    condition = bad.summary.conditions["answer"]
+    assert (condition.answers, condition.ok, condition.failures, condition.refusals) == (
+        20,
+        10,
+        {"no_answer": 10},
+        10,
+    )
+    for rows in (*condition.groups.values(), condition.crossed):
+        assert sum(row.refusals for row in rows) == sum(row.failures.get("no_answer", 0) for row in rows) == 10
+        assert all(row.ok + sum(row.failures.values()) == row.answers for row in rows)
     assert bad.mean("iou") == pytest.approx(good.mean("iou") / 2), "the mean of a sample is that of its k answers"
     assert bad.mean("dice_joint") == pytest.approx(good.mean("dice_joint") / 2)
-    assert bad.metrics["answers_per_sample"] == 2
+    assert bad.summary.answers_per_sample == 2
 
 
 def test_seeds_draw_more_answers(phantoms):
-    found = medground.evaluate(
+    result = medground.evaluate(
         recipe(phantoms, seeds=[0, 1], limit=3), "sampling.temperature=1", "sampling.num_generations=2"
     )
-    assert all(len(line["answers"]) == 4 for line in found.lines)
-    assert len({each["text"] for each in found.lines[0]["answers"]}) > 1
-    with pytest.raises(RecipeError, match="asks the same again"):
+    assert all(len(line.answers) == 4 for line in result.records)
+    assert len({each.text for each in result.records[0].answers}) > 1
+    with pytest.raises(RecipeError, match="gives the same answers again"):
         medground.evaluate(recipe(phantoms, seeds=[0, 1]))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("turn", [1, 3])
-def test_killed_and_resumed_it_is_the_same(phantoms, plain, tmp_path, turn):
+def test_a_killed_and_resumed_evaluation_writes_the_same_bytes(phantoms, plain, tmp_path, turn):
     out, source = tmp_path / "run", tmp_path / "recipe.yaml"
     source.write_text(json.dumps(recipe(phantoms)))  # JSON is YAML
     command = [sys.executable, "-m", "medground", "eval", str(source), "--out", str(out)]
     dead = subprocess.run(command, env={**os.environ, "MEDGROUND_FAULT": f"eval.mid:kill:{turn}"})
     assert dead.returncode == -9
     with (out / "samples.jsonl").open("a") as file:
-        file.write('{"arm": "answer", "id": "torn')
+        file.write('{"condition": "answer", "id": "torn')
     again = medground.evaluate(recipe(phantoms), out=out, resume=True)
     assert again.before == 4 * (turn - 1)
     for name in ("samples.jsonl", "metrics.json"):
         assert (out / name).read_bytes() == (plain.folder / name).read_bytes()
 
 
-def test_a_stopped_evaluation_says_how_to_go_on(phantoms, tmp_path):
-    asked = iter([False, True])
+def test_a_stopped_evaluation_can_be_resumed_and_no_other_in_its_folder(phantoms, tmp_path):
+    answers = iter([False, True])
     with pytest.raises(Interrupted, match="stopped after 4 of 10 lines"):
-        medground.evaluate(recipe(phantoms), out=tmp_path / "run", stopped=lambda: next(asked))
+        medground.evaluate(recipe(phantoms), out=tmp_path / "run", stopped=lambda: next(answers))
     with pytest.raises(RunError, match="holds a run already"):
         medground.evaluate(recipe(phantoms), out=tmp_path / "run")
     with pytest.raises(RunError, match="holds another evaluation"):
         medground.evaluate(recipe(phantoms, segmenter="box_fill"), "prompt=box", out=tmp_path / "run", resume=True)
     done = medground.evaluate(recipe(phantoms), "evaluate.n_boot=100", out=tmp_path / "run", resume=True)
-    assert (done.before, len(done.lines)) == (4, 10)
+    assert (done.before, len(done.records)) == (4, 10)
 
 
 def test_saved_answers_are_scored_again_without_their_reasoner(plain, phantoms, tmp_path):
     never = recipe(phantoms, reasoner={"name": "qwen3_vl", "checkpoint": "???"}, segmenter="threshold")
-    found = medground.evaluate(never, predictions=plain.folder, baseline=plain.folder, out=tmp_path / "again")
-    assert [line["answers"][0]["text"] for line in found.lines] == [line["answers"][0]["text"] for line in plain.lines]
-    assert found.mean("iou") == plain.mean("iou")
-    assert found.mean("dice_joint") != plain.mean("dice_joint")
-    rows = {row["metric"]: row for row in found.metrics["baseline"]["comparisons"]}
-    assert rows["dice_joint"]["difference"] == pytest.approx(found.mean("dice_joint") - plain.mean("dice_joint"))
-    assert rows["iou"]["p"] == rows["iou"]["p_holm"] == 1
-    assert all(row["p"] <= row["p_holm"] for row in rows.values())
+    result = medground.evaluate(never, predictions=plain.folder, baseline=plain.folder, out=tmp_path / "again")
+    assert [line.answers[0].text for line in result.records] == [line.answers[0].text for line in plain.records]
+    assert result.mean("iou") == plain.mean("iou")
+    assert result.mean("dice_joint") != plain.mean("dice_joint")
+    rows = {row.metric: row for row in result.summary.baseline.comparisons}
+    assert rows["dice_joint"].difference == pytest.approx(result.mean("dice_joint") - plain.mean("dice_joint"))
+    assert rows["iou"].p == rows["iou"].p_holm == 1
+    assert all(row.p <= row.p_holm for row in rows.values())
     with pytest.raises(InputError, match="no answer for 10 of 10 samples"):
         medground.evaluate(recipe(phantoms), predictions=_lines(tmp_path, [{"id": "x", "prediction": ""}]))
 
 
-def test_prediction_lines_are_data_enough(phantoms, tmp_path):
+def test_lines_with_predictions_and_truths_need_no_dataset(phantoms, tmp_path):
     truth = {"bbox_2d": [10, 10, 60, 60], "point_2d": [[10, 10], [20, 20]]}
     lines = [{"prediction": answer((10, 10, 60, 60)), "ground_truth": truth}, {"prediction": "", "ground_truth": truth}]
     bare = {"prompt_interface": "bbox_points", "evaluate": {"n_boot": 100}}
-    found = medground.evaluate(bare, predictions=_lines(tmp_path, lines))
-    assert found.mean("iou") == pytest.approx(0.5)
-    assert found.mean("pdice") == pytest.approx(0.5)
+    result = medground.evaluate(bare, predictions=_lines(tmp_path, lines))
+    assert result.mean("iou") == pytest.approx(0.5)
+    assert result.mean("pdice") == pytest.approx(0.5)
     matched = medground.evaluate(
         recipe(phantoms, limit=2), predictions=_lines(tmp_path, [{"prediction": each["prediction"]} for each in lines])
     )
-    assert matched.metrics["arms"]["answer"]["failures"] == {"no_answer": 1}
+    assert matched.summary.conditions["answer"].failures == {"no_answer": 1}
     with pytest.raises(InputError, match="holds 2 answers without ids and the data 10 samples"):
         medground.evaluate(recipe(phantoms), predictions=_lines(tmp_path, lines))
 
@@ -208,8 +216,8 @@ def test_lines_of_a_run_are_predictions(phantoms, plain, tmp_path):
             ]
         )
     assert left.value.code == 0
-    found = medground.evaluate(recipe(phantoms), predictions=tmp_path / "r" / "manifest.jsonl")
-    assert found.mean("iou") == plain.mean("iou")
+    result = medground.evaluate(recipe(phantoms), predictions=tmp_path / "r" / "manifest.jsonl")
+    assert result.mean("iou") == plain.mean("iou")
 
 
 def test_saved_answers_need_no_template(phantoms, plain):
@@ -220,8 +228,8 @@ def test_saved_answers_need_no_template(phantoms, plain):
 
 
 @pytest.mark.parametrize("wrong", ["batch_size=0", "n_boot=1", "level=1.0", "seed=-1", "pictures=-1"])
-def test_settings_out_of_bounds(phantoms, wrong):
-    with pytest.raises(RecipeError, match=f"evaluate.{wrong.partition('=')[0]} is"):
+def test_settings_out_of_bounds_are_refused(phantoms, wrong):
+    with pytest.raises(RecipeError, match=f"evaluate.{wrong.partition('=')[0]}: "):
         medground.evaluate(recipe(phantoms), f"evaluate.{wrong}")
 
 
@@ -244,25 +252,25 @@ def test_a_store_serves_the_next_evaluation(phantoms):
     assert store.hits == {"completions": 10, "masks": 0}
     again = medground.evaluate(recipe(phantoms), store=store)
     assert store.hits["masks"] == 30
-    assert again.metrics == first.metrics
+    assert again.summary == first.summary
 
 
-def test_ceilings_and_baselines(phantoms):
+def test_ceilings_are_above_the_answer_and_baselines_below(phantoms):
     names = ["answer", "perfect_segmenter", "oracle_box", "oracle_points", "oracle_both", "jitter_10", "jitter_40"]
     names += ["whole_box", "centre_box", "constant_box", "category_box"]
-    found = medground.evaluate(recipe(phantoms, arms=names))
-    assert list(found.metrics["arms"]) == names
-    assert found.mean("iou", "oracle_box") == 1
-    assert 1 > found.mean("iou", "jitter_10") > found.mean("iou", "jitter_40") > 0.2
-    assert found.mean("dice_joint", "oracle_both") > found.mean("dice_joint") > found.mean("dice_joint", "whole_box")
-    assert found.mean("dice_joint", "perfect_segmenter") > found.mean("dice_joint")
-    whole = next(line for line in found.lines if line["arm"] == "whole_box")
-    assert whole["answers"][0]["box"] == [0, 0, 96, 96]
-    constant = [line for line in found.lines if line["arm"] == "constant_box"]
+    result = medground.evaluate(recipe(phantoms, conditions=names))
+    assert list(result.summary.conditions) == names
+    assert result.mean("iou", "oracle_box") == 1
+    assert 1 > result.mean("iou", "jitter_10") > result.mean("iou", "jitter_40") > 0.2
+    assert result.mean("dice_joint", "oracle_both") > result.mean("dice_joint") > result.mean("dice_joint", "whole_box")
+    assert result.mean("dice_joint", "perfect_segmenter") > result.mean("dice_joint")
+    whole = next(line for line in result.records if line.condition == "whole_box")
+    assert whole.answers[0].box == [0, 0, 96, 96]
+    constant = [line for line in result.records if line.condition == "constant_box"]
     for line in constant:
-        others = [other["target"]["box"] for other in constant if other["cluster"] != line["cluster"]]
-        assert line["answers"][0]["box"] == pytest.approx(np.mean(others, axis=0))
-    assert {row["arm"] for row in found.metrics["comparisons"]} == set(names) - {"answer"}
+        others = [other.target.box for other in constant if other.cluster != line.cluster]
+        assert line.answers[0].box == pytest.approx(np.mean(others, axis=0))
+    assert {row.condition for row in result.summary.comparisons} == set(names) - {"answer"}
 
 
 def test_ceilings_on_real_images(shared, tmp_path):
@@ -278,49 +286,49 @@ def test_ceilings_on_real_images(shared, tmp_path):
         labels = {key: row[key] for key in ("modality", "category", "dataset")}
         lines.append({"id": str(number), "question": "What stands out?", **files, **labels})
     (tmp_path / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    arms = ["answer", "perfect_segmenter", "oracle_box", "jitter_30", "constant_box"]
-    found = medground.evaluate(recipe(tmp_path, arms=arms))
-    dice = {arm: found.mean("dice_joint", arm) for arm in arms}
+    conditions = ["answer", "perfect_segmenter", "oracle_box", "jitter_30", "constant_box"]
+    result = medground.evaluate(recipe(tmp_path, conditions=conditions))
+    dice = {condition: result.mean("dice_joint", condition) for condition in conditions}
     assert dice["oracle_box"] > dice["jitter_30"] > dice["constant_box"]
     assert dice["oracle_box"] > 0.7
-    assert found.mean("dice_over_ellipse", "oracle_box") == 0
-    assert found.metrics["clusters"] == {"count": len(lines), "by": {"image": len(lines)}}
-    assert {row["modality"] for row in found.metrics["arms"]["answer"]["groups"]["modality"]} == set(first)
+    assert result.mean("dice_over_ellipse", "oracle_box") == 0
+    assert result.summary.clusters == ClusterCounts(count=len(lines), by={"image": len(lines)})
+    assert {row.labels["modality"] for row in result.summary.conditions["answer"].groups["modality"]} == set(first)
 
 
 def test_what_a_segmenter_was_not_trained_for_is_left_out_with_the_reason(phantoms):
-    boxes = recipe(phantoms, segmenter="box_fill", arms=["answer", "oracle_box", "oracle_points"])
-    found = medground.evaluate(boxes, "prompt=box")
-    assert found.metrics["skipped"] == {"oracle_points": "the segmenter box_fill was not trained for points"}
-    assert list(found.metrics["arms"]) == ["answer", "oracle_box"]
+    boxes = recipe(phantoms, segmenter="box_fill", conditions=["answer", "oracle_box", "oracle_points"])
+    result = medground.evaluate(boxes, "prompt=box")
+    assert result.summary.skipped == {"oracle_points": "the segmenter box_fill was not trained for points"}
+    assert list(result.summary.conditions) == ["answer", "oracle_box"]
     alone = medground.evaluate({**boxes, "reasoner": None}, "prompt=box")
-    assert alone.metrics["skipped"]["answer"] == "the recipe names no reasoner"
+    assert alone.summary.skipped["answer"] == "the recipe names no reasoner"
 
 
 @pytest.mark.slow
 def test_probes_of_a_reasoner_that_looks_and_reads(phantoms):
     probes = ["blank", "mirrored", "swapped", "paraphrase", "irrelevant", "think_removed"]
-    found = medground.evaluate(recipe(phantoms, arms=["answer", *probes]))
-    alike = {name: found.metrics["arms"][name]["agreement"]["mean"] for name in probes[:-1]}
+    result = medground.evaluate(recipe(phantoms, conditions=["answer", *probes]))
+    alike = {name: result.summary.conditions[name].agreement.mean for name in probes[:-1]}
     assert alike["paraphrase"] == 1, "its rules know the same words"
     assert max(alike["blank"], alike["swapped"]) < 0.5 < 1
-    asked = {line["arm"]: line.get("asked") for line in found.lines}
-    assert asked["irrelevant"] == "Which day of the week comes after Monday?"
-    assert asked["blank"] is asked["answer"] is None
-    assert "cannot go on" in found.metrics["skipped"]["think_removed"]
+    questions = {line.condition: line.asked_question for line in result.records}
+    assert questions["irrelevant"] == "Which day of the week comes after Monday?"
+    assert questions["blank"] is questions["answer"] is None
+    assert "cannot go on" in result.summary.skipped["think_removed"]
 
 
 def test_probes_of_a_reasoner_that_does_not_look(phantoms):
     blind = recipe(
-        phantoms, reasoner=scripted(answer((10, 10, 60, 60))), arms=["answer", "blank", "mirrored", "swapped"]
+        phantoms, reasoner=scripted(answer((10, 10, 60, 60))), conditions=["answer", "blank", "mirrored", "swapped"]
     )
-    found = medground.evaluate(blind)
+    result = medground.evaluate(blind)
     for name in ("blank", "swapped"):
-        assert found.metrics["arms"][name]["agreement"]["mean"] == 1
-        assert found.mean("iou", name) == found.mean("iou")
-    mirrored = next(line for line in found.lines if line["arm"] == "mirrored")
-    assert mirrored["answers"][0]["box"] == [36, 10, 86, 60]
-    assert mirrored["answers"][0]["points"] == [[86, 10], [76, 20]]
+        assert result.summary.conditions[name].agreement.mean == 1
+        assert result.mean("iou", name) == result.mean("iou")
+    mirrored = next(line for line in result.records if line.condition == "mirrored")
+    assert mirrored.answers[0].box == [36, 10, 86, 60]
+    assert mirrored.answers[0].points == [[86, 10], [76, 20]]
 
 
 PARROT = """
@@ -348,17 +356,21 @@ def register_reasoners(register):
 def test_thinking_is_replaced_where_a_reasoner_goes_on_from_it(phantoms, site, install):
     install(site, "medground-parrot", {"reasoner.parrot": "medground_parrot"}, PARROT)
     discovery._scan.cache_clear()
-    loading._offers.cache_clear()
-    made = recipe(phantoms, reasoner="parrot", arms=["answer", "think_removed", "think_shuffled"])
-    found = medground.evaluate({**made, "prompt_interface": "bbox"})
-    by_arm = {arm: [each for each in found.lines if each["arm"] == arm] for arm in found.metrics["arms"]}
-    assert all(line["answers"][0]["think"] == "" for line in by_arm["think_removed"])
-    thoughts = {line["id"]: line["answers"][0]["think"] for line in by_arm["answer"]}
-    for line in by_arm["think_shuffled"]:
-        own = line["answers"][0]["think"]
-        assert own != thoughts[line["id"]]
+    loading._load.cache_clear()
+    loading._manager.cache_clear()
+    made = recipe(phantoms, reasoner="parrot", conditions=["answer", "think_removed", "think_shuffled"])
+    result = medground.evaluate({**made, "prompt_interface": "bbox"})
+    by_condition = {
+        condition: [each for each in result.records if each.condition == condition]
+        for condition in result.summary.conditions
+    }
+    assert all(line.answers[0].think == "" for line in by_condition["think_removed"])
+    thoughts = {line.id: line.answers[0].think for line in by_condition["answer"]}
+    for line in by_condition["think_shuffled"]:
+        own = line.answers[0].think
+        assert own != thoughts[line.id]
         assert own in thoughts.values()
-    assert found.metrics["arms"]["think_removed"]["agreement"]["mean"] < 1
+    assert result.summary.conditions["think_removed"].agreement.mean < 1
 
 
 def test_beginning_of_a_completion():
@@ -368,17 +380,17 @@ def test_beginning_of_a_completion():
     assert beginning(text, None, "x") is beginning(text, "", "x") is beginning("<think>left", "left", "x") is None
 
 
-def test_arms_that_cannot_be():
+def test_conditions_that_cannot_be_evaluated_together_are_refused():
     for names, message in (
         (["anwser"], "did you mean 'answer'"),
         (["blank", "blank"], "twice"),
         (["perfect_segmenter", "answer"], "starts from the answers"),
         (["jitter_70"], "moves edges by 70 %"),
-        ("answer", "not a list"),
+        ([], "is empty"),
     ):
         with pytest.raises(RecipeError, match=message):
-            arms_of(names)
-    assert [arm.name for arm in arms_of(None)] == ["answer"]
+            conditions_of(names)
+    assert [condition.name for condition in conditions_of(None)] == ["answer"]
 
 
 def test_a_perfect_segmenter_takes_what_the_prompt_leaves_it():
@@ -394,23 +406,23 @@ def test_a_perfect_segmenter_takes_what_the_prompt_leaves_it():
     assert not perfect_mask(behind, truth).data.any()
 
 
-def test_a_mirrored_answer_comes_back_where_it_belongs():
-    prompt = SpatialPrompt(box=Box(1, 2, 4, 5), points=(Point(1.5, 2.5),))
-    back = ARMS["mirrored"].back
-    assert back(prompt, (10, 20)) == SpatialPrompt(box=Box(16, 2, 19, 5), points=(Point(18.5, 2.5),))
-    assert back(back(prompt, (10, 20)), (10, 20)) == prompt
+def test_the_answer_to_a_mirrored_image_is_mirrored_back():
+    region = Region(box=Box(1, 2, 4, 5), points=(Point(1.5, 2.5),))
+    back = CONDITIONS["mirrored"].restore
+    assert back(region, (10, 20)) == Region(box=Box(16, 2, 19, 5), points=(Point(18.5, 2.5),))
+    assert back(back(region, (10, 20)), (10, 20)) == region
 
 
 def sample(labels=(), image=None, name="s"):
     image = np.zeros((4, 4, 3), np.uint8) if image is None else image
     return Sample(
         query=Query(image=image, question="?", id=name),
-        target=Target(box=Box(0, 0, 2, 2), points=()),
+        target=Target(regions=(Region(box=Box(0, 0, 2, 2), points=()),)),
         labels=dict(labels),
     )
 
 
-def test_clusters_are_patients_then_volumes_then_images_and_tell_nothing():
+def test_clusters_are_patients_then_volumes_then_images_and_their_names_are_hashes():
     patient = sample({"patient": "Doe^Jane", "volume": "v1"})
     assert cluster_of(patient)[0] == "patient"
     assert cluster_of(sample({"volume": "v1"}))[0] == "volume"
@@ -426,8 +438,8 @@ def test_clusters_are_patients_then_volumes_then_images_and_tell_nothing():
         cluster_of(sample(), "site")
 
 
-def test_nothing_to_point_at_is_no_line_of_an_oracle():
-    assert ARMS["oracle_points"].place(sample(), Around(seed=0)) is None
+def test_an_oracle_gives_no_region_for_a_truth_without_points():
+    assert CONDITIONS["oracle_points"].regions(sample(), EvalContext(seed=0)) == ()
 
 
 def test_run_length_round_trip():
@@ -496,7 +508,7 @@ def test_released_numbers_of_the_oracle_cases_aggregate_as_released(shared, tmp_
         "evaluate": {"protocol": "released", "n_boot": 50},
     }
     medground.evaluate(compat, predictions=_lines(tmp_path, lines), out=tmp_path / "out")
-    found = json.loads((tmp_path / "out" / "statistics.json").read_text())
+    result = json.loads((tmp_path / "out" / "statistics.json").read_text())
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     wanted = {key: [round(case["eval"].get(key, 0.0), 4) for case in cases] for key in ("iou", "pdice")}
     assert [[row["iou"], row["pdice"]] for row in results] == [
@@ -504,23 +516,23 @@ def test_released_numbers_of_the_oracle_cases_aggregate_as_released(shared, tmp_
     ]
     failed = sum("raises" in case["eval"] for case in cases)
     assert failed > 20
-    assert (found["failed_samples"], found["total_samples"]) == (failed, len(cases))
-    assert found["mean_iou"] == round(sum(wanted["iou"]) / len(cases), 4)
-    assert found["mean_pdice"] == round(sum(wanted["pdice"]) / len(cases), 4)
+    assert (result["failed_samples"], result["total_samples"]) == (failed, len(cases))
+    assert result["mean_iou"] == round(sum(wanted["iou"]) / len(cases), 4)
+    assert result["mean_pdice"] == round(sum(wanted["pdice"]) / len(cases), 4)
     part = [value for number, value in enumerate(wanted["iou"]) if number % 3 == 1 and number % 7 == 2]
-    cell = found["per_super"]["s1"]["categories"]["c2"]
+    cell = result["per_super"]["s1"]["categories"]["c2"]
     assert (cell["mean_iou"], cell["count"]) == (round(sum(part) / len(part), 4), len(part))
 
 
 def test_released_dice_are_made_of_whole_pixels(phantoms, tmp_path):
     compat = recipe(phantoms, protocol="released", limit=3)
     compat["prompt_interface"] = {"name": "bbox_points", "parser": "released_eval"}
-    found = medground.evaluate(compat, out=tmp_path / "out")
-    samples = read_samples(phantoms)
+    result = medground.evaluate(compat, out=tmp_path / "out")
+    samples = open_dataset(phantoms)
     rows = json.loads((tmp_path / "out" / "results.json").read_text())
-    for row, line, sample in zip(rows, found.lines, samples[:3], strict=True):
+    for row, line, sample in zip(rows, result.records, samples[:3], strict=True):
         for key, part in (("dice_bbox", "box"), ("dice_points", "points"), ("dice_joint", "joint")):
-            mask, truth = decode_rle(line["answers"][0]["masks"][part]["rle"]), sample.target.mask
+            mask, truth = decode_rle(line.answers[0].masks[part].rle), sample.target.mask
             assert row[key] == round(2 * int((mask & truth).sum()) / (mask.sum() + truth.sum() + 1e-6), 4)
 
 
@@ -530,11 +542,11 @@ def test_the_published_table_is_measured_on_published_numbers(phantoms, tmp_path
     from medground.data.export import export
 
     export(phantoms, tmp_path / "test.parquet")
-    table = read_samples(tmp_path / "test.parquet", reader="umrg")
-    said = []
+    table = open_dataset(tmp_path / "test.parquet", reader="umrg")
+    answered = []
     for each in table:
         box, points = (each.target.published[key] for key in ("bbox_2d", "point_2d"))
-        said.append({"id": each.query.id, "prediction": answer(box, points).replace('"', "'")})
+        answered.append({"id": each.query.id, "prediction": answer(box, points).replace('"', "'")})
     compat = {
         "prompt_interface": {
             "name": "bbox_points",
@@ -546,12 +558,12 @@ def test_the_published_table_is_measured_on_published_numbers(phantoms, tmp_path
         "data": {"path": str(tmp_path / "test.parquet"), "reader": "umrg"},
         "evaluate": {"protocol": "released", "n_boot": 50},
     }
-    found = medground.evaluate(compat, predictions=_lines(tmp_path, said), out=tmp_path / "out")
+    result = medground.evaluate(compat, predictions=_lines(tmp_path, answered), out=tmp_path / "out")
     means = json.loads((tmp_path / "out" / "statistics.json").read_text())
     assert (means["mean_iou"], means["mean_pdice"], means["failed_samples"]) == (1.0, 2.0, 0)
-    assert found.mean("pdice_compat") == pytest.approx(2, abs=1e-3)
-    assert 0.7 < found.mean("iou") < 1
-    assert found.metrics["unusable"] == []
+    assert result.mean("pdice_compat") == pytest.approx(2, abs=1e-3)
+    assert 0.7 < result.mean("iou") < 1
+    assert result.summary.unusable == []
 
 
 def test_a_recipe_is_not_measured_on_what_it_was_trained_on(phantoms):
@@ -559,7 +571,7 @@ def test_a_recipe_is_not_measured_on_what_it_was_trained_on(phantoms):
     trained["data"]["split"] = "train"
     with pytest.raises(RecipeError, match=r"trains on data\.split=train"):
         medground.evaluate(trained)
-    assert medground.evaluate(trained, "evaluate.split=train").metrics["split"] == "train"
+    assert medground.evaluate(trained, "evaluate.split=train").summary.split == "train"
 
 
 def test_the_baseline_must_be_of_the_same_samples(plain, phantoms, tmp_path):
@@ -571,14 +583,14 @@ def test_the_baseline_must_be_of_the_same_samples(plain, phantoms, tmp_path):
         medground.evaluate(recipe(phantoms), baseline=tmp_path)
 
 
-def test_the_command_line(phantoms, tmp_path, capsys):
+def test_eval_prints_a_summary_and_its_folder_is_a_recipe(phantoms, tmp_path, capsys):
     with pytest.raises(SystemExit) as left:
         main(["eval", "eval/baselines", f"data.path={phantoms}", "segmenter=ellipse", "evaluate.limit=3",
               "evaluate.n_boot=50", "--out", str(tmp_path / "run"), "--store", str(tmp_path / "store"), "--json"])  # fmt: skip
     assert left.value.code == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["samples"] == 3
-    assert set(told["arms"]) == {"answer", "whole_box", "centre_box", "constant_box", "category_box"}
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["samples"] == 3
+    assert set(printed["conditions"]) == {"answer", "whole_box", "centre_box", "constant_box", "category_box"}
     assert (tmp_path / "store" / "completions.jsonl").exists()
     with pytest.raises(SystemExit) as left:
         main(["eval", str(tmp_path / "run"), "--out", str(tmp_path / "again")])
@@ -586,10 +598,10 @@ def test_the_command_line(phantoms, tmp_path, capsys):
     assert "see" in capsys.readouterr().err
 
 
-def test_frames_of_saved_answers_travel(phantoms, tmp_path):
+def test_saved_answers_keep_their_frames(phantoms, tmp_path):
     permille = {"name": "toy", "frame": "permille"}
     first = medground.evaluate(recipe(phantoms, reasoner=permille, limit=2), out=tmp_path / "first")
     again = medground.evaluate(recipe(phantoms, limit=2), predictions=tmp_path / "first")
-    assert again.lines[0]["answers"][0]["frame"] == {"kind": "permille", "size": [96, 96], "order": "xy"}
-    assert Frame(**first.lines[0]["answers"][0]["frame"]).kind == "permille"
+    assert again.records[0].answers[0].frame == {"kind": "permille", "size": [96, 96], "order": "xy"}
+    assert Frame(**first.records[0].answers[0].frame).kind == "permille"
     assert again.mean("iou") == first.mean("iou")

@@ -2,17 +2,19 @@
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
 import medground
-from medground.data.samples import read_samples
+from medground.data.open_dataset import open_dataset
 from medground.errors import RecipeError
 from medground.evaluation.metrics import DEFINITIONS
 from medground.evaluation.published import names, published
-from medground.evaluation.report import NAMES, report
+from medground.evaluation.report import NAMES, evaluation_report
+from medground.evaluation.results import EvaluationMetadata
 from medground.recipe import resolve
 
 HOSTILE = (
@@ -61,7 +63,7 @@ def run(tmp_path_factory) -> Path:
         "segmenter": "threshold",
         "sampling": {"num_generations": 2},
         "data": {"path": str(folder / "data")},
-        "evaluate": {"n_boot": 50, "arms": FULL, "published": names(), "pictures": 3},
+        "evaluate": {"n_boot": 50, "conditions": FULL, "published": names(), "pictures": 3},
     }
     medground.evaluate({**recipe, "segmenter": "ellipse"}, out=folder / "before")
     medground.evaluate(recipe, out=folder / "run", baseline=folder / "before")
@@ -74,7 +76,7 @@ def text(run) -> str:
 
 
 @pytest.mark.slow
-def test_it_asks_for_nothing_outside_itself(text):
+def test_the_page_loads_nothing_from_outside_itself(text):
     page = Page(text)
     for tag, attributes in page.elements:
         assert tag not in ("iframe", "object", "embed", "link", "base", "form")
@@ -87,7 +89,7 @@ def test_it_asks_for_nothing_outside_itself(text):
 
 
 @pytest.mark.slow
-def test_it_holds_every_part(text):
+def test_the_page_has_every_section(text):
     page = Page(text)
     titles = page.said("h2")
     for title in ("Result", "Ceilings", "Blind baselines", "Probes", "Left out", "Against before", "By what is shown",
@@ -95,7 +97,7 @@ def test_it_holds_every_part(text):
                   "Drawn at random", "Published: MedReasoner, main table", "Run card"):  # fmt: skip
         assert title in titles
     assert "Beyond the ellipse inscribed in its box" in page.said("p")
-    assert "12 of 24 answers hold no answer block" in page.said("p")
+    assert "12 of 24 answers end without any answer block (refusals)." in page.said("p")
     assert "not a medical device" in page.said("footer")
     assert "cannot go on" in page.said("td")
     assert "Box IoU (released) by super-category, as published" in page.said("caption")
@@ -104,7 +106,7 @@ def test_it_holds_every_part(text):
 
 
 @pytest.mark.slow
-def test_pictures_have_words_and_are_small(text):
+def test_pictures_have_alternative_texts_and_are_small(text):
     images = [attributes for tag, attributes in Page(text).elements if tag == "img"]
     assert len(images) == 9
     for image in images:
@@ -116,7 +118,7 @@ def test_pictures_have_words_and_are_small(text):
 @pytest.mark.slow
 def test_numbers_on_the_page_are_those_of_the_file(run, text):
     metrics = json.loads((run / "metrics.json").read_text())
-    row = metrics["arms"]["answer"]["metrics"]["dice_joint"]
+    row = metrics["conditions"]["answer"]["metrics"]["dice_joint"]
     assert f'data-value="{row["mean"]!r}"' in text
     assert f"{row['low']:.3f}\u00a0to\u00a0{row['high']:.3f}" in text
     rows = metrics["baseline"]["comparisons"]
@@ -133,21 +135,21 @@ def test_without_pictures_no_image_leaves_the_data(run, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_page_leads_with_the_first_arm_where_the_answers_are_not_asked_for(run, tmp_path):
-    only = ["evaluate.arms=[oracle_box,oracle_points]", "evaluate.pictures=0", "evaluate.published=[]"]
+def test_a_page_leads_with_the_first_condition_where_the_answers_are_not_asked_for(run, tmp_path):
+    only = ["evaluate.conditions=[oracle_box,oracle_points]", "evaluate.pictures=0", "evaluate.published=[]"]
     done = medground.evaluate(str(run), *only, out=tmp_path / "o")
-    assert "cells" in done.metrics["arms"]["oracle_box"] and "cells" not in done.metrics["arms"]["oracle_points"]
+    assert done.summary.conditions["oracle_box"].crossed and done.summary.conditions["oracle_points"].crossed is None
     assert "the true box through the segmenter" in (tmp_path / "o" / "report.html").read_text()
 
 
 def test_a_thousand_cases_stay_under_twenty_megabytes(run):
-    recipe, about = resolve(str(run)), json.loads((run / "run.json").read_text())
-    metrics = json.loads((run / "metrics.json").read_text())
-    lines = [json.loads(line) for line in (run / "samples.jsonl").read_text().splitlines()]
-    own = [line for line in lines if line["arm"] == "answer"]
-    many = [{**own[number % len(own)], "id": f"{number}"} for number in range(1000)]
-    samples = {sample.query.id: sample for sample in read_samples(recipe.data["data"]["path"])}
-    page = report(recipe, about, metrics, many, lambda name: samples[own[int(name) % len(own)]["id"]])
+    recipe = resolve(str(run), "evaluate.published=[]")
+    result = medground.evaluate(recipe)
+    metadata = EvaluationMetadata(**json.loads((run / "run.json").read_text()))
+    own = [record for record in result.records if record.condition == "answer"]
+    many = [replace(own[number % len(own)], id=f"{number}") for number in range(1000)]
+    samples = {sample.query.id: sample for sample in open_dataset(recipe.config.data.path)}
+    page = evaluation_report(recipe, metadata, result.summary, many, lambda name: samples[own[int(name) % len(own)].id])
     assert page.count("<img") == 9
     assert len(page.encode()) < 2_000_000
 
@@ -158,23 +160,22 @@ def test_every_metric_has_a_name_for_people():
 
 @pytest.mark.parametrize("name", names())
 def test_published_tables_say_where_they_come_from(name):
-    found = published(name)
-    assert "2508.08177" in found["source"]
-    assert set(found) == {"title", "source", "data", "prompt", "segmenter", "definitions", "notes", "rows"}
-    for row in found["rows"]:
-        assert row["values"].keys() <= found["definitions"].keys() <= DEFINITIONS.keys()
-        assert all(value is None or 0 < value < 200 for value in row["values"].values())
+    table = published(name)
+    assert "2508.08177" in table.source
+    assert table.title and table.data and table.segmenter
+    for row in table.rows:
+        assert row.values.keys() <= table.definitions.keys() <= DEFINITIONS.keys()
+        assert all(value is None or 0 < value < 200 for value in row.values.values())
 
 
 def test_published_numbers_are_those_of_the_table():
-    rows = {(row["model"], row.get("size")): row for row in published("medreasoner")["rows"]}
+    rows = {(row.model, row.size): row for row in published("medreasoner").rows}
     assert len(rows) == 16
-    assert rows["MedReasoner", "7B"]["values"] == {"iou_compat": 32.42, "pdice_compat": 26.55, "dice_joint": 37.78}
-    assert rows["VLMR1-REC", "3B"]["values"]["pdice_compat"] is None
-    assert rows["GPT-4o", None]["iou_compat_by_supercategory"]["lung"] == 11.70
+    assert rows["MedReasoner", "7B"].values == {"iou_compat": 32.42, "pdice_compat": 26.55, "dice_joint": 37.78}
+    assert rows["VLMR1-REC", "3B"].values["pdice_compat"] is None
+    assert rows["GPT-4o", None].iou_compat_by_supercategory["lung"] == 11.70
     gain = {
-        key: rows["MedReasoner", "7B"]["values"][key] - value
-        for key, value in rows["Qwen2.5-VL", "72B"]["values"].items()
+        key: rows["MedReasoner", "7B"].values[key] - value for key, value in rows["Qwen2.5-VL", "72B"].values.items()
     }
     assert gain == pytest.approx({"iou_compat": 14.10, "pdice_compat": 14.16, "dice_joint": 8.07})
     with pytest.raises(RecipeError, match="did you mean 'medreasoner'"):

@@ -13,7 +13,7 @@ from click.testing import CliRunner  # noqa: E402
 import medground  # noqa: E402
 from medground.cli import medground as command  # noqa: E402
 from medground.errors import InputError, RunError  # noqa: E402
-from medground.runs.folder import read_about, read_events  # noqa: E402
+from medground.runs.folder import read_events, read_metadata  # noqa: E402
 from medground.training.export import export  # noqa: E402
 from medground.training.run import train  # noqa: E402
 
@@ -107,10 +107,10 @@ def test_the_card_says_what_was_recorded_and_no_more(run, tiny, tmp_path):
         sampling={"max_completion_length": 4},
     )
     export(folder, tmp_path / "out")
-    card, about = (tmp_path / "out" / "README.md").read_text(), read_about(folder)
+    card, metadata = (tmp_path / "out" / "README.md").read_text(), read_metadata(folder)
     (measured,) = read_events(folder, "validate")
     for said in (
-        about["recipe_sha256"], about["data_sha256"], about["processor_sha256"], about["checkpoint_rule"],
+        metadata.recipe_sha256, metadata.data_sha256, metadata.processor_sha256, metadata.checkpoint_rule,
         f"torch {torch.__version__.partition('+')[0]}", "2 of 2, 0 of them skipped",
         f"| iou | {measured['eval/iou']:.4g} | 2 |", "so the figures flatter the model",
         f"{measured['eval/grounded_ratio']:.1%} of the answers had no fault",

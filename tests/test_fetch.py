@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from medground.recipe import resolve
-from medground.recipe.hub import parse, wanted
+from medground.recipe.hub import hub_items, parse_hub_id
 
 pytest.importorskip("huggingface_hub")
 
@@ -29,7 +29,7 @@ class Hub(ThreadingHTTPServer):
         self.licences: dict[str, str] = {}
         self.lies: dict[str, str] = {}
         """Name -> the hash the hub gives out instead of the true one."""
-        self.asked: list[str] = []
+        self.requests: list[str] = []
 
     @property
     def address(self) -> str:
@@ -40,7 +40,7 @@ class Answers(BaseHTTPRequestHandler):
     server: Hub
 
     def log_message(self, *arguments: object) -> None:
-        self.server.asked.append(f"{self.command} {self.path}")
+        self.server.requests.append(f"{self.command} {self.path}")
 
     def do_HEAD(self) -> None:
         self.do_GET()
@@ -76,8 +76,8 @@ class Answers(BaseHTTPRequestHandler):
                 for name, data in self.server.files[repository].items()
             ]
             card = {"license": self.server.licences.get(repository)}
-            found = {"id": repository, "sha": COMMIT, "siblings": siblings, "cardData": card, "kind": kind}
-            self.reply(json.dumps(found).encode(), {"Content-Type": "application/json"})
+            reply = {"id": repository, "sha": COMMIT, "siblings": siblings, "cardData": card, "kind": kind}
+            self.reply(json.dumps(reply).encode(), {"Content-Type": "application/json"})
 
     def hash_of(self, name: str, data: bytes) -> str:
         return self.server.lies.get(name) or hashlib.sha256(data).hexdigest()
@@ -142,26 +142,26 @@ def test_a_segmenter_is_fetched_with_licence_revision_and_hash(hub, run, tmp_pat
     assert done.returncode == 0, done.stderr
     assert "segmenter.checkpoint: wanglab/MedSAM2/MedSAM2_latest.pt" in done.stderr
     assert "CC BY-SA 4.0" in done.stderr and COMMIT in done.stderr
-    (found,) = json.loads(done.stdout)
+    (result,) = json.loads(done.stdout)
     digest = hashlib.sha256(b"weights").hexdigest()
-    assert found["sha256"] == {"MedSAM2_latest.pt": digest}
-    assert found["commit"] == COMMIT
-    assert Path(found["path"]).read_bytes() == b"weights"
+    assert result["sha256"] == {"MedSAM2_latest.pt": digest}
+    assert result["commit"] == COMMIT
+    assert Path(result["path"]).read_bytes() == b"weights"
     lock = json.loads((tmp_path / "cache" / "medground.lock.json").read_text())
     assert lock["wanglab/MedSAM2/MedSAM2_latest.pt"]["sha256"] == {"MedSAM2_latest.pt": digest}
     # and where it now lies, the segmenter finds it
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     from medground.segmenters.weights import find_weights
 
-    assert find_weights("wanglab/MedSAM2/MedSAM2_latest.pt") == Path(found["path"])
-    assert not any("other.pt" in line for line in hub.asked)
+    assert find_weights("wanglab/MedSAM2/MedSAM2_latest.pt") == Path(result["path"])
+    assert not any("other.pt" in line for line in hub.requests)
 
 
 def test_nothing_is_downloaded_before_the_licence_is_accepted(hub, run, tmp_path):
     done = run(*MEDSAM2, answer="n\n")
     assert done.returncode == 1
     assert "CC BY-SA 4.0" in done.stderr and "nothing was downloaded" in done.stderr
-    assert not any("/resolve/" in line for line in hub.asked)
+    assert not any("/resolve/" in line for line in hub.requests)
     assert not list(tmp_path.rglob("*.pt"))
 
 
@@ -169,15 +169,15 @@ def test_a_folder_takes_what_a_model_needs_and_the_hubs_own_licence(hub, run, tm
     done = run("infer/toy", "segmenter={name: sam2, checkpoint: someone/model}", "--yes", "--json")
     assert done.returncode == 0, done.stderr
     assert "licence  mit" in done.stderr
-    (found,) = json.loads(done.stdout)
-    assert sorted(found["sha256"]) == ["config.json", "model.safetensors"]
+    (result,) = json.loads(done.stdout)
+    assert sorted(result["sha256"]) == ["config.json", "model.safetensors"]
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     from medground.segmenters.weights import find_weights
 
-    assert find_weights("someone/model") == Path(found["path"])
+    assert find_weights("someone/model") == Path(result["path"])
 
 
-def test_data_without_a_stated_licence_is_said_to_be_so(hub, run):
+def test_a_dataset_without_a_stated_licence_is_shown_as_unknown(hub, run):
     done = run("infer/toy", "data.path=zzzyzh/U-MRG", "--yes", "--json")
     assert done.returncode == 0, done.stderr
     assert "UNKNOWN" in done.stderr and "U-MRG" in done.stderr
@@ -204,43 +204,43 @@ def test_a_file_with_another_hash_is_refused_and_removed(which, hub, run, tmp_pa
 def test_without_a_network_it_is_one_sentence(run):
     done = run(*MEDSAM2, "--yes", endpoint="http://127.0.0.1:9")
     assert done.returncode == 1
-    assert "cannot be asked for wanglab/MedSAM2/MedSAM2_latest.pt" in done.stderr
+    assert "does not answer for wanglab/MedSAM2/MedSAM2_latest.pt" in done.stderr
     assert "give its path as segmenter.checkpoint" in done.stderr
     assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(
-    ("checkpoint", "said"),
+    ("checkpoint", "message"),
     [
         ("no/body", "the hub has no model no/body"),
         ("someone/model@v9", "someone/model has no revision v9"),
         ("someone/model/none.pt", "someone/model has no file none.pt"),
     ],
 )
-def test_what_the_hub_does_not_have_is_said(checkpoint, said, run):
+def test_an_item_that_the_hub_does_not_have_is_refused(checkpoint, message, run):
     done = run("infer/toy", f"segmenter={{name: sam2, checkpoint: {checkpoint}}}", "--yes")
     assert done.returncode == 1
-    assert said in done.stderr and "Traceback" not in done.stderr
+    assert message in done.stderr and "Traceback" not in done.stderr
 
 
 def test_a_recipe_without_weights_needs_nothing(hub, run):
     done = run("infer/toy", "--json")
     assert (done.returncode, done.stdout) == (0, "[]\n")
-    assert not hub.asked
+    assert not hub.requests
 
 
-def test_what_lies_on_disk_is_not_wanted(tmp_path):
+def test_a_checkpoint_on_disk_is_not_downloaded(tmp_path):
     weights = tmp_path / "w.pt"
     weights.touch()
-    assert wanted(resolve("infer/toy", f"segmenter={{name: sam2, checkpoint: {weights}}}")) == []
+    assert hub_items(resolve("infer/toy", f"segmenter={{name: sam2, checkpoint: {weights}}}")) == []
 
 
-def test_a_revision_may_stand_in_the_id_or_beside_it():
-    inside = parse("owner/name@abc", "reasoner.checkpoint")
-    assert inside is not None and (inside.revision, inside.id) == ("abc", "owner/name@abc")
-    assert parse("owner/name", "reasoner.checkpoint", revision="abc") == inside
+def test_a_revision_is_part_of_the_id_or_an_argument_of_its_own():
+    pinned = parse_hub_id("owner/name@abc", "reasoner.checkpoint")
+    assert pinned is not None and (pinned.revision, pinned.id) == ("abc", "owner/name@abc")
+    assert parse_hub_id("owner/name", "reasoner.checkpoint", revision="abc") == pinned
 
 
 @pytest.mark.parametrize("name", [None, 3, "toy", "/abs/olute", "../up/there", "https://x.org/a", "~/w.pt"])
-def test_what_is_no_hub_id_is_not_wanted(name):
-    assert parse(name, "segmenter.checkpoint") is None
+def test_a_name_that_is_no_hub_id_is_not_downloaded(name):
+    assert parse_hub_id(name, "segmenter.checkpoint") is None

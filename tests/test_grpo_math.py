@@ -8,7 +8,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="needs torch")
 
 from medground.training.grpo.advantage import advantages, constant_groups, moments, spread_from, spread_of  # noqa: E402
-from medground.training.grpo.loss import Objective, denominator, importance, kl, policy_loss  # noqa: E402
+from medground.training.grpo.loss import Objective, importance, kl, normalizer, policy_loss  # noqa: E402
 
 NAN = math.nan
 OBJECTIVES = {
@@ -35,7 +35,7 @@ def batch(seed: int = 0, sequences: int = 6, tokens: int = 5):
 
 
 def whole(objective, logp, advantage, mask, **others):
-    return policy_loss(objective, logp, advantage, mask, **others)[0] / denominator(objective, mask)
+    return policy_loss(objective, logp, advantage, mask, **others)[0] / normalizer(objective, mask)
 
 
 def slowly(o: Objective, logp, old, ref, mask, advantage) -> float:
@@ -64,8 +64,8 @@ def slowly(o: Objective, logp, old, ref, mask, advantage) -> float:
 def test_every_loss_equals_a_double_loop(name):
     logp, old, ref, mask, advantage = batch()
     objective = OBJECTIVES[name]
-    others = {"ref": ref} if objective.beta else {}
-    got = whole(objective, logp, advantage, mask, old=old, **others)
+    others = {"ref_logps": ref} if objective.beta else {}
+    got = whole(objective, logp, advantage, mask, old_logps=old, **others)
     assert got.item() == pytest.approx(slowly(objective, logp.detach(), old, ref, mask, advantage), rel=1e-12)
 
 
@@ -76,10 +76,12 @@ def test_cutting_a_step_into_micro_batches_changes_nothing(name):
 
     def gradient(cuts):
         logp.grad = None
-        z = sum(denominator(objective, mask[cut]) for cut in cuts)
-        assert z == denominator(objective, mask)
+        z = sum(normalizer(objective, mask[cut]) for cut in cuts)
+        assert z == normalizer(objective, mask)
         for cut in cuts:
-            loss, _ = policy_loss(objective, logp[cut], advantage[cut], mask[cut], old=old[cut], ref=ref[cut])
+            loss, _ = policy_loss(
+                objective, logp[cut], advantage[cut], mask[cut], old_logps=old[cut], ref_logps=ref[cut]
+            )
             (loss / z).backward()
         return logp.grad.clone()
 
@@ -99,13 +101,13 @@ def test_at_ratio_one_the_gradient_is_reinforces():
 
 def test_padding_may_hold_anything():
     logp, old, ref, mask, advantage = batch()
-    clean = whole(OBJECTIVES["kl"], logp, advantage, mask, old=old, ref=ref)
+    clean = whole(OBJECTIVES["kl"], logp, advantage, mask, old_logps=old, ref_logps=ref)
     clean.backward()
     gradient = logp.grad.clone()
     dirty = logp.detach().clone()
     dirty[~mask] = -math.inf
     dirty.requires_grad_()
-    loss = whole(OBJECTIVES["kl"], dirty, advantage, mask, old=torch.where(mask, old, NAN), ref=ref)
+    loss = whole(OBJECTIVES["kl"], dirty, advantage, mask, old_logps=torch.where(mask, old, NAN), ref_logps=ref)
     loss.backward()
     assert torch.equal(loss, clean)
     assert torch.equal(torch.where(mask, dirty.grad, 0.0), gradient)
@@ -118,11 +120,11 @@ def test_the_clip_stops_the_gradient_exactly_where_it_should(advantage, ratio, m
     logp = torch.zeros(1, 1, dtype=torch.float64, requires_grad=True)
     old = torch.full((1, 1), -math.log(ratio), dtype=torch.float64)
     ones = torch.ones(1, 1, dtype=torch.bool)
-    whole(Objective(), logp, torch.tensor([float(advantage)]), ones, old=old).backward()
+    whole(Objective(), logp, torch.tensor([float(advantage)]), ones, old_logps=old).backward()
     assert (logp.grad.item() != 0) is moves
     logp.grad = None
     open_wide = Objective(epsilon=math.inf, epsilon_high=math.inf)
-    whole(open_wide, logp, torch.tensor([float(advantage)]), ones, old=old).backward()
+    whole(open_wide, logp, torch.tensor([float(advantage)]), ones, old_logps=old).backward()
     assert logp.grad.item() == pytest.approx(-advantage * ratio)
 
 
@@ -131,7 +133,7 @@ def test_zero_advantages_give_an_exactly_zero_gradient():
     for objective in OBJECTIVES.values():
         if not objective.beta:
             logp.grad = None
-            whole(objective, logp, advantage * 0, mask, old=old).backward()
+            whole(objective, logp, advantage * 0, mask, old_logps=old).backward()
             assert torch.equal(logp.grad, torch.zeros_like(logp))
 
 
@@ -139,12 +141,12 @@ def test_sequences_without_tokens_do_not_count_and_all_masked_is_zero():
     logp, old, _, mask, advantage = batch()
     fewer = mask.clone()
     fewer[0] = False
-    assert denominator(Objective(), fewer) == 5
-    loss = whole(Objective(), logp, advantage, fewer, old=old)
+    assert normalizer(Objective(), fewer) == 5
+    loss = whole(Objective(), logp, advantage, fewer, old_logps=old)
     assert loss.item() == pytest.approx(
-        float(whole(Objective(), logp[1:], advantage[1:], mask[1:], old=old[1:]).detach())
+        float(whole(Objective(), logp[1:], advantage[1:], mask[1:], old_logps=old[1:]).detach())
     )
-    nothing, _ = policy_loss(Objective(), logp, advantage, torch.zeros_like(mask), old=old)
+    nothing, _ = policy_loss(Objective(), logp, advantage, torch.zeros_like(mask), old_logps=old)
     nothing.backward()
     assert nothing.item() == 0
     assert logp.grad.isfinite().all()
@@ -175,7 +177,7 @@ def test_the_kl_of_a_policy_to_itself_is_zero_with_zero_gradient():
     for estimator in ("k2", "k3", "k3_ratio"):
         logp.grad = None
         objective = Objective(beta=1.0, estimator=estimator)
-        loss, sums = policy_loss(objective, logp, advantage * 0, mask, ref=logp.detach())
+        loss, sums = policy_loss(objective, logp, advantage * 0, mask, ref_logps=logp.detach())
         loss.backward()
         assert loss.item() == sums["kl"].item() == 0
         assert torch.equal(logp.grad, torch.zeros_like(logp))

@@ -7,7 +7,8 @@ from PIL import ImageCms
 
 from medground.errors import InputError
 from medground.images import pictures
-from medground.images.pictures import png_bytes, read_image, read_mask, write_mask
+from medground.images.pictures import png_bytes, write_mask
+from medground.images.read import read_image, read_mask
 
 
 def colours(height=6, width=9):
@@ -21,15 +22,15 @@ def saved(tmp_path, picture, name="x.png", **options):
 
 @pytest.mark.parametrize("suffix", ["png", "bmp", "tif", "ppm"])
 def test_lossless_formats_come_back_exactly(tmp_path, suffix):
-    found = read_image(saved(tmp_path, Pillow.fromarray(colours()), f"x.{suffix}"))
-    assert np.array_equal(found, colours()) and found.flags["C_CONTIGUOUS"] and found.flags["WRITEABLE"]
+    result = read_image(saved(tmp_path, Pillow.fromarray(colours()), f"x.{suffix}"))
+    assert np.array_equal(result, colours()) and result.flags["C_CONTIGUOUS"] and result.flags["WRITEABLE"]
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "webp"])
 def test_lossy_formats_come_back_nearly(tmp_path, suffix):
     flat = np.full((40, 30, 3), (200, 90, 40), np.uint8)
-    found = read_image(str(saved(tmp_path, Pillow.fromarray(flat), f"x.{suffix}", quality=95)))
-    assert found.shape == flat.shape and np.abs(found.astype(int) - flat).max() <= 3
+    result = read_image(str(saved(tmp_path, Pillow.fromarray(flat), f"x.{suffix}", quality=95)))
+    assert result.shape == flat.shape and np.abs(result.astype(int) - flat).max() <= 3
 
 
 def test_grey_is_repeated_and_one_bit_is_black_and_white(tmp_path):
@@ -42,16 +43,16 @@ def test_grey_is_repeated_and_one_bit_is_black_and_white(tmp_path):
 @pytest.mark.parametrize("suffix", ["png", "tif"])
 def test_sixteen_bits_are_stretched(tmp_path, suffix):
     deep = np.array([[1000, 2000, 3000], [1500, 5000, 2500]], np.uint16)
-    found = read_image(saved(tmp_path, Pillow.fromarray(deep), f"x.{suffix}"))
-    assert np.array_equal(found[..., 0], np.rint((deep - 1000.0) / 4000 * 255))
+    result = read_image(saved(tmp_path, Pillow.fromarray(deep), f"x.{suffix}"))
+    assert np.array_equal(result[..., 0], np.rint((deep - 1000.0) / 4000 * 255))
     constant = saved(tmp_path, Pillow.fromarray(np.full((3, 3), 777, np.uint16)), f"y.{suffix}")
     assert not read_image(constant).any()
 
 
 def test_floats_are_stretched_over_what_is_finite(tmp_path):
     deep = np.array([[-1.0, 0.0, 1.0], [np.nan, np.inf, -np.inf]], np.float32)
-    found = read_image(saved(tmp_path, Pillow.fromarray(deep), "x.tif"))
-    assert found[..., 2].tolist() == [[0, 128, 255], [0, 255, 0]]
+    result = read_image(saved(tmp_path, Pillow.fromarray(deep), "x.tif"))
+    assert result[..., 2].tolist() == [[0, 128, 255], [0, 255, 0]]
     empty = saved(tmp_path, Pillow.fromarray(np.full((2, 2), np.nan, np.float32)), "y.tif")
     assert not read_image(empty).any()
 
@@ -78,16 +79,16 @@ def test_a_transparent_colour_becomes_black(tmp_path):
 def test_cmyk_becomes_rgb(tmp_path):
     inks = np.zeros((8, 8, 4), np.uint8)
     inks[..., 0] = 255
-    found = read_image(saved(tmp_path, Pillow.fromarray(inks, "CMYK"), "x.tif"))
-    assert found[0, 0].tolist() == [0, 255, 255]
+    result = read_image(saved(tmp_path, Pillow.fromarray(inks, "CMYK"), "x.tif"))
+    assert result[0, 0].tolist() == [0, 255, 255]
 
 
 def test_lab_becomes_rgb(tmp_path):
     flat = Pillow.new("RGB", (8, 8), (200, 90, 40))
     profiles = [ImageCms.createProfile(name) for name in ("sRGB", "LAB")]
     lab = ImageCms.applyTransform(flat, ImageCms.buildTransform(*profiles, "RGB", "LAB"))
-    found = read_image(saved(tmp_path, lab, "x.tif"))
-    assert np.abs(found.astype(int) - np.asarray(flat)).max() <= 4
+    result = read_image(saved(tmp_path, lab, "x.tif"))
+    assert np.abs(result.astype(int) - np.asarray(flat)).max() <= 4
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -150,8 +151,8 @@ def test_every_nonzero_value_is_foreground(tmp_path):
 def test_jpeg_masks_count_from_the_middle(tmp_path):
     mask = np.zeros((40, 40), np.uint8)
     mask[10:30, 8:24] = 255
-    found = read_mask(saved(tmp_path, Pillow.fromarray(mask), "m.jpg", quality=60))
-    assert np.array_equal(found, mask > 0)
+    result = read_mask(saved(tmp_path, Pillow.fromarray(mask), "m.jpg", quality=60))
+    assert np.array_equal(result, mask > 0)
 
 
 def test_png_bytes_of_images_and_masks(tmp_path):
@@ -173,7 +174,7 @@ def test_errors_name_the_file_and_never_its_folder(tmp_path):
     (tmp_path / "folder").mkdir()
     (tmp_path / "empty.png").touch()
     (tmp_path / "words.png").write_text("not a picture")
-    for name, said in (
+    for name, reason in (
         ("missing.png", "does not exist"),
         ("folder", "is not a file"),
         ("empty.png", "is empty"),
@@ -181,7 +182,7 @@ def test_errors_name_the_file_and_never_its_folder(tmp_path):
         ("a\x00b.png", "does not exist"),
         ("a" * 300 + ".png", "cannot be looked up|does not exist"),
     ):
-        with pytest.raises(InputError, match=said) as caught:
+        with pytest.raises(InputError, match=reason) as caught:
             read_image(tmp_path / name)
         assert caught.value.hint and caught.value.exit_code == 3
         assert str(tmp_path) not in str(caught.value) and "\x00" not in str(caught.value)

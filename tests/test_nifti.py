@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 
 nibabel = pytest.importorskip("nibabel", reason="needs nibabel")
 
-from medground_data.readers import read_cases  # noqa: E402
+from medground_data.readers import read_source  # noqa: E402
 
 from medground.cli import main  # noqa: E402
 from medground.data.source_samples import BadSample  # noqa: E402
 from medground.errors import InputError, UsageError, ViewError  # noqa: E402
 from medground.images import nifti  # noqa: E402
-from medground.images.pictures import read_image, read_mask  # noqa: E402
+from medground.images.read import open_image, read_image, read_mask  # noqa: E402
 from medground.images.view import View  # noqa: E402
 
 SIDES = (9, 11, 7)
@@ -114,8 +114,8 @@ def test_a_written_mask_keeps_the_geometry_and_drops_the_words(tmp_path):
     image.header.extensions.append(nibabel.nifti1.Nifti1Extension("comment", b"CANARY"))
     nibabel.save(image, tmp_path / "v.nii.gz")
     view = View(plane="coronal", slice=3)
-    shown = nifti.show(tmp_path / "v.nii.gz", view)
-    nifti.write_mask(tmp_path / "m.nii.gz", tmp_path / "v.nii.gz", view, np.ones(shown.image.shape[:2], bool))
+    shown = open_image(tmp_path / "v.nii.gz", view)
+    nifti.write_mask(tmp_path / "m.nii.gz", tmp_path / "v.nii.gz", view, np.ones(shown.pixels.shape[:2], bool))
     out, source = nibabel.load(tmp_path / "m.nii.gz"), nibabel.load(tmp_path / "v.nii.gz")
     for field in ("qform_code", "sform_code", "pixdim", "xyzt_units", "srow_x", "quatern_b", "dim"):
         assert np.array_equal(out.header[field], source.header[field]), field
@@ -133,9 +133,9 @@ def test_values_are_those_nibabel_gives(tmp_path, kind, name):
     saved(tmp_path / name, voxels)
     volume = nifti.Volume(tmp_path / name)
     for plane, axis in (("axial", 2), ("coronal", 1), ("sagittal", 0)):
-        place = volume.placement(View(plane=plane, slice=3))
+        position = volume.placement(View(plane=plane, slice=3))
         expected = nibabel.load(tmp_path / name).get_fdata().take(3, axis=axis)
-        assert np.array_equal(place.plane(volume.values(place)), expected)
+        assert np.array_equal(position.plane(volume.values(position)), expected)
 
 
 def test_scaling_and_windows(tmp_path):
@@ -147,26 +147,26 @@ def test_scaling_and_windows(tmp_path):
         file.write(struct.pack("<ff", 2.0, -2080.0))  # scl_slope, scl_inter: the values are 0 and 400, and -2080
     image = read_image(path, plane="axial", slice=1, window="40,400")
     assert sorted(set(image.ravel().tolist())) == [0, 102, 255]
-    about = nifti.show(path, View(plane="axial", slice=1, window="soft_tissue")).about
+    about = open_image(path, View(plane="axial", slice=1, window="soft_tissue")).details
     assert about["window"] == "soft_tissue: centre 40, width 400"
-    assert nifti.show(path, View(plane="axial", slice=1)).about["window"].startswith("percentiles: -2080 to ")
+    assert open_image(path, View(plane="axial", slice=1)).window.startswith("percentiles: -2080 to ")
     with pytest.raises(ViewError, match="names no window"):
         read_image(path, plane="axial", slice=1, window="file")
     saved(tmp_path / "w.nii", voxels, cal_min=0, cal_max=1240)
-    shown = nifti.show(tmp_path / "w.nii", View(plane="axial", slice=1))
-    assert shown.about["window"] == "file: centre 620, width 1240" and shown.image.max() == 255
+    shown = open_image(tmp_path / "w.nii", View(plane="axial", slice=1))
+    assert shown.window == "file: centre 620, width 1240" and shown.pixels.max() == 255
 
 
 def test_spacing_follows_the_picture(tmp_path):
     path = saved(tmp_path / "v.nii", np.zeros(SIDES, np.uint8), turned((2, 0, 1), (1, -1, 1)))
     # Voxel axes run superior (1 mm), left (2 mm), anterior (3 mm).
     for plane, spacing in (("axial", (3, 2)), ("coronal", (1, 2)), ("sagittal", (1, 3))):
-        assert nifti.show(path, View(plane=plane, slice=0)).spacing == pytest.approx(spacing)
+        assert open_image(path, View(plane=plane, slice=0)).spacing == pytest.approx(spacing)
 
 
 def test_plane_and_slice_are_never_guessed(tmp_path):
     path = saved(tmp_path / "v.nii", np.zeros(SIDES, np.uint8))
-    for given_, said in (
+    for given_, reason in (
         ({}, "name the plane and slice"),
         ({"plane": "axial"}, "name the slice"),
         ({"slice": 3}, "name the plane"),
@@ -176,7 +176,7 @@ def test_plane_and_slice_are_never_guessed(tmp_path):
         ({"plane": "axial", "slice": 0, "window": "lnug"}, "no window 'lnug'"),
         ({"plane": "axial", "slice": 0, "window": "40,0"}, "has no width"),
     ):
-        with pytest.raises(ViewError, match=said) as error:
+        with pytest.raises(ViewError, match=reason) as error:
             read_image(path, **given_)
         assert error.value.hint and error.value.exit_code == 2
     with pytest.raises(ViewError, match="0 to 6"):
@@ -184,14 +184,14 @@ def test_plane_and_slice_are_never_guessed(tmp_path):
 
 
 def header(**fields):
-    made = nibabel.Nifti1Header()
-    made.set_data_shape(SIDES)
-    made.set_data_dtype(np.int16)
-    made.set_sform(np.eye(4), code=1)
-    made["magic"], made["vox_offset"] = b"n+1", 352
+    volume_file = nibabel.Nifti1Header()
+    volume_file.set_data_shape(SIDES)
+    volume_file.set_data_dtype(np.int16)
+    volume_file.set_sform(np.eye(4), code=1)
+    volume_file["magic"], volume_file["vox_offset"] = b"n+1", 352
     for name, value in fields.items():
-        made[name] = value
-    return made.binaryblock + b"\0" * 4
+        volume_file[name] = value
+    return volume_file.binaryblock + b"\0" * 4
 
 
 VOXELS = b"\1\0" * int(np.prod(SIDES))
@@ -241,9 +241,9 @@ def test_zipped_zeros_are_read_slab_by_slab(tmp_path):
     """A small file of a large volume costs one slab, not the volume."""
     import tracemalloc
 
-    made = header(dim=[3, 512, 512, 300, 1, 1, 1, 1])
+    volume_file = header(dim=[3, 512, 512, 300, 1, 1, 1, 1])
     with gzip.open(tmp_path / "v.nii.gz", "wb", compresslevel=1) as file:
-        file.write(made)
+        file.write(volume_file)
         for _ in range(300):
             file.write(bytes(512 * 512 * 2))
     tracemalloc.start()
@@ -271,35 +271,35 @@ def test_nnunet_slices_are_chosen_by_the_user(tmp_path):
     root, labels = dataset(tmp_path)
     for missing in ({}, {"plane": "axial"}, {"slices": "all"}):
         with pytest.raises(UsageError, match="the reader nnunet needs"):
-            read_cases(root, **missing)
+            read_source(root, **missing)
     with pytest.raises(UsageError, match="slices='some' names none"):
-        list(read_cases(root, plane="axial", slices="some"))
-    largest = list(read_cases(root, plane="axial", slices="largest"))
+        list(read_source(root, plane="axial", slices="some"))
+    largest = list(read_source(root, plane="axial", slices="largest"))
     assert [(case.labels["category"], case.labels["slice"]) for case in largest] == [
         ("both", "4"), ("left kidney", "4"), ("cyst", "5"),
     ]  # fmt: skip
-    every = list(read_cases(root, plane="axial", slices="all", window="full"))
+    every = list(read_source(root, plane="axial", slices="all", window="full"))
     assert [(case.labels["category"], case.labels["slice"]) for case in every] == [
         ("both", "2"), ("left kidney", "2"), ("both", "4"), ("left kidney", "4"), ("both", "5"), ("cyst", "5"),
     ]  # fmt: skip
-    assert [case.labels["category"] for case in read_cases(root, plane="axial", slices=5)] == ["both", "cyst"]
+    assert [case.labels["category"] for case in read_source(root, plane="axial", slices=5)] == ["both", "cyst"]
     case = every[3]
     assert case.labels == {
         "window": "full", "plane": "axial", "slice": "4", "category": "left kidney", "modality": "CT", "volume": "case_7",
     }  # fmt: skip
-    assert case.read_mask().sum() == 25 and case.read_image().shape == (11, 9, 3)
+    assert case.load_mask().sum() == 25 and case.load_image().pixels.shape == (11, 9, 3)
     # Stored along L and P, so that the picture is the plane, transposed.
-    assert np.array_equal(case.read_mask(), labels[:, :, 4].T == 1)
-    assert {each.group for each in every} == {"train/case_7"} and len({each.image_key for each in every}) == 3
+    assert np.array_equal(case.load_mask(), labels[:, :, 4].T == 1)
+    assert {entry.group for entry in every} == {"train/case_7"} and len({entry.image_key for entry in every}) == 3
 
 
 @pytest.mark.parametrize("plane", ["coronal", "sagittal"])
 def test_nnunet_areas_of_other_planes(tmp_path, plane):
     root, labels = dataset(tmp_path)
-    for case in read_cases(root, plane=plane, slices="all"):
-        kept = {"left kidney": [1], "cyst": [2], "both": [1, 2]}[case.labels["category"]]
+    for case in read_source(root, plane=plane, slices="all"):
+        header_text = {"left kidney": [1], "cyst": [2], "both": [1, 2]}[case.labels["category"]]
         across = labels.take(int(case.labels["slice"]), axis={"coronal": 1, "sagittal": 0}[plane])
-        assert case.read_mask().sum() == np.isin(across, kept).sum() > 0
+        assert case.load_mask().sum() == np.isin(across, header_text).sum() > 0
 
 
 def test_nnunet_labels_of_another_grid_are_listed(tmp_path):
@@ -307,9 +307,9 @@ def test_nnunet_labels_of_another_grid_are_listed(tmp_path):
     saved(root / "labelsTr/case_8.nii.gz", labels[1:], turned((0, 1, 2), (-1, -1, 1)))
     saved(root / "imagesTr/case_8_0000.nii.gz", labels, turned((0, 1, 2), (-1, -1, 1)))
     saved(root / "labelsTr/case_9.nii.gz", labels)
-    found = list(read_cases(root, plane="axial", slices="largest"))
-    bad = [case for case in found if isinstance(case, BadSample)]
-    assert len(found) == 5 and [each.where for each in bad] == ["case_8.nii.gz", "case_9.nii.gz"]
+    results = list(read_source(root, plane="axial", slices="largest"))
+    bad = [case for case in results if isinstance(case, BadSample)]
+    assert len(results) == 5 and [entry.where for entry in bad] == ["case_8.nii.gz", "case_9.nii.gz"]
     assert "its image is" in bad[0].reason and "does not exist" in bad[1].reason
 
 
@@ -318,8 +318,8 @@ def test_a_manifest_of_volumes_shares_its_view(tmp_path):
     line = {"image": "imagesTr/case_7_0000.nii.gz", "mask": "labelsTr/case_7.nii.gz", "mask_value": 1, "plane": "axial",
             "slice": 4, "window": "40,400"}  # fmt: skip
     (root / "manifest.jsonl").write_text(json.dumps(line) + "\n")
-    [case] = read_cases(root, "manifest")
-    assert case.read_mask().sum() == 25 and case.spacing == pytest.approx((2, 1))
+    [case] = read_source(root, "manifest")
+    assert case.load_mask().sum() == 25 and case.spacing == pytest.approx((2, 1))
     assert case.labels == {"window": "40,400", "plane": "axial", "slice": "4"} and case.id == "case_7_0000_axial_4"
 
 
@@ -345,11 +345,11 @@ def test_ground_writes_a_mask_volume(tmp_path, capsys):
     }  # fmt: skip
     assert result["files"]["volume"] == "vol_axial_3.mask.nii.gz"
     out = nibabel.load(tmp_path / "out/vol_axial_3.mask.nii.gz")
-    found = np.asarray(out.dataobj)
-    assert found.shape == voxels.shape and np.allclose(out.affine, affine, atol=1e-5)
-    assert found.sum() == result["mask"]["area"] and not found[..., [0, 1, 2, 4]].any()
-    overlap = (found[..., 3] == 1) & (voxels[..., 3] == 300)
-    assert overlap.sum() > 0.6 * found.sum(), "the mask lies on the bright block's own voxels"
+    results = np.asarray(out.dataobj)
+    assert results.shape == voxels.shape and np.allclose(out.affine, affine, atol=1e-5)
+    assert results.sum() == result["mask"]["area"] and not results[..., [0, 1, 2, 4]].any()
+    overlap = (results[..., 3] == 1) & (voxels[..., 3] == 300)
+    assert overlap.sum() > 0.6 * results.sum(), "the mask lies on the bright block's own voxels"
 
 
 def test_run_takes_views_from_lines_and_from_options(tmp_path):
@@ -365,14 +365,14 @@ def test_run_takes_views_from_lines_and_from_options(tmp_path):
         cli("run", tmp_path / "m.jsonl", "--out", tmp_path / "out", "--plane", "axial", "--slice", 2, "--no-overlays")
         == 3
     )
-    found = [json.loads(line) for line in (tmp_path / "out/manifest.jsonl").read_text().splitlines()]
-    assert [line["id"] for line in found] == ["a_coronal_9", "b_axial_2", "line-3"]
-    assert [(line["view"]["plane"], line["view"]["slice"]) for line in found[:2]] == [("coronal", 9), ("axial", 2)]
-    assert "slice is a whole number" in found[2]["cause"]
+    results = [json.loads(line) for line in (tmp_path / "out/manifest.jsonl").read_text().splitlines()]
+    assert [line["id"] for line in results] == ["a_coronal_9", "b_axial_2", "line-3"]
+    assert [(line["view"]["plane"], line["view"]["slice"]) for line in results[:2]] == [("coronal", 9), ("axial", 2)]
+    assert "slice is not a whole number" in results[2]["cause"]
     before = (tmp_path / "out/results/a_coronal_9.json").stat().st_mtime_ns
     cli("run", tmp_path / "m.jsonl", "--out", tmp_path / "out", "--plane", "axial", "--slice", 3, "--no-overlays")
-    found = [json.loads(line)["id"] for line in (tmp_path / "out/manifest.jsonl").read_text().splitlines()]
-    assert found[1] == "b_axial_3", "another slice is another input"
+    results = [json.loads(line)["id"] for line in (tmp_path / "out/manifest.jsonl").read_text().splitlines()]
+    assert results[1] == "b_axial_3", "another slice is another input"
     assert (tmp_path / "out/results/a_coronal_9.json").stat().st_mtime_ns == before, "what is done stays done"
 
 

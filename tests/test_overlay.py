@@ -85,9 +85,9 @@ def test_lines_grow_with_the_picture():
 
 def test_caption_and_legend_stand_below_the_picture():
     plain = draw(image(512, 512), box=Box(10, 10, 100, 100))
-    told = draw(image(512, 512), box=Box(10, 10, 100, 100), caption="Which dark region is on the left? " * 6)
-    assert told.height > plain.height > 512
-    assert np.array_equal(np.asarray(plain)[:512], np.asarray(told)[:512])
+    message = draw(image(512, 512), box=Box(10, 10, 100, 100), caption="Which dark region is on the left? " * 6)
+    assert message.height > plain.height > 512
+    assert np.array_equal(np.asarray(plain)[:512], np.asarray(message)[:512])
 
 
 def test_a_sliver_has_room_for_its_legend():

@@ -1,18 +1,20 @@
-"""One wheel, many plugin folders: the root tables mirror the plugins', and what is installed works."""
+"""A build of the root declares everything that the plugins declare, and the installed package works."""
 
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
 import tomllib
 import zipfile
-from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
 import pytest
+from hatchling.metadata.core import CoreMetadata, ProjectMetadata
+from hatchling.plugin.manager import PluginManager
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
@@ -29,34 +31,38 @@ def package(folder: Path) -> str:
     return folder.name.replace("-", "_")
 
 
-def test_there_are_plugins():
-    assert len(PLUGINS) >= 6
+@pytest.fixture(scope="module")
+def core() -> CoreMetadata:
+    """The metadata that a build of the root gives."""
+    return ProjectMetadata(str(ROOT), PluginManager()).core
 
 
-def test_the_root_mirrors_every_entry_point():
-    of_plugins = {}
+def test_every_component_of_a_plugin_and_of_the_core_is_declared_once(core):
+    declared = {"engine.local": "medground.training.builtin", "rollout.hf": "medground.training.builtin"}
     for folder in PLUGINS:
-        declared = project(folder)["entry-points"]["medground"]
-        assert set(declared.values()) == {package(folder)}, f"{folder.name} points outside its own package"
-        assert not of_plugins.keys() & declared.keys(), f"{folder.name} declares a component of another plugin"
-        of_plugins |= declared
-    mirrored = project(ROOT)["entry-points"]["medground"]
-    own = {name: module for name, module in mirrored.items() if module == "medground.training.builtin"}
-    assert set(own) == {"engine.local", "rollout.hf"}
-    assert mirrored == of_plugins | own
+        components = project(folder)["entry-points"]["medground"]
+        assert components, f"{folder.name} declares nothing"
+        assert set(components.values()) == {package(folder)}, f"{folder.name} points outside its own package"
+        assert not declared.keys() & components.keys(), f"{folder.name} declares a component of another plugin"
+        declared |= components
+    assert core.entry_points == {"medground": declared}
 
 
-def test_every_heavy_plugin_is_an_extra():
-    extras = project(ROOT)["optional-dependencies"]
-    everything = Requirement(extras["all"][0]).extras
+def test_requirements_of_a_plugin_are_an_extra_and_in_all(core):
+    extras = core.optional_dependencies
     for folder in PLUGINS:
         short = folder.name.removeprefix("medground-")
-        mirrored = {short: {dependency for dependency in project(folder)["dependencies"] if dependency != "medground"}}
-        for name, optional in project(folder).get("optional-dependencies", {}).items():
-            mirrored[f"{short}-{name}"] = {f"medground[{short}]", *optional}
-        for name, wanted in mirrored.items():
-            assert wanted == set(extras.get(name, [])), f"the extra [{name}] differs from {folder.name}'s dependencies"
-            assert not wanted or name in everything or name == "vllm"
+        own = {dependency for dependency in project(folder)["dependencies"] if dependency != "medground"}
+        wanted = {short: own}
+        for name, more in project(folder).get("optional-dependencies", {}).items():
+            wanted[f"{short}-{name}"] = own | set(more)
+        for name, requirements in wanted.items():
+            assert {Requirement(line) for line in extras.get(name, [])} == set(map(Requirement, requirements)), name
+            assert name == "vllm" or {Requirement(line) for line in requirements} <= set(
+                map(Requirement, extras["all"])
+            ), name
+    assert {"sam-official", "sam2-official", "dicom", "nifti", "test", "all"} <= extras.keys()
+    assert not any(line.startswith(("vllm", "pytest")) for line in extras["all"])
 
 
 def constraints(name: str) -> dict[str, str]:
@@ -66,43 +72,38 @@ def constraints(name: str) -> dict[str, str]:
     return {canonicalize_name(distribution): version for distribution, version in pinned}
 
 
-def requirements(extra: str = "") -> Iterator[Requirement]:
-    """Of the core, or of an extra and the extras that it names."""
-    lines = project(ROOT)["optional-dependencies"][extra] if extra else project(ROOT)["dependencies"]
-    for requirement in map(Requirement, lines):
-        if requirement.name == "medground":
-            for other in requirement.extras:
-                yield from requirements(other)
-        else:
-            yield requirement
+def requirements(core: CoreMetadata, *extras: str) -> list[Requirement]:
+    """Of the core, and of extras."""
+    lines = [*core.dependencies, *(line for extra in extras for line in core.optional_dependencies[extra])]
+    return [Requirement(line) for line in lines]
 
 
 @pytest.mark.parametrize(
     ("name", "extras"), [("main", ("all", "test")), ("oldest", ("all", "test")), ("vllm", ("qwen",))]
 )
-def test_a_constraints_file_pins_all_that_is_asked_for_inside_its_range(name, extras):
+def test_each_constraints_file_pins_every_requirement_inside_its_range(core, name, extras):
     pinned = constraints(name)
-    for requirement in [each for extra in ("", *extras) for each in requirements(extra)]:
+    for requirement in requirements(core, *extras):
         version = pinned[canonicalize_name(requirement.name)]
         assert requirement.specifier.contains(version), f"constraints/{name}.txt: {version} is not {requirement}"
 
 
-def test_the_oldest_versions_are_the_lower_bounds():
+def test_the_oldest_versions_are_the_lower_bounds(core):
     pinned = constraints("oldest")
-    for requirement in [*requirements(), *requirements("all")]:
+    for requirement in requirements(core, "all"):
         bounds = [bound.version for bound in requirement.specifier if bound.operator in (">=", "==")]
         assert len(bounds) == 1, f"{requirement} has no lower bound"
         assert Version(pinned[canonicalize_name(requirement.name)]) == Version(bounds[0])
 
 
-def test_only_vllm_asks_for_a_build_of_torch():
+def test_only_the_vllm_constraints_name_a_build_of_torch():
     assert not [pin for name in ("main", "oldest") for pin in constraints(name).items() if "+" in pin[1]]
     assert constraints("vllm")["torch"].endswith("+cpu")
 
 
-def test_what_the_requirements_require_is_pinned_too():
-    """The constraints are complete: whatever an installed package asks for has a version in the file."""
-    pinned, waiting, seen = constraints("main"), [*requirements("all"), *requirements()], set()
+def test_transitive_requirements_are_pinned_too(core):
+    """Every requirement of an installed package has a version in the file."""
+    pinned, waiting, seen = constraints("main"), requirements(core, "all"), set()
     while waiting:
         requirement = waiting.pop()
         name = canonicalize_name(requirement.name)
@@ -121,27 +122,33 @@ def test_what_the_requirements_require_is_pinned_too():
                 waiting.append(line)
 
 
-def test_every_plugin_travels_and_is_linted():
-    root = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    build, lint = root["tool"]["hatch"]["build"], root["tool"]["importlinter"]
-    for folder in PLUGINS:
-        inside = f"plugins/{folder.name}"
-        assert f"{inside}/{package(folder)}" in build["targets"]["wheel"]["only-include"]
-        assert build["targets"]["wheel"]["sources"][inside] == ""
-        assert inside in build["dev-mode-dirs"]
-        assert package(folder) in lint["root_packages"]
-        for contract in lint["contracts"][1:]:
-            listed = (
-                [*contract.get("forbidden_modules", []), *contract.get("modules", []), *contract["source_modules"]]
-                if (contract["type"] == "forbidden")
-                else contract["modules"]
-            )
-            assert package(folder) in listed, f"{package(folder)} is not under the contract {contract['name']!r}"
+def test_two_plugins_cannot_declare_the_same_component(tmp_path):
+    for name in ("one", "two"):
+        folder = tmp_path / "plugins" / f"medground-{name}"
+        folder.mkdir(parents=True)
+        table = f'[project]\nname = "medground-{name}"\ndependencies = []\n[project.entry-points.medground]\n'
+        (folder / "pyproject.toml").write_text(f'{table}"reward.same" = "medground_{name}"\n')
+    for name in ("pyproject.toml", "hatch_build.py", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tmp_path)
+    with pytest.raises(ValueError, match=r"declared twice: reward\.same"):
+        _ = ProjectMetadata(str(tmp_path), PluginManager()).core.entry_points
+
+
+def test_every_plugin_is_under_the_import_contracts():
+    lint = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
+    contracts = {contract["name"]: contract for contract in lint["contracts"]}
+    component_plugins = contracts["Component plugins import what a plugin may import"]["source_modules"]
+    application_plugins = contracts["Application plugins import anything but the command line"]["source_modules"]
+    packages = {package(folder) for folder in PLUGINS}
+    assert set(lint["root_packages"]) == packages | {"medground"}
+    assert set(contracts["Core never names a plugin"]["forbidden_modules"]) == packages
+    assert set(contracts["Plugins never import one another"]["modules"]) == packages
+    assert sorted([*component_plugins, *application_plugins]) == sorted(packages)
 
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory) -> Path:
-    """The sdist, and the wheel built from that sdist: what a newcomer's pip does."""
+    """Build the sdist, and the wheel from that sdist, as pip does."""
     out = tmp_path_factory.mktemp("dist")
     subprocess.run(
         [sys.executable, "-m", "build", "--no-isolation", "-o", str(out), str(ROOT)], check=True, capture_output=True
@@ -154,7 +161,7 @@ def recipes() -> set[str]:
 
 
 @pytest.mark.slow
-def test_the_wheel_and_the_sdist_carry_recipes_and_plugins(built):
+def test_the_wheel_and_the_sdist_contain_recipes_and_plugins(built):
     wheel = set(zipfile.ZipFile(next(built.glob("*.whl"))).namelist())
     with tarfile.open(next(built.glob("*.tar.gz"))) as archive:
         sdist = {name.split("/", 1)[1] for name in archive.getnames() if "/" in name}
@@ -180,11 +187,11 @@ def environment(folder: Path) -> Path:
     return folder / "bin" / "python"
 
 
-def check_built_ins(python: Path, tmp_path: Path, where: Path) -> None:
+def check_built_ins(python: Path, tmp_path: Path, where: Path, components: int) -> None:
     code = (
         "import json, medground, medground.registry as r, medground_toy, numpy as np;"
-        "found = medground.load('infer/toy')(medground.Query(image=np.zeros((64, 80, 3), np.uint8), question='left?'));"
-        "print(json.dumps([medground.__file__, medground_toy.__file__, len(r.components()), found.query.id]))"
+        "result = medground.load('infer/toy')(medground.Query(image=np.zeros((64, 80, 3), np.uint8), question='left?'));"
+        "print(json.dumps([medground.__file__, medground_toy.__file__, len(r.components()), result.query.id]))"
     )
     env = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     done = subprocess.run([str(python), "-c", code], capture_output=True, text=True, cwd=tmp_path, env=env)
@@ -192,10 +199,11 @@ def check_built_ins(python: Path, tmp_path: Path, where: Path) -> None:
     core, toy, count, _ = json.loads(done.stdout)
     assert Path(core).is_relative_to(where)
     assert Path(toy).is_relative_to(where)
-    assert count == len(project(ROOT)["entry-points"]["medground"])
+    assert count == components
     for command in (
         ["medground_toy.phantoms", "--out", "phantoms", "-n", "1"],
         ["medground", "run", "phantoms/manifest.jsonl", "--out", "run"],
+        ["medground", "data", "stats", "phantoms"],
         ["medground", "plugins", "new", "glow", "--kind", "segmenter"],
         ["medground", "recipe", "list"],
     ):
@@ -208,9 +216,9 @@ def check_built_ins(python: Path, tmp_path: Path, where: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("editable", [False, True], ids=["pip install .", "pip install -e ."])
-def test_both_installs_give_working_built_ins(editable, built, tmp_path):
+def test_built_ins_work_in_wheel_and_editable_installs(editable, built, core, tmp_path):
     python = environment(tmp_path / "venv")
     source = ["-e", str(ROOT)] if editable else [str(next(built.glob("*.whl")))]
     install = ["install", "-q", "--no-deps", "--no-build-isolation", "--no-index", *source]
     subprocess.run([sys.executable, "-m", "pip", "--python", str(python), *install], check=True, capture_output=True)
-    check_built_ins(python, tmp_path, ROOT if editable else tmp_path)
+    check_built_ins(python, tmp_path, ROOT if editable else tmp_path, len(core.entry_points["medground"]))

@@ -7,13 +7,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
 from medground.cli.plugins import plugins
 from medground.errors import MedgroundError
 
-KINDS = ["segmenter", "reward", "prompt-interface", "reasoner"]
+KINDS = ["segmenter", "reward", "prompt-interface", "reasoner", "reader", "command"]
 USE = {
     "segmenter": ["infer/toy", "segmenter=my_segmenter"],
     "prompt-interface": ["infer/toy", "prompt_interface=my_prompt_interface"],
@@ -134,3 +136,29 @@ def test_a_new_reward_works_by_name_in_a_rubric(installed):
     done = subprocess.run([python, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "my_reward" in done.stdout
+
+
+@pytest.mark.slow
+def test_a_new_reader_and_a_new_command_work_on_the_command_line(installed):
+    folder, python = installed
+    for name in ("scans", "labels"):
+        (folder / "source" / name).mkdir(parents=True)
+        pixels = np.zeros((40, 40), np.uint8)
+        pixels[10:30, 10:30] = 255
+        Image.fromarray(pixels).save(folder / "source" / name / "a.png")
+    medground = [python, "-m", "medground"]
+    build = [*medground, "data", "build", folder / "source", "--out", folder / "dataset", "--json"]
+    done = subprocess.run(build, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["samples"] == 1
+    done = subprocess.run([*medground, "my_command", folder / "source"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "2\n"), done.stderr
+    done = subprocess.run([*medground, "my_command", folder / "nowhere"], capture_output=True, text=True)
+    assert done.returncode == 3
+    assert "nowhere is not a folder" in done.stderr
+
+
+def test_a_new_command_cannot_take_the_name_of_a_core_command(tmp_path):
+    error = new("train", "--kind", "command", "--out", tmp_path / "out").exception
+    assert isinstance(error, MedgroundError)
+    assert "the command 'train' is one of medground itself" in str(error)

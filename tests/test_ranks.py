@@ -12,8 +12,8 @@ from medground.training import launcher
 torch = pytest.importorskip("torch", reason="needs torch")
 
 from medground.training import engine_state  # noqa: E402
-from medground.training.grpo.update import Sums  # noqa: E402
-from medground.training.ranks import evenly  # noqa: E402
+from medground.training.grpo.metrics import StepStats  # noqa: E402
+from medground.training.ranks import pad_to_longest  # noqa: E402
 
 
 @pytest.mark.parametrize(("arguments", "code"), [(["plugins", "list", "--json"], 0), (["nonsense"], 2)])
@@ -51,52 +51,48 @@ def test_a_killed_process_is_named(monkeypatch):
 def test_one_process_alone_is_none_of_several(monkeypatch):
     for name in ("RANK", "WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
-    assert (launcher.ranks(), launcher.launched()) == (1, False)
+    assert (launcher.world_size(), launcher.launched()) == (1, False)
     with pytest.raises(SystemExit) as left:
-        launcher.leave(3)
+        launcher.exit_process(3)
     assert left.value.code == 3
 
 
 class Others:
-    """An engine as `evenly` sees it, beside ranks with so many passes."""
+    """An engine as `pad_to_longest` sees it, beside ranks with so many passes."""
 
-    def __init__(self, *counts, even=True):
-        self.counts, self.even = list(counts), even
+    def __init__(self, *counts, lockstep=True):
+        self.counts, self.lockstep = list(counts), lockstep
 
     def gather(self, mine):
         return [mine, *self.counts]
 
 
 def test_passes_are_filled_up_to_the_busiest_rank():
-    assert list(evenly(Others(3, 1), "ab")) == ["a", "b", None]
-    assert list(evenly(Others(1), "ab")) == ["a", "b"]
-    assert list(evenly(Others(0), "")) == [None], "one pass at least"
-    assert list(evenly(Others(3, even=False), "")) == []
+    assert list(pad_to_longest(Others(3, 1), "ab")) == ["a", "b", None]
+    assert list(pad_to_longest(Others(1), "ab")) == ["a", "b"]
+    assert list(pad_to_longest(Others(0), "")) == [None], "one pass at least"
+    assert list(pad_to_longest(Others(3, lockstep=False), "")) == []
 
 
 def test_groups_come_back_in_their_order():
     whole = list(range(7))
     for ranks in (1, 2, 3, 8):
-        assert launcher.dealt([whole[rank::ranks] for rank in range(ranks)]) == whole
+        assert launcher.interleave([whole[rank::ranks] for rank in range(ranks)]) == whole
 
 
-def test_sums_of_ranks_are_those_of_one_process():
-    parts = [
-        Sums(loss=1.0, updates=2, grad_norm=3.0, token={"tokens": 4.0, "kl": 1.0}, weights=(0.5, 2.0), trained=10),
-        Sums(
-            loss=0.5,
-            updates=2,
-            grad_norm=3.0,
-            token={"tokens": 2.0},
-            highest_mismatch=0.1,
-            weights=(0.7, 3.0),
-            trained=5,
-        ),
-    ]
-    found = Sums.of_ranks(parts)
-    assert (found.loss, found.updates, found.grad_norm, found.trained) == (1.5, 2, 3.0, 15)
-    assert found.token == {"tokens": 6.0, "kl": 1.0}
-    assert (found.highest_mismatch, found.weights) == (0.1, (0.5, 3.0))
+def test_the_stats_of_ranks_add_up_to_those_of_one_process():
+    first = StepStats(
+        loss=1.0, updates=2, grad_norm=3.0, tokens=4.0, kl=1.0, lowest_weight=0.5, highest_weight=2.0,
+        tokens_computed=10, images=1,
+    )  # fmt: skip
+    second = StepStats(
+        loss=0.5, updates=2, grad_norm=3.0, tokens=2.0, highest_mismatch=0.1, lowest_weight=0.7, highest_weight=3.0,
+        tokens_computed=5, images=2,
+    )  # fmt: skip
+    assert StepStats.of_ranks([first, second]) == StepStats(
+        loss=1.5, updates=2, grad_norm=3.0, tokens=6.0, kl=1.0, highest_mismatch=0.1, lowest_weight=0.5,
+        highest_weight=3.0, tokens_computed=15, images=3,
+    )  # fmt: skip
 
 
 def test_a_large_state_is_written_in_parts_and_read_as_one(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""What `recipe check` finds without building anything, and the recipe commands."""
+"""`recipe check` without building anything, and the other recipe commands."""
 
 import json
 
@@ -9,7 +9,7 @@ from medground.cli import main
 from medground.errors import PluginError
 from medground.recipe import InvalidRecipe, check, find_problems, names, resolve
 
-STRANGER = '''
+THIRD_PARTY = '''
 import medground
 
 
@@ -40,35 +40,21 @@ def register_rewards(register):
 
 
 @pytest.fixture
-def stranger(tmp_path, monkeypatch):
-    """A distribution of somebody else's, on the path."""
+def third_party(tmp_path, monkeypatch):
+    """A third-party distribution on the path."""
     folder = tmp_path / "site"
-    info = folder / "stranger-1.0.dist-info"
+    info = folder / "third_party-1.0.dist-info"
     info.mkdir(parents=True)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: stranger\nVersion: 1.0\n")
-    module = f"stranger_{abs(hash(tmp_path))}"  # what a module offers is remembered by its name
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: third_party\nVersion: 1.0\n")
+    module = f"stranger_{abs(hash(tmp_path))}"  # the registry caches a module by its name
     lines = [f"{name} = {module}" for name in ("segmenter.box_only", "reward.fixed", "reward.other")]
     (info / "entry_points.txt").write_text("\n".join(["[medground]", *lines]))
-    (folder / f"{module}.py").write_text(STRANGER)
+    (folder / f"{module}.py").write_text(THIRD_PARTY)
     monkeypatch.syspath_prepend(str(folder))
 
 
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    """An empty working folder, and a way to write recipes into it."""
-    monkeypatch.chdir(tmp_path)
-
-    def write(**files):
-        for name, text in files.items():
-            path = tmp_path / f"{name.replace('__', '/')}.yaml"
-            path.parent.mkdir(exist_ok=True)
-            path.write_text(text)
-
-    return write
-
-
-def test_check_binds_without_building(stranger, here):
-    here(
+def test_check_binds_arguments_without_building(third_party, write_recipes):
+    write_recipes(
         good="""\
 segmenter: {name: box_only, checkpoint: '???'}
 prompt: box
@@ -89,20 +75,20 @@ variants:
     check(resolve("good.yaml"))
     (problem,) = find_problems(resolve("good.yaml"), strict_missing=True)
     assert (problem.key, problem.where) == ("segmenter.checkpoint", "good.yaml:1")
-    told = {problem.key: (problem.where, problem.hint) for problem in find_problems(resolve("bad.yaml"))}
-    assert told["segmenter.sise"] == ("bad.yaml:1", "did you mean 'size'?")
-    assert told["rewards.fixed.vaule"] == ("bad.yaml:3", "did you mean 'value'?")
-    assert told["rewards.shadow.pwoer"][0] == told["rewards.shadow.vlaue"][0] == "bad.yaml:4"
-    assert told["reasoner.name"][0] == "bad.yaml:5"
-    assert told["segmenter.name"] == ("bad.yaml:7", "did you mean 'box_only'?")
+    problems = {problem.key: (problem.where, problem.hint) for problem in find_problems(resolve("bad.yaml"))}
+    assert problems["segmenter.sise"] == ("bad.yaml:1", "did you mean 'size'?")
+    assert problems["rewards.fixed.vaule"] == ("bad.yaml:3", "did you mean 'value'?")
+    assert problems["rewards.shadow.pwoer"][0] == problems["rewards.shadow.vlaue"][0] == "bad.yaml:4"
+    assert problems["reasoner.name"][0] == "bad.yaml:5"
+    assert problems["segmenter.name"] == ("bad.yaml:7", "did you mean 'box_only'?")
     with pytest.raises(PluginError, match=r"bad.yaml:5: there is no reasoner 'toi'"):
         check(resolve("bad.yaml"))
     with pytest.raises(InvalidRecipe, match="has no argument 'vlue'"):
         check(resolve({"rewards": {"fixed": {"vlue": 1}}}))
 
 
-def test_a_value_of_another_type_is_told_where_it_stands(stranger, here):
-    here(
+def test_a_value_of_another_type_is_reported_with_its_line(third_party, write_recipes):
+    write_recipes(
         bad="""\
 segmenter:
   name: box_only
@@ -113,32 +99,32 @@ rewards:
 """,
         open="segmenter: {name: box_only, checkpoint: a, size: '???'}\n",
     )
-    told = {each.key: (each.where, each.message, each.hint) for each in find_problems(resolve("bad.yaml"))}
-    assert told == {
+    problems = {item.key: (item.where, item.message, item.hint) for item in find_problems(resolve("bad.yaml"))}
+    assert problems == {
         "segmenter.checkpoint": ("bad.yaml:3", "segmenter.checkpoint: 7 is not a word", "write a word"),
         "segmenter.size": ("bad.yaml:4", "segmenter.size: 'large' is not a whole number", "write a whole number"),
         "rewards.fixed.value": ("bad.yaml:6", "rewards.fixed.value: null is not a number", "write a number"),
     }
     with pytest.raises(InvalidRecipe, match=r"bad.yaml:3: .* 2 more problems"):
         check(resolve("bad.yaml"))
-    assert find_problems(resolve("open.yaml")) == []  # what must still be given has no type yet
+    assert find_problems(resolve("open.yaml")) == []  # a missing value has no type yet
 
 
-def test_a_broken_plugin_is_told_once(here, stranger, tmp_path):
+def test_a_broken_plugin_is_reported_once(write_recipes, third_party, tmp_path):
     (module,) = (tmp_path / "site").glob("*.py")
     module.write_text("import nothing_of_this_name\n")
-    here(a="rewards:\n  fixed: 1\n  other: 1\n")
+    write_recipes(a="rewards:\n  fixed: 1\n  other: 1\n")
     (problem,) = find_problems(resolve("a.yaml"))
     assert problem.where == "a.yaml:2" and "nothing_of_this_name" in problem.message
 
 
-def test_a_required_argument_is_asked_for(stranger):
+def test_a_required_argument_that_is_missing_is_a_problem(third_party):
     (problem,) = find_problems(resolve({"segmenter": "box_only"}))
     assert problem.key == "segmenter.name" and "checkpoint" in problem.message
 
 
 @pytest.mark.parametrize(
-    ("interface", "prompt", "segmenter", "says"),
+    ("interface", "prompt", "segmenter", "message"),
     [
         ("bbox_points", "both", "region_growing", None),
         ("bbox_points", "both", "box_fill", "was not trained for points"),
@@ -150,18 +136,18 @@ def test_a_required_argument_is_asked_for(stranger):
         ("points", "box", "region_growing", "never gives box"),
     ],
 )
-def test_prompt_kinds_a_segmenter_was_not_trained_for_are_refused(interface, prompt, segmenter, says):
+def test_prompt_kinds_a_segmenter_was_not_trained_for_are_refused(interface, prompt, segmenter, message):
     words = {"prompt_interface": interface, "prompt": prompt, "segmenter": segmenter}
     problems = find_problems(resolve(words))
-    if says is None:
+    if message is None:
         assert problems == []
         return
     (problem,) = problems
-    assert says in problem.message.replace("what prompt_interface 'bbox' never", "never").replace(
+    assert message in problem.message.replace("what prompt_interface 'bbox' never", "never").replace(
         "never gives", f"never gives {prompt}"
     )
     allowed = find_problems(resolve({**words, "allow_untrained": True}))
-    assert bool(allowed) == ("never" in says)
+    assert bool(allowed) == ("never" in message)
 
 
 # The command line.
@@ -174,17 +160,17 @@ def run(capsys, *arguments):
     return caught.value.code, out, err
 
 
-def test_list(capsys):
+def test_list_names_every_shipped_recipe_with_its_command(capsys):
     code, out, _ = run(capsys, "list", "--json")
-    listed = json.loads(out)
-    assert code == 0 and [each["name"] for each in listed] == names()
+    rows = json.loads(out)
+    assert code == 0 and [row["name"] for row in rows] == names()
     code, out, _ = run(capsys, "list")
     (line,) = (line for line in out.splitlines() if line.startswith("infer/toy "))
     assert line.endswith("  medground ground IMAGE QUESTION --recipe infer/toy")
 
 
-def test_check_says_what_is_wrong_and_exits_2(capsys, here):
-    here(a="extends: infer/toy\ndata: {path: '???'}\nvariants: {box: {segmenter: box_fill}}\n")
+def test_check_prints_problems_and_exits_2(capsys, write_recipes):
+    write_recipes(a="extends: infer/toy\ndata: {path: '???'}\nvariants: {box: {segmenter: box_fill}}\n")
     assert run(capsys, "check", "infer/toy")[0] == 0
     code, out, err = run(capsys, "check", "a.yaml")
     assert (code, out) == (2, "") and "a.yaml:3: segmenter 'box_fill' was not trained for points" in err
@@ -199,13 +185,15 @@ def test_check_says_what_is_wrong_and_exits_2(capsys, here):
     assert (problem["message"], problem["hint"]) == ("unknown key 'sede' in a recipe", "did you mean 'seed'?")
 
 
-def test_show_is_the_recipe_with_origins(capsys, here, tmp_path):
-    here(a="extends: infer/toy\nreasoner: {name: toy, note: 'a: b', words: ['on', x]}\nvariants: {v: {seed: 3}}\n")
+def test_show_prints_a_recipe_with_origins(capsys, write_recipes, tmp_path):
+    write_recipes(
+        a="extends: infer/toy\nreasoner: {name: toy, note: 'a: b', words: ['on', x]}\nvariants: {v: {seed: 3}}\n"
+    )
     code, out, _ = run(capsys, "show", "a.yaml", "sampling.seed=4")
     assert code == 0
-    told = [line.split() for line in out.splitlines()]
-    assert ["seed:", "4", "#", "command", "line"] in told
-    assert ["words:", '["on",', '"x"]', "#", "a.yaml:2"] in told
+    words = [line.split() for line in out.splitlines()]
+    assert ["seed:", "4", "#", "command", "line"] in words
+    assert ["words:", '["on",', '"x"]', "#", "a.yaml:2"] in words
     (tmp_path / "shown.yaml").write_text(out)
     shown = resolve("shown.yaml")
     assert shown.data == resolve("a.yaml", "sampling.seed=4").data
@@ -215,13 +203,13 @@ def test_show_is_the_recipe_with_origins(capsys, here, tmp_path):
     assert whole["data"]["seed"] == 3 and whole["origins"]["seed"] == "a.yaml:3" and whole["missing"] == []
 
 
-def test_show_graph_is_the_stages(capsys):
+def test_show_graph_prints_the_stages(capsys):
     code, out, _ = run(capsys, "show", "infer/toy", "--graph")
     assert code == 0 and "region_growing" in out
 
 
-def test_diff_is_by_meaning(capsys, here):
-    here(a="extends: infer/toy\nsegmenter: region_growing\n", b="extends: infer/toy\nseed: 2\nengine: local\n")
+def test_diff_compares_meaning(capsys, write_recipes):
+    write_recipes(a="extends: infer/toy\nsegmenter: region_growing\n", b="extends: infer/toy\nseed: 2\nengine: local\n")
     code, out, err = run(capsys, "diff", "infer/toy", "a.yaml")
     assert (code, out) == (0, "") and "mean the same" in err
     code, out, _ = run(capsys, "diff", "a.yaml", "b.yaml")
@@ -230,12 +218,12 @@ def test_diff_is_by_meaning(capsys, here):
     assert json.loads(out) == {"a": {"seed": 0}, "b": {"seed": 2, "engine.name": "local"}}
 
 
-def test_wrong_recipes_exit_2_with_one_sentence(capsys):
+def test_an_unknown_recipe_exits_2_with_one_sentence(capsys):
     code, out, err = run(capsys, "show", "infer/toi")
     assert (code, out) == (2, "") and err.startswith("error: there is no recipe 'infer/toi'\n hint: did you mean")
 
 
-def test_what_a_segmenter_was_not_trained_for_is_said_where_it_is_allowed(capsys, tmp_path):
+def test_untrained_prompt_kinds_that_are_allowed_are_stated(capsys, tmp_path):
     allowed = ["segmenter=box_fill", "allow_untrained=true"]
     with pytest.raises(SystemExit) as left:
         main(["recipe", "check", "infer/toy", *allowed])

@@ -1,4 +1,4 @@
-"""Hostile recipes: nothing runs, nothing leaks, and each is refused in one sentence that cites file and line."""
+"""Hostile recipes: nothing runs, nothing leaks, and each is refused in one sentence with file and line."""
 
 import json
 import os
@@ -37,12 +37,12 @@ def outputs(monkeypatch, capsys):
     return run
 
 
-def test_the_corpus_is_as_large_as_promised(corpus):
+def test_the_corpus_holds_at_least_thirty_recipes(corpus):
     assert len(corpus) >= 30 and len(CORPUS["GADGETS"]) >= 20 and len(CORPUS["SECRETS"]) >= 6
 
 
 @pytest.mark.slow
-def test_each_is_refused_by_every_command(corpus, outputs):
+def test_every_command_refuses_every_hostile_recipe(corpus, outputs):
     for path in corpus:
         runs = {
             "check": outputs("check", path),
@@ -61,19 +61,19 @@ def test_each_is_refused_by_every_command(corpus, outputs):
         assert not report["ok"] and report["problems"]
 
 
-def test_a_path_outside_is_refused_whether_or_not_it_exists(corpus, tmp_path):
-    """So that a recipe cannot find out which files there are."""
+def test_a_path_outside_the_folder_is_refused_whether_or_not_it_exists(corpus, tmp_path):
+    """A recipe cannot find out which files exist."""
     recipe = tmp_path / "a.yaml"
-    said = set()
+    messages = set()
     for target in ("../hostile-none", "/etc/passwd", "/none/such", "../" * 20 + "etc/hostname"):
         recipe.write_text(f"extends: {target}\n")
         with pytest.raises(RecipeError) as caught:
             resolve(recipe)
-        said.add(caught.value.message.replace(repr(target), "X"))
-    assert len(said) == 1
+        messages.add(caught.value.message.replace(repr(target), "X"))
+    assert len(messages) == 1
 
 
-def test_a_bomb_is_refused_at_the_line_where_it_would_pass_the_cap():
+def test_an_alias_bomb_is_refused_at_the_line_that_passes_the_limit():
     """Nine lines would stand for forty million values; the fifth list is the first to stand for too many."""
     with pytest.raises(
         RecipeError, match=f"x.yaml:6: the recipe stands for more than {yaml_reader.MAX_NODES:,} values"
@@ -81,7 +81,7 @@ def test_a_bomb_is_refused_at_the_line_where_it_would_pass_the_cap():
         yaml_reader.parse(CORPUS["_bomb"](9, 7), "x.yaml")
 
 
-def test_of_a_large_file_only_the_start_is_read(tmp_path):
+def test_only_the_start_of_a_large_file_is_read(tmp_path):
     path = tmp_path / "big.yaml"
     path.touch()
     os.truncate(path, 1 << 36)  # sparse: reading all of it would need 64 GB
@@ -89,7 +89,7 @@ def test_of_a_large_file_only_the_start_is_read(tmp_path):
         resolve(path)
 
 
-def test_what_is_no_file_is_not_opened(tmp_path):
+def test_a_pipe_or_a_folder_is_not_opened(tmp_path):
     os.mkfifo(tmp_path / "pipe.yaml")
     for name in ("pipe.yaml", "folder.yaml"):
         with pytest.raises(RecipeError, match=r"is not a file|holds no recipe.yaml"):
@@ -97,7 +97,7 @@ def test_what_is_no_file_is_not_opened(tmp_path):
             resolve(tmp_path / name)
 
 
-def test_the_files_of_a_recipe_share_one_allowance(tmp_path):
+def test_the_limits_hold_for_all_files_of_a_recipe_together(tmp_path):
     for index in range(40):
         (tmp_path / f"r{index}.yaml").write_text(f"extends: r{index + 1}\n")
     with pytest.raises(RecipeError, match=f"more than {sources.MAX_FILES} files"):

@@ -12,7 +12,7 @@ from medground.geometry import Box, Point
 from medground.recipe import resolve
 from medground.registry import build
 from medground.rewards.rubric import rubric
-from medground.types import Completion, Query, Rollout, Sample, Target
+from medground.types import Completion, Query, Region, Rollout, Sample, Target
 
 SHARED = Path(os.environ.get("MEDGROUND_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 ORACLE = SHARED / "oracle" / "released_rewards.jsonl"
@@ -28,9 +28,8 @@ def scores(mode, lines):
 
 
 def rollout(interface, text, truth, name):
-    target = Target(
-        box=Box(*truth["bbox_2d"]), points=tuple(Point(*point) for point in truth["point_2d"]), published=truth
-    )
+    region = Region(box=Box(*truth["bbox_2d"]), points=tuple(Point(*point) for point in truth["point_2d"]))
+    target = Target(regions=(region,), published=truth)
     completion = Completion(text=text, frame=None)
     return Rollout(
         sample=Sample(query=Query(image=np.zeros((*SIZE, 3), np.uint8), question="", id=name), target=target),

@@ -42,9 +42,9 @@ def score(tmp_path):
         result = CliRunner().invoke(reward, ["score", recipe, str(tmp_path / "lines.jsonl"), *arguments])
         if result.exception is not None and not isinstance(result.exception, (InputError, SystemExit)):
             raise result.exception
-        found = [json.loads(line, parse_constant=pytest.fail) for line in result.stdout.splitlines()]
+        results = [json.loads(line, parse_constant=pytest.fail) for line in result.stdout.splitlines()]
         code = getattr(result.exception, "exit_code", result.exit_code)
-        return code, found, f"{result.stderr}{result.exception or ''}"
+        return code, results, f"{result.stderr}{result.exception or ''}"
 
     return run
 
@@ -54,9 +54,9 @@ def line(prediction=PERFECT, truth=None, **others):
 
 
 def test_one_result_per_line_in_order(score):
-    code, found, told = score([line(), line("no answer"), line(PERFECT.replace("10, 10, 30", "20, 10, 30"))])
+    code, results, summary = score([line(), line("no answer"), line(PERFECT.replace("10, 10, 30", "20, 10, 30"))])
     assert code == 0
-    assert found[0] == {
+    assert results[0] == {
         "score": 1.5,
         "terms": {
             "format_think": {"value": 1.0, "weight": 0.5, "details": {}},
@@ -65,9 +65,9 @@ def test_one_result_per_line_in_order(score):
         },
         "fault": None,
     }
-    assert (found[1]["fault"], found[1]["score"]) == ("no_answer", 0.0)
-    assert found[2]["terms"]["bbox_iou"]["value"] == 0.5
-    assert "3 lines, 3 scored" in told
+    assert (results[1]["fault"], results[1]["score"]) == ("no_answer", 0.0)
+    assert results[2]["terms"]["bbox_iou"]["value"] == 0.5
+    assert "3 lines, 3 scored" in summary
 
 
 def test_json_leaves_stderr_empty(score):
@@ -80,8 +80,8 @@ def test_overrides_change_weights(score):
 
 def test_without_size_and_frame_nothing_is_out_of_frame(score):
     far = PERFECT.replace("10, 10, 30, 30", "-10, 10, 3000, 30")
-    _, found, _ = score([line(far), line(far, size=[100, 200])])
-    assert [result["fault"] for result in found] == [None, "out_of_frame"]
+    _, results, _ = score([line(far), line(far, size=[100, 200])])
+    assert [result["fault"] for result in results] == [None, "out_of_frame"]
 
 
 @pytest.mark.parametrize(
@@ -96,15 +96,15 @@ def test_a_frame_converts(score, frame):
         numbers = {"bbox": [100, 10, 300, 30], "points_1": [150, 15], "points_2": [250, 25]}
     truth = {"bbox_2d": [10, 10, 30, 30], "point_2d": [[15, 15], [25, 25]]}
     answer = f"<think>a</think><answer>{json.dumps(numbers)}</answer>"
-    _, (found,), _ = score([line(answer, truth, size=[500, 100], frame=frame)])
-    assert found["score"] == pytest.approx(1.5)
+    _, (results,), _ = score([line(answer, truth, size=[500, 100], frame=frame)])
+    assert results["score"] == pytest.approx(1.5)
 
 
 def test_a_frame_alone_says_the_size_and_plain_pixels_need_none(score):
     thousandths = PERFECT.replace("10, 10, 30, 30", "100, 100, 300, 300")
     frame = {"kind": "permille", "size": [100, 100]}
-    _, found, _ = score([line(thousandths, frame=frame), line(frame="pixel")], "rewards.points_dice=null")
-    assert [result["score"] for result in found] == [1.5, 1.5]
+    _, results, _ = score([line(thousandths, frame=frame), line(frame="pixel")], "rewards.points_dice=null")
+    assert [result["score"] for result in results] == [1.5, 1.5]
 
 
 @pytest.mark.parametrize(
@@ -135,14 +135,14 @@ def test_a_frame_alone_says_the_size_and_plain_pixels_need_none(score):
     ],
     ids=str,
 )
-def test_a_line_that_is_no_input_keeps_its_place_and_ends_in_exit_code_3(score, bad, why):
-    code, found, told = score([line(), bad, line()])
+def test_an_invalid_line_keeps_its_position_and_the_exit_code_is_3(score, bad, why):
+    code, results, summary = score([line(), bad, line()])
     assert code == 3
-    assert [result["score"] for result in found] == [1.5, None, 1.5]
-    assert found[1]["terms"] == {}
-    assert found[1]["error"].startswith("line 2: ")
-    assert why in found[1]["error"]
-    assert "1 of 3 lines" in told
+    assert [result["score"] for result in results] == [1.5, None, 1.5]
+    assert results[1]["terms"] == {}
+    assert results[1]["error"].startswith("line 2: ")
+    assert why in results[1]["error"]
+    assert "1 of 3 lines" in summary
 
 
 def test_a_file_that_is_not_there_is_bad_input(tmp_path):
@@ -152,26 +152,26 @@ def test_a_file_that_is_not_there_is_bad_input(tmp_path):
     assert result.exit_code != 0
 
 
-def test_ones_own_term_is_scored_and_its_file_hashed(score, tmp_path):
+def test_the_users_own_term_is_scored_and_its_file_hashed(score, tmp_path):
     (tmp_path / "my.py").write_text("def fn(rollout):\n    return len(rollout.completion.text)\n")
-    (_, (found,), _) = score([line("abcd")], "--term", f"length={tmp_path / 'my.py'}:fn")
+    (_, (results,), _) = score([line("abcd")], "--term", f"length={tmp_path / 'my.py'}:fn")
     digest = hashlib.sha256((tmp_path / "my.py").read_bytes()).hexdigest()
-    assert found["terms"]["length"] == {
+    assert results["terms"]["length"] == {
         "value": 4.0,
         "weight": 1.0,
         "details": {"source": "my.py:fn", "sha256": digest},
     }
-    assert found["score"] == 4.0
+    assert results["score"] == 4.0
 
 
 def test_a_failing_term_is_named_in_its_line_and_counted(score, tmp_path):
     (tmp_path / "my.py").write_text("def fn(rollout):\n    return float('nan')\n")
-    code, (found,), told = score([line()], "--term", f"bad={tmp_path / 'my.py'}:fn")
-    assert (code, found["score"]) == (0, None)
-    failure = found["terms"]["bad"]["details"]["failure"]
+    code, (results,), summary = score([line()], "--term", f"bad={tmp_path / 'my.py'}:fn")
+    assert (code, results["score"]) == (0, None)
+    failure = results["terms"]["bad"]["details"]["failure"]
     assert failure["kind"] == "nan"
     assert "'line 1'" in failure["cause"]
-    assert "bad: nan 1 times" in told
+    assert "bad: nan 1 times" in summary
 
 
 MASKS = """
@@ -188,7 +188,7 @@ def test_mask_terms_use_the_recipes_segmenter_where_the_line_has_an_image(score,
     truth[10:30, 10:30] = True
     write_mask(tmp_path / "truth.png", truth)
     Image.fromarray(np.zeros((40, 50, 3), np.uint8)).save(tmp_path / "image.png")
-    code, found, _ = score(
+    code, results, _ = score(
         [
             line(truth={"mask": "truth.png"}, image="image.png"),
             line(truth={"mask": "truth.png"}),
@@ -198,10 +198,10 @@ def test_mask_terms_use_the_recipes_segmenter_where_the_line_has_an_image(score,
         recipe=MASKS,
     )
     assert code == 0
-    assert [result["score"] for result in found] == [2.0, 1.0, 0.0, 1.0]
-    said = [result["terms"]["mask_dice"] for result in found]
-    assert [term["value"] for term in said] == [1.0, None, 0.0, None]
-    assert said[1]["details"]["undefined"] != said[3]["details"]["undefined"]
+    assert [result["score"] for result in results] == [2.0, 1.0, 0.0, 1.0]
+    words = [result["terms"]["mask_dice"] for result in results]
+    assert [term["value"] for term in words] == [1.0, None, 0.0, None]
+    assert words[1]["details"]["undefined"] != words[3]["details"]["undefined"]
 
 
 def encoded(mask):
@@ -250,7 +250,7 @@ def test_a_run_length_string_as_pycocotools_writes_it():
     ],
     ids=str,
 )
-def test_what_is_no_run_length_mask_is_refused(rle):
+def test_an_invalid_run_length_mask_is_refused(rle):
     with pytest.raises(InputError, match="run"):
         decode_rle(rle)
 
@@ -262,8 +262,8 @@ def test_released_numbers_on_every_oracle_case(mode):
         pytest.skip("the oracle file is not here")
     result = CliRunner().invoke(reward, ["score", f"train/medreasoner_{mode}", str(path), "--json"])
     cases = [json.loads(text) for text in path.read_text().splitlines()]
-    found = [json.loads(text, parse_constant=pytest.fail) for text in result.stdout.splitlines()]
-    assert sum(_agree(case[mode], line) for case, line in zip(cases, found, strict=True)) == 300
+    results = [json.loads(text, parse_constant=pytest.fail) for text in result.stdout.splitlines()]
+    assert sum(_agree(case[mode], line) for case, line in zip(cases, results, strict=True)) == 300
 
 
 def _agree(released, line):
@@ -277,7 +277,7 @@ def _agree(released, line):
     )
 
 
-def _same(released, value, said):
+def _same(released, value, words):
     if math.isnan(released):
-        return value is None and said == "nan"
+        return value is None and words == "nan"
     return value is not None and abs(released - value) <= 1e-9

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from medground.errors import SegmenterMemoryError
-from medground.pipeline.pipeline import RolloutPipeline
+from medground.pipeline.pipeline import Pipeline
+from medground.pipeline.rollouts import RolloutPipeline
 from medground.recipe import resolve
 from medground.rewards.rubric import rubric, usable_groups
 from medground.types import Fault, Sampling
@@ -26,7 +27,7 @@ GROUP = Sampling(num_generations=6, temperature=1.0)
 @pytest.fixture
 def graph():
     recipe = resolve(RECIPE)
-    return RolloutPipeline(recipe, rubric(recipe))
+    return RolloutPipeline(Pipeline.from_recipe(recipe), rubric(recipe))
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +59,7 @@ def digest(segmenter) -> str:
 
 
 def test_each_image_is_encoded_once_for_its_group_and_once_for_all_steps(graph, samples):
-    segmenter = graph.grounding.segmenter
+    segmenter = graph.pipeline.segmenter
     encodes = []
     encoder = next(module for module in modules(segmenter) if type(module).__name__ == "SamVisionEncoder")
     encoder.register_forward_hook(lambda module, given, out: encodes.append(given))
@@ -73,7 +74,7 @@ def test_each_image_is_encoded_once_for_its_group_and_once_for_all_steps(graph, 
 
 
 def test_masks_are_made_outside_autograd_and_leave_the_weights_alone(graph, samples):
-    segmenter = graph.grounding.segmenter
+    segmenter = graph.pipeline.segmenter
     before = digest(segmenter)
     policy = torch.nn.Linear(4, 4)
     optimizer = torch.optim.SGD([*policy.parameters()], lr=0.1)
@@ -91,7 +92,7 @@ def test_masks_are_made_outside_autograd_and_leave_the_weights_alone(graph, samp
 
 
 def test_a_segmenter_out_of_memory_costs_its_samples_and_nothing_else(graph, samples, monkeypatch):
-    segmenter = graph.grounding.segmenter
+    segmenter = graph.pipeline.segmenter
     victim = samples[0].query.image
     real = segmenter.segment_batch
 
@@ -103,6 +104,6 @@ def test_a_segmenter_out_of_memory_costs_its_samples_and_nothing_else(graph, sam
     monkeypatch.setattr(segmenter, "segment_batch", starving)  # what `segment` goes through too
     other = next(sample for sample in samples if sample.query.image is not victim)
     starved, fine = graph([samples[0], other], GROUP)
-    assert {rollout.fault for rollout in starved.rollouts if rollout.grounding.prompt} == {Fault.OUT_OF_MEMORY}
+    assert {rollout.fault for rollout in starved.rollouts if rollout.grounding.region} == {Fault.OUT_OF_MEMORY}
     assert all("no room for one image" in rollout.cause for rollout in starved.rollouts if rollout.fault)
     assert usable_groups([starved.scores, fine.scores]) == [False, True]

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from medground_toy import phantoms
 from PIL import Image as Pillow
 
-from medground.data.duplicates import fingerprint, near_duplicates, united
-from medground.data.splits import assign, straddling, together
-from medground.images.pictures import read_image
+from medground.data.duplicates import connected_components, fingerprint, near_duplicates
+from medground.data.splits import assign, leakage_groups, leaking_groups
+from medground.images.read import read_image
 
 FRACTIONS = {"train": 0.8, "val": 0.1, "test": 0.1}
 
@@ -29,32 +29,32 @@ def saved_again(image, scale=0.6, quality=60):
 @given(st.lists(st.tuples(st.integers(0, 19), st.integers(0, 19)), max_size=40))
 @settings(deadline=None)
 def test_union_joins_exactly_what_is_connected(pairs):
-    found = united(20, pairs)
+    result = connected_components(20, pairs)
     reach = np.eye(20, dtype=int)
     for a, b in pairs:
         reach[a, b] = reach[b, a] = 1
     connected = np.linalg.matrix_power(reach, 20) > 0
-    assert all((found[a] == found[b]) == connected[a, b] for a in range(20) for b in range(20))
+    assert all((result[a] == result[b]) == connected[a, b] for a in range(20) for b in range(20))
 
 
 @given(st.lists(st.tuples(st.integers(0, 30), st.sampled_from("abc")), min_size=1, max_size=80), st.integers(0, 9))
 @settings(deadline=None, max_examples=50)
 def test_groups_stay_whole_and_the_seed_decides(samples, seed):
     groups, strata = zip(*samples, strict=True)
-    found = assign(groups, strata, FRACTIONS, seed=seed)
-    assert straddling(groups, found) == 0
-    assert found == assign(groups, strata, FRACTIONS, seed=seed)
-    assert set(found) <= set(FRACTIONS)
+    result = assign(groups, strata, FRACTIONS, seed=seed)
+    assert leaking_groups(groups, result) == 0
+    assert result == assign(groups, strata, FRACTIONS, seed=seed)
+    assert set(result) <= set(FRACTIONS)
 
 
 def test_fractions_and_strata_are_met_where_groups_allow():
     rng = np.random.default_rng(0)
     strata = rng.choice(list("aaaaabbbccd"), 1000).tolist()
-    found = assign(range(1000), strata, FRACTIONS, seed=3)
-    counts = Counter(found)
+    result = assign(range(1000), strata, FRACTIONS, seed=3)
+    counts = Counter(result)
     assert all(abs(counts[name] / 1000 - share) < 0.01 for name, share in FRACTIONS.items())
     for stratum, total in Counter(strata).items():
-        shares = Counter(split for split, one in zip(found, strata, strict=True) if one == stratum)
+        shares = Counter(split for split, one in zip(result, strata, strict=True) if one == stratum)
         assert all(abs(shares[name] / total - share) < 0.03 for name, share in FRACTIONS.items())
 
 
@@ -67,8 +67,8 @@ def test_what_is_joined_to_the_same_is_joined():
     prints = [fingerprint(image) for image in [*images, images[0], saved_again(images[1])]]
     groups = ["anna", "bert", "carl", "dora", "bert", "dora"]
     # anna's picture is also bert's; bert's other one looks like dora's
-    assert together(groups, prints) == [0, 0, 2, 0, 0, 0]
-    assert together(groups, prints, near=False) == [0, 0, 2, 3, 0, 3]
+    assert leakage_groups(groups, prints) == [0, 0, 2, 0, 0, 0]
+    assert leakage_groups(groups, prints, near=False) == [0, 0, 2, 3, 0, 3]
 
 
 def test_phantoms_of_one_family_are_no_duplicates_and_their_copies_are():
@@ -88,5 +88,5 @@ def test_real_images_are_told_apart_and_their_copies_are_found(shared):
     alike = near_duplicates(prints)
     assert len(alike) <= 1  # two slices of one CT volume
     copies = near_duplicates([*prints, *(fingerprint(saved_again(image)) for image in images)])
-    found = sum((i, i + len(images)) in set(copies) for i in range(len(images)))
-    assert found >= 0.93 * len(images), found
+    result = sum((i, i + len(images)) in set(copies) for i in range(len(images)))
+    assert result >= 0.93 * len(images), result

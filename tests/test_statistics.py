@@ -1,4 +1,4 @@
-"""Intervals that cover, tests that do not cry wolf, corrections by hand."""
+"""Intervals cover the truth, p-values are uniform without a difference, corrections agree with hand calculations."""
 
 import itertools
 
@@ -22,8 +22,8 @@ def test_the_interval_covers_the_truth_as_often_as_it_says(clusters):
     rng, covered, times = np.random.default_rng(7), 0, 400
     for turn in range(times):
         values, of = clustered(rng, clusters)
-        (found,) = estimate(values[:, None], of, n_boot=400, seed=turn)
-        covered += found.low <= 0.3 <= found.high
+        (estimates,) = estimate(values[:, None], of, n_boot=400, seed=turn)
+        covered += estimates.low <= 0.3 <= estimates.high
     assert 0.92 <= covered / times <= 0.98
 
 
@@ -32,8 +32,8 @@ def test_samples_taken_one_by_one_would_not_cover():
     rng, covered, times = np.random.default_rng(7), 0, 200
     for turn in range(times):
         values, _ = clustered(rng, 40)
-        (found,) = estimate(values[:, None], list(range(len(values))), n_boot=400, seed=turn)
-        covered += found.low <= 0.3 <= found.high
+        (estimates,) = estimate(values[:, None], list(range(len(values))), n_boot=400, seed=turn)
+        covered += estimates.low <= 0.3 <= estimates.high
     assert covered / times < 0.88
 
 
@@ -79,23 +79,23 @@ def test_drawn_flips_agree_with_listed_ones(monkeypatch):
 
 
 def test_p_values_are_uniform_where_nothing_differs():
-    rng, found = np.random.default_rng(5), []
+    rng, estimates = np.random.default_rng(5), []
     for turn in range(400):
         values, of = clustered(rng, 16)
         noise = np.repeat(rng.normal(0, 0.1, 16), np.bincount(of)) + rng.normal(0, 0.05, len(of))
-        found.append(compare(values + noise, values, of, n_boot=20, seed=turn).p)
-    assert np.mean(np.array(found) <= 0.05) == pytest.approx(0.05, abs=0.025)
-    assert np.mean(np.array(found) <= 0.5) == pytest.approx(0.5, abs=0.07)
+        estimates.append(compare(values + noise, values, of, n_boot=20, seed=turn).p)
+    assert np.mean(np.array(estimates) <= 0.05) == pytest.approx(0.05, abs=0.025)
+    assert np.mean(np.array(estimates) <= 0.5) == pytest.approx(0.5, abs=0.07)
 
 
-def test_a_real_difference_is_found_and_told():
+def test_a_real_difference_has_a_small_p_value():
     rng = np.random.default_rng(2)
     values, of = clustered(rng, 30)
-    found = compare(values + 0.1 + rng.normal(0, 0.02, len(of)), values, of)
-    assert found.p < 0.001
-    assert found.difference.low < 0.1 < found.difference.high
-    assert found.mean - found.other == pytest.approx(found.difference.mean)
-    assert (found.n, found.clusters) == (len(of), 30)
+    estimates = compare(values + 0.1 + rng.normal(0, 0.02, len(of)), values, of)
+    assert estimates.p < 0.001
+    assert estimates.difference.low < 0.1 < estimates.difference.high
+    assert estimates.mean - estimates.other == pytest.approx(estimates.difference.mean)
+    assert (estimates.n, estimates.clusters) == (len(of), 30)
     assert compare([np.nan], [1.0], ["a"]) is None
 
 

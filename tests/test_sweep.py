@@ -1,4 +1,4 @@
-"""Sweeps: cells are checked before any starts, stages are shared, a failure costs one cell, a kill costs nothing."""
+"""Sweeps: all trials are checked first, stages are shared, a failing trial stops no other, a killed sweep resumes."""
 
 import csv
 import json
@@ -12,6 +12,7 @@ from medground_toy import phantoms
 
 from medground.errors import InputError, Interrupted, PluginError, RecipeError, RunError
 from medground.evaluation.evaluate import evaluate
+from medground.evaluation.results_file import SampleRecord, TargetRecord
 from medground.recipe import resolve
 from medground.sweeps.plan import plan
 from medground.sweeps.results import pool
@@ -47,22 +48,22 @@ def swap(data):
 
 
 class TestPlan:
-    def test_a_cell_that_cannot_be_is_skipped_and_says_why(self, swap):
-        made = plan(swap)
-        assert [cell.name for cell in made.possible] == ["ellipse", "filled"]
-        assert made.skipped == {"clicked": "segmenter 'box_fill' was not trained for points"}
+    def test_an_impossible_trial_is_skipped_with_a_reason(self, swap):
+        checked = plan(swap)
+        assert [trial.name for trial in checked.possible] == ["ellipse", "filled"]
+        assert checked.skipped == {"clicked": "segmenter 'box_fill' was not trained for points"}
         assert plan(swap, "variants.cl*.allow_untrained=true").skipped == {}
 
     def test_asm_swap_has_seven_of_nine_and_its_compat_all(self, data):
         given = (f"data.path={data}", "data.split=null", "reasoner.checkpoint=x")
-        made = plan("sweep/asm_swap", *given)
-        assert len(made.cells) == 9
-        assert sorted(made.skipped) == ["medsam_both", "medsam_points"]
-        assert all("'medsam' was not trained for points" in why for why in made.skipped.values())
+        checked = plan("sweep/asm_swap", *given)
+        assert len(checked.trials) == 9
+        assert sorted(checked.skipped) == ["medsam_both", "medsam_points"]
+        assert all("'medsam' was not trained for points" in why for why in checked.skipped.values())
         assert len(plan("sweep/asm_swap_compat", *given).possible) == 9
 
     @pytest.mark.parametrize(
-        ("override", "error", "told"),
+        ("override", "error", "message"),
         [
             ("variants.filled.segmenter=nobody", PluginError, "nobody"),
             ("variants.filled.data.path=nowhere", InputError, "nowhere"),
@@ -75,19 +76,21 @@ class TestPlan:
             ("sampling.temperature=???", RecipeError, "must be given"),
         ],
     )
-    def test_whatever_is_wrong_stops_it_before_anything_starts(self, swap, tmp_path, override, error, told):
-        with pytest.raises(error, match=told):
+    def test_a_trial_that_cannot_be_used_stops_the_sweep_before_it_starts(
+        self, swap, tmp_path, override, error, message
+    ):
+        with pytest.raises(error, match=message):
             sweep(swap, override, out=tmp_path / "out")
         assert not (tmp_path / "out").exists()
 
-    def test_seeds_multiply_only_what_draws(self, swap):
+    def test_seeds_multiply_only_variants_that_sample(self, swap):
         names = [
-            cell.name for cell in plan(swap, "sweep.seeds=[3,5]", "variants.filled.sampling.temperature=1").possible
+            trial.name for trial in plan(swap, "sweep.seeds=[3,5]", "variants.filled.sampling.temperature=1").possible
         ]
         assert names == ["ellipse", "filled.seed3", "filled.seed5"]
 
     def test_datasets_change_what_is_measured_and_not_what_is_trained(self, data):
-        made = plan(
+        checked = plan(
             {
                 "reasoner": "toy_vlm",
                 "prompt_interface": "bbox",
@@ -98,8 +101,8 @@ class TestPlan:
                 "variants": {"box": {}, "other": {"segmenter": "ellipse"}, "slow": {"sft.learning_rate": 1e-6}},
             }
         )
-        assert len(made.cells) == 3 * 2 * 2
-        assert [cell.trained for cell in made.trainings.values()] == [
+        assert len(checked.trials) == 3 * 2 * 2
+        assert [trial.trained for trial in checked.trainings.values()] == [
             "box.seed1",
             "box.seed2",
             "slow.seed1",
@@ -120,63 +123,72 @@ class TestPlan:
         assert len(plan({**base, "rewards": {"mask_dice": 1}}).trainings) == 2
 
 
-def _line(name, value, **more):
-    line = {"id": name, "cluster": "c", "labels": {}, "answers": [], "values": {} if value is None else {"iou": value}}
-    return {**line, **more}
+def _record(name, value):
+    return SampleRecord(
+        condition="answer",
+        id=name,
+        question="?",
+        size=[8, 8],
+        labels={},
+        cluster="c",
+        target=TargetRecord(box=None, points=[], share=0.5, area=None),
+        values={} if value is None else {"iou": value},
+        answers=[],
+    )
 
 
 def test_a_samples_value_is_the_mean_over_the_seeds_that_have_one():
-    pooled = pool([[_line("a", 0.2), _line("b", 1.0)], [_line("a", 0.4), _line("b", None)]])
-    assert [line["values"]["iou"] for line in pooled] == pytest.approx([0.3, 1.0])
+    pooled = pool([[_record("a", 0.2), _record("b", 1.0)], [_record("a", 0.4), _record("b", None)]])
+    assert [record.values["iou"] for record in pooled] == pytest.approx([0.3, 1.0])
 
 
 class TestRun:
     def test_the_reasoner_is_asked_once_and_the_table_is_whole(self, swap, tmp_path):
         done = sweep(swap, out=tmp_path)
-        asked = {name: cell["questions"] for name, cell in done.found["cells"].items()}
-        assert asked == {"ellipse": done.found["rows"][0]["samples"], "filled": 0}
+        questions = {name: trial.questions for name, trial in done.summary.trials.items()}
+        assert questions == {"ellipse": done.summary.rows[0].samples, "filled": 0}
         alone = evaluate(swap, "segmenter=ellipse")
-        row = done.found["rows"][0]["metrics"]["dice_joint"]
-        assert (row["mean"], row["low"]) == (
+        row = done.summary.rows[0].metrics["dice_joint"]
+        assert (row.mean, row.low) == (
             alone.mean("dice_joint"),
-            alone.metrics["arms"]["answer"]["metrics"]["dice_joint"]["low"],
+            alone.summary.conditions["answer"].metrics["dice_joint"].low,
         )
-        (test,) = done.found["comparisons"]
-        assert (test["variant"], test["against"], test["p_holm"]) == ("filled", "ellipse", test["p"])
-        assert test["difference"] == pytest.approx(done.found["rows"][1]["metrics"]["dice_joint"]["mean"] - row["mean"])
+        (test,) = done.summary.comparisons
+        assert (test.variant, test.against, test.p_holm) == ("filled", "ellipse", test.p)
+        assert test.difference == pytest.approx(done.summary.rows[1].metrics["dice_joint"].mean - row.mean)
         assert "clicked | segmenter 'box_fill' was not trained for points" in (tmp_path / "table.md").read_text()
         rows = list(csv.DictReader((tmp_path / "table.csv").read_text().splitlines()))
-        assert float(rows[0]["mean"]) == row["mean"] and rows[-1]["note"]
+        assert float(rows[0]["mean"]) == row.mean and rows[-1]["note"]
         page = (tmp_path / "report.html").read_text()
         assert "was not trained for points" in page and "://" not in page.replace("http://www.w3.org/2000/svg", "")
         with pytest.raises(RunError, match="holds a sweep already"):
             sweep(swap, out=tmp_path)
 
-    def test_one_failing_cell_costs_no_other_and_is_tried_again(self, swap, tmp_path, monkeypatch):
+    def test_a_failing_trial_stops_no_other_and_is_tried_again(self, swap, tmp_path, monkeypatch):
         swap["variants"]["odd"] = {"segmenter": "ellipse", "evaluate.cluster": "nothing"}
         done = sweep(swap, out=tmp_path)
-        assert list(done.failed) == ["odd"] and "nothing" in done.failed["odd"]
-        assert list(done.found["cells"]) == ["ellipse", "filled"]
+        assert list(done.summary.failed) == ["odd"] and "nothing" in done.summary.failed["odd"]
+        assert list(done.summary.trials) == ["ellipse", "filled"]
         again = sweep(swap, out=tmp_path, resume=True)
-        assert (again.before, list(again.failed)) == (2, ["odd"])
-        assert again.found["rows"] == done.found["rows"]
+        assert (again.before, list(again.summary.failed)) == (2, ["odd"])
+        assert again.summary.rows == done.summary.rows
 
-    def test_it_stops_when_asked_and_goes_on_without_asking_again(self, swap, tmp_path):
-        whole = sweep(swap, out=tmp_path / "whole").found
+    def test_a_stopped_sweep_resumes_without_asking_the_reasoner_again(self, swap, tmp_path):
+        whole = sweep(swap, out=tmp_path / "whole").summary
         turns = iter([False] * 4 + [True] * 99)
         with pytest.raises(Interrupted):
             sweep(swap, "evaluate.batch_size=1", out=tmp_path / "cut", stopped=lambda: next(turns))
         done = sweep(swap, "evaluate.batch_size=1", out=tmp_path / "cut", resume=True)
-        assert done.found["rows"] == whole["rows"] and done.found["comparisons"] == whole["comparisons"]
-        assert sum(cell["questions"] for cell in done.found["cells"].values()) == whole["rows"][0]["samples"]
+        assert done.summary.rows == whole.rows and done.summary.comparisons == whole.comparisons
+        assert sum(trial.questions for trial in done.summary.trials.values()) == whole.rows[0].samples
 
-    def test_another_sweep_is_refused_and_a_cell_may_be_added(self, swap, tmp_path):
+    def test_another_sweep_is_refused_and_a_trial_may_be_added(self, swap, tmp_path):
         sweep(swap, out=tmp_path)
         with pytest.raises(RunError, match="holds another"):
             sweep(swap, "evaluate.limit=1", out=tmp_path, resume=True)
         swap["variants"]["threshold"] = {"segmenter": "threshold"}
         done = sweep(swap, out=tmp_path, resume=True)
-        assert done.before == 2 and done.found["cells"]["threshold"]["questions"] == 0
+        assert done.before == 2 and done.summary.trials["threshold"].questions == 0
 
     @pytest.mark.slow
     def test_several_seeds_and_datasets_and_parts(self, swap, data, tmp_path):
@@ -190,16 +202,16 @@ class TestRun:
             "datasets": {"all": str(data), "few": {"data": {"path": str(data)}, "evaluate": {"limit": 2}}},
             "metrics": ["iou", "dice_joint"],
         }
-        found = sweep(swap, out=tmp_path).found
-        assert [(row["variant"], row["dataset"], len(row["seeds"])) for row in found["rows"]] == [
+        summary = sweep(swap, out=tmp_path).summary
+        assert [(row.variant, row.dataset, len(row.seeds)) for row in summary.rows] == [
             ("warm", "all", 3), ("warm", "few", 3), ("cold", "all", 1), ("cold", "few", 1),
         ]  # fmt: skip
-        warm = found["rows"][0]["metrics"]["iou"]
-        assert len(warm["by_seed"]) == 3 and warm["sd"] is not None
-        assert sum(part["samples"] for part in found["rows"][0]["groups"].values()) == found["rows"][0]["samples"]
-        assert "| warm | all | 3 |" in as_markdown(found)
-        assert as_latex(found).count("\\\\") == 5 and "dice\\_joint" in as_latex(found)
-        assert len(as_csv(found).splitlines()) > 1 + 4 * 2
+        warm = summary.rows[0].metrics["iou"]
+        assert len(warm.by_seed) == 3 and warm.sd is not None
+        assert sum(part.samples for part in summary.rows[0].groups.values()) == summary.rows[0].samples
+        assert "| warm | all | 3 |" in as_markdown(summary)
+        assert as_latex(summary).count("\\\\") == 5 and "dice\\_joint" in as_latex(summary)
+        assert len(as_csv(summary).splitlines()) > 1 + 4 * 2
 
 
 def _medground(*arguments, **environment):
@@ -268,16 +280,16 @@ LONG = ("reward_ablation", "reward_sensitivity")  # 13 and 17 trainings
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.soak] if n in LONG else []) for n in RECIPES])
 def test_a_recipe_runs_at_the_scale_of_a_toy_by_overrides_alone(name, drawn, tmp_path):
-    overrides, cells = RECIPES[name]
+    overrides, trials = RECIPES[name]
     done = sweep(f"sweep/{name}", f"data.path={drawn}", *overrides, out=tmp_path)
-    assert done.failed == {}
-    assert len(done.found["cells"]) == cells
-    assert len(done.found["skipped"]) == {"asm_swap": 2}.get(name, 0)
+    assert done.summary.failed == {}
+    assert len(done.summary.trials) == trials
+    assert len(done.summary.skipped) == {"asm_swap": 2}.get(name, 0)
     assert all((tmp_path / file).stat().st_size for file in ("report.html", "table.md", "table.tex", "table.csv"))
 
 
 @pytest.mark.slow
-def test_killed_in_a_training_and_in_an_evaluation_it_ends_as_if_it_had_not_been(drawn, tmp_path):
+def test_a_sweep_killed_in_training_and_evaluation_resumes_to_the_same_numbers(drawn, tmp_path):
     recipe = tmp_path / "trial.yaml"
     recipe.write_text(
         "extends: [train/soft]\nreasoner: toy_vlm\nsegmenter: ellipse\nevaluate: {split: train, n_boot: 20, pictures: 0}\n"
@@ -299,14 +311,14 @@ def test_killed_in_a_training_and_in_an_evaluation_it_ends_as_if_it_had_not_been
 
 
 @pytest.mark.slow
-def test_from_the_command_line(swap, tmp_path):
+def test_the_command_lists_trials_and_fails_if_one_failed(swap, tmp_path):
     swap["variants"]["odd"] = {"segmenter": "ellipse", "evaluate.cluster": "nothing"}
     recipe = tmp_path / "swap.yaml"
     recipe.write_text(json.dumps(swap).replace("{", "{ "))
     listed = _medground("sweep", recipe, "--dry-run")
-    assert listed.returncode == 0 and "clicked" in listed.stdout and "3 of 4 cells can be done" in listed.stderr
+    assert listed.returncode == 0 and "clicked" in listed.stdout and "3 of 4 trials can be done" in listed.stderr
     ran = _medground("sweep", recipe, "--out", tmp_path / "out")
-    assert ran.returncode == 1 and "1 cells failed, the first: odd" in ran.stderr
+    assert ran.returncode == 1 and "1 trials failed, the first: odd" in ran.stderr
     assert "| ellipse | 1 |" in ran.stderr
-    assert resolve(str(tmp_path / "out" / "cells" / "ellipse")).component("segmenter") == ("ellipse", {})
+    assert resolve(str(tmp_path / "out" / "trials" / "ellipse")).component("segmenter") == ("ellipse", {})
     assert _medground("sweep", recipe).returncode == 2

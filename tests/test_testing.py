@@ -20,7 +20,7 @@ from medground.testing import (
     check_reward,
     check_segmenter,
 )
-from medground.types import Completion, Fault, Grounding, Mask, RewardResult, SpatialPrompt
+from medground.types import Completion, Fault, Grounding, Mask, Region, RewardResult
 
 CHECKS = {
     "segmenter": check_segmenter,
@@ -55,7 +55,7 @@ def test_enough_built_ins_are_checked():
     assert {kind for kind, _ in BUILT_IN} == set(CHECKS)
 
 
-def test_the_stranger_conforms_and_is_found_from_its_metadata():
+def test_a_third_party_plugin_conforms_and_is_found_from_its_metadata():
     """The 24-line plugin is in nobody's wheel: a module and a dist-info folder on the path are enough."""
     code = """
 import sys, medground
@@ -92,7 +92,7 @@ class WrongSegmenter:
         return [Mask(data=np.full((width, height), total, float), score=float("nan"))] * max(len(prompts), 1)
 
 
-def test_a_wrong_segmenter_is_told_at_least_five_things():
+def test_at_least_five_broken_promises_of_a_wrong_segmenter_are_named():
     broken = broken_by(check_segmenter, WrongSegmenter)
     assert len(broken) >= 5
     names(
@@ -127,7 +127,7 @@ class Moody:
         return [Mask(data=mask, score=0.5) for mask in masks]
 
 
-def test_memory_and_company_are_noticed():
+def test_a_segmenter_that_remembers_or_looks_at_its_batch_is_noticed():
     names(
         of=broken_by(check_segmenter, Moody),
         memory="the same prompts give the same masks every time: 37x53 image",
@@ -183,13 +183,13 @@ class WrongReward:
         if rollout.mask is None:
             return RewardResult(float("nan"))
         rollout.mask.data[:] = True
-        return RewardResult(self.scale(2.0 + self.seen + rollout.grounding.prompt.box.x1), {1: 2})
+        return RewardResult(self.scale(2.0 + self.seen + rollout.grounding.region.box.x1), {1: 2})
 
     def batch(self, rollouts):
         return [RewardResult(0.5)]
 
 
-def test_a_wrong_reward_is_told_at_least_five_things():
+def test_at_least_five_broken_promises_of_a_wrong_reward_are_named():
     broken = broken_by(check_reward, WrongReward, scale=1.0)
     assert len(broken) >= 5
     names(
@@ -250,13 +250,13 @@ class WrongInterface:
 
     def parse(self, completion, size):
         numbers = [float(word) for word in completion.text.split()]
-        return Grounding(prompt=SpatialPrompt(box=Box(*numbers)), answer_level=2.0)
+        return Grounding(regions=(Region(box=Box(*numbers)),), answer_level=2.0)
 
     def answer(self, target, think=None, *, frame=None, size=None):
-        return " ".join(str(round(value, self.digits)) for value in target.box)
+        return " ".join(str(round(value, self.digits)) for value in target.region.box)
 
 
-def test_a_wrong_prompt_interface_is_told_at_least_five_things():
+def test_at_least_five_broken_promises_of_a_wrong_prompt_interface_are_named():
     broken = broken_by(check_prompt_interface, WrongInterface)
     assert len(broken) >= 5
     names(
@@ -318,7 +318,7 @@ class Chatty:
         ]
 
 
-def test_a_wrong_reasoner_is_told_at_least_five_things():
+def test_at_least_five_broken_promises_of_a_wrong_reasoner_are_named():
     broken = broken_by(check_reasoner, WrongReasoner) + broken_by(check_reasoner, Chatty)
     assert len(broken) >= 5
     names(
@@ -339,6 +339,6 @@ def test_what_a_factory_raises_is_the_cause():
     assert len(caught.value.broken) >= 3
 
 
-def test_the_guide_shows_the_stranger_as_it_is():
+def test_the_guide_shows_the_third_party_plugin_as_it_is():
     guide = (ALIEN.parents[1] / "docs" / "plugin-authors.md").read_text()
     assert (ALIEN / "medground_bright.py").read_text() in guide

@@ -1,4 +1,4 @@
-"""A run can be interrupted anywhere and is the same run afterwards; it never pretends to have done what it did not."""
+"""An interrupted run resumes as the same run, and its records state only what was done."""
 
 import errno
 import json
@@ -28,12 +28,12 @@ POINTS = (*SAVES, "prune.mid", "rollout.mid", "reward.mid", "update.mid", "log.w
 
 
 def steps(folder):
-    """What the events say of every step, but how long it took."""
+    """Return the events of every step without their times."""
     return [{key: value for key, value in line.items() if key != "step_time"} for line in read_events(folder)]
 
 
 def tables(folder):
-    """Every completion of every step, whatever the format of the tables."""
+    """Return every completion of every step, from tables of any format."""
     found = {}
     for path in sorted((folder / "completions").iterdir()):
         if path.suffix == ".parquet":
@@ -47,8 +47,8 @@ def tables(folder):
 
 
 def weights(folder):
-    """The trained parameters and optimiser state in the newest checkpoint, as bytes."""
-    newest = Checkpoints(folder / "checkpoints").newest(pytest.fail)
+    """Return the trained parameters and optimizer state in the newest checkpoint, as bytes."""
+    newest = Checkpoints(folder / "checkpoints").newest()
     return (newest / "engine.safetensors").read_bytes()
 
 
@@ -81,7 +81,7 @@ HARD = {"mini_batch_size": 1, "beta": 0.01, "resample_constant": 1, "schedule": 
 """Two updates a step with old log-probabilities, a reference, resampling, a schedule: all that a resume must bring back."""
 
 
-def test_a_run_is_a_folder_and_the_folder_a_recipe(trials, tmp_path):
+def test_a_run_writes_a_folder_that_loads_as_a_recipe(trials, tmp_path):
     done = train(trials(save_every=2), out=tmp_path / "run")
     assert (done.steps, done.skipped, done.before) == (4, 0, 0)
     assert [line["step"] for line in read_events(done.folder)] == [1, 2, 3, 4]
@@ -110,7 +110,7 @@ def test_a_run_is_a_folder_and_the_folder_a_recipe(trials, tmp_path):
 
 
 @pytest.mark.lane
-def test_a_lora_run_is_a_recipe_too(trials, tmp_path):
+def test_a_lora_run_loads_as_a_recipe(trials, tmp_path):
     recipe = trials(max_steps=1, learning_rate=0.1, reasoner={"lora_rank": 2})
     done = train(recipe, out=tmp_path / "run")
     text = (done.folder / "recipe.yaml").read_text()
@@ -121,21 +121,21 @@ def test_a_lora_run_is_a_recipe_too(trials, tmp_path):
 
 
 @pytest.mark.parametrize("position", [1, 3])
-def test_a_resumed_run_is_the_same_run(trials, tmp_path, position):
+def test_a_resumed_run_equals_the_uninterrupted_one(trials, tmp_path, caplog, position):
     recipe = trials(**HARD)
     train(recipe, out=tmp_path / "whole")
     interrupted(recipe, tmp_path / "run", position)
-    said = []
-    done = train(recipe, out=tmp_path / "run", resume=True, say=said.append)
+    caplog.set_level("INFO", "medground")
+    done = train(recipe, out=tmp_path / "run", resume=True)
     assert done.before == position
-    assert f"continuing after step {position}" in said
+    assert f"continuing after step {position}" in caplog.messages
     assert_same(tmp_path / "run", tmp_path / "whole")
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_at_every_position_and_seed(trials, tmp_path, seed):
-    """R2: eight save positions in two epochs and a bit, the last step of an epoch and the first of the next among them."""
+def test_resuming_at_every_save_position_and_seed_equals_the_uninterrupted_run(trials, tmp_path, seed):
+    """Eight save positions in more than two epochs, with the last step of an epoch and the first of the next."""
     recipe = trials(max_steps=9, **HARD) | {"seed": seed}
     train(recipe, out=tmp_path / "whole")
     for position in range(1, 9):
@@ -144,7 +144,7 @@ def test_at_every_position_and_seed(trials, tmp_path, seed):
         assert_same(tmp_path / f"run{position}", tmp_path / "whole")
 
 
-def test_resuming_twice_and_an_adapter(trials, tmp_path):
+def test_resuming_a_lora_run_twice_equals_the_uninterrupted_run(trials, tmp_path):
     recipe = trials(reasoner={"lora_rank": 2}, beta=0.1)
     train(recipe, out=tmp_path / "whole")
     interrupted(recipe, tmp_path / "run", 1)
@@ -154,8 +154,8 @@ def test_resuming_twice_and_an_adapter(trials, tmp_path):
     assert_same(tmp_path / "run", tmp_path / "whole")
 
 
-def test_a_run_that_is_asked_to_stop_inside_a_step_gives_the_step_up(trials, tmp_path):
-    """Asked between the two halves of step 2's sampling and scoring: nothing of step 2 remains."""
+def test_a_stop_request_inside_a_step_discards_that_step(trials, tmp_path):
+    """The request comes between sampling and scoring in step 2: nothing of step 2 remains."""
     recipe = trials()
     train(recipe, out=tmp_path / "whole")
     asked = []
@@ -170,22 +170,24 @@ def test_a_run_that_is_asked_to_stop_inside_a_step_gives_the_step_up(trials, tmp
     assert_same(tmp_path / "run", tmp_path / "whole")
 
 
-def test_a_step_given_up_in_its_update_did_not_count_for_the_alarm(trials, tmp_path, monkeypatch):
-    """Asked between the two groups of step 2's update, when everything has been scored."""
-    from medground.training.grpo.update import Update
+def test_a_step_discarded_during_its_update_does_not_count_for_the_alarm(trials, tmp_path, monkeypatch):
+    """The request comes between the two groups of step 2's update, after scoring."""
+    from medground.training.grpo.step import GrpoTrainer
 
     recipe = trials(rewards={"letters": 1, "idle": {"name": "letters", "letters": "", "weight": 0}})
     train(recipe, out=tmp_path / "whole")
-    asked, part = [], Update._part_loss
-    monkeypatch.setattr(Update, "_part_loss", lambda *given: asked.append(1) or part(*given))
+    passes, micro_loss = [], GrpoTrainer.micro_loss
+    monkeypatch.setattr(
+        GrpoTrainer, "micro_loss", lambda *args, **kwargs: passes.append(1) or micro_loss(*args, **kwargs)
+    )
     with pytest.raises(Interrupted, match="stopped after step 1 of 4"):
-        train(recipe, out=tmp_path / "run", stopped=lambda: len(asked) == 3)
+        train(recipe, out=tmp_path / "run", stopped=lambda: len(passes) == 3)
     train(recipe, out=tmp_path / "run", resume=True)
     assert_same(tmp_path / "run", tmp_path / "whole")
     assert [line["reward/idle/constant_steps"] for line in steps(tmp_path / "run")] == [1, 2, 3, 4]
 
 
-def test_a_finished_run_stays_as_it_is(trials, tmp_path):
+def test_resuming_a_finished_run_changes_nothing(trials, tmp_path):
     recipe = trials(max_steps=2)
     train(recipe, out=tmp_path / "run")
     before = weights(tmp_path / "run")
@@ -198,22 +200,22 @@ def test_a_finished_run_stays_as_it_is(trials, tmp_path):
         train(recipe | {"seed": 5}, out=tmp_path / "run", resume=True)
 
 
-def test_a_run_without_a_checkpoint_begins_again(trials, tmp_path):
-    said = []
-    done = train(trials(max_steps=1), out=tmp_path / "run", resume=True, say=said.append)
+def test_resuming_without_a_checkpoint_starts_from_the_beginning(trials, tmp_path, caplog):
+    caplog.set_level("INFO", "medground")
+    done = train(trials(max_steps=1), out=tmp_path / "run", resume=True)
     assert done.before == 0
-    assert said == ["there is no checkpoint yet: the run begins at step 1"]
+    assert caplog.messages == ["there is no checkpoint yet: the run begins at step 1"]
 
 
-def test_the_folder_of_a_run_can_be_given_in_place_of_its_recipe(trials, tmp_path):
+def test_training_accepts_a_run_folder_as_its_recipe(trials, tmp_path):
     interrupted(trials(max_steps=2), tmp_path / "run", 1)
     assert train(tmp_path / "run", resume=True).steps == 2
 
 
 @pytest.mark.parametrize("where", ["loss", "gradient"])
 @pytest.mark.parametrize("value", ["nan", "inf"])
-def test_a_step_whose_numbers_are_not_finite_is_skipped(trials, tmp_path, where, value):
-    """R7: counted, the batch saved, parameters as before the step, the run goes on."""
+def test_a_step_with_a_nonfinite_loss_or_gradient_is_skipped(trials, tmp_path, where, value):
+    """It is counted, its batch is saved, the parameters stay, and the run continues."""
     poison = {"bad": [3], "where": where, "value": value}
     done = train(trials(reasoner=poison), out=tmp_path / "run")
     assert (done.steps, done.skipped) == (4, 1)
@@ -246,7 +248,7 @@ def test_the_run_stops_when_more_than_a_hundredth_of_its_steps_are_skipped(trial
     assert sum("skipped" in line for line in steps(tmp_path / "run")) == 6
 
 
-def test_scores_that_are_not_numbers_cost_their_group_and_are_kept(trials, tmp_path):
+def test_a_nan_reward_drops_its_group_and_saves_the_batch(trials, tmp_path):
     recipe = trials(rewards={"letters": {"bad": [2], "value": "inf", "weight": 1}}, max_steps=2)
     done = train(recipe, out=tmp_path / "run")
     assert done.skipped == 0
@@ -256,7 +258,7 @@ def test_scores_that_are_not_numbers_cost_their_group_and_are_kept(trials, tmp_p
     assert (tmp_path / "run" / "incidents" / "step-00000001.json").is_file()
 
 
-def test_a_run_in_which_nothing_can_be_scored_stops(trials, tmp_path):
+def test_a_run_stops_when_no_rollout_can_be_scored(trials, tmp_path):
     recipe = trials(rewards={"letters": {"bad": list(range(1, 99)), "weight": 1}})
     with pytest.raises(RunError, match="3 steps in a row"):
         train(recipe, out=tmp_path / "run")
@@ -265,8 +267,8 @@ def test_a_run_in_which_nothing_can_be_scored_stops(trials, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["loss nan", "loss inf", "gradient nan", "reward nan"])
-def test_eighty_injections(trials, tmp_path, kind):
-    """R7: twenty of each kind, five a run, so that no stop rule is met: 80 of 80 leave finite parameters and a record."""
+def test_eighty_injected_nonfinite_numbers_leave_finite_parameters_and_a_record(trials, tmp_path, kind):
+    """Twenty of each kind, five a run so that no stop rule applies; all 80 leave finite parameters and a record."""
     where, value = kind.split()
     for number in range(4):
         first = 2 + 3 * number
@@ -286,8 +288,8 @@ def test_eighty_injections(trials, tmp_path, kind):
         assert all(bool(value.isfinite().all()) for value in load(weights(out)).values())
 
 
-def test_a_disk_that_takes_no_more_is_a_clear_error(trials, tmp_path):
-    """R4, for real: the operating system refuses to write a file beyond a limit, once the first checkpoint is there."""
+def test_a_full_disk_while_saving_is_one_clear_error(trials, tmp_path):
+    """The operating system refuses to write a file beyond a limit, once the first checkpoint exists."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def shrink(step, metrics):
@@ -308,7 +310,7 @@ def test_a_disk_that_takes_no_more_is_a_clear_error(trials, tmp_path):
     assert (done.before, done.steps) == (1, 4)
 
 
-def test_a_disk_without_room_for_the_records_is_a_clear_error(trials, tmp_path, monkeypatch):
+def test_a_full_disk_while_recording_is_one_clear_error(trials, tmp_path, monkeypatch):
     from medground.runs import failpoints
 
     monkeypatch.setenv(failpoints.VARIABLE, "log.write:enospc:2")
@@ -317,7 +319,7 @@ def test_a_disk_without_room_for_the_records_is_a_clear_error(trials, tmp_path, 
         train(trials(save_every=1), out=tmp_path / "run")
 
 
-def test_two_processes_do_not_write_to_one_run(trials, tmp_path):
+def test_a_second_process_cannot_write_to_a_run(trials, tmp_path):
     from medground.recipe import resolve
     from medground.runs.folder import RunFolder
 
@@ -333,7 +335,7 @@ def test_two_processes_do_not_write_to_one_run(trials, tmp_path):
 
 @pytest.fixture(scope="module")
 def start(trials):
-    """``start(recipe, out, fault)``: `medground train` in a process of its own, which can be killed."""
+    """``start(recipe, out, fault)`` runs `medground train` in a process that can be killed."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["torch", "transformers", "medground_qwen.factories"])
 
@@ -351,7 +353,7 @@ def start(trials):
 
 
 def assert_sound(out, recipe, whole, acknowledged):
-    """The newest checkpoint loads, no saved work is lost, leftovers go, and the resumed run is the uninterrupted one."""
+    """The newest checkpoint loads, no saved step is lost, leftovers are removed, the resumed run equals the whole one."""
     checkpoints = Checkpoints(out / "checkpoints")
     assert all(verify(checkpoints.path(step)) is None for step in checkpoints.steps())
     assert max(checkpoints.steps(), default=0) >= acknowledged
@@ -376,21 +378,21 @@ def killed_at(point, start, trials, tmp_path, turn=3):
 
 
 @pytest.mark.parametrize("point", ["save.before_rename"])
-def test_killed_at(point, start, trials, tmp_path):
+def test_a_killed_run_resumes_as_the_uninterrupted_one(point, start, trials, tmp_path):
     killed_at(point, start, trials, tmp_path)
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("turn", [1, 2, 3])
 @pytest.mark.parametrize("point", POINTS)
-def test_killed_at_every_point(point, turn, start, trials, tmp_path):
-    """R1: every named moment, three times."""
+def test_runs_killed_at_every_failpoint_resume_as_the_uninterrupted_one(point, turn, start, trials, tmp_path):
+    """Every failpoint, three times."""
     killed_at(point, start, trials, tmp_path, turn)
 
 
 @pytest.mark.soak
-def test_killed_at_fifty_random_moments(start, trials, tmp_path):
-    """R1: 50 SIGKILLs at uniformly random times over several saves and validations."""
+def test_runs_killed_at_fifty_random_times_resume_as_the_uninterrupted_one(start, trials, tmp_path):
+    """50 SIGKILLs at uniformly random times over several saves and validations."""
     recipe = trials(save_every=1, max_steps=8)
     recipe["data"]["split"] = "train"
     recipe["validate"] = {"every": 3, "metric": "iou", "before_training": True}
@@ -423,8 +425,7 @@ def test_sigterm_saves_the_last_finished_step_and_exits_5(point, start, trials, 
 @pytest.mark.soak
 @pytest.mark.parametrize("turn", [1, 2, 3])
 @pytest.mark.parametrize("point", ["rollout.mid", "reward.mid", "update.mid", "log.write", "save.after_rename"])
-def test_sigterm_anywhere(point, turn, start, trials, tmp_path):
-    """R5: fifteen moments."""
+def test_sigterm_at_fifteen_moments_saves_and_exits_5(point, turn, start, trials, tmp_path):
     _terminated(point, turn, start, trials, tmp_path)
 
 
@@ -441,8 +442,8 @@ def _terminated(point, turn, start, trials, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_command_says_what_it_did(start, trials, tmp_path):
-    """Exit codes: 0 when all steps are done, now or before; 2 for what is no training recipe."""
+def test_the_train_command_reports_its_result_and_exit_code(start, trials, tmp_path):
+    """Exit code 0 when all steps are done, now or before; 2 when the recipe is not for training."""
     recipe = trials(max_steps=1)
     for _ in range(2):
         child = start(recipe, tmp_path / "run")
@@ -455,7 +456,7 @@ def test_the_command_says_what_it_did(start, trials, tmp_path):
     assert child.exitcode == 2
 
 
-def test_trackers_are_told_every_step_and_validation(trials, tmp_path):
+def test_trackers_receive_every_step_and_validation(trials, tmp_path):
     pytest.importorskip("tensorboard", reason="needs tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

@@ -1,4 +1,4 @@
-"""Supervised training: what is taught is the ideal answer, and it is learnt; the same loop, checkpoints and command."""
+"""Supervised training learns the ideal answer, with the loop, checkpoints and command of GRPO."""
 
 import json
 
@@ -11,63 +11,64 @@ from click.testing import CliRunner  # noqa: E402
 
 import medground  # noqa: E402
 from medground.cli import medground as command  # noqa: E402
-from medground.data.samples import read_samples  # noqa: E402
+from medground.data.open_dataset import open_dataset  # noqa: E402
 from medground.errors import InputError, Interrupted, RecipeError  # noqa: E402
 from medground.recipe import resolve  # noqa: E402
 from medground.runs.checkpoint import Checkpoints  # noqa: E402
 from medground.runs.folder import read_events  # noqa: E402
-from medground.training.loop import State  # noqa: E402
-from medground.training.run import assemble, train  # noqa: E402
+from medground.training.build import build  # noqa: E402
+from medground.training.method import TrainingState  # noqa: E402
+from medground.training.run import train  # noqa: E402
 from medground.types import Completion  # noqa: E402
 
 
 def test_the_target_is_the_ideal_answer_in_the_models_own_frame(trials):
-    made = assemble(resolve(trials("sft")), "sft")
+    made = build(resolve(trials("sft")))
     sample = made.samples[0]
     text, ids = made.method.target(sample)
     frame = made.reasoner.frame(sample.query.size)
-    read = made.graph.prompt_interface.parse(Completion(text=text, frame=frame), sample.query.size)
+    read = made.pipeline.prompt_interface.parse(Completion(text=text, frame=frame), sample.query.size)
     assert read.fault is None
-    assert read.prompt.box == pytest.approx(sample.target.box, abs=0.5)
+    assert read.region.box == pytest.approx(sample.target.region.box, abs=0.5)
     assert frame.kind == "permille"
     assert made.reasoner.processor.tokenizer.decode(ids, skip_special_tokens=True) == text
     assert ids[-1] == made.reasoner.processor.tokenizer.eos_token_id
 
 
-def test_a_trace_is_taught_where_the_data_has_one(trials, tiny, tmp_path):
+def test_a_reasoning_trace_is_part_of_the_target_where_the_data_has_one(trials, tiny, tmp_path):
     lines = [json.loads(line) for line in (tiny / "data" / "manifest.jsonl").read_text().splitlines()]
     for name in ("images", "masks"):
         (tmp_path / name).symlink_to(tiny / "data" / name)
     (tmp_path / "manifest.jsonl").write_text("")
     manifest = tiny / "data" / "traced.jsonl"
     manifest.write_text("".join(json.dumps({**line, "think": f"because {i}"}) + "\n" for i, line in enumerate(lines)))
-    samples = read_samples(manifest)
-    made = assemble(resolve(trials("sft")), "sft")
+    samples = open_dataset(manifest)
+    made = build(resolve(trials("sft")))
     assert "<think>because 1</think>" in made.method.target(samples[1])[0]
 
 
 def test_the_loss_is_the_mean_over_target_tokens(trials):
-    made = assemble(resolve(trials("sft")), "sft")
-    result = made.method.step(State(), lambda: None)
-    from medground.training.schedule import drawn
+    made = build(resolve(trials("sft")))
+    result = made.method.step(TrainingState(), lambda: None)
+    from medground.training.schedule import sample_indices
 
-    fresh = assemble(resolve(trials("sft")), "sft")
+    fresh = build(resolve(trials("sft")))
     total, tokens = 0.0, 0
-    for index in drawn(0, 2, samples=len(fresh.samples), batch=2, seed=0):
+    for index in sample_indices(0, 2, samples=len(fresh.samples), batch=2, seed=0):
         sample = fresh.samples[index]
         ids = fresh.method.target(sample)[1]
         logp, _ = fresh.reasoner.policy(
-            fresh.reasoner.group(fresh.graph.prompt_interface.render(sample.query), [ids]), 1.0
+            fresh.reasoner.group(fresh.pipeline.prompt_interface.render(sample.query), [ids]), 1.0
         )
         total, tokens = total - float(logp.detach().sum()), tokens + len(ids)
     assert result.metrics["loss"] == pytest.approx(total / tokens, rel=1e-5)
 
 
-def test_packing_changes_nothing_but_the_padding(trials):
-    """Loss and gradients to 1e-5, however many samples go into a sequence; every token is counted as before."""
+def test_packing_gives_the_same_loss_and_gradients_as_padding(trials):
+    """Loss and gradients agree to 1e-5 at any number of samples in a sequence; token counts are equal."""
     found = []
     for settings in ({}, {"packing": True}, {"packing": True, "max_length": 190}):
-        made = assemble(resolve(trials("sft", train_batch_size=4, max_grad_norm=0.0, **settings)), "sft")
+        made = build(resolve(trials("sft", train_batch_size=4, max_grad_norm=0.0, **settings)))
         kept, passes = {}, []
         made.engine.optimizer.register_step_pre_hook(
             lambda *_, made=made, kept=kept: kept.update(
@@ -75,7 +76,7 @@ def test_packing_changes_nothing_but_the_padding(trials):
             )
         )
         made.reasoner.policy.register_forward_hook(lambda *_, passes=passes: passes.append(None))
-        result = made.method.step(State(), lambda: None)
+        result = made.method.step(TrainingState(), lambda: None)
         found.append((result.metrics["loss"], result.tokens, kept, len(passes)))
     plain, packed, cut = found
     assert (plain[3], packed[3]) == (1, 1)
@@ -88,7 +89,7 @@ def test_packing_changes_nothing_but_the_padding(trials):
             assert (other[2][name] - gradient).abs().max() <= 1e-5 * scale, name
 
 
-def test_it_learns_and_resumes_as_the_same_run(trials, tmp_path):
+def test_sft_learns_and_resumes_as_the_uninterrupted_run(trials, tmp_path):
     recipe = trials("sft", max_steps=12, train_batch_size=4, learning_rate=3e-3, save_every=5)
     train(recipe, out=tmp_path / "whole")
     losses = [line["loss"] for line in read_events(tmp_path / "whole")]
@@ -99,14 +100,14 @@ def test_it_learns_and_resumes_as_the_same_run(trials, tmp_path):
     train(recipe, out=tmp_path / "run", resume=True)
     assert [line["loss"] for line in read_events(tmp_path / "run")] == losses
     states = [
-        (Checkpoints(tmp_path / name / "checkpoints").newest(pytest.fail) / "engine.safetensors").read_bytes()
+        (Checkpoints(tmp_path / name / "checkpoints").newest() / "engine.safetensors").read_bytes()
         for name in ("run", "whole")
     ]
     assert states[0] == states[1]
     assert medground.load(tmp_path / "run").reasoner is not None
 
 
-def test_a_step_whose_loss_is_not_finite_is_skipped(trials, tmp_path):
+def test_a_step_with_a_nonfinite_loss_is_skipped(trials, tmp_path):
     for where in ("loss", "gradient"):
         recipe = trials("sft", reasoner={"bad": [2], "where": where})
         assert train(recipe, out=tmp_path / where).skipped == 1
@@ -115,7 +116,7 @@ def test_a_step_whose_loss_is_not_finite_is_skipped(trials, tmp_path):
         assert len(kept["targets"]) == 2
 
 
-def test_what_cannot_be_trained_is_said_in_one_sentence(trials, tmp_path):
+def test_each_unusable_setting_is_refused_in_one_sentence(trials, tmp_path):
     with pytest.raises(RecipeError, match="has neither a grpo nor an sft section"):
         train("infer/toy", out=tmp_path / "run")
     both = trials("sft") | {"grpo": {}}
@@ -134,7 +135,7 @@ def test_what_cannot_be_trained_is_said_in_one_sentence(trials, tmp_path):
         train(trials("sft") | {"data": {"path": "none"}}, out=tmp_path / "run2")
 
 
-def test_the_dry_run_plans_and_writes_nothing(trials, tmp_path, monkeypatch):
+def test_a_dry_run_prints_a_plan_and_writes_nothing(trials, tmp_path, monkeypatch):
     recipe = trials("sft", max_steps=50)
     file = tmp_path / "recipe.yaml"
     file.write_text(json.dumps(recipe), encoding="utf-8")
@@ -151,7 +152,7 @@ def test_the_dry_run_plans_and_writes_nothing(trials, tmp_path, monkeypatch):
 
 
 @pytest.mark.lane
-def test_the_command_trains_and_says_where_the_reasoner_is(trials, tmp_path):
+def test_the_train_command_prints_the_path_of_the_reasoner(trials, tmp_path):
     file = tmp_path / "recipe.yaml"
     file.write_text(json.dumps(trials("sft", max_steps=1)), encoding="utf-8")
     done = CliRunner().invoke(command, ["train", str(file), "--out", str(tmp_path / "run"), "--json"])

@@ -1,4 +1,4 @@
-"""A GRPO step: what is skipped, split or masked changes nothing it should not; what is logged is what happened."""
+"""A GRPO step: skipping, splitting and masking change nothing they should not, and the metrics are right."""
 
 import dataclasses
 import math
@@ -9,22 +9,25 @@ torch = pytest.importorskip("torch", reason="needs torch")
 pytest.importorskip("transformers", reason="needs transformers")
 
 from medground.errors import RecipeError  # noqa: E402
-from medground.pipeline.pipeline import RolloutPipeline  # noqa: E402
+from medground.pipeline.pipeline import Pipeline  # noqa: E402
+from medground.pipeline.rollouts import RolloutPipeline  # noqa: E402
 from medground.recipe import resolve  # noqa: E402
 from medground.registry import find  # noqa: E402
-from medground.training.grpo.loss import Objective  # noqa: E402
-from medground.training.grpo.metrics import of_update  # noqa: E402
+from medground.rewards.rubric import rubric  # noqa: E402
+from medground.training.build import build  # noqa: E402
+from medground.training.grpo.loss import Objective, objective_of  # noqa: E402
+from medground.training.grpo.metrics import update_metrics  # noqa: E402
 from medground.training.grpo.rollouts import OwnSampler, Rollouts  # noqa: E402
-from medground.training.grpo.update import Update, objective_of  # noqa: E402
+from medground.training.grpo.step import GrpoTrainer  # noqa: E402
 from medground.training.local_engine import LocalEngine  # noqa: E402
-from medground.training.loop import State  # noqa: E402
-from medground.training.memory import held  # noqa: E402
-from medground.training.run import assemble, state_of  # noqa: E402
+from medground.training.memory import state_bytes  # noqa: E402
+from medground.training.method import TrainingState  # noqa: E402
+from medground.training.probe import state_of  # noqa: E402
 
 
 def parts(recipe):
-    """A method ready to step, and its parameters by name."""
-    made = assemble(resolve(recipe), "grpo")
+    """Return a method that is ready to step, and its parameters by name."""
+    made = build(resolve(recipe))
     return made, made.engine.masters
 
 
@@ -33,17 +36,17 @@ def drawn(made, step=1):
 
 
 def go_on():
-    """Never pause."""
+    """Never stop."""
 
 
 def updated(made, batch):
-    """The parameters after one update on a batch, and its sums."""
+    """Return the parameters after one update on a batch, and the sums of the update."""
     sums = made.method.update(batch, lambda update: 1e-3, go_on)
     return {name: each.detach().clone() for name, each in made.engine.masters.items()}, sums
 
 
-def test_groups_that_teach_nothing_are_skipped_exactly(trials):
-    """Invariants 10 and 13: their forward pass is saved, the step is bitwise the same."""
+def test_skipping_groups_without_signal_leaves_the_step_bitwise_equal(trials):
+    """Their forward pass is left out, and the parameters are bitwise the same."""
     found = []
     for skip in (True, False):
         made, _ = parts(trials(train_batch_size=3, mini_batch_size=3))
@@ -62,7 +65,7 @@ def test_groups_that_teach_nothing_are_skipped_exactly(trials):
 @pytest.mark.parametrize(
     ("share", "at_once", "images"), [(True, None, 2), (True, 2, 4), (False, None, 6), (False, 2, 6)]
 )
-def test_images_and_tokens_are_counted_as_often_as_they_are_computed(trials, share, at_once, images):
+def test_images_and_tokens_are_counted_once_per_computation(trials, share, at_once, images):
     """Two groups of three: one image each, one for each pass of two and one, or one for every completion."""
     made, _ = parts(trials(reasoner={"share": share}, micro_batch_size=at_once))
     batch = dataclasses.replace(drawn(made), constant=torch.tensor([False, False]))
@@ -76,11 +79,11 @@ def test_images_and_tokens_are_counted_as_often_as_they_are_computed(trials, sha
     assert sums.images == sum(seen) == images
     prompts = [len(made.reasoner.encode(messages)) for messages in batch.messages]
     written = sum(len(each.completion.token_ids) for group in batch.groups for each in group.rollouts)
-    assert sums.trained == images // 2 * sum(prompts) + written
-    assert of_update(sums, kl=False)["images_trained"] == images
+    assert sums.tokens_computed == images // 2 * sum(prompts) + written
+    assert update_metrics(sums, kl=False)["images_trained"] == images
 
 
-def test_a_batch_of_constant_rewards_has_gradient_zero(trials):
+def test_a_batch_of_constant_rewards_has_zero_gradient(trials):
     made, before = parts(trials())
     before = {name: each.detach().clone() for name, each in before.items()}
     batch = drawn(made)
@@ -96,8 +99,8 @@ def test_a_batch_of_constant_rewards_has_gradient_zero(trials):
 @pytest.mark.parametrize(
     "loss", ["grpo", "dapo", *(pytest.param(loss, marks=pytest.mark.slow) for loss in ("dr_grpo", "gspo", "cispo"))]
 )
-def test_sub_groups_change_nothing_but_memory(trials, loss):
-    """Invariant 15, through the model: gradients to 1e-5 of the largest, whatever fits into one pass."""
+def test_micro_batches_give_the_gradients_of_whole_groups(trials, loss):
+    """Through the model: gradients agree to 1e-5 of the largest at any micro-batch size."""
     norms, gradients = [], []
     for size in (None, 2, 1):
         made, _ = parts(trials(loss=loss, micro_batch_size=size, beta=0.02))
@@ -113,8 +116,8 @@ def test_sub_groups_change_nothing_but_memory(trials, loss):
             assert float((gradient[name] - value).abs().max()) / scale <= 1e-5, name
 
 
-def test_overlong_completions_leave_the_loss_and_stay_in_the_baseline(trials):
-    """Invariant 28: all of them masked gives loss 0, and nothing is NaN."""
+def test_masked_overlong_completions_count_in_the_baseline_only(trials):
+    """If all of them are masked the loss is 0 and nothing is NaN."""
     made, _ = parts(trials(mask_truncated=True))
     batch = drawn(made)
     reasons = {rollout.completion.finish_reason for group in batch.groups for rollout in group.rollouts}
@@ -126,25 +129,26 @@ def test_overlong_completions_leave_the_loss_and_stay_in_the_baseline(trials):
     group = batch.groups[0]
     ended = dataclasses.replace(group.rollouts[0].completion, finish_reason="stop")
     group.rollouts[0] = dataclasses.replace(group.rollouts[0], completion=ended)
-    assert made.method.update._denominator(batch, [0, 1]) == 1.0
+    (minibatch,) = batch.minibatches(made.method.config, made.method.objective)
+    assert minibatch.normalizer == 1.0
     assert updated(made, batch)[1].grad_norm > 0
 
 
-def test_later_updates_on_a_batch_are_measured_from_the_policy_that_sampled(trials):
+def test_ratios_of_later_updates_refer_to_the_sampling_policy(trials):
     """Two mini-batches, twice over: four updates, and ratios that left 1 are clipped against the sampling policy."""
     made, _ = parts(trials(mini_batch_size=1, num_iterations=2, epsilon=1e-6))
     batch = drawn(made)
-    assert made.method.update.per_step == 4
+    assert made.method.updates_per_step == 4
     _, sums = updated(made, batch)
     assert sums.updates == 4
     # First iteration: the first mini-batch at ratio 1 exactly, the second clipped nearly everywhere.
-    assert 0 < sums.token["clipped_low"] + sums.token["clipped_high"] < sums.token["tokens"]
+    assert 0 < sums.clipped_low + sums.clipped_high < sums.tokens
     single, _ = parts(trials(epsilon=1e-6))
     sums = updated(single, drawn(single))[1]
-    assert sums.token["clipped_low"] + sums.token["clipped_high"] == 0
+    assert sums.clipped_low + sums.clipped_high == 0
 
 
-def test_no_pass_is_made_for_log_probabilities_that_are_known(trials):
+def test_known_log_probabilities_need_no_forward_pass(trials):
     """One update per batch: every group is computed once, with gradient, and no more."""
     calls = []
     made, _ = parts(trials())
@@ -153,8 +157,7 @@ def test_no_pass_is_made_for_log_probabilities_that_are_known(trials):
     assert calls == [True, True]
 
 
-def test_the_frozen_tower_keeps_its_bytes(trials):
-    """Invariant 27."""
+def test_a_frozen_vision_tower_does_not_change(trials):
     made, _ = parts(trials(reasoner={"train_vision": False}))
     tower = {name: each for name, each in made.reasoner.policy.named_parameters() if "visual" in name}
     before = {name: each.detach().clone() for name, each in tower.items()}
@@ -163,10 +166,10 @@ def test_the_frozen_tower_keeps_its_bytes(trials):
     assert all(each.grad is None and torch.equal(each, before[name]) for name, each in tower.items())
 
 
-def test_lora_has_its_base_as_reference(trials):
+def test_the_reference_of_a_lora_run_is_the_base_model(trials):
     made, _ = parts(trials(reasoner={"lora_rank": 2}, beta=0.1, learning_rate=0.1))
     assert all("lora" in name for name in made.engine.masters)
-    state = State()
+    state = TrainingState()
     first = made.method.step(state, go_on)
     state.step, state.drawn = 1, first.drawn
     second = made.method.step(state, go_on)
@@ -174,9 +177,9 @@ def test_lora_has_its_base_as_reference(trials):
     assert second.metrics["kl"] > 1e-6
 
 
-def test_metrics_carry_the_names_of_trl(trials):
+def test_metrics_have_the_names_of_trl(trials):
     made, _ = parts(trials())
-    result = made.method.step(State(), go_on)
+    result = made.method.step(TrainingState(), go_on)
     names = {
         "reward", "reward_std", "reward/letters/mean", "reward/letters/std", "frac_reward_zero_std", "loss", "grad_norm",
         "learning_rate", "entropy", "completions/mean_length", "completions/min_length", "completions/max_length",
@@ -211,10 +214,10 @@ def corrected(trials, by, **settings):
         lambda *_: kept.update({name: each.grad.clone() for name, each in made.engine.masters.items()})
     )
     sums = made.method.update(batch, lambda update: 0.0, go_on)
-    return kept, of_update(sums, kl=False), made.method._mismatch(sums)
+    return kept, update_metrics(sums, kl=False), made.method._mismatch_warnings(sums)
 
 
-def test_a_sampler_that_is_not_the_trainer_is_measured_corrected_and_told(trials):
+def test_a_sampler_with_other_log_probabilities_is_measured_corrected_and_reported(trials):
     """A weight of 3 on every second token: capped at 2 it is 2, masked it is 0, uncorrected it is as if it were 1."""
     by = math.log(3)
     plain, metrics, told = corrected(trials, by)
@@ -239,8 +242,8 @@ def test_a_sampler_that_is_not_the_trainer_is_measured_corrected_and_told(trials
         assert (capped[name] - (2 * moved + masked[name])).abs().max() <= 1e-4 * scale, name
 
 
-def test_the_trained_model_as_sampler_is_corrected_by_nothing(trials):
-    """Invariant 20: where sampler and trainer agree, weights are 1 to rounding and nobody is alarmed."""
+def test_correction_changes_nothing_where_the_trained_model_samples(trials):
+    """Importance weights are 1 up to rounding, and no alarm is logged."""
     plain, _, _ = corrected(trials, 0.0)
     same, metrics, told = corrected(trials, 0.0, correction="truncate")
     assert told == []
@@ -249,7 +252,7 @@ def test_the_trained_model_as_sampler_is_corrected_by_nothing(trials):
         assert (same[name] - gradient).abs().max() <= 1e-4 * gradient.abs().max().clamp(min=1e-6), name
 
 
-def test_the_defaults_have_names(trials):
+def test_the_default_engine_and_rollout_can_be_named(trials):
     """``engine=local`` and ``rollout=hf`` are what a recipe without them trains with."""
     plain, named = parts(trials())[0], parts(trials() | {"engine": "local", "rollout": "hf"})[0]
     assert type(named.engine) is type(plain.engine) is LocalEngine
@@ -257,11 +260,11 @@ def test_the_defaults_have_names(trials):
     assert {entry.module for entry in (find("engine", "local"), find("rollout", "hf"))} == {
         "medground.training.builtin"
     }
-    result, other = named.method.step(State(), go_on), plain.method.step(State(), go_on)
+    result, other = named.method.step(TrainingState(), go_on), plain.method.step(TrainingState(), go_on)
     assert result.metrics == other.metrics
 
 
-def test_groups_whose_rewards_are_equal_give_their_place_to_others(trials):
+def test_groups_of_equal_rewards_are_resampled(trials):
     """The first six scores are equal: both groups are drawn again, and one epoch goes faster."""
     rewards = {"letters": {"dull": 6, "weight": 1}}
     made, _ = parts(trials(rewards=rewards, resample_constant=2))
@@ -273,21 +276,21 @@ def test_groups_whose_rewards_are_equal_give_their_place_to_others(trials):
     assert (batch.drawn, batch.unresampled, batch.constant.tolist()) == (2, 2, [True, True])
 
 
-def test_a_group_with_a_member_that_could_not_be_scored_is_left_out(trials):
+def test_a_group_with_an_unscored_completion_is_left_out(trials):
     made, _ = parts(trials(rewards={"letters": {"bad": [2], "weight": 1}}))
     batch = drawn(made)
     assert batch.usable == [False, True]
     assert batch.rewards[0].isnan().all()
     assert not batch.advantages[0].any()
-    result = parts(trials(rewards={"letters": {"bad": [2], "weight": 1}}))[0].method.step(State(), go_on)
+    result = parts(trials(rewards={"letters": {"bad": [2], "weight": 1}}))[0].method.step(TrainingState(), go_on)
     assert result.metrics["frac_groups_left_out"] == 0.5
     assert result.metrics["failures/nan"] == 1
     assert result.skipped is None
     assert result.incident is not None
 
 
-def test_samples_and_seeds_follow_from_the_step_alone(trials):
-    """Invariant 25: a step redone gives the same texts, another seed or step gives others."""
+def test_samples_and_seeds_depend_on_the_step_alone(trials):
+    """A repeated step gives the same texts; another seed or step gives others."""
     texts = [
         [[rollout.completion.text for rollout in group.rollouts] for group in drawn(parts(recipe)[0], step).groups]
         for recipe, step in ((trials(), 1), (trials(), 1), (trials(), 2), (trials() | {"seed": 1}, 1))
@@ -297,39 +300,46 @@ def test_samples_and_seeds_follow_from_the_step_alone(trials):
     assert texts[0] != texts[3]
 
 
-def test_losses_have_their_published_numbers_unless_the_recipe_says_otherwise():
+def test_losses_use_their_published_numbers_unless_the_recipe_sets_others():
     def objective(**settings):
-        return objective_of(resolve({"grpo": settings}).settings("grpo"))
+        return objective_of(resolve({"grpo": settings}).config.grpo)
 
     assert objective() == Objective(max_length=2048)
     assert objective(loss="gspo").epsilon == 3e-4
     assert objective(loss="gspo", epsilon=0.1).epsilon == 0.1
     assert objective(loss="dapo", aggregation="sequence_mean").aggregation == "sequence"
     assert objective(loss="dr_grpo").aggregation == "constant"
-    released = objective_of(resolve("train/medreasoner_soft", "reasoner.checkpoint=x", "data.path=x").settings("grpo"))
+    released = objective_of(resolve("train/medreasoner_soft", "reasoner.checkpoint=x", "data.path=x").config.grpo)
     assert released == Objective(epsilon_high=0.2, dual_clip=3.0, beta=0.01, estimator="k3", max_length=2048)
 
 
-def test_what_cannot_be_compared_is_refused(trials):
+def test_groups_without_several_sampled_completions_are_refused(trials):
     recipe = resolve(trials(num_generations=1))
     with pytest.raises(RecipeError, match="several sampled completions"):
-        Rollouts(RolloutPipeline(recipe, None), [], recipe.settings("grpo"), 0, OwnSampler(), LocalEngine())
+        Rollouts(
+            RolloutPipeline(Pipeline.from_recipe(recipe), rubric(recipe)),
+            [],
+            recipe.config.grpo,
+            0,
+            OwnSampler(),
+            LocalEngine(),
+        )
     made, _ = parts(trials(max_prompt_length=5))
     with pytest.raises(RecipeError, match="max_prompt_length=5"):
         updated(made, drawn(made))
     assert isinstance(made.engine, LocalEngine)
-    assert isinstance(made.method.update, Update)
+    assert isinstance(made.method, GrpoTrainer)
 
 
 @pytest.mark.slow
-def test_a_reward_for_one_token_is_learnt(trials):
-    """Invariant 26: the share of the rewarded token rises above 0.9 from about one in four hundred."""
+def test_grpo_learns_to_write_a_rewarded_token(trials):
+    """The share of the rewarded token rises above 0.9 from about one in four hundred."""
     rewards = {"token": {"token": 65, "weight": 1}}
     recipe = trials(
         rewards=rewards, num_generations=16, max_completion_length=4, max_steps=60, learning_rate=1e-2, loss="dapo"
     )
     made, _ = parts(recipe)
-    state, share = State(), []
+    state, share = TrainingState(), []
     while state.step < 60 and (not share or share[-1] < 0.9):
         result = made.method.step(state, go_on)
         state.step, state.drawn = state.step + 1, state.drawn + result.drawn
@@ -338,7 +348,7 @@ def test_a_reward_for_one_token_is_learnt(trials):
     assert share[-1] >= 0.9
 
 
-def test_the_arithmetic_of_memory_is_what_tensors_take(trials):
+def test_estimated_memory_equals_the_size_of_the_tensors(trials):
     """Per process: weights, gradients, the optimiser's moments and, where weights are not float32, their masters."""
     for settings in ({}, {"lora_rank": 2, "train_vision": False}):
         made, masters = parts(trials(reasoner=settings))
@@ -352,6 +362,6 @@ def test_the_arithmetic_of_memory_is_what_tensors_take(trials):
         assert found.weights == sum(each.nbytes for each in made.reasoner.policy.parameters())
         assert found.gradients == sum(each.nbytes for each in masters.values())
         assert found.device == found.weights + found.gradients + found.optimizer
-    shared = [held(1000, 600, ranks=4, stage=stage).device for stage in (0, 1, 2, 3)]
+    shared = [state_bytes(1000, 600, ranks=4, zero_stage=stage).device for stage in (0, 1, 2, 3)]
     assert shared == [2000 + 1200 + 7200, 2000 + 1200 + 1800, 2000 + 300 + 1800, 500 + 300 + 1800]
-    assert held(1000, 600, ranks=4, stage=2, offload=True).host == 1800
+    assert state_bytes(1000, 600, ranks=4, zero_stage=2, offload=True).host == 1800

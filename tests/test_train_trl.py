@@ -1,5 +1,6 @@
 """Loss and every gradient equal TRL's, on the same weights, completions and rewards."""
 
+import dataclasses
 import importlib.util
 
 import pytest
@@ -13,7 +14,8 @@ pytestmark = [
 ]
 
 from medground.recipe import resolve  # noqa: E402
-from medground.training.run import assemble  # noqa: E402
+from medground.training.build import build  # noqa: E402
+from medground.training.grpo.metrics import StepStats  # noqa: E402
 
 SETTINGS = {
     "grpo": {"loss_type": "grpo"},
@@ -26,8 +28,8 @@ BETA, LENGTH = 0.05, 6
 
 
 def ours(trials, loss, old_shift):
-    """Loss and gradients of one update, before it is stepped; and what trl needs to do the same."""
-    made = assemble(resolve(trials(loss=loss, beta=BETA, max_completion_length=LENGTH)), "grpo")
+    """Return loss and gradients of one update before its optimizer step, and the inputs for TRL."""
+    made = build(resolve(trials(loss=loss, beta=BETA, max_completion_length=LENGTH)))
     # trl scores over the whole vocabulary; we give no probability to tokens that are never sampled.
     made.reasoner.policy.forbidden = made.reasoner.policy.forbidden[:0]
     batch = made.method.rollouts.draw(1, 0, lambda: None)
@@ -35,21 +37,28 @@ def ours(trials, loss, old_shift):
         generator = torch.Generator().manual_seed(0)
         for master in made.engine.masters.values():
             master.add_(torch.randn(master.shape, generator=generator), alpha=0.01)
-    update, found = made.method.update, {}
+    trainer, old = made.method, {}
+    made.engine.step = lambda rate: 1.0
     if old_shift:  # as for a later update on the batch: ratios away from 1
-        made.engine.step = lambda rate: 1.0
-        old = update._old(batch, [range(2)])
-        old = {key: value + old_shift * torch.randn(value.shape, generator=generator) for key, value in old.items()}
-        from medground.training.grpo.update import Sums
-
-        sums = Sums()
-        update._accumulate(batch, range(2), old, sums, True, lambda: None)
+        (minibatch,) = batch.minibatches(trainer.config, trainer.objective)
+        micro_batches = [
+            dataclasses.replace(
+                micro, old_logps=micro.old_logps + old_shift * torch.randn(micro.old_logps.shape, generator=generator)
+            )
+            for micro in trainer.with_old_logps(batch, minibatch).micro_batches
+        ]
+        old = {(micro.group, 0): micro.old_logps for micro in micro_batches}
+        stats = StepStats(updates=1)
+        for micro, completions in trainer.forward_passes(
+            batch, dataclasses.replace(minibatch, micro_batches=micro_batches)
+        ):
+            loss = trainer.micro_loss(micro, completions, stats, log=True) / minibatch.normalizer
+            trainer.backward(loss)
+            stats.loss += float(loss.detach())
     else:
-        old = {}
-        made.engine.step = lambda rate: 1.0
-        sums = update(batch, lambda number: 0.0, lambda: None)
+        stats = trainer.update(batch, lambda number: 0.0, lambda: None)
     found = {name: each.grad.clone() for name, each in made.engine.live.items() if each.grad is not None}
-    return made, batch, old, sums.loss, found
+    return made, batch, old, stats.loss, found
 
 
 def padded(rows, fill, left=False):
@@ -121,7 +130,7 @@ def theirs(made, inputs, loss, folder, tmp_path):
 
 @pytest.mark.parametrize("old_shift", [0.0, 0.3], ids=["on-policy", "off-policy"])
 @pytest.mark.parametrize("loss", list(SETTINGS))
-def test_equal_to_trl(trials, tiny, tmp_path, loss, old_shift):
+def test_loss_and_gradients_equal_those_of_trl(trials, tiny, tmp_path, loss, old_shift):
     made, batch, old, value, gradients = ours(trials, loss, old_shift)
     assert batch.advantages.abs().max() > 0.1
     expected, wanted = theirs(made, trl_inputs(made, batch, old), loss, tiny / "model", tmp_path)

@@ -1,4 +1,4 @@
-"""Validation: greedy, on what is not trained on, without a trace in the training itself, and it chooses the result."""
+"""Validation is greedy, uses held-out samples, does not change training and chooses the result."""
 
 import json
 import os
@@ -14,18 +14,18 @@ from click.testing import CliRunner  # noqa: E402
 import medground  # noqa: E402
 from medground.cli import medground as command  # noqa: E402
 from medground.errors import InputError, Interrupted, RecipeError, RunError  # noqa: E402
-from medground.protocols import FingerprintedReasoner  # noqa: E402
 from medground.recipe import resolve  # noqa: E402
 from medground.runs.checkpoint import Checkpoints  # noqa: E402
-from medground.runs.folder import read_about, read_events, read_table  # noqa: E402
-from medground.training.loop import State  # noqa: E402
-from medground.training.run import assemble, train  # noqa: E402
+from medground.runs.folder import read_events, read_metadata, read_table  # noqa: E402
+from medground.training.build import build  # noqa: E402
+from medground.training.method import TrainingState  # noqa: E402
+from medground.training.run import train  # noqa: E402
 from medground.types import Sampling  # noqa: E402
 
 
 @pytest.fixture(scope="module")
 def split(tiny, tmp_path_factory):
-    """The phantoms of `tiny` with splits written out: five to train on, two to validate on, one to test on."""
+    """Write the phantoms of `tiny` with splits: five for training, two for validation, one for testing."""
     lines = [json.loads(line) for line in (tiny / "data" / "manifest.jsonl").read_text().splitlines()]
     splits = ["train"] * 5 + ["val"] * 2 + ["test"]
     path = tiny / "data" / "split.jsonl"
@@ -50,13 +50,13 @@ def recipe(trials, split):
 
 
 def plain(folder, event):
-    """Events without what the clock says."""
+    """Return events without their times."""
     return [
         {key: value for key, value in line.items() if not key.endswith("_time")} for line in read_events(folder, event)
     ]
 
 
-def test_validation_is_recorded_and_leaves_no_trace_in_training(recipe, tmp_path):
+def test_validation_is_recorded_and_does_not_change_training(recipe, tmp_path):
     made = recipe(validate={"metric": "iou", "before_training": True})
     train(made, out=tmp_path / "run")
     lines = read_events(tmp_path / "run", "validate")
@@ -74,10 +74,10 @@ def test_validation_is_recorded_and_leaves_no_trace_in_training(recipe, tmp_path
     assert plain(tmp_path / "run", "step") == plain(tmp_path / "without", "step")
 
 
-def test_what_is_validated_is_the_greedy_answer_of_the_newest_weights(recipe, tmp_path):
+def test_validation_scores_greedy_answers_of_the_newest_weights(recipe, tmp_path):
     train(recipe("sft", learning_rate=1e-2), out=tmp_path / "run")
     graph = medground.load(tmp_path / "run")
-    made = assemble(resolve(recipe("sft")), "sft")
+    made = build(resolve(recipe("sft")))
     for row, sample in zip(read_table(tmp_path / "run", 4, "validation"), made.validation.samples, strict=True):
         sampling = Sampling(num_generations=1, temperature=0.0, max_completion_length=6)
         ((answer,),) = graph.reasoner.generate([graph.prompt_interface.render(sample.query)], sampling)
@@ -85,7 +85,7 @@ def test_what_is_validated_is_the_greedy_answer_of_the_newest_weights(recipe, tm
 
 
 class Scripted:
-    """A validation that runs for real but whose chosen values are given: so that the best checkpoint is not the last."""
+    """A real validation whose values are replaced, so that the best checkpoint is not the last."""
 
     def __init__(self, made, values):
         self.made, self.values = made, values
@@ -102,12 +102,12 @@ class Scripted:
 
 @pytest.fixture
 def scripted(monkeypatch):
-    """Make every validation of the test give the listed values, in turn."""
-    from medground.training import run
+    """Make the validations of the test return the listed values in turn."""
+    from medground.training import build
 
     def script(*values):
-        left, validation = list(values), run.validation
-        monkeypatch.setattr(run, "validation", lambda *given: Scripted(validation(*given), left))
+        left, validation = list(values), build.validation
+        monkeypatch.setattr(build, "validation", lambda *given: Scripted(validation(*given), left))
 
     return script
 
@@ -125,7 +125,7 @@ def test_the_best_checkpoint_is_kept_and_is_the_result(recipe, tmp_path, scripte
     assert checkpoints.steps() == [5, 4, 2], "of equals the earliest"
     assert chosen(out) == "step-00000002"
     assert [line["step"] for line in read_events(out, "result")] == [2]
-    assert "the highest iou on split val is the result" in read_about(out)["checkpoint_rule"]
+    assert "the highest iou on split val is the result" in read_metadata(out).checkpoint_rule
     again = train(recipe(validate={"every": 1, "metric": "iou"}, max_steps=5, save_every=1), out=out, resume=True)
     assert again.before == 5
     assert chosen(out) == "step-00000002"
@@ -138,15 +138,15 @@ def test_the_best_checkpoint_is_kept_and_is_the_result(recipe, tmp_path, scripte
 
 
 @pytest.mark.slow
-def test_a_best_step_makes_a_checkpoint_of_its_own(recipe, tmp_path, scripted):
+def test_a_new_best_step_is_saved_between_regular_checkpoints(recipe, tmp_path, scripted):
     scripted(0.5, 0.1)
     train(recipe(validate={"metric": "iou"}, max_steps=4, save_every=100), out=tmp_path / "run")
     assert Checkpoints(tmp_path / "run" / "checkpoints").steps() == [4, 2]
     assert chosen(tmp_path / "run") == "step-00000002"
 
 
-def test_a_distance_is_better_when_it_is_less(recipe):
-    made = assemble(resolve({**recipe(validate={"metric": "hd95_px"}), "segmenter": "ellipse"}), "grpo")
+def test_the_smallest_distance_is_the_best_checkpoint(recipe):
+    made = build(resolve({**recipe(validate={"metric": "hd95_px"}), "segmenter": "ellipse"}))
     assert made.validation.best([(0, 1.0), (2, 9.0), (4, 3.0), (6, 3.0), (8, None)]) == 4
     found = made.validation(lambda: None, made.engine)
     assert found.metrics["eval/hd95_px/n"] == 2
@@ -154,13 +154,13 @@ def test_a_distance_is_better_when_it_is_less(recipe):
 
 
 @pytest.mark.parametrize("metric", ["dice_joint", "dice_box", "boundary_f", "iou_compat"])
-def test_any_metric_can_choose(recipe, metric):
-    made = assemble(resolve({**recipe(validate={"metric": metric}), "segmenter": "ellipse"}), "grpo")
+def test_every_metric_can_choose_the_checkpoint(recipe, metric):
+    made = build(resolve({**recipe(validate={"metric": metric}), "segmenter": "ellipse"}))
     assert made.validation(lambda: None, made.engine).value == 0.0, "a random model answers nothing, which counts 0"
 
 
 @pytest.mark.slow
-def test_a_resumed_run_validates_the_same(recipe, tmp_path):
+def test_a_resumed_run_records_the_same_validations(recipe, tmp_path):
     made = recipe(validate={"every": 1, "metric": "iou", "before_training": True}, save_every=2)
     train(made, out=tmp_path / "whole")
     done = []
@@ -172,7 +172,7 @@ def test_a_resumed_run_validates_the_same(recipe, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_can_be_stopped_inside_a_validation(recipe, tmp_path, monkeypatch):
+def test_a_run_can_stop_inside_a_validation(recipe, tmp_path, monkeypatch):
     from medground.training import validation
 
     monkeypatch.setattr(validation, "AT_ONCE", 1)
@@ -189,7 +189,7 @@ def test_a_run_can_be_stopped_inside_a_validation(recipe, tmp_path, monkeypatch)
         assert plain(tmp_path / "run", event) == plain(tmp_path / "whole", event)
 
 
-def test_what_cannot_be_trusted_is_refused(recipe, tmp_path):
+def test_validation_on_training_samples_or_the_test_split_is_refused(recipe, tmp_path):
     with pytest.raises(RecipeError, match=r"there is no metric 'dice_join' \(did you mean 'dice_joint'\?\)"):
         train(recipe(validate={"metric": "dice_join"}), out=tmp_path / "run")
     with pytest.raises(RecipeError, match="dice_joint needs a mask, and the recipe names no segmenter"):
@@ -204,7 +204,7 @@ def test_what_cannot_be_trusted_is_refused(recipe, tmp_path):
 
 
 def test_only_the_released_recipes_may_choose_by_the_test_split(recipe, tmp_path):
-    """Also when such a run is continued from its folder, whose recipe has another name."""
+    """Also when the run is resumed from its folder, where the recipe has another name."""
     made = recipe(validate={"metric": "iou", "split": "test"}, max_steps=2)
     file = tmp_path / "medreasoner_mine.yaml"
     file.write_text(json.dumps(made))
@@ -212,18 +212,18 @@ def test_only_the_released_recipes_may_choose_by_the_test_split(recipe, tmp_path
     with pytest.raises(Interrupted):
         train(str(file), out=tmp_path / "run", stopped=lambda: done, report=lambda step, metrics: done.append(step))
     assert train(tmp_path / "run", resume=True).steps == 2
-    assert "on split test" in read_about(tmp_path / "run")["checkpoint_rule"]
+    assert "on split test" in read_metadata(tmp_path / "run").checkpoint_rule
 
 
-def test_recipe_check_knows_the_metrics(recipe, tmp_path):
+def test_recipe_check_refuses_an_unknown_metric(recipe, tmp_path):
     file = tmp_path / "mine.yaml"
     file.write_text(json.dumps(recipe(validate={"metric": "dise_joint"})))
     result = CliRunner().invoke(command, ["recipe", "check", str(file), "--json"], standalone_mode=False)
     assert "there is no metric 'dise_joint'" in result.output
 
 
-def test_a_run_is_continued_from_another_folder(recipe, tiny, split, tmp_path, monkeypatch):
-    """Relative paths, as typed: the run's folder remembers what they meant."""
+def test_a_run_resumes_from_another_working_directory(recipe, tiny, split, tmp_path, monkeypatch):
+    """The run folder records relative paths as absolute ones."""
     made = recipe(max_steps=2)
     made["data"]["path"] = os.path.relpath(split, tiny)
     made["reasoner"]["checkpoint"] = "model"
@@ -237,7 +237,7 @@ def test_a_run_is_continued_from_another_folder(recipe, tiny, split, tmp_path, m
     medground.load("run")
 
 
-def test_a_run_is_not_continued_on_other_data(recipe, split, tmp_path):
+def test_resuming_with_changed_data_is_refused(recipe, split, tmp_path):
     made = recipe(max_steps=2)
     own = split.with_name("own.jsonl")
     own.write_bytes(split.read_bytes())
@@ -253,20 +253,19 @@ def test_a_run_is_not_continued_on_other_data(recipe, split, tmp_path):
     assert train(tmp_path / "run", resume=True).before == 1
 
 
-def test_the_run_remembers_its_processor_and_how_long_terms_were_constant(recipe, tmp_path):
+def test_a_run_records_its_processor_and_the_steps_a_term_was_constant(recipe, tmp_path):
     done = train(
         recipe(max_steps=2, rewards={"letters": 1, "idle": {"name": "letters", "letters": "", "weight": 0}}),
         out=tmp_path / "run",
     )
-    made = assemble(resolve(recipe()), "grpo")
-    assert isinstance(made.reasoner, FingerprintedReasoner)
+    made = build(resolve(recipe()))
     digest = made.reasoner.processor_digest()
-    assert read_about(done.folder)["processor_sha256"] == digest
+    assert read_metadata(done.folder).processor_sha256 == digest
     assert medground.load(done.folder).reasoner.processor_digest() == digest, "saved and loaded again"
     made.reasoner.processor.image_processor.image_mean = [0.4] * 3
     assert made.reasoner.processor_digest() != digest
     assert [line["reward/idle/constant_steps"] for line in read_events(done.folder)] == [1, 2]
 
 
-def test_state_of_older_checkpoints_is_read():
-    assert State(**{"step": 3}).validated == []
+def test_state_of_older_checkpoints_loads():
+    assert TrainingState(**{"step": 3}).validated == []

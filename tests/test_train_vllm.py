@@ -1,4 +1,4 @@
-"""GRPO with rollouts written by the real vLLM, against the same run with the trainer's own model: `make test-vllm`."""
+"""GRPO with rollouts of the real vLLM equals the same run with the trainer's own model: `make test-vllm`."""
 
 import contextlib
 import json
@@ -19,9 +19,10 @@ pytest.importorskip("transformers", reason="needs transformers")
 
 from medground.recipe import resolve  # noqa: E402
 from medground.runs.folder import read_events  # noqa: E402
+from medground.training.build import build  # noqa: E402
 from medground.training.grpo.rollouts import OwnSampler  # noqa: E402
-from medground.training.loop import State  # noqa: E402
-from medground.training.run import assemble, train  # noqa: E402
+from medground.training.method import TrainingState  # noqa: E402
+from medground.training.run import train  # noqa: E402
 
 STEPS = 3
 
@@ -58,7 +59,7 @@ def recipe(trials, checkpoint):
 
 
 class Recorder:
-    """A source that passes everything on, and keeps what was written."""
+    """A rollout source that forwards every call and records the completions."""
 
     def __init__(self, source):
         self.source, self.kept = source, []
@@ -73,7 +74,7 @@ class Recorder:
 
 
 class Replay(OwnSampler):
-    """The trainer's own model, writing what somebody wrote before; it gives its own log-probabilities of that."""
+    """The trainer's own model, returning recorded completions with its own log-probabilities."""
 
     def __init__(self, kept, temperature):
         self.kept, self.temperature = iter(kept), temperature
@@ -81,7 +82,7 @@ class Replay(OwnSampler):
     def generate(self, batch, sampling, seeds):
         out = []
         for messages, group in zip(batch, next(self.kept), strict=True):
-            logp = self.reasoner.logprobs(messages, group, temperature=self.temperature).detach()
+            logp = self.reasoner.policy(self.reasoner.group(messages, group), self.temperature)[0].detach()
             out.append([
                 self.reasoner.completion(
                     each.token_ids.tolist(), row[: len(each.token_ids)].tolist(), each.frame,
@@ -93,11 +94,11 @@ class Replay(OwnSampler):
 
 
 def stepped(made, source):
-    """Three steps of a method whose completions come from `source`: the metrics of each, and the weights at the end."""
+    """Return the metrics of three steps with completions from `source`, and the final weights."""
     source.begin(made.reasoner, made.engine)
     made.method.source = source
-    made.method.rollouts._write = source.generate
-    state, found = State(), []
+    made.method.rollouts.source = source
+    state, found = TrainingState(), []
     for _ in range(STEPS):
         result = made.method.step(state, lambda: None)
         assert result.skipped is None
@@ -107,23 +108,21 @@ def stepped(made, source):
 
 
 def distance(found, expected):
-    """The norm of the difference of two sets of weights."""
+    """Return the norm of the difference of two sets of weights."""
     assert found.keys() == expected.keys()
     return math.sqrt(sum(float((found[name] - value).double().square().sum()) for name, value in expected.items()))
 
 
-def test_three_steps_are_those_of_the_trainers_own_model(recipe):
-    """The same completions give the same losses, and the mismatch that is reported is within 1e-4."""
+def test_three_steps_with_vllm_equal_those_with_the_trainers_model(recipe):
+    """The same completions give the same losses, and the reported mismatch is within 1e-4."""
     settings = {"temperature": 0.9, "correction": "truncate", "loss": "dapo", "beta": 0.04}
     settings |= {"num_iterations": 2, "mini_batch_size": 1}  # four updates a step: at the first alone every loss is 0
-    with_vllm = assemble(
-        resolve(recipe({"name": "vllm", "enforce_eager": True, "max_model_len": 512}, **settings)), "grpo"
-    )
+    with_vllm = build(resolve(recipe({"name": "vllm", "enforce_eager": True, "max_model_len": 512}, **settings)))
     recorder = Recorder(with_vllm.method.source)
-    recorder.begin = lambda reasoner, engine: None  # `assemble` did that
+    recorder.begin = lambda reasoner, engine: None  # `build` did that
     theirs, their_weights = stepped(with_vllm, recorder)
-    with_vllm.close()
-    own = assemble(resolve(recipe(**settings)), "grpo")
+    with_vllm.method.close()
+    own = build(resolve(recipe(**settings)))
     start = {name: each.detach().clone() for name, each in own.engine.masters.items()}
     ours, our_weights = stepped(own, Replay(recorder.kept, 0.9))
     assert (
@@ -145,7 +144,7 @@ def test_three_steps_are_those_of_the_trainers_own_model(recipe):
     assert apart <= 1e-3 * moved
 
 
-def test_one_line_of_a_recipe(recipe, tmp_path):
+def test_rollout_vllm_trains_and_resumes_a_whole_run(recipe, tmp_path):
     """A whole run with LoRA: checkpoints, events, resume."""
     lora = recipe({"name": "vllm", "enforce_eager": True, "max_model_len": 512}, {"lora_rank": 2}, save_every=2)
     done = train(lora, out=tmp_path / "run")
@@ -199,7 +198,7 @@ def server(checkpoint, tmp_path):
 
 
 def wait_until_up(url, process, log):
-    """Ask until the server answers: there is nothing else to wait for in another process."""
+    """Repeat requests until the server answers."""
     while True:
         try:
             process.wait(0.5)
@@ -210,18 +209,18 @@ def wait_until_up(url, process, log):
     pytest.fail(re.sub(r"\(.*?pid=\d+\)", "", log.read_text())[-3000:])
 
 
-def test_a_run_with_a_server(recipe, server, tmp_path):
-    """Weights through a folder; what the server writes with them is what the trainer believes."""
+def test_rollout_vllm_server_trains_with_weights_through_a_folder(recipe, server, tmp_path):
+    """The log-probabilities of the server agree with those of the trainer after each update."""
     exchange = tmp_path / "exchange"
     exchange.mkdir()
     rollout = {"name": "vllm_server", "base_url": server, "folder": str(exchange)}
-    made = assemble(resolve(recipe(rollout, temperature=0.9)), "grpo")
+    made = build(resolve(recipe(rollout, temperature=0.9)))
     try:
         recorder = Recorder(made.method.source)
         recorder.begin = lambda reasoner, engine: None
         theirs, _ = stepped(made, recorder)
     finally:
-        made.close()
+        made.method.close()
     for step, metrics in enumerate(theirs, 1):
         apart = {
             name: value for name, value in metrics.items() if name.startswith("sampling/") and "difference" in name

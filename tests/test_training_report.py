@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from medground.recipe import resolve
-from medground.runs.folder import RunFolder, read_events
+from medground.runs.folder import RunFolder, RunMetadata, read_events
 from medground.training.report import POINTS, REPORT, training_report, write_report
 
 HOSTILE = "<script>alert(1)</script>"
@@ -23,7 +23,7 @@ def run(tmp_path):
     def make(steps, planned=None):
         folder = RunFolder(tmp_path / "run", resolve("infer/toy"))
         opened.append(folder)
-        folder.begin({"recipe": "train/mine", "planned_steps": planned or steps, "seed": 3, "prompt_sha256": "a" * 64})
+        folder.begin(RunMetadata(recipe="train/mine", planned_steps=planned or steps, seed=3, prompt_sha256="a" * 64))
         for step in range(1, steps + 1):
             metrics = {"reward": step / steps, "reward/box/mean": 0.5, "reward/box/constant_steps": float(step)}
             metrics |= {
@@ -38,7 +38,7 @@ def run(tmp_path):
             if step in (1, steps):
                 row = {"name": "a#0", "sample": "a", "prompt": HOSTILE, "completion": HOSTILE * 200, "fault": None}
                 folder.completions(step, [{**row, "reward": 0.5, "reward/box": None}], [("a#0", lambda: PICTURE)])
-        folder.incident(2, {"reason": "the loss is nan"})
+        folder.incident(2, "the loss is nan", {})
         return folder.folder
 
     yield make
@@ -55,7 +55,7 @@ def test_what_happened_is_told(run):
     ):  # fmt: skip
         assert said in text, said
     assert text.count("<img ") == 2
-    assert "Terms that have said one and the same" in text
+    assert "Reward terms that were constant" in text
 
 
 def test_what_a_model_wrote_is_shown_and_never_run(run):

@@ -10,25 +10,27 @@ from hypothesis import strategies as st
 from PIL import Image as Pillow
 
 pyarrow = pytest.importorskip("pyarrow", reason="needs pyarrow")
-from medground_data.readers import read_cases  # noqa: E402
+from medground_data.readers import read_source  # noqa: E402
 from medground_toy import phantoms  # noqa: E402
 from pyarrow import parquet  # noqa: E402
 
 from medground.cli import main  # noqa: E402
-from medground.data.samples import read_samples  # noqa: E402
+from medground.data.open_dataset import open_dataset  # noqa: E402
 from medground.data.source_samples import BadSample  # noqa: E402
 from medground.data.umrg import read_umrg, write_umrg  # noqa: E402
 from medground.data.umrg.locate import is_umrg  # noqa: E402
 from medground.errors import InputError, UsageError  # noqa: E402
 from medground.geometry import Box, Point, mask_box  # noqa: E402
-from medground.types import Query, Sample, Target  # noqa: E402
+from medground.types import Mask, Query, Region, Sample, Target  # noqa: E402
 
 
 def alike(mine, theirs):
     assert mine.query.id == theirs.query.id and mine.query.question == theirs.query.question
     assert np.array_equal(mine.query.image, theirs.query.image)
     assert np.array_equal(mine.target.mask, theirs.target.mask)
-    assert mine.target.box == theirs.target.box and mine.target.points == theirs.target.points
+    assert (
+        mine.target.region.box == theirs.target.region.box and mine.target.region.points == theirs.target.region.points
+    )
     assert dict(mine.labels) == dict(theirs.labels) and mine.spacing == theirs.spacing
 
 
@@ -49,7 +51,13 @@ def samples(draw):
             question=draw(text.filter(str.strip)),
         ),
         target=Target(
-            box=mask_box(mask), points=tuple(Point(columns[k] + 0.5, rows[k] + 0.5) for k in picked), mask=mask
+            regions=(
+                Region(
+                    box=mask_box(mask),
+                    points=tuple(Point(columns[k] + 0.5, rows[k] + 0.5) for k in picked),
+                    mask=Mask(data=mask),
+                ),
+            )
         ),
         labels=labels,
         spacing=draw(st.none() | st.just((0.5, 0.25))),
@@ -72,18 +80,26 @@ def test_a_sample_comes_back_as_it_was(tmp_path_factory, sample):
 
 @pytest.fixture
 def folder(tmp_path):
-    found = phantoms.samples(12, seed=1, size=(64, 48))
-    write_umrg(tmp_path / "train.parquet", found[:9])
-    write_umrg(tmp_path / "test.parquet", found[9:])
+    result = phantoms.samples(12, seed=1, size=(64, 48))
+    write_umrg(tmp_path / "train.parquet", result[:9])
+    write_umrg(tmp_path / "test.parquet", result[9:])
     return tmp_path
+
+
+def test_a_truth_of_several_regions_has_no_row(tmp_path):
+    region = Region(box=Box(2, 3, 10, 11), points=(Point(4.5, 5.5),))
+    query = Query(image=np.zeros((20, 20, 3), np.uint8), question="Where?", id="two")
+    two = Sample(query=query, target=Target(regions=(region, region)))
+    with pytest.raises(InputError, match="a row of the published table holds one box, not 2 regions"):
+        write_umrg(tmp_path / "two.parquet", [two])
 
 
 def test_datasets_opens_it_with_decoded_images(folder, tmp_path):
     datasets = pytest.importorskip("datasets", reason="needs datasets")
     files = {split: str(folder / f"{split}.parquet") for split in ("train", "test")}
-    found = datasets.load_dataset("parquet", data_files=files, cache_dir=str(tmp_path / "cache"))
-    assert {split: len(rows) for split, rows in found.items()} == {"train": 9, "test": 3}
-    row, sample = found["train"][0], phantoms.samples(12, seed=1, size=(64, 48))[0]
+    result = datasets.load_dataset("parquet", data_files=files, cache_dir=str(tmp_path / "cache"))
+    assert {split: len(rows) for split, rows in result.items()} == {"train": 9, "test": 3}
+    row, sample = result["train"][0], phantoms.samples(12, seed=1, size=(64, 48))[0]
     assert isinstance(row["images"][0], Pillow.Image) and row["images"][0].size == (48, 64)
     assert np.array_equal(np.asarray(row["images"][0]), sample.query.image)
     mask = np.asarray(row["masks"][0])
@@ -97,42 +113,42 @@ def test_datasets_opens_it_with_decoded_images(folder, tmp_path):
 
 @pytest.mark.lane
 def test_samples_are_read_through_the_same_door(folder):
-    assert len(read_samples(folder, split="train")) == 9 and len(read_samples(folder, reader="umrg")) == 12
-    assert len(read_samples(folder / "test.parquet", limit=2)) == 2
-    alike(read_samples(folder, split="test")[2], phantoms.samples(12, seed=1, size=(64, 48))[11])
-    assert read_samples(folder)[2:4][1].query.id == read_samples(folder)[3].query.id
+    assert len(open_dataset(folder, split="train")) == 9 and len(open_dataset(folder, reader="umrg")) == 12
+    assert len(open_dataset(folder / "test.parquet", limit=2)) == 2
+    alike(open_dataset(folder, split="test")[2], phantoms.samples(12, seed=1, size=(64, 48))[11])
+    assert open_dataset(folder)[2:4][1].query.id == open_dataset(folder)[3].query.id
     with pytest.raises(UsageError, match="no reader 'umgr'") as error:
-        read_samples(folder, reader="umgr")
+        open_dataset(folder, reader="umgr")
     assert error.value.hint == "did you mean 'umrg'?"
     with pytest.raises(InputError, match="no split 'val'"):
-        read_samples(folder, split="val")
+        open_dataset(folder, split="val")
 
 
 def test_cases_of_a_table(folder):
-    cases = list(read_cases(folder, split="test"))
+    cases = list(read_source(folder, split="test"))
     assert [case.split for case in cases] == ["test"] * 3
     for case in cases:
-        assert mask_box(case.read_mask()) == case.box and case.read_image().shape == (64, 48, 3)
+        assert mask_box(case.load_mask()) == case.box and case.load_image().pixels.shape == (64, 48, 3)
 
 
 def test_variants_and_parts_by_name(tmp_path):
-    found = phantoms.samples(4, seed=1, size=(32, 32))
+    result = phantoms.samples(4, seed=1, size=(32, 32))
     for variant, count in (("U_MRG_14k", 3), ("U_MRG_6k", 1)):
-        write_umrg(tmp_path / variant / "train.parquet", found[:count])
-    write_umrg(tmp_path / "parts/data/train-00000-of-00002.parquet", found[:3])
-    write_umrg(tmp_path / "parts/data/train-00001-of-00002.parquet", found[3:])
+        write_umrg(tmp_path / variant / "train.parquet", result[:count])
+    write_umrg(tmp_path / "parts/data/train-00000-of-00002.parquet", result[:3])
+    write_umrg(tmp_path / "parts/data/train-00001-of-00002.parquet", result[3:])
     assert len(read_umrg(tmp_path, split="14k/train")) == 3
     assert len(read_umrg(tmp_path, split="6k/train")) == len(read_umrg(tmp_path / "U_MRG_6k")) == 1
     assert len(read_umrg(tmp_path, split="U_MRG_14k/train")) == 3
     assert len(read_umrg(tmp_path / "parts", split="train")) == 4
     assert is_umrg(tmp_path) and is_umrg(tmp_path / "parts/data") and not is_umrg(tmp_path.parent / "none")
-    for asked, said in (
+    for requests, reason in (
         ("train", "holds the variants 14k and 6k"),
         ("9k/train", "no variant '9k'"),
         ("14k/test", "no split 'test'"),
     ):
-        with pytest.raises((UsageError, InputError), match=said):
-            read_umrg(tmp_path, split=asked)
+        with pytest.raises((UsageError, InputError), match=reason):
+            read_umrg(tmp_path, split=requests)
 
 
 def test_a_hub_id_is_read_from_the_cache_only(tmp_path, monkeypatch):
@@ -141,7 +157,7 @@ def test_a_hub_id_is_read_from_the_cache_only(tmp_path, monkeypatch):
     commit = "0" * 40
     monkeypatch.setattr(hub.constants, "HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(InputError, match="neither here nor in the local hub cache") as error:
-        read_samples("someone/U_MRG_14k")
+        open_dataset("someone/U_MRG_14k")
     assert "medground fetch" in error.value.hint and "licence" in error.value.hint
     write_umrg(
         tmp_path / name / "snapshots" / commit / "data/train-00000-of-00001.parquet", phantoms.samples(2, seed=1)
@@ -149,7 +165,7 @@ def test_a_hub_id_is_read_from_the_cache_only(tmp_path, monkeypatch):
     (tmp_path / name / "refs").mkdir()
     (tmp_path / name / "refs/main").write_text(commit)
     monkeypatch.setattr("huggingface_hub._snapshot_download.constants.HF_HUB_CACHE", str(tmp_path))
-    assert len(read_samples("someone/U_MRG_14k", split="train")) == 2
+    assert len(open_dataset("someone/U_MRG_14k", split="train")) == 2
 
 
 def png(array):
@@ -186,8 +202,8 @@ def truth(**numbers):
 
 def test_a_row_as_published(tmp_path):
     sample = read_umrg(table(tmp_path / "train.parquet", GOOD))[0]
-    assert sample.target.box == Box(5, 6, 10, 10) == mask_box(sample.target.mask)
-    assert sample.target.points == ((6.5, 7.5), (8.5, 8.5)) and sample.query.size == (20, 30)
+    assert sample.target.region.box == Box(5, 6, 10, 10) == mask_box(sample.target.mask)
+    assert sample.target.region.points == ((6.5, 7.5), (8.5, 8.5)) and sample.query.size == (20, 30)
     assert sample.target.published == {"bbox_2d": [5, 6, 9, 9], "point_2d": [[6, 7], [8, 8]]}
     assert sample.labels == {"supercategory": "lung", "category": "left lung", "modality": "X-ray"}
 
@@ -216,14 +232,14 @@ BAD = {
 
 @pytest.mark.parametrize("name", BAD)
 def test_a_bad_row_is_listed_and_the_others_are_read(tmp_path, name):
-    change, said = BAD[name]
-    found = read_umrg(table(tmp_path / "train.parquet", GOOD, {**GOOD, **change}, GOOD))
-    assert len(found) == 2 and found[1].query.id == "covid_1583_X-Ray_chest_left_lung_000.png-2"
-    [bad] = found.bad
+    change, reason = BAD[name]
+    result = read_umrg(table(tmp_path / "train.parquet", GOOD, {**GOOD, **change}, GOOD))
+    assert len(result) == 2 and result[1].query.id == "covid_1583_X-Ray_chest_left_lung_000.png-2"
+    [bad] = result.bad
     assert bad.where == "train.parquet row 1"
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=reason):
         raise InputError(bad.reason)
-    assert [each for each in read_cases(tmp_path) if isinstance(each, BadSample)] == [bad]
+    assert [entry for entry in read_source(tmp_path) if isinstance(entry, BadSample)] == [bad]
 
 
 def test_tables_of_no_use(tmp_path):

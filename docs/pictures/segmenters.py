@@ -185,11 +185,11 @@ def main() -> None:
     for name, (wrong, family, size, seen) in MISTAKES.items():
         drawn = phantom(family, 7, size=size)
         target = drawn.samples[-1].target
-        prompt = SpatialPrompt(box=target.box)
+        prompt = SpatialPrompt(box=target.region.box)
         panels = [
             panel(drawn.image, outline(target.mask), prompt.box),
-            panel(drawn.image, bench.right(drawn.image, target.box), None),
-            panel(seen(drawn.image), wrong(bench, drawn.image, target.box), None),
+            panel(drawn.image, bench.right(drawn.image, target.region.box), None),
+            panel(seen(drawn.image), wrong(bench, drawn.image, target.region.box), None),
         ]
         sheet = PIL.new("RGB", (size[1] * 3 + 16, size[0]), "white")
         for column, picture in enumerate(panels):

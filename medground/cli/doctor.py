@@ -1,25 +1,32 @@
-"""``medground doctor``: what is installed and works; ``doctor frames`` follows coordinates through a recipe."""
+"""``medground doctor``: say what is installed and works; ``doctor frames`` follows coordinates through a recipe."""
 
 import importlib.metadata
-import importlib.util
 import json
 import platform
-from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
+from medground.cli.completion import OVERRIDE, RECIPE
 from medground.errors import RunError
-from medground.recipe.completion import OVERRIDE, RECIPE
 
-FLOORS = {
+if TYPE_CHECKING:
+    from medground.cli.plugins import PluginStatus
+
+SAFE_SINCE = {
     "torch": "2.10",  # loading a foreign .pt is unsafe below, even with weights_only
     "transformers": "5.17",
     "pillow": "12.3",
     "pydicom": "3.0.2",
 }
 """The oldest version of each library that is safe to use, where one matters."""
+LIBRARIES = (
+    "numpy", "pillow", "omegaconf", "pluggy", "torch", "torchvision", "transformers", "peft", "safetensors",
+    "segment-anything", "sam2", "open-clip-torch", "pydicom", "nibabel",
+)  # fmt: skip
+"""The libraries whose versions are shown."""
 
 
 @click.group(invoke_without_command=True)
@@ -33,40 +40,36 @@ def doctor(context: click.Context, as_json: bool, strict: bool) -> None:
     """
     if context.invoked_subcommand is not None:
         return
-    from medground.cli.plugins import examine, refuse
-    from medground.registry.isolation import SECONDS, seconds
+    from medground.cli.plugins import examine, refuse_broken
 
-    findings = _findings()
+    core, libraries = _core(), {name: _library(name) for name in LIBRARIES}
     if not as_json:
-        click.echo(f"medground {findings['medground']}, Python {findings['python']}, {findings['system']}")
-        for name, found in findings["libraries"].items():
-            click.echo(f"  {name:<18} {found['version'] or 'not installed':<16} {found['problem']}".rstrip())
-        click.echo("trying every plugin, which takes some seconds ...", err=True)
-    findings["plugins"] = examine(seconds() or SECONDS)
+        click.echo(f"medground {core['medground']}, Python {core['python']}, {core['system']}")
+        for name, library in libraries.items():
+            click.echo(f"  {name:<18} {library['version'] or 'not installed':<16} {library['problem']}".rstrip())
+        click.echo("checking every plugin, which takes some seconds ...", err=True)
+    rows = examine()
     if as_json:
-        click.echo(json.dumps(findings))
+        click.echo(json.dumps({**core, "libraries": libraries, "plugins": [asdict(row) for row in rows]}))
     else:
-        for row in findings["plugins"]:
+        for row in rows:
             click.echo("  " + _line(row))
     if strict:
-        refuse(findings["plugins"])
+        refuse_broken(rows)
 
 
-def _line(row: Mapping[str, Any]) -> str:
-    """What is known of one plugin, with what to do where that is anything."""
-    shown = f"{row['module']:<24} {row['status']}"
-    return shown + (f": {row['cause']} ({row['remedy']})" if row["cause"] else "")
-
-
-def _findings() -> dict[str, Any]:
-    wanted = ["numpy", "pillow", "omegaconf", "pluggy", "torch", "torchvision", "transformers", "peft", "safetensors"]
-    wanted += ["segment-anything", "sam2", "open-clip-torch", "pydicom", "nibabel"]
+def _core() -> dict[str, str]:
     return {
         "medground": importlib.metadata.version("medground"),
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
-        "libraries": {name: _library(name) for name in wanted},
     }
+
+
+def _line(row: "PluginStatus") -> str:
+    """Describe one plugin, with what to do where there is anything to do."""
+    status = f"{row.module:<24} {row.status}"
+    return status + (f": {row.cause} ({row.remedy})" if row.cause else "")
 
 
 def _library(name: str) -> dict[str, str]:
@@ -74,14 +77,13 @@ def _library(name: str) -> dict[str, str]:
         version = importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return {"version": "", "problem": ""}
-    floor = FLOORS.get(name, "0")
-    too_old = _numbers(version) < _numbers(floor)
-    return {"version": version, "problem": f"older than {floor}: upgrade before loading files of others" * too_old}
+    safe = SAFE_SINCE.get(name, "0")
+    too_old = _numbers(version) < _numbers(safe)
+    return {"version": version, "problem": f"older than {safe}: upgrade before loading files of others" * too_old}
 
 
 def _numbers(version: str) -> list[int]:
-    parts = version.split("+")[0].split(".")
-    return [int(part) for part in parts if part.isdigit()]
+    return [int(number) for number in version.split("+")[0].split(".") if number.isdigit()]
 
 
 @doctor.command()

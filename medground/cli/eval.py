@@ -1,15 +1,17 @@
-"""``medground eval``: a recipe over a dataset, measured; interruptible at any time."""
+"""``medground eval``: measure a recipe on a dataset; interruptible at any time."""
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from medground.recipe.completion import OVERRIDE, RECIPE
+from medground.cli.completion import OVERRIDE, RECIPE
 from medground.runs.progress import counted
 from medground.runs.stopping import interruptible
+
+if TYPE_CHECKING:
+    from medground.evaluation.results import EvaluationSummary, MetricSummary
 
 SHOWN = ("iou", "pdice", "pdice_compat", "dice_joint", "dice_over_ellipse", "boundary_f", "hd95_px", "hd95_mm")
 
@@ -23,9 +25,9 @@ SHOWN = ("iou", "pdice", "pdice_compat", "dice_joint", "dice_over_ellipse", "bou
     type=click.Path(path_type=Path),
     help="Score these saved answers: a run's or an evaluation's lines, or {prediction, ground_truth} lines.",
 )
-@click.option("--baseline", type=click.Path(path_type=Path), help="The folder of an evaluation to be tested against.")
+@click.option("--baseline", type=click.Path(path_type=Path), help="The folder of an evaluation to test against.")
 @click.option("--store", type=click.Path(path_type=Path), help="Keep completions and masks here for other evaluations.")
-@click.option("--resume", is_flag=True, help="Go on with what --out holds.")
+@click.option("--resume", is_flag=True, help="Continue what --out holds.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON on stdout.")
 def eval(  # the command's own name; nothing here needs the builtin
     recipe: str,
@@ -43,9 +45,10 @@ def eval(  # the command's own name; nothing here needs the builtin
     """
     from medground.evaluation.evaluate import evaluate
     from medground.pipeline.cache import StageCache
+    from medground.runs.jsonable import plain
 
-    with interruptible() as stopped, counted("evaluating") as report:
-        done = evaluate(
+    with interruptible() as stopped, counted("evaluating") as progress:
+        result = evaluate(
             recipe,
             *overrides,
             out=out,
@@ -54,49 +57,49 @@ def eval(  # the command's own name; nothing here needs the builtin
             resume=resume,
             store=None if store is None else StageCache(store),
             stopped=stopped,
-            say=lambda text: click.echo(text, err=True),
-            report=report,
+            progress=progress,
         )
     if as_json:
-        click.echo(json.dumps({"folder": str(out), **_brief(done.metrics)}))
+        click.echo(json.dumps({"folder": str(out), **_brief(plain(result.summary))}))
     else:
-        click.echo(_told(done.metrics, out), err=True)
+        click.echo(_text(result.summary, out), err=True)
 
 
-def _brief(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    keys = ("samples", "answers", "ok", "failures", "refusals", "excluded", "masks", "empty_masks", "usage", "metrics")
-    arms = {name: {key: arm[key] for key in keys} for name, arm in metrics["arms"].items()}
-    shared = ("recipe", "causes", "length_limit", "samples", "split", "clusters", "resampling", "skipped")
-    whole = {key: metrics[key] for key in shared}
-    return {**whole, "arms": arms, "comparisons": metrics.get("comparisons", []), "baseline": metrics.get("baseline")}
+def _brief(summary: dict[str, Any]) -> dict[str, Any]:
+    """Return a summary as JSON-ready values without its groups and bins."""
+    long = ("groups", "crossed", "calibration", "kind", "description", "agreement")
+    conditions = {
+        name: {key: value for key, value in condition.items() if key not in long}
+        for name, condition in summary["conditions"].items()
+    }
+    return {**summary, "conditions": conditions}
 
 
-def _told(metrics: Mapping[str, Any], out: Path) -> str:
-    by = ", ".join(f"{count} by {kind}" for kind, count in metrics["clusters"]["by"].items())
-    level = f"{metrics['resampling']['level']:.0%}"
-    lines = [*metrics["causes"]]
+def _text(summary: "EvaluationSummary", out: Path) -> str:
+    by = ", ".join(f"{count} by {kind}" for kind, count in summary.clusters.by.items())
+    lines = [*summary.causes]
     lines.append(
-        f"{metrics['samples']} samples in {metrics['clusters']['count']} clusters ({by}); intervals of {level}"
+        f"{summary.samples} samples in {summary.clusters.count} clusters ({by}); intervals of "
+        f"{summary.resampling.level:.0%}"
     )
-    for name, arm in metrics["arms"].items():
-        faults = {**arm["failures"], **arm["excluded"]}
-        told = ", ".join(f"{count} {fault}" for fault, count in faults.items()) or "no faults"
-        empty = f", {arm['empty_masks']} of {arm['masks']} masks empty" if arm["empty_masks"] else ""
-        lines.append(f"{name}: {arm['ok']} of {arm['answers']} answers, {told}{empty}")
-        lines += [f"  used {amount:g} {what}" for what, amount in arm["usage"].items()]
-        lines += [f"  {key:<18}{_row(arm['metrics'][key])}" for key in SHOWN if key in arm["metrics"]]
-    for row in (metrics.get("baseline") or {}).get("comparisons", []):
+    for name, condition in summary.conditions.items():
+        faults = ", ".join(f"{count} {fault}" for fault, count in (condition.failures | condition.excluded).items())
+        empty = f", {condition.empty_masks} of {condition.masks} masks empty" if condition.empty_masks else ""
+        lines.append(f"{name}: {condition.ok} of {condition.answers} answers, {faults or 'no faults'}{empty}")
+        lines += [f"  used {amount:g} {unit}" for unit, amount in condition.usage.items()]
+        lines += [f"  {key:<18}{_mean(condition.metrics[key])}" for key in SHOWN if key in condition.metrics]
+    for row in summary.baseline.comparisons if summary.baseline else ():
         lines.append(
-            f"{row['arm']} {row['metric']} against {row['against']}: {row['difference']:+.4f} "
-            f"[{_edge(row['low'])}, {_edge(row['high'])}], p {row['p']:.4f}, Holm {row['p_holm']:.4f}"
+            f"{row.condition} {row.metric} against {row.against}: {row.difference:+.4f} "
+            f"[{_edge(row.low)}, {_edge(row.high)}], p {row.p:.4f}, Holm {row.p_holm:.4f}"
         )
     return "\n".join([*lines, f"see {out / 'report.html'}"])
 
 
-def _row(row: Mapping[str, Any]) -> str:
-    if row["mean"] is None:
+def _mean(row: "MetricSummary") -> str:
+    if row.mean is None:
         return "none"
-    return f"{row['mean']:8.4f}  [{_edge(row['low'])}, {_edge(row['high'])}]  n {row['n']}"
+    return f"{row.mean:8.4f}  [{_edge(row.low)}, {_edge(row.high)}]  n {row.n}"
 
 
 def _edge(value: float | None) -> str:

@@ -24,11 +24,9 @@ def export(run: Path, to: Path, adapter: str, as_json: bool) -> None:
     """
     from medground.training.export import export as write
 
-    done = write(run, to, adapter="separate" if adapter == "separate" else "merge")
+    result = write(run, to, adapter="separate" if adapter == "separate" else "merge")
     if as_json:
-        click.echo(json.dumps({"folder": str(done.folder), "step": done.step, "adapter": done.adapter}))
+        click.echo(json.dumps({"folder": str(result.folder), "step": result.step, "adapter": result.adapter}))
     else:
-        what = "the adapter" if done.adapter else "the model"
-        click.echo(
-            f"{what} of step {done.step} is in {done.folder}; its licence is for you to say: README.md", err=True
-        )
+        what = "the adapter" if result.adapter else "the model"
+        click.echo(f"{what} of step {result.step} is in {result.folder}; add its licence to README.md", err=True)

@@ -11,9 +11,9 @@ from medground.errors import RunError
 from medground.frames import Frame
 from medground.geometry import Box, Floats, Point, Size
 from medground.images.overlay import draw
-from medground.images.pictures import read_image
+from medground.images.read import read_image
 from medground.pipeline.pipeline import Pipeline
-from medground.types import Completion, Image, Query, SpatialPrompt, Target
+from medground.types import Completion, Image, Query, Region, SpatialPrompt, Target
 
 DECIMALS = 3
 """The fewest a fraction is written with; an answer of fewer drifts."""
@@ -36,7 +36,8 @@ class Report:
     """The hops of one target through one recipe."""
 
     image: Image
-    target: Target
+    truth: SpatialPrompt
+    """What the answer should hold."""
     frame: Frame
     answer: str
     hops: list[Hop]
@@ -57,23 +58,23 @@ class Report:
         return resolution(self.frame, self.answer, _size(self.image))
 
     def lines(self) -> list[str]:
-        """The report for people."""
+        """Return the report for people."""
         height, width = _size(self.image)
-        told = [f"image {height}x{width}, frame {self.frame.kind} of {self.frame.size}, order {self.frame.order}"]
-        told.append(f"answer {self.answer}")
-        told += [f"{hop.name:<16} drift {hop.pixels:8.4f} px  {hop.units:6.4f} units" for hop in self.hops]
+        lines = [f"image {height}x{width}, frame {self.frame.kind} of {self.frame.size}, order {self.frame.order}"]
+        lines.append(f"answer {self.answer}")
+        lines += [f"{hop.name:<16} drift {hop.pixels:8.4f} px  {hop.units:6.4f} units" for hop in self.hops]
         x, y = self.unit
         if max(x, y) > 1:
-            told.append(f"warning: one model unit spans {x:.2f} x {y:.2f} px, so answers cannot be finer than that")
-        return told
+            lines.append(f"warning: one model unit spans {x:.2f} x {y:.2f} px, so answers cannot be finer than that")
+        return lines
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as JSON-ready values."""
+        """Return the report as JSON-ready values."""
         return {
             "size": list(_size(self.image)),
-            "frame": {"kind": self.frame.kind, "size": list(self.frame.size), "order": self.frame.order},
+            "frame": self.frame.to_dict(),
             "unit_px": list(self.unit),
-            "target": {"box": list(self.target.box), "points": [list(point) for point in self.target.points]},
+            "target": {"box": list(self.truth.box or ()), "points": [list(point) for point in self.truth.points]},
             "answer": self.answer,
             "hops": [{"name": hop.name, "px": hop.pixels, "units": hop.units} for hop in self.hops],
             "ok": self.ok,
@@ -81,7 +82,7 @@ class Report:
 
 
 def resolution(frame: Frame, answer: str, size: Size) -> tuple[float, float]:
-    """How many pixels of an original of `size` (H, W) the last digit of an answer counts, along x and y.
+    """Return how many pixels of an original of `size` (H, W) the last digit of an answer counts, along x and y.
 
     Pixels and thousandths are whole numbers. Fractions count what their decimals say, three of them at least.
 
@@ -96,7 +97,7 @@ def resolution(frame: Frame, answer: str, size: Size) -> tuple[float, float]:
     return x / steps, y / steps
 
 
-def follow(graph: Pipeline, path: Path | None) -> Report:
+def follow(pipeline: Pipeline, path: Path | None) -> Report:
     """Send a target through a graph's reasoner frame, prompt interface and prompt selection, hop by hop.
 
     Raises:
@@ -104,24 +105,28 @@ def follow(graph: Pipeline, path: Path | None) -> Report:
     """
     image = read_image(path) if path else _synthetic()
     size = _size(image)
-    target = _target(size)
-    interface, frame = graph.prompt_interface, graph.reasoner.frame(size)
+    truth = _truth(size)
+    target = Target(regions=(Region(box=truth.box, points=truth.points),))
+    interface, frame = pipeline.prompt_interface, pipeline.reasoner.frame(size)
     messages = interface.render(Query(image=image, question="Where is the marked region?"))
     if not messages:
-        raise RunError("the prompt interface rendered no messages")
+        raise RunError("the prompt interface renders no messages")
     answer = interface.answer(target, "the marked region", frame=frame, size=size)
     grounding = interface.parse(Completion(text=answer, frame=frame), size)
-    if grounding.prompt is None or grounding.fault is not None:
+    parsed = grounding.region.prompt() if grounding.region and grounding.fault is None else None
+    if grounding.region is None or parsed is None:
         raise RunError(
             f"the perfect answer does not parse: {grounding.fault}", hint="run medground.testing.check_prompt_interface"
         )
-    handed = grounding.prompt.only(graph.part)
+    handed = grounding.region.prompt(pipeline.prompt_choice)
     if handed is None:
-        raise RunError(f"the recipe prompts the segmenter with {graph.part}, which the answer does not hold")
-    steps = {"rendered": _rendered(target, frame, size), "parsed": grounding.prompt, "segment input": handed}
+        raise RunError(
+            f"the recipe prompts the segmenter with {pipeline.prompt_choice}, which the answer does not hold"
+        )
+    steps = {"rendered": _rendered(truth, frame, size), "parsed": parsed, "segment input": handed}
     unit = resolution(frame, answer, size)
-    hops = [_hop(name, prompt, target, unit) for name, prompt in steps.items()]
-    return Report(image=image, target=target, frame=frame, answer=answer, hops=hops)
+    hops = [_hop(name, prompt, truth, unit) for name, prompt in steps.items()]
+    return Report(image=image, truth=truth, frame=frame, answer=answer, hops=hops)
 
 
 def draw_hops(report: Report, path: Path) -> None:
@@ -131,23 +136,23 @@ def draw_hops(report: Report, path: Path) -> None:
         report.image,
         box=last.box,
         points=last.points,
-        target_box=report.target.box,
+        target_box=report.truth.box,
         caption=f"worst drift {report.worst:.2f} model units",
     ).save(path, "PNG")
 
 
-def _rendered(target: Target, frame: Frame, size: Size) -> SpatialPrompt:
-    """The target as numbers of the model, before the answer rounds them, and back: what the frame alone costs."""
-    box = frame.to_pixels(frame.from_pixels(target.box, size), size).tolist()
-    points = frame.to_pixels(frame.from_pixels(target.points, size), size).tolist()
+def _rendered(truth: SpatialPrompt, frame: Frame, size: Size) -> SpatialPrompt:
+    """Return the target as numbers of the model, before the answer rounds them, and back: what the frame alone costs."""
+    box = frame.to_pixels(frame.from_pixels(truth.box or (), size), size).tolist()
+    points = frame.to_pixels(frame.from_pixels(truth.points, size), size).tolist()
     return SpatialPrompt(box=Box(*box), points=tuple(Point(*point) for point in points))
 
 
-def _hop(name: str, prompt: SpatialPrompt, target: Target, unit: tuple[float, float]) -> Hop:
+def _hop(name: str, prompt: SpatialPrompt, truth: SpatialPrompt, unit: tuple[float, float]) -> Hop:
     drift = np.concatenate(
         [
-            np.abs(np.reshape(prompt.box, (-1, 2)) - np.reshape(target.box, (-1, 2))) if prompt.box else _none(),
-            np.abs(np.reshape(prompt.points, (-1, 2)) - np.reshape(target.points, (-1, 2)))
+            np.abs(np.reshape(prompt.box, (-1, 2)) - np.reshape(truth.box or (), (-1, 2))) if prompt.box else _none(),
+            np.abs(np.reshape(prompt.points, (-1, 2)) - np.reshape(truth.points, (-1, 2)))
             if prompt.points
             else _none(),
         ]
@@ -164,15 +169,15 @@ def _size(image: Image) -> Size:
 
 
 def _synthetic() -> Image:
-    """A 517 x 763 gradient: sides that no patch grid divides, so that every frame has to convert."""
+    """Return a 517 x 763 gradient: sides that no patch grid divides, so that every frame has to convert."""
     rows, columns = np.mgrid[0:517, 0:763]
     grey = (40 + 120 * columns / 763 + 60 * rows / 517).astype(np.uint8)
     return np.repeat(grey[..., None], 3, axis=2)
 
 
-def _target(size: Size) -> Target:
-    """A target at fractions that no frame represents exactly."""
+def _truth(size: Size) -> SpatialPrompt:
+    """Return a box and two points at fractions that no frame represents exactly."""
     height, width = size
     box = Box(0.137137 * width, 0.221317 * height, 0.618943 * width, 0.773719 * height)
     points = (Point(0.311947 * width, 0.433731 * height), Point(0.473329 * width, 0.615173 * height))
-    return Target(box=box, points=points)
+    return SpatialPrompt(box=box, points=points)

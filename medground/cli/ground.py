@@ -5,14 +5,15 @@ from pathlib import Path
 
 import click
 
+from medground.cli.completion import OVERRIDE, RECIPE
 from medground.cli.view_options import view_options
 from medground.errors import RunError
 from medground.evaluation.causes import Outcomes, is_empty
-from medground.images.read import image_id
-from medground.images.read import show as show_image
-from medground.images.view import Shown, View
-from medground.pipeline.pipeline import GroundingResult, load
-from medground.recipe.completion import OVERRIDE, RECIPE
+from medground.images.loaded import LoadedImage
+from medground.images.read import open_image
+from medground.images.view import View
+from medground.pipeline.pipeline import load
+from medground.pipeline.result import GroundingResult
 from medground.types import Query
 
 
@@ -45,44 +46,43 @@ def ground(
     from medground.cli.results import write_result
 
     view = View(plane=plane, slice=slice, window=window)
-    shown = show_image(image, view)
-    name = image_id(image, view)
-    graph = load(recipe, *overrides)
-    found = graph(Query(image=shown.image, question=question, id=name))
-    result = write_result(found, out, name, untrained=graph.untrained, shown=shown, source=image, view=view)
+    loaded = open_image(image, view)
+    pipeline = load(recipe, *overrides)
+    answer = pipeline(Query(image=loaded.pixels, question=question, id=loaded.id))
+    result = write_result(answer, out, loaded.id, untrained=pipeline.untrained, image=loaded, source=image, view=view)
     if as_json:
         click.echo(json.dumps(result))
     else:
-        click.echo(_told(found, shown, out, result["files"], graph.sampling.max_completion_length), err=True)
-    if found.fault is not None and not found.fault.of_model:
-        raise RunError(f"the question was not answered: {found.fault}", hint=found.cause or None)
+        click.echo(_summary(answer, loaded, out, result["files"], pipeline.sampling.max_completion_length), err=True)
+    if answer.fault is not None and not answer.fault.of_model:
+        raise RunError(f"the question was not answered: {answer.fault}", hint=answer.cause or None)
 
 
-def _outcomes(found: GroundingResult, limit: int) -> Outcomes:
+def _outcomes(answer: GroundingResult, limit: int) -> Outcomes:
     return Outcomes(
         answers=1,
-        faults={} if found.fault is None else {found.fault: 1},
-        masks=int(found.mask is not None),
-        empty_masks=int(found.mask is not None and is_empty(found.mask)),
+        faults={} if answer.fault is None else {answer.fault: 1},
+        masks=int(answer.mask is not None),
+        empty_masks=int(answer.mask is not None and is_empty(answer.mask)),
         limit=limit,
     )
 
 
-def _told(found: GroundingResult, shown: Shown, out: Path, files: dict[str, str], limit: int) -> str:
-    lines = [f"question  {found.query.question}"]
-    if shown.about:
-        lines.append("view      " + ", ".join(f"{key} {value}" for key, value in shown.about.items()))
-    if found.grounding.think:
-        lines.append(f"think     {found.grounding.think.strip()}")
-    prompt = found.grounding.prompt
-    if prompt and prompt.box:
-        lines.append("box       " + ", ".join(f"{value:.1f}" for value in prompt.box) + "  (x1, y1, x2, y2 px)")
-    if prompt and prompt.points:
-        lines.append("points    " + "  ".join(f"({x:.1f}, {y:.1f})" for x, y in prompt.points))
-    if found.mask is not None:
-        lines.append(f"mask      {int(found.mask.data.sum())} px, own score {found.mask.score:.2f}")
-    if found.fault is not None:
-        lines.append(f"fault     {found.fault}")
-    lines += [f"why       {cause}" for cause in _outcomes(found, limit).causes()]
+def _summary(answer: GroundingResult, image: LoadedImage, out: Path, files: dict[str, str], limit: int) -> str:
+    lines = [f"question  {answer.query.question}"]
+    if image.details:
+        lines.append("view      " + ", ".join(f"{key} {value}" for key, value in image.details.items()))
+    if answer.reasoning:
+        lines.append(f"think     {answer.reasoning.strip()}")
+    for region in answer.regions:
+        if region.box:
+            lines.append("box       " + ", ".join(f"{value:.1f}" for value in region.box) + "  (x1, y1, x2, y2 px)")
+        if region.points:
+            lines.append("points    " + "  ".join(f"({x:.1f}, {y:.1f})" for x, y in region.points))
+    if answer.mask is not None:
+        lines.append(f"mask      {int(answer.mask.data.sum())} px, own score {answer.mask.score:.2f}")
+    if answer.fault is not None:
+        lines.append(f"fault     {answer.fault}")
+    lines += [f"why       {cause}" for cause in _outcomes(answer, limit).causes()]
     lines += [f"{kind:<9} {out / name}" for kind, name in files.items()]
     return "\n".join(lines)

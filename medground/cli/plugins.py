@@ -4,21 +4,22 @@ import json
 import os
 import sys
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, astuple, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import click
 
 from medground.errors import PluginError
 from medground.registry import KINDS, Component, components
-from medground.registry.errors import lacking
-from medground.registry.isolation import attempt, seconds
+from medground.registry.errors import missing_extra
+from medground.registry.isolation import SECONDS, check_plugin
 
 KIND_WORDS = [kind.replace("_", "-") for kind in KINDS]
-NEW_KINDS = ["segmenter", "reward", "prompt-interface", "reasoner"]
+NEW_KINDS = ["segmenter", "reward", "prompt-interface", "reasoner", "reader", "command"]
 
 
 @click.group()
@@ -32,37 +33,34 @@ def plugins() -> None:
 @click.option("--strict", is_flag=True, help="Exit with 4 if anything listed has a problem.")
 def list_(kind: str | None, as_json: bool, strict: bool) -> None:
     """List every component with its owner, from metadata alone: nothing is imported."""
-    found = components(kind)
+    listed = components(kind)
     if as_json:
-        click.echo(json.dumps([asdict(component) for component in found], indent=2))
+        click.echo(json.dumps([asdict(component) for component in listed], indent=2))
     else:
-        rows = [_row(component) for component in found]
-        _table(["kind", "name", "package", "version", "module", "problem", "remedy"], rows)
-    broken = {component.distribution for component in found if component.problem}
-    if strict and broken:
-        raise PluginError(
-            f"{_count(broken)} with problems: {', '.join(sorted(broken))}", hint="medground plugins doctor"
-        )
+        columns = ["kind", "name", "package", "version", "module", "problem", "remedy"]
+        _table(columns, [[value or "" for value in astuple(component)] for component in listed])
+    if strict:
+        _refuse({component.distribution for component in listed if component.problem}, hint="medground plugins doctor")
 
 
 @plugins.command()
-@click.option("--seconds", "limit", type=click.FloatRange(min=0.1), help="Time limit for importing one plugin.")
+@click.option("--seconds", type=click.FloatRange(min=0.1), default=SECONDS, show_default=True, help="To import one.")
 @click.option("--json", "as_json", is_flag=True, help="Write JSON to stdout.")
 @click.option("--strict", is_flag=True, help="Exit with 4 if a plugin has a problem.")
-def doctor(limit: float | None, as_json: bool, strict: bool) -> None:
+def doctor(seconds: float, as_json: bool, strict: bool) -> None:
     """Import every plugin in a process of its own and say what is wrong with it, and what to do.
 
     Each builds something tiny of what it offers, to see whether the installed versions of its libraries fit together.
     That takes some seconds per plugin.
     """
-    found = examine(limit or seconds() or 30.0)
+    rows = examine(seconds)
     if as_json:
-        click.echo(json.dumps(found, indent=2))
+        click.echo(json.dumps([asdict(row) for row in rows], indent=2))
     else:
         columns = ["package", "version", "module", "status", "cause", "remedy"]
-        _table(columns, [[str(row[column] or "") for column in columns] for row in found])
+        _table(columns, [[getattr(row, column) or "" for column in columns] for row in rows])
     if strict:
-        refuse(found)
+        refuse_broken(rows)
 
 
 @plugins.command()
@@ -79,62 +77,70 @@ def new(name: str, kind: str, out: Path | None, as_json: bool) -> None:
     click.echo(f"Next: pip install -e {folder} && python -m pytest {folder}", err=True)
 
 
-def examine(limit: float) -> list[dict[str, Any]]:
-    """One row per problem of each plugin (distribution and module), or one that says it is well.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PluginStatus:
+    """How a plugin is: one problem of it, or that it works. The fields are the columns of ``plugins doctor``."""
 
-    `limit` is for importing each, in seconds.
+    package: str
+    version: str
+    module: str
+    components: str
+    status: Literal["ok", "extra missing", "broken"]
+    cause: str | None = None
+    remedy: str | None = None
+
+
+def examine(seconds: float = SECONDS) -> list[PluginStatus]:
+    """Check each plugin (distribution and module) in a process of its own; one row per problem, or one where it works.
+
+    Args:
+        seconds: for importing each.
     """
     owned: dict[tuple[str, str], list[Component]] = defaultdict(list)
     for component in components():
         owned[component.distribution, component.module].append(component)
     groups = [owned[key] for key in sorted(owned)]
     with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
-        return [row for rows in pool.map(lambda group: _diagnose(group, limit), groups) for row in rows]
+        return [row for rows in pool.map(lambda group: _examine_one(group, seconds), groups) for row in rows]
 
 
-def refuse(found: Sequence[Mapping[str, Any]]) -> None:
-    """Stop where `examine` met a broken plugin.
+def refuse_broken(rows: Sequence[PluginStatus]) -> None:
+    """Stop where a plugin is broken.
 
     Raises:
         PluginError: names their packages.
     """
-    broken = {row["package"] for row in found if row["status"] == "broken"}
-    if broken:
-        raise PluginError(f"{_count(broken)} with problems: {', '.join(sorted(broken))}")
+    _refuse({row.package for row in rows if row.status == "broken"})
 
 
-def _diagnose(group: list[Component], limit: float) -> list[dict[str, Any]]:
+def _refuse(packages: set[str], hint: str | None = None) -> None:
+    if packages:
+        count = "1 plugin" if len(packages) == 1 else f"{len(packages)} plugins"
+        raise PluginError(f"{count} with problems: {', '.join(sorted(packages))}", hint=hint)
+
+
+def _examine_one(group: list[Component], seconds: float) -> list[PluginStatus]:
     problems = {component.problem: component.hint for component in group if component.problem}
     usable = [component for component in group if component.kind in KINDS and component.module]
-    if usable:
-        found = attempt(usable[0], limit, self_check=True)
-        if found.cause is not None:
-            problems[found.cause] = found.remedy
+    if usable and (problem := check_plugin(usable[0], seconds)):
+        problems[problem.cause] = problem.remedy
     first = group[0]
-    row = {
-        "package": first.distribution,
-        "version": first.version,
-        "module": first.module,
-        "components": ", ".join(f"{component.kind}.{component.name}".strip(".") for component in group),
-    }
-    if not problems:
-        extra = lacking(first)
-        missing = (
-            {"cause": f"needs {extra}", "remedy": f"pip install '{extra}'"}
-            if extra
-            else {"cause": None, "remedy": None}
-        )
-        return [row | {"status": "extra missing" if extra else "ok"} | missing]
-    return [row | {"status": "broken", "cause": cause, "remedy": remedy} for cause, remedy in problems.items()]
-
-
-def _row(component: Component) -> list[str]:
-    shown = asdict(component)
-    return [shown[key] or "" for key in ("kind", "name", "distribution", "version", "module", "problem", "hint")]
+    row = partial(
+        PluginStatus,
+        package=first.distribution,
+        version=first.version,
+        module=first.module,
+        components=", ".join(f"{component.kind}.{component.name}".strip(".") for component in group),
+    )
+    if problems:
+        return [row(status="broken", cause=cause, remedy=remedy) for cause, remedy in problems.items()]
+    if extra := missing_extra(first):
+        return [row(status="extra missing", cause=f"needs {extra}", remedy=f"pip install '{extra}'")]
+    return [row(status="ok")]
 
 
 def _table(columns: list[str], rows: list[list[str]]) -> None:
-    """A table for people on a terminal; elsewhere one line per row, columns parted by tabs."""
+    """Print a table for people on a terminal; elsewhere one line per row, with tabs between columns."""
     used = [index for index in range(len(columns)) if any(row[index] for row in rows)]
     if not sys.stdout.isatty():
         for row in rows:
@@ -152,7 +158,3 @@ def _table(columns: list[str], rows: list[list[str]]) -> None:
     for row in rows:
         table.add_row(*(row[index].replace("[", r"\[") for index in used))
     Console().print(table)
-
-
-def _count(broken: set[str]) -> str:
-    return "1 plugin" if len(broken) == 1 else f"{len(broken)} plugins"

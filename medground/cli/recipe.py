@@ -2,15 +2,16 @@
 
 import json
 import re
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from medground.cli.completion import OVERRIDE, RECIPE
 from medground.errors import RecipeError
-from medground.recipe.completion import OVERRIDE, RECIPE
 
 if TYPE_CHECKING:
-    from medground.recipe import Problem, Recipe
+    from medground.recipe import Recipe
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
 overrides = click.argument("overrides", nargs=-1, type=OVERRIDE, metavar="[KEY=VALUE]...")
@@ -26,9 +27,9 @@ def recipe() -> None:
 @as_json
 def list_(as_json: bool) -> None:
     """Name every shipped recipe with the command that runs it."""
-    from medground.recipe import headline, names
+    from medground.recipe import names, usage_line
 
-    commands = {name: headline(name) for name in names()}
+    commands = {name: usage_line(name) for name in names()}
     if as_json:
         click.echo(json.dumps([{"name": name, "command": command} for name, command in commands.items()]))
         return
@@ -46,24 +47,23 @@ def list_(as_json: bool) -> None:
 def check(source: str, overrides: tuple[str, ...], variant: str | None, strict: bool, as_json: bool) -> None:
     """Check RECIPE without building anything: its words, components, arguments and prompt kinds. Exit 2 on problems."""
     from medground.recipe import InvalidRecipe, Problem, find_problems, resolve, untrained_kinds
-    from medground.training.validation import objection
+    from medground.training.validation import incompatible_validation
 
     missing: list[str] = []
     problems: list[Problem]
     try:
-        found = resolve(source, *overrides, variant=variant)
-        missing = found.missing
-        problems = find_problems(found, strict_missing=strict)
-        if wrong := objection(found):
-            problems.append(wrong)
+        resolved = resolve(source, *overrides, variant=variant)
+        missing = resolved.missing
+        problems = find_problems(resolved, strict_missing=strict)
+        if problem := incompatible_validation(resolved):
+            problems.append(problem)
     except InvalidRecipe as error:
         problems = list(error.problems)
     except RecipeError as error:
         problems = [Problem("", "", error.message, error.hint)]
     if as_json:
-        click.echo(
-            json.dumps({"ok": not problems, "problems": [_plain(each) for each in problems], "missing": missing})
-        )
+        rows = [asdict(problem) for problem in problems]
+        click.echo(json.dumps({"ok": not problems, "problems": rows, "missing": missing}))
     else:
         for problem in problems:
             click.echo(f"error: {problem.sentence}", err=True)
@@ -72,8 +72,8 @@ def check(source: str, overrides: tuple[str, ...], variant: str | None, strict: 
         if missing and not strict:
             click.echo(f"still to be given: {', '.join(missing)}", err=True)
         if not problems:
-            click.echo(f"{source} is fine", err=True)
-            for kind in sorted(untrained_kinds(found)):
+            click.echo(f"{source} is valid", err=True)
+            for kind in sorted(untrained_kinds(resolved)):
                 click.echo(f"note: its segmenter is given {kind}, which it was not trained for", err=True)
     if problems:
         raise click.exceptions.Exit(2)
@@ -83,7 +83,7 @@ def check(source: str, overrides: tuple[str, ...], variant: str | None, strict: 
 @click.argument("source", type=RECIPE, metavar="RECIPE")
 @overrides
 @variant
-@click.option("--origins/--no-origins", default=True, help="Where every value comes from.  [default: origins]")
+@click.option("--origins/--no-origins", default=True, help="The origin of every value.  [default: origins]")
 @click.option("--graph", is_flag=True, help="Show the stages the recipe composes instead.")
 @as_json
 def show(
@@ -92,17 +92,17 @@ def show(
     """Show RECIPE with everything it extends, every default, and the origin of every value."""
     from medground.recipe import resolve
 
-    found = resolve(source, *overrides, variant=variant)
+    resolved = resolve(source, *overrides, variant=variant)
     if graph:
-        from medground.pipeline.pipeline import describe
+        from medground.pipeline.describe import describe
 
-        text = describe(found)
-        click.echo(json.dumps({"name": found.name, "graph": text}) if as_json else text)
+        text = describe(resolved)
+        click.echo(json.dumps({"name": resolved.name, "graph": text}) if as_json else text)
     elif as_json:
-        whole = {"name": found.name, "data": found.data, "missing": found.missing, "variants": found.variants}
-        click.echo(json.dumps({**whole, "origins": found.origins} if origins else whole))
+        keys = ("name", "data", "missing", "variants", *(("origins",) if origins else ()))
+        click.echo(json.dumps({key: getattr(resolved, key) for key in keys}))
     else:
-        click.echo(_listing(found, origins))
+        click.echo(_listing(resolved, origins))
 
 
 @recipe.command()
@@ -110,7 +110,7 @@ def show(
 @click.argument("second", type=RECIPE, metavar="B")
 @as_json
 def diff(first: str, second: str, as_json: bool) -> None:
-    """Compare what two recipes mean, whatever files they are made of."""
+    """Compare the meaning of two recipes, whatever files they are made of."""
     from medground.recipe import leaves, resolve
 
     sides = [resolve(source) for source in (first, second)]
@@ -127,12 +127,8 @@ def diff(first: str, second: str, as_json: bool) -> None:
         click.echo(f"{first} and {second} mean the same", err=True)
 
 
-def _plain(problem: "Problem") -> dict[str, str | None]:
-    return {"key": problem.key, "where": problem.where, "message": problem.message, "hint": problem.hint}
-
-
-def _listing(found: "Recipe", origins: bool) -> str:
-    """The recipe as YAML, each value followed by a comment with its origin."""
+def _listing(recipe: "Recipe", origins: bool) -> str:
+    """Return the recipe as YAML, each value followed by a comment with its origin."""
     lines: list[tuple[str, str]] = []
 
     def add(data: Any, path: tuple[str, ...]) -> None:
@@ -143,19 +139,19 @@ def _listing(found: "Recipe", origins: bool) -> str:
             for key, value in data.items():
                 add(value, (*path, key))
         else:
-            lines.append((f"{indent}{_inline(path[-1])}: {_inline(data)}", found.origins[".".join(path)]))
+            lines.append((f"{indent}{_inline(path[-1])}: {_inline(data)}", recipe.origins[".".join(path)]))
 
-    add(found.data, ())
+    add(recipe.data, ())
     width = max((len(line) for line, origin in lines if origin), default=0)
     text = [f"{line:<{width}}  # {origin}" if origin and origins else line for line, origin in lines]
-    if found.variants:
+    if recipe.variants:
         text.append("variants:")
-        text += [f"  {_inline(name)}: {_inline(row)}" for name, row in found.variants.items()]
+        text += [f"  {_inline(name)}: {_inline(row)}" for name, row in recipe.variants.items()]
     return "\n".join(text)
 
 
 def _inline(value: Any) -> str:
-    """A value on one line, in the JSON part of YAML; plain words stay bare."""
+    """Return a value on one line, in the JSON subset of YAML; plain words stay bare."""
     plain = isinstance(value, str) and re.fullmatch(r"[A-Za-z_][\w./-]*|\?\?\?", value, re.ASCII)
     if plain and value.lower() not in ("null", "true", "false", "nan", "inf", "infinity", "yes", "no", "on", "off"):
         return str(value)

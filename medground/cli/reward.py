@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from medground.cli.completion import OVERRIDE, RECIPE
 from medground.errors import InputError
-from medground.recipe.completion import OVERRIDE, RECIPE
 
 if TYPE_CHECKING:
+    from medground.evaluation.scoring import ScoreResult
     from medground.recipe import Recipe
     from medground.rewards.rubric import Rubric
 
@@ -36,23 +37,24 @@ def score(recipe: str, file: Path, overrides: tuple[str, ...], own: tuple[str, .
     """
     from medground.evaluation.scoring import score_lines
     from medground.recipe import resolve
-    from medground.rewards.adapters import own_term
+    from medground.rewards.adapters import user_reward
     from medground.rewards.rubric import Rubric, Term, rubric
+    from medground.runs.jsonable import plain
 
     resolved = resolve(recipe, *overrides)
-    terms = [Term(*own_term(text)) for text in own]
+    terms = [Term(*user_reward(text)) for text in own]
     graded = Rubric([*(rubric(resolved).terms if resolved.terms or not terms else ()), *terms])
     tally = _Tally()
     with _opened(file) as lines:
         for result in score_lines(lines, resolved, graded, file.parent):
-            click.echo(json.dumps(result, allow_nan=False))
+            click.echo(json.dumps(plain(result), allow_nan=False))
             tally.add(result)
     if not as_json:
         click.echo(tally.text(), err=True)
     if tally.bad:
         first = tally.bad[0]
         raise InputError(
-            f"{len(tally.bad)} of {tally.lines} lines of {file.name} are no input", hint=f"the first is {first}"
+            f"{len(tally.bad)} of {tally.lines} lines of {file.name} are invalid", hint=f"the first is {first}"
         )
 
 
@@ -63,7 +65,7 @@ def score(recipe: str, file: Path, overrides: tuple[str, ...], own: tuple[str, .
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the honest answers and of the search.")
 @click.option("--json", "as_json", is_flag=True, help="Print the card as JSON on stdout.")
 def audit(what: str, overrides: tuple[str, ...], out: Path | None, seed: int, as_json: bool) -> None:
-    """Ask a rubric about answers whose worth is known, and name what it gets wrong: the reward card.
+    """Score answers whose worth is known, and name what the rubric gets wrong: the reward card.
 
     RECIPE|TERM is a recipe, the name of one reward component, or NAME=my.py:fn, a function of your own (its file is
     run). For a single term, overrides are those of a recipe with that term at weight 1.
@@ -87,14 +89,14 @@ def audit(what: str, overrides: tuple[str, ...], out: Path | None, seed: int, as
 
 
 def _under_audit(what: str, overrides: tuple[str, ...]) -> "tuple[Recipe, Rubric]":
-    """The recipe that says how answers are read, and the rubric: a recipe's, or one of a single term."""
+    """Return the recipe that decides how answers are read, and the rubric: a recipe's, or one of a single term."""
     from medground.recipe import resolve
     from medground.registry import components
-    from medground.rewards.adapters import own_term
+    from medground.rewards.adapters import user_reward
     from medground.rewards.rubric import Rubric, Term, rubric
 
     if "=" in what:
-        return resolve({"prompt_interface": "bbox_points"}, *overrides), Rubric([Term(*own_term(what))])
+        return resolve({"prompt_interface": "bbox_points"}, *overrides), Rubric([Term(*user_reward(what))])
     if any(component.kind == "reward" and component.name == what for component in components()):
         resolved = resolve({"prompt_interface": "bbox_points", "rewards": {what: 1}}, *overrides)
     else:
@@ -113,7 +115,7 @@ def _opened(file: Path) -> Iterator[Any]:
 
 
 class _Tally:
-    """What people want to know about many result lines."""
+    """A summary of many results, for people."""
 
     def __init__(self) -> None:
         self.lines = 0
@@ -125,22 +127,21 @@ class _Tally:
         self.failures: Counter[str] = Counter()
         self.causes: dict[str, str] = {}
 
-    def add(self, result: dict[str, Any]) -> None:
+    def add(self, result: "ScoreResult") -> None:
         self.lines += 1
-        if "error" in result:
-            self.bad.append(result["error"])
-        if result["score"] is not None:
-            self.scores.append(result["score"])
-        if result["fault"] is not None:
-            self.faults[result["fault"]] += 1
-        for label, term in result["terms"].items():
-            self.weights[label] = term["weight"]
-            values = self.values.setdefault(label, [])
-            if term["value"] is not None:
-                values.append(term["value"])
-            if failure := term["details"].get("failure"):
-                self.failures[f"{label}: {failure['kind']}"] += 1
-                self.causes.setdefault(f"{label}: {failure['kind']}", failure["cause"])
+        if result.error is not None:
+            self.bad.append(result.error)
+        if result.score is not None:
+            self.scores.append(result.score)
+        if result.fault is not None:
+            self.faults[result.fault] += 1
+        for label, term in result.terms.items():
+            self.weights[label] = term.weight
+            self.values.setdefault(label, []).extend(() if term.value is None else (term.value,))
+            if failure := term.details.get("failure"):
+                key = f"{label}: {failure['kind']}"
+                self.failures[key] += 1
+                self.causes.setdefault(key, failure["cause"])
 
     def text(self) -> str:
         mean = f"{sum(self.scores) / len(self.scores):.4f}" if self.scores else "none"

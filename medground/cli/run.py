@@ -2,19 +2,23 @@
 
 import hashlib
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import click
 
+from medground.cli.completion import OVERRIDE, RECIPE
 from medground.cli.view_options import view_options
 from medground.data.inputs import Input, read_inputs
 from medground.errors import InputError, Interrupted, RunError
 from medground.evaluation.causes import Outcomes
-from medground.images.read import image_id, kind, show
-from medground.images.view import PLAIN, Shown, View
+from medground.images.loaded import LoadedImage
+from medground.images.read import image_id, image_kind, open_image
+from medground.images.view import PLAIN, View
 from medground.pipeline.pipeline import Pipeline, load
-from medground.recipe.completion import OVERRIDE, RECIPE
+from medground.recipe import resolve
+from medground.runs.files import JsonLines
 from medground.runs.progress import progress
 from medground.runs.stopping import interruptible
 from medground.types import Query
@@ -52,69 +56,70 @@ def run(
     OUT/manifest.jsonl gets a line per input, failures included. Run the same command again after an interruption:
     what is done stays done. Research software, not a medical device.
     """
-    graph = load(recipe, *overrides)
-    manifest = out / "manifest.jsonl"
+    resolved = resolve(recipe, *overrides)
+    pipeline = load(resolved)
+    manifest = JsonLines(out / "manifest.jsonl", allow_nan=True)
     _refuse_another(manifest)
-    graph.recipe.write(out)
-    feeds = graph.recipe.digest("reasoner", "prompt_interface", "segmenter", "prompt", "sampling")
-    asked = read_inputs(inputs, question, View(plane=plane, slice=slice, window=window))
+    resolved.write(out)
+    feeds = resolved.digest("reasoner", "prompt_interface", "segmenter", "prompt", "sampling")
+    items = read_inputs(inputs, question, View(plane=plane, slice=slice, window=window))
     done = _done(manifest)
-    todo = [item for item in asked if done.get(item.id) != _key(feeds, item)]
-    _compact(manifest, [item.id for item in asked])  # drops a line torn by a kill, so that nothing is appended to it
-    with interruptible() as stopped, progress("grounding", total=len(asked), done=len(asked) - len(todo)) as advance:
+    todo = [item for item in items if done.get(item.id) != _key(feeds, item)]
+    _compact(manifest, [item.id for item in items])
+    with interruptible() as stopped, progress("grounding", total=len(items), done=len(items) - len(todo)) as advance:
         for start in range(0, len(todo), batch_size):
             if stopped():
                 raise Interrupted(
-                    f"stopped after {len(asked) - len(todo) + start} of {len(asked)} inputs",
+                    f"stopped after {len(items) - len(todo) + start} of {len(items)} inputs",
                     hint="run the same command again to continue",
                 )
             batch = todo[start : start + batch_size]
-            answered = zip(batch, _ground(graph, batch, out, overlays), strict=True)
-            _append(manifest, [{**line, "key": _key(feeds, item)} for item, line in answered])
+            answered = zip(batch, _ground(pipeline, batch, out, overlays), strict=True)
+            manifest.append(*({**line, "key": _key(feeds, item)} for item, line in answered))
             advance(len(batch))
-    lines = _compact(manifest, [item.id for item in asked])
-    _summarise(manifest, lines, graph.sampling.max_completion_length, as_json)
+    lines = _compact(manifest, [item.id for item in items])
+    _summarise(manifest.path, lines, pipeline.sampling.max_completion_length, as_json)
 
 
-def _refuse_another(manifest: Path) -> None:
+def _refuse_another(manifest: JsonLines) -> None:
     """Stop before a manifest that no run wrote, such as the input's own, is taken for this run's and written over."""
-    if any(not (isinstance(line, dict) and {"id", "status", "key"} <= line.keys()) for line in _read(manifest)):
-        raise InputError(f"{manifest} is not the manifest of a run", hint="give another folder with --out")
+    if any(not (isinstance(line, dict) and {"id", "status", "key"} <= line.keys()) for line in manifest.read()):
+        raise InputError(f"{manifest.path} is not the manifest of a run", hint="give another folder with --out")
 
 
-def _ground(graph: Pipeline, batch: list[Input], out: Path, overlays: bool) -> list[dict[str, Any]]:
-    """One manifest line per input of the batch, in order."""
+def _ground(pipeline: Pipeline, batch: list[Input], out: Path, overlays: bool) -> list[dict[str, Any]]:
+    """Return one manifest line per input of the batch, in order."""
     from medground.cli.results import write_result
 
     lines: list[dict[str, Any]] = [{} for _ in batch]
-    queries: list[tuple[int, Query, Shown]] = []
+    queries: list[tuple[int, Query, LoadedImage]] = []
     for index, item in enumerate(batch):
         try:
             if item.problem:
                 raise InputError(item.problem)
-            shown = show(item.image, item.view)
-            queries.append((index, Query(image=shown.image, question=item.question, id=item.id), shown))
+            image = open_image(item.image, item.view)
+            queries.append((index, Query(image=image.pixels, question=item.question, id=item.id), image))
         except InputError as error:
             lines[index] = {"id": item.id, "status": "unreadable", "cause": str(error)}
-    found_all = graph.batch([query for _, query, _ in queries])
-    for (index, query, shown), found in zip(queries, found_all, strict=True):
+    answers = pipeline.batch([query for _, query, _ in queries])
+    for (index, query, image), answer in zip(queries, answers, strict=True):
         item = batch[index]
         result = write_result(
-            found, out / "results", query.id, untrained=graph.untrained, overlay=overlays, shown=shown,
+            answer, out / "results", query.id, untrained=pipeline.untrained, overlay=overlays, image=image,
             source=item.image, view=item.view,
         )  # fmt: skip
-        of_model = found.fault is None or found.fault.of_model
-        lines[index] = {"status": "ok" if found.fault is None else "fault" if of_model else "failed", **result}
+        of_model = answer.fault is None or answer.fault.of_model
+        lines[index] = {"status": "ok" if answer.fault is None else "fault" if of_model else "failed", **result}
     return lines
 
 
 def _key(feeds: str, item: Input) -> str:
-    """What a line answers: the components asked, the image and the question."""
+    """Return what a line answers: the components asked, the image and the question."""
     if item.problem:
         return ""
     parts: list[str | int | None] = [
         feeds,
-        image_id(item.image) if kind(item.image) == "dicom" else item.image.name,
+        image_id(item.image) if image_kind(item.image) == "dicom" else item.image.name,
         item.question,
     ]
     if item.view != PLAIN:
@@ -122,50 +127,25 @@ def _key(feeds: str, item: Input) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-def _done(manifest: Path) -> dict[str, str]:
-    """Id -> key of what earlier runs finished; failures that were not the model's are tried again."""
-    newest = {line["id"]: line for line in _read(manifest)}
+def _done(manifest: JsonLines) -> dict[str, str]:
+    """Return Id -> key of what earlier runs finished; failures that were not the model's are tried again."""
+    newest = {line["id"]: line for line in manifest.read()}
     return {name: line["key"] for name, line in newest.items() if line["status"] in ("ok", "fault")}
 
 
-def _read(manifest: Path) -> list[Any]:
-    """The manifest's lines; one torn by a kill is dropped."""
-    if not manifest.exists():
-        return []
-    lines = []
-    for text in manifest.read_text(encoding="utf-8").splitlines():
-        try:
-            lines.append(json.loads(text))
-        except ValueError:
-            continue
-    return lines
-
-
-def _append(manifest: Path, lines: list[dict[str, Any]]) -> None:
-    text = "".join(json.dumps(line) + "\n" for line in lines)
-    with manifest.open("a", encoding="utf-8") as file:
-        file.write(text)
-
-
-def _compact(manifest: Path, order: list[str]) -> list[dict[str, Any]]:
+def _compact(manifest: JsonLines, order: list[str]) -> list[dict[str, Any]]:
     """Leave one line per input, the newest, in the order of the inputs; return them."""
-    newest = {line["id"]: line for line in _read(manifest)}
+    newest = {line["id"]: line for line in manifest.read()}
     lines = [newest[name] for name in order if name in newest]
-    temporary = manifest.with_suffix(".tmp")
-    temporary.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-    temporary.replace(manifest)
+    manifest.rewrite(lines)
     return lines
 
 
 def _summarise(manifest: Path, lines: list[dict[str, Any]], limit: int, as_json: bool) -> None:
-    faults: dict[str, int] = {}
+    faults = Counter(line.get("fault") or "unreadable" for line in lines if line["status"] != "ok")
+    usage: Counter[str] = Counter()
     for line in lines:
-        if line["status"] != "ok":
-            kind = line.get("fault") or "unreadable"
-            faults[kind] = faults.get(kind, 0) + 1
-    usage: dict[str, float] = {}
-    for name, amount in (pair for line in lines for pair in line.get("usage", {}).items()):
-        usage[name] = usage.get(name, 0) + amount
+        usage.update(line.get("usage", {}))
     areas = [line["mask"]["area"] for line in lines if line.get("mask")]
     outcomes = Outcomes(
         answers=sum(line["status"] != "unreadable" for line in lines),
@@ -197,7 +177,7 @@ def _summarise(manifest: Path, lines: list[dict[str, Any]], limit: int, as_json:
     if unreadable:
         raise InputError(
             f"{len(unreadable)} of {len(lines)} inputs could not be read, the first: {unreadable[0]['cause']}",
-            hint="the others are done; mend these and run the same command again",
+            hint="the others are done; fix these and run the same command again",
         )
     failed = [line for line in lines if line["status"] == "failed"]
     if failed:

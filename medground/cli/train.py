@@ -1,14 +1,17 @@
 """``medground train``: SFT or GRPO, interruptible at any time."""
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
-from medground.runs.progress import say, training_progress
+from medground.runs.progress import training_progress
 from medground.runs.stopping import interruptible
+
+if TYPE_CHECKING:
+    from medground.training.memory import StateBytes
+    from medground.training.probe import Estimate
 
 
 @click.command()
@@ -27,59 +30,58 @@ def train(
 
     SIGTERM or Ctrl-C saves and leaves with 5; run again with --resume. Research software, not a medical device.
     """
-    from medground.training import launcher, run
+    from medground.training import launcher
+    from medground.training.plan import plan_training, require_for_training
+    from medground.training.run import execute
 
-    if not launcher.launched() and (count := run.processes(recipe, *overrides, out=out, resume=resume)) > 1:
-        given = {"--resume": resume, "--dry-run": dry_run, "--json": as_json}
-        options = [name for name, said in given.items() if said] + (["--out", str(out)] if out else [])
-        raise click.exceptions.Exit(launcher.start(["train", recipe, *overrides, *options], count))
+    plan = plan_training(recipe, *overrides, out=out, resume=resume)
+    if not launcher.launched() and plan.processes > 1:
+        flags = {"--resume": resume, "--dry-run": dry_run, "--json": as_json}
+        options = [name for name, given in flags.items() if given] + (["--out", str(out)] if out else [])
+        raise click.exceptions.Exit(launcher.start(["train", recipe, *overrides, *options], plan.processes))
     if dry_run:
-        plan = run.probe(recipe, *overrides)
-        if not plan["rank"]:
-            click.echo(json.dumps(plan) if as_json else _told(plan))
+        require_for_training(plan.recipe)
+
+        from medground.training.probe import probe  # imports torch
+
+        estimate = probe(plan)
+        if estimate.rank == 0:
+            click.echo(json.dumps(estimate.to_dict()) if as_json else _text(estimate))
         return
     with interruptible() as stopped, training_progress() as (started, report):
-        done = run.train(
-            recipe,
-            *overrides,
-            out=out,
-            resume=resume,
-            stopped=stopped,
-            say=say,
-            report=report,
-            started=started,
-        )
-    if done.rank:
+        result = execute(plan, stopped=stopped, report=report, started=started)
+    if result.rank:
         return
     if as_json:
-        summary = {"steps": done.steps, "skipped": done.skipped, "before": done.before}
-        click.echo(json.dumps({"folder": str(done.folder), **summary}))
-    elif done.before == done.steps:
-        click.echo(f"{done.folder} was finished already: all {done.steps} steps are done", err=True)
+        summary = {"steps": result.steps, "skipped": result.skipped, "before": result.before}
+        click.echo(json.dumps({"folder": str(result.folder), **summary}))
+    elif result.before == result.steps:
+        click.echo(f"{result.folder} was finished already: all {result.steps} steps are done", err=True)
     else:
-        skipped = f", {done.skipped} of them skipped" if done.skipped else ""
+        skipped = f", {result.skipped} of them skipped" if result.skipped else ""
         click.echo(
-            f"{done.steps} steps done{skipped}; medground ground IMAGE QUESTION --recipe {done.folder}", err=True
+            f"{result.steps} steps done{skipped}; medground ground IMAGE QUESTION --recipe {result.folder}", err=True
         )
 
 
-def _told(plan: Mapping[str, Any]) -> str:
-    minutes, gigabytes = plan["seconds"] / 60, plan["peak_memory_bytes"] / 1e9
+def _text(estimate: "Estimate") -> str:
+    peak = estimate.peak_memory_bytes
     rows = {
-        "method": plan["method"],
-        "samples": f"{plan['samples']:,}",
-        "steps": f"{plan['steps']:,}",
-        "parameters": f"{plan['parameters']:,}, {plan['parameters_trained']:,} of them trained",
-        "tokens": f"{plan['tokens']:,.0f} trained, {plan['tokens_per_step']:,.0f} a step",
-        "time": f"{minutes:,.1f} min on {plan['device']}, {plan['seconds_per_step']:.2f} s a step",
-        "memory": f"{gigabytes:,.2f} GB",
-        "state": _state(plan["state_bytes"], plan["processes"]),
+        "method": estimate.method,
+        "samples": f"{estimate.samples:,}",
+        "steps": f"{estimate.steps:,}",
+        "parameters": f"{estimate.parameters:,}, {estimate.parameters_trained:,} of them trained",
+        "tokens": f"{estimate.tokens:,.0f} trained, {estimate.tokens_per_step:,.0f} a step",
+        "time": f"{estimate.seconds / 60:,.1f} min on {estimate.device}, {estimate.seconds_per_step:.2f} s a step",
+        "memory": "unknown" if peak is None else f"{peak / 1e9:,.2f} GB",
+        "state": _state(estimate.state_bytes, estimate.processes),
     }
     lines = [f"{name:<11} {value}" for name, value in rows.items()]
-    return "\n".join([*lines, "assuming", *(f"  - {each}" for each in plan["assumptions"])])
+    return "\n".join([*lines, "assuming", *(f"  - {assumption}" for assumption in estimate.assumptions)])
 
 
-def _state(held: Mapping[str, float], processes: int) -> str:
-    parts = ", ".join(f"{name} {held[name] / 1e9:,.2f}" for name in ("weights", "gradients", "optimizer"))
-    host = f", and {held['host'] / 1e9:,.2f} GB on the host" if held["host"] else ""
-    return f"{held['device'] / 1e9:,.2f} GB in each of {processes} ({parts}){host}"
+def _state(sizes: "StateBytes", processes: int) -> str:
+    parts = {"weights": sizes.weights, "gradients": sizes.gradients, "optimizer": sizes.optimizer}
+    listed = ", ".join(f"{name} {size / 1e9:,.2f}" for name, size in parts.items())
+    host = f", and {sizes.host / 1e9:,.2f} GB on the host" if sizes.host else ""
+    return f"{sizes.device / 1e9:,.2f} GB in each of {processes} ({listed}){host}"

@@ -5,7 +5,8 @@ from typing import Any, TypeVar
 
 import click
 
-from medground.images.view import PLANES, RULES, WINDOWS
+from medground.images.view import PLANES
+from medground.images.windows import RULES, WINDOWS
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 

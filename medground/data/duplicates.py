@@ -1,4 +1,4 @@
-"""Which images are the same picture: to the pixel, or to the eye."""
+"""Duplicates among images: equal pixels, or pictures that look the same."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -11,10 +11,9 @@ from medground.segmenters.batching import image_key
 from medground.types import Image
 
 BITS = 16
-"""Of `GRADIENTS` bits, this many may differ between near-duplicates."""
+"""Of 256 gradient bits, this many may differ between near-duplicates."""
 LEVELS = 6.0
 """By this many grey levels of 255, on average over 32 x 32 cells, near-duplicates may differ."""
-GRADIENTS = 256
 _STEP = 2
 """Grey levels a cell must rise above its left neighbour to count as rising, so that noise on black counts for nothing."""
 _BLOCK = 1024
@@ -22,7 +21,7 @@ _BLOCK = 1024
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Fingerprint:
-    """What is kept of an image to find its like."""
+    """A summary of an image by which its duplicates are recognised."""
 
     pixels: str
     """Equal for equal pixels."""
@@ -33,7 +32,7 @@ class Fingerprint:
 
 
 def fingerprint(image: Image) -> Fingerprint:
-    """The fingerprint of an H x W x 3 uint8 image. Size, aspect and colour play no part in the likeness."""
+    """Return the fingerprint of an H x W x 3 uint8 image. Size, aspect and colour do not count."""
     grey = Pillow.fromarray(image).convert("L")
     coarse = np.asarray(grey.resize((17, 16), Pillow.Resampling.BOX), np.int16)
     cells = np.asarray(grey.resize((32, 32), Pillow.Resampling.BOX))
@@ -41,7 +40,7 @@ def fingerprint(image: Image) -> Fingerprint:
 
 
 def near_duplicates(prints: Sequence[Fingerprint]) -> list[tuple[int, int]]:
-    """Pairs (i < j) that differ in at most 16 of 256 gradient bits and at most 6 grey levels on average.
+    """Return the pairs (i < j) that differ in at most 16 of 256 gradient bits and at most 6 grey levels on average.
 
     Exact duplicates are near ones too. On 144 real images of ten modalities, a copy scaled to 0.6 and saved as JPEG of
     quality 60 differs by 9 bits or fewer in 95 of 100 cases; no two images of different patients come near both bounds.
@@ -50,7 +49,7 @@ def near_duplicates(prints: Sequence[Fingerprint]) -> list[tuple[int, int]]:
     if not prints:
         return []
     gradients = np.stack([one.gradients for one in prints]).view(np.uint64)
-    found = []
+    pairs = []
     for start in range(0, len(prints), _BLOCK):
         block = gradients[start : start + _BLOCK]
         differ = np.zeros((len(block), len(prints)), np.uint16)
@@ -59,18 +58,18 @@ def near_duplicates(prints: Sequence[Fingerprint]) -> list[tuple[int, int]]:
         for i, j in np.argwhere(differ <= BITS):
             first, second = start + int(i), int(j)
             if first < second and _levels(prints[first], prints[second]) <= LEVELS:
-                found.append((first, second))
-    return found
+                pairs.append((first, second))
+    return pairs
 
 
 def _levels(a: Fingerprint, b: Fingerprint) -> float:
     return float(np.abs(a.cells.astype(np.int16) - b.cells).mean())
 
 
-def united(count: int, pairs: Iterable[tuple[int, int]]) -> list[int]:
-    """Union-find: for each of `count` items the smallest item it is joined with, over any number of steps.
+def connected_components(count: int, pairs: Iterable[tuple[int, int]]) -> list[int]:
+    """Return for each of `count` items the smallest item it is connected to, over any number of pairs (union-find).
 
-    >>> united(5, [(0, 3), (3, 4)])
+    >>> connected_components(5, [(0, 3), (3, 4)])
     [0, 1, 2, 0, 0]
     """
     root = list(range(count))

@@ -1,13 +1,14 @@
-"""A dataset in the formats of others."""
+"""Write a dataset in the formats of others: the published table, COCO."""
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from medground.data.samples import Samples, read_samples
-from medground.data.umrg import UmrgSamples, write_umrg
+from medground.data.dataset import Dataset
+from medground.data.open_dataset import open_dataset
+from medground.data.umrg import write_umrg
 from medground.errors import InputError, UsageError, did_you_mean
 from medground.images.pictures import png_bytes
 from medground.images.rle import encode_rle
@@ -37,50 +38,33 @@ def export(source: str | Path, to: Path, format: str = "umrg", *, split: str | N
         raise UsageError(f"there is no format {format!r}", hint=did_you_mean(format, FORMATS))
     if to.exists() and (to.is_file() or any(to.iterdir())):
         raise InputError(f"{to} already holds something", hint="give another --to, or remove it first")
-    samples = read_samples(source, split=split)
+    dataset = open_dataset(source, split=split)
     if to.suffix == ".parquet":
         if format != "umrg":
             raise UsageError("COCO is a folder, not a .parquet file", hint="give --to DIR")
-        return {to.name: write_umrg(to, samples)}
+        return {to.name: write_umrg(to, dataset)}
     work = to.with_name(f"{to.name}.building")
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     counts = {}
-    for name, part in _by_split(samples).items():
-        file = f"{name}.parquet" if format == "umrg" else f"instances_{name}.json"
-        counts[file] = write_umrg(work / file, part) if format == "umrg" else _write_coco(work, file, part)
+    for name in dict.fromkeys(dataset.splits):
+        samples = _of_split(dataset, name)
+        if format == "umrg":
+            counts[f"{name}.parquet"] = write_umrg(work / f"{name}.parquet", samples)
+        else:
+            counts[f"instances_{name}.json"] = _write_coco(work, f"instances_{name}.json", samples)
     if to.is_dir():
         to.rmdir()
     work.replace(to)
     return counts
 
 
-def splits_of(samples: Samples | UmrgSamples) -> list[str]:
-    """The split of every sample, in order."""
-    return [each.split for each in (samples.entries if isinstance(samples, Samples) else samples.rows)]
+def _of_split(dataset: Dataset[Any], name: str) -> Iterator[Sample]:
+    """The samples of one split, read one by one."""
+    return (dataset[index] for index, split in enumerate(dataset.splits) if split == name)
 
 
-class _Part(Sequence[Sample]):
-    """Some samples of a dataset, still read one by one."""
-
-    def __init__(self, samples: Samples | UmrgSamples, places: Sequence[int]) -> None:
-        self.samples, self.places = samples, places
-
-    def __len__(self) -> int:
-        return len(self.places)
-
-    def __getitem__(self, index: Any) -> Any:
-        return self.samples[self.places[index]]
-
-
-def _by_split(samples: Samples | UmrgSamples) -> dict[str, _Part]:
-    names = splits_of(samples)
-    return {
-        name: _Part(samples, [place for place, one in enumerate(names) if one == name]) for name in dict.fromkeys(names)
-    }
-
-
-def _write_coco(folder: Path, file: str, samples: Sequence[Sample]) -> int:
+def _write_coco(folder: Path, file: str, samples: Iterable[Sample]) -> int:
     (folder / "images").mkdir(exist_ok=True)
     categories: dict[str, dict[str, Any]] = {}
     images: dict[str, dict[str, Any]] = {}
@@ -113,10 +97,15 @@ def _image(folder: Path, images: dict[str, dict[str, Any]], sample: Sample) -> i
 
 
 def _annotation(number: int, sample: Sample, category: int, image: int) -> dict[str, Any]:
-    box, mask = sample.target.box, sample.target.mask
+    region, mask = sample.target.region, sample.target.mask
+    if region is None or region.box is None:
+        raise InputError(
+            f"{sample.query.id} has {len(sample.target.regions)} regions, and a COCO annotation has one box"
+        )
+    box = region.box
     if mask is None:
         raise InputError(f"{sample.query.id} has no mask, which COCO needs", hint="export as umrg, or leave it out")
-    found = {
+    annotation = {
         "id": number,
         "image_id": image,
         "category_id": category,
@@ -126,8 +115,8 @@ def _annotation(number: int, sample: Sample, category: int, image: int) -> dict[
         "iscrowd": 0,
         "sample_id": sample.query.id,
         "question": sample.query.question,
-        "point_2d": [list(point) for point in sample.target.points],
+        "point_2d": [list(point) for point in region.points],
     }
     if "think" in sample.labels:
-        found["think"] = sample.labels["think"]
-    return found
+        annotation["think"] = sample.labels["think"]
+    return annotation

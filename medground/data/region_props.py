@@ -1,17 +1,17 @@
-"""What can be said of a target by measuring its mask and the pixels in and around it."""
+"""Properties of a region, measured from its mask and the pixels in and around it."""
 
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from medground.geometry import Box, mask_box
-from medground.images.regions import label
 from medground.types import Image
 
 Bools = NDArray[np.bool_]
-_PART = 0.05
-"""A component smaller than this share of the mask is a crumb, not a part."""
+_CRUMB = 0.05
+"""A component smaller than this fraction of the mask is a crumb and does not count."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,18 +28,18 @@ class RegionProps:
     """Share of the image."""
     elongation: float
     """Length over breadth by second moments; 1 for a disc or a square."""
-    upright: float
-    """How far the long axis is from lying: 0 horizontal, 1 vertical."""
+    orientation: float
+    """Of the long axis: 0 horizontal, 1 vertical."""
     fill: float
-    """Area over that of the ellipse of equal moments: 1 for an ellipse, less the more ragged, bent or hollow."""
-    hollow: float
+    """Area over that of the ellipse of equal moments: 1 for an ellipse, less the more ragged, concave or hollow."""
+    hole_fraction: float
     """Enclosed holes as a share of mask and holes."""
-    parts: int
+    components: int
     """Components, crumbs aside."""
-    bent: bool
-    """Whether the centroid misses the mask."""
-    tone: float
-    """Mean grey inside less that around it, in shares of the whole range: above 0 is brighter than its surroundings."""
+    concave: bool
+    """True if the centroid lies outside the mask."""
+    contrast: float
+    """Mean grey inside less that around it, as a fraction of the range: above 0 is brighter than its surroundings."""
 
 
 def region_props(image: Image, mask: Bools) -> RegionProps:
@@ -52,33 +52,25 @@ def region_props(image: Image, mask: Bools) -> RegionProps:
     # A pixel has an extent of its own: 1/12 px² of variance along each axis.
     small, large = np.linalg.eigvalsh(covariance + np.eye(2) / 12)
     angle = 0.5 * np.arctan2(2 * covariance[0, 1], covariance[0, 0] - covariance[1, 1])
-    labels, count = label(mask, corners=True)
-    areas = np.bincount(labels.ravel(), minlength=count + 1)[1:]
-    holes = _holes(mask, box)
+    areas = np.bincount(ndimage.label(mask, np.ones((3, 3)))[0][rows, columns])
+    holes = int(ndimage.binary_fill_holes(mask).sum()) - rows.size
     return RegionProps(
         x=float(x / width),
         y=float(y / height),
         box=Box(box.x1 / width, box.y1 / height, box.x2 / width, box.y2 / height),
         area=rows.size / mask.size,
         elongation=float(np.sqrt(large / small)),
-        upright=float(abs(angle) / (np.pi / 2)),
+        orientation=float(abs(angle) / (np.pi / 2)),
         fill=float(rows.size / (4 * np.pi * np.sqrt(large * small))),
-        hollow=holes / (holes + rows.size),
-        parts=int((areas >= _PART * rows.size).sum()),
-        bent=not mask[min(int(y), height - 1), min(int(x), width - 1)],
-        tone=_tone(image, mask, box),
+        hole_fraction=holes / (holes + rows.size),
+        components=int((areas >= _CRUMB * rows.size).sum()),
+        concave=not mask[min(int(y), height - 1), min(int(x), width - 1)],
+        contrast=_contrast(image, mask, box),
     )
 
 
-def _holes(mask: Bools, box: Box) -> int:
-    """Pixels of the background that the mask encloses."""
-    window = np.pad(mask[int(box.y1) : int(box.y2), int(box.x1) : int(box.x2)], 1)
-    labels, _ = label(~window)
-    return int((~window & (labels != labels[0, 0])).sum())
-
-
-def _tone(image: Image, mask: Bools, box: Box) -> float:
-    """Inside less around: the surroundings are the box grown by a quarter, at least by 4 px, without the mask."""
+def _contrast(image: Image, mask: Bools, box: Box) -> float:
+    """The mean grey inside less that around: the box grown by a quarter, at least by 4 px, without the mask."""
     height, width = mask.shape
     reach_x, reach_y = max(4, round(box.width / 4)), max(4, round(box.height / 4))
     window = (

@@ -1,4 +1,4 @@
-"""What a dataset holds: how much of what, how large, how hard for a box, how long its questions are."""
+"""Statistics of a dataset: counts, sizes of targets, Dice of plain boxes and ellipses, lengths of texts."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -6,19 +6,18 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from scipy import ndimage
 
-from medground.data.export import splits_of
-from medground.data.samples import Samples
-from medground.data.size_bins import share_of, size_name
-from medground.data.umrg import UmrgSamples
+from medground.data.dataset import Dataset
+from medground.data.size_bins import area_fraction, size_name
+from medground.errors import InputError
 from medground.geometry import Floats, ellipse, mask_dice
-from medground.images.regions import label
 from medground.types import Sample
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figures:
-    """What is measured of one sample."""
+    """The figures of one sample."""
 
     id: str
     split: str
@@ -38,71 +37,74 @@ class Figures:
     ellipse_dice: float | None
     """Dice of the ellipse inscribed in the box: the floor of a segmenter that has never seen the image."""
     components: int | None
-    """Parts of the mask, joined across sides and corners."""
+    """Of the mask, joined across sides and corners."""
     point_distance: float | None
     """Between the two key points, in diagonals of the box."""
     question_words: int
     think_words: int
 
 
-def measure(samples: Samples | UmrgSamples, advance: Callable[[int], None] = lambda count: None) -> list[Figures]:
+def measure(dataset: Dataset[Any], advance: Callable[[int], None] = lambda count: None) -> list[Figures]:
     """Measure every sample, reading each image and mask once.
 
     Raises:
         InputError: naming the first sample whose files cannot be used; `medground data lint` lists them all.
     """
-    found = []
-    for split, sample in zip(splits_of(samples), samples, strict=True):
-        found.append(_figures(sample, split))
+    figures = []
+    for split, sample in zip(dataset.splits, dataset, strict=True):
+        figures.append(_figures(sample, split))
         advance(1)
-    return found
+    return figures
 
 
 def _figures(sample: Sample, split: str) -> Figures:
-    (height, width), target, labels = sample.query.size, sample.target, sample.labels
-    box, mask = target.box, target.mask
+    (height, width), labels = sample.query.size, sample.labels
+    region, mask = sample.target.region, sample.target.mask
+    if region is None or region.box is None:
+        raise InputError(f"{sample.query.id} has {len(sample.target.regions)} regions; statistics know one box")
+    box = region.box
     area = float(mask.sum()) if mask is not None else box.area
-    share = share_of(sample)
-    apart = None
-    if len(target.points) == 2:
-        apart = float(np.hypot(*np.subtract(*target.points))) / box.diagonal
+    fraction = area_fraction(sample)
+    point_distance = None
+    if len(region.points) == 2:
+        point_distance = float(np.hypot(*np.subtract(*region.points))) / box.diagonal
     return Figures(
         id=sample.query.id,
         split=split,
         modality=labels.get("modality", "") or "unnamed",
         supercategory=labels.get("supercategory", "") or "unnamed",
         category=labels.get("category", "") or "unnamed",
-        size=size_name(share),
-        area=share,
+        size=size_name(fraction),
+        area=fraction,
         box_area=box.area / (height * width),
         box_fill=None if mask is None else area / box.area,
         box_dice=None if mask is None else 2 * area / (area + box.area),
         ellipse_dice=None if mask is None else float(mask_dice(ellipse(box, (height, width)), mask)),
-        components=None if mask is None else label(mask, corners=True)[1],
-        point_distance=apart,
+        components=None if mask is None else ndimage.label(mask, np.ones((3, 3)))[1],
+        point_distance=point_distance,
         question_words=len(sample.query.question.split()),
         think_words=len(labels.get("think", "").split()),
     )
 
 
-def summary(found: Sequence[Figures]) -> dict[str, Any]:
-    """Counts by split, modality, super-category, category and size, crossed with the split; and quartiles of the rest."""
-    splits = sorted({one.split for one in found}, key=_split_order)
+def summary(figures: Sequence[Figures]) -> dict[str, Any]:
+    """Return counts by modality, super-category, category and size, crossed with the split; and quartiles of the rest."""
+    splits = sorted({row.split for row in figures}, key=_split_order)
     counts = {
         word: {
-            name: {"all": total, **{split: _count(found, **{word: name, "split": split}) for split in splits}}
-            for name, total in Counter(getattr(one, word) for one in found).most_common()
+            name: {"all": total, **{split: _count(figures, **{word: name, "split": split}) for split in splits}}
+            for name, total in Counter(getattr(row, word) for row in figures).most_common()
         }
         for word in ("modality", "supercategory", "category", "size")
     }
     return {
-        "samples": len(found),
-        "splits": {split: _count(found, split=split) for split in splits},
+        "samples": len(figures),
+        "splits": {split: _count(figures, split=split) for split in splits},
         "counts": counts,
-        "figures": {name: quartiles(getattr(one, name) for one in found) for name in _MEASURED},
+        "figures": {name: quartiles(getattr(row, name) for row in figures) for name in _MEASURED},
         "floors": {
             modality: {
-                name: _mean(getattr(one, name) for one in found if one.modality == modality)
+                name: _mean(getattr(row, name) for row in figures if row.modality == modality)
                 for name in ("box_dice", "ellipse_dice")
             }
             for modality in counts["modality"]
@@ -117,7 +119,7 @@ _MEASURED = (
 
 
 def quartiles(values: Iterable[float | None]) -> dict[str, float] | None:
-    """Smallest, quartiles, largest and mean of what is known; None where nothing is.
+    """Return smallest, quartiles, largest and mean of what is known; None where nothing is.
 
     >>> quartiles([1, 2, 3, None])["median"]
     2.0
@@ -133,21 +135,21 @@ def quartiles(values: Iterable[float | None]) -> dict[str, float] | None:
 
 
 def histogram(values: Iterable[float | None], edges: Sequence[float]) -> tuple[Floats, Floats]:
-    """(middles, shares) of values in bins."""
+    """Return (middles, fractions) of values in bins."""
     known = [value for value in values if value is not None]
     counts, borders = np.histogram(known, bins=np.asarray(edges, np.float64))
     middles: Floats = (borders[:-1] + borders[1:]) / 2
-    shares: Floats = counts / max(1, len(known))
-    return middles, shares
+    fractions: Floats = counts / max(1, len(known))
+    return middles, fractions
 
 
-def rows(found: Sequence[Figures]) -> list[Mapping[str, Any]]:
-    """One plain row per sample."""
-    return [asdict(one) for one in found]
+def rows(figures: Sequence[Figures]) -> list[Mapping[str, Any]]:
+    """Return one plain row per sample."""
+    return [asdict(row) for row in figures]
 
 
-def _count(found: Sequence[Figures], **words: str) -> int:
-    return sum(all(getattr(one, word) == value for word, value in words.items()) for one in found)
+def _count(figures: Sequence[Figures], **words: str) -> int:
+    return sum(all(getattr(row, word) == value for word, value in words.items()) for row in figures)
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

@@ -22,7 +22,7 @@ _SAYS: Mapping[Fault, tuple[str, str]] = {
         "out of the frame (out_of_frame)",
         "set reasoner.frame to what the model's numbers count: pixel, permille or unit",
     ),
-    Fault.TRANSPORT: ("lost on the way (transport)", "look at their cause, mend it, and run again"),
+    Fault.TRANSPORT: ("lost on the way (transport)", "look at their cause, fix it, and run again"),
     Fault.TIMEOUT: ("not there in time (timeout)", "raise reasoner.timeout, and run again"),
     Fault.SEGMENTER: ("without a mask because the segmenter failed (segmenter)", "look at their cause"),
     Fault.OUT_OF_MEMORY: (
@@ -41,7 +41,7 @@ class Outcomes:
     faults: Mapping[str, int]
     """Kind of fault -> answers that have it."""
     masks: int = 0
-    """Masks that were made."""
+    """Masks."""
     empty_masks: int = 0
     """Those of them without a pixel."""
     zero: bool = False
@@ -69,24 +69,24 @@ class Outcomes:
         )
 
     def causes(self) -> list[str]:
-        """Why the result says little, the most frequent cause first; empty where nothing is wrong with most answers.
+        """Return why the result says little, the most frequent cause first; empty where nothing is wrong with most answers.
 
         >>> Outcomes(answers=8, faults={"cut_off": 8}, limit=64).causes()[0].partition(",")[0]
         '8 of 8 answers are cut off by the length limit of 64 tokens: raise sampling.max_completion_length'
         """
-        said = [
+        sentences = [
             self._sentence(Fault(kind), count)
             for kind, count in sorted(self.faults.items(), key=lambda pair: (-pair[1], pair[0]))
             if count >= MANY * self.answers and (self._nearly_all or kind == Fault.CUT_OFF)
         ]
         if self.empty is not None and self.empty_masks >= NEARLY * self.masks:
-            said.append(self.empty)
+            sentences.append(self.empty)
         if self.zero and self.answers and not self._nearly_all:
-            said.append(
+            sentences.append(
                 f"Every score of {self.answers:,} {self.noun} is 0, though most can be read: look where they point; if that "
                 "is another place or size than meant, set reasoner.frame to what the model's numbers count."
             )
-        return said
+        return sentences
 
     @property
     def _nearly_all(self) -> bool:
@@ -101,18 +101,18 @@ class Outcomes:
 
 
 def is_empty(mask: Any) -> bool:
-    """Whether a `medground.types.Mask` has no pixel."""
+    """Return True if a `medground.types.Mask` has no pixel."""
     return not bool(mask.data.any())
 
 
 def total(parts: Iterable[Mapping[str, Any]], prefix: str) -> dict[str, int]:
-    """Counts under names that begin with `prefix`, added up over metrics, by what follows it.
+    """Return counts under names that begin with `prefix`, added up over metrics, by what follows it.
 
     >>> total([{"faults/bad_json": 2.0, "loss": 1.0}, {"faults/bad_json": 1.0}], "faults/")
     {'bad_json': 3}
     """
-    found: dict[str, int] = {}
+    totals: dict[str, int] = {}
     for key, value in (pair for part in parts for pair in part.items()):
         if key.startswith(prefix) and value:
-            found[key.removeprefix(prefix)] = found.get(key.removeprefix(prefix), 0) + int(value)
-    return found
+            totals[key.removeprefix(prefix)] = totals.get(key.removeprefix(prefix), 0) + int(value)
+    return totals

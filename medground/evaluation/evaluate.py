@@ -2,66 +2,78 @@
 
 metrics.json         means with intervals, groups, faults, comparisons
 report.html          the same for people, in one file
-samples.jsonl        one line per arm and sample: every answer, its masks and values
-run.json             versions, plugins, hashes, what was asked
+samples.jsonl        one line per condition and sample: every answer, its masks and values
+run.json             versions, plugins, hashes, settings
 recipe.yaml          the recipe, resolved; recipe.source.yaml as written
 statistics.json      with ``evaluate.protocol: released``: the published system's own aggregation, and its results.json
 """
 
 import json
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from medground.data.filters import read_part
-from medground.errors import InputError, Interrupted, RecipeError, RunError, did_you_mean
+from medground.data.dataset import Dataset
+from medground.data.open_dataset import open_dataset
+from medground.errors import InputError, Interrupted, RecipeError, RunError
 from medground.evaluation import released, summary
-from medground.evaluation.conditions import Arm, Around, Fact, arms_of
-from medground.evaluation.evaluator import Stage
+from medground.evaluation.baseline import Baseline
+from medground.evaluation.conditions import Condition, EvalContext, SampleInfo, conditions_of
+from medground.evaluation.evaluator import Evaluator, Start
 from medground.evaluation.predictions import LineSamples, Predictions
-from medground.evaluation.report import report as report_of
-from medground.evaluation.results_file import SAMPLES, Journal, cluster_of, read_lines, record
+from medground.evaluation.report import evaluation_report
+from medground.evaluation.results import EvaluationMetadata, EvaluationSummary, Resampling
+from medground.evaluation.results_file import SAMPLES, ResultsFile, SampleRecord, cluster_of, sample_record
 from medground.evaluation.scoring import reader
 from medground.pipeline.cache import StageCache
 from medground.pipeline.pipeline import Pipeline
 from medground.recipe import Recipe, check, resolve
+from medground.recipe.recipe import Source
+from medground.recipe.schema import EvaluateConfig
 from medground.runs import failpoints, provenance
-from medground.runs.checkpoint import write_atomically
-from medground.types import Sample
+from medground.runs.files import sha256_file, write_atomic
+from medground.runs.jsonable import plain
+from medground.types import Sample, Sampling
 
-METRICS, ABOUT, REPORT = "metrics.json", "run.json", "report.html"
+logger = logging.getLogger(__name__)
+METRICS, METADATA, REPORT = "metrics.json", "run.json", "report.html"
 _DECIDE = ("prompt_interface", "segmenter", "prompt", "allow_untrained", "sampling", "data")
 _LATER = ("n_boot", "level", "batch_size", "published", "pictures")
-"""Settings of ``evaluate`` that change no line."""
+"""Settings of ``evaluate`` that change no record."""
+_COMPONENTS = ("reasoner", "prompt_interface", "segmenter", "data", "sampling", "evaluate")
+"""Keys of a recipe that an evaluation reads."""
+
+EvalSamples = Dataset[Any] | LineSamples
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Evaluated:
+class EvaluationResult:
     """How an evaluation ended."""
 
     folder: Path | None
     """Where it was written; None where it was not."""
-    metrics: dict[str, Any]
-    """What metrics.json holds."""
-    lines: list[dict[str, Any]]
-    """What samples.jsonl holds."""
+    summary: EvaluationSummary
+    """As in metrics.json."""
+    records: list[SampleRecord]
+    """As in samples.jsonl."""
     before: int
-    """Lines that were there already when this call began."""
+    """Records that existed when this call began."""
 
-    def mean(self, metric: str, arm: str = "answer") -> float | None:
-        """The mean of a metric over the samples of an arm; None where there is none.
+    def mean(self, metric: str, condition: str = "answer") -> float | None:
+        """Return the mean of a metric over the samples of a condition; None where there is none.
 
         Raises:
-            KeyError: if the arm was not done.
+            KeyError: if the condition was not evaluated.
         """
-        row = self.metrics["arms"][arm]["metrics"].get(metric)
-        return None if row is None else row["mean"]
+        row = self.summary.conditions[condition].metrics.get(metric)
+        return None if row is None else row.mean
 
 
 def evaluate(
-    recipe: Any,
+    recipe: Source | Pipeline,
     *overrides: str,
     out: str | Path | None = None,
     predictions: str | Path | None = None,
@@ -69,350 +81,294 @@ def evaluate(
     resume: bool = False,
     store: StageCache | None = None,
     stopped: Callable[[], bool] = lambda: False,
-    say: Callable[[str], None] = lambda text: None,
-    report: Callable[[int, int], None] = lambda done, planned: None,
-) -> Evaluated:
-    """Measure a recipe on its data.
+    progress: Callable[[int, int], None] = lambda done, planned: None,
+    conditions: Sequence[str] | None = None,
+    **values: Any,
+) -> EvaluationResult:
+    """Measure a recipe, or a pipeline, on data.
+
+    >>> evaluate("eval/umrg", "reasoner=toy", "segmenter=ellipse", data="phantoms")  # doctest: +SKIP
+    >>> evaluate(medground.load("infer/toy"), data="phantoms", conditions=["answer"]).mean("iou")  # doctest: +SKIP
 
     Args:
-        recipe: a recipe's name, a file, a run folder or a mapping.
+        recipe: a recipe's name, a file, a run folder or a mapping; or a pipeline, with the objects it is made of.
         overrides: ``"a.b=c"`` strings, as on the command line.
         out: the folder to write; without one the result is only returned.
         predictions: saved answers to score again; the reasoner is not built then.
-        baseline: the folder of another evaluation of the same samples, to be tested against.
-        resume: go on with what `out` holds; without, a folder that holds an evaluation is refused.
-        store: where completions and masks are kept; evaluations that share one share what they have in common.
-        stopped: asked before every batch; once it says True the evaluation ends with `Interrupted`.
-        say: takes a sentence for people.
-        report: takes the lines done and the lines planned, now and then.
+        baseline: the folder of another evaluation of the same samples, to test against.
+        resume: continue what `out` holds; without it, a folder that holds an evaluation is refused.
+        store: caches completions and masks; evaluations that share one share what they have in common.
+        stopped: called before every batch; once it returns True the evaluation ends with `Interrupted`.
+        progress: takes the records done and the records planned, now and then.
+        conditions: what is evaluated, instead of the recipe's ``evaluate.conditions``.
+        values: of the recipe, by its top-level keys, as in `medground.train`: for example ``data``, a path or samples.
 
     Raises:
         RecipeError: if the recipe cannot be evaluated.
         InputError: if data, predictions or baseline cannot be read or do not fit.
         RunError: if `out` holds another evaluation.
-        Interrupted: if it was asked to stop; it can be resumed.
+        Interrupted: if `stopped` ended it; it can be resumed.
     """
-    resolved = resolve(recipe, *overrides)
+    if conditions is not None:
+        overrides = (*overrides, f"evaluate.conditions={json.dumps(list(conditions))}")
+    given = recipe if isinstance(recipe, Pipeline) else None
+    source = recipe.as_recipe if isinstance(recipe, Pipeline) else recipe
+    resolved = resolve(source, *overrides, values=values)
     check(resolved)
-    _complete(resolved, saved=predictions is not None)
-    settings = _sensible(resolved)
-    arms = arms_of(settings["arms"])
+    _require_values(resolved, saved=predictions is not None)
+    config = resolved.config.evaluate
+    requested = conditions_of(config.conditions)
     saved = None if predictions is None else Predictions(Path(predictions))
-    rivals = None if baseline is None else _rivals(Path(baseline))
-    graph = Pipeline(resolved, store)
-    if saved is not None and "prompt_interface" in resolved.data:
-        graph.prompt_interface = reader(resolved)  # it only reads: a template that is still to be given is not needed
-    samples = _samples(resolved, graph, saved)
+    against = None if baseline is None else Baseline(Path(baseline))
+    # Saved answers are only read: a template that is still to be given is not needed.
+    objects = {"prompt_interface": reader(resolved)} if saved and "prompt_interface" in resolved.data else {}
+    pipeline = Pipeline.from_recipe(replace(resolved, objects={**resolved.objects, **objects}), cache=store)
+    if given is not None:
+        pipeline.reuse(given)
+    samples = _samples(resolved, pipeline, saved)
     if not samples.ids:
-        raise InputError("there are no samples to measure", hint="mend evaluate.limit")
+        raise InputError("no samples to evaluate", hint="increase evaluate.limit")
     if saved is not None:
         saved.match(samples.ids)
-    places = {name: place for place, name in enumerate(samples.ids)}
-    stage = Stage(
-        graph=graph,
-        samplings=[graph.sampling] if settings["seeds"] is None else _seeded(graph, settings["seeds"]),
-        released=settings["protocol"] == "released",
+    positions = {name: index for index, name in enumerate(samples.ids)}
+    evaluator = Evaluator(
+        pipeline=pipeline,
+        samplings=_samplings(pipeline, config),
+        released=config.protocol == "released",
         predictions=saved,
-        places=places,
+        positions=positions,
     )
     folder = None if out is None else Path(out)
-    about = _about(resolved, graph, samples, saved)
-    _begin(folder, resolved, about, resume)
-    journal = Journal(folder)
-    run = Run(stage, samples, places, journal, settings, stopped, report)
-    before = len(journal.lines)
+    metadata = _metadata(resolved, pipeline, samples, saved)
+    _begin(folder, resolved, metadata, resume)
+    results = ResultsFile(folder)
+    before = len(results.records)
     if before:
-        say(f"{before} lines are there already")
-    skipped = {arm.name: reason for arm in arms if (reason := stage.impossible(arm))}
+        logger.info("%d lines exist already", before)
+    skipped = {condition.name: reason for condition in requested if (reason := evaluator.obstacle(condition))}
     for name, reason in skipped.items():
-        say(f"the arm {name} is left out: {reason}")
-    done = [arm for arm in arms if arm.name not in skipped]
-    if not done:
-        raise RecipeError(f"no arm of {resolved.name!r} can be done", hint=next(iter(skipped.values())))
-    run(done)
-    metrics = _measure(resolved, about, done, skipped, journal, stage, rivals)
+        logger.info("condition %s is skipped: %s", name, reason)
+    evaluated = [condition for condition in requested if condition.name not in skipped]
+    if not evaluated:
+        raise RecipeError(f"every condition of {resolved.name!r} is skipped", hint=next(iter(skipped.values())))
+    _answer_all(evaluated, evaluator, samples, results, config, stopped, progress)
+    measured = _summarize(resolved, metadata, evaluated, skipped, results, evaluator, against)
+    records = list(results.records.values())
     if folder is not None:
-        write_atomically(folder / METRICS, json.dumps(metrics, indent=1, allow_nan=False) + "\n")
-        read = None if resolved.settings("data")["path"] is None else lambda name: samples[places[name]]
-        page = report_of(resolved, about, metrics, list(journal.lines.values()), read)
-        write_atomically(folder / REPORT, page)
-        if stage.released:
-            released.write(folder, journal.of("answer"))
-    return Evaluated(folder=folder, metrics=metrics, lines=list(journal.lines.values()), before=before)
+        write_atomic(folder / METRICS, json.dumps(plain(measured), indent=1, allow_nan=False) + "\n")
+        read = None if isinstance(samples, LineSamples) else lambda name: samples[positions[name]]
+        write_atomic(folder / REPORT, evaluation_report(resolved, metadata, measured, records, read))
+        if evaluator.released:
+            released.write(folder, results.of("answer"))
+    return EvaluationResult(folder=folder, summary=measured, records=records, before=before)
 
 
 def prepare(recipe: Recipe) -> list[str]:
-    """The ids of the samples that evaluating a recipe would measure; no component is built.
+    """Return the ids of the samples that evaluating a recipe would measure; no component is built.
 
     Raises:
         RecipeError: if it cannot be evaluated.
         InputError: if its data cannot be read.
     """
     check(recipe)
-    _complete(recipe, saved=False)
-    arms_of(recipe.settings("evaluate")["arms"])
-    found: list[str] = _samples(recipe, Pipeline(recipe), None).ids
-    return found
+    _require_values(recipe, saved=False)
+    conditions_of(recipe.config.evaluate.conditions)
+    return _samples(recipe, Pipeline.from_recipe(recipe), None).ids
 
 
-def _complete(recipe: Recipe, *, saved: bool) -> None:
+def _require_values(recipe: Recipe, *, saved: bool) -> None:
     """Stop where a value must still be given, or where the recipe would be measured on what it was trained on."""
     for key in recipe.missing:
-        needed = key.split(".")[0] in ("reasoner", "prompt_interface", "segmenter", "data", "sampling", "evaluate")
-        unasked = saved and (key.startswith("reasoner") or key == "prompt_interface.template")
-        if needed and not unasked:
-            raise RecipeError(f"{recipe.place(key)}: {key} must be given", hint=f"add {key}=VALUE")
+        unused = saved and (key.startswith("reasoner") or key == "prompt_interface.template")
+        if key.split(".")[0] in _COMPONENTS and not unused:
+            raise RecipeError(f"{recipe.origin(key)}: {key} must be given", hint=f"add {key}=VALUE")
     trained = "grpo" in recipe.data or "sft" in recipe.data
-    if trained and recipe.settings("data")["path"] and recipe.settings("evaluate")["split"] is None:
+    if trained and recipe.config.data.path and recipe.config.evaluate.split is None:
         raise RecipeError(
-            f"the recipe {recipe.name!r} trains on data.split={recipe.settings('data')['split']}",
-            hint="say what to measure it on: evaluate.split=test",
+            f"the recipe {recipe.name!r} trains on data.split={recipe.config.data.split}",
+            hint="evaluate another split: evaluate.split=test",
         )
 
 
-def _sensible(recipe: Recipe) -> dict[str, Any]:
-    """The settings of ``evaluate``, each within its bounds."""
-    settings: dict[str, Any] = recipe.settings("evaluate")
-    for name, good, rule in (
-        ("batch_size", settings["batch_size"] >= 1, "at least 1"),
-        ("n_boot", settings["n_boot"] >= 2, "at least 2"),
-        ("level", 0 < settings["level"] < 1, "between 0 and 1"),
-        ("seed", settings["seed"] >= 0, "not negative"),
-        ("pictures", settings["pictures"] >= 0, "not negative"),
-    ):
-        if not good:
-            raise RecipeError(f"evaluate.{name} is {settings[name]}", hint=f"it must be {rule}")
-    return settings
+def _samples(recipe: Recipe, pipeline: Pipeline, saved: Predictions | None) -> EvalSamples:
+    data, config = recipe.config.data, recipe.config.evaluate
+    if data.path is None and "data" not in recipe.objects and saved is not None and not saved.named:
+        return LineSamples(saved.path, pipeline.prompt_interface)
+    return open_dataset(
+        recipe.data_source,
+        split=config.split or data.split,
+        limit=config.limit or data.limit,
+        reader=data.reader,
+        only=config.only,
+        leave_out=config.leave_out,
+    )
 
 
-def _samples(recipe: Recipe, graph: Pipeline, saved: Predictions | None) -> Any:
-    data, settings = recipe.settings("data"), recipe.settings("evaluate")
-    split, limit = settings["split"] or data["split"], settings["limit"] or data["limit"]
-    if data["path"] is None:
-        if saved is None or saved.named:
-            raise RecipeError(f"the recipe {recipe.name!r} names no data", hint="add data.path=DIR")
-        return LineSamples(saved.path, graph.prompt_interface)
-    part = {key: settings[key] for key in ("only", "leave_out")}
-    return read_part(data["path"], split=split, limit=limit, reader=data["reader"], **part)
-
-
-def _seeded(graph: Pipeline, seeds: Any) -> list[Any]:
-    if not isinstance(seeds, list) or not seeds or not all(type(seed) is int for seed in seeds):
-        raise RecipeError("evaluate.seeds is not a list of whole numbers", hint="write evaluate.seeds=[0,1,2]")
-    if graph.sampling.temperature == 0:
+def _samplings(pipeline: Pipeline, config: EvaluateConfig) -> list[Sampling]:
+    if config.seeds is None:
+        return [pipeline.sampling]
+    if not config.seeds:
+        raise RecipeError("evaluate.seeds is empty", hint="write evaluate.seeds=[0,1,2]")
+    if pipeline.sampling.temperature == 0:
         raise RecipeError(
-            "evaluate.seeds with sampling.temperature 0 asks the same again", hint="add sampling.temperature=1"
+            "evaluate.seeds with sampling.temperature 0 gives the same answers again", hint="add sampling.temperature=1"
         )
-    return [replace(graph.sampling, seed=seed) for seed in seeds]
+    return [replace(pipeline.sampling, seed=seed) for seed in config.seeds]
 
 
-def _about(recipe: Recipe, graph: Pipeline, samples: Any, saved: Predictions | None) -> dict[str, Any]:
-    """What is known before the first answer; `identity` is what a resumed evaluation must share."""
-    ids: list[str] = samples.ids
+def _metadata(
+    recipe: Recipe, pipeline: Pipeline, samples: EvalSamples, saved: Predictions | None
+) -> EvaluationMetadata:
     settings = {key: value for key, value in recipe.settings("evaluate").items() if key not in _LATER}
-    decide = {key: recipe.data.get(key) for key in _DECIDE} | {"evaluate": settings, "ids": list(ids)}
-    if saved is None:
-        decide["reasoner"] = recipe.data.get("reasoner")
-    else:
-        decide["predictions"] = sha256(saved.path.read_bytes()).hexdigest()
-    asked = saved is None and "prompt_interface" in recipe.data
-    return {
-        "recipe": recipe.name,
-        "identity": sha256(json.dumps(decide, sort_keys=True).encode()).hexdigest(),
-        "samples": len(ids),
-        "split": recipe.settings("evaluate")["split"] or recipe.settings("data")["split"],
-        "unusable": [{"where": bad.where, "reason": bad.reason} for bad in getattr(samples, "bad", ())],
-        "predictions_sha256": decide.get("predictions"),
-        "prompt_sha256": provenance.prompt_sha256(graph.prompt_interface) if asked else None,
-        "untrained_prompts": graph.untrained,
-        "plugins": provenance.plugins(recipe),
-        "versions": provenance.versions(),
-    }
+    decide = {key: recipe.data.get(key) for key in _DECIDE} | {"evaluate": settings, "ids": list(samples.ids)}
+    predictions = None if saved is None else sha256_file(saved.path)
+    decide |= {"reasoner": recipe.data.get("reasoner")} if saved is None else {"predictions": predictions}
+    prompted = saved is None and "prompt_interface" in recipe.data
+    return EvaluationMetadata(
+        recipe=recipe.name,
+        identity=sha256(json.dumps(decide, sort_keys=True).encode()).hexdigest(),
+        samples=len(samples.ids),
+        split=recipe.config.evaluate.split or recipe.config.data.split,
+        unusable=list(samples.bad),
+        predictions_sha256=predictions,
+        prompt_sha256=provenance.prompt_sha256(pipeline.prompt_interface) if prompted else None,
+        untrained_prompts=pipeline.untrained,
+        plugins=provenance.plugins(recipe),
+        objects=provenance.objects(recipe),
+        versions=provenance.versions(),
+    )
 
 
-def _begin(folder: Path | None, recipe: Recipe, about: Mapping[str, Any], resume: bool) -> None:
+def _begin(folder: Path | None, recipe: Recipe, metadata: EvaluationMetadata, resume: bool) -> None:
     """Make the folder, or check that it holds a part of this evaluation."""
     if folder is None:
         return
-    if (folder / ABOUT).exists() or (folder / SAMPLES).exists():
+    path = folder / METADATA
+    if path.exists() or (folder / SAMPLES).exists():
         if not resume:
             raise RunError(f"{folder} holds a run already", hint="add --resume to continue it, or choose another --out")
         try:
-            identity = json.loads((folder / ABOUT).read_text(encoding="utf-8")).get("identity")
-        except (OSError, ValueError, AttributeError) as error:
-            raise InputError(f"{folder / ABOUT} cannot be read: {error}") from error
-        if identity != about["identity"]:
+            identity = json.loads(path.read_text(encoding="utf-8"))["identity"]
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise InputError(f"{path} cannot be read: {error}") from error
+        if identity != metadata.identity:
             raise RunError(f"{folder} holds another evaluation", hint="choose another --out")
     recipe.write(folder)
-    write_atomically(folder / ABOUT, json.dumps(about, indent=1) + "\n")
+    write_atomic(path, json.dumps(plain(metadata), indent=1) + "\n")
 
 
-class Run:
-    """The work: every arm over every sample that has no line yet, in batches."""
-
-    def __init__(
-        self,
-        stage: Stage,
-        samples: Any,
-        places: Mapping[str, int],
-        journal: Journal,
-        settings: Mapping[str, Any],
-        stopped: Callable[[], bool],
-        report: Callable[[int, int], None],
-    ) -> None:
-        self.stage, self.samples, self.places, self.journal = stage, samples, places, journal
-        self.settings, self.stopped, self.report = settings, stopped, report
-
-    def __call__(self, arms: Sequence[Arm]) -> None:
-        """Do the arms one after the other, and leave the lines in their order."""
-        ids, size = self.samples.ids, self.settings["batch_size"]
-        planned = len(arms) * len(ids)
-        around = Around(seed=self.settings["seed"])
-        if any(arm.needs_others for arm in arms):
-            around = self._around()
-        for arm in arms:
-            todo = [place for place, name in enumerate(ids) if (arm.name, name) not in self.journal.lines]
-            for start in range(0, len(todo), size):
-                if self.stopped():
-                    raise Interrupted(
-                        f"stopped after {len(self.journal.lines)} of {planned} lines", hint="add --resume to continue"
-                    )
-                self._batch(arm, todo[start : start + size], around)
-                self.report(len(self.journal.lines), planned)
-        self.journal.rewrite([(arm.name, name) for arm in arms for name in ids])
-
-    def _batch(self, arm: Arm, places: Sequence[int], around: Around) -> None:
-        samples = [self.samples[place] for place in places]
-        given = [self._given(arm, sample, around) for sample in samples]
-        answers, asked = self.stage.answers(arm, samples, around, given)
-        label = self.settings["cluster"]
-        lines = [
-            record(arm.name, sample, cluster_of(sample, label)[1], group, asked=question)
-            for sample, group, question in zip(samples, answers, asked, strict=True)
-        ]
-        failpoints.failpoint("eval.mid")
-        self.journal.add(lines)
-
-    def _given(self, arm: Arm, sample: Sample, around: Around) -> list[dict[str, Any]]:
-        """The written answers an arm starts from, and for each the reasoning it is to go on from."""
-        if not arm.after_answers:
-            return []
-        own = self.journal.lines["answer", sample.query.id]["answers"]
-        instead = ""
-        if arm.think == "shuffled":
-            stranger = self.samples.ids[around.stranger(sample)]
-            instead = self.journal.lines["answer", stranger]["answers"][0]["think"] or ""
-        return [{**answer, "instead": instead} for answer in own]
-
-    def _around(self) -> Around:
-        """Read every sample once for what the others must know of it."""
-        facts = []
-        for place in range(len(self.samples)):
-            sample = self.samples[place]
-            height, width = sample.query.size
-            x1, y1, x2, y2 = sample.target.box
-            facts.append(
-                Fact(
-                    id=sample.query.id,
-                    cluster=cluster_of(sample, self.settings["cluster"])[1],
-                    category=sample.labels.get("category", ""),
-                    unit_box=(x1 / width, y1 / height, x2 / width, y2 / height),
+def _answer_all(
+    conditions: Sequence[Condition],
+    evaluator: Evaluator,
+    samples: EvalSamples,
+    results: ResultsFile,
+    config: EvaluateConfig,
+    stopped: Callable[[], bool],
+    progress: Callable[[int, int], None],
+) -> None:
+    """Evaluate every condition on every sample that has no record yet, in batches; leave the records in their order."""
+    planned = len(conditions) * len(samples.ids)
+    context = EvalContext(seed=config.seed)
+    if any(condition.needs_others for condition in conditions):
+        infos = [_info(samples[index], config.cluster) for index in range(len(samples))]
+        context = EvalContext(seed=config.seed, samples=infos, read=samples.__getitem__)
+    for condition in conditions:
+        todo = [index for index, name in enumerate(samples.ids) if (condition.name, name) not in results.records]
+        for start in range(0, len(todo), config.batch_size):
+            if stopped():
+                raise Interrupted(
+                    f"stopped after {len(results.records)} of {planned} lines", hint="add --resume to continue"
                 )
-            )
-        return Around(
-            seed=self.settings["seed"], facts=facts, places=self.places, read=lambda place: self.samples[place]
-        )  # fmt: skip
+            batch = [samples[index] for index in todo[start : start + config.batch_size]]
+            starts = [_starts(condition, sample, context, results) for sample in batch]
+            groups, questions = evaluator.answers(condition, batch, context, starts)
+            records = [
+                sample_record(
+                    condition.name, sample, cluster_of(sample, config.cluster)[1], group, asked_question=question
+                )
+                for sample, group, question in zip(batch, groups, questions, strict=True)
+            ]
+            failpoints.failpoint("eval.mid")
+            results.add(records)
+            progress(len(results.records), planned)
+    results.rewrite([(condition.name, name) for condition in conditions for name in samples.ids])
 
 
-def _measure(
-    recipe: Recipe,
-    about: Mapping[str, Any],
-    arms: Sequence[Arm],
-    skipped: Mapping[str, str],
-    journal: Journal,
-    stage: Stage,
-    rivals: tuple[str, dict[str, list[dict[str, Any]]]] | None,
-) -> dict[str, Any]:
-    settings = recipe.settings("evaluate")
-    how = summary.Resampling(n_boot=settings["n_boot"], level=settings["level"], seed=settings["seed"])
-    lines = {arm.name: journal.of(arm.name) for arm in arms}
-    first = next(iter(lines.values()))
-    clusters = {line["cluster"] for line in first}
-    found: dict[str, Any] = {
-        "recipe": recipe.name,
-        "samples": len(first),
-        "split": about["split"],
-        "answers_per_sample": max((len(line["answers"]) for line in first), default=0),
-        "unusable": about["unusable"],
-        "protocol": settings["protocol"],
-        "clusters": {"count": len(clusters), "by": _kinds(clusters)},
-        "resampling": how.to_dict(),
-        "untrained_prompts": stage.graph.untrained,
-        "arms": {
-            arm.name: {
-                "kind": arm.kind,
-                "about": arm.about,
-                **summary.summarise(lines[arm.name], how, cells=arm.name in ("answer", next(iter(lines)))),
-            }
-            for arm in arms
-        },
-        "skipped": dict(skipped),
-    }
-    limit = max(each.max_completion_length for each in stage.samplings) if stage.predictions is None else None
-    told = summary.outcomes(next(iter(found["arms"].values())), limit)
-    found |= {"causes": told.causes(), "length_limit": limit}
-    if "answer" in lines:
-        others = [arm for arm in arms if arm.kind != "answer"]
-        for arm in others:
-            found["arms"][arm.name]["agreement"] = summary.agreement(lines[arm.name], lines["answer"], how)
-        found["comparisons"] = summary.comparisons(
-            [
-                ({"arm": arm.name, "against": "answer"}, lines[arm.name], lines["answer"], summary.SHIFTED[arm.kind])
-                for arm in others
-            ],
-            how,
-        )
-    if rivals is not None:
-        found["baseline"] = _against(lines, *rivals, how)
-    return found
+def _starts(condition: Condition, sample: Sample, context: EvalContext, results: ResultsFile) -> list[Start]:
+    """Return the written answers a condition starts from, each with the reasoning it is to go on from."""
+    if not condition.starts_from_answers:
+        return []
+    think = ""
+    if condition.think == "shuffled":
+        other = context.samples[context.other_sample(sample)].id
+        think = results.records["answer", other].answers[0].think or ""
+    return [Start(answer, think) for answer in results.records["answer", sample.query.id].answers]
 
 
-def _kinds(clusters: set[str]) -> dict[str, int]:
-    kinds = sorted(cluster.rpartition("-")[0] for cluster in clusters)
-    return {kind: kinds.count(kind) for kind in dict.fromkeys(kinds)}
-
-
-def _rivals(folder: Path) -> tuple[str, dict[str, list[dict[str, Any]]]]:
-    """The name of another evaluation and its lines by arm."""
-    lines: dict[str, list[dict[str, Any]]] = {}
-    for line in read_lines(folder / SAMPLES):
-        lines.setdefault(line["arm"], []).append(line)
-    return folder.name, lines
-
-
-def _against(
-    lines: Mapping[str, list[dict[str, Any]]],
-    name: str,
-    rivals: Mapping[str, list[dict[str, Any]]],
-    how: summary.Resampling,
-) -> dict[str, Any]:
-    """Paired tests against the same arms of another evaluation.
-
-    Raises:
-        InputError: if it has none of these arms and samples, or measured other targets under the same names.
-    """
-    shared = [arm for arm in lines if arm in rivals]
-    if not shared:
-        raise InputError(f"the baseline {name} has none of these arms", hint=did_you_mean(next(iter(lines)), rivals))
-    targets = {line["id"]: line["target"]["box"] for line in rivals[shared[0]]}
-    both = [line for line in lines[shared[0]] if line["id"] in targets]
-    if not both:
-        raise InputError(f"the baseline {name} has none of these samples", hint="evaluate it on the same data")
-    if other := next((line for line in both if targets[line["id"]] != line["target"]["box"]), None):
-        raise InputError(
-            f"the baseline {name} has another target for {other['id']}", hint="evaluate it on the same data"
-        )
-    rows = summary.comparisons(
-        [({"arm": arm, "against": name}, lines[arm], rivals[arm], summary.COMPARED) for arm in shared], how
+def _info(sample: Sample, cluster: str | None) -> SampleInfo:
+    height, width = sample.query.size
+    boxes = [region.box for region in sample.target.regions if region.box is not None]
+    x1, y1 = (min((box[axis] for box in boxes), default=0.0) for axis in (0, 1))
+    x2, y2 = (max((box[axis] for box in boxes), default=0.0) for axis in (2, 3))
+    return SampleInfo(
+        id=sample.query.id,
+        cluster=cluster_of(sample, cluster)[1],
+        category=sample.labels.get("category", ""),
+        unit_box=(x1 / width, y1 / height, x2 / width, y2 / height),
     )
-    return {"name": name, "samples_in_common": len(both), "comparisons": rows}
+
+
+def _summarize(
+    recipe: Recipe,
+    metadata: EvaluationMetadata,
+    conditions: Sequence[Condition],
+    skipped: Mapping[str, str],
+    results: ResultsFile,
+    evaluator: Evaluator,
+    baseline: Baseline | None,
+) -> EvaluationSummary:
+    config = recipe.config.evaluate
+    how = Resampling(n_boot=config.n_boot, level=config.level, seed=config.seed)
+    records = {condition.name: results.of(condition.name) for condition in conditions}
+    lead = next(iter(records))
+    summaries = {
+        condition.name: summary.summarize(
+            records[condition.name],
+            condition,
+            how,
+            crossed=condition.name in ("answer", lead),
+            answers=records.get("answer"),
+        )
+        for condition in conditions
+    }
+    limit = None
+    if evaluator.predictions is None:
+        limit = max(sampling.max_completion_length for sampling in evaluator.samplings)
+    pairs = [
+        summary.Pair(
+            records[condition.name],
+            records["answer"],
+            summary.SHIFTED[condition.kind],
+            against="answer",
+            condition=condition.name,
+        )
+        for condition in conditions
+        if "answer" in records and condition.kind != "answer"
+    ]
+    return EvaluationSummary(
+        recipe=recipe.name,
+        samples=len(records[lead]),
+        split=metadata.split,
+        answers_per_sample=max((len(record.answers) for record in records[lead]), default=0),
+        unusable=metadata.unusable,
+        protocol=config.protocol,
+        clusters=summary.cluster_counts(records[lead]),
+        resampling=how,
+        untrained_prompts=metadata.untrained_prompts,
+        conditions=summaries,
+        skipped=dict(skipped),
+        causes=summaries[lead].outcomes(limit).causes(),
+        length_limit=limit,
+        comparisons=summary.comparisons(pairs, how),
+        baseline=None if baseline is None else baseline.compare(records, how),
+    )

@@ -1,214 +1,219 @@
-"""One arm over a batch of samples: asked or placed, read, segmented, measured."""
+"""One condition over a batch of samples: completions or given regions, groundings, masks, metrics."""
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import NamedTuple
 
-from medground import registry
 from medground.errors import RecipeError
-from medground.evaluation.conditions import Arm, Around, perfect_mask
+from medground.evaluation.conditions import Condition, EvalContext, perfect_mask
 from medground.evaluation.metrics import MaskPrompt, measure
 from medground.evaluation.predictions import Predictions
-from medground.evaluation.results_file import Answer, completion_of
-from medground.pipeline.pipeline import Pipeline, Segmented
-from medground.protocols import ContinuingReasoner
-from medground.types import Completion, Grounding, Query, Rollout, Sample, Sampling
+from medground.evaluation.results_file import AnswerRecord, answer_record
+from medground.pipeline.masks import Segmented
+from medground.pipeline.pipeline import Pipeline
+from medground.types import Completion, Grounding, PromptChoice, Query, Rollout, Sample, Sampling
+
+
+class Start(NamedTuple):
+    """A written answer that a condition starts from."""
+
+    answer: AnswerRecord
+    think: str
+    """The reasoning to go on from, in place of its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stage:
-    """What answers are made with."""
+class Evaluator:
+    """Answers samples under conditions, and measures the answers."""
 
-    graph: Pipeline
+    pipeline: Pipeline
     samplings: Sequence[Sampling]
     released: bool
+    """Whether the released evaluation's numbers are measured too."""
     predictions: Predictions | None
-    places: Mapping[str, int]
+    positions: Mapping[str, int]
+    """Sample id -> its index."""
 
     @property
     def segments(self) -> bool:
         """Whether there is a segmenter."""
-        return "segmenter" in self.graph.recipe.data
+        return "segmenter" in self.pipeline.components
 
-    @property
-    def accepts(self) -> Collection[str]:
-        """The prompt kinds the segmenter was trained for, known without building it where its factory says them."""
-        factory = registry.factory("segmenter", self.graph.recipe.data["segmenter"]["name"])
-        found = getattr(factory, "accepts", None)
-        return found if isinstance(found, frozenset) else self.graph.segmenter.accepts
-
-    def impossible(self, arm: Arm) -> str | None:
-        """Why an arm cannot be done with these parts, or None."""
-        data = self.graph.recipe.data
-        if arm.place is not None:
-            return self._unprompted(arm)
-        if "prompt_interface" not in data:
+    def obstacle(self, condition: Condition) -> str | None:
+        """Return why a condition cannot be evaluated with these components, or None."""
+        pipeline = self.pipeline
+        if condition.regions is not None:
+            return self._untrained(condition)
+        if "prompt_interface" not in pipeline.components:
             return "the recipe names no prompt_interface"
         if self.predictions is not None:
-            again = arm.show is not None or arm.think is not None
-            return "the answers are saved ones, and nobody can be asked again" if again else None
-        if "reasoner" not in data:
+            asks = condition.query is not None or condition.think is not None
+            return "the answers are saved ones: no reasoner is asked again" if asks else None
+        if "reasoner" not in pipeline.components:
             return "the recipe names no reasoner"
-        if arm.think and not isinstance(self.graph.reasoner, ContinuingReasoner):
-            return f"the reasoner {data['reasoner']['name']} cannot go on from a text it is given"
+        if condition.think and not hasattr(pipeline.reasoner, "go_on"):
+            return f"the reasoner {pipeline.name('reasoner')} cannot go on from a text it is given"
         return None
 
-    def _unprompted(self, arm: Arm) -> str | None:
-        data = self.graph.recipe.data
+    def _untrained(self, condition: Condition) -> str | None:
         if not self.segments:
             return "the recipe names no segmenter"
-        kinds = {"oracle_points": {"points"}, "oracle_both": {"box", "points"}}.get(arm.name, {"box"})
-        untrained = sorted(kinds.difference(self.accepts))
-        if untrained and not data["allow_untrained"]:
-            return f"the segmenter {data['segmenter']['name']} was not trained for {' and '.join(untrained)}"
+        kinds = {"oracle_points": {"points"}, "oracle_both": {"box", "points"}}.get(condition.name, {"box"})
+        untrained = sorted(kinds.difference(self.pipeline.accepts))
+        if untrained and not self.pipeline.allow_untrained:
+            return f"the segmenter {self.pipeline.name('segmenter')} was not trained for {' and '.join(untrained)}"
         return None
 
     def prompts(self) -> list[MaskPrompt]:
-        """The masks an answer is given: one for all the recipe lets through, and one each for box and points if both."""
+        """Return the masks an answer is given: one for all the recipe lets through, and one each for box and points."""
         if not self.segments:
             return []
-        graph = self.graph
-        if graph.part != "both" or not {"box", "points"} <= graph.prompt_interface.provides:
+        pipeline = self.pipeline
+        if pipeline.prompt_choice != "both" or not {"box", "points"} <= pipeline.prompt_interface.provides:
             return ["joint"]
-        accepted = {"box", "points"} if graph.recipe.data["allow_untrained"] else self.accepts
-        parts: list[MaskPrompt] = ["box", "points"]
-        return [part for part in parts if part in accepted] + ["joint"]
+        accepted = {"box", "points"} if pipeline.allow_untrained else pipeline.accepts
+        kinds: list[MaskPrompt] = ["box", "points"]
+        return [kind for kind in kinds if kind in accepted] + ["joint"]
 
     def answers(
-        self, arm: Arm, samples: Sequence[Sample], around: Around, given: Sequence[Sequence[Mapping[str, Any]]]
-    ) -> tuple[list[list[Answer]], list[str]]:
-        """The answers of every sample and the questions that were asked.
+        self,
+        condition: Condition,
+        samples: Sequence[Sample],
+        context: EvalContext,
+        starts: Sequence[Sequence[Start]],
+    ) -> tuple[list[list[AnswerRecord]], list[str]]:
+        """Return the answers of every sample and the questions that were asked.
 
         Args:
-            arm: what is done on the way.
+            condition: what is changed.
             samples: a batch.
-            around: the other samples.
-            given: per sample, the written answers the arm starts from; empty lists where it starts from nothing.
+            context: the other samples.
+            starts: per sample, the written answers the condition starts from; empty lists where it needs none.
         """
-        if arm.place is not None:
-            prompts = [arm.place(sample, around) for sample in samples]
-            read = [[(None, Grounding(prompt=prompt))] if prompt else [] for prompt in prompts]
-            return self._finish(arm, samples, read), [sample.query.question for sample in samples]
-        queries = [sample.query if arm.show is None else arm.show(sample, around) for sample in samples]
-        groups = self._completions(arm, queries, given)
-        said = [
-            [(completion, self._read(arm, query, completion)) for completion in group]
+        if condition.regions is not None:
+            regions = [condition.regions(sample, context) for sample in samples]
+            read = [[(None, Grounding(regions=given))] if given else [] for given in regions]
+            return self._measured(condition, samples, read), [sample.query.question for sample in samples]
+        queries = [sample.query if condition.query is None else condition.query(sample, context) for sample in samples]
+        groups = self._completions(condition, queries, starts)
+        groundings = [
+            [(completion, self._grounding(condition, query, completion)) for completion in group]
             for query, group in zip(queries, groups, strict=True)
         ]
-        return self._finish(arm, samples, said), [query.question for query in queries]
+        return self._measured(condition, samples, groundings), [query.question for query in queries]
 
     def _completions(
-        self, arm: Arm, queries: Sequence[Query], given: Sequence[Sequence[Mapping[str, Any]]]
+        self, condition: Condition, queries: Sequence[Query], starts: Sequence[Sequence[Start]]
     ) -> list[list[Completion]]:
-        if arm.perfect:
-            return [[completion_of(answer) for answer in answers] for answers in given]
-        if arm.think:
-            return self._gone_on(queries, given)
+        if condition.perfect_segmenter:
+            return [[start.answer.completion for start in group] for group in starts]
+        if condition.think:
+            return [
+                [self._continued(query, start) for start in group] for query, group in zip(queries, starts, strict=True)
+            ]
         if self.predictions is not None:
-            return [self.predictions.of(self.places[query.id], query.id, query.size) for query in queries]
-        rounds = [self.graph.completions(queries, sampling) for sampling in self.samplings]
+            return [self.predictions.of(self.positions[query.id], query.id, query.size) for query in queries]
+        rounds = [self.pipeline.completions(queries, sampling) for sampling in self.samplings]
         return [[completion for group in groups for completion in group] for groups in zip(*rounds, strict=True)]
 
-    def _gone_on(
-        self, queries: Sequence[Query], given: Sequence[Sequence[Mapping[str, Any]]]
-    ) -> list[list[Completion]]:
-        """The answers again, each from another reasoning: ``given`` holds (answer, the reasoning to go on from)."""
-        reasoner = self.graph.reasoner
-        if not isinstance(reasoner, ContinuingReasoner):
+    def _continued(self, query: Query, start: Start) -> Completion:
+        """Return an answer written again after another reasoning; as it was where it has no reasoning to replace."""
+        reasoner = self.pipeline.reasoner
+        if not hasattr(reasoner, "go_on"):
             raise RecipeError("the reasoner cannot go on from a text it is given")
-        found: list[list[Completion]] = []
-        for query, answers in zip(queries, given, strict=True):
-            messages, group = self.graph.prompt_interface.render(query), []
-            for answer in answers:
-                start = beginning(answer["text"], answer["think"], answer["instead"])
-                if start is None:
-                    group.append(completion_of(answer))
-                else:
-                    sampling = replace(self.samplings[0], num_generations=1)
-                    group += reasoner.go_on([messages], [start], sampling)[0]
-            found.append(group)
-        return found
+        text = beginning(start.answer.text or "", start.answer.think, start.think)
+        if text is None:
+            return start.answer.completion
+        sampling = replace(self.samplings[0], num_generations=1)
+        completion: Completion
+        [[completion]] = reasoner.go_on([self.pipeline.prompt_interface.render(query)], [text], sampling)
+        return completion
 
-    def _read(self, arm: Arm, query: Query, completion: Completion) -> Grounding:
-        grounding = self.graph.ground(query, completion)
-        if arm.back is None or grounding.prompt is None:
+    def _grounding(self, condition: Condition, query: Query, completion: Completion) -> Grounding:
+        grounding = self.pipeline.ground(query, completion)
+        if condition.restore is None:
             return grounding
-        return replace(grounding, prompt=arm.back(grounding.prompt, query.size))
-
-    def _finish(
-        self, arm: Arm, samples: Sequence[Sample], read: Sequence[Sequence[tuple[Completion | None, Grounding]]]
-    ) -> list[list[Answer]]:
-        """Masks and metrics."""
-        flat = [(sample, *pair) for sample, group in zip(samples, read, strict=True) for pair in group]
-        wanted = self.prompts()
-        if arm.kind != "answer":
-            wanted = ["joint"] if self.segments or arm.perfect else []
-        masks = iter(self._masks(arm, [(sample, grounding) for sample, _, grounding in flat], wanted))
-        answers = iter([self._measured(arm, *each, next(masks), wanted) for each in flat])
-        return [[next(answers) for _ in group] for group in read]
-
-    def _masks(
-        self, arm: Arm, asked: Sequence[tuple[Sample, Grounding]], wanted: Sequence[MaskPrompt]
-    ) -> list[dict[MaskPrompt, Segmented]]:
-        """What was segmented for every answer, by what prompted it; nothing for an answer that failed."""
-        part = "both" if arm.place is not None else self.graph.part
-        if arm.perfect:
-            return [{"joint": _perfect(sample, grounding, part)} for sample, grounding in asked]
-        found: list[dict[MaskPrompt, Segmented]] = [{} for _ in asked]
-        order: list[tuple[int, MaskPrompt]] = []
-        jobs = []
-        for index, (sample, grounding) in enumerate(asked):
-            if grounding.prompt is None or grounding.fault is not None:
-                continue
-            for prompt in wanted:
-                order.append((index, prompt))
-                chosen = grounding.prompt.only(part if prompt == "joint" else prompt)
-                jobs.append((sample.query.image, Grounding(prompt=chosen)))
-        if self.segments:
-            for (index, prompt), segmented in zip(order, self.graph.masks(jobs, "both"), strict=True):
-                found[index][prompt] = segmented
-        return found
+        return replace(grounding, regions=tuple(condition.restore(region, query.size) for region in grounding.regions))
 
     def _measured(
         self,
-        arm: Arm,
+        condition: Condition,
+        samples: Sequence[Sample],
+        groups: Sequence[Sequence[tuple[Completion | None, Grounding]]],
+    ) -> list[list[AnswerRecord]]:
+        flat = [(sample, *pair) for sample, group in zip(samples, groups, strict=True) for pair in group]
+        prompts = self.prompts()
+        if condition.kind != "answer":
+            prompts = ["joint"] if self.segments or condition.perfect_segmenter else []
+        masks = self._masks(condition, [(sample, grounding) for sample, _, grounding in flat], prompts)
+        answers = iter(
+            [self._answer(condition, *entry, masks, prompts) for entry, masks in zip(flat, masks, strict=True)]
+        )
+        return [[next(answers) for _ in group] for group in groups]
+
+    def _masks(
+        self, condition: Condition, pairs: Sequence[tuple[Sample, Grounding]], prompts: Sequence[MaskPrompt]
+    ) -> list[dict[MaskPrompt, Segmented]]:
+        """Return what was segmented for every answer, by what prompted it; nothing for an answer that failed."""
+        joint: PromptChoice = "both" if condition.regions is not None else self.pipeline.prompt_choice
+        if condition.perfect_segmenter:
+            return [{"joint": _perfect(sample, grounding, joint)} for sample, grounding in pairs]
+        results: list[dict[MaskPrompt, Segmented]] = [{} for _ in pairs]
+        order: list[tuple[int, MaskPrompt]] = []
+        jobs = []
+        for index, (sample, grounding) in enumerate(pairs):
+            if not grounding.regions or grounding.fault is not None:
+                continue
+            for prompt in prompts:
+                order.append((index, prompt))
+                choice = joint if prompt == "joint" else prompt
+                jobs.append((sample.query.image, [region.prompt(choice) for region in grounding.regions]))
+        if self.segments:
+            for (index, prompt), segmented in zip(order, self.pipeline.masks(jobs), strict=True):
+                results[index][prompt] = segmented
+        return results
+
+    def _answer(
+        self,
+        condition: Condition,
         sample: Sample,
         completion: Completion | None,
         grounding: Grounding,
         segmented: Mapping[MaskPrompt, Segmented],
         wanted: Sequence[MaskPrompt],
-    ) -> Answer:
-        masks = {prompt: each.mask for prompt, each in segmented.items() if each.mask is not None}
-        failed = next((each for each in segmented.values() if each.fault is not None), Segmented(None))
+    ) -> AnswerRecord:
+        masks = {prompt: result.mask for prompt, result in segmented.items() if result.mask is not None}
+        failed = next((result for result in segmented.values() if result.fault is not None), Segmented())
         rollout = Rollout(
             sample=sample,
             completion=completion or Completion(text="", frame=None),
-            grounding=grounding,
-            mask=masks.get("joint"),
+            grounding=grounding.with_masks(segmented["joint"].masks) if "joint" in segmented else grounding,
             fault=failed.fault,
             cause=failed.cause,
         )
-        placed = grounding.prompt.kinds if arm.place is not None and grounding.prompt else None
-        measured = measure(
+        prompts = [region.prompt() for region in grounding.regions] if condition.regions is not None else []
+        given = frozenset(kind for prompt in prompts if prompt for kind in prompt.kinds)
+        measurement = measure(
             rollout,
             masks=masks,
-            provides=placed or self.graph.prompt_interface.provides,
+            provides=given or self.pipeline.prompt_interface.provides,
             prompts=wanted,
             compat=self.released and completion is not None,
         )
-        return Answer(completion=completion, grounding=grounding, masks=masks, measured=measured, cause=failed.cause)
+        return answer_record(completion, grounding, masks, measurement, failed.cause)
 
 
-def _perfect(sample: Sample, grounding: Grounding, part: Any) -> Segmented:
-    prompt = grounding.prompt and grounding.prompt.only(part)
-    if prompt is None or sample.target.mask is None or grounding.fault is not None:
-        return Segmented(None)
-    return Segmented(perfect_mask(prompt, sample.target.mask))
+def _perfect(sample: Sample, grounding: Grounding, choice: PromptChoice) -> Segmented:
+    truth = sample.target.mask
+    if truth is None or grounding.fault is not None:
+        return Segmented()
+    prompts = [region.prompt(choice) for region in grounding.regions]
+    return Segmented(tuple(None if prompt is None else perfect_mask(prompt, truth) for prompt in prompts))
 
 
 def beginning(text: str, think: str | None, instead: str) -> str | None:
-    """A completion up to the tag that closes its reasoning, with another reasoning; None where it has none to replace.
+    """Return a completion up to the tag that closes its reasoning, with another reasoning; None without one to replace.
 
     >>> beginning("<think>It is left.</think><answer>{}</answer>", "It is left.", "")
     '<think></think>'

@@ -1,4 +1,4 @@
-"""What an answer is worth: overlaps, distances, and how failures enter their means.
+"""Metrics of answers: overlaps, distances, and how failures enter their means.
 
 Overlaps are in [0, 1] (`pdice_compat` in [0, 2]), higher is better, and a failure of the model counts 0. A failure is
 an answer with a fault that is the model's: one rule for every metric, as the released evaluation has it, however much
@@ -19,7 +19,7 @@ from typing import Any, Literal
 from medground.evaluation.compat import ReleasedFailure, compat_metrics
 from medground.evaluation.surface import boundary_f, diagonal, hd95
 from medground.geometry import Box, box_iou, disc, disc_dice, ellipse, mask_dice, mask_iou
-from medground.types import Fault, Mask, Rollout, SpatialPrompt
+from medground.types import Fault, Mask, Region, Rollout
 
 MaskPrompt = Literal["box", "points", "joint"]
 """Which part of the answer a mask was prompted with; joint is all of it."""
@@ -71,7 +71,7 @@ def measure(
     prompts: Sequence[MaskPrompt] = ("joint",),
     compat: bool = False,
 ) -> Measurement:
-    """Every metric that applies to one rollout.
+    """Measure every metric that applies to one rollout.
 
     Args:
         rollout: the answer and its truth; its own mask is the joint one.
@@ -114,24 +114,25 @@ def _fault(rollout: Rollout) -> Fault | None:
 
 
 def _lost_whole(rollout: Rollout) -> bool:
-    """Whether there is no text to measure at all, not merely no mask."""
+    """Return True if there is no text to measure at all, not merely no mask."""
     return rollout.completion.fault is not None or rollout.fault in (Fault.TRANSPORT, Fault.TIMEOUT)
 
 
 def prompted_by(name: str) -> MaskPrompt | None:
-    """Which part of the answer prompts the mask a metric needs; None where it needs none."""
+    """Return the part of the answer that prompts the mask a metric needs; None where it needs none."""
     return _PROMPTED.get(name, "joint") if _of_mask(name) else None
 
 
 def _of_mask(name: str) -> bool:
-    """Whether a metric needs the segmenter; the ellipse does not."""
+    """Return True if a metric needs the segmenter; the ellipse does not."""
     return name.startswith(("dice_", "mask_iou", "boundary", "hd95")) and name != "dice_ellipse"
 
 
 def _applicable(rollout: Rollout, provides: Collection[str], prompts: Sequence[MaskPrompt], compat: bool) -> list[str]:
     target = rollout.sample.target
-    names = ["iou"] if "box" in provides else []
-    if "points" in provides and len(target.points) == 2:
+    truth = target.region or Region()
+    names = ["iou"] if "box" in provides and truth.box is not None else []
+    if "points" in provides and len(truth.points) == 2:
         names.append("pdice")
     if compat:
         names += ["iou_compat", "pdice_compat"]
@@ -148,42 +149,41 @@ def _spacing(rollout: Rollout) -> tuple[float, float]:
 
 
 def _value(name: str, rollout: Rollout, masks: Mapping[MaskPrompt, Mask]) -> float | None:
-    """One metric of an answer without a model fault; None where it does not apply or is undefined."""
-    prompt, target = rollout.grounding.prompt, rollout.sample.target
+    """Return one metric of an answer without a model fault; None where it does not apply or is undefined."""
+    region, truth = rollout.grounding.region or Region(), rollout.sample.target.region or Region()
     if name == "iou":
-        return None if prompt is None or prompt.box is None else float(box_iou(prompt.box, target.box))
+        return None if region.box is None or truth.box is None else float(box_iou(region.box, truth.box))
     if name == "pdice":
-        two = prompt is not None and len(prompt.points) == 2
-        return float(disc_dice(prompt.points, target.points)) if prompt is not None and two else None
+        return float(disc_dice(region.points, truth.points)) if len(region.points) == 2 else None
     if name == "dice_ellipse":
         return _floor(rollout)
-    mask = masks.get(_PROMPTED.get(name, "joint"))
-    if mask is None or target.mask is None:
+    mask, true_mask = masks.get(_PROMPTED.get(name, "joint")), rollout.sample.target.mask
+    if mask is None or true_mask is None:
         return None
-    if mask.data.shape != target.mask.shape:
-        raise ValueError(f"sample {rollout.sample.query.id!r}: mask {mask.data.shape}, truth {target.mask.shape}")
+    if mask.data.shape != true_mask.shape:
+        raise ValueError(f"sample {rollout.sample.query.id!r}: mask {mask.data.shape}, truth {true_mask.shape}")
     if name == "boundary_f":
-        return boundary_f(mask.data, target.mask)
+        return boundary_f(mask.data, true_mask)
     if name in DISTANCES:
-        return hd95(mask.data, target.mask, _spacing(rollout))
+        return hd95(mask.data, true_mask, _spacing(rollout))
     if name == "mask_iou":
-        return float(mask_iou(mask.data, target.mask))
-    dice = float(mask_dice(mask.data, target.mask))
+        return float(mask_iou(mask.data, true_mask))
+    dice = float(mask_dice(mask.data, true_mask))
     return dice - (_floor(rollout) or 0.0) if name == "dice_over_ellipse" else dice
 
 
 def _floor(rollout: Rollout) -> float | None:
-    """Dice of the outline the answer itself suggests; None where it holds neither a box nor two points."""
-    prompt, truth = rollout.grounding.prompt, rollout.sample.target.mask
-    box = outline(prompt) if prompt is not None else None
+    """Return the Dice of the outline the answer itself suggests; None where it holds neither a box nor two points."""
+    region, truth = rollout.grounding.region, rollout.sample.target.mask
+    box = outline(region) if region is not None else None
     return None if box is None or truth is None else float(mask_dice(ellipse(box, rollout.sample.query.size), truth))
 
 
-def outline(prompt: SpatialPrompt) -> Box | None:
-    """The box whose inscribed ellipse stands for a prompt: its own, else the one around its first two points' disc."""
-    if prompt.box is not None or len(prompt.points) < 2:
-        return prompt.box
-    centre, radius = disc(prompt.points[:2])
+def outline(region: Region) -> Box | None:
+    """Return the box whose inscribed ellipse stands for a region: its own, else that of its first two points' disc."""
+    if region.box is not None or len(region.points) < 2:
+        return region.box
+    centre, radius = disc(region.points[:2])
     reach = max(float(radius), 0.5)
     return Box(float(centre[0] - reach), float(centre[1] - reach), float(centre[0] + reach), float(centre[1] + reach))
 

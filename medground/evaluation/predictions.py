@@ -1,6 +1,6 @@
-"""Answers that were saved: scored again, with another segmenter or by other rules, without their reasoner.
+"""Saved answers, to be scored again with another segmenter or by other rules, without their reasoner.
 
-A file of them holds the lines of an evaluation (``samples.jsonl``; its arm ``answer`` is taken), of a run
+A file of them holds the lines of an evaluation (``samples.jsonl``; its condition ``answer`` is taken), of a run
 (``manifest.jsonl``), or ``{"prediction": str}`` lines, optionally with ``id``, ``frame``, ``finish_reason`` (``length`` where
 the text was cut off) and ``ground_truth``.
 """
@@ -10,8 +10,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, overload
 
+from medground.data.source_samples import BadSample
 from medground.errors import InputError
-from medground.evaluation.results_file import SAMPLES, completion_of
+from medground.evaluation.results_file import SAMPLES, AnswerRecord
 from medground.evaluation.scoring import frame_of, read_line
 from medground.geometry import Size
 from medground.protocols import PromptInterface
@@ -33,7 +34,7 @@ class Predictions:
         self.named: dict[str, list[Mapping[str, Any]]] = {}
         self.ordered: list[Mapping[str, Any]] = []
         for number, line in _objects(self.path):
-            if line.get("arm", "answer") != "answer":
+            if line.get("condition", "answer") != "answer":
                 continue
             if isinstance(line.get("id"), str):
                 self.named.setdefault(line["id"], []).append(line)
@@ -63,9 +64,9 @@ class Predictions:
                 hint='give every line an "id"',
             )
 
-    def of(self, place: int, name: str, size: Size) -> list[Completion]:
-        """The saved completions of one sample, an image of `size` (H, W)."""
-        lines = self.named[name] if self.named else [self.ordered[place]]
+    def of(self, index: int, name: str, size: Size) -> list[Completion]:
+        """Return the saved completions of one sample, an image of `size` (H, W)."""
+        lines = self.named[name] if self.named else [self.ordered[index]]
         return [completion for line in lines for completion in _completions(line, size)]
 
 
@@ -89,13 +90,13 @@ def _objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 def _check(line: Mapping[str, Any], number: int) -> None:
     try:
         _completions(line, (1, 1))
-    except (InputError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"line {number} of the predictions holds none that can be read: {error}") from error
+    except (InputError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"line {number} of the predictions cannot be read: {error}") from error
 
 
 def _completions(line: Mapping[str, Any], size: Size) -> list[Completion]:
     if "answers" in line:
-        return [completion_of(answer) for answer in line["answers"]]
+        return [AnswerRecord.from_dict(answer).completion for answer in line["answers"]]
     text = line["prediction"] if "prediction" in line else line.get("text")
     lost = Fault(line["fault"]) if line.get("fault") in (Fault.TRANSPORT, Fault.TIMEOUT) else None
     if text is None and lost is not None:
@@ -116,6 +117,8 @@ class LineSamples(Sequence[Sample]):
         interface: reads the predictions.
     """
 
+    bad: Sequence[BadSample] = ()
+
     def __init__(self, path: Path, interface: PromptInterface) -> None:
         self._root, self._interface = path.parent, interface
         self._raw = [raw for raw in path.read_bytes().split(b"\n") if raw.strip()]
@@ -131,7 +134,7 @@ class LineSamples(Sequence[Sample]):
     def __getitem__(self, index: slice) -> Sequence[Sample]: ...
     def __getitem__(self, index: int | slice) -> Sample | Sequence[Sample]:
         if isinstance(index, slice):
-            return [self[place] for place in range(*index.indices(len(self)))]
+            return [self[position] for position in range(*index.indices(len(self)))]
         line = read_line(self._raw[index], index + 1, self._root, self._interface)
         if line.rollout is None:
             raise InputError(line.error or "a line without an answer")

@@ -15,8 +15,10 @@ from typing import Any
 
 import numpy as np
 
+from medground.evaluation.metrics import MaskPrompt
+from medground.evaluation.results_file import AnswerRecord, SampleRecord
 from medground.images.rle import decode_rle
-from medground.runs.checkpoint import write_atomically
+from medground.runs.files import write_atomic
 from medground.runs.jsonable import plain
 
 MEANS = {
@@ -26,74 +28,69 @@ MEANS = {
     "mean_dice_bbox": "dice_bbox",
     "mean_dice_joint": "dice_joint",
 }
-_DICE = {"dice_points": "points", "dice_bbox": "box", "dice_joint": "joint"}
-Line = Mapping[str, Any]
+_DICE: Mapping[str, MaskPrompt] = {"dice_points": "points", "dice_bbox": "box", "dice_joint": "joint"}
 
 
-def write(folder: Path, lines: Sequence[Line]) -> None:
-    """Write both files for the lines of the arm ``answer``, measured with ``evaluate.protocol: released``."""
-    results = [result(line) for line in lines]
+def write(folder: Path, records: Sequence[SampleRecord]) -> None:
+    """Write both files for the records of the condition ``answer``, measured with ``evaluate.protocol: released``."""
+    results = [released_record(record) for record in records]
     for name, data in (("results.json", results), ("statistics.json", statistics(results))):
-        write_atomically(folder / name, json.dumps(plain(data), indent=2, ensure_ascii=False) + "\n")
+        write_atomic(folder / name, json.dumps(plain(data), indent=2, ensure_ascii=False) + "\n")
 
 
-def result(line: Line) -> dict[str, Any]:
-    """The released record of one sample: its first answer's."""
-    answer, labels = line["answers"][0], line["labels"]
-    failed = "failure" in answer["details"].get("iou_compat", {}) or "iou_compat" not in answer["values"]
-    raw = (answer.get("raw") or {}) if not failed else {}
-    released = {name: _number(answer, f"{name}_compat", failed) for name in ("iou", "pdice")}
+def released_record(record: SampleRecord) -> dict[str, Any]:
+    """Return the released record of one sample: its first answer's."""
+    answer, labels = record.answers[0], record.labels
+    failed = "failure" in answer.details.get("iou_compat", {}) or "iou_compat" not in answer.values
+    raw = (answer.raw or {}) if not failed else {}
     return {
-        "id": line["id"],
-        "problem": line["question"],
-        "supercategory": labels.get("supercategory", ""),
-        "category": labels.get("category", ""),
-        "output": answer["text"],
-        "think": "error" if failed else answer["think"],
+        "id": record.id,
+        "problem": record.question,
+        **{key: labels.get(key, "") for key in ("supercategory", "category")},
+        "output": answer.text,
+        "think": "error" if failed else answer.think,
         "bbox": raw.get("bbox"),
-        "points": None if failed else [raw.get("points_1"), raw.get("points_2")],
-        **released,
-        **{name: _dice(line, answer, part, failed) for name, part in _DICE.items()},
+        "points": None if failed else [raw.get(key) for key in ("points_1", "points_2")],
+        **{name: 0.0 if failed else _number(answer, f"{name}_compat") for name in ("iou", "pdice")},
+        **{name: 0.0 if failed else _dice(record, answer, prompt) for name, prompt in _DICE.items()},
     }
 
 
-def _number(answer: Line, name: str, failed: bool) -> float:
-    if failed:
-        return 0.0
-    value = answer["values"][name]
-    return math.nan if value is None else round(float(value), 4)
+def _number(answer: AnswerRecord, name: str) -> float:
+    value = answer.values[name]
+    return math.nan if value is None else round(value, 4)
 
 
-def _dice(line: Line, answer: Line, part: str, failed: bool) -> float:
-    """2·I / (P + G + 1e-6), rounded: whole counts from the mask, so that no rounding error can move a digit."""
-    mask, area = answer["masks"].get(part), line["target"]["area"]
-    value = answer["values"].get(f"dice_{part}")
-    if failed or mask is None or area is None or value is None:
+def _dice(record: SampleRecord, answer: AnswerRecord, prompt: MaskPrompt) -> float:
+    """Return 2·I / (P + G + 1e-6), rounded: whole counts from the mask, so that no rounding error can move a digit."""
+    mask, area = answer.masks.get(prompt), record.target.area
+    value = answer.values.get(f"dice_{prompt}")
+    if mask is None or area is None or value is None:
         return 0.0
-    total = int(decode_rle(mask["rle"]).sum()) + area
+    total = int(decode_rle(mask.rle).sum()) + area
     return float(round(round(value * total) / (total + 1e-6), 4))
 
 
 def statistics(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The released aggregation of released records.
+    """Return the released aggregation of released records.
 
-    >>> found = statistics([{"supercategory": "lung", "category": "left lung", "think": "", "iou": 0.5, "pdice": 1.2}])
-    >>> found["mean_pdice"], found["per_super"]["lung"]["categories"]["left lung"]["count"], found["mean_dice_joint"]
+    >>> means = statistics([{"supercategory": "lung", "category": "left lung", "think": "", "iou": 0.5, "pdice": 1.2}])
+    >>> means["mean_pdice"], means["per_super"]["lung"]["categories"]["left lung"]["count"], means["mean_dice_joint"]
     (1.2, 1, 0)
     """
-    failed = sum(each["think"] == "error" and each["iou"] == 0 and each["pdice"] == 0 for each in results)
+    failed = sum(record["think"] == "error" and record["iou"] == record["pdice"] == 0 for record in results)
     per_super: dict[str, Any] = {}
     for name in _names(results, "supercategory"):
-        part = [each for each in results if each["supercategory"] == name]
+        group = [record for record in results if record["supercategory"] == name]
         categories = {
-            category: _means([each for each in part if each["category"] == category])
-            for category in _names(part, "category")
+            category: _means([record for record in group if record["category"] == category])
+            for category in _names(group, "category")
         }
-        per_super[name] = {**_means(part), "categories": categories}
-    whole = _means(results)
-    del whole["count"]
+        per_super[name] = {**_means(group), "categories": categories}
+    overall = _means(results)
+    overall.pop("count")
     return {
-        **whole,
+        **overall,
         "valid_samples": len(results) - failed,
         "failed_samples": failed,
         "total_samples": len(results),
@@ -102,12 +99,12 @@ def statistics(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _names(results: Sequence[Mapping[str, Any]], key: str) -> list[str]:
-    return sorted({each[key] for each in results}, key=lambda name: (name.lower(), name))
+    return sorted({record[key] for record in results}, key=lambda name: (name.lower(), name))
 
 
 def _means(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    means: dict[str, Any] = {}
     for name, key in MEANS.items():
-        values = [each[key] for each in results if key in each]
-        found[name] = round(float(np.mean(values)), 4) if values else 0
-    return {**found, "count": len(results)}
+        values = [record[key] for record in results if key in record]
+        means[name] = round(float(np.mean(values)), 4) if values else 0
+    return {**means, "count": len(results)}

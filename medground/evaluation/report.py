@@ -2,34 +2,32 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from medground.evaluation.published import published
-from medground.evaluation.summary import FEW, GROUPS, outcomes
+from medground.evaluation.published import PublishedTable, published
+from medground.evaluation.results import (
+    Calibration,
+    Comparison,
+    ConditionSummary,
+    EvaluationMetadata,
+    EvaluationSummary,
+    GroupSummary,
+    MetricSummary,
+)
+from medground.evaluation.results_file import SampleRecord
+from medground.evaluation.summary import FEW, GROUPS
 from medground.geometry import Box
 from medground.images.overlay import draw
 from medground.images.rle import decode_rle
 from medground.recipe import Recipe
-from medground.report import (
-    Html,
-    Section,
-    details,
-    figure,
-    gallery,
-    grid,
-    line_chart,
-    page,
-    paragraph,
-    preformatted,
-    rounded,
-    scatter,
-    table,
-)
+from medground.report import Cell, Line, Table, render, rounded, unbroken
+from medground.runs.jsonable import plain
 from medground.types import Fault, Sample
 
-Lines = Sequence[Mapping[str, Any]]
+Records = Sequence[SampleRecord]
+Rows = list[list[Cell]]
 NAMES = {
     "iou": "Box IoU",
     "pdice": "Point Dice",
@@ -45,15 +43,15 @@ NAMES = {
     "hd95_px": "HD95, px",
     "hd95_mm": "HD95, mm",
 }
-HEADLINE = ("iou", "dice_joint", "dice_over_ellipse")
 GROUPED = ("dice_joint", "iou")
-RARE: Mapping[str, Callable[[Mapping[str, Any]], int]] = {
-    "cut off": lambda row: row["failures"].get(Fault.CUT_OFF, 0),
-    "empty masks": lambda row: row["empty_masks"],
+"""The metrics that tables of groups show."""
+RARE: Mapping[str, Callable[[GroupSummary], int]] = {
+    "cut off": lambda group: group.failures.get(Fault.CUT_OFF, 0),
+    "empty masks": lambda group: group.empty_masks,
 }
 """Counts with a column of their own where there are any."""
 TITLES = {"modality": "modality", "supercategory": "super-category", "category": "category", "size": "target size"}
-ARM_TABLES = {
+KINDS = {
     "ceiling": ("Ceilings", "What is lost where: the answer or its segmenter replaced by one that knows the truth."),
     "baseline": ("Blind baselines", "Boxes that never saw the image. An answer worth having is better than these."),
     "probe": (
@@ -62,404 +60,301 @@ ARM_TABLES = {
         "plain answer: near 1, what was changed was not used.",
     ),
 }
+COLUMNS = [
+    "condition",
+    "Dice",
+    "interval",
+    "box IoU",
+    "Dice minus floor",
+    "Dice against answer",
+    "its interval",
+    "p (Holm)",
+]
+MOST_LABELS = 6
+"""Series of a scatter plot that can be told apart."""
 
 
-def report(
+def evaluation_report(
     recipe: Recipe,
-    about: Mapping[str, Any],
-    metrics: Mapping[str, Any],
-    lines: Lines,
+    metadata: EvaluationMetadata,
+    summary: EvaluationSummary,
+    records: Records,
     read: Callable[[str], Sample] | None,
 ) -> str:
-    """The whole page.
+    """Return the page of an evaluation.
 
     Args:
         recipe: the resolved recipe.
-        about: what run.json holds.
-        metrics: what metrics.json holds.
-        lines: what samples.jsonl holds.
+        metadata: as in run.json.
+        summary: as in metrics.json.
+        records: as in samples.jsonl.
         read: gives a sample by its id, for the pictures; None leaves them out.
     """
-    first = next(iter(metrics["arms"]))
-    own = [line for line in lines if line["arm"] == first]
-    pictures = recipe.settings("evaluate")["pictures"]
-    sections = [
-        _headline(metrics, first),
-        *_arm_sections(metrics),
-        *_baseline(metrics),
-        _groups(metrics["arms"][first], metrics),
-        _failures(metrics),
-        _sizes(own),
-        *_calibration(metrics["arms"][first]),
-        *(
-            _galleries(own, read, pictures, recipe.settings("evaluate")["seed"])
-            if read is not None and pictures
-            else []
-        ),
-        *_published(recipe, metrics["arms"][first]),
-        _card(recipe, about, metrics),
-    ]
-    return page(f"Evaluation of {recipe.name}", sections, note=_note(metrics), first=metrics["causes"])
-
-
-def _note(metrics: Mapping[str, Any]) -> str:
-    resampling, clusters = metrics["resampling"], metrics["clusters"]
-    by = ", ".join(f"{count} by {kind}" for kind, count in clusters["by"].items())
-    split = f" of the split {metrics['split']}" if metrics["split"] else ""
-    answers = metrics["answers_per_sample"]
-    each = f", {answers} answers each (a sample counts their mean)" if answers > 1 else ""
-    bad = len(metrics["unusable"])
-    lost = f" {bad:,} rows of the data could not be used (run card)." if bad else ""
-    untrained = metrics["untrained_prompts"]
-    said = (
-        f" The segmenter was given {' and '.join(untrained)} without having been trained for it." if untrained else ""
+    name, lead = next(iter(summary.conditions.items()))
+    own = [record for record in records if record.condition == name]
+    config = recipe.config.evaluate
+    return render(
+        "evaluation.html",
+        title=f"Evaluation of {recipe.name}",
+        causes=summary.causes,
+        recipe=recipe,
+        summary=summary,
+        lead=lead,
+        interval=interval,
+        few=FEW,
+        clusters=", ".join(f"{count} by {kind}" for kind, count in summary.clusters.by.items()),
+        result=[[NAMES[key], row.mean, interval(row), row.n, row.clusters] for key, row in lead.metrics.items()],
+        floor=lead.metrics.get("dice_over_ellipse"),
+        meaning=[[NAMES[key], row.definition] for key, row in lead.metrics.items()],
+        kinds=[kind for key in KINDS if (kind := _kind(key, summary))],
+        against=[
+            [
+                row.condition,
+                NAMES[row.metric],
+                row.mean,
+                row.other,
+                row.difference,
+                interval(row),
+                row.p,
+                row.p_holm,
+                row.n,
+            ]
+            for row in (summary.baseline.comparisons if summary.baseline else ())
+        ],
+        groups=[_group_table(lead.groups[key], (key,), f"by {TITLES[key]}") for key in GROUPS if lead.groups[key]],
+        crossed=len(lead.crossed or ()) > 1 and _group_table(lead.crossed or (), GROUPS, "by all of these at once"),
+        outcomes=lead.outcomes(summary.length_limit),
+        failures=[row for key, condition in summary.conditions.items() for row in _failures(key, condition)],
+        sizes=_sizes(own),
+        ranked=NAMES[_ranked(own)],
+        calibration=lead.calibration and _calibration(lead.calibration),
+        galleries=_galleries(own, read, config.pictures, config.seed) if read is not None else {},
+        published=[_published(published(table), lead) for table in config.published or ()],
+        card=_card(metadata, summary),
+        unusable=[[bad.where, bad.reason] for bad in summary.unusable],
+        resampling=json.dumps(plain(summary.resampling), indent=1),
     )
-    return (
-        f"{metrics['samples']:,} samples{split}{each}, in {clusters['count']:,} clusters ({by}). Intervals of "
-        f"{resampling['level']:.0%}: {resampling['interval']}; {resampling['n_boot']:,} resamples, seed "
-        f"{resampling['seed']}. Failures of the model stay in every mean.{lost}{said}"
-    )
 
 
-def interval(row: Mapping[str, Any] | None) -> str | None:
-    """An interval in words for a cell; few clusters are said.
+def interval(row: MetricSummary | Comparison | None) -> str | None:
+    """Return an interval in words for a cell; few clusters are marked.
 
-    >>> interval({"low": 0.25, "high": 0.5, "clusters": 3}).split()
+    >>> interval(MetricSummary(mean=0.4, low=0.25, high=0.5, n=3, clusters=3)).split()
     ['0.250', 'to', '0.500', '(few)']
     """
-    if row is None or row["low"] is None:
+    if row is None or row.low is None or row.high is None:
         return None
-    few = " (few)" if row["clusters"] < FEW else ""
-    return f"{rounded(row['low'])} to {rounded(row['high'])}{few}".replace(" ", "\u00a0")  # never broken over two lines
+    return unbroken(f"{rounded(row.low)} to {rounded(row.high)}{' (few)' if row.clusters < FEW else ''}")
 
 
-def _mean(row: Mapping[str, Any] | None) -> float | None:
-    return None if row is None else row["mean"]
+def _mean(row: MetricSummary | None) -> float | None:
+    return None if row is None else row.mean
 
 
-def _headline(metrics: Mapping[str, Any], first: str) -> Section:
-    arm = metrics["arms"][first]
-    rows = [
-        [NAMES[name], row["mean"], interval(row), row["n"], row["clusters"]] for name, row in arm["metrics"].items()
+class _Kind(NamedTuple):
+    """The conditions of one kind."""
+
+    title: str
+    about: str
+    table: Table
+    meaning: Rows
+    jitter: dict[str, Line]
+    """Metric -> means by how far edges were moved."""
+
+
+def _kind(kind: str, summary: EvaluationSummary) -> _Kind | None:
+    conditions = summary.conditions
+    names = [name for name, condition in conditions.items() if condition.kind == kind]
+    if not names:
+        return None
+    title, about = KINDS[kind]
+    shown = [name for name in conditions if name == "answer"] + names
+    tests = {row.condition: row for row in summary.comparisons if row.metric == "dice_joint"}
+    alike = kind == "probe"
+    rows: Rows = [
+        [*_condition_row(name, conditions[name], tests.get(name)), *[_mean(conditions[name].agreement)] * alike]
+        for name in shown
     ]
-    meaning = [[NAMES[name], row["definition"]] for name, row in arm["metrics"].items()]
-    floor = arm["metrics"].get("dice_over_ellipse")
-    said: list[object] = []
-    if floor is not None and floor["mean"] is not None:
-        said.append(
-            f"Beyond the ellipse inscribed in its box, which needs no image and no segmenter, the mask gains "
-            f"{floor['mean']:+.3f} Dice ({interval(floor) or 'one cluster'})."
-        )
-    if any(name.startswith("hd95") for name in arm["metrics"]):
-        said.append("Where a distance is undefined it stands at the image's diagonal.")
-    words = ["metric", "mean", f"{metrics['resampling']['level']:.0%} interval", "samples", "clusters"]
-    return Section(
-        "Result",
-        table(words, rows, caption=arm["about"], sortable=False, shown=rounded),
-        *said,
-        details("What these names mean", table(["metric", "meaning"], meaning, caption="definitions", sortable=False)),
+    return _Kind(
+        title=title,
+        about=about,
+        table=Table([*COLUMNS, *["alike"] * alike], rows, title, shown=rounded),
+        meaning=[[name, conditions[name].description] for name in shown],
+        jitter=_jitter(conditions) if kind == "ceiling" else {},
     )
 
 
-def _arm_sections(metrics: Mapping[str, Any]) -> list[Section]:
-    """One table per kind of arm, and why arms are missing."""
-    arms, found = metrics["arms"], []
-    tested = {(row["arm"], row["metric"]): row for row in metrics.get("comparisons", [])}
-    for kind, (title, about) in ARM_TABLES.items():
-        names = [name for name, arm in arms.items() if arm["kind"] == kind]
-        if not names:
-            continue
-        shown = (["answer"] if "answer" in arms else []) + names
-        rows = [_arm_row(name, arms[name], tested) for name in shown]
-        words = [
-            "arm",
-            "Dice",
-            "interval",
-            "box IoU",
-            "Dice minus floor",
-            "Dice against answer",
-            "its interval",
-            "p (Holm)",
-        ]
-        if kind == "probe":
-            words.append("alike")
-            rows = [[*row, _mean(arms[name].get("agreement"))] for row, name in zip(rows, shown, strict=True)]
-        meaning = [[name, arms[name]["about"]] for name in shown]
-        bodies: list[object] = [
-            about,
-            table(words, rows, caption=title, shown=rounded),
-            details("What the arms do", table(["arm", "what it does"], meaning, caption="arms", sortable=False)),
-        ]
-        if kind == "ceiling":
-            bodies += _jitter(arms)
-        found.append(Section(title, *bodies))
-    if metrics["skipped"]:
-        rows = [[name, reason] for name, reason in metrics["skipped"].items()]
-        found.append(
-            Section("Left out", table(["arm", "why"], rows, caption="arms that could not be done", sortable=False))
-        )
-    return found
+def _condition_row(name: str, condition: ConditionSummary, test: Comparison | None) -> list[Cell]:
+    dice, iou, gain = (condition.metrics.get(key) for key in ("dice_joint", "iou", "dice_over_ellipse"))
+    tested: list[Cell] = [test.difference, interval(test), test.p_holm] if test else [None] * 3
+    return [name, _mean(dice), interval(dice), _mean(iou), _mean(gain), *tested]
 
 
-def _arm_row(name: str, arm: Mapping[str, Any], tested: Mapping[tuple[str, str], Mapping[str, Any]]) -> list[Any]:
-    means = arm["metrics"]
-    dice = means.get("dice_joint")
-    against = tested.get((name, "dice_joint"))
-    return [
-        name,
-        _mean(dice),
-        interval(dice),
-        _mean(means.get("iou")),
-        _mean(means.get("dice_over_ellipse")),
-        against and against["difference"],
-        interval(against),
-        against and against["p_holm"],
-    ]
-
-
-def _jitter(arms: Mapping[str, Any]) -> list[Html]:
-    shares = {int(name.removeprefix("jitter_")): name for name in arms if name.startswith("jitter_")}
-    if "oracle_box" in arms:
+def _jitter(conditions: Mapping[str, ConditionSummary]) -> dict[str, Line]:
+    shares = {int(name.removeprefix("jitter_")): name for name in conditions if name.startswith("jitter_")}
+    if "oracle_box" in conditions:
         shares[0] = "oracle_box"
-    if len(shares) < 3:
-        return []
     xs = sorted(shares)
-    curves = {
-        NAMES[name]: ([float(x) for x in xs], [_mean(arms[shares[x]]["metrics"].get(name)) for x in xs])
-        for name in ("iou", "dice_joint", "dice_ellipse")
+    return {
+        NAMES[key]: ([float(x) for x in xs], [_mean(conditions[shares[x]].metrics.get(key)) for x in xs])
+        for key in ("iou", "dice_joint", "dice_ellipse")
+        if len(shares) > 2
     }
-    return [line_chart("How wrong a box may be", curves, x="edges moved by up to, % of a side", y="mean", holds=(0, 1))]
 
 
-def _baseline(metrics: Mapping[str, Any]) -> list[Section]:
-    against = metrics.get("baseline")
-    if against is None:
-        return []
-    words = ["arm", "metric", "this run", against["name"], "difference", "interval", "p", "p (Holm)", "samples"]
-    rows = [
-        [row["arm"], NAMES[row["metric"]], row["mean"], row["other"], row["difference"], interval(row), row["p"],
-         row["p_holm"], row["n"]]
-        for row in against["comparisons"]
-    ]  # fmt: skip
-    about = f"Paired over the {against['samples_in_common']} samples both have; {metrics['resampling']['test']}."
-    return [
-        Section(f"Against {against['name']}", about, table(words, rows, caption="paired comparison", shown=rounded))
-    ]
-
-
-def _groups(arm: Mapping[str, Any], metrics: Mapping[str, Any]) -> Section:
-    bodies: list[object] = [f"An interval of fewer than {FEW} clusters is marked few: it rests on little."]
-    for group in GROUPS:
-        if rows := arm["groups"][group]:
-            bodies.append(_group_table(rows, (group,), f"by {TITLES[group]}"))
-    if len(arm["cells"]) > 1:
-        bodies.append(details("By all of these at once", _group_table(arm["cells"], GROUPS, "by all of these at once")))
-    return Section("By what is shown", *bodies)
-
-
-def _group_table(rows: Sequence[Mapping[str, Any]], groups: Sequence[str], caption: str) -> Html:
-    names = [name for name in GROUPED if any(name in row["metrics"] for row in rows)]
-    rare = {word: count for word, count in RARE.items() if any(map(count, rows))}
-    words = [*(TITLES[group] for group in groups)]
-    words += [word for name in names for word in (NAMES[name], f"interval of {NAMES[name]}")]
-    cells = [
+def _group_table(groups: Sequence[GroupSummary], labels: Sequence[str], caption: str) -> Table:
+    names = [name for name in GROUPED if any(name in group.metrics for group in groups)]
+    rare = {word: count for word, count in RARE.items() if any(map(count, groups))}
+    columns = [TITLES[label] for label in labels]
+    columns += [word for name in names for word in (NAMES[name], f"interval of {NAMES[name]}")]
+    rows: Rows = [
         [
-            *((row[group] or "not said").replace(" %", "\u00a0%") for group in groups),
-            *(cell for name in names for cell in (_mean(row["metrics"].get(name)), interval(row["metrics"].get(name)))),
-            row["samples"],
-            row["clusters"],
-            sum(row["failures"].values()),
-            row["refusals"],
-            *(count(row) for count in rare.values()),
+            *((group.labels[label] or "not given").replace(" %", "\u00a0%") for label in labels),
+            *(cell for key in names for cell in (_mean(group.metrics.get(key)), interval(group.metrics.get(key)))),
+            group.samples,
+            group.clusters,
+            sum(group.failures.values()),
+            group.refusals,
+            *(count(group) for count in rare.values()),
         ]
-        for row in rows
+        for group in groups
     ]
-    words += ["samples", "clusters", "failures", "refusals", *rare]
-    return table(words, cells, caption=caption, shown=rounded)
+    return Table([*columns, "samples", "clusters", "failures", "refusals", *rare], rows, caption, shown=rounded)
 
 
-def _failures(metrics: Mapping[str, Any]) -> Section:
-    rows: list[list[Any]] = []
-    for name, arm in metrics["arms"].items():
-        kinds = [("ok", arm["ok"], "")]
-        kinds += [(fault, count, "counts as 0") for fault, count in arm["failures"].items()]
-        kinds += [(fault, count, "not the model's: left out of the means") for fault, count in arm["excluded"].items()]
-        rows += [
-            [name, fault, count, count / arm["answers"] if arm["answers"] else None, how] for fault, count, how in kinds
-        ]
-    first = next(iter(metrics["arms"].values()))
-    told = outcomes(first, metrics["length_limit"])
-    said = [
-        f"{first['refusals']} of {first['answers']} answers end without any answer block (refusals).",
-        *filter(None, (told.cut, told.empty)),
+def _failures(name: str, condition: ConditionSummary) -> Rows:
+    kinds = [("ok", condition.ok, "")]
+    kinds += [(fault, count, "counts as 0") for fault, count in condition.failures.items()]
+    kinds += [(fault, count, "not the model's: left out of the means") for fault, count in condition.excluded.items()]
+    total = condition.answers
+    return [[name, fault, count, count / total if total else None, how] for fault, count, how in kinds]
+
+
+def _sizes(records: Records) -> dict[str, Line]:
+    """Return label -> (side of the target in % of the image's, score) of the samples that have it."""
+    name, series = _ranked(records), dict[str, tuple[list[float], list[float | None]]]()
+    labels = [
+        next(filter(None, map(record.labels.get, ("supercategory", "modality"))), "samples") for record in records
     ]
-    words = ["arm", "outcome", "answers", "share", "how it counts"]
-    return Section("Failures", *said, table(words, rows, caption="every answer, by what became of it", shown=rounded))
+    common = sorted(set(labels), key=lambda label: (-labels.count(label), label))[:MOST_LABELS]
+    for record, label in zip(records, labels, strict=True):
+        if name in record.values:
+            xs, ys = series.setdefault(label if label in common else "others", ([], []))
+            xs.append(float(np.sqrt(record.target.share)) * 100)
+            ys.append(record.values[name])
+    return dict(series)
 
 
-def _sizes(lines: Lines) -> Section:
-    name = _ranked(lines)
-    by: dict[str, tuple[list[float], list[float | None]]] = {}
-    kept = _most(lines)
-    for line in lines:
-        if name in line["values"]:
-            label = line["labels"].get("supercategory") or line["labels"].get("modality") or "samples"
-            xs, ys = by.setdefault(label if label in kept else "others", ([], []))
-            xs.append(float(np.sqrt(line["target"]["share"])) * 100)
-            ys.append(line["values"][name])
-    chart = scatter(
-        f"Target size and {NAMES[name]}", by, x="side of the target, % of the image's", y=NAMES[name], holds=(0,)
-    )
-    return Section(
-        "Size and score", "The side is the square root of the share of the image that the target covers.", chart
-    )
+def _calibration(scores: Calibration) -> tuple[dict[str, Line], Rows]:
+    curve: dict[str, Line] = {"bins": ([row.score for row in scores.bins], [row.iou for row in scores.bins])}
+    return curve, [[f"{row.low:.1f} to {row.high:.1f}", row.n, row.score, row.iou] for row in scores.bins]
 
 
-def _most(lines: Lines, most: int = 6) -> set[str]:
-    """The labels that occur most, no more than can be told apart."""
-    labels = [line["labels"].get("supercategory") or line["labels"].get("modality") or "samples" for line in lines]
-    return set(sorted(set(labels), key=lambda label: (-labels.count(label), label))[:most])
+def _ranked(records: Records) -> str:
+    """Return the metric by which samples are ranked."""
+    names = (name for name in ("dice_joint", "iou", "pdice") if any(name in record.values for record in records))
+    return next(names, "iou")
 
 
-def _calibration(arm: Mapping[str, Any]) -> list[Section]:
-    found = arm["calibration"]
-    if found is None:
-        return []
-    rows = [[f"{row['from']:.1f} to {row['to']:.1f}", row["n"], row["score"], row["iou"]] for row in found["bins"]]
-    line = ([row["score"] for row in found["bins"]], [row["iou"] for row in found["bins"]])
-    told = (
-        f"The segmenter's own score of {found['n']} masks is on average {found['error']:.3f} away from their IoU, bin by bin"
-        + ("." if found["correlation"] is None else f"; the two correlate with r = {found['correlation']:.2f}.")
-    )
-    chart = scatter(
-        "Own score and IoU", {"bins": line}, x="segmenter's score", y="IoU with the truth", holds=(0, 1), diagonal=True
-    )
-    rated = table(
-        ["score", "masks", "mean score", "mean IoU"], rows, caption="calibration by bin", sortable=False, shown=rounded
-    )
-    return [Section("Calibration of predicted IoU", told, grid(chart, rated))]
+class _Picture(NamedTuple):
+    """A sample with its answer drawn."""
+
+    record: SampleRecord
+    image: Any
+    alt: str
+    caption: str
 
 
-def _ranked(lines: Lines) -> str:
-    """The metric by which samples are ranked."""
-    return next(
-        (name for name in ("dice_joint", "iou", "pdice") if any(name in line["values"] for line in lines)), "iou"
-    )
-
-
-def _galleries(lines: Lines, read: Callable[[str], Sample], count: int, seed: int) -> list[Section]:
-    name = _ranked(lines)
-    ranked = sorted(
-        (line for line in lines if name in line["values"]), key=lambda line: (-line["values"][name], line["id"])
-    )
-    best, worst = ranked[:count], ranked[count:][-count:][::-1]
+def _galleries(records: Records, read: Callable[[str], Sample], count: int, seed: int) -> dict[str, list[_Picture]]:
+    """Return title -> pictures."""
+    name = _ranked(records)
+    scored = (record for record in records if name in record.values)
+    ranked = sorted(scored, key=lambda record: (-record.values[name], record.id))
+    best, worst = ranked[:count], ranked[count:][-count:][::-1] if count else []
     rest = ranked[len(best) : len(ranked) - len(worst)]
     drawn = np.random.default_rng(seed).permutation(len(rest))[:count]
-    parts = {
+    galleries = {
         f"Best by {NAMES[name]}": best,
         f"Worst by {NAMES[name]}": worst,
-        "Drawn at random": [rest[place] for place in sorted(drawn.tolist())],
+        "Drawn at random": [rest[index] for index in sorted(drawn.tolist())],
     }
-    found = []
-    for title, chosen in parts.items():
-        if chosen:
-            found.append(Section(title, gallery(_picture(line, read(line["id"]), name) for line in chosen)))
-    return found
+    return {
+        title: [_picture(record, read(record.id), name) for record in chosen]
+        for title, chosen in galleries.items()
+        if chosen
+    }
 
 
-def _picture(line: Mapping[str, Any], sample: Sample, name: str) -> Html:
-    answer = line["answers"][0]
-    mask = answer["masks"].get("joint") or next(iter(answer["masks"].values()), None)
-    picture = draw(
+def _picture(record: SampleRecord, sample: Sample, name: str) -> _Picture:
+    answer, target, score = record.answers[0], record.target, record.values[name]
+    mask = answer.masks.get("joint") or next(iter(answer.masks.values()), None)
+    image = draw(
         sample.query.image,
-        box=answer["box"],
-        points=answer["points"],
-        mask=None if mask is None else decode_rle(mask["rle"]),
-        target_box=Box(*line["target"]["box"]),
+        box=answer.box,
+        points=answer.points,
+        mask=None if mask is None else decode_rle(mask.rle),
+        target_box=Box(*target.box) if target.box else None,
         target_mask=sample.target.mask,
     )
-    score, count = line["values"][name], len(line["answers"])
-    fault = f", {answer['fault']}" if answer["fault"] else ""
+    count, fault = len(record.answers), f", {answer.fault}" if answer.fault else ""
     several = f" in the mean of {count} answers; the first is shown" if count > 1 else ""
-    labels = ", ".join(value for key, value in line["labels"].items() if key in ("modality", "category") and value)
-    think = details("Reasoning", preformatted(answer["think"])) if answer.get("think") else ""
-    text = details("Whole answer", preformatted(answer["text"])) if answer.get("text") else ""
-    alt = f"{labels or 'image'}: answer and truth, {NAMES[name]} {score:.2f}{fault}"
-    caption = [
-        paragraph(f"{line['id']}: {NAMES[name]} {score:.3f}{several}{fault}. {labels}"),
-        paragraph(line["question"]),
+    labels = ", ".join(value for key, value in record.labels.items() if key in ("modality", "category") and value)
+    return _Picture(
+        record=record,
+        image=image,
+        alt=f"{labels or 'image'}: answer and truth, {NAMES[name]} {score:.2f}{fault}",
+        caption=f"{record.id}: {NAMES[name]} {score:.3f}{several}{fault}. {labels}",
+    )
+
+
+class _Published(NamedTuple):
+    """A published table with this run's numbers above it."""
+
+    info: PublishedTable
+    numbers: Table
+    by_supercategory: Table | None
+    meaning: Rows
+
+
+def _published(info: PublishedTable, lead: ConditionSummary) -> _Published:
+    names = [name for name in info.definitions if any(name in row.values for row in info.rows)]
+    models = [" ".join(filter(None, (row.model, row.size))) for row in info.rows]
+    own = {group.labels["supercategory"].casefold(): group.metrics for group in lead.groups["supercategory"]}
+    parts = list(dict.fromkeys(part for row in info.rows for part in row.iou_compat_by_supercategory))
+    by_part: Rows = [
+        ["this run, x100", *(_times_100(own.get(part.casefold(), {}).get("iou_compat")) for part in parts)]
     ]
-    return figure(picture, alt, Html("".join(str(each) for each in [*caption, think, text] if each)))
-
-
-def _published(recipe: Recipe, arm: Mapping[str, Any]) -> list[Section]:
-    found = []
-    for name in recipe.settings("evaluate")["published"] or ():
-        those = published(name)
-        metrics = [metric for metric in those["definitions"] if any(metric in row["values"] for row in those["rows"])]
-        own = ["this run, x100", *(_times_100(arm["metrics"].get(metric)) for metric in metrics)]
-        rows = [own, *([_model(row), *(row["values"].get(metric) for metric in metrics)] for row in those["rows"])]
-        meaning = [[NAMES[metric], those["definitions"][metric]] for metric in metrics]
-        found.append(
-            Section(
-                f"Published: {those['title']}",
-                f"As published, not measured here. Source: {those['source']}. Data: {those['data']}; {those['prompt']}; "
-                f"segmenter: {those['segmenter']}. Comparable only on the same data and by the same definitions; a "
-                "number that this run has not measured by the definition used there is a dash.",
-                table(
-                    ["model", *(NAMES[metric] for metric in metrics)],
-                    rows,
-                    caption=f"published numbers, {those['title']}",
-                ),
-                *_published_parts(those, arm),
-                table(["there", "means"], meaning, caption="definitions used there", sortable=False),
-                *those["notes"],
-            )
-        )
-    return found
-
-
-def _published_parts(those: Mapping[str, Any], arm: Mapping[str, Any]) -> list[Html]:
-    """The published box IoU by super-category, this run's above it; nothing where none was published."""
-    key = "iou_compat_by_supercategory"
-    rows = [row for row in those["rows"] if key in row]
-    if not rows:
-        return []
-    names = list(dict.fromkeys(name for row in rows for name in row[key]))
-    own = {group["supercategory"].casefold(): group["metrics"] for group in arm["groups"]["supercategory"]}
-    cells = [
-        ["this run, x100", *(_times_100(own.get(name.casefold(), {}).get("iou_compat")) for name in names)],
-        *([_model(row), *(row[key].get(name) for name in names)] for row in rows),
+    by_part += [
+        [model, *(row.iou_compat_by_supercategory.get(part) for part in parts)]
+        for model, row in zip(models, info.rows, strict=True)
+        if row.iou_compat_by_supercategory
     ]
-    return [table(["model", *names], cells, caption=f"{NAMES['iou_compat']} by super-category, as published")]
+    numbers: Rows = [["this run, x100", *(_times_100(lead.metrics.get(name)) for name in names)]]
+    numbers += [
+        [model, *(row.values.get(name) for name in names)] for model, row in zip(models, info.rows, strict=True)
+    ]
+    caption = f"{NAMES['iou_compat']} by super-category, as published"
+    return _Published(
+        info=info,
+        numbers=Table(["model", *(NAMES[name] for name in names)], numbers, f"published numbers, {info.title}"),
+        by_supercategory=Table(["model", *parts], by_part, caption) if parts else None,
+        meaning=[[NAMES[name], info.definitions[name]] for name in names],
+    )
 
 
-def _times_100(row: Mapping[str, Any] | None) -> float | None:
+def _times_100(row: MetricSummary | None) -> float | None:
     mean = _mean(row)
     return None if mean is None else 100 * mean
 
 
-def _model(row: Mapping[str, Any]) -> str:
-    return " ".join(filter(None, (row["model"], row.get("size"))))
-
-
-def _card(recipe: Recipe, about: Mapping[str, Any], metrics: Mapping[str, Any]) -> Section:
-    rows = [
-        ["recipe", about["recipe"]],
-        ["protocol", metrics["protocol"]],
-        ["samples", str(about["samples"])],
-        ["split", about["split"] or "all"],
-        ["prompt, SHA-256", about["prompt_sha256"] or "none"],
-        ["saved answers, SHA-256", about["predictions_sha256"] or "none: the reasoner was asked"],
-        ["identity", about["identity"]],
-        *([key, value] for key, value in about["plugins"].items()),
-        *([key, value] for key, value in about["versions"].items()),
+def _card(metadata: EvaluationMetadata, summary: EvaluationSummary) -> list[tuple[str, str]]:
+    return [
+        ("recipe", metadata.recipe),
+        ("protocol", summary.protocol),
+        ("samples", str(metadata.samples)),
+        ("split", metadata.split or "all"),
+        ("prompt, SHA-256", metadata.prompt_sha256 or "none"),
+        ("saved answers, SHA-256", metadata.predictions_sha256 or "none: the reasoner was asked"),
+        ("identity", metadata.identity),
+        *(metadata.plugins | metadata.versions).items(),
     ]
-    bad = [[each["where"], each["reason"]] for each in metrics["unusable"]]
-    return Section(
-        "Run card",
-        table(["what", "value"], rows, caption="what made these numbers", sortable=False),
-        *([details(f"{len(bad)} rows of the data could not be used", table(["where", "why"], bad))] if bad else []),
-        details("The recipe, resolved", preformatted(recipe.dump())),
-        details("Resampling and tests", preformatted(json.dumps(metrics["resampling"], indent=1))),
-    )

@@ -1,24 +1,23 @@
-"""What an evaluation writes down: one JSON line per arm and sample, with every answer that was given.
+"""The results of an evaluation: one record per condition and sample, in a JSON lines file that survives a kill.
 
-A line is ``{"arm", "id", "question", "asked" (where it differs), "size", "labels", "cluster", "target", "values", "answers"}``;
-``values`` holds the mean of every metric over the answers, and each answer its text, frame, fault, prompt, masks and own
-values. Nothing in it names a file or a patient: a cluster is a hash.
+Nothing in it names a file or a patient: a cluster is a hash.
 """
 
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from medground.data.size_bins import share_of, size_name
+from medground.data.size_bins import area_fraction, size_name
 from medground.errors import InputError
 from medground.evaluation.metrics import MaskPrompt, Measurement
-from medground.frames import Frame
+from medground.frames import Frame, FrameDict
 from medground.images.rle import encode_rle
+from medground.runs.files import write_atomic
 from medground.runs.jsonable import plain
 from medground.segmenters.batching import image_key
 from medground.types import Completion, Fault, Grounding, Mask, Sample
@@ -31,19 +30,100 @@ _PRIVATE = frozenset({"patient", "volume", "group", "think"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
-    """One answer of one sample, measured."""
+class MaskRecord:
+    """A mask as written."""
 
-    completion: Completion | None
-    """None where the prompt came from no reasoner."""
-    grounding: Grounding
-    masks: Mapping[MaskPrompt, Mask]
-    measured: Measurement
-    cause: str = ""
+    rle: dict[str, Any]
+    """Run lengths, see `medground.images.rle`."""
+    score: float | None
+    """The segmenter's own estimate."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerRecord:
+    """One measured answer as written."""
+
+    text: str | None = None
+    """The completion; None where the regions came from no reasoner."""
+    frame: FrameDict | None = None
+    finish_reason: Literal["stop", "length"] = "stop"
+    lost: Fault | None = None
+    """Why there is no text."""
+    usage: dict[str, float] = field(default_factory=dict)
+    """What the server says the answer took."""
+    think: str | None = None
+    raw: dict[str, Any] | None = None
+    """The answer object as the model wrote it, where the released evaluation reads it."""
+    fault: Fault | None
+    cause: str
+    box: list[float] | None
+    """XYXY, pixels of the original image."""
+    points: list[list[float]]
+    masks: dict[MaskPrompt, MaskRecord]
+    values: dict[str, float | None]
+    """Metric -> value, see `medground.evaluation.metrics.Measurement`."""
+    undefined: list[str]
+    excluded: list[str]
+    details: dict[str, dict[str, str]]
+
+    @classmethod
+    def from_dict(cls, entry: Mapping[str, Any]) -> "AnswerRecord":
+        """Return the answer that was written."""
+        masks = {prompt: MaskRecord(**mask) for prompt, mask in entry["masks"].items()}
+        faults = {key: value and Fault(value) for key, value in entry.items() if key in ("fault", "lost")}
+        return cls(**{**entry, **faults, "masks": masks})
+
+    @property
+    def completion(self) -> Completion:
+        """The completion as it was."""
+        return Completion(
+            text=self.text or "",
+            frame=self.frame and Frame.from_dict(self.frame),
+            finish_reason=self.finish_reason,
+            fault=self.lost,
+            cause=self.cause if self.lost else "",
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TargetRecord:
+    """The truth as written."""
+
+    box: list[float] | None
+    points: list[list[float]]
+    share: float
+    """Of the image that the target covers."""
+    area: int | None
+    """Pixels of the mask."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SampleRecord:
+    """One sample under one condition: a line of ``samples.jsonl``."""
+
+    condition: str
+    id: str
+    question: str
+    asked_question: str | None = None
+    """The question the reasoner was given, where it differs."""
+    size: list[int]
+    """[H, W]."""
+    labels: dict[str, str]
+    cluster: str
+    target: TargetRecord
+    values: dict[str, float]
+    """Metric -> mean over the answers that have it."""
+    answers: list[AnswerRecord]
+
+    @classmethod
+    def from_dict(cls, entry: Mapping[str, Any]) -> "SampleRecord":
+        """Return the record that was written."""
+        answers = [AnswerRecord.from_dict(answer) for answer in entry["answers"]]
+        return cls(**{**entry, "target": TargetRecord(**entry["target"]), "answers": answers})
 
 
 def cluster_of(sample: Sample, label: str | None = None) -> tuple[str, str]:
-    """(what it is, a name that tells nothing): the cluster of a sample.
+    """Return the kind of a sample's cluster and its name, which is a hash.
 
     Args:
         sample: the sample.
@@ -54,131 +134,120 @@ def cluster_of(sample: Sample, label: str | None = None) -> tuple[str, str]:
     """
     labels = sample.labels
     if label is not None and label not in labels:
-        raise InputError(f"sample {sample.query.id!r} has no label {label!r}", hint="mend evaluate.cluster")
+        raise InputError(f"sample {sample.query.id!r} has no label {label!r}", hint="fix evaluate.cluster")
     kind = label or next((name for name in CLUSTERS if labels.get(name)), "image")
     name = image_key(sample.query.image) if kind == "image" else f"{labels.get('dataset', '')}|{labels[kind]}"
     digest = hashlib.blake2b(f"{kind}|{name}".encode(errors="surrogatepass"), digest_size=8).hexdigest()
     return kind, f"{kind}-{digest}"
 
 
-def record(
-    arm: str, sample: Sample, cluster: str, answers: Sequence[Answer], *, asked: str | None = None
-) -> dict[str, Any]:
-    """The line of one sample under one arm."""
-    query, target = sample.query, sample.target
+def sample_record(
+    condition: str, sample: Sample, cluster: str, answers: Sequence[AnswerRecord], *, asked_question: str
+) -> SampleRecord:
+    """Return the record of one sample under one condition."""
+    query, region, mask = sample.query, sample.target.region, sample.target.mask
     labels = {key: value for key, value in sample.labels.items() if key not in _PRIVATE}
-    share = share_of(sample)
-    return {
-        "arm": arm,
-        "id": query.id,
-        "question": query.question,
-        **({} if asked is None or asked == query.question else {"asked": asked}),
-        "size": list(query.size),
-        "labels": {**labels, "size": size_name(share)},
-        "cluster": cluster,
-        "target": {
-            "box": plain(list(target.box)),
-            "points": plain([list(point) for point in target.points]),
-            "share": share,
-            "area": None if target.mask is None else int(target.mask.sum()),
-        },
-        "values": _means(answers),
-        "answers": [_answer(answer) for answer in answers],
-    }
+    share = area_fraction(sample)
+    return SampleRecord(
+        condition=condition,
+        id=query.id,
+        question=query.question,
+        asked_question=None if asked_question == query.question else asked_question,
+        size=list(query.size),
+        labels={**labels, "size": size_name(share)},
+        cluster=cluster,
+        target=TargetRecord(
+            box=plain(list(region.box)) if region and region.box else None,
+            points=plain([list(point) for point in region.points]) if region else [],
+            share=share,
+            area=None if mask is None else int(mask.sum()),
+        ),
+        values=mean_values(answers),
+        answers=list(answers),
+    )
 
 
-def _means(answers: Sequence[Answer]) -> dict[str, float]:
-    """Per metric the mean over the answers that have it."""
-    names = dict.fromkeys(name for answer in answers for name in answer.measured.values)
-    found = {}
-    for name in names:
-        values = [value for each in answers if (value := each.measured.values.get(name)) is not None]
-        if values:
-            found[name] = float(np.mean(values))
-    return found
+def mean_values(measured: Sequence[AnswerRecord] | Sequence[SampleRecord]) -> dict[str, float]:
+    """Return per metric the mean over the answers, or over the samples, that have it."""
+    columns: dict[str, list[float]] = {}
+    for record in measured:
+        for name, value in record.values.items():
+            columns.setdefault(name, []).extend(() if value is None else (value,))
+    return {name: float(np.mean(values)) for name, values in columns.items() if values}
 
 
-def _answer(answer: Answer) -> dict[str, Any]:
-    completion, grounding, measured = answer.completion, answer.grounding, answer.measured
-    prompt = grounding.prompt
-    said: dict[str, Any] = {}
+def answer_record(
+    completion: Completion | None,
+    grounding: Grounding,
+    masks: Mapping[MaskPrompt, Mask],
+    measurement: Measurement,
+    cause: str,
+) -> AnswerRecord:
+    """Return the record of one measured answer; without a completion the regions came from no reasoner."""
+    region = grounding.region
+    written: dict[str, Any] = {}
     if completion is not None:
-        frame = completion.frame
-        said = {
+        written = {
             "text": completion.text,
-            "frame": frame and {"kind": frame.kind, "size": list(frame.size), "order": frame.order},
+            "frame": completion.frame and completion.frame.to_dict(),
             "finish_reason": completion.finish_reason,
             "lost": completion.fault,
             "usage": dict(completion.usage),
             "think": grounding.think,
-            "raw": None if grounding.raw is None else plain(grounding.raw),
+            "raw": plain(grounding.raw),
         }
-    return {
-        **said,
-        "fault": measured.fault,
-        "cause": answer.cause or (completion.cause if completion else ""),
-        "box": plain(list(prompt.box)) if prompt and prompt.box else None,
-        "points": plain([list(point) for point in prompt.points]) if prompt else [],
-        "masks": {name: {"rle": encode_rle(mask.data), "score": plain(mask.score)} for name, mask in answer.masks.items()},
-        "values": plain(dict(measured.values)),
-        "undefined": sorted(measured.undefined),
-        "excluded": sorted(measured.excluded),
-        "details": plain(dict(measured.details)),
-    }  # fmt: skip
-
-
-def completion_of(answer: Mapping[str, Any]) -> Completion:
-    """The completion of a written answer, as it was."""
-    frame = answer["frame"]
-    return Completion(
-        text=answer["text"],
-        frame=frame and Frame(frame["kind"], tuple(frame["size"]), frame["order"]),
-        finish_reason=answer["finish_reason"],
-        fault=answer["lost"] and Fault(answer["lost"]),
-        cause=answer["cause"] if answer["lost"] else "",
+    return AnswerRecord(
+        **written,
+        fault=measurement.fault,
+        cause=cause or (completion.cause if completion else ""),
+        box=plain(list(region.box)) if region and region.box else None,
+        points=plain([list(point) for point in region.points]) if region else [],
+        masks={name: MaskRecord(rle=encode_rle(mask.data), score=plain(mask.score)) for name, mask in masks.items()},
+        values=plain(measurement.values),
+        undefined=sorted(measurement.undefined),
+        excluded=sorted(measurement.excluded),
+        details=plain(measurement.details),
     )
 
 
-class Journal:
-    """The lines of an evaluation, in a file that survives a kill: what is whole is kept, a torn line is dropped.
+class ResultsFile:
+    """The records of an evaluation, kept in memory and in ``samples.jsonl``.
 
     Args:
-        folder: where ``samples.jsonl`` lies; None keeps the lines in memory only.
+        folder: holds the file, of which a last line torn by a kill is dropped; None keeps the records in memory only.
     """
 
     def __init__(self, folder: Path | None) -> None:
         self.path = None if folder is None else folder / SAMPLES
-        self.lines: dict[tuple[str, str], dict[str, Any]] = {}
+        self.records: dict[tuple[str, str], SampleRecord] = {}
         if self.path is not None and self.path.exists():
-            self.lines = {(line["arm"], line["id"]): line for line in read_lines(self.path)}
-            self.rewrite(list(self.lines))
+            self.records = {(record.condition, record.id): record for record in read_records(self.path)}
+            self.rewrite(list(self.records))
 
-    def add(self, lines: Sequence[dict[str, Any]]) -> None:
-        """Append lines, and forget none of them."""
-        self.lines.update({(line["arm"], line["id"]): line for line in lines})
+    def add(self, records: Sequence[SampleRecord]) -> None:
+        """Append records."""
+        self.records.update({(record.condition, record.id): record for record in records})
         if self.path is not None:
             with self.path.open("a", encoding="utf-8") as file:
-                file.write("".join(_written(line) for line in lines))
+                file.write("".join(map(_line, records)))
 
     def rewrite(self, order: Sequence[tuple[str, str]]) -> None:
-        """Leave the lines of `order`, in that order."""
-        self.lines = {key: self.lines[key] for key in order}
+        """Keep the records of `order`, (condition, id), in that order."""
+        self.records = {key: self.records[key] for key in order}
         if self.path is not None:
-            temporary = self.path.with_suffix(".tmp")
-            temporary.write_text("".join(map(_written, self.lines.values())), encoding="utf-8")
-            temporary.replace(self.path)
+            write_atomic(self.path, "".join(map(_line, self.records.values())))
 
-    def of(self, arm: str) -> list[dict[str, Any]]:
-        """The lines of one arm, in order."""
-        return [line for (name, _), line in self.lines.items() if name == arm]
+    def of(self, condition: str) -> list[SampleRecord]:
+        """Return the records of one condition, in order."""
+        return [record for (name, _), record in self.records.items() if name == condition]
 
 
-def _written(line: Mapping[str, Any]) -> str:
-    return json.dumps(line, allow_nan=False) + "\n"
+def _line(record: SampleRecord) -> str:
+    return json.dumps(plain(record), allow_nan=False) + "\n"
 
 
-def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The whole lines of a ``samples.jsonl``; a last one torn by a kill is left out.
+def read_records(path: Path) -> Iterator[SampleRecord]:
+    """Yield the records of a ``samples.jsonl``; a last line torn by a kill is left out.
 
     Raises:
         InputError: if it cannot be read, or holds something else.
@@ -190,9 +259,11 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
     whole = text[: text.rfind("\n") + 1]
     for number, raw in enumerate(whole.splitlines(), start=1):
         try:
-            line = json.loads(raw)
+            entry = json.loads(raw)
         except (ValueError, RecursionError) as error:
             raise InputError(f"{path} line {number} is not JSON") from error
-        if not isinstance(line, dict) or not {"arm", "id", "answers"} <= line.keys():
-            raise InputError(f"{path} line {number} is no line of an evaluation")
-        yield line
+        try:
+            record = SampleRecord.from_dict(entry)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise InputError(f"{path} line {number} is not a line of an evaluation") from error
+        yield record

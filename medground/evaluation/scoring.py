@@ -9,7 +9,7 @@ frame the prediction is in the truth's pixels, and nothing is out of frame.
 import json
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -19,24 +19,45 @@ import numpy as np
 from medground.errors import InputError
 from medground.frames import Frame, pixels
 from medground.geometry import Box, Point, Size
-from medground.images.pictures import read_image, read_mask
+from medground.images.read import read_image, read_mask
 from medground.images.rle import decode_rle
-from medground.pipeline.pipeline import Pipeline, Segmented
+from medground.pipeline.masks import Segmented
+from medground.pipeline.pipeline import Pipeline
 from medground.protocols import PromptInterface
 from medground.recipe import MISSING, Recipe
 from medground.registry import build
 from medground.rewards.rubric import Rubric, Score
-from medground.runs.jsonable import plain
-from medground.types import Completion, Grounding, Image, Query, Rollout, Sample, Target
+from medground.types import Completion, Fault, Image, Mask, Query, Region, Rollout, Sample, Target
 
 CHUNK = 256
 """Lines read, scored and written together: a batch term sees this many at most."""
 MAX_SIDE = 1_000_000
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TermResult:
+    """The score of one term."""
+
+    value: float | None
+    weight: float
+    details: dict[str, Any]
+    """What the term says about it; ``failure`` where it failed: its kind and cause."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreResult:
+    """The score of one line."""
+
+    score: float | None
+    terms: dict[str, TermResult]
+    fault: Fault | None
+    error: str | None = None
+    """Why the line could not be read."""
+
+
 @dataclass(frozen=True, slots=True)
-class Line:
-    """What one input line says, or why it says nothing."""
+class ScoringLine:
+    """One input line, or why it cannot be used."""
 
     number: int
     """Counted from 1."""
@@ -45,8 +66,8 @@ class Line:
     error: str | None = None
 
 
-def score_lines(lines: Iterable[bytes], recipe: Recipe, rubric: Rubric, root: Path) -> Iterator[dict[str, Any]]:
-    """One result per line, in order: ``{"score", "terms", "fault"}``, and ``"error"`` where the line is no input.
+def score_lines(lines: Iterable[bytes], recipe: Recipe, rubric: Rubric, root: Path) -> Iterator[ScoreResult]:
+    """Yield one result per line, in order.
 
     Args:
         lines: UTF-8 JSON lines.
@@ -54,7 +75,7 @@ def score_lines(lines: Iterable[bytes], recipe: Recipe, rubric: Rubric, root: Pa
         rubric: the terms.
         root: the folder that file names in the lines count from, and must stay inside.
     """
-    interface, graph = reader(recipe), Pipeline(recipe)
+    interface, graph = reader(recipe), Pipeline.from_recipe(recipe)
     numbered = enumerate(lines, start=1)
     while chunk := list(islice(numbered, CHUNK)):
         read = [read_line(raw, number, root, interface) for number, raw in chunk]
@@ -63,11 +84,19 @@ def score_lines(lines: Iterable[bytes], recipe: Recipe, rubric: Rubric, root: Pa
         rollouts = [line.rollout for line in read if line.rollout is not None]
         scored = iter(zip(rollouts, rubric(rollouts), strict=True))
         for line in read:
-            yield _refused(line) if line.rollout is None else _result(*next(scored))
+            yield (
+                ScoreResult(score=None, terms={}, fault=None, error=line.error)
+                if line.rollout is None
+                else _result(*next(scored))
+            )
 
 
 def reader(recipe: Recipe) -> PromptInterface:
-    """The recipe's prompt interface, for reading answers: a prompt template that is still to be given is not needed."""
+    """Return the recipe's prompt interface, to read answers; a prompt template that is still to be given is not needed."""
+    if "prompt_interface" in recipe.objects:
+        given: PromptInterface = recipe.objects["prompt_interface"]
+        return given
+    recipe.require_object("prompt_interface")
     data = recipe.data.get("prompt_interface") or {}
     if data.get("template") != MISSING:
         name, arguments = recipe.component("prompt_interface")
@@ -78,14 +107,14 @@ def reader(recipe: Recipe) -> PromptInterface:
     return interface
 
 
-def read_line(raw: bytes, number: int, root: Path, interface: PromptInterface) -> Line:
-    """Read one line; whatever is wrong with it is in its `error`."""
+def read_line(raw: bytes, number: int, root: Path, interface: PromptInterface) -> ScoringLine:
+    """Read one line; what is wrong with it is in its `error`."""
     try:
         data = json.loads(raw.decode("utf-8"))
         rollout, has_image = _rollout(data, f"line {number}", root, interface)
     except (ValueError, RecursionError, InputError) as error:
-        return Line(number, error=f"line {number}: {error}")
-    return Line(number, rollout, has_image)
+        return ScoringLine(number, error=f"line {number}: {error}")
+    return ScoringLine(number, rollout, has_image)
 
 
 def _rollout(data: Any, name: str, root: Path, interface: PromptInterface) -> tuple[Rollout, bool]:
@@ -130,12 +159,12 @@ def _target(truth: Any, root: Path) -> Target:
     mask = truth.get("mask")
     if mask is not None:
         mask = decode_rle(mask) if isinstance(mask, dict) else read_mask(_inside(root, mask))
-    return Target(
+    region = Region(
         box=Box(*(float(value) for value in box)),
         points=tuple(Point(float(x), float(y)) for x, y in points),
-        mask=mask,
-        published={"bbox_2d": box, "point_2d": points},
+        mask=None if mask is None else Mask(data=mask),
     )
+    return Target(regions=(region,), published={"bbox_2d": box, "point_2d": points})
 
 
 def _numbers(value: Any, length: int) -> bool:
@@ -147,7 +176,7 @@ def _numbers(value: Any, length: int) -> bool:
 
 
 def _inside(root: Path, name: Any) -> Path:
-    """A file named in a line; it must lie in the folder of the lines, links followed."""
+    """Return a file named in a line; it must lie in the folder of the lines, links followed."""
     if not isinstance(name, str):
         raise InputError(f"a file must be named by a text, not {name!r}")
     try:
@@ -160,7 +189,7 @@ def _inside(root: Path, name: Any) -> Path:
 
 
 def _agreed_size(data: dict[str, Any], image: Image | None, target: Target) -> Size | None:
-    """The (H, W) that size, image and mask state together; None where none of them is there."""
+    """Return the (H, W) that size, image and mask state together; None where none of them is there."""
     size = data.get("size")
     if size is not None and not (
         _numbers(size, 2) and all(type(side) is int and 0 < side <= MAX_SIDE for side in size)
@@ -177,75 +206,72 @@ def _agreed_size(data: dict[str, Any], image: Image | None, target: Target) -> S
     return next(iter(known.values()), None)
 
 
-def frame_of(said: Any, size: Size | None) -> Frame | None:
-    """A frame from ``"permille"`` or ``{"kind", "size", "order"}``; its size is the image's unless it says another.
+def frame_of(entry: Any, size: Size | None) -> Frame | None:
+    """Return a frame from ``"permille"`` or ``{"kind", "size", "order"}``; its size is the image's unless it says another.
 
     None for plain pixels of no known size: those are the truth's.
     """
-    if said is None:
+    if entry is None:
         return None
-    said = {"kind": said} if isinstance(said, str) else said
-    if not isinstance(said, dict) or not set(said) <= {"kind", "size", "order"}:
-        raise InputError(f"frame must be a kind or an object of kind, size and order, not {said!r}")
-    own = said.get("size")
+    entry = {"kind": entry} if isinstance(entry, str) else entry
+    if not isinstance(entry, dict) or not set(entry) <= {"kind", "size", "order"}:
+        raise InputError(f"frame must be a kind or an object of kind, size and order, not {entry!r}")
+    own = entry.get("size")
     if own is not None and not (_numbers(own, 2) and all(type(side) is int for side in own)):
         raise InputError(f"a frame's size must be [H, W] in whole pixels, not {own!r}")
     of = tuple(own) if own is not None else size
-    kind, order = said.get("kind", "pixel"), said.get("order", "xy")
+    kind, order = entry.get("kind", "pixel"), entry.get("order", "xy")
     if of is None and (kind, order) == ("pixel", "xy"):
         return None
     if of is None:
-        raise InputError(f"a {kind} frame without a size says nothing", hint="add size: [H, W] to the line")
+        raise InputError(f"the {kind} frame is without a size", hint="add size: [H, W] to the line")
     return Frame(kind, of, order)
 
 
 def _extent(target: Target) -> Size:
-    """The smallest image that holds the truth: what terms see as the image where no size is known."""
-    corners = [(target.box.x1, target.box.y1), (target.box.x2, target.box.y2), *target.points]
+    """Return the smallest image that holds the truth: what terms see as the image where no size is known."""
+    boxes = [region.box for region in target.regions if region.box is not None]
+    corners = [corner for box in boxes for corner in ((box.x1, box.y1), (box.x2, box.y2))]
+    corners += [point for region in target.regions for point in region.points]
     width, height = (max(1, math.ceil(min(max(axis), MAX_SIDE))) for axis in zip(*corners, strict=True))
     return height, width
 
 
 def _blank(size: Size) -> Image:
-    """An image nobody gave, black, of one stored pixel."""
+    """Return a black image of one stored pixel, where the line names none."""
     blank: Image = np.broadcast_to(np.zeros((1, 1, 3), np.uint8), (*size, 3))
     return blank
 
 
-def _with_masks(lines: list[Line], graph: Pipeline) -> list[Line]:
-    able = [line for line in lines if line.rollout is not None and line.has_image and line.rollout.grounding.prompt]
-    answers: list[tuple[Image, Grounding]] = [
-        (line.rollout.sample.query.image, line.rollout.grounding) for line in able if line.rollout is not None
+def _with_masks(lines: list[ScoringLine], graph: Pipeline) -> list[ScoringLine]:
+    able = [line for line in lines if line.rollout is not None and line.has_image and line.rollout.grounding.regions]
+    answers = [
+        (line.rollout.sample.query.image, graph.prompts(line.rollout.grounding))
+        for line in able
+        if line.rollout is not None
     ]
-    made = dict(zip((line.number for line in able), graph.masks(answers), strict=True))
+    segmented = dict(zip((line.number for line in able), graph.masks(answers), strict=True))
     return [
         line
-        if line.number not in made or line.rollout is None
-        else replace(line, rollout=replace(line.rollout, **_outcome(made[line.number])))
+        if line.number not in segmented or line.rollout is None
+        else replace(line, rollout=_with_outcome(line.rollout, segmented[line.number]))
         for line in lines
     ]
 
 
-def _outcome(segmented: Segmented) -> dict[str, Any]:
-    return {"mask": segmented.mask, "fault": segmented.fault, "cause": segmented.cause}
+def _with_outcome(rollout: Rollout, outcome: Segmented) -> Rollout:
+    grounding = rollout.grounding.with_masks(outcome.masks)
+    return replace(rollout, grounding=grounding, fault=outcome.fault, cause=outcome.cause)
 
 
-def _refused(line: Line) -> dict[str, Any]:
-    return {"score": None, "terms": {}, "fault": None, "error": line.error}
-
-
-def _result(rollout: Rollout, score: Score) -> dict[str, Any]:
-    fault = rollout.fault or rollout.completion.fault or rollout.grounding.fault
+def _result(rollout: Rollout, score: Score) -> ScoreResult:
     terms = {
-        label: {
-            "value": term.value,
-            "weight": term.weight,
-            "details": plain(
-                {**term.details, "failure": {"kind": term.failure.kind, "cause": term.failure.cause}}
-                if term.failure
-                else term.details
-            ),
-        }
+        label: TermResult(
+            value=term.value,
+            weight=term.weight,
+            details={**term.details, "failure": asdict(term.failure)} if term.failure else dict(term.details),
+        )
         for label, term in score.terms.items()
     }
-    return {"score": score.total, "terms": terms, "fault": None if fault is None else fault.value}
+    fault = rollout.fault or rollout.completion.fault or rollout.grounding.fault
+    return ScoreResult(score=score.total, terms=terms, fault=fault)

@@ -59,7 +59,7 @@ class Difference:
 def estimate(
     values: ArrayLike, clusters: Sequence[object], *, n_boot: int = 2000, level: float = 0.95, seed: int = 0
 ) -> list[Estimate | None]:
-    """The mean of every column of values ``[N, M]`` with its interval; NaN is no value, a column without any is None.
+    """Return the mean of every column of values ``[N, M]`` with its interval; NaN is no value, a column without any is None.
 
     Args:
         values: N samples of M metrics.
@@ -73,17 +73,17 @@ def estimate(
         return [None] * table.shape[1]
     sums, counts = _by_cluster(table, clusters)
     draws = _resampled(sums, counts, n_boot, seed)
-    found: list[Estimate | None] = []
+    estimates: list[Estimate | None] = []
     for column in range(table.shape[1]):
         top, below = sums[:, column], counts[:, column]
-        held = below > 0
-        if not held.any():
-            found.append(None)
+        nonempty = below > 0
+        if not nonempty.any():
+            estimates.append(None)
             continue
         mean = float(top.sum() / below.sum())
-        low, high = _bca(mean, draws[:, column], top[held], below[held], level)
-        found.append(Estimate(mean, low, high, int(below.sum()), int(held.sum())))
-    return found
+        low, high = _bca(mean, draws[:, column], top[nonempty], below[nonempty], level)
+        estimates.append(Estimate(mean, low, high, int(below.sum()), int(nonempty.sum())))
+    return estimates
 
 
 def compare(
@@ -95,7 +95,7 @@ def compare(
     level: float = 0.95,
     seed: int = 0,
 ) -> Difference | None:
-    """Two columns ``[N]`` about the same samples, where both have a value; None where none has both.
+    """Compare two columns ``[N]`` about the same samples, where both have a value; None where none has both.
 
     The p-value is that of the sum over clusters of a cluster's differences, under flips of the clusters' signs: exact
     up to 13 clusters, else from 10,000 flips, the observed one counted among them.
@@ -104,10 +104,10 @@ def compare(
     both = np.isfinite(a) & np.isfinite(b)
     if not both.any():
         return None
-    a, b, kept = a[both], b[both], [cluster for cluster, there in zip(clusters, both, strict=True) if there]
-    (difference,) = estimate((a - b)[:, None], kept, n_boot=n_boot, level=level, seed=seed)
+    a, b, labels = a[both], b[both], [cluster for cluster, there in zip(clusters, both, strict=True) if there]
+    (difference,) = estimate((a - b)[:, None], labels, n_boot=n_boot, level=level, seed=seed)
     assert difference is not None
-    sums, _ = _by_cluster((a - b)[:, None], kept)
+    sums, _ = _by_cluster((a - b)[:, None], labels)
     return Difference(
         n=len(a),
         clusters=len(sums),
@@ -120,7 +120,7 @@ def compare(
 
 
 def sign_flip(sums: ArrayLike, *, seed: int = 0, flips: int = N_FLIPS) -> float:
-    """The two-sided p-value of numbers being symmetric about 0: how often flipped signs give as large a sum.
+    """Return the two-sided p-value of numbers being symmetric about 0: how often flipped signs give as large a sum.
 
     >>> sign_flip([1.0, 1.0, 1.0])
     0.25
@@ -142,7 +142,7 @@ def sign_flip(sums: ArrayLike, *, seed: int = 0, flips: int = N_FLIPS) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """P-values corrected for being several (Holm 1979): below a level with any false alarm at most that likely.
+    """Return P-values corrected for being several (Holm 1979): below a level with any false alarm at most that likely.
 
     >>> holm([0.01, 0.04, 0.03])
     [0.03, 0.06, 0.06]
@@ -156,7 +156,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def _by_cluster(table: Floats, clusters: Sequence[object]) -> tuple[Floats, Floats]:
-    """[C, M] sums and counts of what is there."""
+    """Return [C, M] sums and counts of what is there."""
     codes = {cluster: code for code, cluster in enumerate(dict.fromkeys(clusters))}
     rows = np.array([codes[cluster] for cluster in clusters], int)
     there = np.isfinite(table)
@@ -167,7 +167,7 @@ def _by_cluster(table: Floats, clusters: Sequence[object]) -> tuple[Floats, Floa
 
 
 def _resampled(sums: Floats, counts: Floats, n_boot: int, seed: int) -> Floats:
-    """[n_boot, M] means over as many clusters drawn with replacement; NaN where a draw holds no value."""
+    """Return [n_boot, M] means over as many clusters drawn with replacement; NaN where a draw holds no value."""
     rng, size = np.random.default_rng(seed), len(sums)
 
     def means(rows: int) -> Floats:
@@ -184,7 +184,7 @@ def _in_blocks(work: Callable[[int], Array], rows: int, width: int) -> list[Arra
 
 
 def _bca(mean: float, drawn: Floats, sums: Floats, counts: Floats, level: float) -> tuple[float | None, float | None]:
-    """The interval of Efron (1987): percentiles moved by the draws' bias and by how the error grows with the mean.
+    """Return the interval of Efron (1987): percentiles moved by the draws' bias and by how the error grows with the mean.
 
     Resampling n clusters spreads like sqrt((n-1)/n) of what it should, and knows the spread from n clusters only; as
     Hesterberg (2015) proposes, the normal quantiles are therefore widened to sqrt(n/(n-1)) of Student's.
@@ -211,7 +211,7 @@ def _bca(mean: float, drawn: Floats, sums: Floats, counts: Floats, level: float)
 
 
 def _student(z: float, freedom: int) -> float:
-    """The quantile of Student's t where the normal one is z, by the expansion of Cornish and Fisher."""
+    """Return the quantile of Student's t where the normal one is z, by the expansion of Cornish and Fisher."""
     first = (z**3 + z) / 4
     second = (5 * z**5 + 16 * z**3 + 3 * z) / 96
     third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384

@@ -4,23 +4,36 @@ import struct
 
 _NO_LENGTH = {0x01, *range(0xD0, 0xD9)}
 """JPEG markers that stand alone."""
+_JP2 = b"\x00\x00\x00\x0cjP  "
+"""The first box of a JP2 file."""
 _FRAME = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
 """JPEG markers that open a picture: SOF0 to SOF15, and JPEG-LS's SOF55."""
 
 
 def claimed_size(data: bytes) -> tuple[int, int] | None:
-    """(H, W) as the code stream states it; None where it is of no such kind, such as run lengths.
+    """Return (H, W) as the code stream states it; None where it is of no such kind, for example run lengths.
 
     Raises:
-        ValueError: if it begins as one and states no size.
+        ValueError: if it begins as one and states no size, or could never be parsed.
     """
     if data[:2] == b"\xff\xd8":
         return _jpeg(data)
+    _check_boxes(data)
     at = data[:4096].find(b"\xff\x4f\xff\x51")  # start of code stream and of its size, within a JP2 file too
     if at >= 0:
         right, bottom, left, top = struct.unpack_from(">4I", data, at + 8)
         return bottom - top, right - left
     return None
+
+
+def _check_boxes(data: bytes) -> None:
+    """Refuse a JP2 file with a box of length 0 before its code stream: pydicom's parser would never leave it."""
+    offset = 12
+    while data.startswith(_JP2) and data[offset + 4 : offset + 8] not in (b"", b"jp2c"):
+        length = int.from_bytes(data[offset : offset + 4], "big")
+        if length == 0:
+            raise ValueError("a box without length before the code stream")
+        offset += length
 
 
 def _jpeg(data: bytes) -> tuple[int, int]:

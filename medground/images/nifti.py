@@ -15,15 +15,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from types import ModuleType
 from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medground.errors import InputError, MedgroundError, PluginError, ViewError
+from medground.images.loaded import LoadedImage
 from medground.images.paths import NIFTI_SUFFIXES, safe_name
-from medground.images.pictures import MAX_BYTES, MAX_PIXELS
-from medground.images.view import Shown, View, rgb, through, told, windowed
+from medground.images.pictures import MAX_BYTES, MAX_PIXELS, Numbers
+from medground.images.view import View
+from medground.images.windows import apply_window, describe_window, grey_to_rgb, window_grey
 
 MAX_VOXEL_BYTES = 2_000_000_000
 """The most bytes of voxels a header may claim: a whole-body CT has 0.6e9."""
@@ -35,7 +38,7 @@ and to the back or down."""
 
 
 def is_nifti(path: Path) -> bool:
-    """Whether a file is named as NIfTI."""
+    """Return True if a file is named as NIfTI."""
     return path.name.lower().endswith(NIFTI_SUFFIXES)
 
 
@@ -47,17 +50,17 @@ class Placement:
     """The voxel axis across it."""
     index: int
     transpose: bool
-    """Whether rows and columns change places, from voxel order to the picture."""
+    """True if rows and columns are exchanged, from voxel order to the picture."""
     flip_rows: bool
     flip_columns: bool
 
-    def picture(self, plane: NDArray[Any]) -> NDArray[Any]:
-        """The remaining two voxel axes, in their order, as H×W."""
+    def picture(self, plane: Numbers) -> Numbers:
+        """Return the remaining two voxel axes, in their order, as H×W."""
         out = plane.T if self.transpose else plane
         return out[:: -1 if self.flip_rows else 1, :: -1 if self.flip_columns else 1]
 
-    def plane(self, picture: NDArray[Any]) -> NDArray[Any]:
-        """The inverse of `picture`."""
+    def plane(self, picture: Numbers) -> Numbers:
+        """Invert `picture`."""
         out = picture[:: -1 if self.flip_rows else 1, :: -1 if self.flip_columns else 1]
         return out.T if self.transpose else out
 
@@ -76,7 +79,7 @@ class Volume:
 
     def __init__(self, path: Path) -> None:
         self.path, self.name = path, safe_name(path.name)
-        with self._border():
+        with self._guard():
             self.header = _header(path, self.name)
             shape = tuple(int(side) for side in self.header.get_data_shape())
             self.affine: NDArray[np.float64] = self.header.get_best_affine()
@@ -94,7 +97,7 @@ class Volume:
             raise InputError(f"{self.name} has a scale slope of {self.slope:g}", hint="export it again")
         self.sides = (*shape[:3], 1)[:3] if len(shape) >= 3 else (*shape, 1)
         self._check_size()
-        self._lies = self._orientation()
+        self._orientations = self._orientation()
 
     def _check_size(self) -> None:
         x, y, z = (float(side) for side in self.sides)
@@ -104,36 +107,36 @@ class Volume:
                 hint=f"the limit is {MAX_VOXEL_BYTES / 1e9:g} GB and {MAX_PIXELS / 1e6:.0f} megapixels a slice; crop it",
             )
         needed = self.offset + int(x * y * z) * self.dtype.itemsize
-        held = self.path.stat().st_size
-        if not _zipped(self.path) and held < needed:
-            raise InputError(f"{self.name} is cut short: {held} of {needed} bytes", hint="copy or export it again")
-        if held > MAX_BYTES * 4:
-            raise InputError(f"{self.name} takes {held / 1e6:.0f} MB", hint="crop it")
+        size = self.path.stat().st_size
+        if not _zipped(self.path) and size < needed:
+            raise InputError(f"{self.name} is cut short: {size} of {needed} bytes", hint="copy or export it again")
+        if size > MAX_BYTES * 4:
+            raise InputError(f"{self.name} takes {size / 1e6:.0f} MB", hint="crop it")
 
     @property
     def offset(self) -> int:
         """Bytes before the voxels."""
-        at = float(self.header["vox_offset"])
-        if not np.isfinite(at) or not 0 <= at < MAX_BYTES:
-            raise InputError(f"{self.name} says its voxels begin at byte {at:g}", hint="export it again")
-        return int(at)
+        start = float(self.header["vox_offset"])
+        if not np.isfinite(start) or not 0 <= start < MAX_BYTES:
+            raise InputError(f"{self.name} says its voxels begin at byte {start:g}", hint="export it again")
+        return int(start)
 
     def _orientation(self) -> NDArray[np.float64]:
         """Per voxel axis: its anatomical axis, and 1 or -1 along or against it."""
         if not np.isfinite(self.affine).all():
             raise InputError(f"{self.name} has an affine that is not finite", hint="export it again")
-        lies: NDArray[np.float64] = _nibabel().orientations.io_orientation(self.affine)
-        if not np.isfinite(lies).all():
+        orientations: NDArray[np.float64] = _nibabel().orientations.io_orientation(self.affine)
+        if not np.isfinite(orientations).all():
             raise InputError(f"{self.name} does not say how it lies in space", hint="its affine is singular")
-        return lies
+        return orientations
 
     @property
     def codes(self) -> str:
-        """Where the voxel axes run to, such as ``RAS``."""
-        return "".join(["LR", "PA", "IS"][int(axis)][int(sign > 0)] for axis, sign in self._lies)
+        """The directions of the voxel axes, for example ``RAS``."""
+        return "".join(["LR", "PA", "IS"][int(axis)][int(sign > 0)] for axis, sign in self._orientations)
 
     def placement(self, view: View) -> Placement:
-        """Where the picture that `view` names lies.
+        """Return where the picture that `view` names lies.
 
         Raises:
             ViewError: if it names no plane or no slice, or one that is not there.
@@ -155,30 +158,30 @@ class Volume:
             axis=across,
             index=view.slice,
             transpose=columns < rows,
-            flip_rows=bool(self._lies[rows, 1] > 0),
-            flip_columns=bool(self._lies[columns, 1] > 0),
+            flip_rows=bool(self._orientations[rows, 1] > 0),
+            flip_columns=bool(self._orientations[columns, 1] > 0),
         )
 
     def _axis(self, anatomical: int) -> int:
         """The voxel axis of an anatomical one."""
-        return int(np.flatnonzero(self._lies[:, 0] == anatomical)[0])
+        return int(np.flatnonzero(self._orientations[:, 0] == anatomical)[0])
 
-    def spacing(self, place: Placement) -> tuple[float, float]:
-        """(row, column) of a picture, mm."""
+    def spacing(self, placement: Placement) -> tuple[float, float]:
+        """Return (row, column) of a picture, mm."""
         steps = np.sqrt((self.affine[:3, :3] ** 2).sum(axis=0))
-        first, second = (float(steps[axis]) for axis in range(3) if axis != place.axis)
+        first, second = (float(steps[axis]) for axis in range(3) if axis != placement.axis)
         # The picture's rows run along the second remaining axis where it is transposed, so a step between rows is along it.
-        return (second, first) if place.transpose else (first, second)
+        return (second, first) if placement.transpose else (first, second)
 
-    def slabs(self) -> Iterator[NDArray[Any]]:
-        """The stored voxels, X×Y at a time, along the last axis.
+    def slabs(self) -> Iterator[Numbers]:
+        """Yield the stored voxels, X×Y at a time, along the last axis.
 
         Raises:
             InputError: if they end too soon.
         """
         x, y, z = self.sides
         size = x * y * self.dtype.itemsize
-        with self._border(), self._stream() as stream:
+        with self._guard(), self._stream() as stream:
             _skip(stream, self.offset)
             for _ in range(z):
                 data = _exactly(stream, size)
@@ -187,20 +190,19 @@ class Volume:
                 yield np.frombuffer(data, self.dtype).reshape((x, y), order="F")
             _skip(stream, 1)  # to the end, where a zipped file's checksum is compared
 
-    def stored(self, place: Placement) -> NDArray[Any]:
-        """The stored values of a picture, H×W. Reads the whole file, so that one that is cut short is found out."""
-        kept = []
+    def stored(self, placement: Placement) -> Numbers:
+        """Return the stored values of a picture, H×W. Reads the whole file, so that one that is cut short is noticed."""
+        slices = []
         for number, slab in enumerate(self.slabs()):
-            if place.axis == 2 and number == place.index:
-                kept.append(slab)
-            elif place.axis < 2:
-                kept.append(slab.take(place.index, axis=place.axis))
-        plane = kept[0] if place.axis == 2 else np.stack(kept, axis=1)
-        return place.picture(plane)
+            if placement.axis == 2 and number == placement.index:
+                slices.append(slab)
+            elif placement.axis < 2:
+                slices.append(slab.take(placement.index, axis=placement.axis))
+        return placement.picture(slices[0] if placement.axis == 2 else np.stack(slices, axis=1))
 
-    def values(self, place: Placement) -> NDArray[Any]:
-        """The values of a picture, H×W: scaled by the header's slope and intercept."""
-        stored = self.stored(place)
+    def values(self, placement: Placement) -> Numbers:
+        """Return the values of a picture, H×W: scaled by the header's slope and intercept."""
+        stored = self.stored(placement)
         if (self.slope, self.inter) == (1.0, 0.0) or stored.dtype.kind == "V":
             return stored
         return stored * np.float64(self.slope) + self.inter
@@ -215,7 +217,7 @@ class Volume:
                 yield file
 
     @contextmanager
-    def _border(self) -> Iterator[None]:
+    def _guard(self) -> Iterator[None]:
         try:
             yield
         except MedgroundError:
@@ -230,41 +232,39 @@ class Volume:
         return (low, high) if np.isfinite([low, high]).all() and high > low else None
 
 
-def show(path: Path, view: View) -> Shown:
-    """One slice as H×W×3 uint8 RGB, in the display this module states.
+def load(volume: Volume, view: View, image_id: str) -> LoadedImage:
+    """Decode one slice as H×W×3 uint8 RGB, in the display this module states.
 
     The window is the one `view` names, else the file's (``cal_min`` to ``cal_max``), else the slice's percentiles.
 
     Raises:
         ViewError: if no plane or no slice is named, or one that is not there.
-        InputError: if the file is damaged or too large.
-        PluginError: without nibabel.
+        InputError: if the file is damaged.
     """
-    volume = Volume(path)
-    place = volume.placement(view)
-    values = volume.values(place)
+    placement = volume.placement(view)
+    values = volume.values(placement)
     if values.dtype.kind == "V":
         view.refuse_on(volume.name, "a colour volume", "window")
-        image, window = np.stack([values[channel] for channel in "RGB"], axis=-1), "colours as stored"
+        pixels, window = np.stack([values[channel] for channel in "RGB"], axis=-1), "colours as stored"
     else:
         grey, window = _windowed(volume, values, view.window)
-        image = rgb(grey)
-    spacing = volume.spacing(place)
-    about = {
+        pixels = grey_to_rgb(grey)
+    spacing = volume.spacing(placement)
+    details = {
         "format": "NIfTI", "plane": view.plane, "slice": view.slice, "window": window,
         "spacing_mm": [round(step, 6) for step in spacing],
         "voxels": list(volume.sides), "axes": volume.codes,
     }  # fmt: skip
-    return Shown(image=image, about=about, spacing=spacing)
+    return LoadedImage(id=image_id, kind="nifti", pixels=pixels, spacing=spacing, window=window, details=details)
 
 
 def mask(path: Path, view: View, values: tuple[int, ...] | None = None) -> NDArray[np.bool_]:
-    """One slice of a label map as a mask, H×W bool: where it holds one of `values`, or is not 0. Errors as `show`."""
+    """Return one slice of a label map as H×W bool: where it holds one of `values`, or is not 0. Raises as `load`."""
     volume = Volume(path)
-    found = volume.values(volume.placement(view))
-    if found.dtype.kind == "V":
+    stored = volume.values(volume.placement(view))
+    if stored.dtype.kind == "V":
         raise InputError(f"{volume.name} is a colour volume, not a label map", hint="give a map of whole numbers")
-    return np.isin(found, values) if values is not None else found != 0
+    return np.isin(stored, values) if values is not None else stored != 0
 
 
 def write_mask(path: Path, source: Path, view: View, picture: NDArray[np.bool_]) -> None:
@@ -278,12 +278,12 @@ def write_mask(path: Path, source: Path, view: View, picture: NDArray[np.bool_])
     """
     nibabel = _nibabel()
     volume = Volume(source)
-    place = volume.placement(view)
+    placement = volume.placement(view)
     voxels = np.zeros(volume.sides, np.uint8)
-    plane = place.plane(picture)
-    target = np.moveaxis(voxels, place.axis, 0)[place.index]
+    plane = placement.plane(picture)
+    target = np.moveaxis(voxels, placement.axis, 0)[placement.index]
     if plane.shape != target.shape:
-        raise ValueError(f"a mask of {picture.shape} is not of this slice, {place.picture(target).shape}")
+        raise ValueError(f"a mask of {picture.shape} is not of this slice, {placement.picture(target).shape}")
     target[...] = plane
     header = volume.header.copy()
     header.set_data_dtype(np.uint8)
@@ -299,19 +299,19 @@ def write_mask(path: Path, source: Path, view: View, picture: NDArray[np.bool_])
     nibabel.save(kind(voxels.reshape(volume.shape), None, header), path)
 
 
-def _windowed(volume: Volume, values: NDArray[Any], window: str | None) -> tuple[NDArray[np.uint8], str]:
+def _windowed(volume: Volume, values: Numbers, window: str | None) -> tuple[NDArray[np.uint8], str]:
     if window in (None, "file") and volume.window is not None:
         low, high = volume.window
         centre, width = (low + high) / 2, high - low
-        return windowed(values, centre, width, "LINEAR_EXACT"), told("file", centre, width)
+        return window_grey(values, centre, width, "LINEAR_EXACT"), describe_window("file", centre, width)
     if window == "file":
         raise ViewError(
             f"{volume.name} names no window", hint="take lung, bone, brain, soft_tissue, percentiles or CENTRE,WIDTH"
         )
-    return through(values, window or "percentiles")
+    return apply_window(values, window or "percentiles")
 
 
-def _nibabel() -> Any:
+def _nibabel() -> ModuleType:
     try:
         import nibabel
     except ImportError as error:
@@ -356,9 +356,9 @@ def _skip(stream: IO[bytes], count: int) -> None:
 
 
 def _exactly(stream: IO[bytes], size: int) -> bytes:
-    """`size` bytes, or fewer at the end; a zipped stream may give them in parts."""
-    parts, held = [], 0
-    while held < size and (data := stream.read(size - held)):
-        parts.append(data)
-        held += len(data)
-    return parts[0] if len(parts) == 1 else b"".join(parts)
+    """`size` bytes, or fewer at the end; a zipped stream may give them in pieces."""
+    chunks, count = [], 0
+    while count < size and (data := stream.read(size - count)):
+        chunks.append(data)
+        count += len(data)
+    return chunks[0] if len(chunks) == 1 else b"".join(chunks)

@@ -15,17 +15,17 @@ IMAGE_SUFFIXES = (*SUFFIXES, *DICOM_SUFFIXES, *NIFTI_SUFFIXES)
 
 
 def is_image(path: Path) -> bool:
-    """Whether a file is named like an image of any kind that can be read."""
+    """Return True if a file is named like an image of any kind that can be read."""
     return path.name.lower().endswith(IMAGE_SUFFIXES)
 
 
-def images(folder: Path) -> list[Path]:
-    """The image files of a folder and its subfolders, sorted by path; DICOM files need no suffix."""
+def list_images(folder: Path) -> list[Path]:
+    """Return the image files of a folder and its subfolders, sorted by path; DICOM files need no suffix."""
     return sorted(path for path in folder.rglob("*") if path.is_file() and (is_image(path) or _bare_dicom(path)))
 
 
 def _bare_dicom(path: Path) -> bool:
-    """Whether a file is DICOM under a name that does not say so, as archives export them; not their table of contents."""
+    """Return True if a file is DICOM without the suffix, as archives export them; not their table of contents."""
     if path.name.upper() == "DICOMDIR":
         return False
     try:
@@ -36,7 +36,7 @@ def _bare_dicom(path: Path) -> bool:
 
 
 def stem(name: str | Path) -> str:
-    """The last part of a path without its suffix; ``.nii.gz`` is one suffix.
+    """Return the name of a path without its suffix; ``.nii.gz`` is one suffix.
 
     >>> stem("scans/case.7.nii.gz")
     'case.7'
@@ -46,7 +46,7 @@ def stem(name: str | Path) -> str:
 
 
 def safe_name(name: str) -> str:
-    """A name fit to be a file's: separators and anything unusual become underscores.
+    """Return a name fit to be a file's: separators and anything unusual become underscores.
 
     >>> safe_name("ward 3/left lung?.png")
     'ward_3_left_lung_.png'
@@ -55,7 +55,7 @@ def safe_name(name: str) -> str:
 
 
 def missing_name(name: str) -> str:
-    """What a file that is not there is called: a DICOM file's name may be its patient's and is not said.
+    """Return the name of a missing file for messages: that of a DICOM file may be its patient's and is not exposed.
 
     >>> missing_name("ward/doe_john.dcm"), missing_name("ward/lung.png")
     ('a DICOM file', 'ward_lung.png')
@@ -63,21 +63,34 @@ def missing_name(name: str) -> str:
     return "a DICOM file" if name.lower().endswith(DICOM_SUFFIXES) else safe_name(name)
 
 
-def inside(root: Path, name: Any, what: str = "a file") -> Path:
-    """The existing file that `name`, a text relative to `root`, means; links are followed and stay inside too.
+def within(root: Path, name: Any, what: str = "a file") -> Path:
+    """Return the path that `name`, a text relative to `root`, means; links are followed and stay under `root`.
 
     Raises:
-        InputError: if it is no text, lies outside `root`, or does not exist.
+        InputError: if it is no text, cannot be looked up, or lies outside `root`.
     """
     if not isinstance(name, str) or not name:
         raise InputError(f"names {what} by {str(name)[:80]!r}, not by a path")
     try:
         path = (root / name).resolve()
-        found = path.is_file()
     except (OSError, ValueError) as error:
         raise InputError(f"names {what} that cannot be looked up") from error
     if not path.is_relative_to(root.resolve()):
         raise InputError(f"names {what} outside its folder")
-    if not found:
+    return path
+
+
+def inside(root: Path, name: Any, what: str = "a file") -> Path:
+    """Return the existing file that `name` means, as `within`.
+
+    Raises:
+        InputError: as `within`, or if there is no such file.
+    """
+    path = within(root, name, what)
+    try:
+        exists = path.is_file()
+    except (OSError, ValueError) as error:
+        raise InputError(f"names {what} that cannot be looked up") from error
+    if not exists:
         raise InputError(f"names {what} that does not exist: {missing_name(name)}")
     return path

@@ -1,9 +1,8 @@
 """Pictures and masks from files, and back.
 
-`read_image` and `read_mask` open every kind; DICOM and NIfTI have modules of their own. The decoder of pictures is
-Pillow, fenced: only the formats of `FORMATS` are tried, size on disk and size in pixels are checked before a pixel is
-decoded, and whatever the decoder raises on a hostile file becomes one `InputError`. Messages name the file, never its
-folder.
+The decoder is Pillow, restricted: only the formats of `FORMATS` are tried, size on disk and size in pixels are checked
+before a pixel is decoded, and whatever the decoder raises on a hostile file becomes one `InputError`. Messages name the
+file, never its folder.
 """
 
 import io
@@ -25,7 +24,7 @@ from medground.geometry import Size
 from medground.types import Image
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "GIF", "PPM")
-"""What is read, by Pillow's names; most of the forty others are never met here."""
+"""The formats that are read, by Pillow's names."""
 MAX_PIXELS = 64_000_000
 """The most pixels a file may claim in its header: 192 MB of RGB, decoded."""
 MAX_BYTES = 512_000_000
@@ -52,10 +51,12 @@ _DECODER_ERRORS = (
 )
 
 Stored = TypeVar("Stored", bound=np.generic)
+Numbers = NDArray[Any]
+"""An array of numbers of any dtype."""
 
 # EXIF orientation -> what brings the stored array upright (CIPA DC-008, tag 0x0112).
 _ORIENTATION = 0x0112
-_UPRIGHT: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
+_UPRIGHT: dict[int, Callable[[Numbers], Numbers]] = {
     2: lambda a: a[:, ::-1],
     3: lambda a: a[::-1, ::-1],
     4: lambda a: a[::-1],
@@ -66,78 +67,50 @@ _UPRIGHT: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
 }
 
 
-def read_image(
-    path: str | Path, *, plane: str | None = None, slice: int | None = None, window: str | None = None
-) -> Image:
-    """Read an image as H x W x 3 uint8 RGB, upright: a picture, a DICOM file or one slice of a NIfTI volume.
+def decode_picture(stream: BinaryIO, name: str) -> tuple[Image, bool]:
+    """Read a picture as H×W×3 uint8 RGB, upright; the second value is True if an EXIF orientation was applied.
+
+    Grey is repeated over the channels. Grey of more than 8 bits (16-bit, 32-bit, float) is stretched linearly so that
+    its smallest finite value becomes 0 and its largest 255; a constant one becomes 0. 16-bit colour keeps its high
+    bytes. Palettes are looked up. Alpha is composited on black. CMYK is converted without a colour profile; profiles are
+    ignored everywhere.
+
+    >>> read_image("scan.nii.gz", plane="axial", slice=40, window="lung").shape  # doctest: +SKIP
+    (512, 512, 3)
 
     Args:
-        path: the file; its kind is known by its suffix, DICOM's by its first bytes too.
-        plane: of a volume: ``axial``, ``coronal`` or ``sagittal``; never guessed.
-        slice: of a volume, or the frame of a film, from 0; never guessed.
-        window: of DICOM and NIfTI: how values become grey, see `medground.images.view.View`.
+        stream: a file, or its bytes as `io.BytesIO`.
+        name: names it in messages.
 
     Raises:
-        ViewError: if a volume or a film comes without a plane or slice, or a picture with one.
-        InputError: as `read_picture`, for every kind.
-        PluginError: if the kind needs an extra that is not installed.
+        InputError: if it is not a picture, damaged, of another format, holds several frames (which one is meant cannot be
+            guessed), or is beyond `MAX_BYTES` or `MAX_PIXELS`.
     """
-    from medground.images.read import show  # the door knows this room, too
-    from medground.images.view import View
-
-    return show(Path(path), View(plane=plane, slice=slice, window=window)).image
+    return _decoded(stream, name, _rgb)
 
 
-def read_mask(
-    path: str | Path, *, plane: str | None = None, slice: int | None = None, values: tuple[int, ...] | None = None
-) -> NDArray[np.bool_]:
-    """Read a mask as H x W bool: foreground where the stored value is not 0, or is one of `values`.
-
-    Raises:
-        ViewError, InputError, PluginError: as `read_image`.
-    """
-    from medground.images.read import read_any_mask
-    from medground.images.view import View
-
-    return read_any_mask(Path(path), View(plane=plane, slice=slice), values)
-
-
-def read_picture(path: str | Path) -> Image:
-    """Read a picture as H x W x 3 uint8 RGB, upright.
-
-    The EXIF orientation is applied. Grey is repeated over the channels. Grey of more than 8 bits (16-bit, 32-bit,
-    float) is stretched linearly so that its smallest finite value becomes 0 and its largest 255; a constant one becomes
-    0. 16-bit colour keeps its high bytes. Palettes are looked up. Alpha is composited on black. CMYK is converted
-    without a colour profile; profiles are ignored everywhere.
-
-    Raises:
-        InputError: if the file is missing, not a picture, damaged, of another format, holds several frames (which one
-            is meant cannot be guessed), or is beyond `MAX_BYTES` or `MAX_PIXELS`.
-    """
-    return _decode(Path(path), _rgb)
-
-
-def read_picture_mask(path: str | Path, values: tuple[int, ...] | None = None) -> NDArray[np.bool_]:
-    """Read a mask from a picture as H x W bool: foreground where the stored value is not 0, or is one of `values`.
+def decode_mask(stream: BinaryIO, name: str, values: tuple[int, ...] | None = None) -> NDArray[np.bool_]:
+    """Read a mask from a picture as H×W bool: foreground where the stored value is not 0, or is one of `values`.
 
     Palette indices count as stored; of colours, any channel; where there is alpha, only what is not transparent. JPEG
     blurs edges, so a JPEG mask counts from 128. The EXIF orientation is applied.
 
     Raises:
-        InputError: as `read_picture`; for `values` of a picture that is no map of whole numbers.
+        InputError: as `decode_picture`; for `values` of a picture that is no map of whole numbers.
     """
     if values is None:
-        return _decode(Path(path), _foreground)
-    return np.isin(read_picture_values(path), values)
+        return _decoded(stream, name, _foreground)[0]
+    return np.isin(_decoded(stream, name, _label_values)[0], values)
 
 
-def read_picture_values(path: str | Path) -> NDArray[Any]:
-    """The stored whole numbers of a label map, H x W; palette indices count as stored.
+def read_label_map(path: Path) -> Numbers:
+    """Return the stored whole numbers of a picture that is a label map, H×W; palette indices count as stored.
 
     Raises:
-        InputError: as `read_picture`; for a picture that is no map of whole numbers.
+        InputError: as `decode_mask`.
     """
-    return _decode(Path(path), _label_values)
+    with open_file(path) as stream:
+        return _decoded(stream, printable(path.name), _label_values)[0]
 
 
 def write_mask(path: str | Path, mask: NDArray[np.bool_]) -> None:
@@ -152,60 +125,72 @@ def write_mask(path: str | Path, mask: NDArray[np.bool_]) -> None:
 
 
 def png_bytes(array: NDArray[np.uint8] | NDArray[np.bool_]) -> bytes:
-    """An image (H x W x 3 or H x W uint8) or a mask (H x W bool, written as 0 and 255) as a PNG file's bytes."""
+    """Return an image (H x W x 3 or H x W uint8) or a mask (H x W bool, written as 0 and 255) as a PNG file's bytes."""
     pixels = array.astype(np.uint8) * 255 if array.dtype == np.bool_ else array
     buffer = io.BytesIO()
     Pillow.fromarray(pixels).save(buffer, "PNG")
     return buffer.getvalue()
 
 
-def decode_image(data: bytes, name: str) -> Image:
-    """A picture's bytes as H x W x 3 uint8 RGB, as `read_picture` reads files; `name` is what messages call it."""
-    return _decoded(io.BytesIO(data), name, _rgb)
-
-
-def decode_mask(data: bytes, name: str) -> NDArray[np.bool_]:
-    """A mask's bytes as H x W bool, as `read_picture_mask` reads files."""
-    return _decoded(io.BytesIO(data), name, _foreground)
-
-
 def encoded_size(data: bytes, name: str) -> Size:
-    """(H, W) of a picture's bytes by its header, upright; no pixel is decoded, but a PNG's checksums are verified.
+    """Return (H, W) of a picture's bytes by its header, upright; no pixel is decoded, but a PNG's checksums are verified.
 
     Raises:
-        InputError: as `read_picture`, as far as the header tells.
+        InputError: as `decode_picture`, as far as the header tells.
     """
     with _opened(io.BytesIO(data), name) as picture:
         width, height = picture.size
         # Orientations 5 to 8 lie on their side.
         # Pillow decodes a PNG to look for EXIF behind its pixels, where next to none has it.
-        known = picture.format != "PNG" or "exif" in picture.info
-        aside = known and picture.getexif().get(_ORIENTATION, 1) >= 5
+        may_turn = picture.format != "PNG" or "exif" in picture.info
+        lying = may_turn and picture.getexif().get(_ORIENTATION, 1) >= 5
         picture.verify()
-        return (width, height) if aside else (height, width)
+        return (width, height) if lying else (height, width)
 
 
-def _decode(path: Path, convert: Callable[[Pillow.Image], NDArray[Stored]]) -> NDArray[Stored]:
-    name = "".join(letter if letter.isprintable() else "?" for letter in path.name)
-    _check_file(path, name)
+def printable(name: str) -> str:
+    """Return a file's name fit for messages: ``?`` for what cannot be printed."""
+    return "".join(letter if letter.isprintable() else "?" for letter in name)
+
+
+@contextmanager
+def open_file(path: Path) -> Iterator[BinaryIO]:
+    """Open an existing file.
+
+    Raises:
+        InputError: if it does not exist, is no file, is empty, or may not be read.
+    """
+    name = printable(path.name)
     try:
+        if not path.exists():
+            raise InputError(f"{name} does not exist", hint="check the path")
+        if not path.is_file():
+            raise InputError(f"{name or 'the path'} is not a file", hint="give one image file")
+        if path.stat().st_size == 0:
+            raise InputError(f"{name} is empty", hint="copy or export it again")
         stream = path.open("rb")
     except PermissionError as error:
         raise InputError(f"{name} may not be read", hint="check its permissions") from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"{name} cannot be looked up", hint="check the path and its permissions") from error
     with stream:
-        return _decoded(stream, name, convert)
+        yield stream
 
 
-def _decoded(stream: BinaryIO, name: str, convert: Callable[[Pillow.Image], NDArray[Stored]]) -> NDArray[Stored]:
+def _decoded(
+    stream: BinaryIO, name: str, convert: Callable[[Pillow.Image], NDArray[Stored]]
+) -> tuple[NDArray[Stored], bool]:
+    """(the pixels, upright; whether that took an EXIF orientation)."""
     with _opened(stream, name) as picture:
         picture.load()
         array, upright = convert(picture), _UPRIGHT.get(picture.getexif().get(_ORIENTATION, 1))
-        return np.require(array if upright is None else upright(array), requirements=["C", "W"])
+        return np.require(array if upright is None else upright(array), requirements=["C", "W"]), upright is not None
 
 
 @contextmanager
 def _opened(stream: BinaryIO, name: str) -> Iterator[Pillow.Image]:
     """A picture whose header was checked; whatever its decoder raises inside becomes one `InputError`."""
+    _check_size(stream, name)
     try:
         with warnings.catch_warnings():
             # What Pillow warns of, damaged metadata and large sizes, is read or refused here.
@@ -225,17 +210,9 @@ def _opened(stream: BinaryIO, name: str) -> Iterator[Pillow.Image]:
         ) from error
 
 
-def _check_file(path: Path, name: str) -> None:
-    try:
-        if not path.exists():
-            raise InputError(f"{name} does not exist", hint="check the path")
-        if not path.is_file():
-            raise InputError(f"{name or 'the path'} is not a file", hint="give one image file")
-        size = path.stat().st_size
-    except OSError as error:
-        raise InputError(f"{name} cannot be looked up", hint="check the path and its permissions") from error
-    if size == 0:
-        raise InputError(f"{name} is empty", hint="copy or export it again")
+def _check_size(stream: BinaryIO, name: str) -> None:
+    size = stream.seek(0, 2)
+    stream.seek(0)
     if size > MAX_BYTES:
         raise InputError(f"{name} takes {size / 1e6:.0f} MB", hint=f"the limit is {MAX_BYTES / 1e6:.0f} MB; shrink it")
 
@@ -279,8 +256,8 @@ def _stretch(values: NDArray[np.generic]) -> NDArray[np.uint8]:
     return np.rint(np.clip(grey, 0, 255)).astype(np.uint8)
 
 
-def _label_values(picture: Pillow.Image) -> NDArray[Any]:
-    stored: NDArray[Any] = np.asarray(picture)
+def _label_values(picture: Pillow.Image) -> Numbers:
+    stored: Numbers = np.asarray(picture)
     if stored.ndim == 3 and picture.mode == "RGB" and (stored == stored[..., :1]).all():
         stored = stored[..., 0]
     if stored.ndim != 2 or picture.format in ("JPEG", "MPO") or stored.dtype.kind not in "bui":
@@ -291,12 +268,12 @@ def _label_values(picture: Pillow.Image) -> NDArray[Any]:
 def _foreground(picture: Pillow.Image) -> NDArray[np.bool_]:
     if picture.format in ("JPEG", "MPO"):
         return np.asarray(picture.convert("L")) >= 128
-    stored: NDArray[Any] = np.asarray(picture)
+    stored: Numbers = np.asarray(picture)
     if stored.ndim == 2:
         stored = stored[..., None]
     elif picture.mode in ("LA", "La", "PA", "RGBA", "RGBa"):
         stored = stored[..., :-1]
-    found: NDArray[np.bool_] = np.any(stored, axis=2)
+    foreground: NDArray[np.bool_] = np.any(stored, axis=2)
     if picture.has_transparency_data:
-        found &= np.asarray(picture.convert("RGBA").getchannel("A")) > 0
-    return found
+        foreground &= np.asarray(picture.convert("RGBA").getchannel("A")) > 0
+    return foreground

@@ -9,7 +9,7 @@ from medground.geometry import Size
 
 
 def polygon_mask(polygons: Sequence[NDArray[np.float64]], size: Size) -> NDArray[np.bool_]:
-    """The union of polygons, each V×2 of (x, y) in pixels, as H×W bool.
+    """Return the union of polygons, each V×2 of (x, y) in pixels, as H×W bool.
 
     >>> square = np.array([[1.0, 0.0], [3.0, 0.0], [3.0, 2.0], [1.0, 2.0]])
     >>> polygon_mask([square], (3, 4)).astype(int).tolist()

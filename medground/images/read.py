@@ -1,148 +1,166 @@
-"""One door to every kind of image: pictures, DICOM and NIfTI files."""
+"""Read images and masks of any supported format: pictures, DICOM and NIfTI files. A file is opened and hashed once."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medground.geometry import Size
 from medground.images import dicom, nifti
+from medground.images.loaded import ImageInfo, ImageKind, LoadedImage
 from medground.images.paths import safe_name, stem
-from medground.images.pictures import MAX_BYTES, encoded_size, read_picture, read_picture_mask
-from medground.images.view import PLAIN, Shown, View
+from medground.images.pictures import MAX_BYTES, decode_mask, decode_picture, encoded_size, open_file, printable
+from medground.images.view import PLAIN, View
 from medground.types import Image
 
-Kind = Literal["picture", "dicom", "nifti"]
+Result = TypeVar("Result")
+Inspect = Callable[[Path, View], ImageInfo]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Opened:
-    """An image found and checked by its header."""
+def read_image(
+    path: str | Path, *, plane: str | None = None, slice: int | None = None, window: str | None = None
+) -> Image:
+    """Read an image as H×W×3 uint8 RGB, upright: a picture, a DICOM file or one slice of a NIfTI volume.
 
-    id: str
-    """Fit to be a file name's stem; never the file name of a DICOM file."""
-    name: str
-    """What to call it in messages."""
-    read: Callable[[], Image]
-    key: str
-    """Equal for views of one image."""
-    group: str
-    """The patient or the volume where the file says, else the image."""
-    labels: Mapping[str, str] = field(default_factory=dict)
-    """What the file says: modality, plane, slice, frame, window."""
-    spacing: tuple[float, float] | None = None
-    """(row, column) in mm."""
-    file: Path | None = None
-    """The picture's file, where `read` gives the whole of it as it stands."""
+    >>> read_image("scan.nii.gz", plane="axial", slice=40, window="lung").shape  # doctest: +SKIP
+    (512, 512, 3)
+
+    Args:
+        path: the file; its suffix says its kind, DICOM's first bytes do too.
+        plane: of a volume: ``axial``, ``coronal`` or ``sagittal``; never guessed.
+        slice: of a volume, or the frame of a film, from 0; never guessed.
+        window: of DICOM and NIfTI: how values become grey, see `medground.images.view.View`.
+
+    Raises:
+        ViewError: if a volume or a film comes without a plane or slice, or a picture with one.
+        InputError: if the file is missing, damaged, of no known format or too large.
+        PluginError: if the kind needs an extra that is not installed.
+    """
+    return open_image(path, View(plane=plane, slice=slice, window=window)).pixels
 
 
-def kind(path: Path) -> Kind:
-    """What sort of image a file is, by its name and, for DICOM, its magic number."""
+def open_image(path: str | Path, view: View = PLAIN) -> LoadedImage:
+    """Identify, hash and decode an image file in one pass, as `view` asks. Raises as `read_image`."""
+    path = Path(path)
+    if nifti.is_nifti(path):
+        return nifti.load(nifti.Volume(path), view, image_id(path, view))
+    return _read_stream(
+        path,
+        of_dicom=lambda file: dicom.load(file, view, _with_view(file.name, view)),
+        of_picture=lambda stream: _load_picture(stream, path, view),
+    )
+
+
+def read_mask(
+    path: str | Path, *, plane: str | None = None, slice: int | None = None, values: tuple[int, ...] | None = None
+) -> NDArray[np.bool_]:
+    """Read a mask as H×W bool: foreground where the stored value is not 0, or is one of `values`.
+
+    Raises:
+        ViewError, InputError, PluginError: as `read_image`.
+    """
+    path, view = Path(path), View(plane=plane, slice=slice)
+    if nifti.is_nifti(path):
+        return nifti.mask(path, view, values)
+    return _read_stream(
+        path,
+        of_dicom=lambda file: dicom.mask(file, view, values),
+        of_picture=lambda stream: decode_mask(stream, printable(path.name), values),
+    )
+
+
+def read_mask_in_view(path: Path, view: View, values: tuple[int, ...] | None = None) -> NDArray[np.bool_]:
+    """Read the mask of an image that is shown as `view` says; a mask that is a picture is one of that slice already."""
+    shared = PLAIN if image_kind(path) == "picture" else view
+    return read_mask(path, plane=shared.plane, slice=shared.slice, values=values)
+
+
+def inspect_image(path: Path, root: Path, view: View = PLAIN) -> ImageInfo:
+    """Identify an image file under `root`; its pixels are decoded when `load` is called, from what was read here.
+
+    The file of a DICOM image is read as a whole, and its content is held until the result is dropped.
+
+    Raises:
+        InputError: if the file cannot be read as `view` asks.
+    """
+    key = path.resolve().relative_to(root.resolve()).as_posix()
+    labels = {} if view.window is None else {"window": view.window}
+    if nifti.is_nifti(path):
+        volume, name = nifti.Volume(path), image_id(path, view)
+        placement = volume.placement(view)
+        return ImageInfo(
+            id=name, name=safe_name(path.name), load=partial(nifti.load, volume, view, name),
+            key=f"{key}/{view.plane}/{view.slice}", group=key, spacing=volume.spacing(placement),
+            labels={**labels, "plane": str(view.plane), "slice": str(view.slice)},
+        )  # fmt: skip
+    if not dicom.is_dicom(path):
+        view.refuse_on(safe_name(path.name), "a picture", "plane", "slice", "window")
+        return ImageInfo(
+            id=safe_name(stem(path)), name=safe_name(path.name), load=partial(open_image, path), key=key, group=key,
+            file=path,
+        )  # fmt: skip
+    file = dicom.DicomFile.read(path)
+    header, name = file.header(), _with_view(file.name, view)
+    labels |= {"modality": header.modality} if header.modality else {}
+    labels |= {"frame": str(view.slice)} if header.frames > 1 else {}
+    return ImageInfo(
+        id=name, name=file.name, load=partial(dicom.load, file, view, name), key=f"{file.name}/{view.slice or 0}",
+        group=header.group or file.name, labels=labels, spacing=header.spacing,
+    )  # fmt: skip
+
+
+def inspect_repeated(root: Path) -> Inspect:
+    """Return `inspect_image` for `root` with its last result remembered: masks of one image most often follow one another."""
+    return lru_cache(maxsize=1)(lambda path, view: inspect_image(path, root, view))
+
+
+def image_size(path: Path) -> Size:
+    """Return (H, W) of an image as it is shown; of a picture by its header. Raises as `open_image`."""
+    if image_kind(path) != "picture":
+        return open_image(path).size
+    with open_file(path) as stream:
+        return encoded_size(stream.read(MAX_BYTES), safe_name(path.name))
+
+
+def image_kind(path: Path) -> ImageKind:
+    """Return the kind of an image file, by its name and, for DICOM, its magic number."""
     if nifti.is_nifti(path):
         return "nifti"
     return "dicom" if dicom.is_dicom(path) else "picture"
 
 
 def image_id(path: Path, view: View = PLAIN) -> str:
-    """What results about an image are called: its file's stem, with the slice of a volume; a DICOM file's hash.
+    """Return what results about an image are called, without decoding it; see `LoadedImage.id`.
 
     Raises:
         InputError: if a DICOM file cannot be read.
     """
-    base = dicom.neutral_id(path) if kind(path) == "dicom" else stem(path)
+    return _with_view(dicom.neutral_id(path) if image_kind(path) == "dicom" else stem(path), view)
+
+
+def _with_view(base: str, view: View) -> str:
     words = [base, view.plane, None if view.slice is None else str(view.slice)]
     return safe_name("_".join(word for word in words if word is not None))
 
 
-def show(path: Path, view: View = PLAIN) -> Shown:
-    """Read an image as `view` asks.
-
-    Raises:
-        ViewError: if a volume or a film comes without a plane or slice, or `view` names what this kind has not.
-        InputError: if it cannot be read.
-        PluginError: without the extra its kind needs.
-    """
-    match kind(path):
-        case "nifti":
-            return nifti.show(path, view)
-        case "dicom":
-            return dicom.show(path, view, dicom.neutral_id(path))
-        case "picture":
-            view.refuse_on(safe_name(path.name), "a picture", "plane", "slice", "window")
-            return Shown(image=read_picture(path), about={})
+def _load_picture(stream: BinaryIO, path: Path, view: View) -> LoadedImage:
+    view.refuse_on(safe_name(path.name), "a picture", "plane", "slice", "window")
+    pixels, reoriented = decode_picture(stream, printable(path.name))
+    return LoadedImage(id=_with_view(stem(path), view), kind="picture", pixels=pixels, reoriented=reoriented)
 
 
-def picture_size(path: Path) -> Size:
-    """(H, W) of an image as it is shown; of a picture by its header. Errors as `show`."""
-    if kind(path) != "picture":
-        shape = show(path).image.shape
-        return shape[0], shape[1]
-    with path.open("rb") as file:
-        return encoded_size(file.read(MAX_BYTES), safe_name(path.name))
-
-
-def read_any_mask(path: Path, view: View = PLAIN, values: tuple[int, ...] | None = None) -> NDArray[np.bool_]:
-    """Read a mask, H×W bool: what is not 0, or of a label map what is one of `values`. Errors as `show`."""
-    match kind(path):
-        case "nifti":
-            return nifti.mask(path, view, values)
-        case "dicom":
-            return dicom.mask(path, view, dicom.neutral_id(path))
-        case "picture":
-            return read_picture_mask(path, values)
-
-
-def mask_view(mask: Path, view: View) -> View:
-    """The part of its image's view that a mask shares: one that is a picture is a mask of that slice already."""
-    return PLAIN if kind(mask) == "picture" else replace(view, window=None)
-
-
-def opened(path: Path, root: Path, view: View) -> Opened:
-    """Look at the header of an image file under `root`, from where its key is counted.
-
-    Raises:
-        InputError: if it cannot be read as `view` asks.
-    """
-    key = path.resolve().relative_to(root.resolve()).as_posix()
-    read, name = Reading(path, view), safe_name(path.name)
-    labels = {} if view.window is None else {"window": view.window}
-    match kind(path):
-        case "picture":
-            view.refuse_on(name, "a picture", "plane", "slice", "window")
-            return Opened(id=safe_name(stem(path)), name=name, read=read, key=key, group=key, file=path)
-        case "dicom":
-            name = dicom.neutral_id(path)
-            known = dicom.header(path, name)
-            labels |= {"modality": known.modality} if known.modality else {}
-            if known.frames > 1:
-                labels["frame"] = str(view.slice)
-            return Opened(
-                id=image_id(path, view), name=name, read=read, key=f"{name}/{view.slice or 0}", group=known.group or name,
-                labels=labels, spacing=known.spacing,
-            )  # fmt: skip
-        case "nifti":
-            volume = nifti.Volume(path)
-            place = volume.placement(view)
-            labels |= {"plane": str(view.plane), "slice": str(view.slice)}
-            return Opened(
-                id=image_id(path, view), name=name, read=read, key=f"{key}/{view.plane}/{view.slice}", group=key,
-                labels=labels, spacing=volume.spacing(place),
-            )  # fmt: skip
-
-
-class Reading:
-    """Reads an image as a view asks, and says afterwards which window made its greys."""
-
-    def __init__(self, path: Path, view: View) -> None:
-        self.path, self.view = path, view
-        self.window: str | None = None
-        """Known once the image has been read; None of a picture, which needs none."""
-
-    def __call__(self) -> Image:
-        """The image, H×W×3 uint8 RGB; errors as `show`."""
-        shown = show(self.path, self.view)
-        self.window = str(shown.about["window"]) if "window" in shown.about else None
-        return shown.image
+def _read_stream(
+    path: Path, *, of_dicom: Callable[[dicom.DicomFile], Result], of_picture: Callable[[BinaryIO], Result]
+) -> Result:
+    """Open a file once, tell DICOM from a picture by its name or first bytes, and read it."""
+    if dicom.has_suffix(path):
+        return of_dicom(dicom.DicomFile.read(path))
+    with open_file(path) as stream:
+        start = stream.read(dicom.PREAMBLE)
+        if dicom.has_magic(start):
+            return of_dicom(dicom.DicomFile.parse(start + stream.read()))
+        stream.seek(0)
+        return of_picture(stream)

@@ -16,7 +16,7 @@ from medground.images.pictures import MAX_PIXELS
 
 
 def decode_rle(rle: Mapping[str, Any]) -> NDArray[np.bool_]:
-    """The mask, H x W bool.
+    """Return the mask, H x W bool.
 
     >>> decode_rle({"size": [2, 3], "counts": [1, 2, 3]}).astype(int).tolist()
     [[0, 1, 0], [1, 0, 0]]
@@ -50,7 +50,7 @@ def rle_area(rle: Mapping[str, Any]) -> int:
 
 
 def encode_rle(mask: NDArray[np.bool_]) -> dict[str, Any]:
-    """A mask, H x W bool, with compressed counts; `decode_rle` gives it back.
+    """Return a mask, H x W bool, with compressed counts; `decode_rle` gives it back.
 
     >>> encode_rle(np.array([[0, 1, 0], [1, 0, 0]], bool))
     {'size': [2, 3], 'counts': '123'}

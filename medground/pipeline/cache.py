@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 
 from medground.frames import Frame
+from medground.runs.files import JsonLines
 from medground.segmenters.batching import image_key
 from medground.types import Completion, Mask, Query, Sampling, SpatialPrompt
 
 
 def query_key(feeds: str, query: Query, sampling: Sampling) -> str:
-    """The identity of a completion stage entry: the components that feed it, the question, the image, the sampling."""
+    """Return the identity of a completion stage entry: the components that feed it, the question, the image, the sampling."""
     parts = [feeds, image_key(query.image), query.question, json.dumps(asdict(sampling), sort_keys=True)]
     return hashlib.sha256("\0".join(parts).encode(errors="surrogatepass")).hexdigest()
 
@@ -39,13 +40,15 @@ class StageCache:
         self.tokens = 0
         """Of the completions kept, as far as their reasoners say."""
         self._entries: dict[str, dict[str, Any]] = {"completions": {}, "masks": {}}
+        self._files: dict[str, JsonLines] = {}
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
             for stage in self._entries:
-                self._entries[stage] = dict(_lines(folder / f"{stage}.jsonl"))
+                file = self._files[stage] = JsonLines(folder / f"{stage}.jsonl", allow_nan=True)
+                self._entries[stage] = dict(file.read())
 
     def completions(self, key: str) -> list[Completion] | None:
-        """The completions kept under a key, or None. Token ids and log-probabilities are not kept."""
+        """Return the completions kept under a key, or None. Token ids and log-probabilities are not kept."""
         entry = self._get("completions", key)
         return None if entry is None else [_completion(item) for item in entry]
 
@@ -55,7 +58,7 @@ class StageCache:
         self._put("completions", key, [_plain(completion) for completion in group])
 
     def mask(self, feeds: str, image: str, prompt: SpatialPrompt) -> Mask | None:
-        """The mask a segmenter gave for an image and a prompt, or None."""
+        """Return the mask a segmenter gave for an image and a prompt, or None."""
         entry = self._get("masks", _prompt_key(feeds, image, prompt))
         if entry is None:
             return None
@@ -77,26 +80,9 @@ class StageCache:
 
     def _put(self, stage: str, key: str, entry: Any) -> None:
         self._entries[stage][key] = entry
-        if self.folder is not None:
-            with (self.folder / f"{stage}.jsonl").open("a", encoding="utf-8") as file:
-                file.write(json.dumps([key, entry]) + "\n")
-
-
-def _lines(path: Path) -> list[tuple[str, Any]]:
-    if not path.exists():
-        return []
-    text = path.read_text(encoding="utf-8")
-    if text and not text.endswith("\n"):
-        with path.open("a", encoding="utf-8") as file:
-            file.write("\n")  # so that the next entry does not join the torn one
-    found = []
-    for line in text.splitlines():
-        try:
-            key, entry = json.loads(line)
-        except ValueError:
-            continue
-        found.append((key, entry))
-    return found
+        if stage in self._files:
+            self._files[stage].append([key, entry])
+            self._files[stage].close()
 
 
 def _prompt_key(feeds: str, image: str, prompt: SpatialPrompt) -> str:
@@ -111,10 +97,9 @@ def _tokens(completion: Completion) -> int:
 
 
 def _plain(completion: Completion) -> dict[str, Any]:
-    frame = completion.frame
     return {
         "text": completion.text,
-        "frame": frame and [frame.kind, list(frame.size), frame.order],
+        "frame": completion.frame and completion.frame.to_dict(),
         "finish_reason": completion.finish_reason,
     }
 
@@ -123,6 +108,6 @@ def _completion(entry: dict[str, Any]) -> Completion:
     frame = entry["frame"]
     return Completion(
         text=entry["text"],
-        frame=frame and Frame(frame[0], tuple(frame[1]), frame[2]),
+        frame=frame and Frame.from_dict(frame),
         finish_reason=entry["finish_reason"],
     )

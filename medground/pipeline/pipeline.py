@@ -1,29 +1,31 @@
-"""How the parts work together: the inference graph, and the training graph made of the same parts.
+"""From a question about an image to masks: three components, and a cache between them.
 
-    inference   query -> completion -> grounding -> mask
-    training    sample -> group of completions -> groundings -> masks (only if a term needs them) -> scores
+    query -> completion (reasoner) -> grounding (prompt interface) -> masks (segmenter)
 
-Every stage is keyed by what feeds it, so a run that changes only the segmenter takes its completions from the
-`StageCache` and never builds the reasoner.
+Every stage is keyed by the components that feed it, so that a pipeline that differs from another only in its segmenter
+takes its completions from their `StageCache` and never builds the reasoner.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Generic, TypeVar, get_args
 
 from medground import registry
-from medground.errors import RunError, SegmenterError, SegmenterMemoryError
+from medground.errors import RecipeError, did_you_mean
+from medground.images.query import ImageSource, as_query
 from medground.pipeline.cache import StageCache, query_key
-from medground.protocols import BatchSegmenter, PromptInterface, Reasoner, Segmenter
-from medground.recipe import Recipe, check, require_checkpoints, resolve, untrained_kinds
-from medground.segmenters.batching import image_key
+from medground.pipeline.masks import Answers, Segmented, check_counts, segment
+from medground.pipeline.result import GroundingResult
+from medground.protocols import PromptInterface, Reasoner, Segmenter
+from medground.recipe import Recipe, check, require_checkpoints, resolve
+from medground.recipe.recipe import Source
 from medground.types import (
     Completion,
     Fault,
     Grounding,
-    Image,
-    Mask,
+    PromptChoice,
+    PromptKind,
     Query,
     Rollout,
     Sample,
@@ -31,307 +33,359 @@ from medground.types import (
     SpatialPrompt,
 )
 
-if TYPE_CHECKING:
-    from medground.rewards.rubric import Rubric, Score
-
-Part = Literal["both", "box", "points"]
+Built = TypeVar("Built")
+GREEDY = Sampling(temperature=0.0)
 UNFINISHED = (Fault.NO_ANSWER, Fault.BAD_JSON)
 """What a parser says of a text that ends before its answer does."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class GroundingResult:
-    """What the inference graph says about one query."""
-
-    query: Query
-    completion: Completion
-    grounding: Grounding
-    mask: Mask | None
-    """None where nothing could be prompted or the segmenter failed."""
-    fault: Fault | None
-    """Why there is no mask, or what was wrong with the answer; None when all went well."""
-    cause: str = ""
-    """One sentence about a fault that is not the model's."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """The result as JSON-ready values; coordinates in pixels of the original image, the mask by its figures."""
-        prompt, frame = self.grounding.prompt, self.completion.frame
-        return {
-            "id": self.query.id,
-            "question": self.query.question,
-            "text": self.completion.text,
-            "finish_reason": self.completion.finish_reason,
-            "think": self.grounding.think,
-            "box": list(prompt.box) if prompt and prompt.box else None,
-            "points": [list(point) for point in prompt.points] if prompt else [],
-            "frame": frame and {"kind": frame.kind, "size": list(frame.size), "order": frame.order},
-            "size": list(self.query.size),
-            "mask": self.mask and {"area": int(self.mask.data.sum()), "score": float(self.mask.score)},
-            "fault": self.fault,
-            "cause": self.cause,
-            "usage": dict(self.completion.usage),
-        }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Group:
-    """G rollouts of one sample with their scores."""
-
-    sample: Sample
-    rollouts: list[Rollout]
-    scores: "list[Score]"
-
-
 @dataclass(frozen=True, slots=True)
-class Segmented:
-    """One outcome of the mask stage."""
+class Deferred(Generic[Built]):
+    """A component that a pipeline builds when it is first needed.
 
-    mask: Mask | None
-    fault: Fault | None = None
-    cause: str = ""
+    Args:
+        name: what reports call it.
+        digest: stands for the component and its settings in a `StageCache`.
+        build: makes it.
+        factory: gives its class, which may declare prompt kinds, without making it.
+    """
+
+    name: str
+    digest: str
+    build: Callable[[], Built]
+    factory: Callable[[], Any] = lambda: None
 
 
 class Pipeline:
-    """The inference graph of a recipe. Components are built when first needed.
+    """A reasoner, a prompt interface and a segmenter, called with an image and a question.
+
+    >>> import numpy as np
+    >>> import medground
+    >>> pipeline = medground.Pipeline(
+    ...     medground.build("reasoner", "toy"),
+    ...     medground.build("prompt_interface", "bbox_points"),
+    ...     medground.build("segmenter", "ellipse"),
+    ... )
+    >>> pipeline(np.zeros((40, 60, 3), np.uint8), "Which region is dark?")
+    GroundingResult(1 region, mask of 476 px, no fault)
 
     Args:
-        recipe: names the components.
-        store: where stages are kept; without one nothing is.
-        segments: whether masks are wanted of the answers, so that a segmenter's missing weights are told before any is written.
+        reasoner: writes completions; None where answers are given.
+        prompt_interface: asks, and reads the answer.
+        segmenter: draws the masks; None where nobody needs them.
+        prompt: which parts of a region prompt the segmenter: ``both``, ``box`` or ``points``.
+        sampling: how completions are drawn; greedy and single by default.
+        allow_untrained: lets the segmenter be given kinds of prompt that it was not trained for.
+        cache: where completions and masks are kept; pipelines that share one share what they have in common. What a
+            component given as an object wrote or drew is not kept: nothing says when another object would do the same.
+        recipe: what the pipeline was made from, if it was a recipe.
+        segments: whether masks are wanted, so that weights which a segmenter's recipe names and which are not here are
+            refused before a reasoner is built.
+
+    Raises:
+        RecipeError: if the segmenter was not trained for what it would be given, or `prompt` is another word.
     """
 
-    def __init__(self, recipe: Recipe, store: StageCache | None = None, *, segments: bool = True) -> None:
+    def __init__(
+        self,
+        reasoner: Reasoner | Deferred[Reasoner] | None = None,
+        prompt_interface: PromptInterface | Deferred[PromptInterface] | None = None,
+        segmenter: Segmenter | Deferred[Segmenter] | None = None,
+        *,
+        prompt: str = "both",
+        sampling: Sampling = GREEDY,
+        allow_untrained: bool = False,
+        cache: StageCache | None = None,
+        recipe: Recipe | None = None,
+        segments: bool = True,
+    ) -> None:
+        self.components: Mapping[str, Any] = {
+            kind: component
+            for kind, component in {
+                "reasoner": reasoner,
+                "prompt_interface": prompt_interface,
+                "segmenter": segmenter,
+            }.items()
+            if component is not None
+        }
+        self.prompt_choice = _choice(prompt)
+        self.sampling = sampling
+        self.allow_untrained = allow_untrained
+        self.cache = cache
         self.recipe = recipe
-        self.store = store
         self.segments = segments
+        if not allow_untrained and not isinstance(segmenter, Deferred | None) and (kinds := self.untrained):
+            raise RecipeError(
+                f"the segmenter {self.name('segmenter')} was not trained for {' and '.join(kinds)}",
+                hint="pass prompt='box' or prompt='points', or allow_untrained=True",
+            )
+
+    @classmethod
+    def from_recipe(cls, recipe: Recipe, *, cache: StageCache | None = None, segments: bool = True) -> "Pipeline":
+        """Return the pipeline of a recipe; its ``objects`` take the places of the components that it names."""
+        return cls(
+            _of_recipe(recipe, "reasoner"),
+            _of_recipe(recipe, "prompt_interface"),
+            _of_recipe(recipe, "segmenter"),
+            prompt=recipe.config.prompt,
+            sampling=Sampling(**asdict(recipe.config.sampling)),
+            allow_untrained=recipe.config.allow_untrained,
+            cache=cache,
+            recipe=recipe,
+            segments=segments,
+        )
+
+    @property
+    def as_recipe(self) -> Recipe:
+        """The recipe it was made from; without one, a recipe of its settings, with its components as objects."""
+        if self.recipe is not None:
+            return self.recipe
+        settings = {"prompt": self.prompt_choice, "allow_untrained": self.allow_untrained}
+        return resolve({**settings, "sampling": asdict(self.sampling)}, values=self.components)
+
+    def reuse(self, other: "Pipeline") -> None:
+        """Take over the components that another pipeline has built, as far as its recipe and this one's agree on them."""
+        for kind, component in self.components.items():
+            before = other.components.get(kind)
+            if isinstance(component, Deferred) and isinstance(before, Deferred) and component.digest == before.digest:
+                vars(self).update({kind: vars(other)[kind]} if kind in vars(other) else {})
+
+    def __repr__(self) -> str:
+        return f"Pipeline({', '.join(f'{kind}={self.name(kind)}' for kind in self.components)})"
 
     @cached_property
     def reasoner(self) -> Reasoner:
-        """The recipe's reasoner."""
-        return self._build("reasoner")  # type: ignore[no-any-return]
+        """The reasoner, built on first use."""
+        return self._component("reasoner")  # type: ignore[no-any-return]
 
     @cached_property
     def prompt_interface(self) -> PromptInterface:
-        """The recipe's prompt interface."""
-        return self._build("prompt_interface")  # type: ignore[no-any-return]
+        """The prompt interface, built on first use."""
+        return self._component("prompt_interface")  # type: ignore[no-any-return]
 
     @cached_property
     def segmenter(self) -> Segmenter:
-        """The recipe's segmenter."""
-        return self._build("segmenter")  # type: ignore[no-any-return]
+        """The segmenter, built on first use."""
+        return self._component("segmenter")  # type: ignore[no-any-return]
 
-    @property
-    def sampling(self) -> Sampling:
-        """How completions are drawn; greedy and single unless the recipe says otherwise."""
-        return Sampling(**self.recipe.data["sampling"])
+    @cached_property
+    def accepts(self) -> frozenset[PromptKind]:
+        """The prompt kinds that the segmenter was trained for; it is built only where its factory does not say them."""
+        kinds = _declared(self.components.get("segmenter"), "accepts")
+        return self.segmenter.accepts if kinds is None else kinds
 
     @cached_property
     def untrained(self) -> list[str]:
-        """Prompt kinds the segmenter is given and was not trained for, by the recipe's leave; results say so."""
-        return sorted(untrained_kinds(self.recipe))
+        """The prompt kinds that the segmenter is given and was not trained for; results say so."""
+        provides = _declared(self.components.get("prompt_interface"), "provides")
+        accepts = _declared(self.components.get("segmenter"), "accepts")
+        if provides is None or accepts is None:
+            return []
+        given = {"both": provides, "box": provides & {"box"}, "points": provides - {"box"}}[self.prompt_choice]
+        return sorted(given - accepts)
 
-    @property
-    def part(self) -> Part:
-        """Which part of the answer prompts the segmenter."""
-        part: Part = self.recipe.data.get("prompt", "both")
-        return part
+    def name(self, kind: str) -> str:
+        """Return what reports call the component of a kind.
 
-    def __call__(self, query: Query) -> GroundingResult:
-        """Ground one query."""
-        return self.batch([query])[0]
+        Raises:
+            RecipeError: if the pipeline has none.
+        """
+        if kind not in self.components:
+            raise RecipeError(
+                f"the pipeline has no {kind}", hint=f"set {kind}=NAME in the recipe, or pass {kind}=OBJECT"
+            )
+        component = self.components[kind]
+        return component.name if isinstance(component, Deferred) else type(component).__name__
+
+    def __call__(
+        self,
+        image: ImageSource | Query,
+        question: str | None = None,
+        *,
+        plane: str | None = None,
+        slice: int | None = None,
+        window: str | None = None,
+    ) -> GroundingResult:
+        """Answer one question about one image.
+
+        Args:
+            image: a file's path, an array (H x W grey or H x W x 3 RGB, uint8), a PIL image, or a `Query`.
+            question: what is asked; a query has its own.
+            plane: of a volume's file: ``axial``, ``coronal`` or ``sagittal``.
+            slice: of a volume's file, or the frame of a film's, from 0.
+            window: of a DICOM or NIfTI file: how values become grey, see `medground.images.view.View`.
+
+        Raises:
+            InputError: if the image cannot be read, or is of another kind.
+            UsageError: if a question is missing or given twice, or a view is given of what is no file.
+        """
+        return self.batch([as_query(image, question, plane=plane, slice=slice, window=window)])[0]
 
     def batch(self, queries: Sequence[Query]) -> list[GroundingResult]:
-        """Ground several queries together, in order. Queries about one image encode it once."""
+        """Answer several queries together, in order. Queries about one image encode it once."""
         completions = [group[0] for group in self.completions(queries, replace(self.sampling, num_generations=1))]
-        groundings = [self.ground(*pair) for pair in zip(queries, completions, strict=True)]
-        masks = self.masks([(query.image, grounding) for query, grounding in zip(queries, groundings, strict=True)])
+        groundings = [self.ground(query, completion) for query, completion in zip(queries, completions, strict=True)]
+        outcomes = self.masks(
+            [(query.image, self.prompts(grounding)) for query, grounding in zip(queries, groundings, strict=True)]
+        )
         return [
             GroundingResult(
                 query=query,
                 completion=completion,
-                grounding=grounding,
-                mask=segmented.mask,
+                grounding=grounding.with_masks(segmented.masks),
                 fault=completion.fault or grounding.fault or segmented.fault,
                 cause=completion.cause or segmented.cause,
             )
-            for query, completion, grounding, segmented in zip(queries, completions, groundings, masks, strict=True)
+            for query, completion, grounding, segmented in zip(queries, completions, groundings, outcomes, strict=True)
+        ]
+
+    def rollouts(self, samples: Sequence[Sample], completions: Sequence[Completion], *, masks: bool) -> list[Rollout]:
+        """Read one completion per sample, in order, and segment what they point at if `masks` says so."""
+        rollouts = [
+            Rollout(
+                sample=sample,
+                completion=completion,
+                grounding=self.ground(sample.query, completion),
+                fault=completion.fault,
+                cause=completion.cause if completion.fault else "",
+            )
+            for sample, completion in zip(samples, completions, strict=True)
+        ]
+        if not masks:
+            return rollouts
+        outcomes = self.masks([(rollout.sample.query.image, self.prompts(rollout.grounding)) for rollout in rollouts])
+        return [
+            replace(
+                rollout,
+                grounding=rollout.grounding.with_masks(segmented.masks),
+                fault=rollout.fault or segmented.fault,
+                cause=rollout.cause or segmented.cause,
+            )
+            for rollout, segmented in zip(rollouts, outcomes, strict=True)
         ]
 
     def completions(self, queries: Sequence[Query], sampling: Sampling) -> list[list[Completion]]:
-        """The completion stage: G per query, from the store where the same reasoner was asked the same before."""
-        feeds = self.recipe.digest("reasoner", "prompt_interface")
-        store = self.store
-        keys = [query_key(feeds, query, sampling) for query in queries] if store else []
-        found: list[list[Completion] | None] = (
-            [store.completions(key) for key in keys] if store else [None] * len(queries)
+        """Return G completions per query, from the cache where the same reasoner answered the same query before."""
+        feeds = self._feeds("reasoner", "prompt_interface")
+        cache = self.cache if feeds is not None else None
+        keys = [query_key(feeds or "", query, sampling) for query in queries] if cache else []
+        groups: list[list[Completion] | None] = (
+            [cache.completions(key) for key in keys] if cache else [None] * len(queries)
         )
-        missing = [index for index, group in enumerate(found) if group is None]
+        missing = [index for index, group in enumerate(groups) if group is None]
         if missing:
-            if "reasoner" not in vars(self):  # not built yet
+            if self.recipe is not None and "reasoner" not in vars(self):  # not built yet
                 require_checkpoints(self.recipe, "reasoner", *["segmenter"] * self.segments)
-            batch = [self.prompt_interface.render(queries[index]) for index in missing]
-            answers = self.reasoner.generate(batch, sampling)
-            _count("reasoner", [len(group) for group in answers], [sampling.num_generations] * len(batch))
+            conversations = [self.prompt_interface.render(queries[index]) for index in missing]
+            answers = self.reasoner.generate(conversations, sampling)
+            check_counts("reasoner", [len(group) for group in answers], [sampling.num_generations] * len(conversations))
             for index, group in zip(missing, answers, strict=True):
-                found[index] = group
-                if store and all(completion.fault is None for completion in group):
-                    store.put_completions(keys[index], group)
-        return [group for group in found if group is not None]
+                groups[index] = group
+                if cache and all(completion.fault is None for completion in group):
+                    cache.put_completions(keys[index], group)
+        return [group for group in groups if group is not None]
 
     def ground(self, query: Query, completion: Completion) -> Grounding:
-        """The grounding stage: read one completion. Where there is no text at all, its fault is the grounding's; where the
-        text ended at the length limit and lacks a whole answer, that is the fault."""
+        """Read one completion.
+
+        Where there is no text at all, its fault is the grounding's; where the text ended at the length limit and lacks a
+        whole answer, that is the fault.
+        """
         if completion.fault is not None:
-            return Grounding(prompt=None, fault=completion.fault)
+            return Grounding(fault=completion.fault)
         grounding = self.prompt_interface.parse(completion, query.size)
         if completion.finish_reason == "length" and grounding.fault in UNFINISHED:
             return replace(grounding, fault=Fault.CUT_OFF)
         return grounding
 
-    def masks(self, answers: Sequence[tuple[Image, Grounding]], part: Part | None = None) -> list[Segmented]:
-        """The mask stage: each image is handed to the segmenter once, with all prompts about it.
+    def prompts(self, grounding: Grounding) -> list[SpatialPrompt | None]:
+        """Return the prompts for the segmenter, one per region of an answer; None where a region lacks the chosen parts."""
+        return [region.prompt(self.prompt_choice) for region in grounding.regions]
+
+    def masks(self, answers: Answers) -> list[Segmented]:
+        """Segment: hand each image to the segmenter once, with all prompts about it.
 
         Args:
-            answers: images and what was said about them.
-            part: which part of each answer prompts the segmenter; None takes the recipe's word.
+            answers: images, each with the prompts of one answer about it.
+
+        Returns:
+            one outcome per answer, with one mask per prompt.
         """
-        feeds = self.recipe.digest("segmenter")
-        out = [Segmented(None)] * len(answers)
-        waiting: dict[str, list[tuple[int, SpatialPrompt]]] = {}
-        images: dict[str, Image] = {}
-        for index, (image, grounding) in enumerate(answers):
-            prompt = grounding.prompt and grounding.prompt.only(part or self.part)
-            if prompt is None:
-                continue
-            key = image_key(image)
-            stored = self.store.mask(feeds, key, prompt) if self.store else None
-            if stored is not None:
-                out[index] = Segmented(stored)
-            else:
-                images[key] = image
-                waiting.setdefault(key, []).append((index, prompt))
-        prompts = {key: [prompt for _, prompt in pairs] for key, pairs in waiting.items()}
-        for key, results in self._segment(images, prompts).items():
-            for (index, prompt), segmented in zip(waiting[key], results, strict=True):
-                out[index] = segmented
-                if self.store and segmented.mask is not None:
-                    self.store.put_mask(feeds, key, prompt, segmented.mask)
-        return out
+        feeds = self._feeds("segmenter")
+        return segment(lambda: self.segmenter, answers, None if feeds is None else self.cache, feeds or "")
 
-    def _segment(
-        self, images: Mapping[str, Image], prompts: Mapping[str, list[SpatialPrompt]]
-    ) -> dict[str, list[Segmented]]:
-        keys = list(images)
-        if len(keys) > 1 and isinstance(self.segmenter, BatchSegmenter):
-            try:
-                masks = self.segmenter.segment_batch([images[key] for key in keys], [prompts[key] for key in keys])
-                _count("segmenter", [len(group) for group in masks], [len(prompts[key]) for key in keys])
-                return {key: [Segmented(mask) for mask in group] for key, group in zip(keys, masks, strict=True)}
-            except SegmenterError:
-                pass  # One image may be to blame: ask again one by one, so that only its samples carry the fault.
-        return {key: self._segment_one(images[key], prompts[key]) for key in keys}
+    def _component(self, kind: str) -> Any:
+        self.name(kind)
+        component = self.components[kind]
+        return component.build() if isinstance(component, Deferred) else component
 
-    def _segment_one(self, image: Image, prompts: list[SpatialPrompt]) -> list[Segmented]:
-        try:
-            masks = self.segmenter.segment(image, prompts)
-        except (MemoryError, SegmenterMemoryError) as error:
-            return [Segmented(None, Fault.OUT_OF_MEMORY, f"out of memory: {error}")] * len(prompts)
-        except Exception as error:  # noqa: BLE001  a stranger's segmenter may raise anything; counted, with its cause
-            cause = f"{type(self.segmenter).__name__} failed: {type(error).__name__}: {error}"
-            return [Segmented(None, Fault.SEGMENTER, cause)] * len(prompts)
-        _count("segmenter", [len(masks)], [len(prompts)])
-        return [Segmented(mask) for mask in masks]
-
-    def _build(self, kind: str) -> Any:
-        name, arguments = self.recipe.component(kind)
-        return registry.build(kind, name, **arguments)
+    def _feeds(self, *kinds: str) -> str | None:
+        """Return what stands for some components in the cache; None where one of them is an object."""
+        components = [self.components.get(kind) for kind in kinds]
+        digests = [component.digest for component in components if isinstance(component, Deferred)]
+        return " ".join(digests) if len(digests) == len(components) else None
 
 
-class RolloutPipeline:
-    """The training graph of a recipe: from samples to scored groups."""
-
-    def __init__(self, recipe: Recipe, rubric: "Rubric", store: StageCache | None = None) -> None:
-        self.grounding = Pipeline(recipe, store, segments=rubric.needs_mask)
-        self.rubric = rubric
-
-    def __call__(self, samples: Sequence[Sample], sampling: Sampling) -> list[Group]:
-        """Sample G completions per sample, and score them."""
-        return self.score(samples, self.grounding.completions([sample.query for sample in samples], sampling))
-
-    def score(self, samples: Sequence[Sample], completions: Sequence[Sequence[Completion]]) -> list[Group]:
-        """Score given completions: read them, segment where a term needs it, apply the rubric once to all."""
-        flat = [
-            Rollout(sample=sample, completion=completion, grounding=self.grounding.ground(sample.query, completion))
-            for sample, group in zip(samples, completions, strict=True)
-            for completion in group
-        ]
-        if self.rubric.needs_mask:
-            masks = self.grounding.masks([(rollout.sample.query.image, rollout.grounding) for rollout in flat])
-            flat = [
-                replace(rollout, mask=segmented.mask, fault=segmented.fault, cause=segmented.cause)
-                for rollout, segmented in zip(flat, masks, strict=True)
-            ]
-        flat = [
-            replace(rollout, fault=rollout.completion.fault, cause=rollout.completion.cause)
-            if rollout.completion.fault
-            else rollout
-            for rollout in flat
-        ]
-        scores = iter(self.rubric(flat))
-        rollouts = iter(flat)
-        return [
-            Group(sample=sample, rollouts=[next(rollouts) for _ in group], scores=[next(scores) for _ in group])
-            for sample, group in zip(samples, completions, strict=True)
-        ]
+def _choice(word: str) -> PromptChoice:
+    choices: tuple[PromptChoice, ...] = get_args(PromptChoice)
+    for choice in choices:
+        if choice == word:
+            return choice
+    raise RecipeError(f"prompt must be both, box or points: {word!r}", hint=did_you_mean(word, choices))
 
 
-def load(recipe: Any, *overrides: str, store: StageCache | None = None) -> Pipeline:
-    """The inference graph of a recipe.
+def _of_recipe(recipe: Recipe, kind: str) -> Any:
+    """Return the object given for a recipe's component, else the component for later; None where the recipe names none."""
+    if kind in recipe.objects:
+        return recipe.objects[kind]
+    if kind not in recipe.data:
+        return None
+    name = recipe.data[kind]["name"]
+
+    def build() -> Any:
+        recipe.require_object(kind)
+        return registry.build(kind, name, **recipe.component(kind).arguments)
+
+    return Deferred(name, recipe.digest(kind), build, lambda: registry.factory(kind, name))
+
+
+def _declared(component: Any, attribute: str) -> frozenset[PromptKind] | None:
+    """Return the prompt kinds that a component declares, or its factory before it is built; None where they are not known."""
+    holder = component.factory() if isinstance(component, Deferred) else component
+    kinds = getattr(holder, attribute, None)
+    return kinds if isinstance(kinds, frozenset) else None
+
+
+def load(
+    recipe: Source,
+    *overrides: str,
+    reasoner: Reasoner | None = None,
+    prompt_interface: PromptInterface | None = None,
+    segmenter: Segmenter | None = None,
+    cache: StageCache | None = None,
+) -> Pipeline:
+    """Return the pipeline of a recipe; components are built when they are first needed.
+
+    >>> import medground
+    >>> medground.load("infer/toy", "segmenter=ellipse")
+    Pipeline(reasoner=toy, prompt_interface=bbox_points, segmenter=ellipse)
 
     Args:
-        recipe: a shipped name such as ``"infer/toy"``, a path, a run folder, or a mapping.
+        recipe: a shipped name such as ``"infer/toy"``, a path, a run folder, a mapping, or a resolved recipe.
         overrides: ``"a.b=c"`` strings, as on the command line.
-        store: where stages are kept; give one store to several graphs and they share what they have in common.
-            Without one, nothing is kept.
+        reasoner: an object in place of the component that the recipe names.
+        prompt_interface: the same.
+        segmenter: the same.
+        cache: where completions and masks are kept; pipelines that share one share what they have in common. Without
+            one, nothing is kept.
 
     Raises:
-        RecipeError: if the recipe cannot be used as written.
+        RecipeError: if the recipe cannot be used as written, or is of a run that was given an object in the place of a
+            component, and the object is not given again.
         PluginError: if it names a component that is missing, broken or ambiguous.
     """
-    resolved = resolve(recipe, *overrides)
+    given = {"reasoner": reasoner, "prompt_interface": prompt_interface, "segmenter": segmenter}
+    values = {kind: component for kind, component in given.items() if component is not None}
+    resolved = resolve(recipe, *overrides, values=values)
     check(resolved)
-    return Pipeline(resolved, store)
-
-
-def describe(recipe: Recipe) -> str:
-    """The graph of a recipe as text: one line per stage with the component that does it, and what feeds it."""
-    data = recipe.data
-    stages: list[tuple[str, str, str]] = []
-
-    def named(kind: str) -> str:
-        name, arguments = recipe.component(kind)
-        shown = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
-        return f"{name}({shown})"
-
-    if "prompt_interface" in data:
-        stages.append(("render", named("prompt_interface"), "image, question -> messages"))
-    if "reasoner" in data:
-        generations = data.get("sampling", {}).get("num_generations", 1)
-        stages.append(("completions", named("reasoner"), f"messages -> {generations} x text"))
-    if "prompt_interface" in data:
-        stages.append(("groundings", named("prompt_interface"), "text -> box, points in original pixels"))
-    if "segmenter" in data:
-        stages.append(("masks", named("segmenter"), f"image, {data.get('prompt', 'both')} -> mask"))
-    if recipe.terms:
-        terms = ", ".join(f"{weight:g} {label}" for label, (_, weight, _) in recipe.terms.items())
-        stages.append(("scores", terms, "rollouts -> raw values, weighted sum"))
-    width = max((len(stage) for stage, _, _ in stages), default=0)
-    return "\n".join(f"{stage:<{width}}  {who}\n{'':<{width}}  {what}" for stage, who, what in stages)
-
-
-def _count(who: str, given: Sequence[int], wanted: Sequence[int]) -> None:
-    if list(given) != list(wanted):
-        raise RunError(
-            f"the {who} gave {list(given)} answers where {list(wanted)} were asked for",
-            hint=f"run medground.testing.check_{who} on it",
-        )
+    return Pipeline.from_recipe(resolved, cache=cache)

@@ -1,66 +1,66 @@
-"""Whether a recipe's components exist, take the arguments it gives, and suit one another. Nothing is constructed."""
+"""Check that a recipe's components exist, take its arguments and suit one another. Nothing is constructed."""
 
 import inspect
 from collections.abc import Iterator, Mapping
 from itertools import islice
-from typing import Any
 
 from medground import registry
 from medground.errors import MedgroundError, PluginError, RecipeError
+from medground.recipe.config import ComponentConfig
 from medground.recipe.recipe import Recipe
-from medground.recipe.schema import COMPONENTS
+from medground.recipe.schema import PromptChoice
 from medground.recipe.validation import MAX_PROBLEMS, InvalidRecipe, Problem
 from medground.recipe.yaml_reader import MISSING
 
-PARTS: Mapping[str, frozenset[str]] = {
-    "both": frozenset({"box", "points", "negative_points"}),
-    "box": frozenset({"box"}),
-    "points": frozenset({"points", "negative_points"}),
+PROMPT_KINDS: Mapping[PromptChoice, frozenset[str]] = {
+    PromptChoice.both: frozenset({"box", "points", "negative_points"}),
+    PromptChoice.box: frozenset({"box"}),
+    PromptChoice.points: frozenset({"points", "negative_points"}),
 }
-"""The recipe's word ``prompt`` -> the prompt kinds it lets through to the segmenter."""
+"""The recipe's word ``prompt`` -> the prompt kinds that reach the segmenter."""
 
 
 def check(recipe: Recipe, *, strict_missing: bool = False) -> None:
-    """Stop where a recipe names components that cannot be used as it says.
+    """Raise on components that cannot be used as the recipe says.
 
     Args:
-        recipe: a resolved recipe; its variants are not looked at.
-        strict_missing: whether a value that must still be given is a problem.
+        recipe: a resolved recipe; its variants are not checked.
+        strict_missing: count a value that must still be given as a problem.
 
     Raises:
         PluginError: if its first problem is a component that is missing, broken or ambiguous.
         InvalidRecipe: if its first problem is of another kind.
     """
-    found = list(islice(_problems(recipe, strict_missing), MAX_PROBLEMS))
-    if found:
-        problem, cause = found[0]
+    problems = list(islice(_problems(recipe, strict_missing), MAX_PROBLEMS))
+    if problems:
+        problem, cause = problems[0]
         if isinstance(cause, PluginError):
             raise PluginError(f"{problem.where}: {problem.message}", hint=problem.hint) from cause
-        raise InvalidRecipe([each for each, _ in found])
+        raise InvalidRecipe([problem for problem, _ in problems])
 
 
 def find_problems(recipe: Recipe, *, strict_missing: bool = False) -> list[Problem]:
-    """The first things `check` would stop at, in the recipe and in each of its variants; each is told once.
+    """Return the first problems of the recipe and of each of its variants, without repetitions.
 
-    Of a recipe with a ``sweep`` section, a variant that is `impossible` is none: the sweep skips it with that reason.
+    Of a recipe with a ``sweep`` section, the `incompatibility` of a variant is no problem: the sweep skips the variant
+    with that reason.
     """
-    found: dict[str, Problem] = {}
-    for problem in _everywhere(recipe, strict_missing):
-        # A broken plugin says the same of each of its components; a variant, what the recipe said before.
-        found.setdefault(f"{problem.message} {problem.hint}", problem)
-        if len(found) == MAX_PROBLEMS:
+    problems: dict[str, Problem] = {}
+    for problem in _with_variants(recipe, strict_missing):
+        # A broken plugin has one message for all its components; a variant repeats the recipe's problems.
+        problems.setdefault(f"{problem.message} {problem.hint}", problem)
+        if len(problems) == MAX_PROBLEMS:
             break
-    return list(found.values())
+    return list(problems.values())
 
 
-def _everywhere(recipe: Recipe, strict_missing: bool) -> Iterator[Problem]:
+def _with_variants(recipe: Recipe, strict_missing: bool) -> Iterator[Problem]:
     yield from (problem for problem, _ in _problems(recipe, strict_missing))
     for name in recipe.variants:
         try:
             variant = recipe.variant(name)
-            # A sweep skips a cell whose parts cannot work together, and says so: that is part of its result.
-            excused = impossible(variant) if "sweep" in recipe.data else None
-            yield from (each for each, _ in _problems(variant, strict_missing) if each.message != excused)
+            skipped = incompatibility(variant) if "sweep" in recipe.data else None
+            yield from (problem for problem, _ in _problems(variant, strict_missing) if problem.message != skipped)
         except InvalidRecipe as error:
             yield from error.problems
         except RecipeError as error:
@@ -68,90 +68,89 @@ def _everywhere(recipe: Recipe, strict_missing: bool) -> Iterator[Problem]:
 
 
 def _problems(recipe: Recipe, strict_missing: bool) -> Iterator[tuple[Problem, MedgroundError | None]]:
-    data = recipe.data
-    for kind in COMPONENTS:
-        if kind in data:
-            yield from _binding(recipe, kind, kind, data[kind])
-    for label, term in data.get("rewards", {}).items():
-        yield from _binding(recipe, "reward", f"rewards.{label}", term)
-    for index, tracker in enumerate(data.get("trackers", ())):
-        yield from _binding(recipe, "tracker", f"trackers.{index}", tracker)
+    for key in recipe.missing_objects:
+        if strict_missing or key in ("reasoner", "prompt_interface", "segmenter"):
+            yield recipe.missing_object(key), None
+    for key, kind, component in recipe.components():
+        if not recipe.is_object(key):
+            yield from _binding(recipe, kind, key, component)
     if problem := _untrained(recipe):
         yield problem, None
     if strict_missing:
         for key in recipe.missing:
-            yield Problem(key, recipe.place(key), f"{key} must be given", f"add {key}=VALUE"), None
+            yield Problem(key, recipe.origin(key), f"{key} must be given", f"add {key}=VALUE"), None
 
 
 def _binding(
-    recipe: Recipe, kind: str, key: str, component: Mapping[str, Any]
+    recipe: Recipe, kind: str, key: str, component: ComponentConfig
 ) -> Iterator[tuple[Problem, MedgroundError | None]]:
-    arguments = {word: value for word, value in component.items() if word not in registry.RESERVED}
-    name = component["name"]
+    name, arguments = component
     try:
         parameters = inspect.signature(registry.factory(kind, name)).parameters
     except PluginError as error:
-        yield Problem(f"{key}.name", recipe.place(f"{key}.name"), error.message, error.hint), error
+        yield Problem(f"{key}.name", recipe.origin(f"{key}.name"), error.message, error.hint), error
         return
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     unknown = [] if takes_any else [word for word in arguments if word not in parameters]
-    for part in [{word: arguments[word]} for word in unknown] or [arguments]:
+    # Each unknown argument is a problem of its own.
+    for subset in [{word: arguments[word]} for word in unknown] or [arguments]:
         try:
-            registry.bind(kind, name, part)
+            registry.bind(kind, name, subset)
         except RecipeError as error:
-            dotted = f"{key}.{next(iter(part))}" if unknown else f"{key}.name"
-            yield Problem(dotted, recipe.place(dotted), error.message, error.hint), error
+            dotted = f"{key}.{next(iter(subset))}" if unknown else f"{key}.name"
+            yield Problem(dotted, recipe.origin(dotted), error.message, error.hint), error
     given = {word: value for word, value in arguments.items() if value != MISSING}
-    for word, wrong in registry.unsuitable(kind, name, given).items():
+    for word, refusal in registry.unsuitable(kind, name, given).items():
         dotted = f"{key}.{word}"
-        yield Problem(dotted, recipe.place(dotted), f"{dotted}: {wrong.what}", wrong.hint), None
+        yield Problem(dotted, recipe.origin(dotted), f"{dotted}: {refusal.what}", refusal.hint), None
 
 
-def impossible(recipe: Recipe) -> str | None:
-    """Why the parts of a recipe cannot work together as it wants them to, each by itself being in order; else None."""
+def incompatibility(recipe: Recipe) -> str | None:
+    """Return why the components of a recipe, each by itself valid, cannot work together; None if they can."""
     problem = _untrained(recipe)
     return None if problem is None else problem.message
 
 
 def untrained_kinds(recipe: Recipe) -> frozenset[str]:
-    """The prompt kinds that the segmenter is given and was not trained for; results of such a recipe must say so."""
-    provides, accepts = (_kinds(recipe, *pair) for pair in (("prompt_interface", "provides"), ("segmenter", "accepts")))
-    if provides is None or accepts is None or recipe.data["prompt"] not in PARTS:
+    """Return the prompt kinds that the segmenter is given and was not trained for; results must state them."""
+    provides, accepts = _kinds(recipe, "prompt_interface", "provides"), _kinds(recipe, "segmenter", "accepts")
+    if provides is None or accepts is None or "prompt" in recipe.missing:
         return frozenset()
-    return (provides & PARTS[recipe.data["prompt"]]) - accepts
+    return (provides & PROMPT_KINDS[recipe.config.prompt]) - accepts
 
 
 def _untrained(recipe: Recipe) -> Problem | None:
-    """Whether the segmenter would be given a kind of prompt it was not trained for."""
-    provides, accepts = (_kinds(recipe, *pair) for pair in (("prompt_interface", "provides"), ("segmenter", "accepts")))
-    if provides is None or recipe.data["prompt"] not in PARTS:
+    """Return the problem of a segmenter that is given a prompt kind it was not trained for, or no prompt at all."""
+    provides, accepts = _kinds(recipe, "prompt_interface", "provides"), _kinds(recipe, "segmenter", "accepts")
+    if provides is None or "prompt" in recipe.missing:
         return None
-    part, interface = recipe.data["prompt"], recipe.data["prompt_interface"]["name"]
-    given = provides & PARTS[part]
-    if not given:
-        what = f"prompt: {part} asks for what prompt_interface {interface!r} never gives"
-        return Problem("prompt", recipe.place("prompt"), what, f"it gives {_listed(provides)}")
+    prompt = recipe.config.prompt
+    if not provides & PROMPT_KINDS[prompt]:
+        what = f"prompt: {prompt} selects what prompt_interface {_name(recipe, 'prompt_interface')!r} never gives"
+        return Problem("prompt", recipe.origin("prompt"), what, f"it gives {_listed(provides)}")
     untrained = untrained_kinds(recipe)
     if accepts is None or not untrained or recipe.data["allow_untrained"] is True:
         return None
-    name = recipe.data["segmenter"]["name"]
-    what = f"segmenter {name!r} was not trained for {_listed(untrained)}"
-    usable = next(
-        (word for word in ("box", "points") if provides & PARTS[word] and provides & PARTS[word] <= accepts), ""
-    )
-    hint = f"set prompt: {usable}, or allow_untrained: true" if usable else "set allow_untrained: true"
-    return Problem("segmenter.name", recipe.place("segmenter.name"), what, hint)
+    what = f"segmenter {_name(recipe, 'segmenter')!r} was not trained for {_listed(untrained)}"
+    given = {choice: provides & PROMPT_KINDS[choice] for choice in (PromptChoice.box, PromptChoice.points)}
+    usable = next((f"prompt: {choice}, or " for choice, kinds in given.items() if kinds and kinds <= accepts), "")
+    hint = f"set {usable}allow_untrained: true"
+    return Problem("segmenter.name", recipe.origin("segmenter.name"), what, hint)
 
 
 def _kinds(recipe: Recipe, kind: str, attribute: str) -> frozenset[str] | None:
-    """The prompt kinds a component's factory states, or None where it cannot be known without building it."""
-    if kind not in recipe.data:
+    """Return the prompt kinds a component's factory states; None if they are unknown before it is built."""
+    if kind not in recipe.data or recipe.is_object(kind):
         return None
     try:
-        found = getattr(registry.factory(kind, recipe.data[kind]["name"]), attribute, None)
-    except PluginError:  # told already, as the component's own problem
+        kinds = getattr(registry.factory(kind, _name(recipe, kind)), attribute, None)
+    except PluginError:  # reported as the component's own problem
         return None
-    return found if isinstance(found, frozenset) else None
+    return kinds if isinstance(kinds, frozenset) else None
+
+
+def _name(recipe: Recipe, kind: str) -> str:
+    return str(recipe.data[kind]["name"])
 
 
 def _listed(kinds: frozenset[str]) -> str:

@@ -1,4 +1,4 @@
-"""The weights that a recipe's components name, and whether they are on this machine: known before torch is imported."""
+"""The weights that a recipe's components name, and whether they are on this machine. Torch is not imported."""
 
 import shlex
 from collections.abc import Iterator
@@ -6,50 +6,57 @@ from typing import Any, NamedTuple
 
 from medground import registry
 from medground.errors import InputError
+from medground.recipe.config import ComponentConfig, TermConfig
 from medground.recipe.recipe import Recipe
 from medground.recipe.sources import names
 from medground.segmenters.weights import NotFetched, check_whole, find_weights
 
 
-class Named(NamedTuple):
+class NamedCheckpoint(NamedTuple):
     """One checkpoint that a recipe names."""
 
     key: str
-    """Dotted place in the recipe, such as ``segmenter.checkpoint``."""
+    """Dotted key in the recipe, for example ``segmenter.checkpoint``."""
     checkpoint: Any
     """As written there, else the factory's attribute ``published``."""
     revision: Any
 
 
 KEYS = ("reasoner", "segmenter", "rewards")
-"""The parts of a recipe that may name checkpoints."""
+"""The sections of a recipe that may name checkpoints."""
 
 
-def checkpoints(recipe: Recipe, *keys: str) -> Iterator[Named]:
-    """The checkpoints that parts of a recipe name.
+def checkpoints(recipe: Recipe, *keys: str) -> Iterator[NamedCheckpoint]:
+    """Yield the checkpoints that sections of a recipe name.
 
     Args:
         recipe: a resolved recipe.
-        keys: some of `KEYS`; the others are not looked at.
+        keys: some of `KEYS`.
 
     Raises:
         RecipeError: if a component's values must still be given.
-        PluginError: if a component cannot be had.
+        PluginError: if a component is missing or broken.
     """
-    named: list[tuple[str, str, str, dict[str, Any]]] = []
-    for kind in ("reasoner", "segmenter"):
-        if kind in keys and kind in recipe.data:
-            named.append((kind, kind, *recipe.component(kind)))
-    for label, (name, _, given) in recipe.terms.items() if "rewards" in keys else ():
-        named.append(("reward", f"rewards.{label}", name, given))
-    for kind, key, name, given in named:
-        checkpoint = given.get("checkpoint") or getattr(registry.factory(kind, name), "published", None)
+    components: list[tuple[str, str, ComponentConfig | TermConfig]] = [
+        (kind, kind, recipe.component(kind))
+        for kind in ("reasoner", "segmenter")
+        if kind in keys and kind in recipe.data and not recipe.is_object(kind)
+    ]
+    if "rewards" in keys:
+        components += [
+            ("reward", key, recipe.terms[label])
+            for label in recipe.terms
+            if not recipe.is_object(key := f"rewards.{label}")
+        ]
+    for kind, key, component in components:
+        arguments = component.arguments
+        checkpoint = arguments.get("checkpoint") or getattr(registry.factory(kind, component.name), "published", None)
         if checkpoint is not None:
-            yield Named(f"{key}.checkpoint", checkpoint, given.get("revision"))
+            yield NamedCheckpoint(f"{key}.checkpoint", checkpoint, arguments.get("revision"))
 
 
 def require_checkpoints(recipe: Recipe, *keys: str) -> None:
-    """Stop where weights that a recipe names are not here or not whole; nothing is loaded.
+    """Raise if weights that a recipe names are absent or incomplete; nothing is loaded.
 
     Args:
         recipe: a resolved recipe.
@@ -58,7 +65,7 @@ def require_checkpoints(recipe: Recipe, *keys: str) -> None:
     Raises:
         InputError: naming the weights, and how to get them.
         RecipeError: if a component's values must still be given.
-        PluginError: if a component cannot be had.
+        PluginError: if a component is missing or broken.
     """
     for key, checkpoint, revision in checkpoints(recipe, *keys):
         if not isinstance(checkpoint, str) or "://" in checkpoint:
@@ -66,11 +73,11 @@ def require_checkpoints(recipe: Recipe, *keys: str) -> None:
         try:
             check_whole(find_weights(f"{checkpoint}@{revision}" if revision else checkpoint))
         except InputError as error:
-            on_hub = isinstance(error, NotFetched)
-            raise InputError(f"{key}: {error.message}", hint=_fetch(recipe) if on_hub else error.hint) from error
+            hint = _fetch_command(recipe) if isinstance(error, NotFetched) else error.hint
+            raise InputError(f"{key}: {error.message}", hint=hint) from error
 
 
-def _fetch(recipe: Recipe) -> str:
-    """The command that downloads what a recipe names."""
-    source = recipe.name if recipe.name in names() else recipe.written.texts[-1][0]
+def _fetch_command(recipe: Recipe) -> str:
+    """Return the command that downloads what a recipe names."""
+    source = recipe.name if recipe.name in names() else recipe.source.texts[-1][0]
     return shlex.join(["medground", "fetch", source, *recipe.overrides])

@@ -1,41 +1,42 @@
-"""Weights and data a recipe names, downloaded from the Hugging Face hub: licence first, hashes checked, all recorded.
+"""Download the weights and data a recipe names from the Hugging Face hub: show licences, check hashes, record both.
 
 A recipe names published weights by their hub id, ``owner/name[/file][@revision]``, in a component's argument
-``checkpoint``; a component that is given none may have a default, its factory's attribute ``published``. A data set is
+``checkpoint``; a component without one may have a default, its factory's attribute ``published``. A dataset is
 ``data.path``. Whatever exists on disk is left alone. Nothing else in medground downloads anything.
 
-What is known beforehand about licences and hashes is in ``sources.json``: SHA-256 only where several public records
-agree (the files themselves were not at hand), null where a licence is not stated.
+``sources.json`` holds the licences and hashes that are known beforehand: a SHA-256 only where several public records
+agree (the files themselves were not available), null where no licence is stated.
 """
 
 import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from medground.errors import PluginError, RunError
-from medground.recipe import Recipe, checkpoints
-from medground.recipe.checkpoints import KEYS
+from medground.recipe import Recipe
+from medground.recipe.checkpoints import KEYS, checkpoints
 
 LOCK = "medground.lock.json"
-"""In the hub's cache folder: id -> revision asked for, commit, licence, SHA-256 of every file."""
+"""In the hub's cache folder: id -> `LockEntry`."""
 _HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*(/[\w./-]+)?(@[\w./-]+)?")
-_NEEDED = (".safetensors", ".json", ".txt", ".jinja", ".model", ".md")
+_MODEL_FILES = (".safetensors", ".json", ".txt", ".jinja", ".model", ".md")
 _PICKLED = (".bin", ".pt", ".pth")
 """Taken only from a repository that has no safetensors."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wanted:
-    """One thing a recipe names that lies on the hub."""
+class HubItem:
+    """Something on the hub that a recipe names."""
 
     key: str
-    """Dotted place in the recipe, such as ``segmenter.checkpoint``."""
+    """Dotted key in the recipe, for example ``segmenter.checkpoint``."""
     repository: str
     file: str = ""
     """One file of the repository; "" takes what a model folder needs."""
@@ -51,15 +52,15 @@ class Wanted:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Offer:
-    """What the hub says about a wanted thing, before anything is downloaded."""
+class Listing:
+    """What the hub states about an item before anything is downloaded."""
 
-    wanted: Wanted
+    item: HubItem
     commit: str
     files: Mapping[str, int | None]
-    """Name -> size in bytes, where the hub says."""
+    """Name -> size in bytes, where the hub states it."""
     sha256: Mapping[str, str]
-    """Name -> expected hash, where sources.json or the hub knows one."""
+    """Name -> expected hash, where sources.json or the hub states one."""
     licence: str | None
     """None where none is stated."""
     note: str = ""
@@ -70,89 +71,101 @@ class Offer:
         return sum(size or 0 for size in self.files.values())
 
 
-@dataclass(frozen=True, kw_only=True)
-class Fetched:
-    """What lies in the cache now."""
+class LockEntry(TypedDict):
+    """What the lock file records of a download."""
 
-    offer: Offer
+    revision: str
+    """As the recipe names it."""
+    commit: str
+    licence: str | None
+    sha256: dict[str, str]
+    """Of every file, by name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Download:
+    """Files in the cache."""
+
+    listing: Listing
     path: Path
     """The file, or the folder."""
     sha256: Mapping[str, str] = field(repr=False)
 
+    @property
+    def lock_entry(self) -> LockEntry:
+        """The record for the lock file."""
+        return {
+            "revision": self.listing.item.revision,
+            "commit": self.listing.commit,
+            "licence": self.listing.licence,
+            "sha256": dict(sorted(self.sha256.items())),
+        }
+
     def to_dict(self) -> dict[str, Any]:
-        """Plain data, as the lock file keeps it, with the id and the path."""
-        return {"id": self.offer.wanted.id, "path": str(self.path), **_locked(self)}
+        """Return the lock entry with the id and the path."""
+        return {"id": self.listing.item.id, "path": str(self.path), **self.lock_entry}
 
 
-def wanted(recipe: Recipe) -> list[Wanted]:
-    """What a recipe names that is not a path on this machine, each once.
+def hub_items(recipe: Recipe) -> list[HubItem]:
+    """Return what a recipe names that is not a path on this machine, without repetitions.
 
     Raises:
         RecipeError: if a component's values must still be given.
-        PluginError: if a component cannot be had.
+        PluginError: if a component is missing or broken.
     """
-    found = [*_weights(recipe), *_data(recipe)]
-    return list({item.id: item for item in found}.values())
+    return list({item.id: item for item in _items(recipe)}.values())
 
 
-def _weights(recipe: Recipe) -> Iterator[Wanted]:
+def _items(recipe: Recipe) -> Iterator[HubItem]:
     for key, checkpoint, revision in checkpoints(recipe, *KEYS):
-        item = parse(checkpoint, key, revision=revision)
-        if item is not None:
+        if item := parse_hub_id(checkpoint, key, revision=revision):
             yield item
-
-
-def _data(recipe: Recipe) -> Iterator[Wanted]:
-    path = recipe.data.get("data", {}).get("path")
-    item = parse(path, "data.path", kind="dataset")
-    if item is not None:
+    if not {"data", "data.path"} & {*recipe.missing} and (
+        item := parse_hub_id(recipe.config.data.path, "data.path", kind="dataset")
+    ):
         yield item
 
 
-def parse(name: Any, key: str, *, revision: str | None = None, kind: str = "model") -> Wanted | None:
-    """A hub id as something wanted, or None where the name is no hub id or exists on disk.
+def parse_hub_id(name: Any, key: str, *, revision: str | None = None, kind: str = "model") -> HubItem | None:
+    """Return the item of a hub id, or None if the name is no hub id or exists on disk.
 
-    >>> parse("wanglab/MedSAM2/MedSAM2_latest.pt@main", "segmenter.checkpoint").file
+    >>> parse_hub_id("wanglab/MedSAM2/MedSAM2_latest.pt@main", "segmenter.checkpoint").file
     'MedSAM2_latest.pt'
-    >>> parse("./weights/medsam2.pt", "segmenter.checkpoint") is None
+    >>> parse_hub_id("./weights/medsam2.pt", "segmenter.checkpoint") is None
     True
     """
     if not isinstance(name, str) or not _HUB_ID.fullmatch(name) or Path(name).exists():
         return None
-    path, _, inside = name.partition("@")
+    path, _, pinned = name.partition("@")
     owner, repository, *file = path.split("/")
-    return Wanted(
+    return HubItem(
         key=key,
         repository=f"{owner}/{repository}",
         file="/".join(file),
-        revision=inside or revision or "main",
+        revision=pinned or revision or "main",
         kind=kind,
     )
 
 
-def look_up(item: Wanted) -> Offer:
-    """Ask the hub what there is, under which licence. Downloads nothing.
+def look_up(item: HubItem) -> Listing:
+    """Ask the hub for an item's files and licence. Downloads nothing.
 
     Raises:
-        RunError: if the hub cannot be reached or has no such thing.
+        RunError: if the hub cannot be reached or has no such item.
     """
-    info = _ask(
-        item,
-        lambda hub: hub.HfApi().repo_info(
-            item.repository, repo_type=item.kind, revision=item.revision, files_metadata=True
-        ),
-    )
+    with _hub(item) as hub:
+        info = hub.HfApi().repo_info(item.repository, repo_type=item.kind, revision=item.revision, files_metadata=True)
     sizes = {sibling.rfilename: sibling.size for sibling in info.siblings}
-    names = [item.file] if item.file else _needed(list(sizes), item.kind)
     if item.file and item.file not in sizes:
         raise RunError(f"{item.repository} has no file {item.file}", hint=f"it has: {', '.join(sorted(sizes))}")
-    known = _known(item.repository)
+    names = [item.file] if item.file else _needed(list(sizes), item.kind)
+    known = _known_source(item.repository)
     hashes = {s.rfilename: s.lfs.sha256 for s in info.siblings if s.lfs is not None and s.rfilename in names}
     # Ours outranks the hub's: a file replaced there is refused, not trusted.
     hashes |= {name: value for name, value in known.get("sha256", {}).items() if name in names}
     card = info.card_data.to_dict() if info.card_data is not None else {}
-    return Offer(
-        wanted=item,
+    return Listing(
+        item=item,
         commit=str(info.sha),
         files={name: sizes[name] for name in names},
         sha256=hashes,
@@ -161,63 +174,59 @@ def look_up(item: Wanted) -> Offer:
     )
 
 
-def download(offer: Offer) -> Fetched:
-    """Download what was offered into the hub's cache, check every hash, and record it in the lock file.
+def download(listing: Listing) -> Download:
+    """Download the files of a listing into the hub's cache, check every hash, and record it in the lock file.
 
     Raises:
-        RunError: if the hub cannot be reached, or a file is not the one expected; that file is removed.
+        RunError: if the hub cannot be reached, or a file has another hash than expected; that file is removed.
     """
-    item = offer.wanted
-    paths = {name: _download_one(item, name) for name in offer.files}
+    item = listing.item
+    with _hub(item) as hub:
+        paths = {
+            name: Path(hub.hf_hub_download(item.repository, name, repo_type=item.kind, revision=item.revision))
+            for name in listing.files
+        }
     hashes = {name: _sha256(path) for name, path in paths.items()}
-    before = _read_lock().get(item.id, {})
-    recorded = before.get("sha256", {}) if before.get("commit") == offer.commit else {}
-    for name, expected in [*offer.sha256.items(), *recorded.items()]:
+    entry = _read_lock().get(item.id)
+    recorded = entry["sha256"] if entry and entry["commit"] == listing.commit else {}
+    for name, expected in [*listing.sha256.items(), *recorded.items()]:
         if name in hashes and hashes[name] != expected:
             _remove(paths[name])
             raise RunError(
                 f"{name} of {item.repository} has SHA-256 {hashes[name]}, expected {expected}; it was removed",
                 hint="fetch again; if it happens again the file on the hub is not the published one",
             )
-    first = next(iter(paths.values()))
-    inside = first.parents[len(Path(next(iter(paths))).parts) - 1]
-    fetched = Fetched(offer=offer, path=first if item.file else inside, sha256=hashes)
-    _write_lock(_read_lock() | {item.id: _locked(fetched)})
-    return fetched
+    name, path = next(iter(paths.items()))
+    folder = path.parents[len(Path(name).parts) - 1]
+    result = Download(listing=listing, path=path if item.file else folder, sha256=hashes)
+    _write_lock(_read_lock() | {item.id: result.lock_entry})
+    return result
 
 
-def _download_one(item: Wanted, name: str) -> Path:
-    found = _ask(
-        item, lambda hub: hub.hf_hub_download(item.repository, name, repo_type=item.kind, revision=item.revision)
-    )
-    return Path(found)
-
-
-def _ask(item: Wanted, question: Callable[[Any], Any]) -> Any:
-    """Ask the hub; every way it can fail is one sentence."""
+@contextmanager
+def _hub(item: HubItem) -> Iterator[Any]:
+    """Yield the module huggingface_hub and turn each of its failures about an item into one sentence."""
     try:
         import huggingface_hub as hub
         from huggingface_hub import errors
     except ImportError as error:
         raise PluginError("fetching needs huggingface_hub", hint="pip install huggingface_hub") from error
     try:
-        return question(hub)
+        yield hub
     except errors.GatedRepoError as error:
         where = f"{hub.constants.ENDPOINT}/{item.repository}"
-        raise RunError(
-            f"{item.id} is behind a form", hint=f"accept its terms at {where} and log in: hf auth login"
-        ) from error
+        raise RunError(f"{item.id} is gated", hint=f"accept its terms at {where} and log in: hf auth login") from error
     except errors.RevisionNotFoundError as error:
         raise RunError(f"{item.repository} has no revision {item.revision}", hint="see its list of commits") from error
     except errors.RepositoryNotFoundError as error:
         raise RunError(
-            f"the hub has no {item.kind} {item.repository}, or it is private", hint=f"see {item.key}"
+            f"the hub has no {item.kind} {item.repository}, or it is private", hint=f"fix {item.key}"
         ) from error
     # A client that cannot connect raises its HTTP library's error, of which the hub's own are a kind.
     except (errors.HTTPError, OSError) as error:  # type: ignore[attr-defined]
-        what = (str(error).splitlines() or [type(error).__name__])[0]
+        cause = (str(error).splitlines() or [type(error).__name__])[0]
         raise RunError(
-            f"the hub at {hub.constants.ENDPOINT} cannot be asked for {item.id}: {what}",
+            f"the hub at {hub.constants.ENDPOINT} does not answer for {item.id}: {cause}",
             hint=f"download it where there is a network, and give its path as {item.key}",
         ) from error
 
@@ -225,14 +234,21 @@ def _ask(item: Wanted, question: Callable[[Any], Any]) -> Any:
 def _needed(names: list[str], kind: str) -> list[str]:
     if kind == "dataset":
         return sorted(names)
-    suffixes = _NEEDED if any(name.endswith(".safetensors") for name in names) else _NEEDED + _PICKLED
+    suffixes = _MODEL_FILES if any(name.endswith(".safetensors") for name in names) else _MODEL_FILES + _PICKLED
     return sorted(name for name in names if name.endswith(suffixes) or name.upper().startswith("LICENSE"))
 
 
-def _known(repository: str) -> dict[str, Any]:
-    table: dict[str, Any] = json.loads(files("medground").joinpath("sources.json").read_text(encoding="utf-8"))
-    found: dict[str, Any] = table.get(repository) or table.get(repository.split("/")[0]) or {}
-    return found
+class _KnownSource(TypedDict, total=False):
+    licence: str | None
+    note: str
+    sha256: dict[str, str]
+
+
+def _known_source(repository: str) -> _KnownSource:
+    """Return the entry of sources.json for a repository, else for its owner."""
+    text = files("medground.recipe").joinpath("sources.json").read_text(encoding="utf-8")
+    table: dict[str, _KnownSource] = json.loads(text)
+    return table.get(repository) or table.get(repository.split("/")[0]) or {}
 
 
 def _sha256(path: Path) -> str:
@@ -241,20 +257,10 @@ def _sha256(path: Path) -> str:
 
 
 def _remove(path: Path) -> None:
-    """A file of the cache: the name and the content it points to."""
+    """Remove a file of the cache: the name and the content it points to."""
     content = path.resolve()
     path.unlink()
     content.unlink(missing_ok=True)
-
-
-def _locked(fetched: Fetched) -> dict[str, Any]:
-    offer = fetched.offer
-    return {
-        "revision": offer.wanted.revision,
-        "commit": offer.commit,
-        "licence": offer.licence,
-        "sha256": dict(sorted(fetched.sha256.items())),
-    }
 
 
 def _lock_path() -> Path:
@@ -263,18 +269,18 @@ def _lock_path() -> Path:
     return Path(HF_HUB_CACHE) / LOCK
 
 
-def _read_lock() -> dict[str, Any]:
+def _read_lock() -> dict[str, LockEntry]:
     path = _lock_path()
     if not path.exists():
         return {}
     try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        entries: dict[str, LockEntry] = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise RunError(f"{path} is not JSON", hint="move it away; fetching again writes a new one") from error
-    return found
+    return entries
 
 
-def _write_lock(entries: Mapping[str, Any]) -> None:
+def _write_lock(entries: Mapping[str, LockEntry]) -> None:
     path = _lock_path()
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(f".{os.getpid()}.tmp")

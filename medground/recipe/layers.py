@@ -1,34 +1,38 @@
-"""Layers of a recipe: a file, a variant's row, the command line. Later ones win, and every value knows its origin."""
+"""Layers of a recipe: a file, a variant's row, an override. A later layer wins, and every value keeps its origin.
+
+This is what OmegaConf cannot do: a bare name is a component, a number under ``rewards`` is a weight, another ``name``
+drops the old component's arguments, ``???`` and null replace what was there, and each value knows its file and line.
+"""
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from medground.errors import RecipeError
 from medground.recipe.schema import COMPONENTS, RECIPE_WORDS
-from medground.recipe.yaml_reader import MAX_DEPTH, Key, parse, shown
+from medground.recipe.yaml_reader import MAX_DEPTH, Key, parse, quoted
 
 COMMAND_LINE = "command line"
 
 
 @dataclass(frozen=True)
 class Layer:
-    """What one place says."""
+    """Data of one origin, or of several merged."""
 
     data: dict[str, Any]
-    at: dict[Key, str] = field(default_factory=dict)
-    """Path -> where it is written; a value below the last known key stands where that key does."""
+    origins: dict[Key, str] = field(default_factory=dict)
+    """Path -> ``file:line`` or what stands for it. A path that is not there has the origin of the path above it."""
 
-    def place(self, path: Key) -> str:
-        """Where the value at `path` is written."""
-        while path and path not in self.at:
+    def origin(self, path: Key) -> str:
+        """Return where the value at `path` is written."""
+        while path and path not in self.origins:
             path = path[:-1]
-        return self.at.get(path, COMMAND_LINE)
+        return self.origins.get(path, COMMAND_LINE)
 
 
 def from_override(text: str) -> Layer:
-    """The layer of one ``a.b=value``, value as YAML.
+    """Return the layer of one ``a.b=value``, value as YAML.
 
     Raises:
         RecipeError: if it has no ``=``, or its value cannot be read.
@@ -39,7 +43,7 @@ def from_override(text: str) -> Layer:
     dotted, equals, value = text.partition("=")
     if not equals or not dotted.strip():
         raise RecipeError(
-            f"the override {shown(text)} is not of the form key=value", hint="for example segmenter=medsam"
+            f"the override {quoted(text)} is not of the form key=value", hint="for example segmenter=medsam"
         )
     try:
         data, _ = parse(value, COMMAND_LINE, lines=False)
@@ -48,39 +52,43 @@ def from_override(text: str) -> Layer:
     return from_dotted(dotted.strip(), data, Layer({}))
 
 
-def from_dotted(dotted: str, value: Any, origin: Layer, prefix: Key = ()) -> Layer:
-    """The layer that sets one dotted key, which stands at `prefix` and `dotted` in `origin`.
+def from_dotted(dotted: str, value: Any, source: Layer, prefix: Key = ()) -> Layer:
+    """Return the layer that sets one dotted key, which is written in `source` as `dotted` under `prefix`.
 
     Raises:
         RecipeError: if the key is malformed, or is a word about recipes themselves.
     """
     path = tuple(dotted.split("."))
-    where = origin.place((*prefix, dotted))
+    origin = source.origin((*prefix, dotted))
     if not all(path) or len(path) > MAX_DEPTH:
-        raise RecipeError(f"{where}: {shown(dotted)} is not a dotted key", hint="for example rewards.bbox_iou")
+        raise RecipeError(f"{origin}: {quoted(dotted)} is not a dotted key", hint="for example rewards.bbox_iou")
     if path[0] in RECIPE_WORDS:
-        raise RecipeError(f"{where}: {path[0]!r} cannot be overridden", hint="write it in a recipe file")
-    own = (*prefix, dotted)
-    at = {path + key[len(own) :]: place for key, place in origin.at.items() if key[: len(own)] == own}
-    at[path[:1]] = at[path] = where
+        raise RecipeError(f"{origin}: {path[0]!r} cannot be overridden", hint="write it in a recipe file")
+    written = (*prefix, dotted)
+    origins = {
+        path + key[len(written) :]: line for key, line in source.origins.items() if key[: len(written)] == written
+    }
+    origins[path[:1]] = origins[path] = origin
     data = value
     for key in reversed(path):
         data = {key: data}
-    return shorthand(Layer(data, at))
+    return expand(Layer(data, origins))
 
 
-def from_row(name: str, row: Any, origin: Layer) -> list[Layer]:
-    """The layers of a variant's row, in the order they apply."""
+def from_row(name: str, row: Any, source: Layer) -> list[Layer]:
+    """Return the layers of a variant's row, in the order they apply."""
     prefix = ("variants", name)
     if not isinstance(row, dict):
-        raise RecipeError(f"{origin.place(prefix)}: variant {name!r} is not a row of overrides", hint="{} changes none")
-    return ordered(from_dotted(dotted, value, origin, prefix) for dotted, value in row.items())
+        raise RecipeError(
+            f"{source.origin(prefix)}: variant {name!r} is not a row of overrides", hint="{} changes none"
+        )
+    return ordered(from_dotted(dotted, value, source, prefix) for dotted, value in row.items())
 
 
 def ordered(layers: Iterable[Layer]) -> list[Layer]:
-    """Overrides sorted so that what they mean does not depend on how they were ordered.
+    """Sort overrides so that their order of writing does not matter.
 
-    Shorter keys come first, and a component's name before its arguments: a swap drops the arguments before it.
+    Shorter keys come first, and a component's name before its arguments: another name drops the arguments before it.
     """
     return sorted(layers, key=lambda layer: _rank(layer.data))
 
@@ -93,22 +101,22 @@ def _rank(data: Any) -> tuple[int, bool]:
     return len(keys), bool(keys) and keys[-1] != "name"
 
 
-def shorthand(layer: Layer) -> Layer:
-    """The same layer with every component written as ``{name: ..., **arguments}``.
+def expand(layer: Layer) -> Layer:
+    """Return the same layer with every component written as ``{name: ..., **arguments}``.
 
     Raises:
-        RecipeError: if something stands for a component that cannot be one, or a key holds a dot.
+        RecipeError: if a component is neither a name nor a mapping, or a key holds a dot.
     """
     data = copy.deepcopy(layer.data)
     _refuse_dots({key: value for key, value in data.items() if key != "variants"}, (), layer)
     for kind in COMPONENTS:
         if kind in data:
             data[kind] = _component(data[kind], (kind,), layer)
-    if "trackers" in data:
+    if data.get("trackers") is not None:
         data["trackers"] = _trackers(data["trackers"], layer)
     if data.get("rewards") is not None:
         data["rewards"] = _terms(data["rewards"], layer)
-    return Layer(data, layer.at)
+    return Layer(data, layer.origins)
 
 
 def _component(value: Any, path: Key, layer: Layer) -> Any:
@@ -117,14 +125,14 @@ def _component(value: Any, path: Key, layer: Layer) -> Any:
     if value is None or isinstance(value, dict):
         return value
     raise RecipeError(
-        f"{layer.place(path)}: {'.'.join(path)} is {shown(value)}, which names no component",
+        f"{layer.origin(path)}: {'.'.join(path)} must be a component's name or a mapping, got {quoted(value)}",
         hint="write a name, or {name: ..., argument: value}",
     )
 
 
 def _terms(value: Any, layer: Layer) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise RecipeError(f"{layer.place(('rewards',))}: rewards is not a section", hint="write label: weight lines")
+        raise RecipeError(f"{layer.origin(('rewards',))}: rewards is not a section", hint="write label: weight lines")
     return {
         label: {"weight": term}
         if isinstance(term, (int, float)) and not isinstance(term, bool)
@@ -133,14 +141,12 @@ def _terms(value: Any, layer: Layer) -> dict[str, Any]:
     }
 
 
-def _trackers(value: Any, layer: Layer) -> Any:
-    if value is None:
-        return None
+def _trackers(value: Any, layer: Layer) -> list[Any]:
     items = value if isinstance(value, list) else [value]
-    found = [_component(item, ("trackers", str(index)), layer) for index, item in enumerate(items)]
-    if None in found:
-        raise RecipeError(f"{layer.place(('trackers',))}: trackers holds a null", hint="write trackers: [] for none")
-    return found
+    trackers = [_component(item, ("trackers", str(index)), layer) for index, item in enumerate(items)]
+    if None in trackers:
+        raise RecipeError(f"{layer.origin(('trackers',))}: trackers holds a null", hint="write trackers: [] for none")
+    return trackers
 
 
 def _refuse_dots(data: Any, path: Key, layer: Layer) -> None:
@@ -148,18 +154,17 @@ def _refuse_dots(data: Any, path: Key, layer: Layer) -> None:
         here = (*path, str(key))
         if "." in here[-1]:
             raise RecipeError(
-                f"{layer.place(here)}: the key {key!r} holds a dot", hint="nest it; dotted keys belong in variants"
+                f"{layer.origin(here)}: the key {key!r} holds a dot", hint="nest it; dotted keys belong in variants"
             )
         _refuse_dots(value, here, layer)
 
 
-def stack(layers: Iterable[Layer]) -> tuple[dict[str, Any], dict[Key, str]]:
-    """All layers as one: the merged data, and the origin of every value and section."""
-    data: dict[str, Any] = {}
-    origins: dict[Key, str] = {}
+def merge(layers: Iterable[Layer]) -> Layer:
+    """Return all layers as one, with the origin of every value and section."""
+    merged = Layer({})
     for layer in layers:
-        _merge(data, copy.deepcopy(layer.data), (), layer, origins)
-    return data, origins
+        _merge(merged.data, copy.deepcopy(layer.data), (), layer, merged.origins)
+    return merged
 
 
 def _merge(base: dict[str, Any], over: Mapping[str, Any], path: Key, layer: Layer, origins: dict[Key, str]) -> None:
@@ -170,25 +175,25 @@ def _merge(base: dict[str, Any], over: Mapping[str, Any], path: Key, layer: Laye
             base[key] = value
         elif not isinstance(old, dict):
             base[key] = {}
-            if path == ("rewards",):  # named as its label until it says
+            if path == ("rewards",):  # the label is the name until a layer gives another
                 base[key]["name"] = key
-                origins[(*here, "name")] = layer.place(here)
-        elif _swaps(here, old, value):
+                origins[(*here, "name")] = layer.origin(here)
+        elif _renames(here, old, value):
             # A term's weight belongs to its label, so it outlives the component.
             base[key] = {"weight": old["weight"]} if here[0] == "rewards" and "weight" in old else {}
-        origins[here] = layer.place(here)
+        origins[here] = layer.origin(here)
         if isinstance(value, dict):
             _merge(base[key], value, here, layer, origins)
 
 
-def _swaps(path: Key, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
-    """Whether `new` puts another component in the place of `old`."""
+def _renames(path: Key, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    """Return True if `new` puts another component in the place of `old`."""
     component = path[0] in COMPONENTS if len(path) == 1 else path[0] == "rewards" and len(path) == 2
     return component and "name" in new and new["name"] != old.get("name")
 
 
-def leaves(data: Any, path: Key = ()) -> Iterable[tuple[Key, Any]]:
-    """Every value with its path; lists and empty sections are values."""
+def leaves(data: Any, path: Key = ()) -> Iterator[tuple[Key, Any]]:
+    """Yield every value with its path; lists and empty sections are values."""
     if isinstance(data, dict) and data:
         for key, value in data.items():
             yield from leaves(value, (*path, key))

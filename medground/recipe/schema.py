@@ -1,10 +1,15 @@
-"""The words a recipe may use: one table. A new setting is one line here, its default beside it."""
+"""The words a recipe may use: one dataclass per section. A new setting is one field, its default and bounds beside it.
+
+OmegaConf reads the sections (`medground.recipe.structured`), so every field has a type that it knows: ``int``,
+``float``, ``bool``, ``str``, an enum, a list or a mapping of these. Members of an enum are named as recipes write them.
+"""
 
 import math
-from typing import Any, NamedTuple
-
-from medground.errors import did_you_mean
-from medground.recipe.yaml_reader import MAX_KEY, shown
+from collections.abc import Mapping
+from dataclasses import MISSING as REQUIRED
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
 
 COMPONENTS = ("reasoner", "prompt_interface", "segmenter", "engine", "rollout")
 """Top-level keys that hold one component, named as its kind; null means none."""
@@ -12,179 +17,236 @@ RECIPE_WORDS = ("extends", "variants")
 """Keys about the recipe itself, gone once it is resolved."""
 
 
-class Choice(tuple[str, ...]):
-    """A setting that takes one of a few words; the first is the default."""
+@dataclass(frozen=True)
+class Bounds:
+    """The least and the greatest value of a number."""
 
-    __slots__ = ()
-
-
-class Number(NamedTuple):
-    """A setting that is a number within bounds, whole where `least` is; a default of None takes null too."""
-
-    default: float | None
     least: float
     most: float = math.inf
 
 
-SEED = Number(0, 0, 2**32 - 1)
+def number(default: Any = REQUIRED, *, least: float, most: float = math.inf) -> Any:
+    """Return a dataclass field for a number within bounds, which stand in its metadata."""
+    return field(default=default, metadata={"bounds": Bounds(least, most)})
+
+
+MAX_SEED = 2**32 - 1
 BELOW_ONE = 0.9999999
-"""What Adam's decay rates may reach."""
-SETTINGS: dict[str, Any] = {
-    "prompt": Choice(("both", "box", "points")),  # which part of the spatial prompt the segmenter is given
-    "allow_untrained": False,  # give a segmenter prompt kinds it was not trained for
-    "seed": SEED,
-    "sampling": {
-        "num_generations": Number(1, 1),
-        "temperature": Number(0.0, 0.0),
-        "max_completion_length": Number(2048, 1),
-        "seed": SEED,
-    },
-    "data": {
-        "path": None,
-        "split": None,
-        "reader": None,
-        "limit": Number(None, 1),
-        "leave_out": None,  # {label: [values]} that training does not see; evaluation has its own
-    },
-    "grpo": {
-        "num_generations": Number(16, 1),
-        "temperature": Number(1.0, 0.0),
-        "max_prompt_length": Number(2048, 1),
-        "max_completion_length": Number(2048, 1),
-        "train_batch_size": Number(128, 1),  # queries per step
-        "mini_batch_size": Number(64, 1),  # queries per optimiser update
-        "num_iterations": Number(1, 1),
-        "num_train_epochs": Number(5, 1),
-        "max_steps": Number(None, 1),
-        "micro_batch_size": Number(None, 1),  # completions per forward pass; null: a whole group
-        "loss": Choice(("grpo", "dr_grpo", "dapo", "gspo", "cispo")),
-        "aggregation": Choice(("by_loss", "sequence_mean", "token_mean", "constant", "sequence_sum")),
-        "scale_rewards": Choice(("group", "batch", "none")),
-        "advantage_eps": Number(1e-4, 0.0),  # added to the standard deviation
-        "beta": Number(0.0, 0.0),  # weight of the divergence from the starting policy
-        "kl_estimator": Choice(("k3_ratio", "k3", "k1", "k2")),
-        "epsilon": Number(None, 0.0),  # null: what the loss was published with
-        "epsilon_high": Number(None, 0.0),
-        "dual_clip": Number(None, 1.0),
-        "correction": Choice(("none", "truncate", "mask")),  # what is done where the sampler is not quite the trainer
-        "correction_cap": Number(2.0, 0.0),  # importance weights above are capped, or with `mask` their tokens dropped
-        "correction_floor": Number(0.0, 0.0),  # with `mask`, tokens with weights below are dropped
-        "mismatch_alarm": Number(
-            0.05, 0.0
-        ),  # mean |log-probability of the sampler - of the trainer| that is warned about
-        "mask_truncated": False,
-        "resample_constant": Number(0, 0),
-        "learning_rate": Number(1e-6, 0.0),
-        "schedule": Choice(("constant", "linear", "cosine")),
-        "warmup_ratio": Number(0.0, 0.0, 1.0),
-        "weight_decay": Number(0.01, 0.0),
-        "adam_beta1": Number(0.9, 0.0, BELOW_ONE),
-        "adam_beta2": Number(0.999, 0.0, BELOW_ONE),
-        "max_grad_norm": Number(1.0, 0.0),
-        "save_every": Number(10, 1),
-    },
-    "sft": {
-        "train_batch_size": Number(16, 1),
-        "micro_batch_size": Number(4, 1),  # samples per forward pass
-        "num_train_epochs": Number(5, 1),
-        "max_steps": Number(None, 1),
-        "max_length": Number(2048, 1),
-        "packing": False,
-        "learning_rate": Number(5e-6, 0.0),
-        "schedule": Choice(("cosine", "linear", "constant")),
-        "warmup_ratio": Number(0.1, 0.0, 1.0),
-        "weight_decay": Number(0.0, 0.0),
-        "adam_beta1": Number(0.9, 0.0, BELOW_ONE),
-        "adam_beta2": Number(0.999, 0.0, BELOW_ONE),
-        "max_grad_norm": Number(1.0, 0.0),
-        "save_every": Number(100, 1),
-    },
-    "validate": {
-        "every": Number(0, 0),
-        "split": "val",
-        "metric": None,
-        "limit": Number(None, 1),
-        "before_training": False,
-    },
-    "evaluate": {
-        "split": None,  # null: that of data
-        "limit": None,
-        "only": None,  # {label: [values]} that alone are measured
-        "leave_out": None,  # {label: [values]} that are not
-        "protocol": Choice(("corrected", "released")),  # released: also the published system's numbers and aggregation
-        "arms": None,  # what is done to questions and answers on their way; null: nothing
-        "seeds": None,  # sampling seeds, each draws num_generations more answers; null: the one of sampling
-        "batch_size": 8,  # samples asked together
-        "cluster": None,  # the label that says which samples belong together; null: patient, else volume, else image
-        "n_boot": 2000,
-        "level": 0.95,
-        "seed": 0,  # of resampling and of arms that draw
-        "published": None,  # tables of published numbers that the report shows beside its own
-        "pictures": 6,  # in each gallery of the report: best, worst and drawn; 0: no image leaves the data
-    },
-    "sweep": {
-        "seeds": None,  # of training and of sampling; null: the recipe's own, once
-        "datasets": None,  # label: data.path, or a section of overrides, such as {evaluate: {split: test}}
-        "baseline": None,  # the variant the others are tested against; null: the first
-        "metrics": ["iou", "pdice", "dice_joint"],
-        "by": None,  # a label, such as size, by which means are told too
-    },
+"""The largest value of what must stay below 1."""
+
+
+PromptChoice = StrEnum("PromptChoice", ["both", "box", "points"])
+"""Which part of the spatial prompt the segmenter is given."""
+GrpoLoss = StrEnum("GrpoLoss", ["grpo", "dr_grpo", "dapo", "gspo", "cispo"])
+"""The published losses; `medground.training.grpo.loss` defines each."""
+Aggregation = StrEnum("Aggregation", ["by_loss", "sequence_mean", "token_mean", "constant", "sequence_sum"])
+"""How the losses of tokens become one number; ``by_loss``: as the loss was published."""
+RewardScale = StrEnum("RewardScale", ["group", "batch", "none"])
+"""What the standard deviation that divides an advantage is taken over."""
+KlEstimator = StrEnum("KlEstimator", ["k3_ratio", "k3", "k1", "k2"])
+"""The estimator of the divergence from the starting policy."""
+SamplerCorrection = StrEnum("SamplerCorrection", ["none", "truncate", "mask"])
+"""The use of importance weights where the sampler's probabilities differ from the trainer's.
+
+``truncate`` caps weights above the cap; ``mask`` drops tokens with weights outside the floor and the cap.
+"""
+LearningRateSchedule = StrEnum("LearningRateSchedule", ["constant", "linear", "cosine"])
+"""The course of the learning rate after the warm-up."""
+EvaluationProtocol = StrEnum("EvaluationProtocol", ["corrected", "released"])
+"""The rules of an evaluation; ``released``: also the published system's numbers and aggregation."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneralConfig:
+    """The settings that stand at the top of a recipe, outside any section."""
+
+    prompt: PromptChoice = PromptChoice.both
+    allow_untrained: bool = False
+    """Give a segmenter prompt kinds it was not trained for."""
+    seed: int = number(0, least=0, most=MAX_SEED)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingConfig:
+    """``sampling``: how a reasoner draws completions outside of training."""
+
+    num_generations: int = number(1, least=1)
+    """Completions per query."""
+    temperature: float = number(0.0, least=0.0)
+    """0 is greedy."""
+    max_completion_length: int = number(2048, least=1)
+    """Tokens."""
+    seed: int = number(0, least=0, most=MAX_SEED)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """``data``: the dataset and the samples of it that are used."""
+
+    path: str | None = None
+    split: str | None = None
+    reader: str | None = None
+    """The layout of the files; None: recognised by what lies there."""
+    limit: int | None = number(None, least=1)
+    """The first so many samples."""
+    leave_out: dict[str, list[Any]] | None = None
+    """Label -> values that training does not see; evaluation has its own."""
+    object: str | None = None
+    """The hash of samples that were given from Python; where a path is given it has no meaning."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """What ``grpo`` and ``sft`` have in common: length, batches, optimizer, checkpoints."""
+
+    num_train_epochs: int = number(5, least=1)
+    max_steps: int | None = number(None, least=1)
+    train_batch_size: int = number(128, least=1)
+    """Queries per step of GRPO; samples per optimizer update of SFT."""
+    learning_rate: float = number(1e-6, least=0.0)
+    schedule: LearningRateSchedule = LearningRateSchedule.constant
+    warmup_ratio: float = number(0.0, least=0.0, most=1.0)
+    weight_decay: float = number(0.01, least=0.0)
+    adam_beta1: float = number(0.9, least=0.0, most=BELOW_ONE)
+    adam_beta2: float = number(0.999, least=0.0, most=BELOW_ONE)
+    max_grad_norm: float = number(1.0, least=0.0)
+    save_every: int = number(10, least=1)
+    """Steps between checkpoints."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GrpoConfig(TrainingConfig):
+    """``grpo``: training by group-relative policy optimization."""
+
+    num_generations: int = number(16, least=1)
+    """G, completions per query."""
+    temperature: float = number(1.0, least=0.0)
+    max_prompt_length: int = number(2048, least=1)
+    """Tokens."""
+    max_completion_length: int = number(2048, least=1)
+    """Tokens."""
+    mini_batch_size: int = number(64, least=1)
+    """Queries per optimizer update."""
+    micro_batch_size: int | None = number(None, least=1)
+    """Completions per forward pass; None: a whole group."""
+    num_iterations: int = number(1, least=1)
+    """Passes over the completions of a step."""
+    loss: GrpoLoss = GrpoLoss.grpo
+    aggregation: Aggregation = Aggregation.by_loss
+    scale_rewards: RewardScale = RewardScale.group
+    advantage_eps: float = number(1e-4, least=0.0)
+    """Added to the standard deviation."""
+    beta: float = number(0.0, least=0.0)
+    """Weight of the divergence from the starting policy."""
+    kl_estimator: KlEstimator = KlEstimator.k3_ratio
+    epsilon: float | None = number(None, least=0.0)
+    """Clip range below 1; None: what the loss was published with."""
+    epsilon_high: float | None = number(None, least=0.0)
+    """Clip range above 1; None: what the loss was published with."""
+    dual_clip: float | None = number(None, least=1.0)
+    correction: SamplerCorrection = SamplerCorrection.none
+    correction_cap: float = number(2.0, least=0.0)
+    """Importance weights above it are capped, or with ``mask`` their tokens dropped."""
+    correction_floor: float = number(0.0, least=0.0)
+    """With ``mask``, tokens with weights below it are dropped."""
+    mismatch_alarm: float = number(0.05, least=0.0)
+    """Mean difference of the sampler's and the trainer's log-probabilities above which a run warns."""
+    mask_truncated: bool = False
+    """Leave completions that reached the length limit out of the loss."""
+    resample_constant: int = number(0, least=0)
+    """Times that a group with constant rewards is replaced by another query's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SftConfig(TrainingConfig):
+    """``sft``: supervised fine-tuning on ideal answers."""
+
+    train_batch_size: int = number(16, least=1)
+    micro_batch_size: int = number(4, least=1)
+    """Samples per forward pass."""
+    max_length: int = number(2048, least=1)
+    """Tokens of prompt and answer."""
+    packing: bool = False
+    """Put several samples into one row."""
+    learning_rate: float = number(5e-6, least=0.0)
+    schedule: LearningRateSchedule = LearningRateSchedule.cosine
+    warmup_ratio: float = number(0.1, least=0.0, most=1.0)
+    weight_decay: float = number(0.0, least=0.0)
+    save_every: int = number(100, least=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidationConfig:
+    """``validate``: measurements during training."""
+
+    every: int = number(0, least=0)
+    """Steps between validations; 0: none."""
+    split: str = "val"
+    metric: str | None = None
+    """The metric that chooses the best checkpoint."""
+    limit: int | None = number(None, least=1)
+    before_training: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """``evaluate``: what an evaluation measures, and how."""
+
+    split: str | None = None
+    """None: that of ``data``."""
+    limit: int | None = number(None, least=1)
+    """None: that of ``data``."""
+    only: dict[str, list[Any]] | None = None
+    """Label -> values that alone are measured."""
+    leave_out: dict[str, list[Any]] | None = None
+    """Label -> values that are not measured."""
+    protocol: EvaluationProtocol = EvaluationProtocol.corrected
+    conditions: list[str] | None = None
+    """The conditions that are compared; None: the answers alone."""
+    seeds: list[int] | None = None
+    """Sampling seeds, each of which draws ``num_generations`` more answers; None: that of ``sampling``."""
+    batch_size: int = number(8, least=1)
+    """Samples per call of the reasoner."""
+    cluster: str | None = None
+    """The label of samples that belong together; None: patient, else volume, else image."""
+    n_boot: int = number(2000, least=2)
+    """Bootstrap resamplings."""
+    level: float = number(0.95, least=1e-7, most=BELOW_ONE)
+    """Coverage of the intervals."""
+    seed: int = number(0, least=0)
+    """Of resampling and of conditions that draw."""
+    published: list[str] | None = None
+    """Tables of published numbers that the report shows beside its own."""
+    pictures: int = number(6, least=0)
+    """In each gallery of the report: best, worst and drawn; 0: the report holds no image."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepConfig:
+    """``sweep``: how the variants of a recipe are repeated and compared."""
+
+    seeds: list[int] | None = None
+    """Of training and of sampling; None: the recipe's own, once."""
+    datasets: dict[str, Any] | None = None
+    """Label -> ``data.path``, or a section of overrides, for example ``{evaluate: {split: test}}``."""
+    baseline: str | None = None
+    """The variant the others are tested against; None: the first."""
+    metrics: list[str] = field(default_factory=lambda: ["iou", "pdice", "dice_joint"])
+    by: str | None = None
+    """A label, for example size, by which means are reported too."""
+
+
+GENERAL = tuple(GeneralConfig.__dataclass_fields__)
+"""The keys of `GeneralConfig`."""
+SECTIONS: Mapping[str, type] = {
+    "sampling": SamplingConfig,
+    "data": DataConfig,
+    "grpo": GrpoConfig,
+    "sft": SftConfig,
+    "validate": ValidationConfig,
+    "evaluate": EvaluateConfig,
+    "sweep": SweepConfig,
 }
-"""Plain top-level keys: a default, a `Choice`, a `Number`, or a section of such. A default of None takes any value."""
-FILLED = ("prompt", "allow_untrained", "seed", "sampling")
-"""Filled with defaults in every recipe; the others only where a recipe names them."""
-TOP = (*RECIPE_WORDS, *COMPONENTS, "rewards", "trackers", *SETTINGS)
-
-
-def default(setting: Any) -> Any:
-    """What a setting is where no recipe says."""
-    if isinstance(setting, dict):
-        return {key: default(each) for key, each in setting.items()}
-    return setting[0] if isinstance(setting, Choice | Number) else setting
-
-
-def objection(setting: Any, value: Any) -> tuple[str, str] | None:
-    """Why `value` does not suit a setting, as (what is wrong, what to do); None where it does.
-
-    >>> objection(Choice(("both", "box")), "bxo")
-    ("'bxo' is not one of its words", "did you mean 'box'?")
-    >>> objection(0.2, 1)
-    >>> objection(True, 1)
-    ('1 is not true or false', 'write true or false')
-    >>> objection(Number(16, 1), 0)
-    ('0 is not a whole number from 1', 'write a whole number from 1')
-    """
-    if setting is None:
-        return None
-    if isinstance(setting, Number):
-        return _out_of_bounds(setting, value)
-    if isinstance(setting, Choice):
-        if isinstance(value, str) and value in setting:
-            return None
-        return f"{shown(value)} is not one of its words", did_you_mean(str(value)[:MAX_KEY], setting)
-    wanted = "true or false" if isinstance(setting, bool) else _WANTED[type(setting)]
-    fits = isinstance(value, (int, float) if isinstance(setting, float) else type(setting))
-    if fits and isinstance(value, bool) == isinstance(setting, bool):
-        return None
-    return f"{shown(value)} is not {wanted}", f"write {wanted}"
-
-
-def _out_of_bounds(setting: Number, value: Any) -> tuple[str, str] | None:
-    if value is None and setting.default is None:
-        return None
-    if wrong := objection(setting.least, value):
-        return wrong
-    if setting.least <= value <= setting.most:
-        return None
-    upper = "" if setting.most == math.inf else f" to {setting.most:.10g}"
-    wanted = f"{_WANTED[type(setting.least)]} from {setting.least:g}{upper}"
-    return f"{shown(value)} is not {wanted}", f"write {wanted}"
-
-
-_WANTED = {
-    int: "a whole number",
-    float: "a number",
-    str: "a word",
-    dict: "a section of key: value lines",
-    list: "a list",
-}
+"""Top-level key -> its dataclass. ``sampling`` is in every resolved recipe; the others where a recipe names them."""
+TOP = (*RECIPE_WORDS, *COMPONENTS, "rewards", "trackers", *GENERAL, *SECTIONS)
+"""Every key at the top of a recipe."""

@@ -1,8 +1,8 @@
-"""Reading YAML that nobody vouches for: plain data and where each value stands.
+"""Read untrusted YAML as plain data, with the location of each value.
 
-The text becomes a stream of YAML events, and the events become dictionaries, lists and scalars here, under caps that
-are checked as they pass. No YAML constructor ever runs, so there is no tag that could make an object, no alias that
-could grow, and no expression that could be evaluated.
+PyYAML turns the text into a stream of events. This module turns the events into dictionaries, lists and scalars and
+checks the limits as it goes. No YAML constructor ever runs, so no tag makes an object, no alias grows without limit,
+and no expression is evaluated.
 """
 
 import copy
@@ -33,45 +33,51 @@ Key = tuple[str, ...]
 _INT = re.compile(r"[-+]?(?:0|[1-9][0-9]{0,18})")
 _FLOAT = re.compile(r"[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))(?:[eE][-+]?[0-9]+)?")
 _NOT_FINITE = re.compile(r"[-+]?\.?(?:nan|inf|infinity)", re.IGNORECASE)
-_UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-"""Control characters, text-direction overrides and halves of characters: they can make a terminal lie."""
+_UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Control characters, text-direction overrides and surrogates: they change what a terminal shows."""
 
 
-def shown(value: Any) -> str:
-    """A value as people are told it: quoted, escaped, cut short."""
+def quoted(value: Any) -> str:
+    """Return a value for a message: quoted, escaped, cut short."""
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
     text = repr(value[:MAX_KEY] if isinstance(value, str) else value)
     return text if len(text) <= MAX_KEY else f"{text[: MAX_KEY - 1]}…"
 
 
-def read_file(path: Path, shown: str) -> str:
-    """The text of a recipe file, refused before it is read when it is no regular file or too big.
+def read_file(path: Path, label: str) -> str:
+    """Return the text of a recipe file; refuse what is not a regular file or too large before reading it.
+
+    Args:
+        path: the file.
+        label: its path in messages.
 
     Raises:
         RecipeError: if it cannot be read as UTF-8 text of at most `MAX_BYTES`.
     """
     try:
         if not os.path.isfile(path):
-            raise RecipeError(f"{shown} is not a file", hint="a recipe is a .yaml file or a folder with recipe.yaml")
+            raise RecipeError(f"{label} is not a file", hint="a recipe is a .yaml file or a folder with recipe.yaml")
         with path.open("rb") as stream:
             content = stream.read(MAX_BYTES + 1)
     except OSError as error:
-        raise RecipeError(f"{shown} cannot be read: {error.strerror}") from error
+        raise RecipeError(f"{label} cannot be read: {error.strerror}") from error
     if len(content) > MAX_BYTES:
-        raise RecipeError(f"{shown}:1: the recipe is larger than {MAX_BYTES:,} bytes", hint="a recipe is short")
+        raise RecipeError(f"{label}:1: the recipe is larger than {MAX_BYTES:,} bytes", hint="a recipe is short")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
-        raise RecipeError(f"{shown}:{line}: the recipe is not UTF-8 text") from error
+        raise RecipeError(f"{label}:{line}: the recipe is not UTF-8 text") from error
 
 
 def parse(text: str, source: str, *, lines: bool = True) -> tuple[Any, dict[Key, str]]:
-    """YAML text as plain data, with the place of every key and list item.
+    """Return YAML text as plain data, and the location of every key and list item.
 
     Args:
         text: one YAML document.
-        source: how to name it to people.
-        lines: whether places carry line numbers.
+        source: its name in messages.
+        lines: add line numbers to the locations.
 
     Raises:
         RecipeError: if it is not YAML, exceeds a cap, or holds a tag, a merge key, a duplicate or non-text key, an
@@ -82,29 +88,29 @@ def parse(text: str, source: str, *, lines: bool = True) -> tuple[Any, dict[Key,
     """
     if len(text) > MAX_BYTES:
         raise RecipeError(f"{source}: the text is larger than {MAX_BYTES:,} bytes", hint="a recipe is short")
-    if bad := _UNSEEN.search(text):
+    if bad := _UNPRINTABLE.search(text):
         line = text.count("\n", 0, bad.start()) + 1
-        raise RecipeError(f"{_place(source, line, lines)}: the character {bad[0]!r} is not allowed in a recipe")
+        raise RecipeError(f"{_location(source, line, lines)}: the character {bad[0]!r} is not allowed in a recipe")
     reader = _Reader(source, lines)
     try:
-        return reader.document(yaml.parse(text, Loader=yaml.SafeLoader)), reader.at
+        return reader.document(yaml.parse(text, Loader=yaml.SafeLoader)), reader.locations
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        where = _place(source, mark.line + 1 if mark else 1, lines)
+        where = _location(source, mark.line + 1 if mark else 1, lines)
         problem = getattr(error, "problem", None) or "unreadable"
         hint = "inside {} and [] write '???' in quotes" if "'?'" in problem else None
         raise RecipeError(f"{where}: not YAML: {problem}", hint=hint) from error
 
 
 class _Reader:
-    """Turns events into data, counting as it goes."""
+    """Turn events into data and count values, aliases and levels."""
 
     def __init__(self, source: str, lines: bool) -> None:
         self.source, self.lines = source, lines
-        self.at: dict[Key, str] = {}
+        self.locations: dict[Key, str] = {}
         self.nodes = self.aliases = 0
         self.anchors: dict[str, tuple[Any, int, int]] = {}
-        """Name -> value, its number of nodes, its depth; entered when complete, so none can hold itself."""
+        """Name -> value, its number of nodes, its depth. A complete value is added, so none can hold itself."""
         self.deepest = 0
 
     def document(self, events: Iterator[Any]) -> Any:
@@ -125,7 +131,7 @@ class _Reader:
         if isinstance(event, yaml.AliasEvent):
             value = self.alias(event, depth)
         elif event.tag is not None:
-            raise self.refusal(event, f"the YAML tag {shown(event.tag)} is not allowed", "a recipe is plain data")
+            raise self.refusal(event, f"the YAML tag {quoted(event.tag)} is not allowed", "a recipe is plain data")
         elif isinstance(event, yaml.ScalarEvent):
             value = self.scalar(event)
         elif isinstance(event, yaml.SequenceStartEvent):
@@ -141,20 +147,20 @@ class _Reader:
         items: list[Any] = []
         while not isinstance(event := next(self.events), yaml.SequenceEndEvent):
             item = (*path, str(len(items)))
-            self.at[item] = self.place(event)
+            self.locations[item] = self.location(event)
             items.append(self.node(event, item, depth + 1))
         return items
 
     def mapping(self, path: Key, depth: int) -> dict[str, Any]:
-        found: dict[str, Any] = {}
+        entries: dict[str, Any] = {}
         while not isinstance(event := next(self.events), yaml.MappingEndEvent):
             self.count(event, 1, depth)
             key = self.key(event)
-            if key in found:
-                raise self.refusal(event, f"the key {key!r} stands twice", f"first at {self.at[(*path, key)]}")
-            self.at[(*path, key)] = self.place(event)
-            found[key] = self.node(next(self.events), (*path, key), depth + 1)
-        return found
+            if key in entries:
+                raise self.refusal(event, f"the key {key!r} is duplicated", f"first at {self.locations[(*path, key)]}")
+            self.locations[(*path, key)] = self.location(event)
+            entries[key] = self.node(next(self.events), (*path, key), depth + 1)
+        return entries
 
     def key(self, event: Any) -> str:
         if not isinstance(event, yaml.ScalarEvent) or event.tag is not None:
@@ -163,9 +169,9 @@ class _Reader:
         if key == "<<":
             raise self.refusal(event, "merge keys (<<) are not allowed", "use extends to share settings")
         if not isinstance(key, str) or not key:
-            raise self.refusal(event, f"the key {shown(event.value)} is not a word", "put it in quotes")
+            raise self.refusal(event, f"the key {quoted(event.value)} is not a word", "put it in quotes")
         if len(key) > MAX_KEY:
-            raise self.refusal(event, f"the key {shown(key)} is longer than {MAX_KEY} characters", None)
+            raise self.refusal(event, f"the key {quoted(key)} is longer than {MAX_KEY} characters", None)
         return key
 
     def alias(self, event: Any, depth: int) -> Any:
@@ -174,7 +180,7 @@ class _Reader:
             raise self.refusal(event, f"the recipe holds more than {MAX_ALIASES} aliases", "write the values out")
         if event.anchor not in self.anchors:
             raise self.refusal(
-                event, f"the alias {shown('*' + event.anchor)} refers to nothing before it, or to itself", None
+                event, f"the alias {quoted('*' + event.anchor)} refers to nothing before it or to itself", None
             )
         value, nodes, deep = self.anchors[event.anchor]
         self.count(event, nodes - 1, depth + deep)
@@ -183,10 +189,10 @@ class _Reader:
 
     def scalar(self, event: Any) -> Any:
         text: str = event.value
-        if bad := _UNSEEN.search(text):
+        if bad := _UNPRINTABLE.search(text):
             raise self.refusal(event, f"the character {bad[0]!r} is not allowed in a recipe", None)
         if "${" in text:
-            raise self.refusal(event, f"{shown(text)} holds an expression", "recipes are data: write the value itself")
+            raise self.refusal(event, f"{quoted(text)} holds an expression", "recipes are data: write the value itself")
         if not event.implicit[0]:
             return text
         if text in ("", "~", "null", "Null", "NULL"):
@@ -198,7 +204,7 @@ class _Reader:
         if not _FLOAT.fullmatch(text) and not _NOT_FINITE.fullmatch(text):
             return text
         if _NOT_FINITE.fullmatch(text) or not math.isfinite(float(text)):
-            raise self.refusal(event, f"{shown(text)} is not a finite number", "quote it if it is a word")
+            raise self.refusal(event, f"{quoted(text)} is not a finite number", "quote it if it is a word")
         return float(text)
 
     def count(self, event: Any, nodes: int, depth: int) -> None:
@@ -208,12 +214,12 @@ class _Reader:
         if depth > MAX_DEPTH:
             raise self.refusal(event, f"the recipe is nested more than {MAX_DEPTH} levels deep", None)
 
-    def place(self, event: Any) -> str:
-        return _place(self.source, event.start_mark.line + 1, self.lines)
+    def location(self, event: Any) -> str:
+        return _location(self.source, event.start_mark.line + 1, self.lines)
 
     def refusal(self, event: Any, what: str, hint: str | None) -> RecipeError:
-        return RecipeError(f"{self.place(event)}: {what}", hint=hint)
+        return RecipeError(f"{self.location(event)}: {what}", hint=hint)
 
 
-def _place(source: str, line: int, lines: bool) -> str:
+def _location(source: str, line: int, lines: bool) -> str:
     return f"{source}:{line}" if lines else source

@@ -1,12 +1,11 @@
-"""Which components exist, who owns them, and how to get one.
+"""Find out which components exist and who owns them, and build one.
 
 Discovery reads entry-point metadata only (group ``medground``, names ``<kind>.<component>``): nothing is imported, and
 a broken plugin is listed with its problem. Use imports the owner of one name only and stops with the cause when
 anything is wrong with it.
 
-Two environment variables matter. `MEDGROUND_PLUGINS` restricts what is seen: ``none``, or a comma-separated list of
-distributions or packages, with or without their ``medground-`` prefix. `MEDGROUND_PLUGIN_SECONDS` is how long a
-plugin may take to import when it is tried in a process of its own (30; 0 never tries).
+The environment variable `MEDGROUND_PLUGINS` restricts what is seen: ``none``, or a comma-separated list of
+distributions or packages, with or without their ``medground-`` prefix.
 """
 
 import inspect
@@ -15,46 +14,27 @@ from typing import Any
 
 from medground.arguments import Objection, objection
 from medground.errors import RecipeError, did_you_mean
-from medground.hookspecs import Factory
-from medground.registry.discovery import (
-    GROUP,
-    KINDS,
-    OWN,
-    Component,
-    components,
-    find,
-    kind_word,
-)
-from medground.registry.errors import blame
-from medground.registry.isolation import survive
-from medground.registry.loading import RESERVED, offers
+from medground.hookspecs import KINDS, Factory
+from medground.registry.discovery import GROUP, OWN, Component, components, find, kind_word
+from medground.registry.errors import as_plugin_error
+from medground.registry.loading import load_factories
 
 __all__ = [
-    "GROUP",
-    "KINDS",
-    "OWN",
-    "RESERVED",
-    "Component",
-    "bind",
-    "build",
-    "components",
-    "factory",
-    "find",
-    "kind_word",
-    "unsuitable",
-]
+    "GROUP", "KINDS", "OWN", "Component", "bind", "build", "components", "factory", "find", "kind_word", "unsuitable",
+]  # fmt: skip
 
 
 def factory(kind: str, name: str) -> Factory:
-    """The factory registered under a name; imports the owner of that name and nothing else.
+    """Return the factory registered under a name; imports the owner of that name and nothing else.
+
+    What is registered as a command is the `click.Command` itself.
 
     Raises:
         PluginError: if the name is unknown or has two owners, or its plugin cannot be imported or does not register
             exactly what it declares.
     """
     component = find(kind, name)
-    survive(component)
-    return offers(component)[component.name]
+    return load_factories(component)[component.name]
 
 
 def bind(kind: str, name: str, arguments: Mapping[str, Any]) -> inspect.BoundArguments:
@@ -64,6 +44,8 @@ def bind(kind: str, name: str, arguments: Mapping[str, Any]) -> inspect.BoundArg
         RecipeError: if an argument is unknown or a required one is missing.
         PluginError: as `factory`.
     """
+    if kind_word(kind) == "command":
+        raise RecipeError(f"a command is run, not built: {name}", hint=f"medground {name} --help")
     signature = inspect.signature(factory(kind, name))
     parameters = signature.parameters.values()
     if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
@@ -80,7 +62,7 @@ def bind(kind: str, name: str, arguments: Mapping[str, Any]) -> inspect.BoundArg
 
 
 def unsuitable(kind: str, name: str, arguments: Mapping[str, Any]) -> dict[str, Objection]:
-    """Which arguments are of another type or another word than the factory's annotations say, and why; see `arguments`.
+    """Return which arguments are of another type or word than the factory's annotations say, and why; see `arguments`.
 
     Raises:
         PluginError: as `factory`.
@@ -96,7 +78,10 @@ def unsuitable(kind: str, name: str, arguments: Mapping[str, Any]) -> dict[str, 
 
 
 def build(kind: str, name: str, /, **arguments: Any) -> Any:
-    """Make a component: ``build("segmenter", "medsam", checkpoint="medsam.safetensors")``.
+    """Return a component, made with its arguments.
+
+    >>> build("segmenter", "threshold", margin=2.0)
+    Threshold(margin=2.0)
 
     Raises:
         RecipeError: if its arguments do not fit, by name, type or word.
@@ -108,6 +93,6 @@ def build(kind: str, name: str, /, **arguments: Any) -> Any:
     try:
         return factory(kind, name)(*bound.args, **bound.kwargs)
     except ImportError as error:
-        raise blame(find(kind, name), error) from error
+        raise as_plugin_error(find(kind, name), error) from error
     except (TypeError, ValueError) as error:
-        raise RecipeError(f"{kind_word(kind)} {name!r} cannot be made with {dict(arguments)}: {error}") from error
+        raise RecipeError(f"{kind_word(kind)} {name!r} cannot be built with {dict(arguments)}: {error}") from error

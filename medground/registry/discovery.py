@@ -1,30 +1,21 @@
-"""What is declared: entry points read from metadata, with what metadata alone shows to be wrong. Imports no plugin."""
+"""Read what is declared, from metadata alone: entry points, and what they show to be wrong. Imports no plugin."""
 
 import functools
 import os
 import re
 import sys
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from importlib import metadata
 
 import medground
 from medground.errors import PluginError, did_you_mean
+from medground.hookspecs import CORE_COMMANDS, KINDS
 
 GROUP = "medground"
 OWN = "medground"
 """The distribution the core and the built-ins ship in."""
-KINDS: Mapping[str, str] = {
-    "reasoner": "register_reasoners",
-    "prompt_interface": "register_prompt_interfaces",
-    "segmenter": "register_segmenters",
-    "reward": "register_rewards",
-    "engine": "register_engines",
-    "rollout": "register_rollouts",
-    "tracker": "register_trackers",
-}
-"""Kind of component -> the hook that offers it."""
 
 
 @dataclass(frozen=True, slots=True, order=True, kw_only=True)
@@ -47,9 +38,14 @@ class Component:
         """Distribution, version and module, for people."""
         return f"{self.distribution} {self.version} (module {self.module})"
 
+    @property
+    def package(self) -> str:
+        """The top-level package of its module."""
+        return self.module.partition(".")[0]
+
 
 def kind_word(kind: str) -> str:
-    """The kind as the registry spells it; ``prompt-interface`` is accepted for ``prompt_interface``.
+    """Return the kind as the registry spells it; ``prompt-interface`` is accepted for ``prompt_interface``.
 
     Raises:
         PluginError: if there is no such kind.
@@ -61,14 +57,14 @@ def kind_word(kind: str) -> str:
 
 
 def components(kind: str | None = None) -> list[Component]:
-    """Everything that is declared, sorted; of one kind only if given. Imports nothing and never raises for a plugin."""
+    """Return everything that is declared, sorted; of one kind if given. Imports nothing, never raises for a plugin."""
     word = None if kind is None else kind_word(kind)
-    found = _scan(tuple(sys.path), os.environ.get("MEDGROUND_PLUGINS", ""))
-    return [component for component in found if word in (None, component.kind)]
+    declared = _scan(tuple(sys.path), os.environ.get("MEDGROUND_PLUGINS", ""))
+    return [component for component in declared if word in (None, component.kind)]
 
 
 def find(kind: str, name: str) -> Component:
-    """The one owner of a name, from metadata alone.
+    """Return the one owner of a name, from metadata alone.
 
     Raises:
         PluginError: if the name is unknown, malformed or has two owners.
@@ -110,7 +106,7 @@ def _entries(path: tuple[str, ...]) -> Iterator[Component]:
             yield Component(
                 kind="", name="", distribution=name, version=version, module="",
                 problem=f"the entry points of {name} {version} cannot be read: {error}",
-                hint=removal(name),
+                hint=uninstall_hint(name),
             )  # fmt: skip
             continue
         for point in points:
@@ -128,16 +124,18 @@ def _identity(distribution: metadata.Distribution) -> tuple[str, str]:
 def _component(entry: str, value: str, distribution: str, version: str) -> Component:
     kind, dot, name = entry.partition(".")
     kind = kind.replace("-", "_")
-    who = f"entry point {entry!r} of {distribution} {version}"
+    subject = f"entry point {entry!r} of {distribution} {version}"
     problem = hint = None
     module = value if re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*", value) else ""
     if not dot or not re.fullmatch(r"\w[\w-]*", name):
-        problem, hint = f"{who} is not named <kind>.<component>", f"kinds: {', '.join(KINDS)}"
+        problem, hint = f"{subject} is not named <kind>.<component>", f"kinds: {', '.join(KINDS)}"
     elif kind not in KINDS:
-        problem = f"{who} is of a kind that medground {medground.__version__} does not know"
+        problem = f"{subject} is of a kind that medground {medground.__version__} does not know"
         hint = f"{did_you_mean(kind, KINDS)}; or it needs a newer medground: pip install --upgrade medground"
     elif not module:
-        problem, hint = f"{who} has the value {value!r}, which is not the name of a module", removal(distribution)
+        problem, hint = f"{subject} has the value {value!r}, which is not a module name", uninstall_hint(distribution)
+    elif kind == "command" and name in CORE_COMMANDS:
+        problem, hint = f"{subject} has the name of a command of {OWN} itself", uninstall_hint(distribution)
     return Component(
         kind=kind, name=name, distribution=distribution, version=version, module=module, problem=problem, hint=hint
     )
@@ -146,16 +144,16 @@ def _component(entry: str, value: str, distribution: str, version: str) -> Compo
 def _with_collision(owners: list[Component]) -> list[Component]:
     if len(owners) == 1 or owners[0].problem:
         return owners
-    what, who = f"{owners[0].kind} {owners[0].name!r}", " and ".join(owner.owner for owner in owners)
+    subject, names = f"{owners[0].kind} {owners[0].name!r}", " and ".join(owner.owner for owner in owners)
     others = [owner.distribution for owner in owners if owner.distribution != OWN]
     if len({owner.module for owner in owners}) == 1:
         built_in = len(others) < len(owners)
-        problem = f"{what} is installed twice, the same module from {who}"
+        problem = f"{subject} is installed twice, the same module from {names}"
         hint = f"pip uninstall {others[-1]}"
         if built_in:
             hint += f", whose code ships inside {OWN}; then pip install --force-reinstall --no-deps {OWN}"
     else:
-        problem = f"{what} has {len(owners)} owners: {who}"
+        problem = f"{subject} has {len(owners)} owners: {names}"
         hint = f"pip uninstall {others[-1] if others else OWN}, or leave one out with MEDGROUND_PLUGINS"
     return [replace(owner, problem=problem, hint=hint) for owner in owners]
 
@@ -163,14 +161,13 @@ def _with_collision(owners: list[Component]) -> list[Component]:
 def _allowed(component: Component, only: str) -> bool:
     if not only.strip():
         return True
-    package = component.module.partition(".")[0]
-    names = {canonical(component.distribution), canonical(package)}
+    names = {canonical(component.distribution), canonical(component.package)}
     names |= {name.removeprefix("medground-") for name in names}
     return bool(names & {canonical(word.strip()) for word in only.split(",")})
 
 
 def canonical(name: str) -> str:
-    """A distribution or package name in the one spelling that all its spellings share."""
+    """Return a distribution or package name in the one spelling that all its spellings share."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
@@ -188,8 +185,8 @@ def _where_else(kind: str, name: str) -> str:
     return did_you_mean(name, {component.name for component in components(kind)})
 
 
-def removal(distribution: str) -> str:
-    """What to do about a plugin that only its author can mend."""
+def uninstall_hint(distribution: str) -> str:
+    """Return what to do about a plugin that only its author can fix."""
     if distribution == OWN:
         return f"pip install --force-reinstall {OWN}"
     return f"tell its author, or pip uninstall {distribution}"

@@ -1,81 +1,68 @@
-"""Who is to blame, for what, and what to do about it: failures of a plugin's own code as one `PluginError`."""
+"""Failures of a plugin's own code as one `PluginError`: what is wrong, with which plugin, and what to do about it."""
 
-import contextlib
 import re
-import sys
-from collections.abc import Iterator
 from importlib import metadata
 
 import medground
 from medground.errors import PluginError
-from medground.registry.discovery import OWN, Component, canonical, removal
+from medground.registry.discovery import OWN, Component, canonical, uninstall_hint
 
 
-@contextlib.contextmanager
-def blaming(component: Component) -> Iterator[None]:
-    """Turn whatever a plugin's own code does into one error; what it prints goes to stderr, stdout is for results."""
-    try:
-        with contextlib.redirect_stdout(sys.stderr):
-            yield
-    except (Exception, SystemExit) as error:
-        raise blame(component, error) from error
-
-
-def blame(component: Component, error: BaseException) -> PluginError:
-    """The failure `error` of the code of `component`, as one sentence with its remedy."""
+def as_plugin_error(component: Component, error: BaseException) -> PluginError:
+    """Return the failure `error` of the code of `component` as one sentence with its remedy."""
     if isinstance(error, PluginError):
         return error
-    who, hint = f"plugin {component.owner}", removal(component.distribution)
+    subject, hint = f"plugin {component.owner}", uninstall_hint(component.distribution)
     if isinstance(error, ImportError):
-        return _blame_import(component, error)
+        return _as_import_error(component, error)
     if isinstance(error, SystemExit):
-        return PluginError(f"{who} calls sys.exit({error.code!r}) when it is imported", hint=hint)
-    return PluginError(f"{who} fails with {type(error).__name__}: {error}", hint=hint)
+        return PluginError(f"{subject} calls sys.exit({error.code!r}) when it is imported", hint=hint)
+    return PluginError(f"{subject} fails with {type(error).__name__}: {error}", hint=hint)
 
 
-def misfit(component: Component, error: BaseException) -> PluginError:
-    """The failure `error` of a plugin's own check, as one sentence with the versions of its libraries, and a remedy."""
-    extras, short = _extras(component), _short(component)
-    needed = extras.get(short) or extras.get("", [])
-    versions = ", ".join(f"{name} {metadata.version(name)}" for name in needed if name != OWN and _installed(name))
+def as_self_check_error(component: Component, error: BaseException) -> PluginError:
+    """Return the failure `error` of a plugin's self-check as one sentence, with the versions of its libraries."""
+    extras, extra = _extras(component), _extra_name(component)
+    required = extras.get(extra) or extras.get("", [])
+    versions = ", ".join(f"{name} {metadata.version(name)}" for name in required if name != OWN and _installed(name))
     reason = (str(error).strip().splitlines() or [""])[0]
-    package = f"'{component.distribution}[{short}]'" if short in extras else component.distribution
+    package = f"'{component.distribution}[{extra}]'" if extra in extras else component.distribution
     return PluginError(
         f"plugin {component.owner} does not work with {versions or 'what is installed'}: {type(error).__name__}: {reason}",
         hint=f"pip install --upgrade {package}",
     )
 
 
-def _blame_import(component: Component, error: ImportError) -> PluginError:
-    who, missing = f"plugin {component.owner}", error.name or ""
-    if isinstance(error, ModuleNotFoundError) and missing and f"{component.module}.".startswith(f"{missing}."):
+def missing_extra(component: Component) -> str | None:
+    """Return the extra of a component, as ``medground[sam]``, if something it asks for is not installed; else None."""
+    extra = _extra_name(component)
+    if all(_installed(required) for required in _extras(component).get(extra, [])):
+        return None
+    return f"{component.distribution}[{extra}]"
+
+
+def _as_import_error(component: Component, error: ImportError) -> PluginError:
+    subject, missing = f"plugin {component.owner}", error.name or ""
+    absent = isinstance(error, ModuleNotFoundError) and missing
+    if absent and f"{component.module}.".startswith(f"{missing}."):
         return PluginError(
-            f"{who} is declared, but its module is gone",
+            f"{subject} is declared, but its module is gone",
             hint=f"pip install --force-reinstall {component.distribution}, or pip uninstall {component.distribution}",
         )
     if missing.partition(".")[0] == OWN:
-        wanted = " and ".join(r for r in _requirements(component) if _required(r) == OWN) or "a newer one"
+        versions = " and ".join(line for line in _requirements(component) if _name(line) == OWN) or "a newer one"
         return PluginError(
-            f"{who} asks for something that medground {medground.__version__} does not have: {error.msg}",
-            hint=f"pip install --upgrade medground (it wants {wanted}); {removal(component.distribution)}",
+            f"{subject} asks for something that medground {medground.__version__} does not have: {error.msg}",
+            hint=f"pip install --upgrade medground (it wants {versions}); {uninstall_hint(component.distribution)}",
         )
-    if isinstance(error, ModuleNotFoundError) and missing:
+    if absent:
         return PluginError(
-            f"{who} needs the module {missing!r}, which is not installed", hint=_source(component, missing)
+            f"{subject} needs the module {missing!r}, which is not installed", hint=_install_hint(component, missing)
         )
     if not missing and (command := re.search(r"pip3? install [^`'\"\n]*[^`'\"\s.]", str(error))):
         text = " ".join(str(error).split())  # a library that says what it lacks and how to get it
-        return PluginError(f"{who} lacks a package: {text}", hint=command[0])
-    return PluginError(f"{who} fails with {type(error).__name__}: {error}", hint=_source(component, missing))
-
-
-def lacking(component: Component) -> str | None:
-    """The extra a component belongs to, as ``medground[sam]``, if something it asks for is not installed; else None."""
-    extra = _short(component)
-    for required in _extras(component).get(extra, []):
-        if not _installed(required):
-            return f"{component.distribution}[{extra}]"
-    return None
+        return PluginError(f"{subject} lacks a package: {text}", hint=command[0])
+    return PluginError(f"{subject} fails with {type(error).__name__}: {error}", hint=_install_hint(component, missing))
 
 
 def _installed(distribution: str) -> bool:
@@ -86,18 +73,18 @@ def _installed(distribution: str) -> bool:
     return True
 
 
-def _source(component: Component, module: str) -> str:
-    """Which command installs what is missing: the extra of the owning distribution that asks for it, if any."""
-    wanted, short, extras = canonical(module.partition(".")[0]), _short(component), _extras(component)
-    asking = {extra for extra, required in extras.items() if any(f"{r}-".startswith(f"{wanted}-") for r in required)}
+def _install_hint(component: Component, module: str) -> str:
+    """Return the command that installs a missing module: the extra of the distribution that asks for it, if any."""
+    package, own_extra, extras = canonical(module.partition(".")[0]), _extra_name(component), _extras(component)
+    asking = {extra for extra, names in extras.items() if any(f"{name}-".startswith(f"{package}-") for name in names)}
     if "" in asking:
         return f"pip install --force-reinstall {component.distribution}"
-    if short in extras and (short in asking or not asking):  # what an extra needs in turn is missing too
-        return f"pip install '{component.distribution}[{short}]'"
+    if own_extra in extras and (own_extra in asking or not asking):  # what an extra needs in turn is missing too
+        return f"pip install '{component.distribution}[{own_extra}]'"
     if asking:
         smallest = min(asking, key=lambda extra: (len(extras[extra]), extra))
         return f"pip install '{component.distribution}[{smallest}]'"
-    return f"install what provides {module!r}; else {removal(component.distribution)}"
+    return f"install what provides {module!r}; else {uninstall_hint(component.distribution)}"
 
 
 def _extras(component: Component) -> dict[str, list[str]]:
@@ -105,12 +92,12 @@ def _extras(component: Component) -> dict[str, list[str]]:
     extras: dict[str, list[str]] = {}
     for requirement in _requirements(component):
         extra = re.search(r"extra\s*==\s*['\"]([^'\"]+)", requirement)
-        extras.setdefault(extra[1] if extra else "", []).append(_required(requirement))
+        extras.setdefault(extra[1] if extra else "", []).append(_name(requirement))
     return extras
 
 
-def _short(component: Component) -> str:
-    return canonical(component.module.partition(".")[0]).removeprefix("medground-")
+def _extra_name(component: Component) -> str:
+    return canonical(component.package).removeprefix("medground-")
 
 
 def _requirements(component: Component) -> list[str]:
@@ -120,5 +107,5 @@ def _requirements(component: Component) -> list[str]:
         return []
 
 
-def _required(requirement: str) -> str:
+def _name(requirement: str) -> str:
     return canonical(re.split(r"[^\w.-]", requirement.strip(), maxsplit=1)[0])

@@ -1,7 +1,9 @@
-"""Trying a plugin in a process of its own, so that one which crashes, exits or hangs costs nothing but itself."""
+"""Check plugins in a process of their own, where one that crashes, ends or stalls the interpreter harms no other.
+
+Only ``medground doctor`` and ``medground plugins doctor`` do this; in use a plugin is imported here, once.
+"""
 
 import contextlib
-import functools
 import importlib
 import json
 import os
@@ -12,12 +14,13 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from medground.errors import MedgroundError, PluginError
-from medground.registry.discovery import OWN, Component, components, removal
-from medground.registry.errors import lacking
-from medground.registry.loading import check, offers
+from medground.errors import MedgroundError
+from medground.registry.discovery import Component, components, uninstall_hint
+from medground.registry.errors import missing_extra
+from medground.registry.loading import load_factories, run_self_check
 
 SECONDS = 30.0
+"""How long a plugin may take to import, where nothing else is said."""
 CHECK_SECONDS = 600.0
 """How long a plugin's self-check may take on top: only one that hangs takes so long."""
 IMPORTED = "imported"
@@ -25,70 +28,32 @@ IMPORTED = "imported"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Trial:
-    """How importing one plugin and running its hooks went, and its self-check where that was asked for."""
+class Problem:
+    """What is wrong with a plugin, and what to do about it."""
 
-    cause: str | None = None
-    """What is wrong, or None."""
+    cause: str
     remedy: str | None = None
-    died: bool = False
-    """True when the process did not live to tell: it crashed, exited or hung."""
 
 
-def survive(component: Component) -> None:
-    """Before a stranger's module is first imported here, see in a child process that the process survives it.
+def check_plugin(component: Component, seconds: float = SECONDS) -> Problem | None:
+    """Import the module of `component` in a child process, run the hooks of all kinds it declares and its self-check.
 
-    What ships with medground is not tried, nor what is imported already; a failure that can be caught is left to the
-    import itself, which knows more about it.
-
-    Raises:
-        PluginError: if it crashes the interpreter, ends it, or does not finish.
-    """
-    limit = seconds()
-    if component.distribution != OWN and component.module not in sys.modules and limit > 0:
-        _survive(component, limit)
-
-
-@functools.cache
-def _survive(component: Component, limit: float) -> None:
-    found = attempt(component, limit)
-    if found.died:
-        raise PluginError(f"plugin {component.owner} {found.cause}", hint=found.remedy)
-
-
-def seconds() -> float:
-    """The time limit for importing one plugin: `MEDGROUND_PLUGIN_SECONDS`, or 30."""
-    text = os.environ.get("MEDGROUND_PLUGIN_SECONDS", str(SECONDS))
-    try:
-        return float(text)
-    except ValueError:
-        raise PluginError(f"MEDGROUND_PLUGIN_SECONDS is not a number: {text!r}", hint="such as 30, or 0") from None
-
-
-def attempt(component: Component, limit: float, *, self_check: bool = False) -> Trial:
-    """Import the module of `component` in a child process, run the hooks of all kinds it declares, and say how it went.
+    The self-check is left out where a library of the plugin's extra is not installed.
 
     Args:
         component: any one of the module's.
-        limit: for importing, in seconds.
-        self_check: run the plugin's hook of that name too, unless a library that it needs is missing.
+        seconds: for importing.
+
+    Returns:
+        What is wrong, or None.
     """
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(folder or os.getcwd() for folder in sys.path)}
-    code = "from medground.registry.isolation import report; report()"
+    code = "from medground.registry.isolation import answer; answer()"
     with tempfile.TemporaryDirectory(prefix="medground-", ignore_cleanup_errors=True) as folder:
-        answer, printed = Path(folder, "answer.json"), Path(folder, "stdout")
+        path, printed = Path(folder, "answer.json"), Path(folder, "stdout")
         with printed.open("wb") as stdout:
             child = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-P",
-                    "-c",
-                    code,
-                    component.distribution,
-                    component.module,
-                    str(answer),
-                    str(self_check),
-                ],
+                [sys.executable, "-P", "-c", code, component.distribution, component.module, str(path)],
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=stdout,
@@ -96,40 +61,42 @@ def attempt(component: Component, limit: float, *, self_check: bool = False) -> 
                 start_new_session=True,
             )
             try:
-                status = _wait(child, limit)
-                if status is None and answer.with_name(IMPORTED).exists():
+                status = _wait(child, seconds)
+                if status is None and path.with_name(IMPORTED).exists():
                     status = _wait(child, CHECK_SECONDS)
             finally:
                 _end(child)
-        return _verdict(component, status, limit, answer, printed.stat().st_size)
+        return _problem(component, status, seconds, path, printed.stat().st_size)
 
 
-def report() -> None:
-    """What the child process runs; its answer goes to a file, for stdout belongs to the plugin."""
-    distribution, module, answer, self_check = sys.argv[1:]
-    with contextlib.suppress(Exception, SystemExit):  # asked again below, where the cause is put into words
+def answer() -> None:
+    """Check one plugin in this process, the child, and write the answer to a file: stdout belongs to the plugin."""
+    distribution, module, path = sys.argv[1:]
+    with contextlib.suppress(Exception, SystemExit):  # here, so that what it prints is seen; it raises again below
         importlib.import_module(module)
-    found: dict[str, str | None] = {}
-    mine = {entry.kind: entry for entry in components() if (entry.distribution, entry.module) == (distribution, module)}
-    component = next(iter(mine.values()))
+    problem: dict[str, str | None] | None = None
+    declared = {
+        entry.kind: entry for entry in components() if (entry.distribution, entry.module) == (distribution, module)
+    }
+    component = next(iter(declared.values()))
     try:
-        for each in mine.values():
-            offers(each)
-        if self_check == "True" and lacking(component) is None:
+        for entry in declared.values():
+            load_factories(entry)
+        if missing_extra(component) is None:
             sys.stdout.flush()
             os.dup2(2, 1)  # what libraries print while they work is no fault of the plugin's
-            Path(answer).with_name(IMPORTED).touch()
-            check(component)
+            Path(path).with_name(IMPORTED).touch()
+            run_self_check(component)
     except MedgroundError as error:
-        found = {"cause": error.message.removeprefix(f"plugin {component.owner} "), "remedy": error.hint}
+        problem = {"cause": error.message.removeprefix(f"plugin {component.owner} "), "remedy": error.hint}
     sys.stdout.flush()
-    Path(answer).write_text(json.dumps(found), encoding="utf-8")
+    Path(path).write_text(json.dumps(problem), encoding="utf-8")
 
 
-def _wait(child: "subprocess.Popen[bytes]", limit: float) -> int | None:
-    """The child's exit status, or None where it goes on after `limit` seconds."""
+def _wait(child: "subprocess.Popen[bytes]", seconds: float) -> int | None:
+    """Return the child's exit status, or None where it goes on after `seconds`."""
     try:
-        return child.wait(limit)
+        return child.wait(seconds)
     except subprocess.TimeoutExpired:
         return None
 
@@ -144,21 +111,23 @@ def _end(child: "subprocess.Popen[bytes]") -> None:
     child.wait()
 
 
-def _verdict(component: Component, status: int | None, limit: float, answer: Path, printed: int) -> Trial:
-    remedy = removal(component.distribution)
-    checking = answer.with_name(IMPORTED).exists()
-    when = "it checks itself" if checking else "it is imported"
+def _problem(component: Component, status: int | None, seconds: float, path: Path, printed: int) -> Problem | None:
+    remedy = uninstall_hint(component.distribution)
+    checking = path.with_name(IMPORTED).exists()
     if status is None and checking:
-        return Trial(cause=f"does not finish its self-check within {CHECK_SECONDS:g} s", remedy=remedy, died=True)
+        return Problem(cause=f"does not finish its self-check within {CHECK_SECONDS:g} s", remedy=remedy)
     if status is None:
-        slow = f"raise MEDGROUND_PLUGIN_SECONDS if it is only slow; else {remedy}"
-        return Trial(cause=f"does not finish importing within {limit:g} s", remedy=slow, died=True)
-    if not answer.exists():
-        return Trial(cause=f"{_ending(status)} when {when}", remedy=remedy, died=True)
-    found = Trial(**json.loads(answer.read_text(encoding="utf-8")))
-    if found.cause is None and printed:
-        return Trial(cause="prints to stdout when it is imported", remedy=f"harmless in use; {remedy}")
-    return found
+        slow = f"medground plugins doctor --seconds {4 * seconds:g} if it is only slow; else {remedy}"
+        return Problem(cause=f"does not finish importing within {seconds:g} s", remedy=slow)
+    if not path.exists():
+        when = "it checks itself" if checking else "it is imported"
+        return Problem(cause=f"{_ending(status)} when {when}", remedy=remedy)
+    problem = json.loads(path.read_text(encoding="utf-8"))
+    if problem is not None:
+        return Problem(**problem)
+    return (
+        Problem(cause="prints to stdout when it is imported", remedy=f"harmless in use; {remedy}") if printed else None
+    )
 
 
 def _ending(status: int) -> str:

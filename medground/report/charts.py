@@ -5,7 +5,9 @@ in words what it shows.
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 
-from medground.report.html import Html, element, number
+from markupsafe import Markup
+
+from medground.report.numbers import number
 from medground.report.plot import Line, Plot, finite, mark, style, text, whole
 
 WIDTH, HEIGHT = 440, 250
@@ -16,15 +18,15 @@ INNER = (58, 10, 12, 40)
 
 def line_chart(
     title: str, lines: Mapping[str, Line], *, x: str = "step", y: str = "", holds: Sequence[float] = ()
-) -> Html:
-    """Curves over a common axis.
+) -> Markup:
+    """Draw curves over a common axis.
 
     Args:
         title: what is shown.
         lines: label -> (x, y) of its points; a y that is None or not finite leaves a gap.
         x: what the horizontal axis counts.
         y: what the vertical axis counts.
-        holds: values the vertical scale must hold, such as 0 and 1.
+        holds: values the vertical scale must hold, for example 0 and 1.
     """
     plot = _plot(lines.values(), holds)
     body = [*plot.axes(x, y)]
@@ -35,8 +37,8 @@ def line_chart(
 
 def scatter(
     title: str, points: Mapping[str, Line], *, x: str, y: str, holds: Sequence[float] = (), diagonal: bool = False
-) -> Html:
-    """Points, one mark each.
+) -> Markup:
+    """Draw points, one mark each.
 
     Args:
         title: what is shown.
@@ -62,8 +64,8 @@ def bars(
     *,
     intervals: Mapping[str, Mapping[str, tuple[float, float]]] | None = None,
     holds: Sequence[float] = (0.0,),
-) -> Html:
-    """Horizontal bars, each with its series and its value written beside it.
+) -> Markup:
+    """Draw horizontal bars, each with its series and its value written beside it.
 
     Args:
         title: what is shown.
@@ -90,16 +92,16 @@ def bars(
             )
             top += row
         top += 8
-    said = "; ".join(
+    values_in_words = "; ".join(
         f"{name}: "
         + ", ".join(f"{label} {_value(value, spans.get(name, {}).get(label))}" for label, value in values.items())
         for name, values in series.items()
     )
-    return _figure(title, whole(title, said, body, WIDTH, height), [])
+    return _figure(title, whole(title, values_in_words, body, WIDTH, height))
 
 
 def panels(title: str, curves: Mapping[str, Mapping[str, Line]]) -> str:
-    """An SVG document of plots, name -> label -> line, all on one vertical scale that holds 0, 1 and every line."""
+    """Draw an SVG document of plots, name -> label -> line, on one vertical scale that holds 0, 1 and every line."""
     wide, high, gap, margin = 250, 150, 66, 48
     every = [value for lines in curves.values() for line in lines.values() for _, value in finite(*line)]
     labels = list(dict.fromkeys(label for lines in curves.values() for label in lines))
@@ -116,7 +118,7 @@ def panels(title: str, curves: Mapping[str, Mapping[str, Line]]) -> str:
     for index, label in enumerate(labels):
         left, down = margin + index % 3 * (width - 2 * margin) / 3, legend + 18 * (index // 3)
         body += [f'<path d="M{left:.1f} {down - 4:.1f}h26" {style(index)}/>', text(left + 32, down, label)]
-    sheet = resources.files("medground.report").joinpath("chart.css").read_text(encoding="utf-8")
+    sheet = resources.files("medground.report").joinpath("templates", "chart.css").read_text(encoding="utf-8")
     return whole(title, ", ".join(curves), [f"<style>{sheet}</style>", *body], width, height, sized=True) + "\n"
 
 
@@ -130,7 +132,7 @@ def _plot(lines: Iterable[Line], holds: Sequence[float], across: Sequence[float]
 
 
 def _span(values: Sequence[float]) -> tuple[float, float]:
-    """From the least to the greatest, widened where they are one."""
+    """Return the least and the greatest value, widened where they are one."""
     low, high = min(values, default=0.0), max(values, default=1.0)
     return (low, high) if high > low else (low - (abs(low) or 1.0) / 2, high + (abs(high) or 1.0) / 2)
 
@@ -138,8 +140,8 @@ def _span(values: Sequence[float]) -> tuple[float, float]:
 def _bar(
     plot: Plot, top: float, index: int, name: str, value: float | None, span: tuple[float, float] | None
 ) -> list[str]:
-    said, right = f"{name} {_value(value, span)}".strip(), plot.left + plot.width + 8
-    body = [text(right, top + 12, said)]
+    words, right = f"{name} {_value(value, span)}".strip(), plot.left + plot.width + 8
+    body = [text(right, top + 12, words)]
     if value is not None:
         start, stop = sorted((plot.spot(0.0, 0)[0], plot.spot(value, 0)[0]))
         body.append(
@@ -156,22 +158,17 @@ def _value(value: float | None, span: tuple[float, float] | None) -> str:
     return ("–" if value is None else number(value)) + between
 
 
-def _chart(title: str, body: list[str], lines: Mapping[str, Line], what: str, *, joined: bool = True) -> Html:
-    said = "; ".join(f"{label}: {_in_words(line)}" for label, line in lines.items()) or "no values"
-    swatches = [
-        element(
-            "li",
-            Html(f'<svg class="chart swatch" viewBox="0 0 36 12" aria-hidden="true">{_swatch(index, joined)}</svg>'),
-            label,
-        )
-        for index, label in enumerate(lines)
-    ]
-    drawn = whole(title, f"{what} of {said}", body, WIDTH, HEIGHT)
-    return _figure(title, drawn, [element("ul", *swatches, class_="legend")] if len(lines) > 1 else [])
+def _chart(title: str, body: list[str], lines: Mapping[str, Line], what: str, *, joined: bool = True) -> Markup:
+    values = "; ".join(f"{label}: {_in_words(line)}" for label, line in lines.items()) or "no values"
+    swatch = '<li><svg class="chart swatch" viewBox="0 0 36 12" aria-hidden="true">{}</svg>{{}}</li>'
+    items = [Markup(swatch.format(_swatch(index, joined))).format(label) for index, label in enumerate(lines)]
+    legend = Markup('<ul class="legend">{}</ul>').format(Markup("").join(items)) if len(lines) > 1 else ""
+    return _figure(title, whole(title, f"{what} of {values}", body, WIDTH, HEIGHT), legend)
 
 
-def _figure(title: str, drawn: str, more: list[Html]) -> Html:
-    return element("figure", element("figcaption", title, class_="over"), Html(drawn), *more, class_="chart")
+def _figure(title: str, drawn: str, legend: str = "") -> Markup:
+    caption = Markup('<figcaption class="over">{}</figcaption>').format(title)
+    return Markup('<figure class="chart">{}{}{}</figure>').format(caption, Markup(drawn), legend)
 
 
 def _swatch(index: int, joined: bool) -> str:

@@ -1,78 +1,122 @@
-"""The page around the pieces."""
+"""HTML pages from Jinja2 templates. A template extends ``page.html`` and takes its parts from ``parts.html``."""
 
 import base64
 import hashlib
-from collections.abc import Sequence
-from importlib import resources
+import io
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from medground.report.html import Html, block, element, text
+from markupsafe import Markup, escape
 
+from medground.report import charts
+from medground.report.numbers import is_number, number, rounded
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+TEMPLATES = Path(__file__).parent / "templates"
 STATEMENT = "Research software, not a medical device. The output must be checked by a qualified person."
+Cell = str | int | float | bool | None
+"""What a table holds; None is shown as a dash."""
 
 
-class Section:
-    """A part of a page with a heading of its own.
+class Table(NamedTuple):
+    """The arguments of the macro ``table`` in ``parts.html``."""
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    caption: str = ""
+    sortable: bool = True
+    shown: Callable[[float], str] = number
+    """How numbers are written."""
+
+
+def render(template: str, *, folder: Path = TEMPLATES, **context: Any) -> str:
+    """Return one HTML document that loads nothing from outside itself, and forbids the browser to.
 
     Args:
-        title: the heading.
-        bodies: pieces of `medground.report`; a plain string is a paragraph of text.
+        template: a file in `folder`.
+        folder: holds the template; ``page.html`` and ``parts.html`` are found beside it.
+        context: what the template shows: its ``title``, ``causes`` (sentences that come first), and its own names. Text
+            is escaped.
     """
-
-    def __init__(self, title: str, *bodies: object) -> None:
-        self.title, self.bodies = title, bodies
+    return _environment(folder).get_template(template).render(context | {"titles": []})
 
 
-def page(title: str, sections: Sequence[Section], *, note: object = "", first: Sequence[str] = ()) -> str:
-    """One HTML document that asks for nothing outside itself, and forbids the browser to.
+@cache
+def _environment(folder: Path) -> "Environment":
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader([folder, TEMPLATES]),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    for function in (
+        charts.bars,
+        charts.line_chart,
+        charts.scatter,
+        picture,
+        numeric_columns,
+        is_number,
+        number,
+        rounded,
+    ):
+        environment.globals[function.__name__] = function
+    style, script = _asset("page.css") + "\n" + _asset("chart.css"), _asset("page.js")
+    environment.globals |= {"statement": STATEMENT, "causes": (), "style": Markup(style), "script": Markup(script)}
+    environment.filters |= {"sha256": _hash, "unbroken": unbroken}
+    return environment
+
+
+def _asset(name: str) -> str:
+    """Return a file beside the templates."""
+    return (TEMPLATES / name).read_text(encoding="utf-8").strip()
+
+
+def _hash(code: str) -> Markup:
+    """Return what a policy names inline code by."""
+    return Markup(f"'sha256-{base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()}'")
+
+
+def unbroken(text: str) -> str:
+    """Keep words on one line: a narrow page scrolls its tables rather than stacking the ends of an interval."""
+    return text.replace(" ", "\N{NO-BREAK SPACE}")
+
+
+def numeric_columns(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> list[bool]:
+    """Return per column whether it holds numbers, and nothing else but gaps.
+
+    Raises:
+        ValueError: if a row is not as long as the headings.
+    """
+    for row in rows:
+        if len(row) != len(columns):
+            raise ValueError(f"a row of {len(row)} cells does not fit {len(columns)} columns")
+    cells = [[row[index] for row in rows if row[index] is not None] for index in range(len(columns))]
+    return [bool(column) and all(map(is_number, column)) for column in cells]
+
+
+def picture(image: Any, alt: str, side: int = 480) -> Markup:
+    """Return a picture inside the page.
 
     Args:
-        title: its heading.
-        sections: its parts, listed at the top.
-        note: text below the title.
-        first: what is read before all else, a sentence each, such as why every number is 0.
+        image: of Pillow.
+        alt: what it shows, for those who do not see it.
+        side: its longer side is made no larger than this, px.
     """
-    style, script = _file("page.css") + "\n" + _file("chart.css"), _file("page.js")
-    names = [(f"section-{number}", section) for number, section in enumerate(sections, start=1)]
-    links = [element("li", element("a", section.title, href=f"#{name}")) for name, section in names]
-    parts = [
-        element(
-            "section",
-            element("h2", section.title, id=f"{name}-title"),
-            *(block(body) for body in section.bodies),
-            id=name,
-            aria_labelledby=f"{name}-title",
-        )
-        for name, section in names
-    ]
-    policy = f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {_hash(script)}; "
-    head = [
-        Html('<meta charset="utf-8">'),
-        Html('<meta name="viewport" content="width=device-width, initial-scale=1">'),
-        Html(f"<meta http-equiv=\"Content-Security-Policy\" content=\"{policy}base-uri 'none'; form-action 'none'\">"),
-        Html('<meta name="color-scheme" content="light dark">'),
-        Html('<meta name="generator" content="medground">'),
-        element("title", title),
-        Html(f"<style>{style}</style>"),
-    ]
-    body = [
-        element("a", "Skip to the content", href="#content", class_="skip"),
-        element("header", element("h1", title), *_first(first), *([block(note)] if note else [])),
-        element("nav", element("ul", *links), aria_label="Contents") if len(links) > 1 else text(""),
-        element("main", *parts, id="content", tabindex=-1),
-        element("footer", element("p", STATEMENT)),
-        Html(f"<script>{script}</script>"),
-    ]
-    return f'<!doctype html>\n<html lang="en">{element("head", *head)}\n{element("body", *body)}</html>\n'
+    from PIL import features
 
-
-def _first(sentences: Sequence[str]) -> list[Html]:
-    return [element("ul", *(element("li", each) for each in sentences), class_="first")] if sentences else []
-
-
-def _file(name: str) -> str:
-    return resources.files("medground.report").joinpath(name).read_text(encoding="utf-8").strip()
-
-
-def _hash(code: str) -> str:
-    """What a policy names inline code by."""
-    return f"'sha256-{base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()}'"
+    kind = "webp" if features.check("webp") else "jpeg"
+    small = image.convert("RGB")
+    small.thumbnail((side, side))
+    stream = io.BytesIO()
+    small.save(stream, kind, quality=80)
+    source = f"data:image/{kind};base64,{base64.b64encode(stream.getvalue()).decode()}"
+    return Markup(
+        f'<img src="{source}" alt="{escape(alt)}" width="{small.width}" height="{small.height}" loading="lazy">'
+    )

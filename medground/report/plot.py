@@ -24,19 +24,19 @@ class Plot:
     ys: tuple[float, float]
 
     def spot(self, x: float, y: float) -> tuple[float, float]:
-        """Where a pair of values lies in the drawing."""
+        """Return the point of the drawing where a pair of values lies."""
         return (
             self.left + self.width * (x - self.xs[0]) / (self.xs[1] - self.xs[0]),
             self.top + self.height * (1 - (y - self.ys[0]) / (self.ys[1] - self.ys[0])),
         )
 
     def axes(self, x: str, y: str) -> list[str]:
-        """Lines, numbers and names of both axes."""
+        """Draw lines, numbers and names of both axes."""
         body = self.across()
         for value in ticks(*self.ys):
             _, down = self.spot(self.xs[0], value)
             body.append(f'<path d="M{self.left:.1f} {down:.1f}h{self.width:.1f}" class="tick"/>')
-            body.append(text(self.left - 6, down + 4, told(value), anchor="end"))
+            body.append(text(self.left - 6, down + 4, tick_label(value), anchor="end"))
         body.append(f'<path d="M{self.left:.1f} {self.top:.1f}v{self.height:.1f}h{self.width:.1f}" class="axis"/>')
         if x:
             body.append(text(self.left + self.width / 2, self.top + self.height + 32, x, anchor="middle"))
@@ -47,23 +47,23 @@ class Plot:
         return body
 
     def across(self) -> list[str]:
-        """Numbers and lines of the horizontal axis."""
+        """Draw numbers and lines of the horizontal axis."""
         body = []
         for value in ticks(*self.xs):
             right, _ = self.spot(value, self.ys[0])
             body.append(f'<path d="M{right:.1f} {self.top:.1f}v{self.height:.1f}" class="tick"/>')
-            body.append(text(right, self.top + self.height + 16, told(value), anchor="middle"))
+            body.append(text(right, self.top + self.height + 16, tick_label(value), anchor="middle"))
         return body
 
     def straight(self, start: tuple[float, float], end: tuple[float, float], kind: str) -> str:
-        """A line between two pairs of values."""
+        """Draw a line between two pairs of values."""
         (a, b), (c, d) = self.spot(*start), self.spot(*end)
         return f'<path d="M{a:.1f} {b:.1f}L{c:.1f} {d:.1f}" class="{kind}"/>'
 
     def curve(self, line: Line, index: int, marks: int = MARKED) -> list[str]:
-        """A line of one series, broken where a value is missing, with marks upon it."""
+        """Draw a line of one series, broken where a value is missing, with marks upon it."""
         body, piece = [], list[tuple[float, float]]()
-        spots = [self.spot(x, y) if _is_number(y) else None for x, y in zip(*line, strict=True)]  # type: ignore[arg-type]
+        spots = [self.spot(x, y) if _is_finite(y) else None for x, y in zip(*line, strict=True)]  # type: ignore[arg-type]
         for spot in [*spots, None]:
             if spot is not None:
                 piece.append(spot)
@@ -79,12 +79,12 @@ class Plot:
 
 
 def finite(xs: Sequence[float], ys: Sequence[float | None]) -> list[tuple[float, float]]:
-    """The points of a line that can be drawn."""
+    """Return the points of a line that can be drawn."""
     return [(x, y) for x, y in zip(xs, ys, strict=True) if y is not None and math.isfinite(y)]
 
 
 def ticks(low: float, high: float) -> list[float]:
-    """Three to seven round values within a span.
+    """Return three to seven round values within a span.
 
     >>> ticks(0, 2), ticks(-3, 47)
     ([0.0, 0.5, 1.0, 1.5, 2.0], [0.0, 10.0, 20.0, 30.0, 40.0])
@@ -96,23 +96,23 @@ def ticks(low: float, high: float) -> list[float]:
     return [(first + index) * step for index in range(math.floor(high / step + 1e-9) - first + 1)]
 
 
-def told(value: float) -> str:
-    """A tick's number, without the noise of binary fractions.
+def tick_label(value: float) -> str:
+    """Return a tick's number, without the noise of binary fractions.
 
-    >>> told(0.30000000000000004), told(2000.0)
+    >>> tick_label(0.30000000000000004), tick_label(2000.0)
     ('0.3', '2000')
     """
     return f"{round(value, 12):.6g}"
 
 
 def style(index: int) -> str:
-    """Class and dashes of a series' line."""
+    """Return the class and dashes of a series' line."""
     dash = DASHES[index % len(DASHES)]
     return f'class="curve s{index % 8}"' + (f' stroke-dasharray="{dash}"' if dash else "")
 
 
 def mark(x: float, y: float, index: int, size: float = 3.0) -> str:
-    """A series' mark: disc, square, triangle, diamond, and so on, by turns."""
+    """Return a series' mark: disc, square, triangle, diamond, and so on, by turns."""
     r = size
     shapes = (
         f"M{x - r:.1f} {y:.1f}a{r} {r} 0 1 0 {2 * r} 0a{r} {r} 0 1 0 {-2 * r} 0",
@@ -124,18 +124,18 @@ def mark(x: float, y: float, index: int, size: float = 3.0) -> str:
     return f'<path d="{shapes[index % len(shapes)]}" class="mark s{index % 8}"/>'
 
 
-def text(x: float, y: float, said: str, *, anchor: str = "start", kind: str = "", more: str = "") -> str:
-    """A piece of text."""
+def text(x: float, y: float, words: str, *, anchor: str = "start", kind: str = "", more: str = "") -> str:
+    """Draw a piece of text."""
     named = f' class="{kind}"' if kind else ""
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{named}{more}>{escape(said)}</text>'
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{named}{more}>{escape(words)}</text>'
 
 
-def whole(title: str, said: str, body: Sequence[str], width: float, height: float, *, sized: bool = False) -> str:
-    """A drawing with its title and its description in words; `sized` for a file of its own."""
+def whole(title: str, words: str, body: Sequence[str], width: float, height: float, *, sized: bool = False) -> str:
+    """Return a drawing with its title and its description in words; `sized` for a file of its own."""
     head = f'<svg xmlns="http://www.w3.org/2000/svg" class="chart" viewBox="0 0 {width} {height}" role="img"'
     size = f' width="{width}" height="{height}"' if sized else ""
-    return f"{head}{size}><title>{escape(title)}</title><desc>{escape(said)}</desc>{''.join(body)}</svg>"
+    return f"{head}{size}><title>{escape(title)}</title><desc>{escape(words)}</desc>{''.join(body)}</svg>"
 
 
-def _is_number(value: float | None) -> bool:
+def _is_finite(value: float | None) -> bool:
     return value is not None and math.isfinite(value)

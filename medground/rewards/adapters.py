@@ -20,9 +20,13 @@ ANY = (-float("inf"), float("inf"))
 
 
 def truth_json(rollout: Rollout) -> str:
-    """The truth as published files state it: a JSON string of ``bbox_2d`` and ``point_2d``."""
+    """Return the truth as published files state it, in JSON: ``bbox_2d`` and ``point_2d``, in a list unless one region."""
     target = rollout.sample.target
-    return json.dumps(target.published or {"bbox_2d": list(target.box), "point_2d": [list(p) for p in target.points]})
+    truths = [
+        {"bbox_2d": region.box and list(region.box), "point_2d": [list(point) for point in region.points]}
+        for region in target.regions
+    ]
+    return json.dumps(target.published or (truths[0] if len(truths) == 1 else truths))
 
 
 class FromTRL:
@@ -31,6 +35,11 @@ class FromTRL:
     Dataset columns are the samples' labels plus ``id`` and ``ground_truth`` (a JSON string, also offered as
     ``solution``); `columns` adds or replaces some. ``completion_ids`` is None unless every rollout has its tokens.
     What the function logs through ``log_extra`` and ``log_metric`` becomes details.
+
+    >>> def shorter(completions, **columns):
+    ...     return [1 / len(messages[0]["content"]) for messages in completions]
+    >>> FromTRL(shorter)
+    from_trl(shorter)
 
     Args:
         function: the reward function, plain or async.
@@ -59,7 +68,7 @@ class FromTRL:
         return f"from_trl({_name(self.function)})"
 
     def __call__(self, rollout: Rollout) -> RewardResult:
-        """The function's value for one rollout, as a batch of one.
+        """Return the function's value for one rollout, as a batch of one.
 
         Raises:
             ValueError: if the function does not return one value.
@@ -68,7 +77,7 @@ class FromTRL:
         return result
 
     def batch(self, rollouts: Sequence[Rollout]) -> list[RewardResult]:
-        """The function's values, as many as it returned; None abstains."""
+        """Return the function's values, as many as it returned; None abstains."""
         extra: dict[str, list[Any]] = {}
         metrics: dict[str, float] = {}
         values = _finish(
@@ -93,22 +102,27 @@ class FromTRL:
 
     def _columns(self, rollouts: Sequence[Rollout]) -> dict[str, list[Any]]:
         truths = [truth_json(rollout) for rollout in rollouts]
-        found: dict[str, list[Any]] = {
+        columns: dict[str, list[Any]] = {
             "id": [rollout.sample.query.id for rollout in rollouts],
             "ground_truth": truths,
             "solution": list(truths),
         }
         for label in sorted({label for rollout in rollouts for label in rollout.sample.labels}):
-            found[label] = [rollout.sample.labels.get(label) for rollout in rollouts]
+            columns[label] = [rollout.sample.labels.get(label) for rollout in rollouts]
         for column, read in self.columns.items():
-            found[column] = [read(rollout) for rollout in rollouts]
-        return found
+            columns[column] = [read(rollout) for rollout in rollouts]
+        return columns
 
 
 class FromVerl:
     """A verl reward function as a term: ``f(data_source, solution_str, ground_truth, extra_info)`` per sample.
 
     It returns a number, or a dict with ``score``; the dict's other entries become details.
+
+    >>> def compute_score(data_source, solution_str, ground_truth, extra_info):
+    ...     return 1.0 if ground_truth in solution_str else 0.0
+    >>> FromVerl(compute_score)
+    from_verl(compute_score)
 
     Args:
         function: the reward function, plain or async.
@@ -134,12 +148,12 @@ class FromVerl:
         return f"from_verl({_name(self.function)})"
 
     def __call__(self, rollout: Rollout) -> RewardResult:
-        """The function's value for one rollout.
+        """Return the function's value for one rollout.
 
         Raises:
             KeyError: if it returns a dict without ``score``.
         """
-        found = _finish(
+        answer = _finish(
             self.function(
                 data_source=self.data_source,
                 solution_str=rollout.completion.text,
@@ -147,12 +161,12 @@ class FromVerl:
                 extra_info={"index": rollout.sample.query.id, **rollout.sample.labels},
             )
         )
-        if isinstance(found, Mapping):
-            return RewardResult(found["score"], {key: value for key, value in found.items() if key != "score"})
-        return RewardResult(found)
+        if isinstance(answer, Mapping):
+            return RewardResult(answer["score"], {key: value for key, value in answer.items() if key != "score"})
+        return RewardResult(answer)
 
 
-class OwnTerm:
+class UserReward:
     """A function from one's own file as a term; where it came from goes into every detail it gives.
 
     Args:
@@ -172,10 +186,10 @@ class OwnTerm:
             self.batch = self._batch
 
     def __repr__(self) -> str:
-        return f"OwnTerm({self.source}, sha256 {self.sha256[:12]})"
+        return f"UserReward({self.source}, sha256 {self.sha256[:12]})"
 
     def __call__(self, rollout: Rollout) -> RewardResult:
-        """What the function says, with its source in the details."""
+        """Return what the function says, with its source in the details."""
         return self._signed(self.function(rollout))
 
     def _batch(self, rollouts: Sequence[Rollout]) -> list[RewardResult]:
@@ -190,15 +204,15 @@ from_trl = FromTRL
 from_verl = FromVerl
 
 
-def own_term(text: str) -> tuple[str, OwnTerm]:
+def user_reward(text: str) -> tuple[str, UserReward]:
     """Read ``NAME=my.py:fn`` from a command line; running the file is what its author asked for by naming it there.
 
     Raises:
         RecipeError: if the text has another form, or the file has no such function.
         InputError: if the file cannot be read or run.
     """
-    label, _, place = text.partition("=")
-    file, _, name = place.rpartition(":")
+    label, _, source = text.partition("=")
+    file, _, name = source.rpartition(":")
     if not (label and file and name):
         raise RecipeError(f"{text!r} is not a term", hint="write NAME=my.py:function")
     path = Path(file)
@@ -211,7 +225,7 @@ def own_term(text: str) -> tuple[str, OwnTerm]:
     if not callable(function):
         known = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
         raise RecipeError(f"{file} has no function {name!r} for term {label!r}", hint=did_you_mean(name, known))
-    return label, OwnTerm(function, source=f"{path.name}:{name}", sha256=hashlib.sha256(code).hexdigest())
+    return label, UserReward(function, source=f"{path.name}:{name}", sha256=hashlib.sha256(code).hexdigest())
 
 
 def _run_file(path: Path, label: str) -> Any:
@@ -236,7 +250,7 @@ def _token_ids(rollouts: Sequence[Rollout]) -> list[list[int]] | None:
 
 
 def _finish(answer: Any) -> Any:
-    """The value of an async function's answer, whether or not a loop is already running here (as in a notebook)."""
+    """Return the value of an async function's answer, whether or not a loop is already running here (as in a notebook)."""
     if not inspect.iscoroutine(answer):
         return answer
     try:

@@ -10,17 +10,18 @@ A term runs in this process. One that never returns is not stopped.
 
 import math
 import numbers
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 
 from medground.errors import RecipeError
+from medground.recipe import Recipe, resolve
+from medground.recipe.recipe import Source
+from medground.registry import build
 from medground.types import RewardResult, Rollout
 
 
@@ -101,10 +102,12 @@ class Rubric:
         labels = [term.label for term in self.terms]
         if len(set(labels)) < len(labels):
             twice = next(label for label in labels if labels.count(label) > 1)
-            raise RecipeError(f"two terms are called {twice!r}", hint="give each its own label")
+            raise RecipeError(f"two terms have one label: {twice!r}", hint="give each term its own label")
         for term in self.terms:
             if not math.isfinite(term.weight):
-                raise RecipeError(f"term {term.label!r} has weight {term.weight}", hint="write a finite number")
+                raise RecipeError(
+                    f"the weight of term {term.label!r} is not finite: {term.weight}", hint="set a finite number"
+                )
 
     def __repr__(self) -> str:
         return f"Rubric({', '.join(f'{term.label} x {term.weight:g}' for term in self.terms)})"
@@ -120,20 +123,20 @@ class Rubric:
         return any(term.needs_mask for term in self.terms)
 
     def __call__(self, rollouts: Sequence[Rollout]) -> list[Score]:
-        """One score per rollout, in order; a rollout with a fault that is not the model's is not scored."""
+        """Return one score per rollout, in order; a rollout with a fault that is not the model's is not scored."""
         scores = [_unscored(rollout) for rollout in rollouts]
-        places = [place for place, score in enumerate(scores) if score is None]
-        able = [rollouts[place] for place in places]
-        with _read_only(able):
-            columns = {term.label: _run(term, able) for term in self.terms} if able else {}
-        for index, place in enumerate(places):
-            said = {label: column[index] for label, column in columns.items()}
-            scores[place] = _sum(said, _name(rollouts[place]))
-        return [score for score in scores if score is not None]
+        scorable = [rollout for rollout, score in zip(rollouts, scores, strict=True) if score is None]
+        with _read_only(scorable):
+            columns = {term.label: _run(term, scorable) for term in self.terms} if scorable else {}
+        sums = iter(
+            _sum({label: column[index] for label, column in columns.items()}, _name(rollout))
+            for index, rollout in enumerate(scorable)
+        )
+        return [next(sums) if score is None else score for score in scores]
 
 
 def _unscored(rollout: Rollout) -> Score | None:
-    """The empty score of a rollout whose fault is nobody's answer, or None where the terms must decide."""
+    """Return the empty score of a rollout whose fault is nobody's answer, or None where the terms must decide."""
     fault = rollout.fault or rollout.completion.fault
     if fault is None or fault.of_model:
         return None
@@ -179,8 +182,8 @@ def _attempt(function: Callable[[Any], Any], argument: Any) -> Any:
 def _judge(term: Term, rollout: Rollout, answer: Any) -> TermScore:
     """Turn what a term answered into a finite value, an abstention or a named failure."""
     if isinstance(answer, BaseException):
-        said = _attempt(str, answer)
-        reason = said if isinstance(said, str) else "its message cannot be read"
+        message = _attempt(str, answer)
+        reason = message if isinstance(message, str) else "its message cannot be read"
         return _fail(term, rollout, "raised", f"raised {type(answer).__name__}: {reason}")
     result = answer if isinstance(answer, RewardResult) else RewardResult(answer)
     value, details = result.value, result.details
@@ -218,14 +221,15 @@ def _kind(value: Any) -> str:
 
 @contextmanager
 def _read_only(rollouts: Sequence[Rollout]) -> Iterator[None]:
-    """Arrays the terms see cannot be written to while they run, so that no term changes what the next one reads."""
+    """Make the arrays that terms see read-only while they run, so that no term changes what the next one reads."""
     arrays: list[np.ndarray[Any, Any]] = []
     for rollout in rollouts:
-        query, target, completion = rollout.sample.query, rollout.sample.target, rollout.completion
-        mask = rollout.mask.data if rollout.mask else None
+        query, completion = rollout.sample.query, rollout.completion
+        regions = (*rollout.sample.target.regions, *rollout.grounding.regions)
+        masks = [region.mask.data for region in regions if region.mask is not None]
         arrays += [
             array
-            for array in (query.image, target.mask, mask, completion.token_ids, completion.logprobs)
+            for array in (query.image, completion.token_ids, completion.logprobs, *masks)
             if array is not None and array.flags.writeable
         ]
     for array in arrays:
@@ -238,7 +242,7 @@ def _read_only(rollouts: Sequence[Rollout]) -> Iterator[None]:
 
 
 def usable_groups(groups: Iterable[Sequence[Score]]) -> list[bool]:
-    """Which groups may enter an update: those in which every member has a total.
+    """Return which groups may enter an update: those in which every member has a total.
 
     Dropping single members would bias the group's baseline, so a failure costs its whole group.
     """
@@ -246,7 +250,7 @@ def usable_groups(groups: Iterable[Sequence[Score]]) -> list[bool]:
 
 
 def failure_counts(scores: Iterable[Score]) -> Counter[str]:
-    """How often each kind of failure happened, over all terms."""
+    """Return how often each kind of failure happened, over all terms."""
     return Counter(failure.kind for score in scores for failure in score.failures)
 
 
@@ -267,11 +271,11 @@ class ConstantAlarm:
 
         A term that only abstained (or failed) throughout a step said None, which is constant too.
         """
-        said: dict[str, set[float]] = {}
+        seen: dict[str, set[float]] = {}
         for score in scores:
             for label, term in score.terms.items():
-                said.setdefault(label, set()).update(() if term.value is None else (term.value,))
-        return [label for label, values in said.items() if self._extend(label, values)]
+                seen.setdefault(label, set()).update(() if term.value is None else (term.value,))
+        return [label for label, values in seen.items() if self._extend(label, values)]
 
     def _extend(self, label: str, values: set[float]) -> bool:
         if len(values) > 1:
@@ -284,30 +288,27 @@ class ConstantAlarm:
         return length == self.steps
 
 
-def rubric(recipe: Any, *overrides: str) -> Rubric:
-    """The rubric of a recipe (a name, a path, or a resolved recipe), with overrides as on the command line.
+def rubric(recipe: Source, *overrides: str) -> Rubric:
+    """Return the rubric of a recipe (a name, a path, or a resolved recipe), with overrides as on the command line.
+
+    >>> rubric("train/toy")
+    Rubric(format_think x 0, format_seg x 0.2, bbox_iou x 1, mask_dice x 0.5)
 
     Raises:
         RecipeError: if the recipe cannot be used as written, or has no rewards.
         PluginError: if a term's component is missing, broken or lacks its extra.
     """
-    from medground.recipe import Recipe, resolve
-    from medground.registry import build
-
-    found = recipe if isinstance(recipe, Recipe) else resolve(recipe, *overrides)
-    if not found.terms:
-        raise RecipeError(f"the recipe {found.name!r} has no rewards", hint="name at least one term under rewards:")
-    return Rubric(
-        Term(label, build("reward", component, **arguments), weight)
-        for label, (component, weight, arguments) in found.terms.items()
-    )
+    resolved = resolve(recipe, *overrides)
+    if not resolved.terms:
+        raise RecipeError(
+            f"the recipe {resolved.name!r} has no rewards", hint="add a line below rewards:, for example bbox_iou: 1"
+        )
+    return Rubric(Term(label, _reward(resolved, label), term.weight) for label, term in resolved.terms.items())
 
 
-class _CallableModule(ModuleType):
-    """Lets ``medground.rubric(...)`` work whether the name is bound to the function or to this module."""
-
-    def __call__(self, recipe: Any, *overrides: str) -> Rubric:
-        return rubric(recipe, *overrides)
-
-
-sys.modules[__name__].__class__ = _CallableModule
+def _reward(recipe: Recipe, label: str) -> Callable[[Rollout], Any]:
+    """Return the object given for a term, else build the component that the recipe names."""
+    key, term = f"rewards.{label}", recipe.terms[label]
+    recipe.require_object(key)
+    reward: Callable[[Rollout], Any] = recipe.objects.get(key) or build("reward", term.name, **term.arguments)
+    return reward

@@ -2,13 +2,13 @@
 
     write into .tmp-<step>-<pid>, fsync -> manifest with size and SHA-256 of every file, fsync -> rename -> fsync folder
 
-and only then are older ones removed; two are always kept, and those that are asked for. At start leftovers of killed
-saves are removed, and the newest checkpoint is verified against its manifest; one that fails is put aside and the one
-before it is used.
+and only then are older ones removed; two always stay, and those whose steps the caller names. At start leftovers of
+killed saves are removed, and the newest checkpoint is verified against its manifest; one that fails is put aside and the
+one before it is used.
 """
 
-import hashlib
 import json
+import logging
 import os
 import shutil
 from collections.abc import Callable, Collection
@@ -16,40 +16,43 @@ from pathlib import Path
 
 from medground.errors import RunError
 from medground.runs import failpoints
+from medground.runs.files import sha256_file, sync
+
+logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 FORMAT = 1
 """Of the manifest and of what lies beside it; a newer one is refused, not guessed at."""
-KEPT = 2
+NEWEST_KEPT = 2
 
 
 class Checkpoints:
     """The checkpoints of one run, in one folder.
 
     Args:
-        folder: where they lie, as ``step-00000010``.
+        folder: holds them, as ``step-00000010``.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def clean(self) -> list[str]:
-        """Remove what killed saves left behind; return its names. To be called by the one process that owns the run."""
+        """Remove what killed saves left behind; return its names. Only the process that owns the run calls it."""
         orphans = sorted(path for path in self.folder.glob(".tmp-*"))
         for path in orphans:
             shutil.rmtree(path)
         return [path.name for path in orphans]
 
     def steps(self) -> list[int]:
-        """The steps there are checkpoints of, newest first; unverified."""
+        """Return the steps that have a checkpoint, newest first; unverified."""
         return sorted((int(path.name.removeprefix("step-")) for path in self.folder.glob("step-*")), reverse=True)
 
     def path(self, step: int) -> Path:
-        """Where the checkpoint of a step lies."""
+        """Return the folder of the checkpoint of a step."""
         return self.folder / f"step-{step:08d}"
 
-    def newest(self, say: Callable[[str], None]) -> Path | None:
-        """The newest checkpoint that is what its manifest says; None where there is none.
+    def newest(self) -> Path | None:
+        """Return the newest checkpoint that is what its manifest says, and put damaged ones aside; None if there is none.
 
         Raises:
             RunError: if it is of a newer format than this version reads.
@@ -60,7 +63,7 @@ class Checkpoints:
             if problem is None:
                 return path
             path.rename(path.with_name(f".damaged-{path.name}-{os.getpid()}"))
-            say(f"checkpoint {path.name} is damaged ({problem}); stepping back")
+            logger.warning("checkpoint %s is damaged (%s); the one before it is used", path.name, problem)
         return None
 
     def save(
@@ -91,7 +94,7 @@ class Checkpoints:
             _write_manifest(temporary)
             failpoints.failpoint("save.before_rename")
             temporary.rename(final)
-            _sync(self.folder)
+            sync(self.folder)
         except OSError as error:
             raise _cannot_save(self.folder, temporary, step, error) from error
         failpoints.failpoint("save.after_rename")
@@ -101,15 +104,15 @@ class Checkpoints:
 
     def prune(self, keep: Collection[int] = ()) -> None:
         """Remove all but the newest two and those of some steps."""
-        for step in [step for step in self.steps()[KEPT:] if step not in keep]:
+        for step in [step for step in self.steps()[NEWEST_KEPT:] if step not in keep]:
             # Renamed first: a folder that is half removed must not look like a checkpoint.
-            doomed = self.path(step).rename(self.folder / f".tmp-prune-{step:08d}-{os.getpid()}")
+            removed = self.path(step).rename(self.folder / f".tmp-prune-{step:08d}-{os.getpid()}")
             failpoints.failpoint("prune.mid")
-            shutil.rmtree(doomed)
+            shutil.rmtree(removed)
 
 
 def verify(folder: Path) -> str | None:
-    """What is wrong with a checkpoint, in a few words; None when every file is as its manifest says.
+    """Return what is wrong with a checkpoint, in a few words; None if every file is as its manifest says.
 
     Raises:
         RunError: if it is of a newer format.
@@ -128,45 +131,24 @@ def verify(folder: Path) -> str | None:
         path = folder / name
         if not path.is_file():
             return f"{name} is missing"
-        if path.stat().st_size != stated["size"] or _digest(path) != stated["sha256"]:
+        if path.stat().st_size != stated["size"] or sha256_file(path) != stated["sha256"]:
             return f"{name} is not what was written"
     return None
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replace a text file in one move, so that a reader or a kill never meets half of it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    _sync(temporary)
-    temporary.replace(path)
-    _sync(path.parent)
 
 
 def _write_manifest(folder: Path) -> None:
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     listed = {
-        path.relative_to(folder).as_posix(): {"size": path.stat().st_size, "sha256": _digest(path)} for path in files
+        path.relative_to(folder).as_posix(): {"size": path.stat().st_size, "sha256": sha256_file(path)}
+        for path in files
     }
     for path in files:
-        _sync(path)
+        sync(path)
     manifest = folder / MANIFEST
     manifest.write_text(json.dumps({"format": FORMAT, "files": listed}, indent=1) + "\n", encoding="utf-8")
-    _sync(manifest)
+    sync(manifest)
     for path in {folder, *(file.parent for file in files)}:
-        _sync(path)
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        sync(path)
 
 
 def _cannot_save(folder: Path, temporary: Path, step: int, error: OSError) -> RunError:

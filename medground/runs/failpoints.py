@@ -1,6 +1,6 @@
-"""Named dangerous moments, and a way to make one of them go wrong.
+"""Failpoints: named moments at which a test can make a run fail.
 
-``MEDGROUND_FAULT=point:action`` or ``point:action:n`` arms one point for its n-th passing (the first if not said):
+``MEDGROUND_FAULT=point:action`` or ``point:action:n`` arms one point for its n-th passing (the first by default):
 ``save.before_rename:kill:2`` kills the process before the second checkpoint is renamed into place. Actions: ``kill``
 (SIGKILL to this process), ``term`` (SIGTERM), ``enospc`` and ``eio`` (the operating system's errors). It exists so that
 recovery is tested where it matters, by a process that really dies there.
@@ -33,7 +33,7 @@ _passed: Counter[str] = Counter()
 
 
 def failpoint(point: str) -> None:
-    """Pass a named moment; unarmed, it costs one look-up."""
+    """Fail here if this point is armed; otherwise it costs one look-up."""
     armed = os.environ.get(VARIABLE)
     if armed is None:
         return

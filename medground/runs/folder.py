@@ -1,4 +1,4 @@
-"""A run as a folder: what was asked, what happened, and a recipe that gives the trained reasoner.
+"""A run as a folder: its recipe, its records, and a recipe of the trained reasoner.
 
 recipe.yaml          a recipe like any other: the run's, with the reasoner at its newest checkpoint
 train.yaml           the recipe that is trained, resolved; recipe.source.yaml the same as written
@@ -12,25 +12,26 @@ incidents/           batches in which a number was not finite
 checkpoints/         see `medground.runs.checkpoint`
 """
 
-import fcntl
 import json
 import math
-import os
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from medground.errors import RunError
 from medground.recipe import Recipe
+from medground.recipe.objects import ObjectRecord
 from medground.recipe.sources import RESOLVED
 from medground.runs import failpoints
-from medground.runs.checkpoint import write_atomically
+from medground.runs.files import JsonLines, locked, write_atomic
 from medground.types import Rollout
+
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
 
 TRAINED = "train.yaml"
 EVENTS = "events.jsonl"
-ABOUT = "run.json"
+METADATA = "run.json"
 STATE = "state.json"
 Tables = Literal["completions", "validation"]
 """What there are tables of."""
@@ -38,6 +39,48 @@ PREFIX: Mapping[Tables, str] = {"completions": "step", "validation": "validation
 """How the overlays of a table's rows begin."""
 TEXTS = ("name", "sample", "prompt", "completion", "finish_reason", "fault", "failures", "overlay")
 """Columns of text; the others hold numbers."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunMetadata:
+    """What is known of a run before its first step: ``run.json``. None or empty: not recorded."""
+
+    recipe: str | None = None
+    """Its name."""
+    recipe_sha256: str | None = None
+    """Of what decides the numbers."""
+    planned_steps: int | None = None
+    samples: int | None = None
+    data_sha256: str | None = None
+    prompt_sha256: str | None = None
+    processor_sha256: str | None = None
+    seed: int | None = None
+    checkpoint_rule: str | None = None
+    plugins: dict[str, str] = field(default_factory=dict)
+    """``kind.component`` -> distribution and version."""
+    objects: dict[str, ObjectRecord] = field(default_factory=dict)
+    """Dotted key -> what is recorded of an object that was given from Python."""
+    versions: dict[str, str] = field(default_factory=dict)
+    """Library -> version."""
+
+    def hashes(self) -> list[tuple[str, str]]:
+        """Return (name in words, hash) of every recorded hash."""
+        pairs = [(name, getattr(self, name)) for name in self.__slots__ if name.endswith("sha256")]
+        return [(name.replace("_", " "), value) for name, value in pairs if value is not None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointState:
+    """What a checkpoint holds beside its tensors: ``state.json``."""
+
+    state: dict[str, Any]
+    """The fields of `medground.training.method.TrainingState`."""
+    recipe: str
+    """The hash of the recipe that is trained."""
+    argument: str
+    """Of the reasoner's factory: takes the folder ``model``."""
+    generators: dict[str, Any]
+    """The states of the global random generators of Python and NumPy."""
 
 
 class RunFolder:
@@ -54,58 +97,48 @@ class RunFolder:
     def __init__(self, folder: Path, recipe: Recipe) -> None:
         self.folder, self.recipe = folder, recipe
         folder.mkdir(parents=True, exist_ok=True)
-        self._lock = (folder / ".lock").open("w")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            self._lock.close()
-            raise RunError(
-                f"another process writes to {folder}", hint="wait for it, or choose another --out"
-            ) from error
-        self._events: IO[str] | None = None
+        self._lock = lock_folder(folder)
+        self._events = JsonLines(folder / EVENTS)
 
     @staticmethod
     def of_rank(rank: int, folder: Path, recipe: Recipe) -> "RunFolder":
-        """The run's folder for one of several processes: the first writes it, the others only know where it is."""
-        return RunFolder(folder, recipe) if rank == 0 else _Onlooker(folder, recipe)
+        """Return the run's folder for one of several processes: the first writes it, the others only know its path."""
+        return RunFolder(folder, recipe) if rank == 0 else _ReadOnlyFolder(folder, recipe)
 
     @staticmethod
     def started(folder: Path) -> bool:
-        """Whether a run was begun here."""
+        """Return True if the folder holds a run."""
         return (folder / EVENTS).exists()
 
-    def begin(self, about: Mapping[str, Any]) -> None:
+    def begin(self, metadata: RunMetadata) -> None:
         """Write the recipe and what is known before the first step."""
         self.recipe.write(self.folder)
         (self.folder / TRAINED).write_text(self.recipe.dump(), encoding="utf-8")
-        write_atomically(self.folder / ABOUT, json.dumps(about, indent=1) + "\n")
-        self.event("start", **about)
+        record = asdict(metadata)
+        write_atomic(self.folder / METADATA, json.dumps(record, indent=1) + "\n")
+        self.event("start", **record)
 
-    def event(self, event: str, **what: Any) -> None:
+    def event(self, event: str, **values: Any) -> None:
         """Append one line to the events."""
-        line = json.dumps({"event": event, **what}, ensure_ascii=True, allow_nan=False)
-        if self._events is None:
-            self._events = (self.folder / EVENTS).open("a", encoding="utf-8")
-        self._events.write(line + "\n")
-        self._events.flush()
+        self._events.append({"event": event, **values})
 
     def step(
         self, step: int, metrics: Mapping[str, float], *, seconds: float, skipped: str | None, warnings: Sequence[str]
     ) -> None:
         """Record one step; a metric that is not finite is null."""
-        told = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+        values = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
         extra: dict[str, Any] = {"skipped": skipped} if skipped else {}
         if warnings:
             extra["warnings"] = list(warnings)
-        self.event("step", step=step, **told, **extra, step_time=round(seconds, 4))
+        self.event("step", step=step, **values, **extra, step_time=round(seconds, 4))
 
-    def incident(self, step: int, what: Mapping[str, Any]) -> None:
-        """Keep what is needed to look at a bad batch again."""
+    def incident(self, step: int, reason: str, batch: Mapping[str, Any]) -> None:
+        """Write a batch in which a number was not finite."""
         folder = self.folder / "incidents"
         folder.mkdir(exist_ok=True)
-        text = json.dumps({"step": step, **what}, ensure_ascii=True, default=_plain)
-        write_atomically(folder / f"step-{step:08d}.json", text + "\n")
-        self.event("incident", step=step, reason=what["reason"])
+        text = json.dumps({"step": step, "reason": reason, **batch}, ensure_ascii=True, default=_plain)
+        write_atomic(folder / f"step-{step:08d}.json", text + "\n")
+        self.event("incident", step=step, reason=reason)
 
     def completions(
         self,
@@ -131,8 +164,7 @@ class RunFolder:
 
     def flush(self) -> None:
         """Bring the events to the disk, so that a checkpoint never knows more steps than they tell."""
-        if self._events is not None:
-            os.fsync(self._events.fileno())
+        self._events.sync()
 
     def rewind(self, step: int, validated: Collection[int] = ()) -> None:
         """Forget what was recorded after a step that is about to be done again, and a line torn by a kill.
@@ -141,40 +173,30 @@ class RunFolder:
             step: the last step that stays done.
             validated: the steps whose validation stays done.
         """
-        path = self.folder / EVENTS
-        if not path.exists():
+        if not self._events.path.exists():
             return
-        kept = [line for line in _lines(path) if _stays(line, step, validated)]
-        if self._events is not None:
-            self._events.close()
-            self._events = None
-        write_atomically(path, "".join(json.dumps(line) + "\n" for line in kept))
+        lines = [line for line in self._events.read() if _stays(line, step, validated)]
+        self._events.rewrite(lines)
 
     def point_to(self, checkpoint: Path, argument: str) -> None:
         """Make the folder a recipe of the reasoner in a checkpoint."""
         failpoints.failpoint("save.before_latest")
-        place = f"./{(checkpoint / 'model').relative_to(self.folder).as_posix()}"
-        reasoner = {**self.recipe.data["reasoner"], argument: place}
-        pointed = replace(self.recipe, data={**self.recipe.data, "reasoner": reasoner})
-        write_atomically(self.folder / RESOLVED, pointed.dump())
+        path = f"./{(checkpoint / 'model').relative_to(self.folder).as_posix()}"
+        reasoner = {**self.recipe.data["reasoner"], argument: path}
+        trained = replace(self.recipe, data={**self.recipe.data, "reasoner": reasoner})
+        write_atomic(self.folder / RESOLVED, trained.dump())
 
-    def write_state(self, checkpoint: Path, state: Mapping[str, Any]) -> None:
-        """Write what a checkpoint knows beside its tensors."""
-        (checkpoint / STATE).write_text(json.dumps(state, default=_plain) + "\n", encoding="utf-8")
-
-    def read_state(self, checkpoint: Path) -> dict[str, Any]:
-        """What `write_state` wrote."""
-        state: dict[str, Any] = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
-        return state
+    def write_state(self, checkpoint: Path, state: CheckpointState) -> None:
+        """Write the state of a checkpoint, beside its tensors."""
+        (checkpoint / STATE).write_text(json.dumps(asdict(state), default=_plain) + "\n", encoding="utf-8")
 
     def close(self) -> None:
-        """Let go of the folder."""
-        if self._events is not None:
-            self._events.close()
-        self._lock.close()
+        """Close the events and release the folder."""
+        self._events.close()
+        self._lock.release()
 
 
-class _Onlooker(RunFolder):
+class _ReadOnlyFolder(RunFolder):
     """A run's folder in which another process writes."""
 
     def __init__(self, folder: Path, recipe: Recipe) -> None:
@@ -186,23 +208,41 @@ class _Onlooker(RunFolder):
     begin = event = step = incident = completions = flush = rewind = point_to = write_state = close = _nothing
 
 
-def read_about(folder: Path) -> dict[str, Any]:
-    """What was known of a run before its first step; nothing where the folder does not say."""
-    path = folder / ABOUT
-    about: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return about
+def lock_folder(folder: Path) -> "BaseFileLock":
+    """Lock a run's folder for this process.
+
+    Raises:
+        RunError: if another process writes to it.
+    """
+    return locked(folder / ".lock", f"another process writes to {folder}", "wait for it, or choose another --out")
+
+
+def read_state(checkpoint: Path) -> CheckpointState:
+    """Return the state of a checkpoint."""
+    return CheckpointState(**json.loads((checkpoint / STATE).read_text(encoding="utf-8")))
+
+
+def read_metadata(folder: Path) -> RunMetadata:
+    """Return what is known of a run before its first step; nothing is recorded where the folder has no ``run.json``."""
+    path = folder / METADATA
+    if not path.is_file():
+        return RunMetadata()
+    record = json.loads(path.read_text(encoding="utf-8"))
+    values = {item.name: record[item.name] for item in fields(RunMetadata) if item.name in record}
+    objects = {key: ObjectRecord(**value) for key, value in values.pop("objects", {}).items()}
+    return RunMetadata(**values, objects=objects)
 
 
 def read_events(folder: Path, event: str = "step") -> list[dict[str, Any]]:
-    """The lines of one kind from a run folder's events, in order."""
-    return [line for line in _lines(folder / EVENTS) if line["event"] == event]
+    """Return the lines of one kind from a run folder's events, in order."""
+    return [line for line in JsonLines(folder / EVENTS).read() if line["event"] == event]
 
 
 def read_table(folder: Path, step: int, kind: Tables = "completions") -> list[dict[str, Any]]:
-    """The rows of a step's table in a run folder; none where there is none."""
+    """Return the rows of a step's table in a run folder; none if it has no such table."""
     stem = folder / kind / f"{kind}_{step:05d}"
     if (lines := stem.with_suffix(".jsonl")).is_file():
-        return _lines(lines)
+        return list(JsonLines(lines).read())
     if not (table := stem.with_suffix(".parquet")).is_file():
         return []
     from pyarrow import parquet  # type: ignore[import-untyped, import-not-found, unused-ignore]
@@ -212,8 +252,8 @@ def read_table(folder: Path, step: int, kind: Tables = "completions") -> list[di
 
 
 def completion_row(rollout: Rollout) -> dict[str, Any]:
-    """What every table tells of a completion: the text, and what was read of it, in pixels of the original."""
-    query, prompt, completion = rollout.sample.query, rollout.grounding.prompt, rollout.completion
+    """Return the columns of a completion in every table: its text and what was parsed, in pixels of the original."""
+    query, region, completion = rollout.sample.query, rollout.grounding.region, rollout.completion
     fault = rollout.fault or rollout.grounding.fault
     return {
         "sample": query.id,
@@ -221,8 +261,8 @@ def completion_row(rollout: Rollout) -> dict[str, Any]:
         "completion": completion.text,
         "completion_length": 0 if completion.token_ids is None else len(completion.token_ids),
         "finish_reason": completion.finish_reason,
-        "box": [float(value) for value in prompt.box] if prompt and prompt.box else None,
-        "points": [[float(value) for value in point] for point in prompt.points] if prompt else None,
+        "box": [float(value) for value in region.box] if region and region.box else None,
+        "points": [[float(value) for value in point] for point in region.points] if region else None,
         "fault": None if fault is None else fault.value,
     }
 
@@ -231,16 +271,6 @@ def _stays(line: Mapping[str, Any], step: int, validated: Collection[int]) -> bo
     if line["event"] in ("start", "validate"):
         return line["event"] == "start" or line["step"] in validated
     return line["event"] != "result" and bool(line.get("step", 0) <= step)
-
-
-def _lines(path: Path) -> list[dict[str, Any]]:
-    found = []
-    for text in path.read_text(encoding="utf-8").splitlines():
-        try:
-            found.append(json.loads(text))
-        except ValueError:
-            continue  # torn by a kill
-    return found
 
 
 def _write_table(stem: Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -265,10 +295,10 @@ def _write_table(stem: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _utf8(value: Any) -> Any:
-    """Text a table can hold: halves of characters, which a model may write, are replaced."""
+    """Return text a table can hold: halves of characters, which a model may write, are replaced."""
     return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
 
 
 def _plain(value: Any) -> Any:
-    """NumPy and torch values as JSON-ready ones."""
+    """Return NumPy and torch values as JSON-ready ones."""
     return value.tolist() if hasattr(value, "tolist") else str(value)

@@ -50,29 +50,24 @@ def counted(what: str) -> Iterator[Callable[[int, int | None], None]]:
 
 @contextmanager
 def training_progress() -> Iterator[tuple[Callable[[int, int], None], Callable[[int, Metrics], None]]]:
-    """Yield what takes (done, planned) once, and what takes (step, metrics) of every step and every validation.
+    """Yield two functions: one takes (done, planned) once, one takes (step, metrics) of every step and validation.
 
     On a terminal: a bar with rate and time left, under it the newest numbers, each term's reward and the last validation.
     Anywhere else: a line for the first step, the last one, one every `EVERY` seconds, and every validation.
     """
     if not sys.stderr.isatty():
-        lines = _Lines()
+        lines = _LogLines()
         yield lines.begin, lines.report
         return
     from rich.live import Live
 
-    shown = _Training()
+    shown = _Dashboard()
     with Live(shown, console=shown.console, refresh_per_second=4):
         yield shown.begin, shown.report
 
 
-def say(text: str) -> None:
-    """Say a sentence, above the bar where there is one: the bar replaces `sys.stderr`, and `click.echo` would go around it."""
-    sys.stderr.write(f"{text}\n")
-
-
 class _Pace:
-    """How fast a run goes and how long it will take, by its newest steps.
+    """The speed of a run and its time left, by its newest steps.
 
     Args:
         done: steps done before.
@@ -85,7 +80,7 @@ class _Pace:
         """(seconds, steps done then), the oldest first."""
 
     def at(self, step: int) -> float:
-        """Note that `step` is done; return the time, s."""
+        """Record that `step` is done; return the time, s."""
         now = monotonic()
         self.times.append((now, step))
         while len(self.times) > 2 and self.times[1][0] <= now - WINDOW:
@@ -100,8 +95,8 @@ class _Pace:
         return f"{rate(speed)}  {timedelta(seconds=round((self.planned - step) / speed))} left"
 
 
-class _Lines:
-    """What a log says while a run trains."""
+class _LogLines:
+    """The lines of a log while a run trains."""
 
     def begin(self, done: int, planned: int) -> None:
         self.pace = _Pace(done, planned)
@@ -109,16 +104,16 @@ class _Lines:
 
     def report(self, step: int, metrics: Metrics) -> None:
         if _of_validation(metrics):
-            click.echo(f"validation after step {step}: {told(metrics)}", err=True)
+            click.echo(f"validation after step {step}: {headline(metrics)}", err=True)
             return
         now = self.pace.at(step)
         if now >= self.due or step == self.pace.planned:
             self.due = now + EVERY
-            click.echo(f"step {step} of {self.pace.planned}  {told(metrics)}  {self.pace}", err=True)
+            click.echo(f"step {step} of {self.pace.planned}  {headline(metrics)}  {self.pace}", err=True)
 
 
-class _Training:
-    """What stands on the terminal while a run trains."""
+class _Dashboard:
+    """The live display on a terminal while a run trains."""
 
     def __init__(self) -> None:
         from rich.console import Console
@@ -136,11 +131,11 @@ class _Training:
 
     def report(self, step: int, metrics: Metrics) -> None:
         if _of_validation(metrics):
-            self.lines["validation"] = f"after step {step}: {told(metrics)}"
+            self.lines["validation"] = f"after step {step}: {headline(metrics)}"
             return
         self.pace.at(step)
         self.bar.update(self.task, completed=step, pace=str(self.pace))
-        self.lines |= {"step": told(metrics), "terms": terms(metrics)}
+        self.lines |= {"step": headline(metrics), "terms": terms(metrics)}
 
     def __rich__(self) -> Any:
         from rich.console import Group
@@ -153,10 +148,10 @@ def _of_validation(metrics: Metrics) -> bool:
     return any(name.startswith("eval/") for name in metrics)
 
 
-def told(metrics: Metrics) -> str:
-    """The numbers worth a glance.
+def headline(metrics: Metrics) -> str:
+    """Return the main metrics as one line.
 
-    >>> told({"reward": 0.51239, "epoch": 1.0, "loss": 0.02}), told({"eval/iou": 0.5, "eval/iou/n": 64.0})
+    >>> headline({"reward": 0.51239, "epoch": 1.0, "loss": 0.02}), headline({"eval/iou": 0.5, "eval/iou/n": 64.0})
     ('reward 0.5124  loss 0.02', 'iou 0.5')
     """
     names = {name: name for name in SHOWN if name in metrics}
@@ -165,7 +160,7 @@ def told(metrics: Metrics) -> str:
 
 
 def terms(metrics: Metrics) -> str:
-    """Each term's mean reward.
+    """Return each term's mean reward as one line.
 
     >>> terms({"reward": 0.5, "reward/bbox_iou/mean": 0.25, "reward/bbox_iou/std": 0.1})
     'bbox_iou 0.25'
@@ -175,7 +170,7 @@ def terms(metrics: Metrics) -> str:
 
 
 def rate(speed: float) -> str:
-    """Steps per second as people say it.
+    """Return a speed in words.
 
     >>> rate(4.0), rate(0.25)
     ('4.0 steps/s', '4.0 s/step')

@@ -1,50 +1,57 @@
-"""Where a run's numbers come from: the plugins, the libraries and the prompt behind them."""
+"""The plugins, libraries and prompt that a run's numbers depend on."""
 
 import platform
+from collections.abc import Callable
 from hashlib import sha256
 from importlib import metadata
 
 import numpy as np
 
 from medground import registry
-from medground.protocols import FingerprintedReasoner, PromptInterface, Reasoner
+from medground.protocols import PromptInterface, Reasoner
 from medground.recipe import Recipe
+from medground.recipe.objects import ObjectRecord, describe
 from medground.types import Query, text_of
 
 LIBRARIES = ("medground", "numpy", "torch", "transformers", "peft", "safetensors", "vllm")
-KINDS = ("reasoner", "prompt_interface", "segmenter", "engine", "rollout")
 
 
 def plugins(recipe: Recipe) -> dict[str, str]:
-    """``kind.component`` -> distribution and version of everything a recipe names but its trackers."""
-    used = [(kind, recipe.data[kind]["name"]) for kind in KINDS if kind in recipe.data]
-    used += [("reward", component) for component, _, _ in recipe.terms.values()]
-    found = [registry.find(kind, name) for kind, name in dict.fromkeys(used)]
-    return {f"{each.kind}.{each.name}": f"{each.distribution} {each.version}" for each in found}
+    """Return ``kind.component`` -> distribution and version of everything a recipe names but its trackers."""
+    components = [part for part in recipe.components() if part[1] != "tracker" and not recipe.is_object(part[0])]
+    names = dict.fromkeys((kind, component.name) for _, kind, component in components)
+    offers = [registry.find(kind, name) for kind, name in names]
+    return {f"{item.kind}.{item.name}": f"{item.distribution} {item.version}" for item in offers}
+
+
+def objects(recipe: Recipe) -> dict[str, ObjectRecord]:
+    """Return dotted key -> what is recorded of every object that was given from Python."""
+    return {key: describe(key, given) for key, given in recipe.objects.items()}
 
 
 def versions() -> dict[str, str]:
-    """Python and the libraries that are installed."""
-    found = {"python": platform.python_version()}
+    """Return the versions of Python and of the libraries that are installed."""
+    installed = {"python": platform.python_version()}
     for name in LIBRARIES:
         try:
-            found[name] = metadata.version(name)
+            installed[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def prompt_text(interface: PromptInterface) -> str:
-    """What an interface asks, ``{question}`` in place of the question."""
+    """Return the prompt of an interface, with ``{question}`` in place of the question."""
     blank = Query(image=np.zeros((1, 1, 3), np.uint8), question="{question}")
     return text_of(interface.render(blank))
 
 
 def prompt_sha256(interface: PromptInterface) -> str:
-    """The hash of what an interface asks, the question left open."""
+    """Return the hash of `prompt_text`."""
     return sha256(prompt_text(interface).encode(errors="surrogatepass")).hexdigest()
 
 
 def processor_sha256(reasoner: Reasoner) -> str | None:
-    """The hash of what lies between text and image and a model's inputs; None where the reasoner does not say."""
-    return reasoner.processor_digest() if isinstance(reasoner, FingerprintedReasoner) else None
+    """Return the hash of what turns text and image into a model's inputs; None if the reasoner does not tell."""
+    digest: Callable[[], str] | None = getattr(reasoner, "processor_digest", None)
+    return None if digest is None else digest()

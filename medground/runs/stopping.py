@@ -1,4 +1,4 @@
-"""How a run is asked to stop."""
+"""Requests to stop a run."""
 
 import signal
 from collections.abc import Callable, Iterator
@@ -8,17 +8,17 @@ from typing import Any
 
 @contextmanager
 def interruptible() -> Iterator[Callable[[], bool]]:
-    """Within, a first SIGINT or SIGTERM is remembered, and what is yielded says so; a second one stops at once."""
-    asked: list[int] = []
+    """Yield a function that returns True after a first SIGINT or SIGTERM; a second one interrupts at once."""
+    requests: list[int] = []
 
     def ask(number: int, _: Any) -> None:
-        if asked:
+        if requests:
             raise KeyboardInterrupt
-        asked.append(number)
+        requests.append(number)
 
     previous = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield lambda: bool(asked)
+        yield lambda: bool(requests)
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)

@@ -1,4 +1,4 @@
-"""What every segmenter author needs: prompts grouped for batched decoding, bounded memory, images encoded once.
+"""Batching for segmenter authors: prompts grouped for batched decoding, bounded memory, images encoded once.
 
 NumPy and the standard library only. A predictor that already has ``set_image`` and ``predict`` becomes a segmenter
 through `PredictorSegmenter`; an encoder and a decoder of your own become one through `segment_together`.
@@ -23,7 +23,7 @@ Result = TypeVar("Result")
 
 
 def image_key(image: Image, preprocessing: str = "") -> str:
-    """Names an image by its content, and what is done to it before encoding: equal pixels give equal keys.
+    """Return a key of an image by its content, and what is done to it before encoding: equal pixels give equal keys.
 
     >>> black = np.zeros((2, 3, 3), np.uint8)
     >>> image_key(black) == image_key(black.copy()), image_key(black) == image_key(black.reshape(3, 2, 3))
@@ -35,7 +35,7 @@ def image_key(image: Image, preprocessing: str = "") -> str:
 
 
 def by_kind(prompts: Sequence[SpatialPrompt]) -> dict[tuple[bool, int], list[int]]:
-    """Positions of the prompts that can be decoded in one call: the same ``(has a box, number of points)``.
+    """Return the positions of the prompts that can be decoded in one call: the same ``(has a box, number of points)``.
 
     Prompts are grouped and never padded: in SAM and SAM 2 a padding point is one more attention token and changes the
     mask. Labels are data of the call, so clicks of either label share a group.
@@ -51,7 +51,7 @@ def by_kind(prompts: Sequence[SpatialPrompt]) -> dict[tuple[bool, int], list[int
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out: Python's, or PyTorch's on any device."""
+    """Return True if an error says that memory ran out: Python's, or PyTorch's on any device."""
     torch = sys.modules.get("torch")
     if isinstance(error, MemoryError) or (torch is not None and isinstance(error, torch.OutOfMemoryError)):
         return True
@@ -62,7 +62,7 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def in_chunks(items: Sequence[Item], work: Callable[[list[Item]], Sequence[Result]], *, size: int) -> list[Result]:
-    """What `work` gives for every item, asked at most `size` at a time; half as many whenever memory runs out.
+    """Return what `work` gives for every item, called with at most `size` of them; half as many whenever memory runs out.
 
     Raises:
         SegmenterMemoryError: if memory runs out for a single item.
@@ -97,21 +97,21 @@ def _release() -> None:
 
 
 def size_of(value: Any) -> int:
-    """Bytes of the arrays or tensors in a value, however nested in tuples, lists and dictionaries.
+    """Return the bytes of the arrays or tensors in a value, however nested in tuples, lists and dictionaries.
 
     >>> size_of({"low": np.zeros(10, np.float32), "high": [np.zeros(5, np.float32)]})
     60
     """
     if isinstance(value, Mapping):
-        return sum(size_of(part) for part in value.values())
+        return sum(size_of(item) for item in value.values())
     if isinstance(value, (list, tuple)):
-        return sum(size_of(part) for part in value)
+        return sum(size_of(item) for item in value)
     return int(value.nbytes)
 
 
 @dataclass(slots=True)
 class CacheStats:
-    """What an `EmbeddingCache` did so far."""
+    """Counters of an `EmbeddingCache`."""
 
     hits: int = 0
     """Images that needed no encoding."""
@@ -137,44 +137,44 @@ class EmbeddingCache:
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
         self.stats = CacheStats()
-        self._held: OrderedDict[str, Any] = OrderedDict()
+        self._embeddings: OrderedDict[str, Any] = OrderedDict()
 
     def fetch(self, keys: Sequence[str], encode: Callable[[list[int]], Sequence[Any]]) -> list[Any]:
-        """The embedding of each key, in order; `encode` is called once, with the positions of those not held.
+        """Return the embedding of each key, in order; `encode` is called once, with the positions of those not held.
 
         A key that occurs twice is encoded once. Nothing held or missing is ever encoded when all are hits.
         """
-        found: dict[str, Any] = {}
+        embeddings: dict[str, Any] = {}
         missing: dict[str, int] = {}
         for position, key in enumerate(keys):
-            if key in self._held:
-                self._held.move_to_end(key)
-                found[key] = self._held[key]
+            if key in self._embeddings:
+                self._embeddings.move_to_end(key)
+                embeddings[key] = self._embeddings[key]
             else:
                 missing.setdefault(key, position)
         if missing:
             positions = list(missing.values())
-            found.update(zip(missing, encode(positions), strict=True))
+            embeddings.update(zip(missing, encode(positions), strict=True))
             for key in missing:
-                self._keep(key, found[key])
+                self._keep(key, embeddings[key])
         self.stats.misses += len(missing)
         self.stats.hits += len(keys) - len(missing)
         log.debug("embedding cache: %s, hit rate %.0f %%", asdict(self.stats), 100 * self.stats.hit_rate)
-        return [found[key] for key in keys]
+        return [embeddings[key] for key in keys]
 
     def _keep(self, key: str, embedding: Any) -> None:
         size = size_of(embedding)
         if size > self.max_bytes:
             return
-        self._held[key] = embedding
+        self._embeddings[key] = embedding
         self.stats.bytes += size
         while self.stats.bytes > self.max_bytes:
-            _, dropped = self._held.popitem(last=False)
+            _, dropped = self._embeddings.popitem(last=False)
             self.stats.bytes -= size_of(dropped)
             self.stats.evictions += 1
 
     def __len__(self) -> int:
-        return len(self._held)
+        return len(self._embeddings)
 
     def __reduce__(self) -> tuple[type["EmbeddingCache"], tuple[int]]:
         return type(self), (self.max_bytes,)
@@ -191,7 +191,7 @@ def segment_together(
     encode_batch: int,
     decode_batch: int,
 ) -> list[list[Result]]:
-    """What `decode` gives for every prompt of every image: images encoded once, prompts of one kind decoded together.
+    """Return what `decode` gives for every prompt of every image: images encoded once, prompts of one kind decoded together.
 
     Images without prompts are not encoded. Images go through in blocks, so that no more embeddings are alive than the
     cache holds and one block needs.
@@ -200,7 +200,7 @@ def segment_together(
         images: as the segmenter got them.
         prompts: those of each image.
         cache: embeddings held between calls.
-        preprocessing: what tells embeddings of one image apart, such as the input size.
+        preprocessing: what tells embeddings of one image apart, for example the input size.
         encode: embeddings of some images, in order.
         decode: answers for (index of its image, prompt) of one kind; it gets a block's images and embeddings.
         encode_batch: images per call of `encode`, halved for a call that runs out of memory.
@@ -212,10 +212,10 @@ def segment_together(
     for prompt in (prompt for mine in prompts for prompt in mine):
         if not np.isfinite([*(prompt.box or ()), *(number for point in prompt.points for number in point)]).all():
             raise SegmenterError(f"a prompt needs finite numbers, not {prompt}")
-    asked = [index for index, mine in enumerate(prompts) if mine]
+    prompted = [index for index, mine in enumerate(prompts) if mine]
     answers: list[list[Result]] = [[] for _ in prompts]
-    for start in range(0, len(asked), decode_batch):
-        block = asked[start : start + decode_batch]
+    for start in range(0, len(prompted), decode_batch):
+        block = prompted[start : start + decode_batch]
         pixels = [images[index] for index in block]
 
         def encoded(some: list[int], pixels: list[Image] = pixels) -> Sequence[Any]:
@@ -226,17 +226,19 @@ def segment_together(
             lambda missing: in_chunks(missing, encoded, size=encode_batch),
         )
         items = [(position, prompt) for position, index in enumerate(block) for prompt in prompts[index]]
-        found: dict[int, Result] = {}
+        results: dict[int, Result] = {}
         for same in by_kind([prompt for _, prompt in items]).values():
 
             def decoded(
-                some: list[tuple[int, SpatialPrompt]], pixels: list[Image] = pixels, held: list[Any] = embeddings
+                some: list[tuple[int, SpatialPrompt]], pixels: list[Image] = pixels, embeddings: list[Any] = embeddings
             ) -> Sequence[Result]:
-                return decode(pixels, held, some)
+                return decode(pixels, embeddings, some)
 
-            found.update(zip(same, in_chunks([items[each] for each in same], decoded, size=decode_batch), strict=True))
-        for each, (position, _) in enumerate(items):
-            answers[block[position]].append(found[each])
+            results.update(
+                zip(same, in_chunks([items[index] for index in same], decoded, size=decode_batch), strict=True)
+            )
+        for index, (position, _) in enumerate(items):
+            answers[block[position]].append(results[index])
     return answers
 
 
@@ -244,18 +246,18 @@ class PredictorSegmenter:
     """A segmenter around any predictor with ``set_image`` and ``predict``, SAM style.
 
     Derive from it, say in `accepts` which prompts the model was trained for, and build the predictor in the
-    constructor. The predictor is asked once per prompt, ``predict(point_coords, point_labels, box,
+    constructor. The predictor is called once per prompt, ``predict(point_coords, point_labels, box,
     multimask_output)``, with float32 arrays ``[K, 2]``, ``[K]`` and ``[4]`` or None, and answers with masks
     ``[C, H, W]``, scores ``[C]`` and anything more; the mask with the best score is taken. An image is set only when it
     differs from the one set last.
 
     Args:
-        predictor: the object to ask.
+        predictor: the object to call.
     """
 
     accepts: ClassVar[frozenset[PromptKind]] = frozenset({"box", "points", "negative_points"})
     multimask: ClassVar[bool] = True
-    """Whether to ask for several masks and take the best."""
+    """True: the predictor returns several masks, of which the best is taken."""
 
     def __init__(self, predictor: Any) -> None:
         self.predictor = predictor

@@ -35,7 +35,7 @@ class NotFetched(InputError):
 
 
 def find_weights(checkpoint: str | Path) -> Path:
-    """Where a checkpoint lies: a file, a folder, or a hub id ``owner/name[/file][@revision]`` in the local cache.
+    """Return where a checkpoint lies: a file, a folder, or a hub id ``owner/name[/file][@revision]`` in the local cache.
 
     Nothing is downloaded.
 
@@ -47,9 +47,9 @@ def find_weights(checkpoint: str | Path) -> Path:
     if path.exists():
         return path
     name, _, revision = str(checkpoint).partition("@")
-    parts = name.split("/")
-    if not name.startswith(("/", ".", "~")) and len(parts) >= 2 and all(parts):
-        cached = _in_cache("/".join(parts[:2]), "/".join(parts[2:]), revision or None)
+    levels = name.split("/")
+    if not name.startswith(("/", ".", "~")) and len(levels) >= 2 and all(levels):
+        cached = _in_cache("/".join(levels[:2]), "/".join(levels[2:]), revision or None)
         if cached is not None:
             return cached
         hint = "medground fetch RECIPE downloads what a recipe names; nothing is downloaded silently"
@@ -58,7 +58,7 @@ def find_weights(checkpoint: str | Path) -> Path:
 
 
 def _beside(path: Path) -> str:
-    """What to do about a path that does not exist."""
+    """Return a remedy for a path that does not exist."""
     if not path.parent.is_dir():
         return f"there is no folder {path.parent} either"
     close = difflib.get_close_matches(path.name, [item.name for item in path.parent.iterdir()], n=1)
@@ -102,13 +102,13 @@ def _check_header(path: Path) -> None:
                 f"{path} is a git-LFS pointer, a text that stands for the weights",
                 hint=f"git -C {path.parent} lfs pull",
             )
-        held = path.stat().st_size
-        if path.suffix == ".safetensors" and (promised := _promised(begin, file.read)) and held < promised:
+        size = path.stat().st_size
+        if path.suffix == ".safetensors" and (promised := _promised(begin, file.read)) and size < promised:
             raise InputError(
-                f"{path} is truncated: {held:,} of at least {promised:,} bytes are here", hint="copy or fetch it again"
+                f"{path} is truncated: {size:,} of at least {promised:,} bytes are here", hint="copy or fetch it again"
             )
     if begin.startswith(b"PK") and not zipfile.is_zipfile(path):
-        raise InputError(f"{path} is truncated: {held:,} bytes, and the end is missing", hint="copy or fetch it again")
+        raise InputError(f"{path} is truncated: {size:,} bytes, and the end is missing", hint="copy or fetch it again")
 
 
 def _promised(begin: bytes, read: Callable[[int], bytes]) -> int:
@@ -126,16 +126,16 @@ def _promised(begin: bytes, read: Callable[[int], bytes]) -> int:
         return (
             8
             + length
-            + max((each["data_offsets"][1] for name, each in header.items() if name != "__metadata__"), default=0)
+            + max((entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"), default=0)
         )
     except (ValueError, TypeError, LookupError, AttributeError):
         return 0
 
 
 def read_weights(path: Path) -> "dict[str, torch.Tensor]":
-    """The tensors of a checkpoint file or of a Hugging Face folder, on the CPU, by name.
+    """Return the tensors of a checkpoint file or of a Hugging Face folder, on the CPU, by name.
 
-    Takes the weights out of a wrapper such as ``{"model": ..., "optimizer": ...}`` and strips the ``module.`` that
+    Takes the weights out of a wrapper like ``{"model": ..., "optimizer": ...}`` and strips the ``module.`` that
     data-parallel training puts before names.
 
     Raises:
@@ -237,7 +237,7 @@ def load_strictly(model: "torch.nn.Module", weights: "Mapping[str, torch.Tensor]
     Args:
         model: receives them.
         weights: by the names of ``model.state_dict()``.
-        source: what the error calls them, such as a file name.
+        source: what the error calls them, for example a file name.
 
     Raises:
         InputError: naming what is missing, extra or of another shape.
@@ -277,7 +277,7 @@ def _some(names: Sequence[str], most: int = 3) -> str:
 
 
 def frozen(model: "torch.nn.Module", *, device: str, dtype: str) -> "torch.nn.Module":
-    """The model in evaluation mode on a device, in a dtype, none of its parameters trainable.
+    """Return the model in evaluation mode on a device, in a dtype, none of its parameters trainable.
 
     Raises:
         RecipeError: if there is no such floating-point dtype, or no such device here.

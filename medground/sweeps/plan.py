@@ -1,7 +1,7 @@
-"""What a sweep is going to do: every cell resolved and checked before the first one starts.
+"""What a sweep is going to do: every trial resolved and checked before the first one starts.
 
-A cell is a variant on a dataset with a seed. What a cell trains is decided by less than what it measures, so cells may
-share a training; a variant that draws nothing has one cell per dataset, whatever the seeds.
+A trial is a variant on a dataset with a seed. What a trial trains is decided by less than what it measures, so trials may
+share a training; a variant that draws nothing has one trial per dataset, whatever the seeds.
 """
 
 import json
@@ -16,8 +16,8 @@ from medground import registry
 from medground.errors import RecipeError, did_you_mean
 from medground.evaluation.evaluate import prepare
 from medground.evaluation.metrics import DEFINITIONS
-from medground.recipe import InvalidRecipe, Recipe, check, find_problems, impossible, leaves, resolve
-from medground.training.run import method_kind, training_samples
+from medground.recipe import InvalidRecipe, Recipe, check, find_problems, incompatibility, leaves, resolve
+from medground.training.plan import method_kind, training_samples
 
 TRAINS = ("grpo", "sft")
 _MEASURES = ("evaluate", "sampling", "sweep", "trackers")
@@ -27,7 +27,7 @@ _SEGMENTS = ("segmenter", "prompt", "allow_untrained")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cell:
+class Trial:
     """One variant on one dataset with one seed."""
 
     variant: str
@@ -55,7 +55,7 @@ class Cell:
 
     @cached_property
     def training(self) -> str | None:
-        """What decides its training, as a digest; cells that agree on it share one."""
+        """What decides its training, as a digest; trials that agree on it share one."""
         return None if self.to_train is None else _training_digest(self.to_train)
 
     @property
@@ -70,7 +70,7 @@ class Plan:
     """A sweep, checked."""
 
     recipe: Recipe
-    cells: list[Cell]
+    trials: list[Trial]
     baseline: str
     metrics: list[str]
     by: str | None
@@ -78,37 +78,37 @@ class Plan:
     """Variant -> what its row says, in a line."""
 
     @property
-    def possible(self) -> list[Cell]:
-        """The cells that can be done."""
-        return [cell for cell in self.cells if cell.skipped is None]
+    def possible(self) -> list[Trial]:
+        """The trials that can be done."""
+        return [trial for trial in self.trials if trial.skipped is None]
 
     @property
     def skipped(self) -> dict[str, str]:
-        """Cell -> why it cannot be done."""
-        return {cell.name: cell.skipped for cell in self.cells if cell.skipped is not None}
+        """Trial -> why it cannot be done."""
+        return {trial.name: trial.skipped for trial in self.trials if trial.skipped is not None}
 
     @cached_property
-    def trainings(self) -> dict[str, Cell]:
-        """Digest of a training -> the first cell that needs it."""
-        found: dict[str, Cell] = {}
-        for cell in self.possible:
-            if cell.training is not None:
-                found.setdefault(cell.training, cell)
-        return found
+    def trainings(self) -> dict[str, Trial]:
+        """Digest of a training -> the first trial that needs it."""
+        trainings: dict[str, Trial] = {}
+        for trial in self.possible:
+            if trial.training is not None:
+                trainings.setdefault(trial.training, trial)
+        return trainings
 
 
 def plan(recipe: Any, *overrides: str) -> Plan:
-    """Resolve and check every cell of a recipe; no component is built.
+    """Resolve and check every trial of a recipe; no component is built.
 
     Args:
         recipe: a recipe's name, a file, a run folder or a mapping; it has variants.
-        overrides: ``"a.b=c"`` for every cell, ``"variants.NAME.a.b=c"`` for the rows whose names fit NAME, in which ``*``
+        overrides: ``"a.b=c"`` for every trial, ``"variants.NAME.a.b=c"`` for the rows whose names fit NAME, in which ``*``
             stands for anything.
 
     Raises:
-        RecipeError: if a cell cannot be used as written; one whose parts cannot work together is only skipped.
-        PluginError: if a cell names a component that is missing, broken or ambiguous.
-        InputError: if a cell's data cannot be read.
+        RecipeError: if a trial cannot be used as written; one whose parts cannot work together is only skipped.
+        PluginError: if a trial names a component that is missing, broken or ambiguous.
+        InputError: if a trial's data cannot be read.
     """
     common, own = _sorted_out(overrides)
     whole = resolve(recipe, *common)
@@ -118,60 +118,56 @@ def plan(recipe: Any, *overrides: str) -> Plan:
     for glob, _ in own:
         if not any(fnmatchcase(name, glob) for name in rows):
             raise RecipeError(f"no variant is called {glob!r}", hint=did_you_mean(glob, rows))
-    settings = whole.settings("sweep")
-    seeds, datasets = _seeds(settings["seeds"]), _datasets(settings["datasets"])
-    baseline = settings["baseline"] or next(iter(rows))
+    config = whole.config.sweep
+    seeds, datasets = _seeds(config.seeds), _datasets(config.datasets)
+    baseline = config.baseline or next(iter(rows))
     if baseline not in rows:
-        raise RecipeError(f"sweep.baseline names no variant: {baseline!r}", hint=did_you_mean(str(baseline), rows))
-    cells = [
-        cell
+        raise RecipeError(f"sweep.baseline names no variant: {baseline!r}", hint=did_you_mean(baseline, rows))
+    trials = [
+        trial
         for name, more in rows.items()
         for label, dataset in datasets.items()
-        for cell in _cells(recipe, common, name, more, label, dataset, seeds)
+        for trial in _trials(recipe, common, name, more, label, dataset, seeds)
     ]
-    if len({cell.name.casefold() for cell in cells}) < len(cells):
-        raise RecipeError("two cells would have one name", hint="name variants and datasets by letters and digits")
-    _check(cells)
-    if all(cell.skipped for cell in cells):
-        raise RecipeError(f"no cell of {whole.name!r} can be done", hint=cells[0].skipped)
-    metrics = _metrics(settings["metrics"])
-    told = {name: _told(whole.variants[name], rows[name]) for name in rows}
-    return Plan(recipe=whole, cells=cells, baseline=baseline, metrics=metrics, by=settings["by"], rows=told)
+    if len({trial.name.casefold() for trial in trials}) < len(trials):
+        raise RecipeError("two trials would have one name", hint="name variants and datasets by letters and digits")
+    _check(trials)
+    if all(trial.skipped for trial in trials):
+        raise RecipeError(f"no trial of {whole.name!r} can be done", hint=trials[0].skipped)
+    metrics = _metrics(config.metrics)
+    row_lines = {name: _row_line(whole.variants[name], rows[name]) for name in rows}
+    return Plan(recipe=whole, trials=trials, baseline=baseline, metrics=metrics, by=config.by, rows=row_lines)
 
 
-def _told(row: Any, more: Sequence[str]) -> str:
-    said = [f"{'.'.join(path)}={value}" for path, value in leaves(row) if path]
-    return ", ".join([*said, *more]) or "as the recipe says"
+def _row_line(row: Any, more: Sequence[str]) -> str:
+    words = [f"{'.'.join(path)}={value}" for path, value in leaves(row) if path]
+    return ", ".join([*words, *more]) or "unchanged"
 
 
 def _sorted_out(overrides: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
-    """Overrides for every cell, and (name or pattern, override) for some rows."""
+    """Return the overrides for every trial, and (name or pattern, override) for some rows."""
     common, own = [], []
     for text in overrides:
-        if found := re.fullmatch(r"variants\.([^.=]+)\.([^=]+=.*)", text, re.DOTALL):
-            own.append((found[1], found[2]))
+        if match := re.fullmatch(r"variants\.([^.=]+)\.([^=]+=.*)", text, re.DOTALL):
+            own.append((match[1], match[2]))
         else:
             common.append(text)
     return common, own
 
 
-def _seeds(given: Any) -> list[int]:
-    if given is None:
-        return []
-    if not isinstance(given, list) or not given or not all(type(seed) is int for seed in given):
-        raise RecipeError("sweep.seeds is not a list of whole numbers", hint="write sweep.seeds=[0,1,2]")
-    if len(set(given)) < len(given):
-        raise RecipeError("sweep.seeds names a seed twice", hint="keep one")
-    return given
+def _seeds(seeds: list[int] | None) -> list[int]:
+    if seeds is not None and len(set(seeds)) < max(1, len(seeds)):
+        raise RecipeError(f"sweep.seeds is empty or names a seed twice: {seeds}", hint="write sweep.seeds=[0,1,2]")
+    return seeds or []
 
 
-def _datasets(given: Any) -> dict[str, list[str]]:
-    """Label -> overrides."""
-    if given is None:
+def _datasets(sections: Mapping[str, Any] | None) -> dict[str, list[str]]:
+    """Return label -> overrides."""
+    if sections is None:
         return {"": []}
-    if not isinstance(given, dict) or not given:
-        raise RecipeError("sweep.datasets is not a section", hint="write label: FOLDER lines")
-    return {label: _overrides(label, row) for label, row in given.items()}
+    if not sections:
+        raise RecipeError("sweep.datasets is empty", hint="write label: FOLDER lines")
+    return {label: _overrides(label, section) for label, section in sections.items()}
 
 
 def _overrides(label: str, row: Any) -> list[str]:
@@ -190,78 +186,78 @@ def _yaml(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _cells(
+def _trials(
     source: Any, common: list[str], variant: str, own: list[str], label: str, dataset: list[str], seeds: list[int]
-) -> Iterator[Cell]:
-    said = resolve(source, *common, *own, variant=variant)
-    trains = any(kind in said.data for kind in TRAINS)
-    used: Sequence[int | None] = seeds if trains or _draws(said) else ()
+) -> Iterator[Trial]:
+    resolved = resolve(source, *common, *own, variant=variant)
+    trains = any(kind in resolved.data for kind in TRAINS)
+    used: Sequence[int | None] = seeds if trains or _draws(resolved) else ()
     for seed in used or (None,):
         more = [] if seed is None else [f"seed={seed}", f"sampling.seed={seed}"]
         measured = resolve(source, *common, *own, *more, *dataset, variant=variant)
-        yield Cell(
+        yield Trial(
             variant=variant,
             dataset=label,
             seed=seed,
             recipe=measured,
             to_train=resolve(source, *common, *own, *more, variant=variant) if trains else None,
-            skipped=impossible(measured),
+            skipped=incompatibility(measured),
         )
 
 
 def _draws(recipe: Recipe) -> bool:
-    """Whether a sampling seed changes the answers."""
-    return bool(recipe.settings("sampling")["temperature"] > 0)
+    """Return True if a sampling seed changes the answers."""
+    return recipe.config.sampling.temperature > 0
 
 
-def _check(cells: Sequence[Cell]) -> None:
-    """Stop at the first cell that cannot be used as written."""
+def _check(trials: Sequence[Trial]) -> None:
+    """Stop at the first trial that cannot be used as written."""
     read: dict[str, Any] = {}
-    for cell in cells:
-        problems = find_problems(cell.recipe, strict_missing=True)
+    for trial in trials:
+        problems = find_problems(trial.recipe, strict_missing=True)
         try:
-            if cell.skipped is not None:
-                if others := [each for each in problems if each.message != cell.skipped]:
+            if trial.skipped is not None:
+                if others := [problem for problem in problems if problem.message != trial.skipped]:
                     raise InvalidRecipe(others)
                 continue
-            check(cell.recipe, strict_missing=True)
-            data = f"{cell.to_train is None} {cell.recipe.digest('data', 'evaluate')}"
+            check(trial.recipe, strict_missing=True)
+            data = f"{trial.to_train is None} {trial.recipe.digest('data', 'evaluate')}"
             if data not in read:
-                read[data] = prepare(cell.recipe)
-            if cell.to_train is not None:
-                method_kind(cell.to_train)
-                data = f"to train {cell.to_train.digest('data')}"
+                read[data] = prepare(trial.recipe)
+            if trial.to_train is not None:
+                method_kind(trial.to_train)
+                data = f"to train {trial.to_train.digest('data')}"
                 if data not in read:
-                    read[data] = len(training_samples(cell.to_train))
+                    read[data] = len(training_samples(trial.to_train))
         except RecipeError as error:
-            raise RecipeError(f"cell {cell.name}: {error.message}", hint=error.hint) from error
+            raise RecipeError(f"trial {trial.name}: {error.message}", hint=error.hint) from error
 
 
-def _metrics(names: Any) -> list[str]:
+def _metrics(names: list[str]) -> list[str]:
     if not names:
         raise RecipeError("sweep.metrics is empty", hint="write sweep.metrics=[iou, dice_joint]")
     for name in names:
         if name not in DEFINITIONS:
-            raise RecipeError(f"sweep.metrics names {name!r}", hint=did_you_mean(str(name), DEFINITIONS))
-    return list(names)
+            raise RecipeError(f"sweep.metrics names {name!r}", hint=did_you_mean(name, DEFINITIONS))
+    return names
 
 
 def _training_digest(recipe: Recipe) -> str:
     masks = any(_needs_mask(component) for component, _, _ in recipe.terms.values()) and "grpo" in recipe.data
-    validates = bool(recipe.settings("validate")["every"])
+    validates = recipe.config.validate.every > 0
     left_out = {*_MEASURES, *(() if masks or validates else _SEGMENTS)} - ({"sampling"} if validates else set())
     return recipe.digest(*(key for key in recipe.data if key not in left_out))
 
 
 def _needs_mask(component: str) -> bool:
-    """Whether a term looks at masks, or might: a factory that does not say is taken to."""
+    """Return True if a term looks at masks, or might: a factory that does not say is taken to."""
     return bool(getattr(registry.factory("reward", component), "needs_mask", True))
 
 
 def without_sweep(recipe: Recipe) -> Recipe:
-    """A cell's recipe to be written: itself alone, its paths good from anywhere."""
-    rooted = recipe.rooted()
-    return replace(rooted, data={key: value for key, value in rooted.data.items() if key != "sweep"}, variants={})
+    """Return a trial's recipe to be written: itself alone, with absolute paths."""
+    absolute = recipe.with_absolute_paths()
+    return replace(absolute, data={key: value for key, value in absolute.data.items() if key != "sweep"}, variants={})
 
 
 def _word(text: str) -> str:

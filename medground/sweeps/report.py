@@ -1,125 +1,92 @@
 """The report of a sweep: one HTML file."""
 
-from collections.abc import Mapping
-from typing import Any
-
-from medground import report
 from medground.evaluation.metrics import DEFINITIONS
-from medground.sweeps.tables import comparison_rows, cost_rows, headings, legend, names, shown
+from medground.report import Cell, Table, render, unbroken
+from medground.sweeps.results import SweepSummary
+from medground.sweeps.tables import comparison_rows, cost_rows, headings, legend, names, value_cell, value_cells
 
-Found = Mapping[str, Any]
+Series = dict[str, dict[str, float | None]]
+Spans = dict[str, dict[str, tuple[float, float]]]
 
 
-def page(found: Found) -> str:
-    """The page of what `medground.sweeps.results.tell` told."""
-    metrics = [name for name in found["metrics"] if any(name in row["metrics"] for row in found["rows"])]
-    table = report.table(
-        [*headings(found), "seeds", "samples", "failures", *metrics],
-        [
-            [
-                *names(found, row),
-                len(row["seeds"]),
-                row["samples"],
-                row["failures"],
-                *(_unbroken(shown(found, row, name)) for name in metrics),
-            ]
-            for row in found["rows"]
-        ],
-        caption=f"Means of {found['recipe']}",
-    )
-    sections = [
-        report.Section("Table", table, legend(found), *(f"{name}: {DEFINITIONS[name]}" for name in metrics)),
-        report.Section("Plots", report.grid(*(_bars(found, name) for name in metrics))),
+def sweep_report(sweep: SweepSummary) -> str:
+    """Return the page of a sweep."""
+    rows: list[list[Cell]] = [
+        [*names(sweep, row), len(row.seeds), row.samples, row.failures, *map(unbroken, value_cells(sweep, row))]
+        for row in sweep.rows
     ]
-    if found["comparisons"]:
-        columns, rows = comparison_rows(found)
-        sorts = ("difference", "p", "p (Holm)")  # as numbers: the order of words knows no sign
-        rows = [
-            [float(each) if name in sorts else _unbroken(each) for name, each in zip(columns, row, strict=True)]
-            for row in rows
-        ]
-        tests = report.table(columns, rows, caption=f"Differences from {found['baseline']}")
-        sections.append(report.Section(f"Compared with {found['baseline']}", tests, found["resampling"]["tested"]))
-    else:
-        why = f"{found['baseline']} has no numbers, or nothing to be compared with."
-        sections.append(report.Section(f"Compared with {found['baseline']}", why))
-    if found["by"]:
-        sections.append(_by(found, metrics))
-    if found["skipped"] or found["failed"] or _left_out(found):
-        sections.append(_missing(found))
-    sections += [
-        report.Section(
-            "Cost",
-            report.table(*cost_rows(found), caption="What the cells took"),
-            "Questions are those put to the reasoner: what another cell had asked already was taken from the store. Seconds "
-            "of training are those of its steps; those of an evaluation leave out what a killed process had spent.",
-        ),
-        report.Section(
-            "Variants", report.table(["variant", "changes"], [[*pair] for pair in found["variants"].items()])
-        ),
-    ]
-    return report.page(f"Sweep {found['recipe']}", sections, note=_note(found))
-
-
-def _unbroken(said: str) -> str:
-    """Words that stay on one line: a narrow page scrolls its tables rather than stacking the ends of an interval."""
-    return said.replace(" ", "\N{NO-BREAK SPACE}")
-
-
-def _note(found: Found) -> str:
-    done, rest = len(found["cells"]), len(found["skipped"]) + len(found["failed"])
-    return (
-        f"{done} of {done + rest} cells have numbers; {len(found['skipped'])} were skipped as impossible and "
-        f"{len(found['failed'])} failed."
+    columns = [*headings(sweep), "seeds", "samples", "failures", *sweep.measured]
+    return render(
+        "sweep.html",
+        title=f"Sweep {sweep.recipe}",
+        sweep=sweep,
+        definitions=DEFINITIONS,
+        means=Table(columns, rows, f"Means of {sweep.recipe}"),
+        legend=legend(sweep),
+        bars_by_metric={name: _bars(sweep, name) for name in sweep.measured},
+        comparisons=_comparisons(sweep),
+        by=_by(sweep),
+        bars_by_group={name: _bars_by_group(sweep, name) for name in sweep.measured},
+        missing=_missing(sweep),
+        cost=cost_rows(sweep),
     )
 
 
-def _bars(found: Found, metric: str) -> report.Html:
-    series: dict[str, dict[str, float | None]] = {}
-    spans: dict[str, dict[str, tuple[float, float]]] = {}
-    for row in found["rows"]:
-        if (each := row["metrics"].get(metric)) is None:
+def _comparisons(sweep: SweepSummary) -> Table:
+    columns, rows = comparison_rows(sweep)
+    sorts = ("difference", "p", "p (Holm)")  # as numbers: the order of words knows no sign
+    cells: list[list[Cell]] = [
+        [float(cell) if name in sorts else unbroken(str(cell)) for name, cell in zip(columns, row, strict=True)]
+        for row in rows
+    ]
+    return Table(columns, cells, f"Differences from {sweep.baseline}")
+
+
+def _bars(sweep: SweepSummary, name: str) -> tuple[Series, Spans]:
+    series: Series = {}
+    spans: Spans = {}
+    for row in sweep.rows:
+        metric = row.metrics.get(name)
+        if metric is None or metric.mean is None:
             continue
-        label, *more = names(found, row)
-        name = " ".join(more) or metric
-        series.setdefault(name, {})[label] = round(each["mean"], 3)  # as the table has it: longer ones do not fit
-        if each["low"] is not None:
-            spans.setdefault(name, {})[label] = (round(each["low"], 3), round(each["high"], 3))
-    return report.bars(metric, series, intervals=spans)
+        label, *more = names(sweep, row)
+        key = " ".join(more) or name
+        series.setdefault(key, {})[label] = round(metric.mean, 3)  # as the table has it: longer ones do not fit
+        if metric.low is not None and metric.high is not None:
+            spans.setdefault(key, {})[label] = (round(metric.low, 3), round(metric.high, 3))
+    return series, spans
 
 
-def _by(found: Found, metrics: list[str]) -> report.Section:
-    rows = [
+def _by(sweep: SweepSummary) -> Table:
+    rows: list[list[Cell]] = [
         [
-            *names(found, row),
+            *names(sweep, row),
             value,
-            part["samples"],
-            *(_unbroken(shown(found, {**row, **part, "arm": ""}, name)) for name in metrics),
+            group.samples,
+            *(unbroken(value_cell(group.metrics.get(name))) for name in sweep.measured),
         ]
-        for row in found["rows"]
-        for value, part in row["groups"].items()
+        for row in sweep.rows
+        for value, group in row.groups.items()
     ]
-    table = report.table([*headings(found), found["by"], "samples", *metrics], rows, caption=f"Means by {found['by']}")
-    return report.Section(f"By {found['by']}", table, report.grid(*(_bars_by(found, name) for name in metrics)))
+    return Table([*headings(sweep), sweep.by or "", "samples", *sweep.measured], rows, f"Means by {sweep.by}")
 
 
-def _bars_by(found: Found, metric: str) -> report.Html:
-    series: dict[str, dict[str, float | None]] = {}
-    for row in found["rows"]:
-        for value, part in row["groups"].items():
-            if (each := part["metrics"].get(metric)) is not None:
-                series.setdefault(" ".join(names(found, row)), {})[value] = round(each["mean"], 3)
-    return report.bars(f"{metric} by {found['by']}", series)
+def _bars_by_group(sweep: SweepSummary, name: str) -> Series:
+    series: Series = {}
+    for row in sweep.rows:
+        for value, group in row.groups.items():
+            metric = group.metrics.get(name)
+            if metric is not None and metric.mean is not None:
+                series.setdefault(" ".join(names(sweep, row)), {})[value] = round(metric.mean, 3)
+    return series
 
 
-def _left_out(found: Found) -> dict[str, str]:
-    """Arms that single cells could not do."""
-    return {
-        f"{name}, arm {arm}": why for name, cell in found["cells"].items() for arm, why in cell["arms_skipped"].items()
+def _missing(sweep: SweepSummary) -> list[list[Cell]]:
+    """Return the trials, and the conditions of single trials, that have no numbers, with the reason."""
+    conditions = {
+        f"{name}, condition {condition}": reason
+        for name, trial in sweep.trials.items()
+        for condition, reason in trial.conditions_skipped.items()
     }
-
-
-def _missing(found: Found) -> report.Section:
-    rows = [[name, "skipped", why] for name, why in {**found["skipped"], **_left_out(found)}.items()]
-    rows += [[name, "failed", why] for name, why in found["failed"].items()]
-    return report.Section("Without numbers", report.table(["cell", "what", "why"], rows, caption="What has no numbers"))
+    skipped: list[list[Cell]] = [[name, "skipped", reason] for name, reason in (sweep.skipped | conditions).items()]
+    return skipped + [[name, "failed", cause] for name, cause in sweep.failed.items()]

@@ -1,4 +1,4 @@
-"""What a sweep found: cells pooled over seeds, compared with the baseline, as plain data.
+"""The results of a sweep: trials pooled over seeds, compared with the baseline.
 
 The values of a sample are first averaged over the seeds of its variant. An interval then comes from resampling clusters
 of samples, each with all its samples and all their seeds, and says how sure the mean is had other patients come; it does
@@ -6,15 +6,17 @@ not say how far another seed would fall, which the standard deviation between se
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from dataclasses import asdict, dataclass, field, replace
+from typing import Literal
 
 import numpy as np
 
 from medground.evaluation import summary
-from medground.evaluation.statistics import estimate
-from medground.sweeps.plan import Cell, Plan
+from medground.evaluation.results import Comparison, MetricSummary, Resampling
+from medground.evaluation.results_file import SampleRecord, mean_values
+from medground.sweeps.plan import Plan, Trial
 
-Line = Mapping[str, Any]
+Records = Sequence[SampleRecord]
 RESAMPLED = (
     "A sample's value is its mean over seeds. Intervals: clusters of samples (patient, else volume, else image), each with "
     "all its samples and seeds, are drawn with replacement; which seeds were used is not resampled. Between seeds: the "
@@ -26,162 +28,225 @@ TESTED = (
 )
 
 
-def tell(
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialRecord:
+    """How a trial went, as in its trial.json."""
+
+    identity: str
+    """A digest of what decides its numbers."""
+    status: Literal["begun", "done", "failed"]
+    cause: str | None = None
+    """Why it failed."""
+    questions: int = 0
+    """Put to the reasoner: what another trial had asked was taken from the store."""
+    tokens: int = 0
+    """Of the answers."""
+    seconds: float = 0.0
+    device: str | None = None
+    training: str | None = None
+    """The folder of its training."""
+    conditions_skipped: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingRecord:
+    """How a training went, as in its trained.json."""
+
+    steps: int
+    skipped: int
+    tokens: int
+    seconds: float
+    seconds_of_the_last_call: float
+    device: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeedMetric(MetricSummary):
+    """A metric pooled over seeds."""
+
+    by_seed: list[float | None]
+    """The means of single seeds."""
+    sd: float | None
+    """Their standard deviation; None for fewer than two."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SweepGroup:
+    """Samples of one value of a label."""
+
+    samples: int
+    metrics: dict[str, SeedMetric]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SweepRow(SweepGroup):
+    """One variant on one dataset under one condition."""
+
+    variant: str
+    dataset: str
+    condition: str
+    seeds: list[int | None]
+    clusters: int
+    failures: int
+    answers: int
+    groups: dict[str, SweepGroup]
+    """Value of the label `SweepSummary.by` -> its samples."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SweepResampling(Resampling):
+    """How intervals and tests are drawn, and what they mean."""
+
+    resampled: str = RESAMPLED
+    tested: str = TESTED
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SweepSummary:
+    """The numbers of a sweep, as in sweep.json."""
+
+    recipe: str
+    baseline: str
+    metrics: list[str]
+    by: str | None
+    variants: dict[str, str]
+    """Variant -> its overrides, in a line."""
+    rows: list[SweepRow]
+    comparisons: list[Comparison]
+    resampling: SweepResampling
+    trials: dict[str, TrialRecord]
+    trainings: dict[str, TrainingRecord]
+    skipped: dict[str, str]
+    """Trial -> why it cannot be done."""
+    failed: dict[str, str]
+    """Trial -> why it has no numbers."""
+
+    @property
+    def measured(self) -> list[str]:
+        """The metrics that any row has."""
+        return [name for name in self.metrics if any(name in row.metrics for row in self.rows)]
+
+
+def summarize(
     plan: Plan,
-    lines_of: Callable[[Cell], Sequence[Line]],
-    done: Mapping[str, Mapping[str, Any]],
+    records_of: Callable[[Trial], Records],
+    done: Mapping[str, TrialRecord],
     failed: Mapping[str, str],
-    trained: Mapping[str, Mapping[str, Any]],
-) -> dict[str, Any]:
-    """Everything a sweep found.
+    trained: Mapping[str, TrainingRecord],
+) -> SweepSummary:
+    """Summarize a sweep.
 
     Args:
         plan: the sweep.
-        lines_of: reads the lines of a cell that is done.
-        done: cell -> what it took.
-        failed: cell -> why it has no numbers.
-        trained: training -> what it took.
+        records_of: reads the records of a trial that is done.
+        done: trial -> how it went.
+        failed: trial -> why it has no numbers.
+        trained: training -> how it went.
     """
-    settings = plan.recipe.settings("evaluate")
-    how = summary.Resampling(n_boot=settings["n_boot"], level=settings["level"], seed=settings["seed"])
-    rows: list[dict[str, Any]] = []
-    pooled: dict[tuple[str, str], list[Line]] = {}
-    for (variant, dataset), cells in _together(plan, done).items():
-        by_seed = [lines_of(cell) for cell in cells]
-        for arm in dict.fromkeys(line["arm"] for line in by_seed[0]):
-            one = [[line for line in lines if line["arm"] == arm] for lines in by_seed]
-            whole = pool(one)
-            if (variant, dataset) not in pooled:  # the first arm is the one that is compared
-                pooled[variant, dataset] = whole
+    config = plan.recipe.config.evaluate
+    how = SweepResampling(n_boot=config.n_boot, level=config.level, seed=config.seed)
+    rows: list[SweepRow] = []
+    compared: dict[tuple[str, str], Records] = {}
+    for (variant, dataset), trials in _by_variant(plan, done).items():
+        by_seed = [records_of(trial) for trial in trials]
+        for condition in dict.fromkeys(record.condition for record in by_seed[0]):
+            seeds = [[record for record in records if record.condition == condition] for records in by_seed]
+            pooled = pool(seeds)
+            compared.setdefault((variant, dataset), pooled)  # the first condition
+            answers = [answer for record in pooled for answer in record.answers]
             rows.append(
-                {
-                    "variant": variant,
-                    "dataset": dataset,
-                    "arm": arm,
-                    "seeds": [cell.seed for cell in cells],
-                    "samples": len(whole),
-                    "clusters": len({line["cluster"] for line in whole}),
-                    "failures": sum(line["failures"] for line in whole),
-                    "answers": sum(len(line["answers"]) for line in whole),
-                    "metrics": _metrics(plan.metrics, whole, one, how),
-                    "groups": _groups(plan, whole, one, how),
-                }
+                SweepRow(
+                    variant=variant,
+                    dataset=dataset,
+                    condition=condition,
+                    seeds=[trial.seed for trial in trials],
+                    samples=len(pooled),
+                    clusters=len({record.cluster for record in pooled}),
+                    failures=sum(answer.fault is not None for answer in answers),
+                    answers=len(answers),
+                    metrics=_metrics(plan.metrics, pooled, seeds, how),
+                    groups=_groups(plan, pooled, seeds, how),
+                )
             )
-    return {
-        "recipe": plan.recipe.name,
-        "baseline": plan.baseline,
-        "metrics": plan.metrics,
-        "by": plan.by,
-        "variants": dict(plan.rows),
-        "rows": rows,
-        "comparisons": _comparisons(plan, pooled, how),
-        "resampling": {**how.to_dict(), "resampled": RESAMPLED, "tested": TESTED},
-        "cells": {name: dict(about) for name, about in done.items()},
-        "trainings": {name: dict(about) for name, about in trained.items()},
-        "skipped": plan.skipped,
-        "failed": dict(failed),
-    }
+    return SweepSummary(
+        recipe=plan.recipe.name,
+        baseline=plan.baseline,
+        metrics=plan.metrics,
+        by=plan.by,
+        variants=dict(plan.rows),
+        rows=rows,
+        comparisons=_comparisons(plan, compared, how),
+        resampling=how,
+        trials=dict(done),
+        trainings=dict(trained),
+        skipped=plan.skipped,
+        failed=dict(failed),
+    )
 
 
-def _together(plan: Plan, done: Mapping[str, Any]) -> dict[tuple[str, str], list[Cell]]:
-    """(variant, dataset) -> its cells that are done."""
-    found: dict[tuple[str, str], list[Cell]] = {}
-    for cell in plan.possible:
-        if cell.name in done:
-            found.setdefault((cell.variant, cell.dataset), []).append(cell)
-    return found
+def _by_variant(plan: Plan, done: Mapping[str, TrialRecord]) -> dict[tuple[str, str], list[Trial]]:
+    """Return (variant, dataset) -> its trials that are done."""
+    groups: dict[tuple[str, str], list[Trial]] = {}
+    for trial in plan.possible:
+        if trial.name in done:
+            groups.setdefault((trial.variant, trial.dataset), []).append(trial)
+    return groups
 
 
-def pool(by_seed: Sequence[Sequence[Line]]) -> list[Line]:
-    """One line per sample, its values averaged over the seeds that have them."""
-    lines: dict[str, list[Line]] = {}
-    for line in (line for lines in by_seed for line in lines):
-        lines.setdefault(line["id"], []).append(line)
+def pool(by_seed: Sequence[Records]) -> list[SampleRecord]:
+    """Return one record per sample: its values averaged over the seeds that have them, its answers joined."""
+    records: dict[str, list[SampleRecord]] = {}
+    for record in (record for records in by_seed for record in records):
+        records.setdefault(record.id, []).append(record)
     return [
-        {
-            "id": name,
-            "cluster": same[0]["cluster"],
-            "labels": same[0]["labels"],
-            "answers": [
-                {"fault": answer["fault"], "excluded": answer["excluded"]}
-                for line in same
-                for answer in line["answers"]
-            ],
-            "values": {
-                metric: float(np.mean([line["values"][metric] for line in same if metric in line["values"]]))
-                for metric in dict.fromkeys(metric for line in same for metric in line["values"])
-            },
-            "failures": sum(bool(answer["fault"]) for line in same for answer in line["answers"]),
-        }
-        for name, same in lines.items()
+        replace(same[0], values=mean_values(same), answers=[answer for record in same for answer in record.answers])
+        for same in records.values()
     ]
 
 
 def _metrics(
-    names: Sequence[str], whole: Sequence[Line], by_seed: Sequence[Sequence[Line]], how: summary.Resampling
-) -> dict[str, Any]:
-    """Metric -> mean, interval, counts, and what single seeds gave."""
-    clusters = [line["cluster"] for line in whole]
-    found = estimate(summary.table(whole, names), clusters, n_boot=how.n_boot, level=how.level, seed=how.seed)
-    means = [_means(names, lines) for lines in by_seed]
-    rows = {}
-    for name, each in zip(names, found, strict=True):
-        if each is None:
-            continue
-        own = [mean[name] for mean in means]
-        known = [value for value in own if value is not None]
-        rows[name] = {
-            "mean": each.mean,
-            "low": each.low,
-            "high": each.high,
-            "n": each.n,
-            "clusters": each.clusters,
-            "by_seed": own,
-            "sd": float(np.std(known, ddof=1)) if len(known) > 1 else None,
-        }
-    return rows
+    names: Sequence[str], pooled: Records, by_seed: Sequence[Records], how: Resampling
+) -> dict[str, SeedMetric]:
+    estimates = summary.estimate(summary.table(pooled, names), pooled, how)
+    means = [mean_values(records) for records in by_seed]
+    metrics = {}
+    for name, estimate in zip(names, estimates, strict=True):
+        if estimate is not None:
+            own = [mean.get(name) for mean in means]
+            known = [value for value in own if value is not None]
+            sd = float(np.std(known, ddof=1)) if len(known) > 1 else None
+            metrics[name] = SeedMetric(**asdict(estimate), by_seed=own, sd=sd)
+    return metrics
 
 
-def _means(names: Sequence[str], lines: Sequence[Line]) -> dict[str, float | None]:
-    found: dict[str, float | None] = {}
-    for name in names:
-        values = [line["values"][name] for line in lines if name in line["values"]]
-        found[name] = float(np.mean(values)) if values else None
-    return found
-
-
-def _groups(
-    plan: Plan, whole: Sequence[Line], by_seed: Sequence[Sequence[Line]], how: summary.Resampling
-) -> dict[str, Any]:
-    """Value of the label `by` -> what `_metrics` says of its samples."""
+def _groups(plan: Plan, pooled: Records, by_seed: Sequence[Records], how: Resampling) -> dict[str, SweepGroup]:
     if plan.by is None:
         return {}
     label = plan.by
-    values = sorted({line["labels"].get(label, "") for line in whole}, key=summary.natural)
 
-    def part(lines: Sequence[Line], value: str) -> list[Line]:
-        return [line for line in lines if line["labels"].get(label, "") == value]
+    def having(records: Records, value: str) -> Records:
+        return [record for record in records if record.labels.get(label, "") == value]
 
     return {
-        value: {
-            "samples": len(part(whole, value)),
-            "metrics": _metrics(plan.metrics, part(whole, value), [part(lines, value) for lines in by_seed], how),
-        }
-        for value in values
+        value: SweepGroup(
+            samples=len(having(pooled, value)),
+            metrics=_metrics(plan.metrics, having(pooled, value), [having(records, value) for records in by_seed], how),
+        )
+        for value in sorted({record.labels.get(label, "") for record in pooled}, key=summary.natural)
     }
 
 
-def _comparisons(
-    plan: Plan, pooled: Mapping[tuple[str, str], Sequence[Line]], how: summary.Resampling
-) -> list[dict[str, Any]]:
+def _comparisons(plan: Plan, compared: Mapping[tuple[str, str], Records], how: Resampling) -> list[Comparison]:
     pairs = [
-        (
-            {"variant": variant, "dataset": dataset, "against": plan.baseline},
-            lines,
-            pooled[plan.baseline, dataset],
+        summary.Pair(
+            records,
+            compared[plan.baseline, dataset],
             plan.metrics,
+            against=plan.baseline,
+            variant=variant,
+            dataset=dataset,
         )
-        for (variant, dataset), lines in pooled.items()
-        if variant != plan.baseline and (plan.baseline, dataset) in pooled
+        for (variant, dataset), records in compared.items()
+        if variant != plan.baseline and (plan.baseline, dataset) in compared
     ]
     return summary.comparisons(pairs, how)

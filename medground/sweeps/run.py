@@ -1,55 +1,53 @@
 """``medground.sweep``: the variants of a recipe over seeds and datasets, trained where they train, measured, compared.
 
-sweep.json           everything that was found
+sweep.json           all results
 table.md .tex .csv   the table
 report.html          the same for people, with plots
 recipe.yaml          the recipe, resolved; recipe.source.yaml as written
-trained/NAME/        a run, shared by the cells that need the same; trained.json once it is done
-cells/NAME/          a recipe; eval/ its evaluation, cell.json once it is done
-store/               completions and masks, shared by all cells
+trained/NAME/        a run, shared by the trials that need the same; trained.json once it is done
+trials/NAME/         a recipe; eval/ its evaluation, trial.json once it is done
+store/               completions and masks, shared by all trials
 """
 
-import fcntl
 import gc
 import json
+import logging
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from medground.errors import Interrupted, MedgroundError, RunError
 from medground.evaluation.evaluate import evaluate
-from medground.evaluation.results_file import SAMPLES, read_lines
+from medground.evaluation.results_file import SAMPLES, read_records
 from medground.pipeline.cache import StageCache
 from medground.recipe import resolve
-from medground.runs.checkpoint import write_atomically
-from medground.runs.folder import RunFolder, read_events
-from medground.sweeps.plan import Cell, Plan, plan, without_sweep
-from medground.sweeps.report import page
-from medground.sweeps.results import tell
+from medground.runs.files import write_atomic
+from medground.runs.folder import RunFolder, lock_folder, read_events
+from medground.runs.jsonable import plain
+from medground.sweeps.plan import Plan, Trial, plan, without_sweep
+from medground.sweeps.report import sweep_report
+from medground.sweeps.results import SweepSummary, TrainingRecord, TrialRecord, summarize
 from medground.sweeps.tables import as_csv, as_latex, as_markdown
 from medground.training.run import train
 
-FOUND, CELL, TRAINED = "sweep.json", "cell.json", "trained.json"
+logger = logging.getLogger(__name__)
+
+SUMMARY, TRIAL, TRAINED = "sweep.json", "trial.json", "trained.json"
+Record = TypeVar("Record", TrialRecord, TrainingRecord)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Swept:
+class SweepResult:
     """How a sweep ended."""
 
     folder: Path
-    found: dict[str, Any]
-    """What sweep.json holds."""
+    summary: SweepSummary
+    """As in sweep.json."""
     before: int
-    """Cells that were done already when this call began."""
-
-    @property
-    def failed(self) -> dict[str, str]:
-        """Cell -> why it has no numbers."""
-        return dict(self.found["failed"])
+    """Trials that were done when this call began."""
 
 
 def sweep(
@@ -58,233 +56,217 @@ def sweep(
     out: str | Path,
     resume: bool = False,
     stopped: Callable[[], bool] = lambda: False,
-    say: Callable[[str], None] = lambda text: None,
-) -> Swept:
-    """Do every cell of a recipe that can be done; one that fails is told, and costs no other.
+) -> SweepResult:
+    """Do every trial of a recipe that can be done; a trial that fails is recorded and does not stop the others.
+
+    >>> sweep("sweep/asm_swap", "data.path=phantoms", out="sweeps/asm")  # doctest: +SKIP
 
     Args:
         recipe: a recipe's name, a file, or a mapping, with variants.
-        overrides: ``"a.b=c"`` for every cell, ``"variants.NAME.a.b=c"`` for the rows that NAME fits.
+        overrides: ``"a.b=c"`` for every trial, ``"variants.NAME.a.b=c"`` for the rows whose names match NAME.
         out: the sweep's folder.
-        resume: go on with what `out` holds: what is done is kept, what was cut short is gone on with, what failed is tried
-            again, and cells that were added are done.
-        stopped: asked often; once it says True the sweep saves and ends with `Interrupted`.
-        say: takes a sentence for people.
+        resume: continue what `out` holds: done trials are kept, interrupted ones continued, failed ones tried again, and
+            added ones done.
+        stopped: called often; once it returns True the sweep saves and ends with `Interrupted`.
 
     Raises:
-        RecipeError, PluginError, InputError: before anything starts, if a cell cannot be used as written.
-        RunError: if `out` holds another sweep, or no cell could be done.
-        Interrupted: if it was asked to stop; it can be resumed.
+        RecipeError, PluginError, InputError: before anything starts, if a trial cannot be used as written.
+        RunError: if `out` holds another sweep, or no trial could be done.
+        Interrupted: if `stopped` ended it; it can be resumed.
     """
-    made = plan(recipe, *overrides)
+    checked = plan(recipe, *overrides)
     folder = Path(out)
-    with _alone(folder):
-        run = _Run(made, folder, stopped, say)
-        before = run.begin(resume)
-        for name, reason in made.skipped.items():
-            say(f"{name} is skipped: {reason}")
-        for cell in made.possible:
-            run(cell)
-        return Swept(folder=folder, found=run.finish(), before=before)
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Hold the folder; two sweeps do not write to one."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise RunError(
-                f"another process writes to {folder}", hint="wait for it, or choose another --out"
-            ) from error
-        yield
+    with lock_folder(folder):
+        run = _Run(checked, folder, stopped)
+        before = run.begin(resume)
+        for name, reason in checked.skipped.items():
+            logger.info("%s is skipped: %s", name, reason)
+        for trial in checked.possible:
+            run(trial)
+        return SweepResult(folder=folder, summary=run.finish(), before=before)
 
 
 class _Run:
-    def __init__(self, made: Plan, folder: Path, stopped: Callable[[], bool], say: Callable[[str], None]) -> None:
-        self.plan, self.folder, self.stopped, self.say = made, folder, stopped, say
-        self.done: dict[str, dict[str, Any]] = {}
-        self.trained: dict[str, dict[str, Any]] = {}
+    def __init__(self, checked: Plan, folder: Path, stopped: Callable[[], bool]) -> None:
+        self.plan, self.folder, self.stopped = checked, folder, stopped
+        self.done: dict[str, TrialRecord] = {}
+        self.trained: dict[str, TrainingRecord] = {}
         self.failed: dict[str, str] = {}
-        self.broken: dict[str, str] = {}
+        self.failed_trainings: dict[str, str] = {}
         """Digest of a training -> why it failed."""
 
     def begin(self, resume: bool) -> int:
-        """Look at what the folder holds; how many cells are done."""
-        if (self.folder / "cells").exists() and not resume:
+        """Read what the folder holds; return how many trials are done."""
+        if (self.folder / "trials").exists() and not resume:
             raise RunError(
                 f"{self.folder} holds a sweep already", hint="add --resume to continue it, or choose another --out"
             )
-        for cell in self.plan.possible:
-            about = _read(self._place(cell) / CELL)
-            if about is None:
+        for trial in self.plan.possible:
+            record = _read(self._path(trial) / TRIAL, TrialRecord)
+            if record is None:
                 continue
-            if about.get("identity") != cell.identity:
-                raise RunError(f"{self.folder} holds another {cell.name}", hint="choose another --out")
-            if about["status"] == "done":
-                self.done[cell.name] = about
+            if record.identity != trial.identity:
+                raise RunError(f"{self.folder} holds another {trial.name}", hint="choose another --out")
+            if record.status == "done":
+                self.done[trial.name] = record
         self.plan.recipe.write(self.folder)
         self.store = StageCache(self.folder / "store")
         return len(self.done)
 
-    def _place(self, cell: Cell) -> Path:
-        return self.folder / "cells" / cell.name
+    def _path(self, trial: Trial) -> Path:
+        return self.folder / "trials" / trial.name
 
-    def __call__(self, cell: Cell) -> None:
-        """Do one cell, unless it is done; what goes wrong in it is written down."""
-        training = self._training(cell)
-        if cell.name in self.done:
-            if training is not None and (about := _read(training / TRAINED)) is not None:
-                self.trained[training.name] = about
+    def __call__(self, trial: Trial) -> None:
+        """Do one trial, unless it is done; an error in it is written down."""
+        training = self._training(trial)
+        if trial.name in self.done:
+            if training is not None and (record := _read(training / TRAINED, TrainingRecord)) is not None:
+                self.trained[training.name] = record
             return
         if self.stopped():
-            raise self._interrupted(cell)
+            raise self._interrupted(trial)
         count = f"{len(self.done) + len(self.failed) + 1} of {len(self.plan.possible)}"
-        self.say(f"{count}: {cell.name}")
+        logger.info("%s: %s", count, trial.name)
         try:
-            self._do(cell, training)
+            self._do(trial, training)
         except Interrupted as error:
-            raise self._interrupted(cell) from error
-        except Exception as error:  # noqa: BLE001  models and plugins may raise anything; the other cells go on
-            known = isinstance(error, MedgroundError)
-            self.failed[cell.name] = str(error) if known else f"{type(error).__name__}: {error}"
-            self._write(cell, status="failed", cause=self.failed[cell.name])
-            self.say(f"{cell.name} failed: {self.failed[cell.name]}")
+            raise self._interrupted(trial) from error
+        except Exception as error:  # noqa: BLE001  models and plugins may raise anything; the other trials go on
+            cause = str(error) if isinstance(error, MedgroundError) else f"{type(error).__name__}: {error}"
+            self.failed[trial.name] = cause
+            _write(self._path(trial) / TRIAL, TrialRecord(identity=trial.identity, status="failed", cause=cause))
+            logger.info("%s failed: %s", trial.name, cause)
         finally:
-            _let_go()
+            _free_memory()
 
-    def _interrupted(self, cell: Cell) -> Interrupted:
-        done = f"{len(self.done)} of {len(self.plan.possible)} cells are done"
-        return Interrupted(f"stopped at {cell.name}; {done}", hint="add --resume to continue")
+    def _interrupted(self, trial: Trial) -> Interrupted:
+        done = f"{len(self.done)} of {len(self.plan.possible)} trials are done"
+        return Interrupted(f"stopped at {trial.name}; {done}", hint="add --resume to continue")
 
-    def _training(self, cell: Cell) -> Path | None:
-        """The folder of a cell's training; None where it trains nothing."""
-        return None if cell.training is None else self.folder / "trained" / self.plan.trainings[cell.training].trained
+    def _training(self, trial: Trial) -> Path | None:
+        """Return the folder of a trial's training; None where it trains nothing."""
+        return None if trial.training is None else self.folder / "trained" / self.plan.trainings[trial.training].trained
 
-    def _do(self, cell: Cell, training: Path | None) -> None:
-        recipe = without_sweep(cell.recipe)
+    def _do(self, trial: Trial, training: Path | None) -> None:
+        recipe, path = without_sweep(trial.recipe), self._path(trial)
         if training is not None:
-            recipe = replace(recipe, data={**recipe.data, "reasoner": self._reasoner(cell, training)})
-        before = _read(self._place(cell) / CELL) or {}
-        recipe.write(self._place(cell))
-        asked, tokens, begun = self.store.misses["completions"], self.store.tokens, time.perf_counter()
+            recipe = replace(recipe, data={**recipe.data, "reasoner": self._reasoner(trial, training)})
+        before = _read(path / TRIAL, TrialRecord) or TrialRecord(identity=trial.identity, status="begun")
+        recipe.write(path)
+        questions, tokens, start = self.store.misses["completions"], self.store.tokens, time.perf_counter()
 
-        def took() -> dict[str, Any]:
-            return {
-                "questions": before.get("questions", 0) + self.store.misses["completions"] - asked,
-                "tokens": before.get("tokens", 0) + self.store.tokens - tokens,
-                "seconds": round(before.get("seconds", 0.0) + time.perf_counter() - begun, 3),
-                "device": _device(),
-                "training": training and training.name,
-            }
-
-        self._write(cell, status="begun", **_spent(before))
-        try:
-            found = evaluate(
-                str(self._place(cell)),
-                out=self._place(cell) / "eval",
-                resume=True,
-                store=self.store,
-                stopped=self.stopped,
-                say=self.say,
+        def record() -> TrialRecord:
+            return TrialRecord(
+                identity=trial.identity,
+                status="begun",
+                questions=before.questions + self.store.misses["completions"] - questions,
+                tokens=before.tokens + self.store.tokens - tokens,
+                seconds=round(before.seconds + time.perf_counter() - start, 3),
+                device=_device(),
+                training=None if training is None else training.name,
             )
-        except Interrupted:
-            self._write(cell, status="begun", **took())
-            raise
-        self.done[cell.name] = self._write(cell, status="done", **took(), arms_skipped=found.metrics["skipped"])
 
-    def _reasoner(self, cell: Cell, training: Path) -> dict[str, Any]:
-        """The reasoner that a cell's training gave, trained now unless it was."""
-        digest = cell.training
+        _write(path / TRIAL, replace(before, identity=trial.identity, status="begun", cause=None))
+        try:
+            result = evaluate(str(path), out=path / "eval", resume=True, store=self.store, stopped=self.stopped)
+        except Interrupted:
+            _write(path / TRIAL, record())
+            raise
+        done = replace(record(), status="done", conditions_skipped=result.summary.skipped)
+        _write(path / TRIAL, done)
+        self.done[trial.name] = done
+
+    def _reasoner(self, trial: Trial, training: Path) -> dict[str, Any]:
+        """Return the reasoner that a trial's training gives; train it unless that is done."""
+        digest = trial.training
         assert digest is not None
-        if digest in self.broken:
-            raise RunError(f"its training {training.name} failed: {self.broken[digest]}")
-        if _read(training / TRAINED) is None:
+        if digest in self.failed_trainings:
+            raise RunError(f"its training {training.name} failed: {self.failed_trainings[digest]}")
+        record = _read(training / TRAINED, TrainingRecord)
+        if record is None:
             try:
-                self._train(self.plan.trainings[digest], training)
+                record = self._train(self.plan.trainings[digest], training)
             except Interrupted:
                 raise
             except Exception as error:
-                self.broken[digest] = str(error)
+                self.failed_trainings[digest] = str(error)
                 raise
             finally:
-                _let_go()
-        self.trained[training.name] = _read(training / TRAINED) or {}
-        reasoner: dict[str, Any] = resolve(str(training)).rooted().data["reasoner"]
+                _free_memory()
+        self.trained[training.name] = record
+        reasoner: dict[str, Any] = resolve(str(training)).with_absolute_paths().data["reasoner"]
         return reasoner
 
-    def _train(self, cell: Cell, training: Path) -> None:
-        assert cell.to_train is not None
-        going_on = RunFolder.started(training)
-        if not going_on:
-            without_sweep(cell.to_train).write(training)
-        begun = time.perf_counter()
-        done = train(str(training), out=training, resume=going_on, stopped=self.stopped, say=self.say)
+    def _train(self, trial: Trial, training: Path) -> TrainingRecord:
+        assert trial.to_train is not None
+        resume = RunFolder.started(training)
+        if not resume:
+            without_sweep(trial.to_train).write(training)
+        start = time.perf_counter()
+        done = train(str(training), out=training, resume=resume, stopped=self.stopped)
         steps = read_events(training)
-        about = {
-            "steps": done.steps,
-            "skipped": done.skipped,
-            "tokens": int(max((step.get("num_tokens") or 0 for step in steps), default=0)),
-            "seconds": round(sum(step.get("step_time") or 0.0 for step in steps), 3),
-            "seconds_of_the_last_call": round(time.perf_counter() - begun, 3),
-            "device": _device(),
-        }
-        write_atomically(training / TRAINED, json.dumps(about, indent=1) + "\n")
+        record = TrainingRecord(
+            steps=done.steps,
+            skipped=done.skipped,
+            tokens=int(max((step.get("num_tokens") or 0 for step in steps), default=0)),
+            seconds=round(sum(step.get("step_time") or 0.0 for step in steps), 3),
+            seconds_of_the_last_call=round(time.perf_counter() - start, 3),
+            device=_device(),
+        )
+        _write(training / TRAINED, record)
+        return record
 
-    def _write(self, cell: Cell, **about: Any) -> dict[str, Any]:
-        whole = {"identity": cell.identity, **about}
-        self._place(cell).mkdir(parents=True, exist_ok=True)
-        write_atomically(self._place(cell) / CELL, json.dumps(whole, indent=1) + "\n")
-        return whole
-
-    def finish(self) -> dict[str, Any]:
-        """Write what was found."""
+    def finish(self) -> SweepSummary:
+        """Write and return the summary."""
         if not self.done:
             name, cause = next(iter(self.failed.items()))
-            raise RunError(f"no cell could be done; {name}: {cause}")
-        found = tell(
+            raise RunError(f"no trial could be done; {name}: {cause}")
+        summary = summarize(
             self.plan,
-            lambda cell: list(read_lines(self._place(cell) / "eval" / SAMPLES)),
+            lambda trial: list(read_records(self._path(trial) / "eval" / SAMPLES)),
             self.done,
             self.failed,
             self.trained,
         )
-        write_atomically(self.folder / FOUND, json.dumps(found, indent=1, allow_nan=False) + "\n")
         for name, text in (
-            ("table.md", as_markdown(found)),
-            ("table.tex", as_latex(found)),
-            ("table.csv", as_csv(found)),
-            ("report.html", page(found)),
+            (SUMMARY, json.dumps(plain(summary), indent=1, allow_nan=False) + "\n"),
+            ("table.md", as_markdown(summary)),
+            ("table.tex", as_latex(summary)),
+            ("table.csv", as_csv(summary)),
+            ("report.html", sweep_report(summary)),
         ):
-            write_atomically(self.folder / name, text)
-        return found
+            write_atomic(self.folder / name, text)
+        return summary
 
 
-def _spent(about: Mapping[str, Any]) -> dict[str, Any]:
-    """What an earlier call spent on a cell."""
-    return {key: about[key] for key in ("questions", "tokens", "seconds") if key in about}
+def _write(path: Path, record: TrialRecord | TrainingRecord) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, json.dumps(plain(record), indent=1) + "\n")
 
 
-def _read(path: Path) -> dict[str, Any] | None:
+def _read(path: Path, kind: type[Record]) -> Record | None:
     try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return kind(**json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         return None
-    except ValueError as error:
-        raise RunError(f"{path} is damaged", hint="remove it: its cell is then done again") from error
-    return found
+    except (ValueError, TypeError) as error:
+        raise RunError(f"{path} is damaged", hint=f"rm {path}") from error
 
 
-def _let_go() -> None:
-    """Free what a model held, so that the next finds room."""
-    gc.collect()
+def _cuda() -> Any:
+    """Return torch.cuda where torch is in use and a device is available; else None."""
     torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    return torch.cuda if torch is not None and torch.cuda.is_available() else None
+
+
+def _free_memory() -> None:
+    """Free what a model held, so that the next one has room."""
+    gc.collect()
+    if cuda := _cuda():
+        cuda.empty_cache()
 
 
 def _device() -> str:
-    torch = sys.modules.get("torch")
-    return str(torch.cuda.get_device_name()) if torch is not None and torch.cuda.is_available() else "cpu"
+    cuda = _cuda()
+    return str(cuda.get_device_name()) if cuda else "cpu"

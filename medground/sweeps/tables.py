@@ -2,109 +2,102 @@
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-Found = Mapping[str, Any]
+from medground.evaluation.results import Comparison
+from medground.sweeps.results import SeedMetric, SweepRow, SweepSummary
+
+Cells = list[str | int | float]
 LEVEL = 0.05
 """Corrected p-values below it are marked."""
 
 
-def names(found: Found, row: Mapping[str, Any]) -> list[str]:
-    """What a row is called: its variant, its dataset where there are several, its arm where there are several."""
-    several = [len({other[key] for other in found["rows"]}) > 1 for key in ("dataset", "arm")]
-    return [row["variant"], *(row[key] for key, there in zip(("dataset", "arm"), several, strict=True) if there)]
+def headings(sweep: SweepSummary) -> list[str]:
+    """Return the headings of what a row is called: its variant, and dataset and condition where there are several."""
+    several = {
+        "dataset": len({row.dataset for row in sweep.rows}) > 1,
+        "condition": len({row.condition for row in sweep.rows}) > 1,
+    }
+    return ["variant", *(key for key, shown in several.items() if shown)]
 
 
-def headings(found: Found) -> list[str]:
-    """Of the columns of `names`."""
-    several = [(key, len({other[key] for other in found["rows"]}) > 1) for key in ("dataset", "arm")]
-    return ["variant", *(key for key, there in several if there)]
+def names(sweep: SweepSummary, row: SweepRow) -> list[str]:
+    """Return what a row is called, a word for each of `headings`."""
+    return [getattr(row, heading) for heading in headings(sweep)]
 
 
-def compared(found: Found, row: Mapping[str, Any], metric: str) -> Mapping[str, Any] | None:
-    """The comparison of a row with the baseline, of the arm that is compared; None where there is none."""
-    if row["arm"] != found["rows"][0]["arm"]:
+def compared(sweep: SweepSummary, row: SweepRow, metric: str) -> Comparison | None:
+    """Return the comparison of a row with the baseline; None where there is none, or for another condition."""
+    if row.condition != sweep.rows[0].condition:
         return None
-    return next(
-        (
-            each
-            for each in found["comparisons"]
-            if (each["variant"], each["dataset"], each["metric"]) == (row["variant"], row["dataset"], metric)
-        ),
-        None,
-    )
+    wanted = (row.variant, row.dataset, metric)
+    tests = (test for test in sweep.comparisons if (test.variant, test.dataset, test.metric) == wanted)
+    return next(tests, None)
 
 
-def shown(found: Found, row: Mapping[str, Any], metric: str) -> str:
-    """``mean [low, high] ± between seeds``, and a star where it differs from the baseline.
+def value_cell(metric: SeedMetric | None, test: Comparison | None = None) -> str:
+    """Return ``mean [low, high] ± between seeds``, and a star where it differs from the baseline.
 
-    >>> row = {"variant": "a", "dataset": "", "arm": "answer",
-    ...        "metrics": {"iou": {"mean": 0.5, "low": 0.4, "high": 0.6, "sd": 0.01}}}
-    >>> shown({"rows": [row], "comparisons": []}, row, "iou")
+    >>> value_cell(SeedMetric(mean=0.5, low=0.4, high=0.6, n=8, clusters=8, by_seed=[0.49, 0.51], sd=0.01))
     '0.500 [0.400, 0.600] ± 0.010'
     """
-    each = row["metrics"].get(metric)
-    if each is None:
+    if metric is None:
         return "–"
-    between = "" if each["low"] is None else f" [{each['low']:.3f}, {each['high']:.3f}]"
-    spread = "" if each["sd"] is None else f" ± {each['sd']:.3f}"
-    test = compared(found, row, metric)
-    star = " *" if test is not None and test["p_holm"] < LEVEL else ""
-    return f"{each['mean']:.3f}{between}{spread}{star}"
+    between = "" if metric.low is None else f" [{metric.low:.3f}, {metric.high:.3f}]"
+    spread = "" if metric.sd is None else f" ± {metric.sd:.3f}"
+    star = " *" if test is not None and test.p_holm < LEVEL else ""
+    return f"{metric.mean:.3f}{between}{spread}{star}"
 
 
-def as_markdown(found: Found) -> str:
-    """Table, comparisons, what is missing, cost, and what the numbers mean."""
-    metrics = _measured(found)
-    parts = [
-        _markdown(
-            [*headings(found), "seeds", "samples", *metrics],
-            [
-                [*names(found, row), len(row["seeds"]), row["samples"], *(shown(found, row, name) for name in metrics)]
-                for row in found["rows"]
-            ],
-        ),
-        legend(found),
+def value_cells(sweep: SweepSummary, row: SweepRow) -> list[str]:
+    """Return a row's cell for every measured metric."""
+    return [value_cell(row.metrics.get(name), compared(sweep, row, name)) for name in sweep.measured]
+
+
+def as_markdown(sweep: SweepSummary) -> str:
+    """Return the table, comparisons, what is missing, cost, and what the numbers mean."""
+    rows: list[Cells] = [
+        [*names(sweep, row), len(row.seeds), row.samples, *value_cells(sweep, row)] for row in sweep.rows
     ]
-    if found["comparisons"]:
-        parts.append(_markdown(*comparison_rows(found)))
-    if missing := {**found["skipped"], **{name: f"failed: {why}" for name, why in found["failed"].items()}}:
-        parts.append(_markdown(["cell", "why it has no numbers"], [[*pair] for pair in missing.items()]))
-    return "\n".join([*parts, _markdown(*cost_rows(found))])
+    parts = [_markdown([*headings(sweep), "seeds", "samples", *sweep.measured], rows), legend(sweep)]
+    if sweep.comparisons:
+        parts.append(_markdown(*comparison_rows(sweep)))
+    if missing := sweep.skipped | {name: f"failed: {cause}" for name, cause in sweep.failed.items()}:
+        parts.append(_markdown(["trial", "why it has no numbers"], [[*pair] for pair in missing.items()]))
+    return "\n".join([*parts, _markdown(*cost_rows(sweep))])
 
 
-def legend(found: Found) -> str:
-    """What the numbers of the table mean."""
-    how = found["resampling"]
+def legend(sweep: SweepSummary) -> str:
+    """Return what the numbers of the table mean."""
+    how = sweep.resampling
     return (
-        f"mean [{how['level']:.0%} interval] ± standard deviation between seeds; * differs from {found['baseline']} "
-        f"(Holm-corrected p < {LEVEL}). {how['resampled']} {how['tested']}\n"
+        f"mean [{how.level:.0%} interval] ± standard deviation between seeds; * differs from {sweep.baseline} "
+        f"(Holm-corrected p < {LEVEL}). {how.resampled} {how.tested}\n"
     )
 
 
-def comparison_rows(found: Found) -> tuple[list[str], list[list[Any]]]:
-    """Headings and rows of the comparisons with the baseline."""
-    several = len({each["dataset"] for each in found["comparisons"]}) > 1
-    columns = ["variant", *(["dataset"] if several else []), "metric", "difference", "interval", "p", "p (Holm)"]
+def comparison_rows(sweep: SweepSummary) -> tuple[list[str], list[Cells]]:
+    """Return headings and rows of the comparisons with the baseline."""
+    several = len({test.dataset for test in sweep.comparisons}) > 1
+    columns = ["variant", *["dataset"] * several, "metric", "difference", "interval", "p", "p (Holm)"]
     return columns, [
         [
-            each["variant"],
-            *([each["dataset"]] if several else []),
-            each["metric"],
-            f"{each['difference']:+.3f}",
-            "–" if each["low"] is None else f"[{each['low']:+.3f}, {each['high']:+.3f}]",
-            f"{each['p']:.4f}",
-            f"{each['p_holm']:.4f}",
+            test.variant or "",
+            *[test.dataset or ""] * several,
+            test.metric,
+            f"{test.difference:+.3f}",
+            "–" if test.low is None else f"[{test.low:+.3f}, {test.high:+.3f}]",
+            f"{test.p:.4f}",
+            f"{test.p_holm:.4f}",
         ]
-        for each in found["comparisons"]
+        for test in sweep.comparisons
     ]
 
 
-def cost_rows(found: Found) -> tuple[list[str], list[list[Any]]]:
-    """Headings and rows of what the cells took; what cells share is told where it was spent."""
+def cost_rows(sweep: SweepSummary) -> tuple[list[str], list[Cells]]:
+    """Return headings and rows of what the trials took; a training that trials share is counted once."""
     columns = [
-        "cell",
+        "trial",
         "training",
         "steps",
         "tokens trained",
@@ -114,98 +107,70 @@ def cost_rows(found: Found) -> tuple[list[str], list[list[Any]]]:
         "s",
         "device",
     ]
-    rows, told = [], set()
-    for name, cell in found["cells"].items():
-        training = cell["training"]
-        spent = found["trainings"].get(training) if training not in told else None
-        told.add(training)
-        rows.append(
-            [
-                name,
-                training or "–",
-                *(["–"] * 3 if spent is None else [spent["steps"], spent["tokens"], f"{spent['seconds']:.1f}"]),
-                cell["questions"],
-                cell["tokens"],
-                f"{cell['seconds']:.1f}",
-                cell["device"],
-            ]
-        )
+    rows: list[Cells] = []
+    counted: set[str | None] = {None}
+    for name, trial in sweep.trials.items():
+        spent = None if trial.training in counted else sweep.trainings.get(trial.training or "")
+        counted.add(trial.training)
+        training: Cells = ["–"] * 3 if spent is None else [spent.steps, spent.tokens, f"{spent.seconds:.1f}"]
+        took: Cells = [trial.questions, trial.tokens, f"{trial.seconds:.1f}", trial.device or "–"]
+        rows.append([name, trial.training or "–", *training, *took])
     return columns, rows
 
 
-def as_latex(found: Found) -> str:
-    """The table for a paper (needs booktabs); differences that are marked in Markdown have a star here too."""
-    metrics = _measured(found)
-    left = headings(found)
+def as_latex(sweep: SweepSummary) -> str:
+    """Return the table for a paper (needs booktabs); differences that are marked in Markdown have a star here too."""
+    left, metrics = headings(sweep), sweep.measured
     lines = [
-        f"% {found['recipe']}: {legend(found).strip()}",
+        f"% {sweep.recipe}: {legend(sweep).strip()}",
         f"\\begin{{tabular}}{{{'l' * len(left)}{'r' * (len(metrics) + 1)}}}",
         "\\toprule",
         " & ".join([*left, "seeds", *map(_tex, metrics)]) + " \\\\",
         "\\midrule",
     ]
-    for row in found["rows"]:
-        cells = [*map(_tex, names(found, row)), str(len(row["seeds"]))]
-        lines.append(" & ".join([*cells, *(_tex(shown(found, row, name)) for name in metrics)]) + " \\\\")
-    lines += [f"% {name}: {why}" for name, why in {**found["skipped"], **found["failed"]}.items()]
+    for row in sweep.rows:
+        cells = [*names(sweep, row), str(len(row.seeds)), *value_cells(sweep, row)]
+        lines.append(" & ".join(map(_tex, cells)) + " \\\\")
+    lines += [f"% {name}: {cause}" for name, cause in (sweep.skipped | sweep.failed).items()]
     return "\n".join([*lines, "\\bottomrule", "\\end{tabular}"]) + "\n"
 
 
-_TEX = {
+_TEX = str.maketrans({
     "\\": "\\textbackslash{}", "_": "\\_", "%": "\\%", "&": "\\&", "#": "\\#", "$": "\\$", "{": "\\{", "}": "\\}",
     "~": "\\textasciitilde{}", "^": "\\textasciicircum{}", "–": "--", "±": "$\\pm$", "*": "$^{*}$",
-}  # fmt: skip
+})  # fmt: skip
 
 
 def _tex(text: str) -> str:
-    return "".join(_TEX.get(letter, letter) for letter in text)
+    return text.translate(_TEX)
 
 
 CSV = (
-    "variant", "dataset", "arm", "group", "metric", "seeds", "samples", "clusters", "mean", "low", "high", "sd_between_seeds",
-    "by_seed", "difference", "difference_low", "difference_high", "p", "p_holm", "note",
+    "variant", "dataset", "condition", "group", "metric", "seeds", "samples", "clusters", "mean", "low", "high",
+    "sd_between_seeds", "by_seed", "difference", "difference_low", "difference_high", "p", "p_holm", "note",
 )  # fmt: skip
 
 
-def as_csv(found: Found) -> str:
-    """Every number, a line per variant, dataset, arm, group and metric; cells without numbers have a note."""
+def as_csv(sweep: SweepSummary) -> str:
+    """Return every number, a line per variant, dataset, condition, group and metric; trials without numbers have a note."""
     out = io.StringIO()
-    writer = csv.DictWriter(out, CSV, lineterminator="\n")
-    writer.writeheader()
-    for row in found["rows"]:
-        own = {key: row[key] for key in ("variant", "dataset", "arm")} | {"seeds": len(row["seeds"])}
-        for group, part in {"": row, **row["groups"]}.items():
-            for metric, each in part["metrics"].items():
-                test = (compared(found, row, metric) or {}) if not group else {}
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(CSV)
+    for row in sweep.rows:
+        for group, part in {"": row, **row.groups}.items():
+            for name, metric in part.metrics.items():
+                test = None if group else compared(sweep, row, name)
+                tested = [test.difference, test.low, test.high, test.p, test.p_holm] if test else [None] * 5
+                by_seed = " ".join("" if value is None else f"{value:.6g}" for value in metric.by_seed)
                 writer.writerow(
-                    {
-                        **own,
-                        "group": group,
-                        "metric": metric,
-                        "samples": each["n"],
-                        "clusters": each["clusters"],
-                        "mean": each["mean"],
-                        "low": each["low"],
-                        "high": each["high"],
-                        "sd_between_seeds": each["sd"],
-                        "by_seed": " ".join("" if value is None else f"{value:.6g}" for value in each["by_seed"]),
-                        "difference": test.get("difference"),
-                        "difference_low": test.get("low"),
-                        "difference_high": test.get("high"),
-                        "p": test.get("p"),
-                        "p_holm": test.get("p_holm"),
-                    }
-                )
-    for name, why in {**found["skipped"], **found["failed"]}.items():
-        writer.writerow({"variant": name, "note": why})
+                    [row.variant, row.dataset, row.condition, group, name, len(row.seeds), metric.n, metric.clusters,
+                     metric.mean, metric.low, metric.high, metric.sd, by_seed, *tested, ""]
+                )  # fmt: skip
+    for name, cause in (sweep.skipped | sweep.failed).items():
+        writer.writerow([name, *[""] * (len(CSV) - 2), cause])
     return out.getvalue()
 
 
-def _measured(found: Found) -> list[str]:
-    """The metrics that any row has."""
-    return [name for name in found["metrics"] if any(name in row["metrics"] for row in found["rows"])]
-
-
-def _markdown(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "".join(f"| {' | '.join(str(cell).replace('|', '/') for cell in line)} |\n" for line in lines)
+def _markdown(columns: Sequence[str], rows: Sequence[Cells]) -> str:
+    lines = [list(columns), ["---"] * len(columns), *([str(cell).replace("|", "/") for cell in row] for row in rows)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)

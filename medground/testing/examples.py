@@ -3,13 +3,13 @@
 import numpy as np
 
 from medground.geometry import Box, Point, Size
-from medground.types import Image, Messages, Query, SpatialPrompt, Target
+from medground.types import Image, Mask, Messages, Query, Region, SpatialPrompt, Target
 
 SIZES: dict[str, Size] = {"37x53 image": (37, 53), "1x1000 strip": (1, 1000), "1000x1 strip": (1000, 1)}
 
 
 def image(size: Size, *, grey: bool = False, seed: int = 0) -> Image:
-    """A bright ellipse on noise, H x W x 3 uint8; with `grey` the three channels are equal."""
+    """Return a bright ellipse on noise, H x W x 3 uint8; with `grey` the three channels are equal."""
     generator = np.random.default_rng(seed)
     rows, columns = np.mgrid[0 : size[0], 0 : size[1]]
     y, x = (rows + 0.5) / size[0], (columns + 0.5) / size[1]
@@ -19,49 +19,49 @@ def image(size: Size, *, grey: bool = False, seed: int = 0) -> Image:
 
 
 def images() -> dict[str, Image]:
-    """One image of each awkward shape, by what it is."""
-    made = {what: image(size) for what, size in SIZES.items()}
-    return made | {"grey 64x48 image": image((64, 48), grey=True)}
+    """Return one image of each awkward shape, by what it is."""
+    examples = {what: image(size) for what, size in SIZES.items()}
+    return examples | {"grey 64x48 image": image((64, 48), grey=True)}
 
 
 def box(size: Size) -> Box:
-    """A box round the middle of an image of `size`, at least a pixel each way."""
+    """Return a box round the middle of an image of `size`, at least a pixel each way."""
     height, width = size
     left, top = int(0.25 * width), int(0.2 * height)
     return Box(left, top, max(left + 1, round(0.75 * width)), max(top + 1, round(0.8 * height)))
 
 
 def points(size: Size) -> tuple[Point, Point]:
-    """Two key points inside `box(size)`."""
+    """Return two key points inside `box(size)`."""
     x1, y1, x2, y2 = box(size)
     return Point(x1 + 0.3 * (x2 - x1), y1 + 0.4 * (y2 - y1)), Point(x1 + 0.7 * (x2 - x1), y1 + 0.6 * (y2 - y1))
 
 
 def target(size: Size) -> Target:
-    """A filled box as truth: the box, two points inside, its mask."""
+    """Return a filled box as truth: the box, two points inside, its mask."""
     mask = np.zeros(size, dtype=bool)
     x1, y1, x2, y2 = (int(value) for value in box(size))
     mask[y1:y2, x1:x2] = True
-    return Target(box=box(size), points=points(size), mask=mask)
+    return Target(regions=(Region(box=box(size), points=points(size), mask=Mask(data=mask)),))
 
 
 def prompts(size: Size, accepts: frozenset[str]) -> list[SpatialPrompt]:
-    """One prompt for each combination of the kinds accepted."""
+    """Return one prompt for each combination of the kinds accepted."""
     frame, pair = box(size), points(size)
-    made = []
+    combinations = []
     if "box" in accepts:
-        made.append(SpatialPrompt(box=frame))
+        combinations.append(SpatialPrompt(box=frame))
     if "points" in accepts:
-        made += [SpatialPrompt(points=pair), SpatialPrompt(points=pair[:1])]
+        combinations += [SpatialPrompt(points=pair), SpatialPrompt(points=pair[:1])]
     if {"box", "points"} <= accepts:
-        made.append(SpatialPrompt(box=frame, points=pair))
+        combinations.append(SpatialPrompt(box=frame, points=pair))
     if {"points", "negative_points"} <= accepts:
-        made.append(SpatialPrompt(points=pair, labels=(1, 0)))
-    return made
+        combinations.append(SpatialPrompt(points=pair, labels=(1, 0)))
+    return combinations
 
 
 def hostile_prompts(size: Size) -> dict[str, SpatialPrompt]:
-    """Prompts that no segmenter is trained for, by what is odd about them."""
+    """Return prompts that no segmenter is trained for, by what is odd about them."""
     height, width = size
     return {
         "a box half outside": SpatialPrompt(box=Box(-width / 2, -height / 2, width / 2, height / 2)),
@@ -77,8 +77,8 @@ def hostile_prompts(size: Size) -> dict[str, SpatialPrompt]:
 
 
 def conversations() -> list[Messages]:
-    """Three conversations about three images: one user turn each, image first."""
-    asked = [
+    """Return three conversations about three images: one user turn each, image first."""
+    questions = [
         ((56, 84), "Which region explains the shadow on this side?"),
         ((37, 53), "Where would you look first, and why?"),
         ((64, 48), "Welcher Bereich erklärt die Beschwerden?"),
@@ -93,10 +93,10 @@ def conversations() -> list[Messages]:
                 ],
             }
         ]
-        for number, (size, question) in enumerate(asked)
+        for number, (size, question) in enumerate(questions)
     ]
 
 
 def query(size: Size = (37, 53)) -> Query:
-    """One question about `image(size)`."""
+    """Return one question about `image(size)`."""
     return Query(image=image(size), question="Which region explains the shadow on this side?", id="conformance")

@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from medground.hookspecs import Factory
-from medground.registry import RESERVED
+from medground.hookspecs import RESERVED, Factory
 from medground.types import Mask
 
 
@@ -35,15 +34,15 @@ class Findings:
         self.culprits: dict[str, list[str]] = {}
         self.first: BaseException | None = None
 
-    def expect(self, kept: Any, promise: str, culprit: str = "") -> bool:
+    def expect(self, holds: Any, promise: str, culprit: str = "") -> bool:
         """Note `promise` as broken by `culprit` unless `kept`."""
-        if not kept:
+        if not holds:
             self.culprits.setdefault(promise, []).append(culprit)
-        return bool(kept)
+        return bool(holds)
 
     @contextlib.contextmanager
     def attempt(self, promise: str, culprit: str = "") -> Iterator[None]:
-        """Whatever the component raises inside breaks `promise`; the check goes on after the block."""
+        """Count whatever the component raises inside as breaking `promise`, and continue after the block."""
         try:
             yield
         except Exception as error:  # noqa: BLE001 any failure of the component under test is a finding
@@ -58,7 +57,7 @@ class Findings:
         """Raise for what was found, if anything; the first exception of the component is the cause."""
         if self.culprits:
             raise ConformanceError(
-                self.subject, [_sentence(promise, found) for promise, found in self.culprits.items()]
+                self.subject, [_sentence(promise, culprits) for promise, culprits in self.culprits.items()]
             ) from self.first
 
 
@@ -68,7 +67,7 @@ def _sentence(promise: str, culprits: list[str]) -> str:
 
 
 def shown(value: Any) -> str:
-    """A value for a sentence: arrays by shape and dtype, the rest by a short repr."""
+    """Return a value for a sentence: arrays by shape and dtype, the rest by a short repr."""
     if isinstance(value, np.ndarray):
         return f"{value.shape} {value.dtype}"
     if isinstance(value, Mask):
@@ -81,7 +80,7 @@ def shown(value: Any) -> str:
 
 
 def make(factory: Factory, arguments: dict[str, Any], findings: Findings) -> Any:
-    """The component, after its factory's own promises: flat keyword-only arguments, defaults, picklable."""
+    """Return the component, after its factory's own promises: flat keyword-only arguments, defaults, picklable."""
     for parameter in inspect.signature(factory).parameters.values():
         findings.expect(
             parameter.name not in RESERVED, "no parameter may be a word of recipes, name or weight", str(parameter)
@@ -108,7 +107,7 @@ def make(factory: Factory, arguments: dict[str, Any], findings: Findings) -> Any
 
 
 def check_kinds(holder: Any, attribute: str, findings: Findings) -> frozenset[str]:
-    """The prompt kinds an attribute declares; where it is malformed, as much of it as can be used to go on."""
+    """Return the prompt kinds an attribute declares; where it is malformed, as much of it as can be used to go on."""
     known = {"box", "points", "negative_points"}
     value = getattr(holder, attribute, None)
     good = isinstance(value, frozenset) and value and value <= known

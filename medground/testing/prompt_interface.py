@@ -43,7 +43,7 @@ def check_prompt_interface(factory: Factory, /, **arguments: Any) -> None:
 
 
 def nasty_texts(interface: Any) -> Iterator[str]:
-    """What models really write when they fail: cut off, doubled, unbalanced, huge, not numbers, not text."""
+    """Yield what models really write when they fail: cut off, doubled, unbalanced, huge, not numbers, not text."""
     perfect = ""
     size = (37, 53)
     try:
@@ -64,8 +64,8 @@ def nasty_texts(interface: Any) -> Iterator[str]:
     generator = np.random.default_rng(0)
     for _ in range(100 if perfect else 0):
         letters = list(perfect)
-        for place in generator.integers(0, len(letters), size=4):
-            letters[place] = str(generator.choice(list('{}[]<>/":,0-.eN \\\n')))
+        for index in generator.integers(0, len(letters), size=4):
+            letters[index] = str(generator.choice(list('{}[]<>/":,0-.eN \\\n')))
         yield "".join(letters)
 
 
@@ -112,30 +112,31 @@ def _check_render(interface: Any, query: Query, findings: Findings) -> None:
 def _check_round_trip(
     interface: Any, provides: frozenset[str], size: Size, frame: Frame | None, findings: Findings
 ) -> None:
-    truth = examples.target(size)
-    text = interface.answer(truth) if frame is None else interface.answer(truth, frame=frame, size=size)
+    target = examples.target(size)
+    (truth,) = target.regions
+    text = interface.answer(target) if frame is None else interface.answer(target, frame=frame, size=size)
     if not findings.expect(isinstance(text, str), "answer gives text", shown(text)):
         return
     grounding = interface.parse(Completion(text=text, frame=frame), size)
     where = f"a {size} image through {frame}"
-    if not findings.expect(
-        grounding.fault is None and grounding.prompt is not None,
-        "parse reads the ideal answer",
-        f"{grounding.fault} for {where}: {text[:200]!r}",
-    ):
+    region = grounding.region if grounding.fault is None else None
+    findings.expect(
+        region is not None, "parse reads the ideal answer", f"{grounding.fault} for {where}: {text[:200]!r}"
+    )
+    if region is None:
         return
     unit = np.array((frame or pixels(size)).unit(size))
     if frame is not None and frame.kind == "unit":
         unit = unit / 1000  # a fraction needs at least three decimals
     pairs: dict[str, tuple[Any, Any]] = {
-        "box": (grounding.prompt.box, truth.box),
-        "points": (grounding.prompt.points, truth.points),
+        "box": (region.box, truth.box),
+        "points": (region.points, truth.points),
     }
     for kind in sorted(provides & set(pairs)):
-        found, wanted = pairs[kind]
+        value, wanted = pairs[kind]
         drift = np.inf
-        if found is not None and np.size(found) == np.size(wanted):
-            step = np.abs(np.reshape(found, (-1, 2)) - np.reshape(wanted, (-1, 2))) / unit
+        if value is not None and np.size(value) == np.size(wanted):
+            step = np.abs(np.reshape(value, (-1, 2)) - np.reshape(wanted, (-1, 2))) / unit
             drift = float(step.max())
         findings.expect(
             drift <= 0.5 + 1e-6, f"{kind}: at most half a model unit of drift", f"by {drift:.3g} for {where}"
@@ -155,25 +156,26 @@ def _check_think(interface: Any, findings: Findings) -> None:
 
 def _check_total(interface: Any, text: str, findings: Findings) -> None:
     size = (37, 53)
-    said = repr(text if len(text) <= 60 else f"{text[:40]}... ({len(text)} characters)")
+    quoted = repr(text if len(text) <= 60 else f"{text[:40]}... ({len(text)} characters)")
     completion = Completion(text=text, frame=pixels(size))
-    with findings.attempt("parse never raises, whatever the text", said):
-        for one in (completion, replace(completion, frame=None), replace(completion, finish_reason="length")):
-            _check_grounding(interface.parse(one, size), said, findings)
+    with findings.attempt("parse never raises, whatever the text", quoted):
+        for variant in (completion, replace(completion, frame=None), replace(completion, finish_reason="length")):
+            _check_grounding(interface.parse(variant, size), quoted, findings)
 
 
-def _check_grounding(grounding: Any, said: str, findings: Findings) -> None:
+def _check_grounding(grounding: Any, quoted: str, findings: Findings) -> None:
     if not findings.expect(
-        isinstance(grounding, Grounding), "parse gives a Grounding", f"{shown(grounding)} for {said}"
+        isinstance(grounding, Grounding), "parse gives a Grounding", f"{shown(grounding)} for {quoted}"
     ):
         return
-    fault, prompt = grounding.fault, grounding.prompt
+    fault, regions = grounding.fault, grounding.regions
     findings.expect(fault is None or isinstance(fault, Fault), "a fault is a medground.types.Fault", shown(fault))
-    findings.expect(fault is not None or prompt is not None, "without a fault there is a prompt", said)
-    if prompt is not None:
-        numbers = [*(prompt.box or ()), *(value for point in prompt.points for value in point)]
-        findings.expect(np.isfinite(numbers).all(), "a prompt is finite", f"{numbers} for {said}")
+    findings.expect(fault is not None or regions, "without a fault there is a region", quoted)
+    for region in regions:
+        numbers = [*(region.box or ()), *(value for point in region.points for value in point)]
+        findings.expect(np.isfinite(numbers).all(), "a region is finite", f"{numbers} for {quoted}")
+        findings.expect(region.prompt() is not None, "a region has a box, points, or both", quoted)
     for what in ("answer_level", "think_level"):
         level = getattr(grounding, what)
         good = (level is None and what == "think_level") or (level is not None and 0 <= level <= 1)
-        findings.expect(good, f"{what} lies in [0, 1]", f"{level!r} for {said}")
+        findings.expect(good, f"{what} lies in [0, 1]", f"{level!r} for {quoted}")

@@ -40,28 +40,28 @@ def _check_sampling(reasoner: Any, sampling: Sampling, findings: Findings) -> No
     if not _well_formed(reasoner, conversations, groups, sampling, findings):
         return
     how = f"temperature {sampling.temperature}, seed {sampling.seed}"
-    said = _texts(groups)
+    texts = _texts(groups)
     again = _texts(reasoner.generate(conversations, sampling))
-    findings.expect(again == said, "the same call writes the same text every time", how)
+    findings.expect(again == texts, "the same call writes the same text every time", how)
     backwards = _texts(reasoner.generate(conversations[::-1], sampling))[::-1]
-    findings.expect(backwards == said, "a completion does not depend on the order of the batch", how)
+    findings.expect(backwards == texts, "a completion does not depend on the order of the batch", how)
     alone = [_texts(reasoner.generate([conversation], sampling))[0] for conversation in conversations]
-    findings.expect(alone == said, "a completion does not depend on what else is in the batch", how)
+    findings.expect(alone == texts, "a completion does not depend on what else is in the batch", how)
     first = _texts(reasoner.generate(conversations, replace(sampling, num_generations=1)))
     findings.expect(
-        [group[:1] for group in said] == first, "a completion does not depend on how many are asked for", how
+        [group[:1] for group in texts] == first, "a completion does not depend on how many are asked for", how
     )
 
 
 def _well_formed(
     reasoner: Any, conversations: Sequence[Messages], groups: Any, sampling: Sampling, findings: Findings
 ) -> bool:
-    asked = len(conversations)
-    found = len(findings.culprits)
+    count = len(conversations)
+    broken_before = len(findings.culprits)
     if not findings.expect(
-        isinstance(groups, list) and len(groups) == asked,
+        isinstance(groups, list) and len(groups) == count,
         "generate gives a list with one list per conversation",
-        f"{shown(groups)} for {asked}",
+        f"{shown(groups)} for {count}",
     ):
         return False
     for messages, group in zip(conversations, groups, strict=True):
@@ -72,7 +72,7 @@ def _well_formed(
             for completion in group:
                 _check_completion(completion, findings)
                 _check_frame(reasoner, messages, completion, findings)
-    return len(findings.culprits) == found
+    return len(findings.culprits) == broken_before
 
 
 def _check_frame(reasoner: Any, messages: Messages, completion: Any, findings: Findings) -> None:

@@ -20,10 +20,11 @@ from medground.types import (
     Fault,
     Grounding,
     Mask,
+    Region,
     RewardResult,
     Rollout,
     Sample,
-    SpatialPrompt,
+    Target,
 )
 
 SIZE = (37, 53)
@@ -57,50 +58,50 @@ def check_reward(factory: Factory, /, **arguments: Any) -> None:
 
 
 def example_rollouts() -> dict[str, Rollout]:
-    """Rollouts of one sample, by what they hold: the perfect answer, poor ones, every fault, everything missing."""
-    truth = examples.target(SIZE)
-    sample = Sample(query=examples.query(SIZE), target=truth, labels={"modality": "CT"})
+    """Return the rollouts of one sample, by what they hold: the perfect answer, poor ones, every fault, everything missing."""
+    (truth,) = examples.target(SIZE).regions
+    sample = Sample(query=examples.query(SIZE), target=examples.target(SIZE), labels={"modality": "CT"})
     assert truth.mask is not None
     far = (Point(1.5, 1.5), Point(4.5, 2.5))
     groundings = {
-        "the perfect answer": _said(truth.box, truth.points),
-        "the points the other way round": _said(truth.box, truth.points[::-1]),
-        "an answer elsewhere": _said(Box(0, 0, 6, 4), far),
-        "a box alone": _said(truth.box, ()),
-        "points alone": _said(None, truth.points),
-        "one point alone": _said(None, truth.points[:1]),
-        "three points": _said(truth.box, (*truth.points, far[0])),
-        "coincident points": replace(_said(truth.box, truth.points[:1] * 2), fault=Fault.POINTS_EQUAL),
-        "a box without area": replace(_said(Box(5, 5, 5, 5), truth.points), fault=Fault.DEGENERATE_BOX),
-        "an inverted box": replace(_said(Box(40, 30, 10, 8), truth.points), fault=Fault.INVERTED_BOX),
-        "an answer far outside": replace(_said(Box(-900, -900, 9000, 9000), far), fault=Fault.OUT_OF_FRAME),
-        "an answer without thoughts": replace(_said(truth.box, truth.points), think=None, think_level=None),
+        "the perfect answer": _answer(truth.box, truth.points),
+        "the points the other way round": _answer(truth.box, truth.points[::-1]),
+        "an answer elsewhere": _answer(Box(0, 0, 6, 4), far),
+        "a box alone": _answer(truth.box, ()),
+        "points alone": _answer(None, truth.points),
+        "one point alone": _answer(None, truth.points[:1]),
+        "three points": _answer(truth.box, (*truth.points, far[0])),
+        "coincident points": replace(_answer(truth.box, truth.points[:1] * 2), fault=Fault.POINTS_EQUAL),
+        "a box without area": replace(_answer(Box(5, 5, 5, 5), truth.points), fault=Fault.DEGENERATE_BOX),
+        "an inverted box": replace(_answer(Box(40, 30, 10, 8), truth.points), fault=Fault.INVERTED_BOX),
+        "an answer far outside": replace(_answer(Box(-900, -900, 9000, 9000), far), fault=Fault.OUT_OF_FRAME),
+        "an answer without thoughts": replace(_answer(truth.box, truth.points), think=None, think_level=None),
     }
-    masks = {"perfect": truth.mask, "empty": np.zeros(SIZE, bool), "full": np.ones(SIZE, bool)}
-    made = {}
+    masks = {"perfect": truth.mask.data, "empty": np.zeros(SIZE, bool), "full": np.ones(SIZE, bool)}
+    rollouts = {}
     for what, grounding in groundings.items():
         shape = "perfect" if what == "the perfect answer" else "full"
-        made[what] = _rollout(sample, grounding, Mask(data=masks[shape], score=0.5))
-    made["an empty mask"] = _rollout(sample, groundings["the perfect answer"], Mask(data=masks["empty"], score=0.0))
-    made["no mask"] = _rollout(sample, groundings["the perfect answer"], None)
-    unmasked = replace(sample, target=replace(truth, mask=None))
-    made["a truth without a mask"] = replace(made["the perfect answer"], sample=unmasked)
-    made["a truth without a mask and no mask"] = replace(made["no mask"], sample=unmasked)
+        rollouts[what] = _rollout(sample, grounding, Mask(data=masks[shape], score=0.5))
+    rollouts["an empty mask"] = _rollout(sample, groundings["the perfect answer"], Mask(data=masks["empty"], score=0.0))
+    rollouts["no mask"] = _rollout(sample, groundings["the perfect answer"], None)
+    unmasked = replace(sample, target=Target(regions=(replace(truth, mask=None),)))
+    rollouts["a truth without a mask"] = replace(rollouts["the perfect answer"], sample=unmasked)
+    rollouts["a truth without a mask and no mask"] = replace(rollouts["no mask"], sample=unmasked)
     for fault in Fault:
-        nothing = Grounding(prompt=None, fault=fault, think="", think_level=0.0, answer_level=0.0)
+        nothing = Grounding(fault=fault, think="", think_level=0.0, answer_level=0.0)
         rollout = _rollout(sample, nothing, None, text="")
-        made[f"nothing, for {fault}"] = rollout if fault.of_model else replace(rollout, fault=fault, cause="a test")
-    return made
+        rollouts[f"nothing, for {fault}"] = rollout if fault.of_model else replace(rollout, fault=fault, cause="a test")
+    return rollouts
 
 
 def _wiring(forgiven: bool) -> contextlib.AbstractContextManager[None]:
     return contextlib.suppress(RunError) if forgiven else contextlib.nullcontext()
 
 
-def _said(box: Box | None, points: tuple[Point, ...]) -> Grounding:
+def _answer(box: Box | None, points: tuple[Point, ...]) -> Grounding:
     raw = {"bbox": None if box is None else list(box), "points": [list(point) for point in points]}
     return Grounding(
-        prompt=SpatialPrompt(box=box, points=points),
+        regions=(Region(box=box, points=points),),
         think="It is brighter.",
         think_level=1.0,
         answer_level=1.0,
@@ -110,9 +111,8 @@ def _said(box: Box | None, points: tuple[Point, ...]) -> Grounding:
 
 def _rollout(sample: Sample, grounding: Grounding, mask: Mask | None, text: str | None = None) -> Rollout:
     written = f"<think>{grounding.think}</think><answer>{grounding.raw}</answer>" if text is None else text
-    return Rollout(
-        sample=sample, completion=Completion(text=written, frame=pixels(SIZE)), grounding=grounding, mask=mask
-    )
+    masked = grounding.with_masks([mask] * len(grounding.regions))
+    return Rollout(sample=sample, completion=Completion(text=written, frame=pixels(SIZE)), grounding=masked)
 
 
 def _limits(term: Any, findings: Findings) -> tuple[float, float]:
@@ -180,7 +180,7 @@ def _check_mask_unread(
 ) -> None:
     for what, result in results.items():
         with findings.attempt("every rollout can be scored", f"{what} without its mask"):
-            bare = _value(term(replace(rollouts[what], mask=None)))
+            bare = _value(term(replace(rollouts[what], grounding=rollouts[what].grounding.with_masks([]))))
             findings.expect(
                 bare == result.value,
                 "a term with needs_mask = False does not read the mask",

@@ -79,9 +79,9 @@ def _check_batch(segmenter: Any, accepts: frozenset[str], findings: Findings) ->
             len(together) == len(images), promise, f"{len(together)} lists for {len(images)} images"
         ):
             return
-        for number, (image, asked, masks) in enumerate(zip(images, prompts, together, strict=True)):
-            if _well_formed(masks, asked, image, "segment_batch", findings):
-                alone = segmenter.segment(image, asked)
+        for number, (image, image_prompts, masks) in enumerate(zip(images, prompts, together, strict=True)):
+            if _well_formed(masks, image_prompts, image, "segment_batch", findings):
+                alone = segmenter.segment(image, image_prompts)
                 findings.expect(_same(masks, alone, TOLERANCE), promise, f"image {number} differs")
         none = segmenter.segment_batch([], [])
         findings.expect(none == [], promise, f"no images give {shown(none)}")
@@ -91,17 +91,17 @@ def _well_formed(masks: Any, prompts: Sequence[SpatialPrompt], image: Image, wha
     listed = isinstance(masks, list) and len(masks) == len(prompts)
     if not findings.expect(listed, "segment gives a list with one mask per prompt", f"{what} gives {shown(masks)}"):
         return False
-    kept = True
+    good = True
     for mask in masks:
         if not findings.expect(isinstance(mask, Mask), "segment gives medground.Mask", shown(mask)):
-            kept = False
+            good = False
             continue
         shaped = isinstance(mask.data, np.ndarray) and mask.data.shape == _size(image) and mask.data.dtype == np.bool_
         wanted = f"{shown(mask.data)} for a {_size(image)} image ({what})"
-        kept &= findings.expect(shaped, "a mask is bool at the size of its image", wanted)
+        good &= findings.expect(shaped, "a mask is bool at the size of its image", wanted)
         finite = isinstance(mask.score, float) and np.isfinite(mask.score)
-        kept &= findings.expect(finite, "a mask's score is a finite float", f"{mask.score!r} ({what})")
-    return kept
+        good &= findings.expect(finite, "a mask's score is a finite float", f"{mask.score!r} ({what})")
+    return good
 
 
 def _same(first: Sequence[Mask], second: Sequence[Mask], tolerance: float) -> bool:

@@ -1,7 +1,7 @@
-"""What an engine saves, in one form whatever the engine and however many ranks: so a run saved on two goes on on one.
+"""The state of an engine on disk, in one form for all engines and numbers of ranks: a run saved on two continues on one.
 
 ``engine.safetensors``, and ``engine-00001.safetensors`` and so on where it grows large, hold every trained parameter in
-float32 as ``parameter/<name>`` and its optimiser state as ``<key>/<name>``, each tensor whole.
+float32 as ``parameter/<name>`` and its optimizer state as ``<key>/<name>``, each tensor whole.
 """
 
 from collections.abc import Iterable, Iterator
@@ -15,26 +15,26 @@ if TYPE_CHECKING:
 
 PARAMETER = "parameter"
 SHARD = 4 * 2**30
-"""Bytes after which a new file is begun, so that a large state is never held at once."""
+"""Bytes after which a new file is begun, so that a large state is never in memory at once."""
 
 
 def write(folder: Path, tensors: "Iterable[tuple[str, Tensor]]") -> None:
     """Write named tensors, one after the other."""
     from safetensors.torch import save_file
 
-    held: dict[str, Tensor] = {}
+    shard: dict[str, Tensor] = {}
     size = shards = 0
     for name, tensor in tensors:
-        if held and size + tensor.nbytes > SHARD:
-            save_file(held, folder / _name(shards))
-            held, size, shards = {}, 0, shards + 1
-        held[name] = tensor.detach().cpu().contiguous()
+        if shard and size + tensor.nbytes > SHARD:
+            save_file(shard, folder / _name(shards))
+            shard, size, shards = {}, 0, shards + 1
+        shard[name] = tensor.detach().cpu().contiguous()
         size += tensor.nbytes
-    save_file(held, folder / _name(shards))
+    save_file(shard, folder / _name(shards))
 
 
 def read(folder: Path, trained: Iterable[str]) -> "Iterator[tuple[str, str, Tensor]]":
-    """(key, parameter's name, tensor) of everything that `write` wrote.
+    """Yield (key, parameter's name, tensor) of everything that `write` wrote.
 
     Args:
         folder: of the checkpoint.
@@ -49,8 +49,8 @@ def read(folder: Path, trained: Iterable[str]) -> "Iterator[tuple[str, str, Tens
     for path in sorted(folder.glob("engine*.safetensors")):
         with safe_open(path, framework="pt") as file:
             names |= dict.fromkeys(file.keys(), path)
-    found = {name.removeprefix(f"{PARAMETER}/") for name in names if name.startswith(f"{PARAMETER}/")}
-    if odd := sorted(found ^ set(trained)):
+    saved = {name.removeprefix(f"{PARAMETER}/") for name in names if name.startswith(f"{PARAMETER}/")}
+    if odd := sorted(saved ^ set(trained)):
         raise RunError(
             f"the checkpoint was trained on other parameters: {odd[0]} is on one side only",
             hint="resume with the recipe the run was started with",

@@ -1,7 +1,7 @@
-"""Several processes for one run: how ``medground train`` starts them on one machine, and how they leave.
+"""Several processes for one run: how ``medground train`` starts them on one machine, and how they end.
 
 Every process runs the same command with the environment variables torchrun sets; torchrun itself, DeepSpeed's launcher or
-a cluster's may start them just as well. SIGTERM or Ctrl-C is passed on once; a process that fails takes the others along.
+a cluster's may start them just as well. SIGTERM or Ctrl-C is forwarded once; a process that fails ends the others.
 """
 
 import math
@@ -22,43 +22,35 @@ GRACE = 15.0
 """Seconds that the others have to end by themselves once a process has failed."""
 
 
-def ranks() -> int:
-    """How many processes were started together with this one."""
+def world_size() -> int:
+    """Return the number of processes that were started together, this one included."""
     return int(os.environ.get("WORLD_SIZE") or 1)
 
 
 def rank() -> int:
-    """Which of them this one is."""
+    """Return the number of this process among them, from 0."""
     return int(os.environ.get("RANK") or 0)
 
 
 def launched() -> bool:
-    """Whether something has started this process as one of several (or of one)."""
+    """Return True if a launcher has started this process, as one of several (or of one)."""
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ
 
 
-def dealt(hands: Sequence[Sequence[T]]) -> list[T]:
-    """What was dealt out to ranks in turn, in its order again.
+def interleave(shares: Sequence[Sequence[T]]) -> list[T]:
+    """Return what ranks share out in turn, in its order again.
 
-    >>> dealt(["ace", "bd"])
+    >>> interleave(["ace", "bd"])
     ['a', 'b', 'c', 'd', 'e']
     """
-    return [hand[place] for place in range(max(map(len, hands))) for hand in hands if place < len(hand)]
+    return [share[index] for index in range(max(map(len, shares))) for share in shares if index < len(share)]
 
 
-def declare_no_accelerator() -> None:
-    """Tell DeepSpeed, before it is imported, that it computes on CPUs where it does: it warns where it must find out."""
-    import torch
-
-    if not torch.accelerator.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
-
-
-def leave(code: int) -> NoReturn:
+def exit_process(code: int) -> NoReturn:
     """End this process.
 
-    One of several goes without Python's teardown: threads of communication libraries may abort in it, now and then, after
-    all work is done, and the launcher would take that for a failure.
+    One of several ends without Python's teardown: threads of communication libraries may abort in it after all work is
+    done, and the launcher would take that for a failure.
     """
     if not launched():
         sys.exit(code)
@@ -69,7 +61,7 @@ def leave(code: int) -> NoReturn:
 
 
 def start(arguments: Sequence[str], count: int) -> int:
-    """Run ``medground ARGUMENTS`` in so many processes; return the exit code of the run.
+    """Run ``medground ARGUMENTS`` in `count` processes; return the exit code of the run.
 
     Raises:
         RunError: if one of them was killed.
@@ -79,25 +71,25 @@ def start(arguments: Sequence[str], count: int) -> int:
         subprocess.Popen(
             [sys.executable, "-m", "medground", *arguments],
             env={**os.environ, **_environment(number, count, port)},
-            start_new_session=True,  # a terminal's Ctrl-C reaches this process alone, which passes it on once
+            start_new_session=True,  # a terminal's Ctrl-C reaches this process alone, which forwards it once
         )
         for number in range(count)
     ]
-    with _passing_on(children):
+    with _forward_signals(children):
         failed = _wait(children)
     if failed is None:
         return 0
-    who, code = failed
+    failed_rank, code = failed
     if code < 0:
         raise RunError(
-            f"process {who} of {count} was killed by {signal.Signals(-code).name}, and the others were stopped",
-            hint="the newest checkpoint is whole: add --resume to continue from it",
+            f"process {failed_rank} of {count} was killed by {signal.Signals(-code).name}, and the others were stopped",
+            hint="add --resume to continue from the newest checkpoint",
         )
     return code
 
 
 def _wait(children: "Sequence[subprocess.Popen[bytes]]") -> tuple[int, int] | None:
-    """Until all have ended; once one has failed, the others have a moment and are then killed.
+    """Wait until all have ended; once one has failed, kill the others after `GRACE` seconds.
 
     Returns:
         the rank and the code of the one that failed first, of several one that was killed; None if none did.
@@ -121,17 +113,17 @@ def _failed(children: "Sequence[subprocess.Popen[bytes]]") -> tuple[int, int] | 
 
 
 @contextmanager
-def _passing_on(children: "Sequence[subprocess.Popen[bytes]]") -> Iterator[None]:
-    """Within, a first SIGINT or SIGTERM is passed on as SIGTERM, a second one as SIGKILL."""
-    asked: list[int] = []
+def _forward_signals(children: "Sequence[subprocess.Popen[bytes]]") -> Iterator[None]:
+    """Forward a first SIGINT or SIGTERM as SIGTERM, a second one as SIGKILL."""
+    received: list[int] = []
 
-    def pass_on(number: int, _: object) -> None:
+    def forward(number: int, _: object) -> None:
         for child in children:
             if child.poll() is None:
-                child.send_signal(signal.SIGKILL if asked else signal.SIGTERM)
-        asked.append(number)
+                child.send_signal(signal.SIGKILL if received else signal.SIGTERM)
+        received.append(number)
 
-    handlers: dict[int, Callable[[int, object], None]] = dict.fromkeys((signal.SIGINT, signal.SIGTERM), pass_on)
+    handlers: dict[int, Callable[[int, object], None]] = dict.fromkeys((signal.SIGINT, signal.SIGTERM), forward)
     previous = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield
@@ -154,6 +146,6 @@ def _environment(number: int, count: int, port: int) -> Mapping[str, str]:
 
 
 def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])

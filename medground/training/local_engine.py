@@ -16,14 +16,14 @@ from medground.training import engine_state
 class LocalEngine:
     """See `medground.protocols.Engine`.
 
-    Parameters that are not float32 get a float32 copy that the optimiser works on: at usual learning rates an update is
+    Parameters that are not float32 get a float32 copy that the optimizer works on: at usual learning rates an update is
     smaller than the spacing of bfloat16 numbers and would be lost.
     """
 
     rank = 0
     world_size = 1
-    even = False
-    stage = 0
+    lockstep = False
+    zero_stage = 0
     offload = False
 
     def prepare(
@@ -35,12 +35,12 @@ class LocalEngine:
     ) -> nn.Module:
         """See `Engine.prepare`."""
         self.policy = policy
-        self.live = {name: each for name, each in policy.named_parameters() if each.requires_grad}
+        self.live = {name: value for name, value in policy.named_parameters() if value.requires_grad}
         if not self.live:
             raise RunError("the reasoner has no parameter that trains", hint="set reasoner.lora_rank, or freeze less")
         self.masters = {
-            name: each if each.dtype == torch.float32 else nn.Parameter(each.detach().float())
-            for name, each in self.live.items()
+            name: live if live.dtype == torch.float32 else nn.Parameter(live.detach().float())
+            for name, live in self.live.items()
         }
         self.max_grad_norm = max_grad_norm if max_grad_norm > 0 else math.inf
         self.optimizer = optimizer(self.masters.values())
@@ -52,11 +52,11 @@ class LocalEngine:
 
     def step(self, learning_rate: float) -> float:
         """See `Engine.step`."""
-        untouched = all(each.grad is None for each in self.live.values())
+        untouched = all(parameter.grad is None for parameter in self.live.values())
         for name, master in self.masters.items():
             grad = self.live[name].grad
             if untouched:
-                # Only groups that teach nothing: their gradient is zero, and the optimiser is told so.
+                # Only groups without a signal: their gradient is zero, and the optimizer steps with it.
                 master.grad = torch.zeros_like(master)
             elif grad is not None:
                 master.grad = grad.float()
@@ -78,21 +78,21 @@ class LocalEngine:
         """See `Engine.all_reduce`."""
         return dict(sums)
 
-    def gather(self, mine: Any) -> list[Any]:
+    def gather(self, value: Any) -> list[Any]:
         """See `Engine.gather`."""
-        return [mine]
+        return [value]
 
-    def whole(self) -> AbstractContextManager[None]:
-        """See `Engine.whole`."""
+    def full_parameters(self) -> AbstractContextManager[None]:
+        """See `Engine.full_parameters`."""
         return nullcontext()
 
     def named_weights(self) -> Iterator[tuple[str, Tensor]]:
         """See `Engine.named_weights`."""
-        yield from ((name, each.detach()) for name, each in self.policy.state_dict().items())
+        yield from ((name, value.detach()) for name, value in self.policy.state_dict().items())
 
     def save(self, folder: Path) -> None:
         """See `Engine.save`."""
-        parameters = [(f"{engine_state.PARAMETER}/{name}", each) for name, each in self.masters.items()]
+        parameters = [(f"{engine_state.PARAMETER}/{name}", master) for name, master in self.masters.items()]
         states = [
             (f"{key}/{name}", value)
             for name, master in self.masters.items()
@@ -111,8 +111,8 @@ class LocalEngine:
                 self.optimizer.state[master][key] = value.to(master.device) if value.dim() else value
         self._publish()
 
-    def close(self) -> None:
-        """See `Engine.close`; there is nobody to part from."""
+    def shutdown(self) -> None:
+        """See `Engine.shutdown`; no-op with one process."""
 
     @torch.no_grad()
     def _publish(self) -> None:

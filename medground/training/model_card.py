@@ -1,28 +1,31 @@
 """The model card of an exported run: what its folder records, and nothing that it does not."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from medground.evaluation.metrics import DEFINITIONS
 from medground.recipe import Recipe
 from medground.report import STATEMENT
+from medground.runs.folder import RunMetadata
+from medground.training.method import TrainingState
 
 
 def model_card(
     *,
-    about: Mapping[str, Any],
+    metadata: RunMetadata,
     recipe: Recipe,
-    state: Mapping[str, Any],
+    state: TrainingState,
     last: Mapping[str, Any],
     validation: Mapping[str, Any],
     adapter: bool,
     prompt: str | None,
 ) -> str:
-    """The card as Markdown with its front matter.
+    """Return the card as Markdown with its front matter.
 
     Args:
-        about: the run's ``run.json``.
+        metadata: the run's ``run.json``.
         recipe: what was trained.
         state: the checkpoint's state.
         last: the event of its last step.
@@ -34,11 +37,11 @@ def model_card(
     parts = [
         f"---\nlibrary_name: {'peft' if adapter else 'transformers'}\npipeline_tag: image-text-to-text",
         f"tags: [medground, {kind}]\n---\n",
-        f"# {about.get('recipe', recipe.name)}\n",
+        f"# {metadata.recipe or recipe.name}\n",
         f"{STATEMENT}\n",
         "Everything below was recorded by the run that trained this model. What it does not say is not known.\n",
         "## Training\n",
-        _table(("what", "value"), _training(about, recipe, state, kind)),
+        _table(("what", "value"), _training(metadata, recipe, state, kind)),
         "## Rewards\n\n" + _table(("term", "component", "weight"), _terms(recipe)) if recipe.terms else "",
         "## Measured on the split that chose the checkpoint\n"
         if _chose(recipe)
@@ -60,21 +63,22 @@ LAST = ("reward", "reward_std", "loss", "kl", "entropy", "completions/mean_lengt
 """What is told of the last step."""
 
 
-def _training(about: Mapping[str, Any], recipe: Recipe, state: Mapping[str, Any], kind: str) -> list[tuple[str, str]]:
-    name, arguments = recipe.component("reasoner")
-    settings = ", ".join(f"{key}={value}" for key, value in recipe.settings(kind).items() if value is not None)
-    versions = ", ".join(f"{package} {version}" for package, version in about.get("versions", {}).items())
-    plugins = ", ".join(f"{component} ({owner})" for component, owner in about.get("plugins", {}).items())
+def _training(metadata: RunMetadata, recipe: Recipe, state: TrainingState, kind: str) -> list[tuple[str, str]]:
+    reasoner = recipe.component("reasoner")
+    config = asdict(recipe.config.grpo if kind == "grpo" else recipe.config.sft)
+    settings = ", ".join(f"{key}={value}" for key, value in config.items() if value is not None)
+    versions = ", ".join(f"{package} {version}" for package, version in metadata.versions.items())
+    plugins = ", ".join(f"{component} ({owner})" for component, owner in metadata.plugins.items())
     rows = [
         ("method", kind.upper()),
-        ("reasoner", name),
-        ("started from", _origin(arguments)),
-        ("steps", f"{state['step']:,} of {about.get('planned_steps', '?')}, {len(state['skipped'])} of them skipped"),
-        ("tokens trained on", f"{state['tokens']:,}"),
-        ("training samples", f"{about.get('samples', '?')}"),
-        ("checkpoint rule", str(about.get("checkpoint_rule", "not recorded"))),
-        ("seed", str(about.get("seed", "not recorded"))),
-        *((key.replace("_", " "), str(value)) for key, value in about.items() if key.endswith("sha256") and value),
+        ("reasoner", reasoner.name),
+        ("started from", _origin(reasoner.arguments)),
+        ("steps", f"{state.step:,} of {metadata.planned_steps or '?'}, {len(state.skipped)} of them skipped"),
+        ("tokens trained on", f"{state.tokens:,}"),
+        ("training samples", str(metadata.samples or "?")),
+        ("checkpoint rule", metadata.checkpoint_rule or "not recorded"),
+        ("seed", "not recorded" if metadata.seed is None else str(metadata.seed)),
+        *metadata.hashes(),
         ("settings", settings),
         ("plugins", plugins),
         ("versions", versions),
@@ -83,7 +87,7 @@ def _training(about: Mapping[str, Any], recipe: Recipe, state: Mapping[str, Any]
 
 
 def _origin(arguments: Mapping[str, Any]) -> str:
-    """The starting checkpoint: a hub id as it is, of a local path its last part alone."""
+    """Return the starting checkpoint: a hub id as it is, of a local path its last part alone."""
     checkpoint, revision = str(arguments.get("checkpoint", "")), arguments.get("revision")
     if not checkpoint:
         return ""
@@ -97,8 +101,7 @@ def _terms(recipe: Recipe) -> list[tuple[str, str, str]]:
 
 
 def _chose(recipe: Recipe) -> bool:
-    settings = recipe.settings("validate")
-    return bool(settings["every"] and settings["metric"])
+    return bool(recipe.config.validate.every and recipe.config.validate.metric)
 
 
 def _measured(recipe: Recipe, validation: Mapping[str, Any]) -> str:
@@ -109,9 +112,11 @@ def _measured(recipe: Recipe, validation: Mapping[str, Any]) -> str:
     ]
     if not rows:
         return "Nothing was.\n"
-    split = recipe.settings("validate")["split"]
     grounded = validation["eval/grounded_ratio"]
-    first = f"Split {split}, greedy, {validation['samples']} samples; {grounded:.1%} of the answers had no fault."
+    first = (
+        f"Split {recipe.config.validate.split}, greedy, {validation['samples']} samples; "
+        f"{grounded:.1%} of the answers had no fault."
+    )
     chosen = " The checkpoint was chosen by it, so the figures flatter the model.\n" if _chose(recipe) else "\n"
     return f"{first}{chosen}\n" + _table(("metric", "mean", "n", "definition"), rows)
 

@@ -1,4 +1,4 @@
-"""What several ranks must agree on."""
+"""Ranks in lockstep."""
 
 from collections.abc import Iterator, Sequence
 from typing import TypeVar
@@ -8,13 +8,13 @@ from medground.protocols import Engine
 T = TypeVar("T")
 
 
-def evenly(engine: Engine, mine: Sequence[T]) -> Iterator[T | None]:
-    """This rank's forward passes, filled up with None where the busiest rank has more, or no rank any.
+def pad_to_longest(engine: Engine, passes: Sequence[T]) -> Iterator[T | None]:
+    """Yield this rank's forward passes, then None until the busiest rank is done, and at least one on every rank.
 
     Engines that shard exchange parameters and gradients within a pass: ranks with different numbers of passes would wait
-    for one another for ever.
+    for one another for ever. An engine without ``lockstep`` gets its passes alone.
     """
-    most = max(1, *engine.gather(len(mine))) if engine.even else len(mine)
-    yield from mine
-    for _ in range(most - len(mine)):
+    longest = max(1, *engine.gather(len(passes))) if engine.lockstep else len(passes)
+    yield from passes
+    for _ in range(longest - len(passes)):
         yield None

@@ -3,26 +3,13 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from medground.evaluation.causes import Outcomes, total
-from medground.report import (
-    Html,
-    Line,
-    Section,
-    details,
-    figure,
-    gallery,
-    grid,
-    heading,
-    line_chart,
-    page,
-    paragraph,
-    preformatted,
-    table,
-)
-from medground.runs.checkpoint import write_atomically
-from medground.runs.folder import PREFIX, Tables, read_about, read_events, read_table
+from medground.evaluation.results import SCORES
+from medground.report import Cell, Line, Table, render
+from medground.runs.files import write_atomic
+from medground.runs.folder import PREFIX, RunMetadata, Tables, read_events, read_metadata, read_table
 
 REPORT = "report.html"
 POINTS = 300
@@ -33,55 +20,67 @@ LONGEST = 1500
 """Characters of a completion that are shown."""
 KINDS = 6
 """Faults with a curve of their own; rarer ones are counted in the table."""
+LISTED = 50
+"""The last rows of a table that are shown."""
 
 Events = Sequence[Mapping[str, Any]]
+Rows = list[list[Cell]]
 
 
 def write_report(folder: Path) -> Path:
     """Write ``report.html`` into a run's folder; return its path."""
     path = folder / REPORT
-    write_atomically(path, training_report(folder))
+    write_atomic(path, training_report(folder))
     return path
 
 
 def training_report(folder: Path) -> str:
-    """A run's report as one HTML document, whatever the run's length: curves are thinned and samples chosen."""
-    about, steps, validations = read_about(folder), read_events(folder), read_events(folder, "validate")
-    done, planned = len(steps), about.get("planned_steps", 0)
-    sections = [
-        Section("Curves", grid(*_curves(steps, validations))),
-        Section("Samples over time", *_samples(folder, steps, validations)),
-        Section("Faults", *_faults(steps)),
-        Section("Skipped steps and warnings", *_troubles(folder, steps)),
-        Section("The run", *_card(folder, about, steps, validations)),
-    ]
-    state = "finished" if done == planned else "not finished"
-    note = f"{done} of {planned} steps done, {state}. Seed {about.get('seed')}."
+    """Return a run's report, whatever the run's length: curves are thinned and samples chosen."""
+    metadata, steps, validations = read_metadata(folder), read_events(folder), read_events(folder, "validate")
     sampled, validated = _sampled(steps), _validated(validations)
-    first = [*sampled.causes(), *(f"At the last validation: {cause}" for cause in validated.causes())]
-    return page(f"Training run of {about.get('recipe', folder.name)}", sections, note=note, first=first)
+    faults = Counter(total(steps, "faults/"))
+    # The same validation samples after several steps; where none were drawn, some of what was trained on.
+    samples = _drawn(folder, "validation", validations) or _drawn(folder, "completions", steps)
+    sources = {"Recipe as trained": folder / "train.yaml", "Recipe as written": folder / "recipe.source.yaml"}
+    return render(
+        "training.html",
+        title=f"Training run of {metadata.recipe or folder.name}",
+        causes=[*sampled.causes(), *(f"At the last validation: {cause}" for cause in validated.causes())],
+        done=len(steps),
+        planned=metadata.planned_steps or 0,
+        seed=metadata.seed,
+        curves=_curves(steps, validations),
+        samples=samples,
+        side=SIDE,
+        sampled=sampled,
+        faults=faults.most_common(),
+        fault_curves=_fault_curves(steps, faults),
+        troubles=_troubles(folder, steps),
+        card=_card(folder, metadata, steps),
+        validation=_validation(validations),
+        installed={"Plugins": list(metadata.plugins.items()), "Versions": list(metadata.versions.items())},
+        recipes={title: path.read_text(encoding="utf-8") for title, path in sources.items() if path.is_file()},
+    )
 
 
 def _sampled(steps: Events) -> Outcomes:
-    """What became of all completions of a run."""
-    rewards = [(line["reward"], line.get("reward_std")) for line in steps if line.get("reward") is not None]
+    """Return what became of all completions of a run."""
+    rewards = _column(steps, "reward")
     return Outcomes(
         answers=_sum(steps, "completions/count"),
         faults=total(steps, "faults/"),
         masks=_sum(steps, "masks/count"),
         empty_masks=_sum(steps, "masks/empty"),
-        zero=bool(rewards) and not any(mean or spread for mean, spread in rewards),
+        zero=bool(rewards) and not any(rewards + _column(steps, "reward_std")),
         setting="grpo.max_completion_length",
         noun="completions",
     )
 
 
 def _validated(validations: Events) -> Outcomes:
-    """What became of the answers of the last validation."""
+    """Return the outcomes of the answers of the last validation."""
     last = validations[-1:]
-    scores = [
-        line[f"eval/{name}"] for line in last for name in ("iou", "pdice", "dice_joint") if f"eval/{name}" in line
-    ]
+    scores = [score for name in SCORES for score in _column(last, f"eval/{name}")]
     return Outcomes(
         answers=_sum(last, "eval/answers/n"),
         faults=total(last, "eval/faults/"),
@@ -91,7 +90,7 @@ def _validated(validations: Events) -> Outcomes:
     )
 
 
-def _curves(steps: Events, validations: Events) -> list[Html]:
+def _curves(steps: Events, validations: Events) -> dict[str, dict[str, Line]]:
     labels = [key.split("/")[1] for key in _keys(steps) if key.startswith("reward/") and key.endswith("/mean")]
     charts: list[tuple[str, dict[str, Line]]] = [
         ("Reward", _lines(steps, {"mean": "reward", "spread within groups": "reward_std"})),
@@ -110,11 +109,16 @@ def _curves(steps: Events, validations: Events) -> list[Html]:
         ("Groups without a signal", _lines(steps, {"share": "frac_reward_zero_std"})),
         ("Gradient norm", _lines(steps, {"before clipping": "grad_norm"})),
     ]
-    return [line_chart(title, lines) for title, lines in charts if any(xs for xs, _ in lines.values())]
+    return {title: lines for title, lines in charts if any(xs for xs, _ in lines.values())}
+
+
+def _column(events: Events, key: str) -> list[Any]:
+    """Return the values of a metric, in order."""
+    return [line[key] for line in events if line.get(key) is not None]
 
 
 def _sum(events: Events, key: str) -> int:
-    return int(sum(line.get(key) or 0 for line in events))
+    return int(sum(_column(events, key)))
 
 
 def _is_score(key: str) -> bool:
@@ -126,56 +130,64 @@ def _keys(events: Events) -> list[str]:
 
 
 def _lines(events: Events, names: Mapping[str, str]) -> dict[str, Line]:
-    """Label -> thinned (steps, values) of the metrics that were ever recorded."""
-    found: dict[str, Line] = {}
+    """Return label -> thinned (steps, values) of the metrics that were ever recorded."""
+    lines: dict[str, Line] = {}
     for label, key in names.items():
-        there = [(line["step"], line[key]) for line in events if key in line]
-        if there:
-            found[label] = _thinned([step for step, _ in there], [value for _, value in there])
-    return found
+        points = [(line["step"], line[key]) for line in events if key in line]
+        if points:
+            lines[label] = _thinned([step for step, _ in points], [value for _, value in points])
+    return lines
 
 
 def _thinned(xs: Sequence[float], ys: Sequence[float | None]) -> Line:
-    """At most `POINTS` points: the means of neighbours; a gap stays a gap where all of them are gaps."""
+    """Return at most `POINTS` points: the means of neighbours; a gap stays a gap where all of them are gaps."""
     size = -(-len(xs) // POINTS)
     if size <= 1:
         return xs, ys
-    parts = [slice(start, start + size) for start in range(0, len(xs), size)]
-    return [_mean(xs[part]) or 0.0 for part in parts], [_mean(ys[part]) for part in parts]
+    spans = [slice(start, start + size) for start in range(0, len(xs), size)]
+    return [_mean(xs[span]) or 0.0 for span in spans], [_mean(ys[span]) for span in spans]
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
-    there = [value for value in values if value is not None]
-    return sum(there) / len(there) if there else None
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
 
 
-def _samples(folder: Path, steps: Events, validations: Events) -> list[Html]:
-    """The same validation samples after several steps; where none were drawn, some of what was trained on."""
-    validated = _drawn(folder, "validation", validations)
-    return validated or _drawn(folder, "completions", steps) or [paragraph("No sample has been drawn yet.")]
+class _Picture(NamedTuple):
+    """A drawn answer."""
+
+    image: Any
+    sample: str
+    prompt: str
+    scores: str
+    fault: str | None
+    text: str
 
 
-def _drawn(folder: Path, kind: Tables, events: Events) -> list[Html]:
+def _drawn(folder: Path, kind: Tables, events: Events) -> dict[str, list[_Picture]]:
+    """Return title -> pictures of a step."""
     newest = max((line["step"] for line in events), default=-1)
     numbers = {int(path.stem.split("-")[1]) for path in (folder / "overlays").glob(f"{PREFIX[kind]}-*.png")}
-    found = []
-    for step in _spread(sorted(number for number in numbers if number <= newest)):
-        rows = [row for row in read_table(folder, step, kind) if row.get("overlay")][:PICTURES]
-        pictures = [_picture(folder, row) for row in rows if (folder / row["overlay"]).is_file()]
-        if pictures:
-            when = f"After step {step}" if kind == "validation" else f"Step {step}"
-            found += [heading(when), gallery(pictures)]
-    return found
+    word = "After step" if kind == "validation" else "Step"
+    pictures = {
+        f"{word} {step}": [
+            _picture(folder / row["overlay"], row)
+            for row in [row for row in read_table(folder, step, kind) if row.get("overlay")][:PICTURES]
+            if (folder / row["overlay"]).is_file()
+        ]
+        for step in _spread(sorted(number for number in numbers if number <= newest))
+    }
+    return {title: shown for title, shown in pictures.items() if shown}
 
 
 def _spread(steps: Sequence[int]) -> list[int]:
-    """The first, the last, and some between them."""
+    """Return the first, the last, and some between them."""
     if len(steps) <= STEPS:
         return list(steps)
     return [steps[round(index * (len(steps) - 1) / (STEPS - 1))] for index in range(STEPS)]
 
 
-def _picture(folder: Path, row: Mapping[str, Any]) -> Html:
+def _picture(path: Path, row: Mapping[str, Any]) -> _Picture:
     from PIL import Image
 
     scores = {
@@ -183,61 +195,41 @@ def _picture(folder: Path, row: Mapping[str, Any]) -> Html:
         for key, value in row.items()
         if key == "reward" or key.startswith(("reward/", "eval/"))
     }
-    said = ", ".join(f"{label} {'–' if value is None else format(value, '.3g')}" for label, value in scores.items())
-    fault = f"fault: {row['fault']}" if row["fault"] else "no fault"
     text = row["completion"]
-    cut = text if len(text) <= LONGEST else f"{text[:LONGEST]} … ({len(text):,} characters)"
-    with Image.open(folder / row["overlay"]) as image:
-        return figure(
-            image,
-            f"The answer of sample {row['sample']}, drawn beside the truth",
-            Html(
-                paragraph(row["prompt"]) + paragraph(f"{said}; {fault}") + details("What it wrote", preformatted(cut))
-            ),
-            side=SIDE,
-        )
+    with Image.open(path) as image:
+        image.load()
+    return _Picture(
+        image=image,
+        sample=row["sample"],
+        prompt=row["prompt"],
+        scores=", ".join(f"{key} {'–' if value is None else format(value, '.3g')}" for key, value in scores.items()),
+        fault=row["fault"],
+        text=text if len(text) <= LONGEST else f"{text[:LONGEST]} … ({len(text):,} characters)",
+    )
 
 
-def _faults(steps: Events) -> list[Html]:
-    totals, sampled = Counter(total(steps, "faults/")), _sampled(steps)
-    told = [paragraph(sentence) for sentence in (sampled.cut, sampled.empty) if sentence]
-    if not totals:
-        none = "No completion had a fault." if sampled.answers else "No completion was sampled in training."
-        return [paragraph(none), *told]
-    filled = [
-        {"step": line["step"], **{f"faults/{kind}": line.get(f"faults/{kind}", 0.0) for kind in totals}}
-        for line in steps
-    ]
-    most = [kind for kind, _ in totals.most_common(KINDS)]
-    return [
-        *told,
-        grid(
-            line_chart("Completions with a fault, by kind", _lines(filled, {kind: f"faults/{kind}" for kind in most})),
-            table(["fault", "completions"], totals.most_common(), caption="Over the whole run"),
-        ),
-    ]
+def _fault_curves(steps: Events, totals: Counter[str]) -> dict[str, Line]:
+    names = {kind: f"faults/{kind}" for kind, _ in totals.most_common(KINDS)}
+    filled = [{"step": line["step"], **{key: line.get(key, 0.0) for key in names.values()}} for line in steps]
+    return _lines(filled, names)
 
 
-def _troubles(folder: Path, steps: Events) -> list[Html]:
-    skipped = [(line["step"], line["skipped"]) for line in steps if "skipped" in line]
-    warnings = [(line["step"], warning) for line in steps for warning in line.get("warnings", ())]
-    incidents = [(line["step"], line["reason"]) for line in read_events(folder, "incident")]
-    constant = _constant(steps)
-    rows: list[tuple[str, Sequence[tuple[int, str]], str]] = [
-        ("Steps that changed nothing", skipped, "why"),
-        ("Batches kept in incidents/", incidents, "why"),
-        ("Warnings", warnings, "what"),
+def _troubles(folder: Path, steps: Events) -> list[Table]:
+    tables = {
+        ("Steps that changed nothing", "why"): [(line["step"], line["skipped"]) for line in steps if "skipped" in line],
+        ("Batches kept in incidents/", "why"): [
+            (line["step"], line["reason"]) for line in read_events(folder, "incident")
+        ],
+        ("Warnings", "what"): [(line["step"], warning) for line in steps for warning in line.get("warnings", ())],
+    }
+    result = [
+        Table(["step", word], rows[-LISTED:], f"{title}: {len(rows)}" + ", the last 50" * (len(rows) > LISTED))
+        for (title, word), rows in tables.items()
+        if rows
     ]
-    found = [
-        table(["step", word], many[-50:], caption=f"{title}: {len(many)}" + (", the last 50" if len(many) > 50 else ""))
-        for title, many, word in rows
-        if many
-    ]
-    if constant:
-        found.append(
-            table(["term", "steps"], constant, caption="Terms that have said one and the same for so many steps")
-        )
-    return found or [paragraph("None.")]
+    if constant := _constant(steps):
+        result.append(Table(["reward term", "steps"], constant, "Reward terms that were constant in the last steps"))
+    return result
 
 
 def _constant(steps: Events) -> list[tuple[str, int]]:
@@ -247,32 +239,24 @@ def _constant(steps: Events) -> list[tuple[str, int]]:
     return [(label, length) for label, length in runs if length > 1]
 
 
-def _card(folder: Path, about: Mapping[str, Any], steps: Events, validations: Events) -> list[Html]:
+def _card(folder: Path, metadata: RunMetadata, steps: Events) -> Rows:
     saves, results = read_events(folder, "save"), read_events(folder, "result")
-    rows: list[tuple[str, Any]] = [
-        ("folder", folder.resolve().name),
-        ("recipe", about.get("recipe")),
-        ("training samples", about.get("samples")),
-        ("tokens trained on", int(steps[-1].get("num_tokens", 0)) if steps else 0),
-        ("seconds in steps", round(sum(line["step_time"] for line in steps), 1)),
-        ("newest checkpoint", saves[-1]["checkpoint"] if saves else None),
-        ("checkpoint rule", about.get("checkpoint_rule")),
-        ("result", results[-1]["checkpoint"] if results else None),
-        *((key.replace("_", " "), value) for key, value in about.items() if key.endswith("sha256")),
+    hashes: Rows = [[name, value] for name, value in metadata.hashes()]
+    return [
+        ["folder", folder.resolve().name],
+        ["recipe", metadata.recipe],
+        ["training samples", metadata.samples],
+        ["tokens trained on", int(max(_column(steps, "num_tokens"), default=0))],
+        ["seconds in steps", round(sum(_column(steps, "step_time")), 1)],
+        ["newest checkpoint", saves[-1]["checkpoint"] if saves else None],
+        ["checkpoint rule", metadata.checkpoint_rule],
+        ["result", results[-1]["checkpoint"] if results else None],
+        *hashes,
     ]
-    shown = [table(["what", "value"], rows, sortable=False)]
-    if validations:
-        names = [key for key in _keys(validations) if key.startswith("eval/")]
-        shown.append(
-            table(
-                ["step", *(name.removeprefix("eval/") for name in names)],
-                [[line["step"], *(line.get(name) for name in names)] for line in validations[-50:]],
-                caption="Validation",
-            )
-        )
-    for title, key in (("Plugins", "plugins"), ("Versions", "versions")):
-        shown.append(details(title, table(["what", "version"], about.get(key, {}).items(), sortable=False)))
-    for title, name in (("Recipe as trained", "train.yaml"), ("Recipe as written", "recipe.source.yaml")):
-        if (folder / name).is_file():
-            shown.append(details(title, preformatted((folder / name).read_text(encoding="utf-8"))))
-    return shown
+
+
+def _validation(validations: Events) -> Table | None:
+    names = [key for key in _keys(validations) if key.startswith("eval/")]
+    rows = [[line["step"], *(line.get(name) for name in names)] for line in validations[-LISTED:]]
+    columns = ["step", *(name.removeprefix("eval/") for name in names)]
+    return Table(columns, rows, "Validation") if rows else None

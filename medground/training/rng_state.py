@@ -1,4 +1,4 @@
-"""The global random generators, as a belt: nothing here draws from them, but a stranger's reward term may."""
+"""Save and restore the global RNG states, in case a third-party reward uses them: nothing here does."""
 
 import random
 from collections.abc import Iterator
@@ -13,8 +13,8 @@ GENERATORS = "generators.safetensors"
 
 
 @contextmanager
-def kept_generators() -> Iterator[None]:
-    """Whatever happens inside, the global generators go on as if it had not."""
+def preserve_rng() -> Iterator[None]:
+    """Restore the global RNG states on the way out."""
     cpu, python, numbers = torch.get_rng_state(), random.getstate(), np.random.get_state()
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     try:
@@ -23,24 +23,24 @@ def kept_generators() -> Iterator[None]:
         torch.set_rng_state(cpu)
         random.setstate(python)
         np.random.set_state(numbers)
-        for index, each in enumerate(cuda):
-            torch.cuda.set_rng_state(each, index)
+        for index, state in enumerate(cuda):
+            torch.cuda.set_rng_state(state, index)
 
 
-def write_generators(folder: Path) -> dict[str, Any]:
+def write_rng(folder: Path) -> dict[str, Any]:
     """Write torch's states as a file; return those of Python and NumPy as JSON-ready values."""
     from safetensors.torch import save_file
 
     states = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
-        states |= {f"cuda:{index}": each for index, each in enumerate(torch.cuda.get_rng_state_all())}
+        states |= {f"cuda:{index}": state for index, state in enumerate(torch.cuda.get_rng_state_all())}
     save_file(states, folder / GENERATORS)
     name, keys, *rest = np.random.get_state(legacy=True)
     return {"python": random.getstate(), "numpy": [name, np.asarray(keys).tolist(), *rest]}
 
 
-def read_generators(folder: Path, kept: dict[str, Any]) -> None:
-    """Put every generator back to where it was."""
+def read_rng(folder: Path, written: dict[str, Any]) -> None:
+    """Restore the states that `write_rng` wrote and returned."""
     from safetensors.torch import load_file
 
     states = load_file(folder / GENERATORS)
@@ -48,7 +48,7 @@ def read_generators(folder: Path, kept: dict[str, Any]) -> None:
     for index in range(torch.cuda.device_count()):
         if f"cuda:{index}" in states:
             torch.cuda.set_rng_state(states[f"cuda:{index}"], index)
-    version, internal, gauss = kept["python"]
+    version, internal, gauss = written["python"]
     random.setstate((version, tuple(internal), gauss))
-    name, keys, *rest = kept["numpy"]
+    name, keys, *rest = written["numpy"]
     np.random.set_state((name, np.asarray(keys, np.uint32), *rest))

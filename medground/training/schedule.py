@@ -2,57 +2,57 @@
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
 from medground.errors import RecipeError
+from medground.recipe.schema import LearningRateSchedule, TrainingConfig
 
 
-def learning_rate(
-    update: int, *, updates: int, peak: float, schedule: str = "constant", warmup_ratio: float = 0.0
-) -> float:
-    """The rate of one optimiser update, counted from 0: a linear warm-up, then constant, linear or cosine to 0.
+def learning_rate(update: int, updates: int, config: TrainingConfig) -> float:
+    """Return the rate of one optimizer update, counted from 0: a linear warm-up, then constant, linear or cosine to 0.
 
-    >>> [learning_rate(u, updates=4, peak=1.0, schedule="linear") for u in range(4)]
+    >>> linear = TrainingConfig(learning_rate=1.0, schedule=LearningRateSchedule.linear)
+    >>> [learning_rate(update, 4, linear) for update in range(4)]
     [1.0, 0.75, 0.5, 0.25]
-    >>> [learning_rate(u, updates=4, peak=1.0, warmup_ratio=0.5) for u in range(4)]
+    >>> [learning_rate(update, 4, TrainingConfig(learning_rate=1.0, warmup_ratio=0.5)) for update in range(4)]
     [0.5, 1.0, 1.0, 1.0]
     """
-    warmup = math.ceil(warmup_ratio * updates)
+    peak, warmup = config.learning_rate, math.ceil(config.warmup_ratio * updates)
     if update < warmup:
         return peak * (update + 1) / warmup
     done = (update - warmup) / max(1, updates - warmup)
-    if schedule == "linear":
+    if config.schedule is LearningRateSchedule.linear:
         return peak * (1 - done)
-    if schedule == "cosine":
+    if config.schedule is LearningRateSchedule.cosine:
         return peak * (1 + math.cos(math.pi * done)) / 2
     return peak
 
 
-def drawn(start: int, count: int, *, samples: int, batch: int, seed: int) -> list[int]:
-    """Positions `start` to ``start + count`` of the endless stream of sample indices.
+def sample_indices(start: int, count: int, *, samples: int, batch: int, seed: int) -> list[int]:
+    """Return positions `start` to ``start + count`` of the endless stream of sample indices.
 
-    Every epoch is a permutation of its own, cut to whole batches, so that what a step sees follows from how many samples
-    were drawn before it.
+    Every epoch is a permutation of its own, cut to whole batches, so that the samples of a step follow from the number of
+    samples that were drawn before it.
 
-    >>> sorted(drawn(0, 4, samples=5, batch=2, seed=0)) == sorted(set(drawn(0, 4, samples=5, batch=2, seed=0)))
-    True
+    >>> indices = sample_indices(0, 4, samples=5, batch=2, seed=0)
+    >>> len(set(indices))
+    4
     """
     length = epoch_length(samples, batch)
     orders: dict[int, Sequence[int]] = {}
-    found = []
+    indices = []
     for position in range(start, start + count):
-        epoch, place = divmod(position, length)
+        epoch, index = divmod(position, length)
         if epoch not in orders:
             orders[epoch] = np.random.default_rng([seed, epoch]).permutation(samples).tolist()
-        found.append(orders[epoch][place])
-    return found
+        indices.append(orders[epoch][index])
+    return indices
 
 
 def epoch_length(samples: int, batch: int) -> int:
-    """Samples drawn per epoch: the last incomplete batch is left out.
+    """Return the samples drawn per epoch: the last incomplete batch is left out.
 
     Raises:
         RecipeError: if there are fewer samples than one batch takes.
@@ -65,18 +65,21 @@ def epoch_length(samples: int, batch: int) -> int:
     return samples - samples % batch
 
 
-def extent(samples: int, settings: Mapping[str, Any]) -> tuple[int, int]:
-    """Samples of an epoch and steps of the whole run, by a recipe's ``grpo`` or ``sft`` section.
+def training_horizon(samples: int, config: TrainingConfig) -> tuple[int, int]:
+    """Return the samples of an epoch and the steps of the whole run.
 
-    >>> extent(10, {"train_batch_size": 4, "num_train_epochs": 2, "max_steps": 3})[1]
-    3
+    >>> training_horizon(10, TrainingConfig(train_batch_size=4, num_train_epochs=2))
+    (8, 4)
+    >>> training_horizon(10, TrainingConfig(train_batch_size=4, num_train_epochs=2, max_steps=3))
+    (8, 3)
     """
-    batch, most = settings["train_batch_size"], settings["max_steps"]
-    epoch = epoch_length(samples, batch)
-    return epoch, settings["num_train_epochs"] * (epoch // batch) if most is None else most
+    epoch = epoch_length(samples, config.train_batch_size)
+    if config.max_steps is not None:
+        return epoch, config.max_steps
+    return epoch, config.num_train_epochs * (epoch // config.train_batch_size)
 
 
 def sampling_seed(seed: int, step: int, sample: str, attempt: int = 0) -> int:
-    """The seed of a group: of the run, the step, the sample; its completions add their index to it."""
+    """Return the seed of a group: of the run, the step, the sample; its completions add their index to it."""
     text = f"{seed}|{step}|{sample}|{attempt}"
     return int.from_bytes(hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=6).digest())

@@ -1,4 +1,4 @@
-"""The package that ``medground plugins new`` writes: text with ``$name`` and the like to fill in."""
+"""Write a plugin package, as ``medground plugins new`` does: templates with ``$name`` and other words to fill in."""
 
 import re
 from importlib import resources
@@ -6,15 +6,19 @@ from pathlib import Path
 from string import Template
 
 from medground.errors import MedgroundError, PluginError, RecipeError
+from medground.hookspecs import CORE_COMMANDS
 from medground.registry import components, kind_word
 
-LINES = {
-    "segmenter": "segmenter: {name}",
-    "reward": "rewards:\n      {name}: 1.0",
-    "prompt_interface": "prompt_interface: {name}",
-    "reasoner": "reasoner: {name}",
+RECIPE = "Then, in any recipe:\n\n    "
+USES = {
+    "segmenter": RECIPE + "segmenter: {name}",
+    "reward": RECIPE + "rewards:\n      {name}: 1.0",
+    "prompt_interface": RECIPE + "prompt_interface: {name}",
+    "reasoner": RECIPE + "reasoner: {name}",
+    "reader": "Then, with a folder of its layout:\n\n    medground data build FOLDER --reader {name} --out DATASET",
+    "command": "Then:\n\n    medground {name} FOLDER",
 }
-"""Kind -> the lines of a recipe that use a component of it."""
+"""Kind -> how a component of it is used."""
 
 
 def write(name: str, kind: str, out: Path | None) -> tuple[Path, list[str]]:
@@ -27,8 +31,10 @@ def write(name: str, kind: str, out: Path | None) -> tuple[Path, list[str]]:
     kind, short = kind_word(kind), name.removeprefix("medground-").removeprefix("medground_").replace("-", "_")
     if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", short):
         raise RecipeError(
-            f"{name!r} cannot name a plugin", hint="lower-case letters, digits and - between, such as glow"
+            f"{name!r} cannot name a plugin", hint="lower-case letters, digits and - between, for example glow"
         )
+    if kind == "command" and short in CORE_COMMANDS:
+        raise PluginError(f"the command {short!r} is one of medground itself", hint="choose another name")
     for taken in components(kind):
         if taken.name == short:
             raise PluginError(f"there is a {kind} {short!r} already, in {taken.owner}", hint="choose another name")
@@ -39,8 +45,8 @@ def write(name: str, kind: str, out: Path | None) -> tuple[Path, list[str]]:
         "words": kind.replace("_", " "),
         "package": package,
         "module": f"medground_{short}",
-        "Class": "".join(part.capitalize() for part in short.split("_")),
-        "line": LINES[kind].format(name=short),
+        "Class": "".join(word.capitalize() for word in short.split("_")),
+        "use": USES[kind].format(name=short),
     }
     folder = out or Path(package)
     return folder, _fill(folder, words)
@@ -52,7 +58,7 @@ def _fill(folder: Path, words: dict[str, str]) -> list[str]:
         "pyproject.toml": "pyproject.toml",
         "README.md": "README.md",
         f"{module}/__init__.py": f"{words['kind']}.py",
-        f"tests/test_{short}.py": "test.py",
+        f"tests/test_{short}.py": f"test_{words['kind']}.py" if words["kind"] in ("reader", "command") else "test.py",
     }
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RecipeError(f"{folder} exists and is not an empty folder", hint="choose another with --out")

@@ -1,15 +1,16 @@
-"""Faults of a dataset, found before they become numbers: `medground data lint`."""
+"""Checks of a dataset, before its faults become numbers: `medground data lint`."""
 
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 
 from medground.data.lint.dataset import check_across
 from medground.data.lint.findings import CODES as CODES
 from medground.data.lint.findings import Finding as Finding
 from medground.data.lint.findings import Line as Line
-from medground.data.lint.pixels import Opened, check_pixels
-from medground.data.lint.records import check_line, read_line
-from medground.data.samples import MANIFEST
+from medground.data.lint.pixels import check_pixels, open_fingerprinted
+from medground.data.lint.records import check_record
+from medground.data.manifest import manifest_file, read_records
 from medground.errors import InputError
 
 
@@ -18,7 +19,7 @@ def lint(path: str | Path, *, advance: Callable[[int], None] = lambda count: Non
 
     Args:
         path: a folder with ``manifest.jsonl``, or the file.
-        advance: told after every line.
+        advance: called after every line.
 
     Returns:
         the findings in the order of the lines, and how many lines there are.
@@ -26,20 +27,15 @@ def lint(path: str | Path, *, advance: Callable[[int], None] = lambda count: Non
     Raises:
         InputError: if there is no manifest, or it holds no lines.
     """
-    manifest = Path(path).expanduser()
-    if manifest.is_dir():
-        manifest = manifest / MANIFEST
-    if not manifest.is_file():
-        raise InputError(f"{manifest} does not exist", hint=f"give a folder with {MANIFEST}")
-    texts = manifest.read_text(encoding="utf-8", errors="replace").splitlines()
-    lines = [read_line(text, number) for number, text in enumerate(texts, start=1) if text.strip()]
+    manifest = manifest_file(path)
+    root = manifest.parent.resolve()
+    open_once = lru_cache(maxsize=1)(open_fingerprinted)  # lines about one image most often follow one another
+    lines = [Line(record) for record in read_records(manifest)]
     if not lines:
-        raise InputError(f"{manifest} holds no samples")
-    root, opened = manifest.parent.resolve(), Opened()
+        raise InputError(f"{manifest} holds no samples", hint="build it anew: medground data build")
     for line in lines:
-        if line.words:
-            check_line(line)
-            check_pixels(line, root, opened)
+        check_record(line)
+        check_pixels(line, root, open_once)
         advance(1)
     check_across(lines)
     return [finding for line in lines for finding in line.findings], len(lines)

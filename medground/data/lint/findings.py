@@ -1,17 +1,18 @@
-"""What the linter says: one finding per fault, by a code that stays the same."""
+"""Findings of the linter: one per fault, by a code that stays the same."""
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 from medground.data.duplicates import Fingerprint
+from medground.data.manifest import Record
 from medground.data.region_props import RegionProps
-from medground.geometry import Box, Size
+from medground.geometry import Size
 
 Severity = Literal["error", "warning"]
 
 CODES: dict[str, tuple[Severity, str]] = {
-    "not_json": ("error", "mend or remove the line"),
+    "not_json": ("error", "fix or remove the line"),
+    "bad_word": ("error", "write the word as docs/data.md states it"),
     "missing_word": ("error", "add the word, or remove the line"),
     "duplicate_id": ("error", "give every line an id of its own"),
     "bad_number": ("error", "write finite numbers: bbox_2d has four, each of point_2d two"),
@@ -53,7 +54,7 @@ CODES: dict[str, tuple[Severity, str]] = {
     "label_conflict": ("error", "decide which label holds"),
     "duplicate_sample": ("warning", "remove one of them"),
 }
-"""Every code with its severity and its remedy. An error spoils numbers; a warning may."""
+"""Code -> (severity, remedy). An error makes numbers wrong; a warning may."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +77,7 @@ class Finding:
 
     @property
     def remedy(self) -> str:
-        """What to do about it."""
+        """The way to fix it."""
         return CODES[self.code][1]
 
     def to_dict(self) -> dict[str, Any]:
@@ -87,30 +88,44 @@ class Finding:
         }  # fmt: skip
 
 
-@dataclass(slots=True, kw_only=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Line:
-    """A line of the manifest and what has been learnt of it."""
+    """A line of the manifest with what was learnt from its files."""
 
-    number: int
-    words: dict[str, Any]
-    id: str
+    record: Record
     findings: list[Finding] = field(default_factory=list)
-    box: Box | None = None
-    points: tuple[tuple[float, float], ...] = ()
-    image: Path | None = None
-    mask: Path | None = None
     size: Size | None = None
     """Of the image."""
-    print: Fingerprint | None = None
-    looks: RegionProps | None = None
-    pixels: str = ""
-    """A digest of the mask; empty where there is none that can be used."""
+    fingerprint: Fingerprint | None = None
+    """Of the image."""
+    props: RegionProps | None = None
+    mask_digest: str = ""
+    """Empty where there is no mask that can be used."""
 
-    def found(self, code: str, says: str) -> None:
+    @property
+    def id(self) -> str:
+        """The sample's id, or ``line N`` where it states none."""
+        return self.record.id or f"line {self.record.number}"
+
+    @property
+    def readable(self) -> bool:
+        """True if the line is a JSON object."""
+        return all(flaw.word for flaw in self.record.flaws)
+
+    @property
+    def wrong(self) -> set[str]:
+        """The words of the line that are not what they must be."""
+        return {flaw.word for flaw in self.record.flaws}
+
+    def add(self, code: str, says: str) -> None:
         """Note a fault."""
-        self.findings.append(Finding(code=code, id=self.id, line=self.number, says=says))
+        self.findings.append(Finding(code=code, id=self.id, line=self.record.number, says=says))
 
     def label(self, word: str) -> str:
-        """A label, or an empty text."""
-        value = self.words.get(word)
-        return "" if value is None else str(value)
+        """Return a label, or an empty text."""
+        return self.record.labels.get(word, "")
+
+    @property
+    def question(self) -> str:
+        """The question, or an empty text."""
+        return self.record.question or ""

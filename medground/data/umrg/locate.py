@@ -15,20 +15,20 @@ _PART = re.compile(r"(\w+?)(?:-\d+(?:-of-\d+)?)?\.parquet")
 
 
 def is_umrg(path: str | Path) -> bool:
-    """Whether a path is a parquet file, or a folder that holds some by a split's name."""
-    place = Path(path).expanduser()
-    if place.is_dir():
-        return bool(_variants(place)) or any(split in SPLITS for split in _parts(place))
+    """Return True if a path is a parquet file, or a folder that holds some by a split's name."""
+    location = Path(path).expanduser()
+    if location.is_dir():
+        return bool(_variants(location)) or any(split in SPLITS for split in _tables(location))
     return str(path).endswith(".parquet")
 
 
 def is_hub_id(path: str | Path) -> bool:
-    """Whether a name that is no path here could be a data set's on the hub."""
+    """Return True if a name that is no path here could be a data set's on the hub."""
     return _HUB_ID.fullmatch(str(path)) is not None
 
 
 def files(path: str | Path, split: str | None = None) -> dict[str, list[Path]]:
-    """Split -> its files.
+    """Return the files of every split.
 
     Args:
         path: a ``.parquet`` file; a folder with ``train.parquet`` and ``test.parquet`` (or numbered parts, also in
@@ -40,30 +40,30 @@ def files(path: str | Path, split: str | None = None) -> dict[str, list[Path]]:
         InputError: if there is no such table.
         UsageError: if the folder holds several variants and the split names none.
     """
-    place = _place(path)
-    variant, _, part = split.rpartition("/") if split else ("", "", "")
-    if place.is_file():
-        found = {_split_of(place) or part or "train": [place]}
+    location = _located(path)
+    variant, _, name = split.rpartition("/") if split else ("", "", "")
+    if location.is_file():
+        tables = {_split_of(location) or name or "train": [location]}
     else:
-        folder = _of_variant(place, variant)
-        found = _parts(folder)
-        if not found:
+        folder = _of_variant(location, variant)
+        tables = _tables(folder)
+        if not tables:
             raise InputError(f"{folder.name} holds no train.parquet or test.parquet", hint="give the table's folder")
-    if not part:
-        return found
-    if part not in found:
-        raise InputError(f"there is no split {part!r}", hint=f"there is {', '.join(sorted(found))}")
-    return {part: found[part]}
+    if not name:
+        return tables
+    if name not in tables:
+        raise InputError(f"there is no split {name!r}", hint=f"there is {', '.join(sorted(tables))}")
+    return {name: tables[name]}
 
 
-def _place(path: str | Path) -> Path:
-    place = Path(path).expanduser()
-    if place.exists():
-        return place
-    found = _HUB_ID.fullmatch(str(path))
-    if found is None:
+def _located(path: str | Path) -> Path:
+    location = Path(path).expanduser()
+    if location.exists():
+        return location
+    named = _HUB_ID.fullmatch(str(path))
+    if named is None:
         raise InputError(f"{path} does not exist", hint="give a parquet file, its folder, or a hub id")
-    cached = _cached(found[1], found[2])
+    cached = _cached(named[1], named[2])
     if cached is None:
         raise InputError(
             f"{path} is neither here nor in the local hub cache",
@@ -84,25 +84,25 @@ def _cached(repository: str, revision: str | None) -> Path | None:
         return None
 
 
-def _of_variant(place: Path, variant: str) -> Path:
-    held = _variants(place)
+def _of_variant(location: Path, variant: str) -> Path:
+    present = _variants(location)
     if variant:
         named = [name for name, folder in VARIANTS.items() if _plain(variant) in (_plain(name), _plain(folder))]
-        if not named or named[0] not in held:
-            known = ", ".join(held) or "none"
-            raise InputError(f"{place.name} holds no variant {variant!r}", hint=f"variants found: {known}")
-        return held[named[0]]
-    if len(held) > 1 and not _parts(place):
+        if not named or named[0] not in present:
+            known = ", ".join(present) or "none"
+            raise InputError(f"{location.name} holds no variant {variant!r}", hint=f"variants found: {known}")
+        return present[named[0]]
+    if len(present) > 1 and not _tables(location):
         raise UsageError(
-            f"{place.name} holds the variants {' and '.join(held)}",
-            hint=f"name one: data.split={next(iter(held))}/train",
+            f"{location.name} holds the variants {' and '.join(present)}",
+            hint=f"name one: data.split={next(iter(present))}/train",
         )
-    return next(iter(held.values())) if held and not _parts(place) else place
+    return next(iter(present.values())) if present and not _tables(location) else location
 
 
-def _variants(place: Path) -> dict[str, Path]:
+def _variants(location: Path) -> dict[str, Path]:
     """``14k`` and ``6k`` -> their folders, where they are."""
-    inside = {_plain(each.name): each for each in place.iterdir() if each.is_dir()} if place.is_dir() else {}
+    inside = {_plain(path.name): path for path in location.iterdir() if path.is_dir()} if location.is_dir() else {}
     return {name: inside[_plain(folder)] for name, folder in VARIANTS.items() if _plain(folder) in inside}
 
 
@@ -110,13 +110,13 @@ def _plain(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
-def _parts(folder: Path) -> dict[str, list[Path]]:
-    found: dict[str, list[Path]] = {}
+def _tables(folder: Path) -> dict[str, list[Path]]:
+    tables: dict[str, list[Path]] = {}
     for path in sorted([*folder.glob("*.parquet"), *folder.glob("data/*.parquet")], key=os.fspath):
         split = _split_of(path)
         if split:
-            found.setdefault(split, []).append(path)
-    return found
+            tables.setdefault(split, []).append(path)
+    return tables
 
 
 def _split_of(path: Path) -> str | None:

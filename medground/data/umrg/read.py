@@ -1,28 +1,35 @@
-"""A U-MRG table as samples.
+"""The samples of a U-MRG table.
 
 The table is read once, row by row: each row is checked, its image and mask by their headers, and their bytes are put
-into a temporary file without a name, so that any row can then be had at once while next to nothing is held in memory. A
-row that cannot be used is listed in `bad`, and the others are read.
+into a temporary file without a name, so that any row can be read at once and next to nothing is held in memory. A row that
+cannot be used is listed in `Dataset.bad`, and the others are read.
 """
 
 import hashlib
+import io
 import itertools
 import json
 import re
 import tempfile
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from medground.data.dataset import Dataset
+from medground.data.manifest import finite_numbers
 from medground.data.source_samples import BadSample
 from medground.data.umrg.locate import files
 from medground.data.umrg.schema import NAMED, NEEDED, arrow, truth
 from medground.errors import InputError, did_you_mean
 from medground.geometry import Size
-from medground.images.pictures import decode_image, decode_mask, encoded_size
-from medground.types import Query, Sample, Target
+from medground.images.loaded import LoadedImage
+from medground.images.pictures import decode_mask, decode_picture, encoded_size
+from medground.types import Mask, Query, Region, Sample, Target
 
 MAX_GROUP_BYTES = 8_000_000_000
 """The most bytes that a row group may claim, unpacked."""
@@ -32,27 +39,8 @@ _MODALITIES = {
     "CT": "CT", "MRI": "MRI", "X-Ray": "X-ray", "XRay": "X-ray", "Ultrasound": "ultrasound", "US": "ultrasound",
     "Dermoscopy": "dermoscopy", "Endoscopy": "endoscopy", "Fundus": "fundus", "OCT": "OCT", "Pathology": "pathology",
 }  # fmt: skip
-"""What a published id says between underscores -> modality."""
+"""Word of a published id -> modality."""
 _TOKENS = {name.lower(): modality for name, modality in _MODALITIES.items()}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """One row that can be used, without its pixels."""
-
-    id: str
-    where: str
-    question: str
-    truth: str
-    size: Size
-    """(H, W) of its image."""
-    image: tuple[int, int]
-    """(offset, length) of its bytes in the temporary file."""
-    mask: tuple[int, int] | None
-    image_key: str
-    split: str
-    labels: dict[str, str] = field(default_factory=dict)
-    spacing: tuple[float, float] | None = None
 
 
 class Store:
@@ -63,75 +51,66 @@ class Store:
         weakref.finalize(self, self._file.close)
 
     def put(self, data: bytes) -> tuple[int, int]:
-        """Keep bytes; return their place."""
-        at = self._file.seek(0, 2)
+        """Store bytes; return their (offset, length)."""
+        offset = self._file.seek(0, 2)
         self._file.write(data)
-        return at, len(data)
+        return offset, len(data)
 
-    def get(self, place: tuple[int, int]) -> bytes:
-        """The bytes of a place."""
-        self._file.seek(place[0])
-        return self._file.read(place[1])
+    def get(self, location: tuple[int, int]) -> bytes:
+        """Return the bytes at an (offset, length)."""
+        self._file.seek(location[0])
+        return self._file.read(location[1])
 
 
-class UmrgSamples(Sequence[Sample]):
-    """The usable rows of a table; indexing one decodes its image and mask.
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Row:
+    """One row that can be used, without its pixels."""
 
-    Args:
-        rows: checked rows.
-        bad: the others, with their places and reasons.
-        store: holds the rows' images.
-        files: what was read.
-    """
+    id: str
+    where: str
+    question: str
+    truth: str
+    size: Size
+    """(H, W) of its image."""
+    store: Store
+    """Holds the bytes of its image and mask."""
+    image: tuple[int, int]
+    """(offset, length) of its bytes in the store."""
+    mask: tuple[int, int] | None
+    image_key: str
+    split: str
+    labels: Mapping[str, str] = field(default_factory=dict)
+    spacing: tuple[float, float] | None = None
 
-    def __init__(self, rows: Sequence[Row], bad: Sequence[BadSample], store: Store, files: Sequence[Path]) -> None:
-        self.rows, self.bad, self.files = list(rows), list(bad), list(files)
-        self._store = store
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    @overload
-    def __getitem__(self, index: int) -> Sample: ...
-    @overload
-    def __getitem__(self, index: slice) -> "UmrgSamples": ...
-    def __getitem__(self, index: int | slice) -> "Sample | UmrgSamples":
-        if isinstance(index, slice):
-            return UmrgSamples(self.rows[index], self.bad, self._store, self.files)
-        row = self.rows[index]
-        image = self.image(row)
-        box, points, published = truth(row.truth, (image.shape[0], image.shape[1]))
-        return Sample(
-            query=Query(image=image, question=row.question, id=row.id),
-            target=Target(box=box, points=points, mask=self.mask(row), published=published),
-            labels=row.labels,
-            spacing=row.spacing,
-        )
-
-    @property
-    def ids(self) -> list[str]:
-        """The id of every sample, in order; nothing is read."""
-        return [row.id for row in self.rows]
-
-    def where(self, keep: Callable[[Mapping[str, str]], bool]) -> "UmrgSamples":
-        """The rows whose labels `keep` says True to; perhaps none."""
-        rows = [row for row in self.rows if keep(row.labels)]
-        return UmrgSamples(rows, self.bad, self._store, self.files)
-
-    def image(self, row: Row) -> Any:
-        """A row's image, H×W×3 uint8 RGB.
+    def load_image(self) -> LoadedImage:
+        """Decode the image.
 
         Raises:
             InputError: if its pixels are damaged.
         """
-        return decode_image(self._store.get(row.image), f"the image of {row.where}")
+        stream = io.BytesIO(self.store.get(self.image))
+        pixels, reoriented = decode_picture(stream, f"the image of {self.where}")
+        return LoadedImage(id=self.id, kind="picture", pixels=pixels, spacing=self.spacing, reoriented=reoriented)
 
-    def mask(self, row: Row) -> Any:
-        """A row's mask, H×W bool, or None where it has none. Errors as `image`."""
-        return None if row.mask is None else decode_mask(self._store.get(row.mask), f"the mask of {row.where}")
+    def load_mask(self) -> NDArray[np.bool_]:
+        """Decode the mask of a row that has one, H×W bool. Raises as `load_image`."""
+        assert self.mask is not None
+        return decode_mask(io.BytesIO(self.store.get(self.mask)), f"the mask of {self.where}")
+
+    def load(self) -> Sample:
+        """Decode image and mask. Raises as `load_image`."""
+        image = self.load_image()
+        box, points, published = truth(self.truth, image.size)
+        region = Region(box=box, points=points, mask=None if self.mask is None else Mask(data=self.load_mask()))
+        return Sample(
+            query=Query(image=image.pixels, question=self.question, id=self.id),
+            target=Target(regions=(region,), published=published),
+            labels=self.labels,
+            spacing=self.spacing,
+        )
 
 
-def read_umrg(path: str | Path, *, split: str | None = None, limit: int | None = None) -> UmrgSamples:
+def read_umrg(path: str | Path, *, split: str | None = None, limit: int | None = None) -> Dataset[Row]:
     """Read a table of the published schema.
 
     Args:
@@ -144,41 +123,39 @@ def read_umrg(path: str | Path, *, split: str | None = None, limit: int | None =
         UsageError: if several variants are there and `split` names none.
         PluginError: without pyarrow.
     """
-    found = files(path, split)
+    tables = [(name, table) for name, tables in files(path, split).items() for table in tables]
     store = Store()
     rows: list[Row] = []
     bad: list[BadSample] = []
     seen: set[str] = set()
-    for number, (part, table) in enumerate((part, table) for part, tables in found.items() for table in tables):
-        where = (
-            table.name if number == 0 or table.name != next(iter(found.values()))[0].name else f"{part} {table.name}"
-        )
-        for each in _rows(table, part, where, store, seen):
-            if isinstance(each, BadSample):
-                bad.append(each)
+    for name, table in tables:
+        first = table is tables[0][1] or table.name != tables[0][1].name
+        for row in _rows(table, name, table.name if first else f"{name} {table.name}", store, seen):
+            if isinstance(row, BadSample):
+                bad.append(row)
             else:
-                rows.append(each)
+                rows.append(row)
             if limit is not None and len(rows) >= limit:
-                return UmrgSamples(rows, bad, store, [path for tables in found.values() for path in tables])
+                return Dataset(rows, [table for _, table in tables], bad)
     if not rows:
-        first = f"; the first: {bad[0].where} {bad[0].reason}" if bad else ""
+        why = f"; the first: {bad[0].where} {bad[0].reason}" if bad else ""
         raise InputError(
-            f"{Path(path).name} holds no row that can be used{first}", hint="see docs/data.md for its columns"
+            f"{Path(path).name} holds no row that can be used{why}", hint="see docs/data.md for its columns"
         )
-    return UmrgSamples(rows, bad, store, [path for tables in found.values() for path in tables])
+    return Dataset(rows, [table for _, table in tables], bad)
 
 
 def _rows(path: Path, split: str, where: str, store: Store, seen: set[str]) -> Iterator[Row | BadSample]:
     for number, values in enumerate(_values(path)):
-        place = f"{where} row {number}"
+        name = f"{where} row {number}"
         try:
-            yield _row(values, place, number, split, store, seen)
+            yield _row(values, name, number, split, store, seen)
         except InputError as error:
-            yield BadSample(place, error.message)
+            yield BadSample(name, error.message)
 
 
 def _values(path: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a file as plain values, one by one."""
+    """Yield the rows of a file as plain values."""
     pyarrow, parquet = arrow()
     try:
         with parquet.ParquetFile(path) as table:
@@ -208,8 +185,8 @@ def _row(values: dict[str, Any], where: str, number: int, split: str, store: Sto
     size = encoded_size(image, "its image")
     if mask is not None and encoded_size(mask, "its mask") != size:
         raise InputError(f"its mask is {encoded_size(mask, 'its mask')} and its image {size}")
-    told = values.get("reward_model")
-    text = told.get("ground_truth") if isinstance(told, dict) else None
+    reward_model = values.get("reward_model")
+    text = reward_model.get("ground_truth") if isinstance(reward_model, dict) else None
     truth(text, size)
     question = _question(values.get("prompt"))
     about = values.get("extra_info")
@@ -225,6 +202,7 @@ def _row(values: dict[str, Any], where: str, number: int, split: str, store: Sto
         question=question,
         truth=str(text),
         size=size,
+        store=store,
         image=store.put(image),
         mask=None if mask is None else store.put(mask),
         image_key=hashlib.sha256(image).hexdigest()[:16],
@@ -243,7 +221,7 @@ def _question(prompt: Any) -> str:
 
 
 def _one(images: Any, what: str) -> bytes:
-    """The bytes of the one image of a list; `datasets` stores {bytes, path}, others plain bytes."""
+    """Return the bytes of the one image of a list; `datasets` stores {bytes, path}, others plain bytes."""
     if not isinstance(images, list) or len(images) != 1:
         raise InputError(f"it holds {len(images) if isinstance(images, list) else 'no'} {what}s, not one")
     data = images[0].get("bytes") if isinstance(images[0], dict) else images[0]
@@ -255,19 +233,18 @@ def _one(images: Any, what: str) -> bytes:
 
 
 def _labels(about: dict[str, Any]) -> tuple[dict[str, str], tuple[float, float] | None]:
-    found = {str(key): str(value) for key, value in about.items() if key not in ("id", "labels") and _plain(value)}
+    labels = {str(key): str(value) for key, value in about.items() if key not in ("id", "labels") and _plain(value)}
     try:
         rest = json.loads(about["labels"]) if isinstance(about.get("labels"), str) else {}
     except (ValueError, RecursionError):
         rest = {}
     rest = rest if isinstance(rest, dict) else {}
-    spacing = rest.pop("spacing", None)
-    found |= {str(key): str(value) for key, value in rest.items() if _plain(value)}
+    spacing = finite_numbers(rest.pop("spacing", None), 2)
+    labels |= {str(key): str(value) for key, value in rest.items() if _plain(value)}
     # Ours writes the row's number there, which is no label.
     if rest or set(about) >= {*NAMED, "index", "labels"}:
-        found.pop("index", None)
-    good = isinstance(spacing, list) and len(spacing) == 2 and all(type(each) in (int, float) for each in spacing)
-    return found, (float(spacing[0]), float(spacing[1])) if good else None
+        labels.pop("index", None)
+    return labels, None if spacing is None else (spacing[0], spacing[1])
 
 
 def _plain(value: Any) -> bool:

@@ -17,11 +17,11 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from medground.data.manifest import finite_numbers
 from medground.errors import InputError, PluginError
 from medground.geometry import Box, Point, Size
 from medground.types import Target
 
-COLUMNS = ("prompt", "images", "masks", "data_source", "reward_model", "extra_info")
 NEEDED = ("prompt", "images", "reward_model")
 NAMED = ("supercategory", "category", "modality")
 """Labels with a field of their own in ``extra_info``; the others travel in its ``labels``, as JSON."""
@@ -42,7 +42,7 @@ FEATURES: dict[str, Any] = {
 
 
 def arrow() -> tuple[Any, Any]:
-    """(pyarrow, pyarrow.parquet).
+    """Return (pyarrow, pyarrow.parquet).
 
     Raises:
         PluginError: where it is not installed.
@@ -56,20 +56,27 @@ def arrow() -> tuple[Any, Any]:
 
 
 def published(target: Target) -> dict[str, Any]:
-    """A target's numbers as the table holds them.
+    """Return a target's numbers as the table holds them.
 
-    >>> published(Target(box=Box(2, 3, 10, 11), points=(Point(4.5, 5.5),)))
+    >>> from medground.types import Region
+    >>> published(Target(regions=(Region(box=Box(2, 3, 10, 11), points=(Point(4.5, 5.5),)),)))
     {'bbox_2d': [2, 3, 9, 10], 'point_2d': [[4, 5]]}
+
+    Raises:
+        InputError: if the target is not one region with a box: the table has no form for another.
     """
-    x1, y1, x2, y2 = target.box
+    region = target.region
+    if region is None or region.box is None:
+        raise InputError(f"a row of the published table holds one box, not {len(target.regions)} regions")
+    x1, y1, x2, y2 = region.box
     return {
         "bbox_2d": [math.floor(x1), math.floor(y1), math.ceil(x2) - 1, math.ceil(y2) - 1],
-        "point_2d": [[math.floor(x), math.floor(y)] for x, y in target.points],
+        "point_2d": [[math.floor(x), math.floor(y)] for x, y in region.points],
     }
 
 
 def truth(text: Any, size: Size) -> tuple[Box, tuple[Point, ...], Mapping[str, Any]]:
-    """The box and points of a ``ground_truth`` text, in pixels, and the numbers as they stand.
+    """Return the box and points of a ``ground_truth`` text, in pixels, and the numbers as they stand.
 
     Args:
         text: JSON.
@@ -101,8 +108,8 @@ def truth(text: Any, size: Size) -> tuple[Box, tuple[Point, ...], Mapping[str, A
     )
 
 
-def _numbers(values: Any, count: int, key: str) -> list[float]:
-    good = isinstance(values, list) and len(values) == count
-    if not good or not all(type(each) in (int, float) and math.isfinite(each) for each in values):
-        raise InputError(f"its {key} is not {count} finite numbers")
-    return [float(each) for each in values]
+def _numbers(values: Any, count: int, word: str) -> tuple[float, ...]:
+    numbers = finite_numbers(values, count)
+    if numbers is None:
+        raise InputError(f"its {word} is not {count} finite numbers")
+    return numbers

@@ -21,7 +21,7 @@ def write_umrg(path: str | Path, samples: Iterable[Sample]) -> int:
     and the spacing are kept in ``extra_info``.
 
     Args:
-        path: of the file, such as ``train.parquet``.
+        path: of the file, for example ``train.parquet``.
         samples: read one by one.
 
     Raises:
@@ -34,8 +34,8 @@ def write_umrg(path: str | Path, samples: Iterable[Sample]) -> int:
     temporary = path.with_suffix(".tmp")
     count = 0
     with parquet.ParquetWriter(temporary, schema) as writer:
-        left = enumerate(samples)
-        while rows := [_row(sample, index) for index, sample in islice(left, GROUP)]:
+        numbered = enumerate(samples)
+        while rows := [_row(sample, index) for index, sample in islice(numbered, GROUP)]:
             writer.write_table(pyarrow.Table.from_pylist(rows, schema=schema))
             count += len(rows)
     temporary.replace(path)
@@ -43,14 +43,14 @@ def write_umrg(path: str | Path, samples: Iterable[Sample]) -> int:
 
 
 def _row(sample: Sample, index: int) -> dict[str, Any]:
-    query, target, labels = sample.query, sample.target, dict(sample.labels)
+    query, target, labels, mask = sample.query, sample.target, dict(sample.labels), sample.target.mask
     rest = {key: value for key, value in labels.items() if key not in NAMED}
     if sample.spacing is not None:
         rest["spacing"] = list(sample.spacing)  # type: ignore[assignment]
     return {
         "prompt": [{"role": "user", "content": query.question}],
         "images": [{"bytes": png_bytes(query.image), "path": None}],
-        "masks": [] if target.mask is None else [{"bytes": png_bytes(target.mask), "path": None}],
+        "masks": [] if mask is None else [{"bytes": png_bytes(mask), "path": None}],
         "data_source": "umrg",
         "reward_model": {"ground_truth": json.dumps(published(target)), "style": "rule"},
         "extra_info": {
@@ -74,5 +74,5 @@ def _schema(pyarrow: Any) -> Any:
         "reward_model": pyarrow.struct([("ground_truth", text), ("style", text)]),
         "extra_info": pyarrow.struct(about),
     }
-    told = {"huggingface": json.dumps({"info": {"features": FEATURES}})}
-    return pyarrow.schema(list(columns.items()), metadata=told)
+    features = {"huggingface": json.dumps({"info": {"features": FEATURES}})}
+    return pyarrow.schema(list(columns.items()), metadata=features)

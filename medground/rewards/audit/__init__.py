@@ -7,15 +7,15 @@ on NaN shows here in seconds.
 from medground.protocols import PromptInterface
 from medground.rewards.audit.card import Card as Card
 from medground.rewards.audit.checks import judge
-from medground.rewards.audit.evidence import Finding as Finding
+from medground.rewards.audit.evidence import AuditFinding as AuditFinding
 from medground.rewards.audit.evidence import collect
 from medground.rewards.rubric import Rubric
 
-__all__ = ["Card", "Finding", "audit"]
+__all__ = ["AuditFinding", "Card", "audit"]
 
 
 def audit(rubric: Rubric, interface: PromptInterface, *, name: str = "rubric", seed: int = 0) -> Card:
-    """The reward card of a rubric whose answers are read by `interface`; the same seed gives the same card.
+    """Audit a rubric whose answers are read by `interface`; the same seed gives the same card.
 
     Terms with weight 0 are left out. Masks, where terms need them, come from a perfect segmenter.
     """

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from medground.report import Line, panels
-from medground.rewards.audit.evidence import ASKED, Evidence, Finding, pay, top
+from medground.rewards.audit.evidence import ASKED, AuditFinding, Evidence, pay, top
 from medground.rewards.audit.probes import CURVES, WRONG_PROBES, errors
 from medground.rewards.audit.scenes import LARGE, REFERENCE
 from medground.runs.jsonable import plain
@@ -20,15 +20,15 @@ class Card:
     """The recipe or term, with its overrides."""
     seed: int
     evidence: Evidence
-    findings: list[Finding]
+    findings: list[AuditFinding]
 
     def to_dict(self) -> dict[str, Any]:
-        """The card as JSON-ready values; a score that could not be given is null."""
+        """Return the card as JSON-ready values; a score that could not be given is null."""
         evidence = self.evidence
         data = {
             "name": self.name,
             "seed": self.seed,
-            "interface": repr(evidence.stage.interface),
+            "interface": repr(evidence.scorer.interface),
             "terms": {
                 term.label: {"weight": term.weight, "most": top(term), "component": repr(term.reward)}
                 for term in evidence.terms
@@ -60,7 +60,7 @@ class Card:
         return plain(data)  # type: ignore[no-any-return]
 
     def markdown(self) -> str:
-        """The card as a page."""
+        """Return the card as a page."""
         evidence = self.evidence
         lines = [f"# Reward card: {self.name}", "", *self._figures(), "", "## Findings", ""]
         lines += [f"- **{finding.check}**: {finding.says}" for finding in self.findings] or ["None."]
@@ -95,7 +95,7 @@ class Card:
         return ["| | |", "|---|---|", *(f"| {what} | {_cell(value, False)} |" for what, value in rows.items())]
 
     def curves(self) -> str:
-        """The curves of the large target as SVG: what the total and every term that moves pay, 1 where perfect."""
+        """Return the curves of the large target as SVG: what the total and every term that moves pay, 1 where perfect."""
         evidence = self.evidence
         drawn: dict[str, dict[str, Line]] = {}
         for name, scores in evidence.curves[LARGE.name].items():
@@ -120,7 +120,7 @@ class Card:
 
 
 def _line(steps: list[float], values: list[float | None]) -> Line:
-    """A line of values as shares of the first; as they are where the first is 0, and none where it is missing."""
+    """Return a line of values as shares of the first; as they are where the first is 0, and none where it is missing."""
     first = values[0] if values else None
     if first is None:
         return [], []

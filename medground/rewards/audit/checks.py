@@ -3,9 +3,9 @@
 from collections.abc import Callable, Iterator
 
 from medground.rewards.audit import gaming, shape
-from medground.rewards.audit.evidence import Evidence, Finding
+from medground.rewards.audit.evidence import AuditFinding, Evidence
 
-CHECKS: tuple[Callable[[Evidence], Iterator[Finding]], ...] = (
+CHECKS: tuple[Callable[[Evidence], Iterator[AuditFinding]], ...] = (
     shape.full_marks,
     shape.small_targets,
     shape.dead,
@@ -24,6 +24,6 @@ CHECKS: tuple[Callable[[Evidence], Iterator[Finding]], ...] = (
 """In the order in which a card lists them."""
 
 
-def judge(evidence: Evidence) -> list[Finding]:
-    """All findings, in the order of the checks."""
+def judge(evidence: Evidence) -> list[AuditFinding]:
+    """Return all findings, in the order of the checks."""
     return [finding for check in CHECKS for finding in check(evidence)]

@@ -8,7 +8,7 @@ from typing import Any
 
 from medground.protocols import PromptInterface
 from medground.rewards.audit.probes import CURVES, best_wrong, follow, honest, probes
-from medground.rewards.audit.scenes import CURVED, LARGE, LONG, MEDIUM, REFERENCE, SMALL, TINY, Scene, Stage
+from medground.rewards.audit.scenes import CURVED, LARGE, LONG, MEDIUM, REFERENCE, SMALL, TINY, Scene, Scorer
 from medground.rewards.rubric import Rubric, Score, Term
 
 ASKED = (REFERENCE, LARGE)
@@ -20,7 +20,7 @@ SMALLER = (MEDIUM, SMALL)
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class AuditFinding:
     """One defect, by name."""
 
     check: str
@@ -34,9 +34,9 @@ class Finding:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a rubric paid for everything it was asked."""
+    """The scores a rubric gave."""
 
-    stage: Stage
+    scorer: Scorer
     probes: dict[str, dict[str, Score]]
     """Scene -> probe -> score."""
     honest: dict[str, list[Score]]
@@ -49,7 +49,7 @@ class Evidence:
     @property
     def rubric(self) -> Rubric:
         """The rubric under audit, without the terms it only observes."""
-        return self.stage.rubric
+        return self.scorer.rubric
 
     @property
     def terms(self) -> tuple[Term, ...]:
@@ -68,14 +68,14 @@ class Evidence:
         return self.probes[REFERENCE.name]["perfect"]
 
     def median(self, scene: Scene, label: str | None = None) -> float | None:
-        """The honest median of a scene: of the total, or of what one term pays."""
+        """Return the honest median of a scene: of the total, or of what one term pays."""
         scores = self.honest[scene.name]
         paid = [score.total if label is None else pay(score, label) for score in scores]
         known = [value for value in paid if value is not None]
         return median(known) if known else None
 
     def everything(self) -> Iterator[tuple[str, Score]]:
-        """Every score with the name of what was asked."""
+        """Yield every score with the name of its answer."""
         for scene, by_probe in self.probes.items():
             for probe, score in by_probe.items():
                 yield f"{probe} ({scene})", score
@@ -86,11 +86,11 @@ class Evidence:
                 yield from ((f"{curve} ({scene})", score) for score in scores)
 
     def along(self, scene: Scene, curve: str, label: str) -> list[float] | None:
-        """What a term pays along a curve; None where it does not always answer."""
+        """Return what a term pays along a curve; None where it does not always answer."""
         return paid(self.curves[scene.name][curve], label)
 
     def looks_at(self, label: str, part: str) -> bool:
-        """Whether what a term pays depends on the box, or on the points."""
+        """Return True if what a term pays depends on the box, or on the points."""
         for scene in CURVED:
             for name, curve in CURVES.items():
                 values = self.along(scene, name, label) if curve.part == part else None
@@ -100,26 +100,26 @@ class Evidence:
 
 
 def top(term: Term) -> float:
-    """The most a term can add, by its weight and range; infinite where it does not say."""
+    """Return the most a term can add, by its weight and range; infinite where it does not say."""
     low, high = getattr(term.reward, "range", (-math.inf, math.inf))
     return max(term.weight * low, term.weight * high)
 
 
 def pay(score: Score, label: str) -> float | None:
-    """What a term adds to one score; None where it abstained or failed."""
+    """Return what a term adds to one score; None where it abstained or failed."""
     term = score.terms[label]
     return None if term.value is None else term.weighted
 
 
 def paid(scores: Iterable[Score], label: str) -> list[float] | None:
-    """What a term adds to each score; None unless it always answers."""
+    """Return what a term adds to each score; None unless it always answers."""
     values = [pay(score, label) for score in scores]
     known = [value for value in values if value is not None]
     return known if len(known) == len(values) else None
 
 
 def prefers_wrong(evidence: Evidence, term: Term) -> bool:
-    """Whether a term pays a far wrong answer more than a perfect one, on every scene asked."""
+    """Return True if a term pays a far wrong answer more than a perfect one, on every scene."""
     for scene in ASKED:
         right, wrong = (pay(evidence.probes[scene.name][name], term.label) for name in ("perfect", "far wrong"))
         if right is None or wrong is None or wrong <= right + 1e-6:
@@ -129,26 +129,26 @@ def prefers_wrong(evidence: Evidence, term: Term) -> bool:
 
 def collect(rubric: Rubric, interface: PromptInterface, seed: int) -> Evidence:
     """Ask a rubric everything; the same seed asks the same."""
-    stage = Stage(Rubric(term for term in rubric.terms if term.weight != 0), interface)
+    scorer = Scorer(Rubric(term for term in rubric.terms if term.weight != 0), interface)
     # Masks cost by the pixel: what needs them is asked on smaller copies of the larger scenes.
-    asked = [scene.shrunk(MASKED[scene.name]) if stage.rubric.needs_mask else scene for scene in ASKED]
-    curved = [scene.shrunk(MASKED[scene.name]) if stage.rubric.needs_mask else scene for scene in CURVED]
-    single = {scene.name: _ask(stage, scene, probes(stage, scene)) for scene in asked}
+    scenes = [scene.shrunk(MASKED[scene.name]) if scorer.rubric.needs_mask else scene for scene in ASKED]
+    curved = [scene.shrunk(MASKED[scene.name]) if scorer.rubric.needs_mask else scene for scene in CURVED]
+    single = {scene.name: _ask(scorer, scene, probes(scorer, scene)) for scene in scenes}
     for scene in (TINY, SMALL, LONG):
-        single[scene.name] = _ask(stage, scene, {"perfect": stage.write(scene.truth)})
+        single[scene.name] = _ask(scorer, scene, {"perfect": scorer.write(scene.truth)})
     # Rasterised masks of the smallest scene are too coarse to compare.
-    smaller = MEDIUM if stage.rubric.needs_mask else SMALL
+    smaller = MEDIUM if scorer.rubric.needs_mask else SMALL
     followed = {scene.name: scene for scene in (*curved, smaller)}
     return Evidence(
-        stage=stage,
+        scorer=scorer,
         probes=single,
-        honest={scene.name: honest(stage, scene, seed) for scene in asked},
+        honest={scene.name: honest(scorer, scene, seed) for scene in scenes},
         curves={
-            name: {curve: follow(stage, scene, CURVES[curve]) for curve in CURVES} for name, scene in followed.items()
+            name: {curve: follow(scorer, scene, CURVES[curve]) for curve in CURVES} for name, scene in followed.items()
         },
-        best=best_wrong(stage, next(scene for scene in asked if scene.name == LARGE.name), seed),
+        best=best_wrong(scorer, next(scene for scene in scenes if scene.name == LARGE.name), seed),
     )
 
 
-def _ask(stage: Stage, scene: Scene, texts: dict[str, str]) -> dict[str, Score]:
-    return dict(zip(texts, stage.score(scene, list(texts.values())), strict=True))
+def _ask(scorer: Scorer, scene: Scene, texts: dict[str, str]) -> dict[str, Score]:
+    return dict(zip(texts, scorer.score(scene, list(texts.values())), strict=True))

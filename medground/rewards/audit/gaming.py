@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from medground.rewards.audit.evidence import ASKED, Evidence, Finding, pay, prefers_wrong
+from medground.rewards.audit.evidence import ASKED, AuditFinding, Evidence, pay, prefers_wrong
 from medground.rewards.audit.probes import MISPLACED, WRONG_PROBES
 from medground.rewards.audit.scenes import LARGE, REFERENCE
 
@@ -11,14 +11,14 @@ FORMAT = 0.25
 WORDS = {"nan": "NaN", "infinite": "an infinity", "released": "what was NaN or infinite as released"}
 
 
-def inside_out(evidence: Evidence) -> Iterator[Finding]:
-    """An inside-out box earns no more than no box."""
-    found = evidence.probes[REFERENCE.name]
-    paid, without = found["inside-out box"].total, found["no box"].total
+def inside_out(evidence: Evidence) -> Iterator[AuditFinding]:
+    """Check that an inside-out box earns no more than no box."""
+    scores = evidence.probes[REFERENCE.name]
+    paid, without = scores["inside-out box"].total, scores["no box"].total
     scale = evidence.maximum or evidence.perfect.total
     if paid is None or without is None or not scale or paid - without <= 0.01 * scale:
         return
-    yield Finding(
+    yield AuditFinding(
         "inside-out box paid",
         "rubric",
         f"An inside-out box with the right points earns {paid:.4f} of {scale:g}; without a box it would be "
@@ -27,13 +27,13 @@ def inside_out(evidence: Evidence) -> Iterator[Finding]:
     )
 
 
-def wrong_answers(evidence: Evidence) -> Iterator[Finding]:
-    """No wrong answer earns more than an honest one, and no term prefers a wrong answer to a perfect one."""
+def wrong_answers(evidence: Evidence) -> Iterator[AuditFinding]:
+    """Check that no wrong answer earns more than an honest one, and no term prefers a wrong answer to a perfect one."""
     for probe in WRONG_PROBES:
         for scene in ASKED:
             total, median = evidence.probes[scene.name][probe].total, evidence.median(scene)
             if total is not None and median is not None and total > median + 1e-9:
-                yield Finding(
+                yield AuditFinding(
                     "wrong answer above the honest median",
                     probe,
                     f"{probe.capitalize()} earns {total:.4f}; the honest median is {median:.4f}.",
@@ -42,7 +42,7 @@ def wrong_answers(evidence: Evidence) -> Iterator[Finding]:
                 break
     median = evidence.median(LARGE)
     if evidence.best and median is not None and evidence.best[1] > median + 1e-9:
-        yield Finding(
+        yield AuditFinding(
             "wrong answer above the honest median",
             "search",
             f"A wrong answer found by search earns {evidence.best[1]:.4f}; the honest median is {median:.4f}.",
@@ -51,20 +51,20 @@ def wrong_answers(evidence: Evidence) -> Iterator[Finding]:
     yield from _preferred(evidence)
 
 
-def _preferred(evidence: Evidence) -> Iterator[Finding]:
-    """More than for a perfect answer; of a term that looks at the place, as much for a misplaced one is too much."""
+def _preferred(evidence: Evidence) -> Iterator[AuditFinding]:
+    """Check that no term pays a wrong answer more than a perfect one, nor as much where it looks at the place."""
     for term in evidence.terms:
         if prefers_wrong(evidence, term):
             continue
         placed = evidence.looks_at(term.label, "box") or evidence.looks_at(term.label, "points")
         for probe in (*WRONG_PROBES, "coincident points"):
-            found = evidence.probes[REFERENCE.name]
-            wrong, right = pay(found[probe], term.label), pay(found["perfect"], term.label)
+            scores = evidence.probes[REFERENCE.name]
+            wrong, right = pay(scores[probe], term.label), pay(scores["perfect"], term.label)
             if wrong is None or right is None:
                 continue
             as_much = placed and probe in MISPLACED and right > 0 and wrong >= right - 1e-6
             if as_much or wrong > right + 1e-6:
-                yield Finding(
+                yield AuditFinding(
                     "wrong answer preferred",
                     f"{term.label}: {probe}",
                     f"{term.label} pays {wrong:.4g} for {probe} and {right:.4g} for a perfect answer.",
@@ -72,14 +72,14 @@ def _preferred(evidence: Evidence) -> Iterator[Finding]:
                 )
 
 
-def coincident(evidence: Evidence) -> Iterator[Finding]:
-    """Points that coincide earn no more than honest points, by any term that looks at points."""
+def coincident(evidence: Evidence) -> Iterator[AuditFinding]:
+    """Check that points that coincide earn no more than honest points, by any term that looks at points."""
     for term in evidence.terms:
         paid = pay(evidence.probes[REFERENCE.name]["coincident points"], term.label)
         median = evidence.median(REFERENCE, term.label)
         if paid is None or median is None or paid <= median + 1e-9 or not evidence.looks_at(term.label, "points"):
             continue
-        yield Finding(
+        yield AuditFinding(
             "coincident points paid",
             term.label,
             f"{term.label} pays {paid:.4g} for two points in one place; its honest median is {median:.4g}.",
@@ -87,8 +87,8 @@ def coincident(evidence: Evidence) -> Iterator[Finding]:
         )
 
 
-def format_share(evidence: Evidence) -> Iterator[Finding]:
-    """At most a quarter of the maximum is paid to a well-formed answer in the wrong place."""
+def format_share(evidence: Evidence) -> Iterator[AuditFinding]:
+    """Check that at most a quarter of the maximum is paid to a well-formed answer in the wrong place."""
     score = evidence.probes[REFERENCE.name]["far wrong"]
     total, maximum = score.total, evidence.maximum or evidence.perfect.total
     blind = [
@@ -99,7 +99,7 @@ def format_share(evidence: Evidence) -> Iterator[Finding]:
     if len(blind) == len(evidence.terms) == 1 or total is None or not maximum or total <= FORMAT * maximum + 1e-9:
         return
     form = sum(pay(score, label) or 0.0 for label in blind)
-    yield Finding(
+    yield AuditFinding(
         "format share",
         "rubric",
         f"A well-formed answer that is far wrong earns {total:.4f} of {maximum:g} ({total / maximum:.0%}): {form:g} by "
@@ -108,12 +108,12 @@ def format_share(evidence: Evidence) -> Iterator[Finding]:
     )
 
 
-def quotes(evidence: Evidence) -> Iterator[Finding]:
-    """An answer in the quotes the prompt shows earns what the same answer in JSON earns."""
-    found = evidence.probes[REFERENCE.name]
-    shown, json = found["single quotes"].total, found["perfect"].total
-    if evidence.stage.single_quoted and shown is not None and json is not None and shown < json - 1e-6:
-        yield Finding(
+def quotes(evidence: Evidence) -> Iterator[AuditFinding]:
+    """Check that an answer in the quotes the prompt shows earns what the same answer in JSON earns."""
+    scores = evidence.probes[REFERENCE.name]
+    shown, json = scores["single quotes"].total, scores["perfect"].total
+    if evidence.scorer.single_quoted and shown is not None and json is not None and shown < json - 1e-6:
+        yield AuditFinding(
             "quote style",
             "rubric",
             f"A perfect answer in the single quotes the prompt shows earns {shown:.4g}, in double quotes {json:.4g}.",
@@ -121,21 +121,21 @@ def quotes(evidence: Evidence) -> Iterator[Finding]:
         )
 
 
-def numbers(evidence: Evidence) -> Iterator[Finding]:
-    """Every term answers every probe with a finite number, or abstains."""
+def numbers(evidence: Evidence) -> Iterator[AuditFinding]:
+    """Check that every term answers every probe with a finite number, or abstains."""
     for term in evidence.terms:
         failed = [
-            (asked, failure)
-            for asked, score in evidence.everything()
+            (subject, failure)
+            for subject, score in evidence.everything()
             if (failure := score.terms[term.label].failure) is not None
         ]
         if failed:
-            asked, failure = failed[0]
+            subject, failure = failed[0]
             what = WORDS.get(failure.kind)
             how = f"gives {what}" if what else f"fails ({failure.cause})"
-            yield Finding(
+            yield AuditFinding(
                 "not a finite number" if what else "fails",
                 term.label,
-                f"{term.label} {how} on {len(failed)} of the answers asked, first on {asked}.",
-                {"count": len(failed), "kind": failure.kind, "first": asked},
+                f"{term.label} {how} on {len(failed)} of the answers subject, first on {subject}.",
+                {"count": len(failed), "kind": failure.kind, "first": subject},
             )

@@ -6,7 +6,7 @@ there is no box, and the truth is the ellipse of the true box. So a mask is exac
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -16,25 +16,25 @@ from numpy.typing import ArrayLike, NDArray
 from medground.geometry import Box, Point, Size, box_iou, disc, disc_dice
 from medground.protocols import PromptInterface
 from medground.rewards.rubric import Rubric, Score
-from medground.types import Completion, Mask, Query, Rollout, Sample, SpatialPrompt, Target
+from medground.types import Completion, Mask, Query, Region, Rollout, Sample, Target
 
 Pair = tuple[Point, Point]
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class SceneAnswer:
     """A box and two points, before they are written down."""
 
     box: Box
     points: Pair
 
-    def moved(self, box: ArrayLike | None = None, points: ArrayLike | None = None) -> "Answer":
-        """The same answer with another box, other points, or both."""
+    def moved(self, box: ArrayLike | None = None, points: ArrayLike | None = None) -> "SceneAnswer":
+        """Return the same answer with another box, other points, or both."""
         corners = self.box if box is None else Box(*np.asarray(box, np.float64).ravel().tolist())
         if points is None:
-            return Answer(corners, self.points)
+            return SceneAnswer(corners, self.points)
         first, second = np.asarray(points, np.float64).tolist()
-        return Answer(corners, (Point(*first), Point(*second)))
+        return SceneAnswer(corners, (Point(*first), Point(*second)))
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Scene:
 
     name: str
     size: Size
-    truth: Answer
+    truth: SceneAnswer
 
     @property
     def sides(self) -> tuple[float, float]:
@@ -56,17 +56,17 @@ class Scene:
         return _ellipse(self.truth.box, self.size)
 
     def shrunk(self, factor: float) -> "Scene":
-        """The same scene in a smaller image."""
+        """Return the same scene in a smaller image."""
         truth = self.truth.moved(np.multiply(self.truth.box, factor), np.multiply(self.truth.points, factor))
         return Scene(self.name, (round(self.size[0] * factor), round(self.size[1] * factor)), truth)
 
-    def overlap(self, answer: Answer) -> tuple[float, float]:
-        """(box IoU, true disc Dice) of an answer with the truth."""
+    def overlap(self, answer: SceneAnswer) -> tuple[float, float]:
+        """Return (box IoU, true disc Dice) of an answer with the truth."""
         return float(box_iou(answer.box, self.truth.box)), float(disc_dice(answer.points, self.truth.points))
 
 
 def _scene(name: str, size: Size, box: Sequence[float], points: Sequence[Sequence[float]]) -> Scene:
-    return Scene(name, size, Answer(Box(*box), (Point(*points[0]), Point(*points[1]))))
+    return Scene(name, size, SceneAnswer(Box(*box), (Point(*points[0]), Point(*points[1]))))
 
 
 REFERENCE = _scene("reference", (840, 840), (445, 136, 708, 729), ((534, 273), (595, 455)))
@@ -83,68 +83,67 @@ CURVED = (LARGE, LONG)
 """Scenes on which terms are followed along growing errors."""
 
 
-class Stage:
+class Scorer:
     """Writes answers as a model would, reads them as the recipe does, and scores them."""
 
     def __init__(self, rubric: Rubric, interface: PromptInterface) -> None:
         self.rubric = rubric
         self.interface = interface
-        ideal = interface.answer(Target(box=REFERENCE.truth.box, points=REFERENCE.truth.points))
+        ideal = interface.answer(_target(REFERENCE))
         start, end = ideal.rindex("{"), ideal.rindex("}") + 1
         self.before, self.after = ideal[:start], ideal[end:]
         self.single_quoted = "'" in ideal[start:end]
-        said: Mapping[str, Any] = json.loads(ideal[start:end].replace("'", '"'))
-        self.box_key = next((key for key, value in said.items() if len(value) == 4), None)
-        self.point_keys = [key for key, value in said.items() if len(value) == 2]
+        entry: Mapping[str, Any] = json.loads(ideal[start:end].replace("'", '"'))
+        self.box_key = next((key for key, value in entry.items() if len(value) == 4), None)
+        self.point_keys = [key for key, value in entry.items() if len(value) == 2]
 
-    def write(self, answer: Answer, **changed: Any) -> str:
-        """An answer as text, in JSON; `changed` puts something else under ``box`` or the two ``points``."""
+    def write(self, answer: SceneAnswer, **changed: Any) -> str:
+        """Return an answer as text, in JSON; `changed` puts something else under ``box`` or the two ``points``."""
         return self.wrap(json.dumps(self.values(answer, **changed)))
 
     def wrap(self, answer: str) -> str:
-        """The ideal completion with another answer object in it."""
+        """Return the ideal completion with another answer object in it."""
         return f"{self.before}{answer}{self.after}"
 
-    def values(self, answer: Answer, **changed: Any) -> dict[str, Any]:
-        """The answer object."""
-        said: dict[str, Any] = {}
+    def values(self, answer: SceneAnswer, **changed: Any) -> dict[str, Any]:
+        """Return the answer object."""
+        entry: dict[str, Any] = {}
         if self.box_key is not None:
-            said[self.box_key] = changed.get("box", list(answer.box))
+            entry[self.box_key] = changed.get("box", list(answer.box))
         points = changed.get("points", [list(point) for point in answer.points])
-        return said | dict(zip(self.point_keys, points, strict=False))
+        return entry | dict(zip(self.point_keys, points, strict=False))
 
     def score(self, scene: Scene, texts: Sequence[str]) -> list[Score]:
-        """The rubric's scores of texts about one scene; numbers are in its pixels and none is out of frame."""
+        """Return the rubric's scores of texts about one scene; numbers are in its pixels and none is out of frame."""
         return self.rubric([self._rollout(scene, text, index) for index, text in enumerate(texts)])
 
     def _rollout(self, scene: Scene, text: str, index: int) -> Rollout:
         box, points = list(scene.truth.box), [list(point) for point in scene.truth.points]
-        target = Target(
-            box=scene.truth.box,
-            points=scene.truth.points,
-            mask=scene.mask if self.rubric.needs_mask else None,
-            published={"bbox_2d": box, "point_2d": points},
-        )
+        target = _target(scene, Mask(data=scene.mask) if self.rubric.needs_mask else None)
+        target = replace(target, published={"bbox_2d": box, "point_2d": points})
         image = np.broadcast_to(np.zeros((1, 1, 3), np.uint8), (*scene.size, 3))
         completion = Completion(text=text, frame=None)
         grounding = self.interface.parse(completion, scene.size)
-        mask = _segmented(grounding.prompt, scene.size) if self.rubric.needs_mask else None
+        if self.rubric.needs_mask:
+            grounding = grounding.with_masks([_segmented(region, scene.size) for region in grounding.regions])
         sample = Sample(query=Query(image=image, question="", id=f"{scene.name} {index}"), target=target)
-        return Rollout(sample=sample, completion=completion, grounding=grounding, mask=mask)
+        return Rollout(sample=sample, completion=completion, grounding=grounding)
 
 
-def _segmented(prompt: SpatialPrompt | None, size: Size) -> Mask | None:
-    if prompt is None:
-        return None
-    box = prompt.box
+def _target(scene: Scene, mask: Mask | None = None) -> Target:
+    return Target(regions=(Region(box=scene.truth.box, points=scene.truth.points, mask=mask),))
+
+
+def _segmented(region: Region, size: Size) -> Mask:
+    box = region.box
     if box is None:
-        (x, y), radius = disc(prompt.points[:2]) if len(prompt.points) > 1 else (prompt.points[0], 0.0)
+        (x, y), radius = disc(region.points[:2]) if len(region.points) > 1 else (region.points[0], 0.0)
         box = Box(float(x - radius), float(y - radius), float(x + radius), float(y + radius))
     return Mask(data=_ellipse(box, size), score=1.0)
 
 
 def _ellipse(box: Box, size: Size) -> NDArray[np.bool_]:
-    """The pixels whose centres lie in the ellipse of a box; none where the box encloses nothing."""
+    """Return the pixels whose centres lie in the ellipse of a box; none where the box encloses nothing."""
     if not box.valid:
         return np.zeros(size, bool)
     along = (np.arange(size[1]) + 0.5 - box.centre.x) / (box.width / 2)

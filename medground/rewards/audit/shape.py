@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from medground.geometry import box_iou, disc_iou
-from medground.rewards.audit.evidence import SMALLER, Evidence, Finding, pay, prefers_wrong, top
+from medground.rewards.audit.evidence import SMALLER, AuditFinding, Evidence, pay, prefers_wrong, top
 from medground.rewards.audit.probes import CURVES, errors
 from medground.rewards.audit.scenes import CURVED, LARGE, LONG, REFERENCE, TINY, Scene
 from medground.rewards.rubric import Score, Term
@@ -14,22 +14,22 @@ EXACT, RASTER = 0.02, 0.25
 """How far a term may differ between sizes of one scene, as a share of its pay: geometry, and masks of whole pixels."""
 
 
-def dead(evidence: Evidence) -> Iterator[Finding]:
-    """No term says the same to everything."""
+def dead(evidence: Evidence) -> Iterator[AuditFinding]:
+    """Check that no term says the same to everything."""
     for term in evidence.terms:
-        said = {score.terms[term.label].value for _, score in evidence.everything()}
-        if len(said) == 1:
-            (value,) = said
+        values = {score.terms[term.label].value for _, score in evidence.everything()}
+        if len(values) == 1:
+            (value,) = values
             what = "never says anything" if value is None else f"is {value:g} whatever the answer"
-            yield Finding("dead term", term.label, f"{term.label} {what}.", {"value": value})
+            yield AuditFinding("dead term", term.label, f"{term.label} {what}.", {"value": value})
 
 
-def flipped(evidence: Evidence) -> Iterator[Finding]:
-    """No term pays a far wrong answer more than a perfect one."""
+def flipped(evidence: Evidence) -> Iterator[AuditFinding]:
+    """Check that no term pays a far wrong answer more than a perfect one."""
     for term in evidence.terms:
         if prefers_wrong(evidence, term):
             right, wrong = (pay(evidence.probes[REFERENCE.name][name], term.label) for name in ("perfect", "far wrong"))
-            yield Finding(
+            yield AuditFinding(
                 "sign flipped",
                 term.label,
                 f"{term.label} pays {right:.4g} for a perfect answer and {wrong:.4g} for one that is far wrong.",
@@ -37,8 +37,8 @@ def flipped(evidence: Evidence) -> Iterator[Finding]:
             )
 
 
-def full_marks(evidence: Evidence) -> Iterator[Finding]:
-    """A perfect answer earns the maximum."""
+def full_marks(evidence: Evidence) -> Iterator[AuditFinding]:
+    """Check that a perfect answer earns the maximum."""
     maximum, total = evidence.maximum, evidence.perfect.total
     if maximum is None or total is None:
         return
@@ -46,7 +46,7 @@ def full_marks(evidence: Evidence) -> Iterator[Finding]:
         score = evidence.probes[scene.name]["perfect"]
         if score.total is not None and score.total < maximum - 1e-6:
             short = _short(evidence, score, None)
-            yield Finding(
+            yield AuditFinding(
                 "not full marks",
                 "rubric",
                 f"A perfect answer earns {score.total:.4g} of {maximum:g}; short: {', '.join(short)}.",
@@ -55,13 +55,13 @@ def full_marks(evidence: Evidence) -> Iterator[Finding]:
             return
 
 
-def small_targets(evidence: Evidence) -> Iterator[Finding]:
-    """A perfect answer about a small target earns what one about a large target earns."""
+def small_targets(evidence: Evidence) -> Iterator[AuditFinding]:
+    """Check that a perfect answer about a small target earns what one about a large target earns."""
     large, small = evidence.perfect, evidence.probes[TINY.name]["perfect"]
     if large.total is None or small.total is None or small.total >= large.total - 1e-6:
         return
     short = _short(evidence, small, large)
-    yield Finding(
+    yield AuditFinding(
         "small target capped",
         "rubric",
         f"A perfect answer about a target of {TINY.sides[0]:g} px earns {small.total:.4f} at most, about a large one "
@@ -71,18 +71,18 @@ def small_targets(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _short(evidence: Evidence, score: Score, other: Score | None) -> list[str]:
-    """The terms that pay less than their maximum, or than they pay in another score."""
-    found = []
+    """Return the terms that pay less than their maximum, or than they pay in another score."""
+    labels = []
     for term in evidence.terms:
         value = pay(score, term.label)
         goal = top(term) if other is None else pay(other, term.label)
         if value is not None and goal is not None and value < goal - 1e-6:
-            found.append(term.label)
-    return found
+            labels.append(term.label)
+    return labels
 
 
-def monotone(evidence: Evidence) -> Iterator[Finding]:
-    """No term pays more for a larger error."""
+def monotone(evidence: Evidence) -> Iterator[AuditFinding]:
+    """Check that no term pays more for a larger error."""
     for term in evidence.terms:
         if prefers_wrong(evidence, term):
             continue
@@ -97,7 +97,7 @@ def monotone(evidence: Evidence) -> Iterator[Finding]:
                         worst = rise, name, float(errors(curve)[index])
         if worst:
             rise, name, error = worst
-            yield Finding(
+            yield AuditFinding(
                 "not monotone",
                 term.label,
                 f"{term.label} pays {rise:.3g} more at a larger error: {name} by {error:.2f} of the target's sides.",
@@ -105,8 +105,8 @@ def monotone(evidence: Evidence) -> Iterator[Finding]:
             )
 
 
-def plateau(evidence: Evidence) -> Iterator[Finding]:
-    """No term pays in full before the answer is perfect."""
+def plateau(evidence: Evidence) -> Iterator[AuditFinding]:
+    """Check that no term pays in full before the answer is perfect."""
     for term in evidence.terms:
         if prefers_wrong(evidence, term):
             continue
@@ -121,7 +121,7 @@ def plateau(evidence: Evidence) -> Iterator[Finding]:
         if widest:
             overlap, name, end = widest
             measure = "box IoU" if CURVES[name].part == "box" else "disc IoU"
-            yield Finding(
+            yield AuditFinding(
                 "plateau",
                 term.label,
                 f"{term.label} pays in full down to a {measure} of {overlap:.2f}: {name} by {end:.2f}.",
@@ -129,8 +129,8 @@ def plateau(evidence: Evidence) -> Iterator[Finding]:
             )
 
 
-def blind(evidence: Evidence) -> Iterator[Finding]:
-    """The rubric as a whole falls along every curve of a part it looks at: some term sees each way of being wrong.
+def blind(evidence: Evidence) -> Iterator[AuditFinding]:
+    """Check that the rubric as a whole falls along every curve of a part it looks at: some term sees each way of being wrong.
 
     Turned points are let off: all diameters of a disc are one answer to a rubric that asks for discs.
     """
@@ -141,7 +141,7 @@ def blind(evidence: Evidence) -> Iterator[Finding]:
         totals = [[score.total for score in evidence.curves[scene.name][name]] for scene in CURVED]
         known = [[total for total in line if total is not None] for line in totals]
         if all(line and max(line) - min(line) < 1e-6 for line in known):
-            yield Finding(
+            yield AuditFinding(
                 "blind",
                 name,
                 f"The total stays at {known[0][0]:.4g} however large the error: {name}.",
@@ -150,7 +150,7 @@ def blind(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _flat_until(evidence: Evidence, scene: Scene, name: str, term: Term) -> float:
-    """The largest error on a curve at which a term that depends on it still pays as for a perfect answer."""
+    """Return the largest error on a curve at which a term that depends on it still pays as for a perfect answer."""
     values = evidence.along(scene, name, term.label)
     if not values or values[0] - min(values) < 0.05 * abs(term.weight):
         return 0.0
@@ -161,7 +161,7 @@ def _flat_until(evidence: Evidence, scene: Scene, name: str, term: Term) -> floa
         return 0.0
     for _ in range(12):
         middle = (low + high) / 2
-        (score,) = evidence.stage.score(scene, [evidence.stage.write(curve.at(scene, middle))])
+        (score,) = evidence.scorer.score(scene, [evidence.scorer.write(curve.at(scene, middle))])
         value = pay(score, term.label)
         low, high = (middle, high) if value is not None and value >= values[0] - 1e-6 else (low, middle)
     return low
@@ -175,8 +175,8 @@ def _overlap(scene: Scene, name: str, error: float) -> float:
     return float(disc_iou(answer.points, scene.truth.points))
 
 
-def absolute_pixels(evidence: Evidence) -> Iterator[Finding]:
-    """The same relative error earns the same on a small target as on a large one."""
+def absolute_pixels(evidence: Evidence) -> Iterator[AuditFinding]:
+    """Check that the same relative error earns the same on a small target as on a large one."""
     for term in evidence.terms:
         limit = (RASTER if term.needs_mask else EXACT) * abs(term.weight)
         widest: tuple[float, str, str] | None = None
@@ -188,7 +188,7 @@ def absolute_pixels(evidence: Evidence) -> Iterator[Finding]:
                     widest = gap, name, scene.name
         if widest:
             gap, name, where = widest
-            yield Finding(
+            yield AuditFinding(
                 "absolute pixels",
                 term.label,
                 f"{term.label} differs by up to {gap:.3g} between a large and a {where} target at the same relative "

@@ -1,6 +1,6 @@
-"""GRPO with groups that share one image and one prompt: the arithmetic of a step.
+"""GRPO with groups that share one image and one prompt.
 
-`advantage` turns the rewards of a group into advantages; `loss` turns log-probabilities and advantages into one
-number to differentiate. Both are pure functions of tensors, so that each can be compared with a slow reference and
-with other trainers.
+Read `step` first. `advantage` turns the rewards of a group into advantages; `loss` turns log-probabilities and advantages
+into one number to differentiate. Both are pure functions of tensors, so that each can be compared with a slow reference
+and with other trainers.
 """

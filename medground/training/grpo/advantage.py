@@ -1,18 +1,20 @@
 """Advantages: how much better a completion did than its siblings (GRPO, Shao et al. 2024, arXiv 2402.03300)."""
 
 import math
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-Scale = Literal["group", "batch", "none"]
+from medground.recipe.schema import RewardScale
+
 SAME = 1e-6
 """Rewards of a group within this, relative to their size, count as equal: else rounding noise becomes an advantage."""
 
 
-def advantages(rewards: Tensor, *, scale: Scale = "group", eps: float = 1e-4, batch_std: float | None = None) -> Tensor:
-    """The advantage of each reward within its group.
+def advantages(
+    rewards: Tensor, *, scale: RewardScale = RewardScale.group, eps: float = 1e-4, batch_std: float | None = None
+) -> Tensor:
+    """Return the advantage of each reward within its group.
 
     A = (r - mean) / (s + eps), over the valid rewards of the group; s is their standard deviation with n-1 (`group`),
     that of all centred rewards of the batch (`batch`), or 1 without eps (`none`, Dr. GRPO, arXiv 2503.20783).
@@ -22,7 +24,7 @@ def advantages(rewards: Tensor, *, scale: Scale = "group", eps: float = 1e-4, ba
 
     Args:
         rewards: [N, G], one row per group; NaN marks a completion without a reward (it abstains or failed).
-        scale: what to divide by.
+        scale: the divisor.
         eps: added to the standard deviation.
         batch_std: the standard deviation over all ranks for ``scale="batch"``; this batch's own if None.
 
@@ -31,7 +33,7 @@ def advantages(rewards: Tensor, *, scale: Scale = "group", eps: float = 1e-4, ba
         and wherever the reward is NaN.
 
     Raises:
-        ValueError: if G is 1, where nothing can be learnt, or a reward is infinite.
+        ValueError: if G is 1, or a reward is infinite.
     """
     values = rewards.detach().to(torch.float64)
     if values.dim() != 2 or values.shape[1] < 2:
@@ -52,27 +54,27 @@ def advantages(rewards: Tensor, *, scale: Scale = "group", eps: float = 1e-4, ba
 
 
 def spread_of(rewards: Tensor) -> float:
-    """The standard deviation (n-1) of a batch's valid rewards [N, G] around their own mean."""
+    """Return the standard deviation (n-1) of a batch's valid rewards [N, G] around their own mean."""
     total, squares, count = moments(rewards)
     return spread_from(total, squares, count)
 
 
 def moments(rewards: Tensor) -> tuple[float, float, int]:
-    """Sum, sum of squares and count of the valid rewards: what ranks add up to agree on `spread_from`."""
+    """Return sum, sum of squares and count of the valid rewards: what ranks add up to agree on `spread_from`."""
     values = rewards.detach().to(torch.float64)
     valid = values[~values.isnan()]
     return float(valid.sum()), float(valid.square().sum()), int(valid.numel())
 
 
 def spread_from(total: float, squares: float, count: int) -> float:
-    """The standard deviation (n-1) from summed `moments`; 0 for fewer than two."""
+    """Return the standard deviation (n-1) from summed `moments`; 0 for fewer than two."""
     if count < 2:
         return 0.0
     return math.sqrt(max(0.0, squares - total * total / count) / (count - 1))
 
 
 def constant_groups(rewards: Tensor) -> Tensor:
-    """[N] bool: the groups that teach nothing, because their valid rewards are equal or fewer than two."""
+    """Return [N] bool: the groups without a signal: their valid rewards are equal or fewer than two."""
     values = rewards.detach().to(torch.float64)
     valid = ~values.isnan()
     return (_constant(values, valid) | (valid.sum(dim=1, keepdim=True) < 2)).squeeze(1)
@@ -85,7 +87,7 @@ def _centred(values: Tensor, valid: Tensor) -> Tensor:
 
 
 def _constant(values: Tensor, valid: Tensor) -> Tensor:
-    """[N, 1] bool."""
+    """Return [N, 1] bool."""
     highest = torch.where(valid, values, -math.inf).amax(dim=1, keepdim=True)
     lowest = torch.where(valid, values, math.inf).amin(dim=1, keepdim=True)
     size = torch.where(valid, values.abs(), 0.0).amax(dim=1, keepdim=True).clamp(min=1.0)

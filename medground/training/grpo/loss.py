@@ -1,29 +1,32 @@
-"""The loss of a step, as a sum over tokens and a denominator.
+"""The loss of a step: a sum over tokens, divided by a normalizer.
 
 Every loss is ``sum(per-token terms) / Z`` with Z known before the first micro-batch, over all micro-batches and ranks of
-the optimiser step. So the sums of micro-batches add up to the loss of the whole, however the step is cut.
+the optimizer step. So the sums of micro-batches add up to the loss of the whole, however the step is cut.
 
-Shapes: S sequences of at most T completion tokens; ``logp``, ``old``, ``sampler``, ``ref`` [S, T] log-probabilities in
-float32; ``mask`` [S, T] bool, true for generated tokens up to and including the end token; ``advantage`` [S].
+Shapes: S sequences of at most T completion tokens; ``logps``, ``old_logps``, ``sampler_logps``, ``ref_logps`` [S, T]
+log-probabilities in float32; ``mask`` [S, T] bool, true for generated tokens up to and including the end token;
+``advantages`` [S].
 """
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from medground.recipe.schema import Aggregation as RecipeAggregation
+from medground.recipe.schema import GrpoConfig, GrpoLoss, KlEstimator, SamplerCorrection
+
 Ratio = Literal["token", "sequence"]
 Aggregation = Literal["sequence", "token", "constant", "sequence_sum"]
-Estimator = Literal["k1", "k2", "k3", "k3_ratio"]
-Correction = Literal["none", "truncate", "mask"]
 LIMIT = 20.0
 """Differences of log-probabilities are clamped to this before they are exponentiated."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Objective:
-    """Which loss: the choices the literature names, one field each.
+    """The loss: the choices the literature names, one field each.
 
     grpo is ``sequence`` aggregation of the token ratio; dr_grpo ``constant``; dapo ``token`` with ``epsilon_high``
     0.28; gspo the ``sequence`` ratio with epsilons of 3e-4 and 4e-4; cispo sets ``cispo``.
@@ -40,15 +43,15 @@ class Objective:
     dual_clip: float | None = None
     """For negative advantages the loss is at most this times -A (dual-clip PPO, arXiv 1912.09729)."""
     aggregation: Aggregation = "sequence"
-    """What is averaged: sequences of token means, tokens, tokens over a constant length, or sequence sums."""
+    """The unit of the mean: sequences of token means, tokens, tokens over a constant length, or sequence sums."""
     max_length: int | None = None
     """The constant length of ``constant`` aggregation, tokens (Dr. GRPO)."""
     beta: float = 0.0
     """Weight of the KL term; 0 needs no reference."""
-    estimator: Estimator = "k3_ratio"
-    """How the KL to the reference is estimated per token, see `kl`."""
-    correction: Correction = "none"
-    """What is done about a sampler that is not the trainer: cap, or drop, its importance weight."""
+    estimator: KlEstimator = KlEstimator.k3_ratio
+    """The per-token estimator of the KL to the reference, see `kl`."""
+    correction: SamplerCorrection = SamplerCorrection.none
+    """The use of the importance weights of a sampler that is not the trainer: capped, or their tokens dropped."""
     correction_low: float = 0.0
     """Weights below are dropped by ``mask``."""
     correction_high: float = 2.0
@@ -60,10 +63,50 @@ class Objective:
         return self.epsilon if self.epsilon_high is None else self.epsilon_high
 
 
-def denominator(objective: Objective, mask: Tensor) -> float:
-    """Z of these sequences; add it up over micro-batches and ranks before the first backward.
+PUBLISHED = {
+    GrpoLoss.grpo: Objective(),
+    GrpoLoss.dr_grpo: Objective(aggregation="constant"),
+    GrpoLoss.dapo: Objective(aggregation="token", epsilon_high=0.28),
+    GrpoLoss.gspo: Objective(ratio="sequence", epsilon=3e-4, epsilon_high=4e-4),
+    GrpoLoss.cispo: Objective(cispo=True, aggregation="token", epsilon_high=4.0),
+}
+"""The losses by their names in a recipe, with the numbers they were published with (cispo: ratios are capped at 5)."""
+AGGREGATIONS: dict[RecipeAggregation, Aggregation] = {
+    RecipeAggregation.sequence_mean: "sequence",
+    RecipeAggregation.token_mean: "token",
+    RecipeAggregation.constant: "constant",
+    RecipeAggregation.sequence_sum: "sequence_sum",
+}
+UNCORRECTED = Objective(correction=SamplerCorrection.truncate, correction_high=math.inf)
+"""Leaves importance weights as they are."""
 
-    Sequences without a token, such as masked overlong ones, do not count.
+
+def objective_of(config: GrpoConfig) -> Objective:
+    """Return the loss of a recipe's ``grpo`` section: a published one, with the recipe's own numbers over it.
+
+    >>> objective_of(GrpoConfig(loss=GrpoLoss.dapo, epsilon=0.1)).epsilon_high
+    0.28
+    """
+    published = PUBLISHED[config.loss]
+    return replace(
+        published,
+        epsilon=published.epsilon if config.epsilon is None else config.epsilon,
+        epsilon_high=published.epsilon_high if config.epsilon_high is None else config.epsilon_high,
+        dual_clip=config.dual_clip,
+        aggregation=AGGREGATIONS.get(config.aggregation, published.aggregation),
+        max_length=config.max_completion_length,
+        beta=config.beta,
+        estimator=config.kl_estimator,
+        correction=config.correction,
+        correction_low=config.correction_floor,
+        correction_high=config.correction_cap,
+    )
+
+
+def normalizer(objective: Objective, mask: Tensor) -> float:
+    """Return Z of these sequences; add it up over micro-batches and ranks before the first backward pass.
+
+    Sequences without a token, for example masked overlong ones, do not count.
     """
     lengths = mask.sum(dim=1)
     sequences = int((lengths > 0).sum())
@@ -78,65 +121,65 @@ def denominator(objective: Objective, mask: Tensor) -> float:
 
 def policy_loss(
     objective: Objective,
-    logp: Tensor,
-    advantage: Tensor,
+    logps: Tensor,
+    advantages: Tensor,
     mask: Tensor,
     *,
-    old: Tensor | None = None,
-    sampler: Tensor | None = None,
-    ref: Tensor | None = None,
+    old_logps: Tensor | None = None,
+    sampler_logps: Tensor | None = None,
+    ref_logps: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The summed loss of some sequences, to be divided by the step's `denominator`, and sums to log.
+    """Return the summed loss of some sequences, to be divided by the step's `normalizer`, and sums to log.
 
     Args:
-        objective: which loss.
-        logp: [S, T] with gradient.
-        advantage: [S], constants.
+        objective: the loss.
+        logps: [S, T] with gradient.
+        advantages: [S], constants.
         mask: [S, T] bool.
-        old: log-probabilities of the policy that the clip is measured from; the detached `logp` if None, which is
-            exact for the first optimiser step on a batch.
-        sampler: log-probabilities under whoever sampled, where that is another implementation than the trainer.
-        ref: log-probabilities of the reference; needed when ``objective.beta`` is not 0.
+        old_logps: of the policy that the clip is measured from; the detached `logps` if None, which is exact for the
+            first optimizer step on a batch.
+        sampler_logps: as the sampler gave them, where it is another implementation than the trainer.
+        ref_logps: of the reference; needed if ``objective.beta`` is not 0.
 
     Returns:
         The scalar sum, and detached sums over tokens: ``kl``, ``clipped_low``, ``clipped_high``, ``tokens``.
     """
-    before = logp.detach() if old is None else old.detach()
-    ratio = _ratio(objective, logp, before, mask)
-    gain = advantage.detach().to(logp.dtype).unsqueeze(1)
+    old_logps = logps.detach() if old_logps is None else old_logps.detach()
+    ratio = _ratio(objective, logps, old_logps, mask)
+    gain = advantages.detach().to(logps.dtype).unsqueeze(1)
     if objective.cispo:
         capped = ratio.detach().clamp(max=1 + objective.high)
-        token = -capped * gain * logp
+        token = -capped * gain * logps
     else:
         clipped = ratio.clamp(1 - objective.epsilon, 1 + objective.high)
         token = -torch.minimum(ratio * gain, clipped * gain)
         if objective.dual_clip is not None:
             token = torch.where(gain < 0, torch.minimum(token, -objective.dual_clip * gain), token)
-    if sampler is not None and objective.correction != "none":
-        token = token * importance(objective, before, sampler)
+    if sampler_logps is not None and objective.correction != "none":
+        token = token * importance(objective, old_logps, sampler_logps)
     sums = {
         "tokens": mask.sum(),
         "clipped_low": ((ratio < 1 - objective.epsilon) & (gain < 0) & mask).sum(),
         "clipped_high": ((ratio > 1 + objective.high) & (gain > 0) & mask).sum(),
-        "kl": torch.zeros((), dtype=logp.dtype),
+        "kl": torch.zeros((), dtype=logps.dtype),
     }
-    if ref is not None:
-        sums["kl"] = _sum(kl("k3", logp.detach(), ref.detach(), ratio.detach()), mask)
+    if ref_logps is not None:
+        sums["kl"] = _sum(kl(KlEstimator.k3, logps.detach(), ref_logps.detach(), ratio.detach()), mask)
     if objective.beta:
-        if ref is None:
-            raise ValueError("a KL weight needs the reference's log-probabilities")
-        token = token + objective.beta * kl(objective.estimator, logp, ref, ratio)
+        if ref_logps is None:
+            raise ValueError("beta is not 0 and ref_logps is missing")
+        token = token + objective.beta * kl(objective.estimator, logps, ref_logps, ratio)
     return _sum(_weighted(objective, token, mask), mask), {name: value.detach() for name, value in sums.items()}
 
 
-def kl(estimator: Estimator, logp: Tensor, ref: Tensor, ratio: Tensor) -> Tensor:
-    """A per-token estimate of the KL from the policy to the reference, [S, T] (Schulman's k1, k2, k3).
+def kl(estimator: KlEstimator, logps: Tensor, ref_logps: Tensor, ratio: Tensor) -> Tensor:
+    """Return per-token estimates of the KL from the policy to the reference, [S, T] (Schulman's k1, k2, k3).
 
-    With x = ref - logp: k1 = -x, k2 = x²/2, k3 = e^x - x - 1. What counts is the gradient each has as a loss term, in
+    With x = ref_logps - logps: k1 = -x, k2 = x²/2, k3 = e^x - x - 1. What counts is the gradient each has as a loss term, in
     expectation on-policy: k1 none, k2 the reverse KL's, k3 the *forward* KL's, and k3 times the differentiable ratio the
     reverse KL's again (arXiv 2512.21852).
     """
-    x = (ref.detach() - logp).clamp(-LIMIT, LIMIT)
+    x = (ref_logps.detach() - logps).clamp(-LIMIT, LIMIT)
     if estimator == "k1":
         return -x
     if estimator == "k2":
@@ -145,19 +188,19 @@ def kl(estimator: Estimator, logp: Tensor, ref: Tensor, ratio: Tensor) -> Tensor
     return ratio * k3 if estimator == "k3_ratio" else k3
 
 
-def importance(objective: Objective, before: Tensor, sampler: Tensor) -> Tensor:
-    """[S, T] detached weights exp(before - sampler), capped or dropped; 1 where the sampler's value is not a number."""
-    weight = torch.exp((before.detach() - sampler.detach()).clamp(-LIMIT, LIMIT))
-    weight = torch.where(sampler.isnan(), torch.ones_like(weight), weight)
+def importance(objective: Objective, old_logps: Tensor, sampler_logps: Tensor) -> Tensor:
+    """Return [S, T] detached weights exp(old_logps - sampler_logps), capped or dropped; 1 where the sampler gave NaN."""
+    weight = torch.exp((old_logps.detach() - sampler_logps.detach()).clamp(-LIMIT, LIMIT))
+    weight = torch.where(sampler_logps.isnan(), torch.ones_like(weight), weight)
     if objective.correction == "truncate":
         return weight.clamp(max=objective.correction_high)
-    kept = (weight >= objective.correction_low) & (weight <= objective.correction_high)
-    return torch.where(kept, weight, torch.zeros_like(weight))
+    within = (weight >= objective.correction_low) & (weight <= objective.correction_high)
+    return torch.where(within, weight, torch.zeros_like(weight))
 
 
-def _ratio(objective: Objective, logp: Tensor, before: Tensor, mask: Tensor) -> Tensor:
-    """[S, T] importance ratios with gradient."""
-    step = torch.where(mask, logp - before, 0.0).clamp(-LIMIT, LIMIT)
+def _ratio(objective: Objective, logps: Tensor, old_logps: Tensor, mask: Tensor) -> Tensor:
+    """Return [S, T] importance ratios with gradient."""
+    step = torch.where(mask, logps - old_logps, 0.0).clamp(-LIMIT, LIMIT)
     if objective.ratio == "token":
         return torch.exp(step)
     mean = step.sum(dim=1, keepdim=True) / mask.sum(dim=1, keepdim=True).clamp(min=1)
@@ -171,5 +214,5 @@ def _weighted(objective: Objective, token: Tensor, mask: Tensor) -> Tensor:
 
 
 def _sum(token: Tensor, mask: Tensor) -> Tensor:
-    """The sum over generated tokens; padding may hold anything, infinities too, and must not reach the gradient."""
+    """Return the sum over generated tokens; padding may hold anything, infinities too, and must not reach the gradient."""
     return torch.where(mask, token, torch.zeros_like(token)).sum()

@@ -1,6 +1,8 @@
-"""What a step says about itself: metrics under the names dashboards of TRL know, and the completions table."""
+"""The records of a step: metrics under the names that dashboards of TRL know, the completions table, incidents."""
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -9,24 +11,85 @@ from torch import Tensor
 
 from medground.evaluation.causes import is_empty
 from medground.images.overlay import draw_rollout
-from medground.pipeline.pipeline import Group
+from medground.pipeline.rollouts import Group
 from medground.rewards.rubric import Score, failure_counts
 from medground.runs.folder import completion_row
-from medground.training.grpo.rollouts import Batch
-from medground.training.grpo.update import Sums
+from medground.training.grpo.batch import Batch
 from medground.types import Rollout
 
 MISMATCH = "sampling/sampling_logp_difference/mean"
 DRAWN = 4
 """Completions a step may show as pictures."""
+NOT_FINITE = ("nan", "infinite")
+"""Kinds of reward failures that are numbers gone wrong, see `medground.rubric`."""
 
 
-def of_batch(batch: Batch, labels: Sequence[str]) -> dict[str, float]:
-    """What was sampled, and how it was scored."""
+@dataclass(slots=True)
+class StepStats:
+    """The sums over the forward passes of a step; those over tokens are of the first pass over each group."""
+
+    loss: float = 0.0
+    updates: int = 0
+    grad_norm: float = 0.0
+    """Summed over updates."""
+    learning_rate: float = 0.0
+    """Of the last update."""
+    tokens: float = 0.0
+    """Tokens in the loss."""
+    kl: float = 0.0
+    entropy: float = 0.0
+    clipped_low: float = 0.0
+    clipped_high: float = 0.0
+    compared: float = 0.0
+    """Generated tokens with a log-probability of the sampler."""
+    mismatch: float = 0.0
+    """Absolute differences between the log-probabilities of sampler and trainer, over compared tokens."""
+    weight: float = 0.0
+    """Importance weights before correction, over compared tokens."""
+    corrected: float = 0.0
+    """Compared tokens whose weight was capped or dropped."""
+    highest_mismatch: float = 0.0
+    """The largest difference for one token."""
+    lowest_weight: float = math.inf
+    highest_weight: float = -math.inf
+    tokens_computed: int = 0
+    """Prompts as often as they are computed (once per forward pass where completions share them, else once per
+    completion), and completions."""
+    images: int = 0
+    """Images encoded in forward passes that are differentiated: as often as prompts."""
+
+    def add(self, **sums: float) -> None:
+        """Add to sums."""
+        for name, value in sums.items():
+            setattr(self, name, getattr(self, name) + value)
+
+    @classmethod
+    def of_ranks(cls, ranks: "Sequence[StepStats]") -> "StepStats":
+        """Return the sums over ranks; updates, gradient norm and learning rate are the same on each."""
+        total = replace(
+            ranks[0],
+            highest_mismatch=max(stats.highest_mismatch for stats in ranks),
+            lowest_weight=min(stats.lowest_weight for stats in ranks),
+            highest_weight=max(stats.highest_weight for stats in ranks),
+        )
+        for stats in ranks[1:]:
+            total.add(**{name: getattr(stats, name) for name in SUMMED})
+        return total
+
+
+SUMMED = (
+    "loss", "tokens", "kl", "entropy", "clipped_low", "clipped_high", "compared", "mismatch", "weight", "corrected",
+    "tokens_computed", "images",
+)  # fmt: skip
+"""The fields of `StepStats` that ranks add up."""
+
+
+def batch_metrics(batch: Batch, labels: Sequence[str]) -> dict[str, float]:
+    """Return the metrics of sampling and scoring."""
     rollouts = [rollout for group in batch.groups for rollout in group.rollouts]
     scores = [score for group in batch.groups for score in group.scores]
     usable = batch.rewards[torch.tensor(batch.usable)]
-    found = {
+    metrics = {
         "reward": _mean(usable.flatten()),
         "reward_std": _mean(usable.std(dim=1)) if len(usable) else float("nan"),
         "frac_reward_zero_std": batch.unresampled / len(batch.groups),
@@ -35,65 +98,76 @@ def of_batch(batch: Batch, labels: Sequence[str]) -> dict[str, float]:
         **_lengths(rollouts),
         "completions/count": float(len(rollouts)),
         **_masks(rollouts),
-        "completions/grounded_ratio": sum(_fault(each) is None for each in rollouts) / len(rollouts),
+        "completions/grounded_ratio": sum(_fault(rollout) is None for rollout in rollouts) / len(rollouts),
     }
     for label in labels:
         values = [score.terms[label].value for score in scores if label in score.terms]
-        said = torch.tensor([value for value in values if value is not None], dtype=torch.float64)
-        found[f"reward/{label}/mean"] = _mean(said)
-        found[f"reward/{label}/std"] = float(said.std()) if len(said) > 1 else 0.0
-        found[f"reward/{label}/abstained_ratio"] = 1 - len(said) / len(scores)
+        given = torch.tensor([value for value in values if value is not None], dtype=torch.float64)
+        metrics[f"reward/{label}/mean"] = _mean(given)
+        metrics[f"reward/{label}/std"] = float(given.std()) if len(given) > 1 else 0.0
+        metrics[f"reward/{label}/abstained_ratio"] = 1 - len(given) / len(scores)
     for rollout in rollouts:
         if fault := _fault(rollout):
-            found[f"faults/{fault}"] = found.get(f"faults/{fault}", 0.0) + 1
-    return found | {f"failures/{kind}": float(count) for kind, count in sorted(failure_counts(scores).items())}
+            metrics[f"faults/{fault}"] = metrics.get(f"faults/{fault}", 0.0) + 1
+    return metrics | {f"failures/{kind}": float(count) for kind, count in sorted(failure_counts(scores).items())}
 
 
-def of_update(sums: Sums, *, kl: bool) -> dict[str, float]:
-    """What the policy did; means over all generated tokens of the groups that were trained on."""
-    token = sums.token
-    tokens = max(1.0, token.get("tokens", 0.0))
-    low, high = token.get("clipped_low", 0.0) / tokens, token.get("clipped_high", 0.0) / tokens
-    found = {
-        "loss": sums.loss / max(1, sums.updates),
-        "grad_norm": sums.grad_norm / max(1, sums.updates),
-        "learning_rate": sums.learning_rate,
-        "entropy": token.get("entropy", 0.0) / tokens,
+def update_metrics(stats: StepStats, *, kl: bool) -> dict[str, float]:
+    """Return the metrics of the policy; means over all tokens in the loss."""
+    tokens, updates = max(1.0, stats.tokens), max(1, stats.updates)
+    low, high = stats.clipped_low / tokens, stats.clipped_high / tokens
+    metrics = {
+        "loss": stats.loss / updates,
+        "grad_norm": stats.grad_norm / updates,
+        "learning_rate": stats.learning_rate,
+        "entropy": stats.entropy / tokens,
         "clip_ratio/low_mean": low,
         "clip_ratio/high_mean": high,
         "clip_ratio/region_mean": low + high,
-        "images_trained": float(sums.images),
+        "images_trained": float(stats.images),
     }
     if kl:
-        found["kl"] = token.get("kl", 0.0) / tokens
-    if token.get("compared"):
-        found[MISMATCH] = token["mismatch"] / token["compared"]
-        found["sampling/sampling_logp_difference/max"] = sums.highest_mismatch
-        found["sampling/importance_sampling_ratio/min"] = sums.weights[0]
-        found["sampling/importance_sampling_ratio/mean"] = token["weight"] / token["compared"]
-        found["sampling/importance_sampling_ratio/max"] = sums.weights[1]
-        found["sampling/corrected_ratio"] = token["corrected"] / token["compared"]
-    return found
+        metrics["kl"] = stats.kl / tokens
+    if stats.compared:
+        metrics[MISMATCH] = stats.mismatch / stats.compared
+        metrics["sampling/sampling_logp_difference/max"] = stats.highest_mismatch
+        metrics["sampling/importance_sampling_ratio/min"] = stats.lowest_weight
+        metrics["sampling/importance_sampling_ratio/mean"] = stats.weight / stats.compared
+        metrics["sampling/importance_sampling_ratio/max"] = stats.highest_weight
+        metrics["sampling/corrected_ratio"] = stats.corrected / stats.compared
+    return metrics
 
 
-def table(batch: Batch) -> list[dict[str, Any]]:
-    """One row per completion."""
+def completion_rows(batch: Batch) -> list[dict[str, Any]]:
+    """Return the completions table: one row per completion."""
     return [
         _row(group, index, rollout, score, float(advantage))
-        for group, line in zip(batch.groups, batch.advantages, strict=True)
-        for index, (rollout, score, advantage) in enumerate(zip(group.rollouts, group.scores, line, strict=True))
+        for group, advantages in zip(batch.groups, batch.advantages, strict=True)
+        for index, (rollout, score, advantage) in enumerate(zip(group.rollouts, group.scores, advantages, strict=True))
     ]
 
 
 def pictures(batch: Batch) -> list[tuple[str, Callable[[], Any]]]:
-    """The best completion of each of this rank's first groups, drawn beside the truth when called."""
-    found: list[tuple[str, Callable[[], Any]]] = []
-    seen = [place for place, messages in enumerate(batch.messages) if messages is not None]
-    for place in seen[:DRAWN]:
-        group, line = batch.groups[place], batch.rewards[place]
-        best = int(torch.nan_to_num(line, nan=-torch.inf).argmax())
-        found.append((_name(group, best), partial(draw_rollout, group.rollouts[best])))
-    return found
+    """Return the best completion of each of this rank's first groups, and what draws it beside the truth."""
+    own = [index for index, messages in enumerate(batch.messages) if messages is not None]
+    drawings: list[tuple[str, Callable[[], Any]]] = []
+    for index in own[:DRAWN]:
+        group = batch.groups[index]
+        best = int(torch.nan_to_num(batch.rewards[index], nan=-torch.inf).argmax())
+        drawings.append((_name(group, best), partial(draw_rollout, group.rollouts[best])))
+    return drawings
+
+
+def incident(batch: Batch, skipped: str | None) -> Mapping[str, Any] | None:
+    """Return the batch if its step was skipped or a reward was not a finite number; token ids make it repeatable."""
+    not_finite = any(
+        failure.kind in NOT_FINITE for group in batch.groups for score in group.scores for failure in score.failures
+    )
+    if skipped is None and not not_finite:
+        return None
+    ids = [rollout.completion.token_ids for group in batch.groups for rollout in group.rollouts]
+    rows = zip(completion_rows(batch), ids, strict=True)
+    return {"completions": [{**row, "token_ids": token_ids} for row, token_ids in rows]}
 
 
 def _row(group: Group, index: int, rollout: Rollout, score: Score, advantage: float) -> dict[str, Any]:
@@ -117,8 +191,11 @@ def _fault(rollout: Rollout) -> str | None:
 
 
 def _lengths(rollouts: Sequence[Rollout]) -> dict[str, float]:
-    lengths = [0 if each.completion.token_ids is None else len(each.completion.token_ids) for each in rollouts]
-    ended = [length for length, each in zip(lengths, rollouts, strict=True) if each.completion.finish_reason == "stop"]
+    completions = [rollout.completion for rollout in rollouts]
+    lengths = [0 if completion.token_ids is None else len(completion.token_ids) for completion in completions]
+    ended = [
+        length for length, completion in zip(lengths, completions, strict=True) if completion.finish_reason == "stop"
+    ]
     return {
         "completions/mean_length": sum(lengths) / len(lengths),
         "completions/min_length": float(min(lengths)),
@@ -129,8 +206,8 @@ def _lengths(rollouts: Sequence[Rollout]) -> dict[str, float]:
 
 
 def _masks(rollouts: Sequence[Rollout]) -> dict[str, float]:
-    """How many masks were made, and how many of them have no pixel; nothing where no term needs masks."""
-    masks = [each.mask for each in rollouts if each.mask is not None]
+    """Return the counts of masks and of masks without a pixel; nothing if no reward needs masks."""
+    masks = [rollout.mask for rollout in rollouts if rollout.mask is not None]
     return {"masks/count": float(len(masks)), "masks/empty": float(sum(map(is_empty, masks)))} if masks else {}
 
 

@@ -1,4 +1,4 @@
-"""An open_clip model from local files: two functions from crops and texts to unit vectors."""
+"""An open_clip model from local files: embeds crops and texts as unit vectors."""
 
 import json
 import pickle
@@ -29,12 +29,12 @@ class Network:
 
     Args:
         checkpoint: as `medground_clip.region_text.RegionText` takes it.
-        model: the architecture of a weights file; must be None for a folder, which says it itself.
+        model: the architecture of a weights file; must be None for a folder, whose configuration names it.
         device: where it runs.
 
     Raises:
         InputError: if the checkpoint is missing, damaged, of another architecture, or needs a download.
-        RecipeError: if `model` is missing, unknown or too much.
+        RecipeError: if `model` is missing, unknown, or given for a folder.
     """
 
     def __init__(self, *, checkpoint: str, model: str | None, device: str) -> None:
@@ -58,12 +58,12 @@ class Network:
         self._device = device
 
     def regions(self, crops: Sequence[Image]) -> NDArray[np.float32]:
-        """[N, D] unit vectors of N crops, each h x w x 3 uint8 RGB."""
+        """Return [N, D] unit vectors of N crops, each h x w x 3 uint8 RGB."""
         pixels = torch.stack([self._prepare(Pictures.fromarray(np.ascontiguousarray(crop))) for crop in crops])
         return self._vectors(self._model.encode_image, pixels)
 
     def texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """[N, D] unit vectors of N texts."""
+        """Return [N, D] unit vectors of N texts."""
         return self._vectors(self._model.encode_text, self._tokenize(list(texts)))
 
     @torch.inference_mode()
@@ -74,15 +74,17 @@ class Network:
 
 
 def _identify(path: Path, model: str | None) -> tuple[str, str | None]:
-    """What open_clip calls the model, and its weights file where the name does not imply it."""
+    """Return open_clip's name of the model, and its weights file where the name does not imply it."""
     if path.is_dir():
         if model is not None:
-            raise RecipeError(f"{path} says its own architecture", hint="leave out model")
+            raise RecipeError(f"model is not used with a folder: {path} names its own", hint="leave out model")
         if not (path / CONFIG).is_file():
             raise InputError(f"the folder {path} holds no {CONFIG}", hint="name the weights file and its model instead")
         return f"local-dir:{path}", None
     if model is None:
-        raise RecipeError(f"the weights file {path.name} needs its architecture", hint="add model, such as ViT-B-32")
+        raise RecipeError(
+            f"the weights file {path.name} needs its architecture", hint="add model, for example ViT-B-32"
+        )
     if model not in open_clip.list_models():
         raise RecipeError(f"open_clip has no model {model!r}", hint=did_you_mean(model, open_clip.list_models()))
     if "siglip" in model.lower():
@@ -94,7 +96,7 @@ def _identify(path: Path, model: str | None) -> tuple[str, str | None]:
 
 @contextmanager
 def _no_downloads() -> Iterator[None]:
-    """The hub's client refuses to connect: what is not here already is an error."""
+    """Make the hub's client refuse to connect, so that a missing file is an error."""
     before = constants.HF_HUB_OFFLINE
     constants.HF_HUB_OFFLINE = True
     try:
@@ -118,6 +120,6 @@ def self_check() -> None:
     """Load a network of random weights as a checkpoint is loaded, and embed one crop and one text."""
     with tempfile.TemporaryDirectory() as folder:
         write_tiny(Path(folder))
-        made = Network(checkpoint=folder, model=None, device="cpu")
-    regions, texts = made.regions([np.zeros((8, 8, 3), np.uint8)]), made.texts(["an organ"])
+        network = Network(checkpoint=folder, model=None, device="cpu")
+    regions, texts = network.regions([np.zeros((8, 8, 3), np.uint8)]), network.texts(["an organ"])
     assert (regions @ texts.T).shape == (1, 1)

@@ -1,4 +1,4 @@
-"""The region/text term on a small random open_clip model built and saved here."""
+"""The term `region_text` on a small random open_clip model that the tests build and save."""
 
 import importlib.util
 import json
@@ -12,7 +12,7 @@ from medground_clip.region_text import RegionText
 from medground.errors import InputError, RecipeError
 from medground.geometry import Box
 from medground.testing import check_reward
-from medground.types import Completion, Grounding, Query, Rollout, Sample, SpatialPrompt, Target
+from medground.types import Completion, Grounding, Query, Region, Rollout, Sample, Target
 
 if importlib.util.find_spec("open_clip") is None:
     pytest.skip("open_clip is not installed (extra clip)", allow_module_level=True)
@@ -27,7 +27,7 @@ TINY = {
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory):
-    """A folder as open_clip publishes them, and the same weights as a file with a registered model name."""
+    """Save a folder in the layout of open_clip, and the same weights as a file with a registered model name."""
     import open_clip
     import torch
 
@@ -42,24 +42,24 @@ def tiny(tmp_path_factory):
 
 def rollout(box, category="liver", seed=0):
     image = np.random.default_rng(seed).integers(0, 256, (40, 60, 3), np.uint8)
-    prompt = None if box is None else SpatialPrompt(box=Box(*box))
+    regions = () if box is None else (Region(box=Box(*box)),)
     return Rollout(
         sample=Sample(
             query=Query(image=image, question=""),
-            target=Target(box=Box(1, 1, 9, 9), points=()),
+            target=Target(regions=(Region(box=Box(1, 1, 9, 9), points=()),)),
             labels={"category": category} if category else {},
         ),
         completion=Completion(text="", frame=None),
-        grounding=Grounding(prompt=prompt),
+        grounding=Grounding(regions=regions),
     )
 
 
 @pytest.mark.lane
-def test_it_keeps_the_protocol(tiny):
+def test_region_text_passes_the_conformance_kit(tiny):
     check_reward(RegionText, checkpoint=str(tiny))
 
 
-def test_it_is_the_models_own_cosine(tiny):
+def test_the_value_is_the_cosine_of_the_models_embeddings(tiny):
     import open_clip
     import torch
     from PIL import Image
@@ -76,7 +76,7 @@ def test_it_is_the_models_own_cosine(tiny):
     assert term(rollout((5.5, 3, 30, 20.2), category="spleen")).value != term(case).value
 
 
-def test_a_weights_file_with_its_model_name_is_the_same(tiny):
+def test_a_weights_file_with_its_model_name_gives_the_same_value(tiny):
     case = rollout((5, 3, 30, 20))
     by_file = RegionText(checkpoint=str(tiny / "open_clip_pytorch_model.bin"), model="tiny-medground")
     assert by_file(case).value == RegionText(checkpoint=str(tiny))(case).value
@@ -103,7 +103,7 @@ def test_batches_answer_in_order_and_embed_each_region_once(tiny, monkeypatch):
     assert seen == [2, 2]
 
 
-def test_the_cache_is_bounded_and_by_content(tiny):
+def test_the_cache_is_bounded_and_keyed_by_content(tiny):
     term = RegionText(checkpoint=str(tiny), cache_size=3)
     for x in range(6):
         term(rollout((x, 0, x + 10, 10)))
@@ -129,13 +129,13 @@ def test_an_answer_without_a_region_earns_nothing(tiny, box, fault):
     assert (result.value, result.details) == (0.0, {"fault": fault})
 
 
-def test_without_a_category_it_abstains_without_loading(tiny):
+def test_without_a_category_the_term_abstains_and_loads_nothing(tiny):
     term = RegionText(checkpoint=str(tiny))
     assert term(rollout((0, 0, 5, 5), category=None)).value is None
     assert term._network is None
 
 
-def test_pickling_leaves_the_model_behind(tiny):
+def test_a_pickled_term_does_not_contain_the_model(tiny):
     term = RegionText(checkpoint=str(tiny))
     value = term(rollout((0, 0, 10, 10))).value
     packed = pickle.dumps(term)
@@ -143,7 +143,7 @@ def test_pickling_leaves_the_model_behind(tiny):
     assert pickle.loads(packed)(rollout((0, 0, 10, 10))).value == value
 
 
-def test_what_cannot_be_used_is_said(tiny, tmp_path):
+def test_each_unusable_checkpoint_is_refused_by_name(tiny, tmp_path):
     case = rollout((0, 0, 10, 10))
     with pytest.raises(RecipeError, match="checkpoint"):
         RegionText()

@@ -1,7 +1,7 @@
-"""Short words about a target that are true of its mask, and whether they could be said of another one.
+"""Attributes: short words about a target that its mask bears out, and whether they also fit another target.
 
-A fact has a measure with two thresholds: it is *said* only of a target that clearly has it, and a rival is only taken
-for *excluded* where it clearly has not. In between nothing is claimed either way.
+An attribute has a measure with two thresholds: it is stated only of a target that clearly has it, and a rival counts as
+excluded only where it clearly has not. In between nothing is claimed.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,106 +11,116 @@ from medground.data.region_props import RegionProps
 
 
 @dataclass(frozen=True, slots=True)
-class Fact:
-    """One thing that can be said."""
+class Attribute:
+    """One thing that can be stated of a target."""
 
     slot: str
-    """``place``, ``size``, ``tone`` or ``shape``: of each at most one is said."""
+    """``position``, ``size``, ``contrast`` or ``shape``: of each at most one is stated."""
     name: str
     words: tuple[str, ...]
-    """Ways to say it: adjectives, or phrases of place."""
+    """Wordings: adjectives, or phrases of position."""
     measure: Callable[[RegionProps], float]
-    said_from: float
+    stated_from: float
     """True of a target whose measure is at least this."""
     possible_from: float
     """Not excluded for a rival whose measure is at least this."""
 
-    def true_of(self, looks: RegionProps) -> bool:
-        """Whether it may be said of a target."""
-        return self.measure(looks) >= self.said_from
+    def true_of(self, props: RegionProps) -> bool:
+        """Return True if it may be stated of a target."""
+        return self.measure(props) >= self.stated_from
 
-    def possible_for(self, looks: RegionProps) -> bool:
-        """Whether somebody might take a rival for having it."""
-        return self.measure(looks) >= self.possible_from
+    def possible_for(self, props: RegionProps) -> bool:
+        """Return True if a reader might take a rival for having it."""
+        return self.measure(props) >= self.possible_from
 
 
-def _place(name: str, measure: Callable[[RegionProps], float], *words: str) -> Fact:
-    return Fact("place", name, words, measure, 0.08, 0.0)
+def _position(name: str, measure: Callable[[RegionProps], float], *words: str) -> Attribute:
+    return Attribute("position", name, words, measure, 0.08, 0.0)
 
 
 _SIDES = {
-    "left": lambda its: 0.5 - its.x,
-    "right": lambda its: its.x - 0.5,
-    "upper": lambda its: 0.5 - its.y,
-    "lower": lambda its: its.y - 0.5,
+    "left": lambda props: 0.5 - props.x,
+    "right": lambda props: props.x - 0.5,
+    "upper": lambda props: 0.5 - props.y,
+    "lower": lambda props: props.y - 0.5,
 }
 
 
-def _corner(down: str, across: str) -> Fact:
-    return _place(
+def _corner(down: str, across: str) -> Attribute:
+    return _position(
         f"{down} {across}",
-        lambda its: min(_SIDES[down](its), _SIDES[across](its)),
+        lambda props: min(_SIDES[down](props), _SIDES[across](props)),
         f"in the {down} {across} part of the picture",
         f"towards the {down} {across} of the picture",
         f"in the {down} {across} quarter of the picture",
     )
 
 
-FACTS: tuple[Fact, ...] = (
+def _roundness(props: RegionProps) -> float:
+    compact = props.fill > 0.92 and props.hole_fraction < 0.02 and props.components == 1
+    return -props.elongation if compact else -99.0
+
+
+def _irregularity(props: RegionProps) -> float:
+    whole = props.components == 1 and props.hole_fraction < 0.1 and not props.concave
+    return 1 - props.fill if whole else 0.0
+
+
+ATTRIBUTES: tuple[Attribute, ...] = (
     *(_corner(down, across) for down in ("upper", "lower") for across in ("left", "right")),
     *(
-        _place(side, _SIDES[side], f"on the {side} of the picture", f"in the {side} half of the picture")
+        _position(side, _SIDES[side], f"on the {side} of the picture", f"in the {side} half of the picture")
         for side in ("left", "right")
     ),
     *(
-        _place(side, _SIDES[side], f"in the {side} part of the picture", f"in the {side} half of the picture")
+        _position(side, _SIDES[side], f"in the {side} part of the picture", f"in the {side} half of the picture")
         for side in ("upper", "lower")
     ),
-    Fact(
-        "place", "centre", ("near the centre of the picture", "in the middle of the picture"),
-        lambda its: 0.12 - max(abs(its.x - 0.5), abs(its.y - 0.5)), 0.0, -0.08,
+    Attribute(
+        "position", "centre", ("near the centre of the picture", "in the middle of the picture"),
+        lambda props: 0.12 - max(abs(props.x - 0.5), abs(props.y - 0.5)), 0.0, -0.08,
     ),
-    Fact("size", "large", ("large", "broad", "extensive"), lambda its: its.area, 0.12, 0.06),
-    Fact("size", "small", ("small", "little"), lambda its: -its.area, -0.01, -0.03),
-    Fact("tone", "bright", ("bright", "light", "comparatively bright"), lambda its: its.tone, 0.08, 0.02),
-    Fact("tone", "dark", ("dark", "dim", "comparatively dark"), lambda its: -its.tone, 0.08, 0.02),
-    Fact(
+    Attribute("size", "large", ("large", "broad", "extensive"), lambda props: props.area, 0.12, 0.06),
+    Attribute("size", "small", ("small", "little"), lambda props: -props.area, -0.01, -0.03),
+    Attribute("contrast", "bright", ("bright", "light", "comparatively bright"), lambda props: props.contrast, 0.08, 0.02),
+    Attribute("contrast", "dark", ("dark", "dim", "comparatively dark"), lambda props: -props.contrast, 0.08, 0.02),
+    Attribute(
         "shape", "long", ("long", "elongated", "drawn-out"),
-        lambda its: its.elongation if its.parts == 1 else 0.0, 2.2, 1.7,
+        lambda props: props.elongation if props.components == 1 else 0.0, 2.2, 1.7,
     ),
-    Fact(
+    Attribute(
         "shape", "rounded", ("rounded", "roundish"),
-        lambda its: -its.elongation if its.fill > 0.92 and its.hollow < 0.02 and its.parts == 1 else -99.0, -1.4, -1.8,
+        _roundness, -1.4, -1.8,
     ),
-    Fact("shape", "hollow", ("ring-shaped", "hollow"), lambda its: its.hollow, 0.25, 0.1),
-    Fact("shape", "divided", ("divided", "multi-part"), lambda its: its.parts, 2, 2),
-    Fact(
+    Attribute("shape", "hollow", ("ring-shaped", "hollow"), lambda props: props.hole_fraction, 0.25, 0.1),
+    Attribute("shape", "divided", ("divided", "multi-part"), lambda props: props.components, 2, 2),
+    Attribute(
         "shape", "curved", ("curved", "bent"),
-        lambda its: float(its.bent and its.parts == 1 and its.hollow < 0.02), 1.0, 1.0,
+        lambda props: float(props.concave and props.components == 1 and props.hole_fraction < 0.02), 1.0, 1.0,
     ),
-    Fact(
+    Attribute(
         "shape", "irregular", ("irregular", "ragged"),
-        lambda its: 1 - its.fill if its.parts == 1 and its.hollow < 0.1 and not its.bent else 0.0, 0.2, 0.1,
+        _irregularity, 0.2, 0.1,
     ),
 )  # fmt: skip
 """Corners before sides: what says more comes first."""
 
 
-def facts_of(looks: RegionProps) -> list[Fact]:
-    """What may be said of a target."""
-    return [fact for fact in FACTS if fact.true_of(looks)]
+def attributes_of(props: RegionProps) -> list[Attribute]:
+    """Return what may be stated of a target."""
+    return [attribute for attribute in ATTRIBUTES if attribute.true_of(props)]
 
 
 _MOST: tuple[tuple[str, Callable[[RegionProps], float], float], ...] = (
-    ("furthest to the left", lambda its: -its.x, 0.04),
-    ("furthest to the right", lambda its: its.x, 0.04),
-    ("highest up", lambda its: -its.y, 0.04),
-    ("lowest down", lambda its: its.y, 0.04),
+    ("furthest to the left", lambda props: -props.x, 0.04),
+    ("furthest to the right", lambda props: props.x, 0.04),
+    ("highest up", lambda props: -props.y, 0.04),
+    ("lowest down", lambda props: props.y, 0.04),
 )
 
 
-def standing_out(target: RegionProps, rivals: Sequence[RegionProps]) -> str | None:
-    """By which superlative a target differs from all of its rivals, or None.
+def superlative(target: RegionProps, rivals: Sequence[RegionProps]) -> str | None:
+    """Return the superlative by which a target differs from all of its rivals, or None.
 
     Positions must differ by 0.04 of the image, areas by a factor of 1.25.
     """

@@ -1,8 +1,8 @@
-"""Masks become samples: what `medground data build` does.
+"""Build a dataset from source samples: `medground data build`.
 
-A dataset is a folder with ``images/``, ``masks/``, ``manifest.jsonl`` (read by `medground.data.samples`),
-``rejected.jsonl`` (what could not be used: where, and why) and ``build.json`` (how it was made, counts, and a digest of
-all of it). It is made beside its place, under a name ending in ``.building``, and renamed into it when it is whole.
+A dataset is a folder with ``images/``, ``masks/``, ``manifest.jsonl`` (see `medground.data.manifest`), ``rejected.jsonl``
+(what could not be used: where, and why) and ``build.json`` (how it was built, counts, and a digest of all of it). It is
+built in a folder beside its own, whose name ends in ``.building``, and renamed when it is complete.
 """
 
 import hashlib
@@ -19,28 +19,29 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Pillow
+from scipy import ndimage
 
 import medground
 from medground.data.duplicates import Fingerprint, fingerprint
 from medground.data.key_points import RULES
 from medground.data.region_props import RegionProps, region_props
 from medground.data.source_samples import BadSample, SourceSample
-from medground.data.splits import SPLITS, assign, straddling, together
+from medground.data.splits import SPLITS, assign, leakage_groups, leaking_groups
 from medground.errors import InputError, did_you_mean
-from medground.geometry import Point, box_iou, mask_box
+from medground.geometry import Point, Size, box_iou, mask_box
+from medground.images.loaded import LoadedImage
 from medground.images.pictures import png_bytes
-from medground.images.regions import parts
-from medground.types import Image
+from medground.runs.files import sha256_file
 
 Bools = NDArray[np.bool_]
 COMPONENTS = ("all", "largest", "each")
 _STATED = 0.5
-"""A stated box that overlaps the mask's own less than this (IoU) belongs to another frame or orientation."""
+"""A stated box that overlaps the mask's own less than this (IoU) counts another frame or orientation."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """How samples are made of cases."""
+    """How samples are made of source samples."""
 
     components: str = "all"
     """``all``: a mask is one target; ``largest``: its largest component is; ``each``: every component is one."""
@@ -53,15 +54,15 @@ class Options:
     max_fraction: float = 0.95
     """Targets of more than this share of the image are left out: they cannot be pointed at."""
     fractions: Mapping[str, float] = field(default_factory=lambda: {"train": 0.8, "val": 0.1, "test": 0.1})
-    """The shares of the splits."""
+    """The fractions of the splits."""
     splits: str = "auto"
-    """``make`` new splits, ``keep`` the source's as they are, or ``auto``: keep them where every case states one."""
+    """``make`` new splits, ``keep`` the source's as they are, or ``auto``: keep them where every source sample states one."""
     near_duplicates: bool = True
-    """Whether images that look the same may not part between splits, beside those that are the same."""
+    """True: images that look the same go to one split, as equal images do."""
     seed: int = 0
     """Of the splits and the questions."""
     group_pattern: str | None = None
-    """A regular expression that finds the patient in a case's id, by its first group or as a whole; where it finds
+    """A regular expression that finds the patient in a source sample's id, by its first group or as a whole; where it finds
     nothing, the source's own group holds."""
 
     def __post_init__(self) -> None:
@@ -84,77 +85,78 @@ _SPLITTING = ("auto", "make", "keep")
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
-class Row:
-    """A sample being made: its manifest words, and what the later stages want to know of it."""
+class Draft:
+    """A sample that is being built: its manifest words, and what the later stages need."""
 
     line: dict[str, Any]
     where: str
     group: str
-    print: Fingerprint
-    looks: RegionProps
-    given_split: str | None
+    fingerprint: Fingerprint
+    """Of its image."""
+    props: RegionProps
+    stated_split: str | None
 
 
 @dataclass(slots=True)
-class Made:
-    """What the first stage made of a source."""
+class Drafts:
+    """The samples of a source before they are split and written."""
 
-    rows: list[Row] = field(default_factory=list)
+    drafts: list[Draft] = field(default_factory=list)
     rejected: list[BadSample] = field(default_factory=list)
-    cases: int = 0
+    sources: int = 0
+    """Source samples read, bad ones included."""
 
 
-Ask = Callable[[list[Row], Path], list[BadSample]]
-"""Gives every row its question, in place, and says which rows are to be left out; the folder keeps what must last."""
+QuestionSource = Callable[[list[Draft], Path], list[BadSample]]
+"""Sets the question of every draft and returns those to leave out; the folder stores what must survive a restart."""
 
 
 def build(
-    cases: Iterable[SourceSample | BadSample],
+    source: Iterable[SourceSample | BadSample],
     out: Path,
     options: Options,
-    ask: Ask,
+    ask: QuestionSource,
     *,
     about: Mapping[str, Any] | None = None,
     advance: Callable[[int], None] = lambda count: None,
 ) -> dict[str, Any]:
-    """Make a dataset of cases and return what its ``build.json`` holds.
+    """Build a dataset and return what its ``build.json`` holds.
 
     Args:
-        cases: what a reader gives.
+        source: what a reader yields.
         out: the dataset's folder; it must not exist or be empty.
         options: how samples are made.
-        ask: who writes the questions.
+        ask: sets the questions.
         about: the source, the reader and its options, for ``build.json``.
-        advance: told after every case.
+        advance: called after every source sample.
 
     Raises:
         InputError: if `out` holds something, or not one sample could be made.
     """
-    refuse_another(out)
+    refuse_existing(out)
     work = out.with_name(f"{out.name}.building")
     for name in ("images", "masks"):
         shutil.rmtree(work / name, ignore_errors=True)
         (work / name).mkdir(parents=True)
-    made = _made(cases, work, options, advance)
-    for case in ask(made.rows, work):
-        made.rejected.append(case)
-    made.rows = [row for row in made.rows if row.line.get("question")]
-    if not made.rows:
+    built = _draft(source, work, options, advance)
+    built.rejected += ask(built.drafts, work)
+    built.drafts = [draft for draft in built.drafts if draft.line.get("question")]
+    if not built.drafts:
         raise InputError(
-            f"not one sample could be made of {made.cases} cases",
-            hint=_first(made.rejected) or "the source holds no masks",
+            f"not one sample could be made of {built.sources} source samples",
+            hint=_first(built.rejected) or "the source holds no masks",
         )
-    summary = _split(made, options)
-    summary = {**_summary(made, options), **summary, **(about or {})}
-    _write(work, made, summary)
+    splits = _split(built.drafts, options)
+    summary = {**_summary(built, options), **splits, **(about or {})}
+    _write(work, built, summary)
     if out.is_dir():
         out.rmdir()
     os.replace(work, out)
     return summary
 
 
-def refuse_another(out: Path) -> None:
-    """Stop before anything that stands at `out` is written over.
+def refuse_existing(out: Path) -> None:
+    """Refuse to write over anything at `out`.
 
     Raises:
         InputError: if there is a file, or a folder that is not empty.
@@ -163,64 +165,68 @@ def refuse_another(out: Path) -> None:
         raise InputError(f"{out} already holds something", hint="give another --out, or remove it first")
 
 
-def _made(
-    cases: Iterable[SourceSample | BadSample], work: Path, options: Options, advance: Callable[[int], None]
-) -> Made:
-    made = Made()
-    last = _LastImage(work)
+def _draft(
+    source: Iterable[SourceSample | BadSample], work: Path, options: Options, advance: Callable[[int], None]
+) -> Drafts:
+    built = Drafts()
+    writer = _ImageWriter(work)
     patient = re.compile(options.group_pattern) if options.group_pattern else None
-    for case in cases:
-        made.cases += 1
-        if isinstance(case, BadSample):
-            made.rejected.append(case)
+    for sample in source:
+        built.sources += 1
+        if isinstance(sample, BadSample):
+            built.rejected.append(sample)
         else:
-            if patient and (named := patient.search(case.id)):
-                case = replace(
-                    case, group=f"{case.labels.get('dataset', '')}|{named[1] if patient.groups else named[0]}"
-                )
+            if patient and (match := patient.search(sample.id)):
+                group = f"{sample.labels.get('dataset', '')}|{match[1] if patient.groups else match[0]}"
+                sample = replace(sample, group=group)
             try:
-                made.rows += _rows(case, last, work, options, made.rejected)
+                built.drafts += _drafts(sample, writer, work, options, built.rejected)
             except InputError as error:
-                made.rejected.append(BadSample(case.where, str(error)))
+                built.rejected.append(BadSample(sample.where, str(error)))
         advance(1)
-    return made
+    return built
 
 
-class _LastImage:
-    """The image of the case before, most often that of the next one too; written once."""
+@dataclass(frozen=True, slots=True, eq=False)
+class _WrittenImage:
+    """An image of the dataset."""
+
+    image: LoadedImage
+    fingerprint: Fingerprint
+    name: str
+    """Of its file, in the dataset."""
+
+
+class _ImageWriter:
+    """Writes every image once and remembers the last: that of the next source sample is most often the same."""
 
     def __init__(self, work: Path) -> None:
         self.work = work
-        self.key: str | None = None
-        self.image: Image
-        self.print: Fingerprint
-        self.name = ""
+        self._last: tuple[str, _WrittenImage] | None = None
 
-    def of(self, case: SourceSample) -> tuple[Image, Fingerprint, str]:
-        """(pixels, fingerprint, file in the dataset) of a case's image."""
-        if case.image_key != self.key:
-            self.key = None
-            self.image = case.read_image()
-            self.print = fingerprint(self.image)
-            self.name = self._written(case)
-            self.window: str | None = getattr(case.read_image, "window", None)
-            self.key = case.image_key
-        return self.image, self.print, self.name
+    def write(self, sample: SourceSample) -> _WrittenImage:
+        """Read and write the image of a source sample."""
+        if self._last is None or self._last[0] != sample.image_key:
+            self._last = None
+            image = sample.load_image()
+            print_ = fingerprint(image.pixels)
+            self._last = sample.image_key, _WrittenImage(image, print_, self._file(sample, image, print_.pixels[:16]))
+        return self._last[1]
 
-    def _written(self, case: SourceSample) -> str:
-        name = f"images/{self.print.pixels[:16]}"
-        for known in (".png", ".jpg"):
-            if (self.work / f"{name}{known}").exists():
-                return f"{name}{known}"
-        if case.file is not None and (suffix := _copied_as(case.file)):
-            shutil.copyfile(case.file, self.work / f"{name}{suffix}")
+    def _file(self, sample: SourceSample, image: LoadedImage, digest: str) -> str:
+        name = f"images/{digest}"
+        for suffix in (".png", ".jpg"):
+            if (self.work / f"{name}{suffix}").exists():
+                return f"{name}{suffix}"
+        if sample.file is not None and (suffix := _copied_as(sample.file) or ""):
+            shutil.copyfile(sample.file, self.work / f"{name}{suffix}")
             return f"{name}{suffix}"
-        (self.work / f"{name}.png").write_bytes(png_bytes(self.image))
+        (self.work / f"{name}.png").write_bytes(png_bytes(image.pixels))
         return f"{name}.png"
 
 
 def _copied_as(file: Path) -> str | None:
-    """The suffix under which a PNG or JPEG file is copied as it is; None for one that carries words or is neither.
+    """Return the suffix under which a PNG or JPEG file is copied as it is; None if it carries words or is neither.
 
     EXIF, comments and text chunks may name a person: of such a file only the pixels are taken.
     """
@@ -233,48 +239,48 @@ def _copied_as(file: Path) -> str | None:
         return {"PNG": ".png", "JPEG": ".jpg"}.get(picture.format or "")
 
 
-def _rows(
-    case: SourceSample, last: _LastImage, work: Path, options: Options, rejected: list[BadSample]
-) -> Iterator[Row]:
-    """The samples of one case; targets that are filtered out are told to `rejected`."""
-    image, print_, name = last.of(case)
-    mask = case.read_mask()
-    _check(case, mask, image)
+def _drafts(
+    sample: SourceSample, writer: _ImageWriter, work: Path, options: Options, rejected: list[BadSample]
+) -> Iterator[Draft]:
+    """The drafts of one source sample; targets that are filtered out are added to `rejected`."""
+    written = writer.write(sample)
+    mask = sample.load_mask()
+    _check(sample, mask, written.image.size)
     for number, target in _targets(mask, options.components):
         reason = _unfit(target, options)
-        which = "" if number is None else f", component {number}"
+        where = sample.where if number is None else f"{sample.where}, component {number}"
         if reason:
-            rejected.append(BadSample(f"{case.where}{which}", reason))
+            rejected.append(BadSample(where, reason))
             continue
-        identity = case.id if number is None else f"{case.id}-{number}"
-        if (work / "masks" / f"{identity}.png").exists():
-            raise InputError(f"its sample would be called {identity!r}, and there is one of that name")
-        (work / "masks" / f"{identity}.png").write_bytes(png_bytes(target))
+        name = sample.id if number is None else f"{sample.id}-{number}"
+        if (work / "masks" / f"{name}.png").exists():
+            raise InputError(f"its sample would be called {name!r}, and there is one of that name")
+        (work / "masks" / f"{name}.png").write_bytes(png_bytes(target))
         points: Sequence[Point] = RULES[options.points](target)
         line: dict[str, Any] = {
-            "id": identity,
-            "image": name,
-            "mask": f"masks/{identity}.png",
-            "question": case.question,
+            "id": name,
+            "image": written.name,
+            "mask": f"masks/{name}.png",
+            "question": sample.question,
             "bbox_2d": list(mask_box(target)),
             "point_2d": [list(point) for point in points],
             "size": list(target.shape),
-            "group": hashlib.blake2b(case.group.encode(errors="surrogatepass"), digest_size=6).hexdigest(),
-            **{_RENAMED.get(key, key): value for key, value in case.labels.items() if key not in _OWN},
+            "group": hashlib.blake2b(sample.group.encode(errors="surrogatepass"), digest_size=6).hexdigest(),
+            **{_RENAMED.get(key, key): value for key, value in sample.labels.items() if key not in _OWN},
         }
-        if case.think:
-            line["think"] = case.think
-        if last.window:
-            line["window_used"] = last.window
-        if case.spacing:
-            line["spacing"] = list(case.spacing)
-        yield Row(
+        if sample.think:
+            line["think"] = sample.think
+        if written.image.window:
+            line["window_used"] = written.image.window
+        if sample.spacing:
+            line["spacing"] = list(sample.spacing)
+        yield Draft(
             line=line,
-            where=f"{case.where}{which}",
-            group=case.group,
-            print=print_,
-            looks=region_props(image, target),
-            given_split=case.split,
+            where=where,
+            group=sample.group,
+            fingerprint=written.fingerprint,
+            props=region_props(written.image.pixels, target),
+            stated_split=sample.split,
         )
 
 
@@ -282,22 +288,21 @@ _OWN = (
     "id", "image", "mask", "question", "bbox_2d", "point_2d", "size", "group", "split", "think", "spacing", "patient",
     "volume",
 )  # fmt: skip
-"""Labels that are not copied: what has a place of its own, and names of people, for which ``group`` stands."""
+"""Labels that are not copied: words of the manifest itself, and names of people, for which ``group`` stands."""
 _RENAMED = {"plane": "source_plane", "slice": "source_slice", "window": "window_used"}
 """In a manifest these words ask for a view of a volume; the images here are pictures already."""
 
 
-def _check(case: SourceSample, mask: Bools, image: Image) -> None:
-    if Path(case.id).name != case.id or case.id.startswith("."):
+def _check(sample: SourceSample, mask: Bools, size: Size) -> None:
+    if Path(sample.id).name != sample.id or sample.id.startswith("."):
         raise InputError("its id is not fit to be a file name")
-    size = image.shape[:2]
     if mask.shape != size:
         turned = " (it would fit if it were transposed)" if mask.shape == size[::-1] else ""
         raise InputError(f"the mask is {mask.shape[0]} x {mask.shape[1]} and its image {size[0]} x {size[1]}{turned}")
     if not mask.any():
         raise InputError("the mask is empty")
-    if case.box is not None:
-        overlap = float(box_iou(case.box, mask_box(mask)))
+    if sample.box is not None:
+        overlap = float(box_iou(sample.box, mask_box(mask)))
         if overlap < _STATED:
             raise InputError(
                 f"the stated box overlaps that of the mask by {overlap:.2f}; it counts another frame or orientation"
@@ -307,27 +312,30 @@ def _check(case: SourceSample, mask: Bools, image: Image) -> None:
 def _targets(mask: Bools, components: str) -> list[tuple[int | None, Bools]]:
     if components == "all":
         return [(None, mask)]
-    found = parts(mask)
-    return [(None, found[0])] if components == "largest" else [(n, part) for n, part in enumerate(found, start=1)]
+    labels, count = ndimage.label(mask, np.ones((3, 3)))
+    areas = np.bincount(labels.ravel(), minlength=count + 1)[1:]
+    largest_first = [labels == index + 1 for index in np.argsort(-areas, kind="stable")]
+    return [(None, largest_first[0])] if components == "largest" else list(enumerate(largest_first, start=1))
 
 
 def _unfit(target: Bools, options: Options) -> str | None:
     area = int(target.sum())
-    share = area / target.size
+    fraction = area / target.size
     if area < options.min_area:
         return f"{area} px are fewer than the {options.min_area} asked for"
-    if share < options.min_fraction:
-        return f"{share:.4f} of the image is less than the {options.min_fraction:g} asked for"
-    if share > options.max_fraction:
-        return f"{share:.4f} of the image is more than the {options.max_fraction:g} allowed"
+    if fraction < options.min_fraction:
+        return f"{fraction:.4f} of the image is less than the {options.min_fraction:g} asked for"
+    if fraction > options.max_fraction:
+        return f"{fraction:.4f} of the image is more than the {options.max_fraction:g} allowed"
     return None
 
 
-def _split(made: Made, options: Options) -> dict[str, Any]:
-    """Give every row its split, and say how."""
-    rows = made.rows
-    groups = together([row.group for row in rows], [row.print for row in rows], near=options.near_duplicates)
-    stated = [row.given_split for row in rows]
+def _split(drafts: Sequence[Draft], options: Options) -> dict[str, Any]:
+    """Set the split of every draft; return what ``build.json`` states about it."""
+    groups = leakage_groups(
+        [draft.group for draft in drafts], [draft.fingerprint for draft in drafts], near=options.near_duplicates
+    )
+    stated = [draft.stated_split for draft in drafts]
     keep = options.splits == "keep" or (options.splits == "auto" and all(stated))
     if keep:
         unnamed = sum(not split for split in stated)
@@ -338,48 +346,48 @@ def _split(made: Made, options: Options) -> dict[str, Any]:
                 f"the source's splits cannot be kept: {why}",
                 hint="--splits make" if unnamed else did_you_mean(unknown[0], SPLITS),
             )
-        found = [str(split) for split in stated]
+        splits = [str(split) for split in stated]
     else:
-        strata = [(row.line.get("modality"), row.line.get("category")) for row in rows]
-        found = assign(groups, strata, options.fractions, seed=options.seed)
-    for row, split in zip(rows, found, strict=True):
-        row.line["split"] = split
-    return {"splits_kept": keep, "groups": len(set(groups)), "leaking_groups": straddling(groups, found)}
+        strata = [(draft.line.get("modality"), draft.line.get("category")) for draft in drafts]
+        splits = assign(groups, strata, options.fractions, seed=options.seed)
+    for draft, split in zip(drafts, splits, strict=True):
+        draft.line["split"] = split
+    return {"splits_kept": keep, "groups": len(set(groups)), "leaking_groups": leaking_groups(groups, splits)}
 
 
-def _summary(made: Made, options: Options) -> dict[str, Any]:
+def _summary(built: Drafts, options: Options) -> dict[str, Any]:
     return {
         "medground": medground.__version__,
         "options": {**asdict(options), "fractions": dict(options.fractions)},
-        "cases": made.cases,
-        "samples": len(made.rows),
-        "images": len({row.line["image"] for row in made.rows}),
-        "rejected": len(made.rejected),
+        "cases": built.sources,
+        "samples": len(built.drafts),
+        "images": len({draft.line["image"] for draft in built.drafts}),
+        "rejected": len(built.rejected),
     }
 
 
-def _write(work: Path, made: Made, summary: dict[str, Any]) -> None:
-    used = {row.line["image"] for row in made.rows} | {row.line["mask"] for row in made.rows}
+def _write(work: Path, built: Drafts, summary: dict[str, Any]) -> None:
+    used = {draft.line["image"] for draft in built.drafts} | {draft.line["mask"] for draft in built.drafts}
     for folder in ("images", "masks"):
         for path in (work / folder).iterdir():
             if f"{folder}/{path.name}" not in used:
                 path.unlink()
     order = ("id", "image", "mask", "question", "bbox_2d", "point_2d", "size", "split", "group")
-    lines = [{**{key: row.line[key] for key in order}, **row.line} for row in made.rows]
+    lines = [{**{key: draft.line[key] for key in order}, **draft.line} for draft in built.drafts]
     _write_lines(work / "manifest.jsonl", lines)
-    _write_lines(work / "rejected.jsonl", [asdict(case) for case in made.rejected])
+    _write_lines(work / "rejected.jsonl", [asdict(sample) for sample in built.rejected])
     summary["by_split"] = dict(sorted(Counter(str(line["split"]) for line in lines).items()))
     summary["digest"] = digest(work, lines)
     (work / "build.json").write_text(json.dumps(summary, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def digest(folder: Path, lines: Sequence[Mapping[str, Any]]) -> str:
-    """SHA-256 over a dataset's lines and the bytes of the images and masks they name."""
+    """Return the SHA-256 over a dataset's lines and the bytes of the images and masks they name."""
     total = hashlib.sha256()
     for line in lines:
         total.update(json.dumps(line, sort_keys=True).encode(errors="surrogatepass"))
     for name in sorted({str(line[key]) for line in lines for key in ("image", "mask")}):
-        total.update(hashlib.sha256((folder / name).read_bytes()).digest())
+        total.update(bytes.fromhex(sha256_file(folder / name)))
     return total.hexdigest()
 
 

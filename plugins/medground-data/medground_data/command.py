@@ -1,4 +1,4 @@
-"""``medground data``: masks to samples, and what samples are worth."""
+"""``medground data``: build, lint, describe and export datasets."""
 
 import contextlib
 import json
@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from medground.errors import Interrupted, RunError, UsageError
-from medground.recipe.completion import RECIPE
 from medground.runs.progress import progress
 from medground.runs.stopping import interruptible
 
 if TYPE_CHECKING:
     from medground.data.source_samples import BadSample, SourceSample
-    from medground_data.build import Ask, Options
+    from medground_data.build import Options, QuestionSource
     from medground_data.llm_questions import Cost
 
 
@@ -39,7 +38,16 @@ class _Shares(click.types.StringParamType):
         try:
             return {name.strip(): float(share) for name, _, share in named}
         except ValueError:
-            self.fail(f"{value!r} is not such as 0.8,0.1,0.1 or train=0.9,test=0.1")
+            self.fail(
+                f"{value!r} is neither three numbers, as 0.8,0.1,0.1, nor names with numbers, as train=0.9,test=0.1"
+            )
+
+
+def _recipe_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """Complete the name of a shipped recipe."""
+    from medground.recipe import names
+
+    return [name for name in names() if name.startswith(incomplete)]
 
 
 @data.command()
@@ -55,18 +63,20 @@ class _Shares(click.types.StringParamType):
 @click.option("--fractions", type=_Shares(), default="0.8,0.1,0.1", show_default=True, help="train,val,test")
 @click.option(
     "--splits", type=click.Choice(["auto", "make", "keep"]), default="auto", show_default=True,
-    help="Keep the source's, or make new ones; auto keeps them where every case states one.",
+    help="Keep the source's, or make new ones; auto keeps them where every one is stated.",
 )  # fmt: skip
-@click.option("--near-duplicates/--exact-duplicates", default=True, show_default=True, help="What may not part.")
+@click.option(
+    "--near-duplicates/--exact-duplicates", default=True, show_default=True, help="Which images go to one split."
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the splits and the questions.")
-@click.option("--group-pattern", metavar="REGEX", help="Finds the patient in an id, such as '^(s[0-9]+)_'.")
+@click.option("--group-pattern", metavar="REGEX", help="Finds the patient in an id, for example '^(s[0-9]+)_'.")
 @click.option(
     "--questions", type=click.Choice(["auto", "source", "templates", "reasoner"]), default="auto", show_default=True,
     help="auto takes the source's where it states one, and templates elsewhere.",
 )  # fmt: skip
 @click.option("--question-column", metavar="WORD", help="Where the source's questions are, if not in `question`.")
-@click.option("--reasoner", metavar="NAME", help="With --questions reasoner: who writes, such as openai.")
-@click.option("--recipe", type=RECIPE, help="The recipe whose reasoner writes, instead of --reasoner.")
+@click.option("--reasoner", metavar="NAME", help="With --questions reasoner: who writes, for example openai.")
+@click.option("--recipe", shell_complete=_recipe_names, help="The recipe whose reasoner writes, instead of --reasoner.")
 @click.option(
     "--set", "sets", multiple=True, metavar="KEY=VALUE", help="Of its recipe: reasoner.model=...; repeatable."
 )
@@ -74,7 +84,7 @@ class _Shares(click.types.StringParamType):
 @click.option("--check/--no-check", default=True, show_default=True, help="Ask whether it can be answered.")
 @click.option(
     "--fallback", type=click.Choice(["template", "reject"]), default="template", show_default=True,
-    help="What becomes of a target for which no good question was written.",
+    help="For a target without a good question: ask by template, or leave it out.",
 )  # fmt: skip
 @click.option("--yes", is_flag=True, help="Ask the reasoner without waiting for an answer to its cost.")
 @click.option("--json", "as_json", is_flag=True, help="Print build.json on stdout.")
@@ -82,17 +92,21 @@ def build(source: Path, out: Path, reader: str | None, options: tuple[str, ...],
     """Make samples of the masks of SOURCE: box, key points, question, split.
 
     OUT gets images/, masks/, manifest.jsonl, build.json and rejected.jsonl (what could not be used, and why). It
-    appears when it is whole. What a reasoner writes is kept in OUT.building as it comes: run the same command again
+    appears when it is complete. What a reasoner writes is stored in OUT.building as it comes: run the same command again
     after an interruption.
     """
     from medground_data.build import build as make
-    from medground_data.build import refuse_another
-    from medground_data.readers import read_cases, reader_of
+    from medground_data.build import refuse_existing
+    from medground_data.readers import find_reader, read_source
 
-    refuse_another(out)
+    refuse_existing(out)
     chosen = _reader_options(options)
-    cases = read_cases(source, reader, **chosen)
-    about: dict[str, Any] = {"source": source.name, "reader": reader or reader_of(source), "reader_options": chosen}
+    samples = read_source(source, reader, **chosen)
+    about: dict[str, Any] = {
+        "source": source.name,
+        "reader": reader or find_reader(source),
+        "reader_options": chosen,
+    }
     about["questions"] = {word: given[word] for word in ("questions", "question_column", "reasoner", "recipe", "sets")}
     with interruptible() as stopped:
         asker = _asker(given, stopped)
@@ -103,30 +117,30 @@ def build(source: Path, out: Path, reader: str | None, options: tuple[str, ...],
             else progress("reading", total=None)
         )
         with bar as advance:
-            summary = make(_until(stopped, cases), out, _build_options(given), asker, about=about, advance=advance)
+            summary = make(_until(stopped, samples), out, _build_options(given), asker, about=about, advance=advance)
     if as_json:
         click.echo(json.dumps(summary))
     else:
-        click.echo(_told(summary, out), err=True)
+        click.echo(_report(summary, out), err=True)
 
 
 def _until(
-    stopped: Callable[[], bool], cases: "Iterable[SourceSample | BadSample]"
+    stopped: Callable[[], bool], samples: "Iterable[SourceSample | BadSample]"
 ) -> "Iterator[SourceSample | BadSample]":
-    for case in cases:
+    for sample in samples:
         if stopped():
             raise Interrupted("stopped while the source was being read", hint="run the same command again")
-        yield case
+        yield sample
 
 
 def _reader_options(texts: tuple[str, ...]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    options: dict[str, Any] = {}
     for text in texts:
         key, equals, value = text.partition("=")
         if not equals or not key:
-            raise UsageError(f"{text!r} is not KEY=VALUE", hint="such as -o window=lung")
-        found[key] = int(value) if value.lstrip("-").isdecimal() else value
-    return found
+            raise UsageError(f"{text!r} is not KEY=VALUE", hint="write it as in -o window=lung")
+        options[key] = int(value) if value.lstrip("-").isdecimal() else value
+    return options
 
 
 def _build_options(given: dict[str, Any]) -> "Options":
@@ -142,7 +156,7 @@ def _build_options(given: dict[str, Any]) -> "Options":
         raise UsageError(str(error)) from error
 
 
-def _asker(given: dict[str, Any], stopped: Callable[[], bool]) -> "Ask":
+def _asker(given: dict[str, Any], stopped: Callable[[], bool]) -> "QuestionSource":
     from medground_data.question_sources import FromSource, FromTemplates
 
     if given["questions"] == "reasoner":
@@ -152,7 +166,7 @@ def _asker(given: dict[str, Any], stopped: Callable[[], bool]) -> "Ask":
     return FromTemplates(seed=given["seed"], keep=given["questions"] == "auto")
 
 
-def _writer(given: dict[str, Any], stopped: Callable[[], bool]) -> "Ask":
+def _writer(given: dict[str, Any], stopped: Callable[[], bool]) -> "QuestionSource":
     from medground.recipe import resolve
     from medground.registry import build as make
     from medground_data.llm_questions import FromReasoner
@@ -178,14 +192,14 @@ def _confirm(cost: "Cost", name: str, yes: bool) -> None:
     if yes:
         return
     if not sys.stdin.isatty():
-        raise UsageError("nobody is there to agree to the cost", hint="give --yes")
+        raise UsageError("cannot ask for confirmation: stdin is not a terminal", hint="pass --yes")
     click.confirm("ask?", abort=True, err=True)
 
 
-def _told(summary: dict[str, Any], out: Path) -> str:
+def _report(summary: dict[str, Any], out: Path) -> str:
     splits = ", ".join(f"{count} {name}" for name, count in summary["by_split"].items())
-    kept = "kept from the source" if summary["splits_kept"] else f"made of {summary['groups']} groups"
-    rows = [f"{summary['samples']} samples of {summary['images']} images in {out}: {splits}; splits {kept}"]
+    origin = "kept from the source" if summary["splits_kept"] else f"made of {summary['groups']} groups"
+    rows = [f"{summary['samples']} samples of {summary['images']} images in {out}: {splits}; splits {origin}"]
     if summary["rejected"]:
         rows.append(f"{summary['rejected']} left out: see {out / 'rejected.jsonl'}")
     if summary["leaking_groups"]:
@@ -210,7 +224,7 @@ def lint(folder: Path, as_json: bool) -> None:
             click.echo(f"line {one.line}  {one.severity}  {one.code}  {one.id}: {one.says}; {one.remedy}")
         click.echo(f"{count} lines, {errors} errors, {len(findings) - errors} warnings", err=True)
     if errors:
-        raise RunError(f"{folder.name} has {errors} errors", hint="the first words after the id say what is wrong")
+        raise RunError(f"{folder.name} has {errors} errors", hint="each line above names the error and its fix")
 
 
 @data.command()
@@ -223,19 +237,19 @@ def lint(folder: Path, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON on stdout, a row per sample included.")
 def stats(folder: Path, split: str | None, html: Path | None, pictures: int, as_json: bool) -> None:
     """Say what the dataset in FOLDER holds: counts, sizes, floors, lengths."""
-    from medground.data.samples import read_samples
+    from medground.data.open_dataset import open_dataset
     from medground.data.stats import measure, rows, summary
     from medground_data.stats_view import as_page, show
 
-    samples = read_samples(folder, split=split)
+    samples = open_dataset(folder, split=split)
     with progress("measuring", total=len(samples)) as advance:
-        found = measure(samples, advance)
-    figures = summary(found)
+        measured = measure(samples, advance)
+    figures = summary(measured)
     if html is not None:
-        html.write_text(as_page(folder.resolve().name, figures, found, samples, pictures), encoding="utf-8")
+        html.write_text(as_page(folder.resolve().name, figures, measured, samples, pictures), encoding="utf-8")
         click.echo(f"wrote {html}", err=True)
     if as_json:
-        click.echo(json.dumps({**figures, "rows": rows(found)}))
+        click.echo(json.dumps({**figures, "rows": rows(measured)}))
     else:
         show(figures)
 

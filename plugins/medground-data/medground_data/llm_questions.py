@@ -7,7 +7,7 @@
 3. **Check.** The plain image with a few numbered boxes, one of them the target's, and the question; the reasoner says
    the number. Another number means that the question cannot be answered.
 
-What fails is tried again with another seed. Every answer is kept in ``written.jsonl`` as it comes, so an interrupted
+What fails is tried again with another seed. Every answer is stored in ``written.jsonl`` as it comes, so an interrupted
 build asks only for what is missing. Box and points always come from the mask, never from a model.
 """
 
@@ -20,22 +20,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image as Pillow
 from PIL import ImageDraw, ImageFont
+from scipy import ndimage
 
+from medground.data.category_names import VIEWS, names_of
 from medground.data.region_props import RegionProps
 from medground.data.source_samples import BadSample
 from medground.errors import Interrupted, RunError
 from medground.geometry import Box, box_iou
-from medground.images.pictures import read_image, read_mask
+from medground.images.read import read_image, read_mask
 from medground.protocols import Reasoner
+from medground.runs.files import JsonLines
 from medground.segmenters.batching import image_key
 from medground.types import Image, Messages, Sampling
-from medground_data.build import Row
+from medground_data.build import Draft
 from medground_data.question_checks import judge
 from medground_data.question_sources import ASKED_BY, FromTemplates, by_image
-from medground_data.vocabulary import VIEWS, names_of
 
 WRITTEN = "written.jsonl"
 _YELLOW = (255, 221, 64)
@@ -47,7 +48,7 @@ _ANSWER_TOKENS = {"description": 180, "question": 220, "check": 4}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:
-    """What asking will take, before anything is asked."""
+    """The cost of the requests, before the first is sent."""
 
     requests: int
     """If every first attempt is good; a repeated attempt costs as much again."""
@@ -70,16 +71,16 @@ class FromReasoner:
 
     Args:
         reasoner: any component that answers conversations.
-        who: what distinguishes this reasoner from another: answers of another are not taken for its own.
-        confirm: told the cost before the first request; raises to stop.
-        check: whether to ask if the question can be answered (a third request per target).
-        attempts: how often a question that fails is written anew, the first time included.
-        fallback: what becomes of a target none of whose questions is good: ``template``, or ``reject``.
+        who: tells this reasoner from another: stored answers of another are not used.
+        confirm: called with the cost before the first request; raises to stop.
+        check: ask whether the question can be answered (a third request per target).
+        attempts: attempts at a question, the first included.
+        fallback: what becomes of a target without a good question: ``template``, or ``reject``.
         seed: of the sampling and the templates.
         temperature: of the sampling.
         keep: leave the questions that the source states.
-        stopped: asked between batches.
-        advance: told how many requests are done.
+        stopped: called between batches; True stops.
+        advance: called with the number of requests done.
     """
 
     reasoner: Reasoner
@@ -93,57 +94,57 @@ class FromReasoner:
     keep: bool = False
     stopped: Callable[[], bool] = lambda: False
     advance: Callable[[int], None] = lambda count: None
-    _kept: dict[str, str] = field(default_factory=dict, repr=False)
+    _answers: dict[str, str] = field(default_factory=dict, repr=False)
 
-    def __call__(self, rows: list[Row], folder: Path) -> list[BadSample]:
-        """See `medground_data.build.Ask`."""
-        self._kept = _read(folder / WRITTEN)
-        todo = [row for row in rows if not (self.keep and row.line["question"])]
-        for row in rows:
-            row.line[ASKED_BY] = "source"
+    def __call__(self, drafts: list[Draft], folder: Path) -> list[BadSample]:
+        """See `medground_data.build.QuestionSource`."""
+        self._answers = _read(folder / WRITTEN)
+        todo = [draft for draft in drafts if not (self.keep and draft.line["question"])]
+        for draft in drafts:
+            draft.line[ASKED_BY] = "source"
         self.confirm(self.cost(todo))
-        for row in todo:
-            row.line["question"] = None
-        others = by_image(rows)
+        for draft in todo:
+            draft.line["question"] = None
+        others = by_image(drafts)
         faults: dict[str, list[str]] = {}
         for attempt in range(self.attempts):
-            left = [row for row in todo if row.line["question"] is None]
-            for start in range(0, len(left), _BATCH):
-                batch = left[start : start + _BATCH]
-                for row, wrong in zip(batch, self._write(batch, others, folder, attempt), strict=True):
+            missing = [draft for draft in todo if draft.line["question"] is None]
+            for start in range(0, len(missing), _BATCH):
+                batch = missing[start : start + _BATCH]
+                for draft, wrong in zip(batch, self._write(batch, others, folder, attempt), strict=True):
                     if wrong:
-                        faults.setdefault(str(row.line["id"]), []).append("+".join(wrong))
-        return self._fall_back([row for row in todo if row.line["question"] is None], rows, folder, faults)
+                        faults.setdefault(str(draft.line["id"]), []).append("+".join(wrong))
+        return self._fall_back([draft for draft in todo if draft.line["question"] is None], drafts, folder, faults)
 
-    def cost(self, rows: Sequence[Row]) -> Cost:
-        """What asking about these samples takes; answers that are kept already are not counted off."""
+    def cost(self, drafts: Sequence[Draft]) -> Cost:
+        """Return the cost of asking about these samples; stored answers are not deducted."""
         stages = ["description", "question", *(["check"] if self.check else [])]
-        per_image = sum((row.line["size"][0] * row.line["size"][1]) // 784 + 2 for row in rows)
+        per_image = sum((draft.line["size"][0] * draft.line["size"][1]) // 784 + 2 for draft in drafts)
         words = len(_DESCRIBE) + len(_ASK) + 700 + (len(_CHECK) + 120 if self.check else 0)
         return Cost(
-            requests=len(stages) * len(rows),
-            images=len(stages) * len(rows),
-            tokens_in=len(stages) * per_image + len(rows) * words // 4,
-            tokens_out=len(rows) * sum(_ANSWER_TOKENS[stage] for stage in stages),
+            requests=len(stages) * len(drafts),
+            images=len(stages) * len(drafts),
+            tokens_in=len(stages) * per_image + len(drafts) * words // 4,
+            tokens_out=len(drafts) * sum(_ANSWER_TOKENS[stage] for stage in stages),
         )
 
-    def _write(self, batch: Sequence[Row], others: Any, folder: Path, attempt: int) -> list[tuple[str, ...]]:
-        """Write and judge the questions of a batch; what is wrong with each."""
-        shown = [_shown(row, folder) for row in batch]
+    def _write(self, batch: Sequence[Draft], others: Any, folder: Path, attempt: int) -> list[tuple[str, ...]]:
+        """Write and judge the questions of a batch; return what is wrong with each."""
+        shown = [_shown(draft, folder) for draft in batch]
         described = self._ask(
-            [_turn(image, _describe(row)) for row, image in zip(batch, shown, strict=True)],
+            [_turn(image, _describe(draft)) for draft, image in zip(batch, shown, strict=True)],
             "description",
             folder,
             attempt,
         )
         answers = self._ask(
-            [_turn(image, _ask(row, text)) for row, image, text in zip(batch, shown, described, strict=True)],
+            [_turn(image, _ask(draft, text)) for draft, image, text in zip(batch, shown, described, strict=True)],
             "question", folder, attempt,
         )  # fmt: skip
         parsed = [_parsed(answer) for answer in answers]
         wrong = [
-            ("no_json",) if pair is None else judge(*pair, str(row.line.get("category", "")), row.looks).faults
-            for row, pair in zip(batch, parsed, strict=True)
+            ("no_json",) if pair is None else judge(*pair, str(draft.line.get("category", "")), draft.props).faults
+            for draft, pair in zip(batch, parsed, strict=True)
         ]
         good = [index for index, faults in enumerate(wrong) if not faults]
         if self.check and good:
@@ -152,19 +153,19 @@ class FromReasoner:
                 image, number = numbered(batch[index], others, folder)
                 turns.append(_turn(image, _CHECK.format(question=(parsed[index] or ("", ""))[0])))
                 numbers.append(number)
-            for index, number, said in zip(good, numbers, self._ask(turns, "check", folder, attempt), strict=True):
-                digits = re.findall(r"\d+", said)
+            for index, number, answer in zip(good, numbers, self._ask(turns, "check", folder, attempt), strict=True):
+                digits = re.findall(r"\d+", answer)
                 if not digits or int(digits[0]) != number:
                     wrong[index] = ("unanswerable",)
-        for row, pair, faults in zip(batch, parsed, wrong, strict=True):
+        for draft, pair, faults in zip(batch, parsed, wrong, strict=True):
             if pair is not None and not faults:
-                row.line.update({"question": pair[0], "think": pair[1], ASKED_BY: "reasoner"})
+                draft.line.update({"question": pair[0], "think": pair[1], ASKED_BY: "reasoner"})
         return wrong
 
     def _ask(self, turns: list[Messages], stage: str, folder: Path, attempt: int) -> list[str]:
-        """Answers to conversations, those that are kept without asking again."""
+        """Return the answers to conversations; stored ones are not asked for again."""
         keys = [_key(self.who, stage, turn, self.seed + attempt) for turn in turns]
-        missing = [index for index, key in enumerate(keys) if key not in self._kept]
+        missing = [index for index, key in enumerate(keys) if key not in self._answers]
         if missing:
             if self.stopped():
                 raise Interrupted("stopped while questions were being written", hint="run the same command again")
@@ -175,33 +176,34 @@ class FromReasoner:
             )
             answers = self.reasoner.generate([turns[index] for index in missing], sampling)
             lost = [group[0].fault for group in answers if group[0].fault is not None]
-            with (folder / WRITTEN).open("a", encoding="utf-8") as file:
-                for index, group in zip(missing, answers, strict=True):
-                    if group[0].fault is None:
-                        self._kept[keys[index]] = group[0].text
-                        file.write(json.dumps({"key": keys[index], "stage": stage, "text": group[0].text}) + "\n")
+            stored = JsonLines(folder / WRITTEN)
+            for index, group in zip(missing, answers, strict=True):
+                if group[0].fault is None:
+                    self._answers[keys[index]] = group[0].text
+                    stored.append({"key": keys[index], "stage": stage, "text": group[0].text})
+            stored.close()
             if lost:
                 raise RunError(
                     f"{len(lost)} of {len(missing)} requests were not answered: {lost[0]}",
-                    hint="run the same command again: what was answered is kept",
+                    hint="run the same command again: answers are stored",
                 )
         self.advance(len(turns))
-        return [self._kept[key] for key in keys]
+        return [self._answers[key] for key in keys]
 
     def _fall_back(
-        self, left: Sequence[Row], rows: list[Row], folder: Path, faults: dict[str, list[str]]
+        self, failed: Sequence[Draft], drafts: list[Draft], folder: Path, faults: dict[str, list[str]]
     ) -> list[BadSample]:
         rejected = []
-        if self.fallback == "template" and left:
-            asked = {id(row): dict(row.line) for row in rows if row.line["question"] is not None}
-            rejected = FromTemplates(seed=self.seed, keep=True)(rows, folder)
-            for row in rows:
-                row.line.update(asked.get(id(row), {}))
-        for row in left:
-            why = ", then ".join(faults.get(str(row.line["id"]), ["nothing"]))
-            row.line["writing_failed"] = why
+        if self.fallback == "template" and failed:
+            written = {id(draft): dict(draft.line) for draft in drafts if draft.line["question"] is not None}
+            rejected = FromTemplates(seed=self.seed, keep=True)(drafts, folder)
+            for draft in drafts:
+                draft.line.update(written.get(id(draft), {}))
+        for draft in failed:
+            why = ", then ".join(faults.get(str(draft.line["id"]), ["nothing"]))
+            draft.line["writing_failed"] = why
             if self.fallback == "reject":
-                rejected.append(BadSample(row.where, f"no good question was written: {why}"))
+                rejected.append(BadSample(draft.where, f"no good question was written: {why}"))
         return rejected
 
 
@@ -228,28 +230,28 @@ _CHECK = """The boxes in this picture are numbered. Which one answers the questi
 or 0 if none does."""
 
 
-def _describe(row: Row) -> str:
-    category = str(row.line.get("category") or "a target without a name")
-    return _DESCRIBE.format(view=_view(row), category=category, measured=measured(row.looks))
+def _describe(draft: Draft) -> str:
+    category = str(draft.line.get("category") or "a target without a name")
+    return _DESCRIBE.format(view=_view(draft), category=category, measured=measured(draft.props))
 
 
-def _ask(row: Row, description: str) -> str:
-    names = ", ".join(sorted(names_of(str(row.line.get("category", ""))))) or "none"
-    return _ASK.format(view=_view(row), description=description.strip(), names=names, measured=measured(row.looks))
+def _ask(draft: Draft, description: str) -> str:
+    names = ", ".join(sorted(names_of(str(draft.line.get("category", ""))))) or "none"
+    return _ASK.format(view=_view(draft), description=description.strip(), names=names, measured=measured(draft.props))
 
 
-def _view(row: Row) -> str:
-    return VIEWS.get(str(row.line.get("modality", "")).lower(), "picture")
+def _view(draft: Draft) -> str:
+    return VIEWS.get(str(draft.line.get("modality", "")).lower(), "picture")
 
 
-def measured(looks: RegionProps) -> str:
-    """What is measured of a target, in words for a writer."""
-    tone = "brighter than" if looks.tone > 0.02 else "darker than" if looks.tone < -0.02 else "as bright as"
-    across, down = round(100 * looks.x), round(100 * looks.y)
+def measured(props: RegionProps) -> str:
+    """Return the measures of a target in words, for a writer."""
+    contrast = "brighter than" if props.contrast > 0.02 else "darker than" if props.contrast < -0.02 else "as bright as"
+    across, down = round(100 * props.x), round(100 * props.y)
     return (
         f"its centre is at {across} % of the width from the left and {down} % of the height from the top, it covers "
-        f"{100 * looks.area:.1f} % of the picture, is {tone} its surroundings and {looks.elongation:.1f} times as long "
-        f"as broad, in {looks.parts} part{'s' if looks.parts != 1 else ''}"
+        f"{100 * props.area:.1f} % of the picture, is {contrast} its surroundings and {props.elongation:.1f} times as long "
+        f"as broad, in {props.components} part{'s' if props.components != 1 else ''}"
     )
 
 
@@ -257,31 +259,21 @@ def _turn(image: Image, text: str) -> Messages:
     return [{"role": "user", "content": [{"type": "image", "image": image}, {"type": "text", "text": text}]}]
 
 
-def _shown(row: Row, folder: Path) -> Image:
+def _shown(draft: Draft, folder: Path) -> Image:
     """The image with the target outlined, just outside of it."""
-    image, mask = read_image(folder / row.line["image"]).copy(), read_mask(folder / row.line["mask"])
-    grown = mask
-    for _ in range(max(1, round(max(mask.shape) / 400))):
-        grown = _spread(grown)
-    image[_spread(grown) & ~mask] = _YELLOW
+    image, mask = read_image(folder / draft.line["image"]).copy(), read_mask(folder / draft.line["mask"])
+    width = 1 + max(1, round(max(mask.shape) / 400))
+    image[ndimage.binary_dilation(mask, iterations=width) & ~mask] = _YELLOW
     return image
 
 
-def _spread(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    around = np.pad(mask, 1)
-    spread: NDArray[np.bool_] = (
-        around[1:-1, 1:-1] | around[:-2, 1:-1] | around[2:, 1:-1] | around[1:-1, :-2] | around[1:-1, 2:]
-    )
-    return spread
-
-
-def numbered(row: Row, others: Any, folder: Path) -> tuple[Image, int]:
-    """The image with the target's box among others, and the target's number: other targets first, then empty places."""
-    height, width = row.line["size"]
-    digest = hashlib.blake2b(str(row.line["id"]).encode(errors="surrogatepass"), digest_size=8).digest()
+def numbered(draft: Draft, others: Any, folder: Path) -> tuple[Image, int]:
+    """Return the image with the target's box among others, and the target's number: other targets first, then empty spots."""
+    height, width = draft.line["size"]
+    digest = hashlib.blake2b(str(draft.line["id"]).encode(errors="surrogatepass"), digest_size=8).digest()
     rng = np.random.default_rng(np.frombuffer(digest, np.uint32))
-    target = Box(*row.line["bbox_2d"])
-    rest = [Box(*other.line["bbox_2d"]) for other in others[row.line["image"]] if other is not row]
+    target = Box(*draft.line["bbox_2d"])
+    rest = [Box(*other.line["bbox_2d"]) for other in others[draft.line["image"]] if other is not draft]
     boxes = [target, *(box for box in rest if box_iou(box, target) < 0.5)][:_BOXES]
     for _ in range(40):
         x, y = rng.uniform(0, max(1.0, width - target.width)), rng.uniform(0, max(1.0, height - target.height))
@@ -289,7 +281,7 @@ def numbered(row: Row, others: Any, folder: Path) -> tuple[Image, int]:
         if len(boxes) < _BOXES and all(box_iou(box, other) < 0.1 for other in boxes):
             boxes.append(box)
     order = rng.permutation(len(boxes))
-    picture = Pillow.fromarray(read_image(folder / row.line["image"]))
+    picture = Pillow.fromarray(read_image(folder / draft.line["image"]))
     pen, letter = ImageDraw.Draw(picture), max(14.0, max(height, width) / 28)
     for number, index in enumerate(order, start=1):
         corners = tuple(float(value) for value in boxes[index])
@@ -307,36 +299,24 @@ def numbered(row: Row, others: Any, folder: Path) -> tuple[Image, int]:
 
 def _parsed(text: str) -> tuple[str, str] | None:
     """(question, think) of an answer; the last JSON object in it that has a question."""
-    for start in [found.start() for found in re.finditer(r"\{", text)][::-1]:
+    for start in [match.start() for match in re.finditer(r"\{", text)][::-1]:
         try:
-            found, _ = json.JSONDecoder().raw_decode(text[start:])
+            answer, _ = json.JSONDecoder().raw_decode(text[start:])
         except (ValueError, RecursionError):
             continue
-        if isinstance(found, dict) and isinstance(found.get("question"), str):
-            think = found.get("think")
-            return found["question"].strip(), think.strip() if isinstance(think, str) else ""
+        if isinstance(answer, dict) and isinstance(answer.get("question"), str):
+            think = answer.get("think")
+            return answer["question"].strip(), think.strip() if isinstance(think, str) else ""
     return None
 
 
 def _key(who: str, stage: str, turn: Messages, seed: int) -> str:
-    image, text = (part for part in turn[0]["content"])
-    parts = [who, stage, image_key(image["image"]), text["text"], str(seed)]
-    return hashlib.sha256("\0".join(parts).encode(errors="surrogatepass")).hexdigest()
+    image, text = turn[0]["content"]
+    fields = [who, stage, image_key(image["image"]), text["text"], str(seed)]
+    return hashlib.sha256("\0".join(fields).encode(errors="surrogatepass")).hexdigest()
 
 
 def _read(path: Path) -> dict[str, str]:
-    """Answers by key; a line torn by a kill is made whole by the next, and skipped."""
-    if not path.exists():
-        return {}
-    text = path.read_text(encoding="utf-8")
-    if text and not text.endswith("\n"):
-        with path.open("a", encoding="utf-8") as file:
-            file.write("\n")
-    found = {}
-    for line in text.splitlines():
-        try:
-            entry = json.loads(line)
-            found[entry["key"]] = entry["text"]
-        except (ValueError, KeyError, TypeError):
-            continue
-    return found
+    """Return the stored answers by key."""
+    records = [record for record in JsonLines(path).read() if isinstance(record, dict)]
+    return {record["key"]: record["text"] for record in records if {"key", "text"} <= record.keys()}

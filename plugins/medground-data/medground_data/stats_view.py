@@ -1,14 +1,15 @@
-"""How `medground data stats` is shown: on a terminal, and as a page."""
+"""The output of `medground data stats`: tables on a terminal, and a page."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from medground.data.stats import Figures, histogram
 from medground.images.overlay import draw
-from medground.report import Html, Section, bars, details, figure, gallery, grid, line_chart, page, table
-from medground.types import Sample
+from medground.report import Line, Table, render
+from medground.types import Region, Sample
 
 _SHOWN = {
     "area": "target, share of the image",
@@ -28,21 +29,21 @@ _QUARTILES = ("min", "q1", "median", "q3", "max", "mean")
 
 def show(summary: Mapping[str, Any]) -> None:
     """Print tables on stdout."""
+    from rich import table
     from rich.console import Console
-    from rich.table import Table
 
     console = Console()
     splits = list(summary["splits"])
     for word, names in summary["counts"].items():
         if list(names) == ["unnamed"]:
             continue
-        shown = Table(title=f"samples by {word}", title_justify="left")
+        shown = table.Table(title=f"samples by {word}", title_justify="left")
         for heading in (word, "all", *splits):
             shown.add_column(heading, justify="left" if heading == word else "right")
         for name, counts in names.items():
             shown.add_row(name, *(str(counts[column]) for column in ("all", *splits)))
         console.print(shown)
-    shown = Table(title="figures", title_justify="left")
+    shown = table.Table(title="figures", title_justify="left")
     for heading in ("", *_QUARTILES):
         shown.add_column(heading, justify="left" if not heading else "right")
     for name, values in summary["figures"].items():
@@ -52,79 +53,60 @@ def show(summary: Mapping[str, Any]) -> None:
 
 
 def as_page(
-    name: str, summary: Mapping[str, Any], found: Sequence[Figures], samples: Sequence[Sample], pictures: int
+    name: str, summary: Mapping[str, Any], measured: Sequence[Figures], samples: Sequence[Sample], pictures: int
 ) -> str:
-    """One self-contained page: counts, distributions, floors, and some samples drawn."""
-    sections = [
-        Section("Counts", *_counts(summary)),
-        Section("Figures", _figures(summary)),
-        Section("Distributions", grid(*_charts(found))),
-        Section(
-            "Floors",
-            "What a segmenter reaches that has never seen the image, prompted with the true box: the box filled, and the "
-            "ellipse inscribed in it. Gains are to be counted from here.",
-            _floors(summary),
-        ),
-    ]
-    if pictures:
-        sections.append(Section("Samples", _gallery(samples, pictures)))
-    return page(f"Dataset {name}", sections, note=f"{summary['samples']} samples")
-
-
-def _counts(summary: Mapping[str, Any]) -> list[Html]:
+    """Return one self-contained page: counts, distributions, floors, and some samples drawn."""
     splits = list(summary["splits"])
-    tables = []
-    for word, names in summary["counts"].items():
-        if list(names) == ["unnamed"]:
-            continue
-        lines = [[name, *(counts[column] for column in ("all", *splits))] for name, counts in names.items()]
-        shown = table([word, "all", *splits], lines, caption=f"Samples by {word}")
-        tables.append(shown if len(lines) <= _LONG else details(f"{len(lines)} by {word}", shown))
-    return tables
+    return render(
+        "stats.html",
+        folder=Path(__file__).parent / "templates",
+        title=f"Dataset {name}",
+        count=summary["samples"],
+        folded_from=_LONG,
+        counts={
+            word: (
+                [word, "all", *splits],
+                [[value, *(counts[column] for column in ("all", *splits))] for value, counts in names.items()],
+            )
+            for word, names in summary["counts"].items()
+            if list(names) != ["unnamed"]
+        },
+        figures=Table(
+            ["", *_QUARTILES],
+            [
+                [_SHOWN[key], *(values[column] for column in _QUARTILES)]
+                for key, values in summary["figures"].items()
+                if values is not None
+            ],
+            "Over all samples",
+        ),
+        distributions=_distributions(measured),
+        floors={
+            shown: {modality: values[key] for modality, values in summary["floors"].items()}
+            for key, shown in (("box_dice", "filled box"), ("ellipse_dice", "inscribed ellipse"))
+        },
+        pictures=_pictures(samples, pictures) if pictures else [],
+    )
 
 
-def _figures(summary: Mapping[str, Any]) -> Html:
-    lines = [
-        [_SHOWN[name], *(values[column] for column in _QUARTILES)]
-        for name, values in summary["figures"].items()
-        if values is not None
-    ]
-    return table(["", *_QUARTILES], lines, caption="Over all samples")
-
-
-def _charts(found: Sequence[Figures]) -> list[Html]:
-    splits = list(dict.fromkeys(one.split for one in found))
-    charts = []
-    for name, edges in (
-        ("area", np.linspace(0, 1, 21)),
-        ("box_fill", np.linspace(0, 1, 21)),
-        ("ellipse_dice", np.linspace(0, 1, 21)),
-        ("question_words", np.linspace(0, 40, 21)),
-    ):
-        lines = {}
-        for split in splits:
-            middles, shares = histogram((getattr(one, name) for one in found if one.split == split), edges.tolist())
-            lines[split] = (middles.tolist(), shares.tolist())
-        charts.append(line_chart(_SHOWN[name], lines, x=_SHOWN[name], y="share of the split", holds=(0.0,)))
+def _distributions(measured: Sequence[Figures]) -> dict[str, dict[str, Line]]:
+    """Return figure -> split -> shares of its samples."""
+    charts: dict[str, dict[str, Line]] = {}
+    for name, most in (("area", 1), ("box_fill", 1), ("ellipse_dice", 1), ("question_words", 40)):
+        edges = np.linspace(0, most, 21).tolist()
+        for split in dict.fromkeys(row.split for row in measured):
+            middles, shares = histogram((getattr(row, name) for row in measured if row.split == split), edges)
+            charts.setdefault(_SHOWN[name], {})[split] = (middles.tolist(), shares.tolist())
     return charts
 
 
-def _floors(summary: Mapping[str, Any]) -> Html:
-    floors = summary["floors"]
-    series = {
-        shown: {modality: values[name] for modality, values in floors.items()}
-        for name, shown in (("box_dice", "filled box"), ("ellipse_dice", "inscribed ellipse"))
-    }
-    return bars("Mean Dice by modality", series, holds=(0.0, 1.0))
-
-
-def _gallery(samples: Sequence[Sample], count: int) -> Html:
-    """Samples evenly spread over the manifest."""
-    figures = []
+def _pictures(samples: Sequence[Sample], count: int) -> list[tuple[Any, str, str]]:
+    """Return (image, labels, question) of samples evenly spread over the dataset."""
+    pictures = []
     for index in np.unique(np.linspace(0, len(samples) - 1, count).astype(int)):
         sample = samples[int(index)]
-        picture = draw(sample.query.image, box=sample.target.box, points=sample.target.points, mask=sample.target.mask)
+        region = sample.target.region or Region()
+        image = draw(sample.query.image, box=region.box, points=region.points, mask=sample.target.mask)
         words = " · ".join(filter(None, (sample.labels.get("modality"), sample.labels.get("category"))))
-        alt = f"{words}: the target's mask, box and key points drawn on the image"
-        figures.append(figure(picture, alt, f"{words}: {sample.query.question}", side=360))
-    return gallery(figures)
+        pictures.append((image, words, sample.query.question))
+    return pictures

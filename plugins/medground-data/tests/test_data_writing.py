@@ -1,4 +1,4 @@
-"""Questions written by a reasoner: good ones are taken, each kind of bad one is caught, nothing is asked twice."""
+"""Questions written by a reasoner: good ones are accepted, bad ones rejected, no request is repeated."""
 
 import json
 import re
@@ -11,11 +11,11 @@ from medground_data.command import data
 from medground_data.llm_questions import FromReasoner, numbered
 from medground_data.question_checks import judge
 from medground_data.question_sources import by_image
-from medground_data.readers import read_cases
+from medground_data.readers import read_source
 from medground_toy import phantoms
 
+from medground.data.open_dataset import open_dataset
 from medground.data.region_props import region_props
-from medground.data.samples import read_samples
 from medground.errors import Interrupted, RunError
 from medground.types import Completion, Fault, image_of, text_of
 
@@ -23,7 +23,7 @@ GOOD = {"question": "What here would change how the patient is treated?", "think
 
 
 class Writer:
-    """Answers by stage; what the second stage says is the test's."""
+    """A reasoner that answers each stage; the test sets the answers of the second one."""
 
     def __init__(self, says=lambda category, attempt: GOOD, knows=True):
         self.says, self.knows = says, knows
@@ -35,20 +35,20 @@ class Writer:
     def answer(self, messages, seed):
         text, image = text_of(messages), image_of(messages)
         if text.startswith("The boxes"):
-            stage, said = "check", str(self.numbers.get(image.tobytes(), 0) if self.knows else 0)
+            stage, reply = "check", str(self.numbers.get(image.tobytes(), 0) if self.knows else 0)
         elif "JSON only" in text:
-            stage, said = "question", self.says(re.search(r"It is about <(.*)>", text)[1], seed)
+            stage, reply = "question", self.says(re.search(r"It is about <(.*)>", text)[1], seed)
         else:
-            stage, said = "description", f"It is about <{re.search(r'in yellow: (.*?). Describe', text)[1]}>"
+            stage, reply = "description", f"It is about <{re.search(r'in yellow: (.*?). Describe', text)[1]}>"
         self.asked.append(stage)
-        if isinstance(said, Fault):
-            return Completion(text="", frame=None, fault=said)
-        text = f"Sure! {json.dumps(said)}" if isinstance(said, dict) else said
+        if isinstance(reply, Fault):
+            return Completion(text="", frame=None, fault=reply)
+        text = f"Sure! {json.dumps(reply)}" if isinstance(reply, dict) else reply
         return Completion(text=text, frame=None)
 
 
 class Knowing(FromReasoner):
-    """Tells its writer the right numbers before it is asked for them."""
+    """A question source that gives its writer the right numbers beforehand."""
 
     def _write(self, batch, others, folder, attempt):
         for row in batch:
@@ -75,29 +75,29 @@ def lines(folder):
 
 def test_good_questions_are_taken_with_their_reasoning(source, tmp_path):
     writer = Writer()
-    build(read_cases(source), tmp_path / "out", Options(), asking(writer))
+    build(read_source(source), tmp_path / "out", Options(), asking(writer))
     rows = lines(tmp_path / "out")
     assert {row["question"] for row in rows} == {GOOD["question"]}
     assert {row["think"] for row in rows} == {GOOD["think"]}
     assert {row["asked_by"] for row in rows} == {"reasoner"}
     assert sorted(set(writer.asked)) == ["check", "description", "question"]
     assert len(writer.asked) == 30
-    assert len(read_samples(tmp_path / "out")) == 10
+    assert len(open_dataset(tmp_path / "out")) == 10
 
 
-def test_the_cost_is_told_first_and_can_be_refused(source, tmp_path):
-    writer, told = Writer(), []
+def test_the_cost_is_shown_first_and_can_be_refused(source, tmp_path):
+    writer, costs = Writer(), []
 
     def refuse(cost):
-        told.append(cost)
+        costs.append(cost)
         raise RunError("no")
 
     with pytest.raises(RunError, match="no"):
-        build(read_cases(source), tmp_path / "out", Options(), asking(writer, confirm=refuse))
+        build(read_source(source), tmp_path / "out", Options(), asking(writer, confirm=refuse))
     assert writer.asked == []
-    assert (told[0].requests, told[0].images) == (30, 30)
-    assert told[0].tokens_in > 1000
-    assert "30 requests" in str(told[0])
+    assert (costs[0].requests, costs[0].images) == (30, 30)
+    assert costs[0].tokens_in > 1000
+    assert "30 requests" in str(costs[0])
     assert not (tmp_path / "out").exists()
 
 
@@ -107,58 +107,58 @@ def test_a_bad_question_is_written_again_and_then_falls_back(source, tmp_path):
         "think": "There.",
     }
     again = Writer(lambda category, seed: bad if seed == 0 else GOOD)
-    build(read_cases(source), tmp_path / "again", Options(), asking(again))
+    build(read_source(source), tmp_path / "again", Options(), asking(again))
     assert {row["asked_by"] for row in lines(tmp_path / "again")} == {"reasoner"}
     never = Writer(lambda category, seed: bad)
-    build(read_cases(source), tmp_path / "template", Options(), asking(never))
+    build(read_source(source), tmp_path / "template", Options(), asking(never))
     rows = lines(tmp_path / "template")
     assert {row["asked_by"] for row in rows} == {"template"}
     assert all(row["writing_failed"].startswith("leak") for row in rows)
     half = Writer(lambda category, seed: bad if category == "kidney" else GOOD)
-    build(read_cases(source), tmp_path / "half", Options(), asking(half, fallback="reject"))
+    build(read_source(source), tmp_path / "half", Options(), asking(half, fallback="reject"))
     left_out = [json.loads(line) for line in (tmp_path / "half" / "rejected.jsonl").read_text().splitlines()]
     assert left_out
     assert all("no good question was written: leak" in row["reason"] for row in left_out)
     assert "kidney" not in {row["category"] for row in lines(tmp_path / "half")}
 
 
-def test_a_question_that_cannot_be_answered_is_caught(source, tmp_path):
-    build(read_cases(source), tmp_path / "out", Options(), asking(Writer(knows=False)))
+def test_a_question_that_cannot_be_answered_is_rejected(source, tmp_path):
+    build(read_source(source), tmp_path / "out", Options(), asking(Writer(knows=False)))
     assert {row["writing_failed"] for row in lines(tmp_path / "out")} == {"unanswerable, then unanswerable"}
-    build(read_cases(source), tmp_path / "unchecked", Options(), asking(Writer(knows=False), check=False))
+    build(read_source(source), tmp_path / "unchecked", Options(), asking(Writer(knows=False), check=False))
     assert {row["asked_by"] for row in lines(tmp_path / "unchecked")} == {"reasoner"}
 
 
-def test_an_interrupted_build_asks_only_for_what_is_missing(source, tmp_path):
+def test_an_interrupted_build_requests_only_missing_questions(source, tmp_path):
     first, second = Writer(), Writer()
     with pytest.raises(Interrupted):
-        build(read_cases(source), tmp_path / "out", Options(), asking(first, stopped=lambda: len(first.asked) >= 16))
-    kept = tmp_path / "out.building" / "written.jsonl"
-    with kept.open("a") as file:
+        build(read_source(source), tmp_path / "out", Options(), asking(first, stopped=lambda: len(first.asked) >= 16))
+    stored = tmp_path / "out.building" / "written.jsonl"
+    with stored.open("a") as file:
         file.write('{"key": "torn')
-    build(read_cases(source), tmp_path / "out", Options(), asking(second))
+    build(read_source(source), tmp_path / "out", Options(), asking(second))
     assert len(first.asked) == 16
     assert len(second.asked) == 14
     whole = tmp_path / "whole"
-    build(read_cases(source), whole, Options(), asking(Writer()))
+    build(read_source(source), whole, Options(), asking(Writer()))
     assert lines(whole) == lines(tmp_path / "out")
 
 
-def test_a_failure_of_transport_stops_and_keeps_what_came(source, tmp_path):
+def test_a_transport_failure_stops_the_build_and_keeps_the_answers(source, tmp_path):
     lost = Writer(lambda category, seed: Fault.TIMEOUT if category == "kidney" else GOOD)
     with pytest.raises(RunError, match="not answered: timeout"):
-        build(read_cases(source), tmp_path / "out", Options(), asking(lost))
+        build(read_source(source), tmp_path / "out", Options(), asking(lost))
     then = Writer()
-    build(read_cases(source), tmp_path / "out", Options(), asking(then))
+    build(read_source(source), tmp_path / "out", Options(), asking(then))
     assert len(then.asked) < 30
 
 
-def test_another_reasoner_is_asked_anew(source, tmp_path):
+def test_answers_of_another_reasoner_are_not_reused(source, tmp_path):
     first = Writer(knows=False)
     with pytest.raises(Interrupted):
-        build(read_cases(source), tmp_path / "out", Options(), asking(first, stopped=lambda: len(first.asked) >= 16))
+        build(read_source(source), tmp_path / "out", Options(), asking(first, stopped=lambda: len(first.asked) >= 16))
     other = Writer()
-    build(read_cases(source), tmp_path / "out", Options(), asking(other, who="another"))
+    build(read_source(source), tmp_path / "out", Options(), asking(other, who="another"))
     assert len(other.asked) == 30
 
 
@@ -194,7 +194,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("code", "question", "think"), BAD)
-def test_each_kind_of_bad_question_is_caught(code, question, think, on_the_left):
+def test_each_kind_of_bad_question_is_rejected(code, question, think, on_the_left):
     assert code in judge(question, think, "left kidney", on_the_left).faults
 
 
@@ -206,11 +206,11 @@ def test_each_kind_of_bad_question_is_caught(code, question, think, on_the_left)
         ("What would explain blood in the urine of this patient?", "It is bright and lies beside the spine."),
     ],
 )
-def test_good_questions_pass(question, think, on_the_left):
+def test_good_questions_are_accepted(question, think, on_the_left):
     assert judge(question, think, "left kidney", on_the_left).good
 
 
-def test_the_number_of_the_target_is_not_always_the_same(source, tmp_path):
+def test_the_number_of_the_target_varies(source, tmp_path):
     seen = []
 
     def look(rows, folder):
@@ -220,15 +220,15 @@ def test_the_number_of_the_target_is_not_always_the_same(source, tmp_path):
             row.line["question"] = "Which one?"
         return []
 
-    build(read_cases(source), tmp_path / "out", Options(), look)
+    build(read_source(source), tmp_path / "out", Options(), look)
     assert len(set(seen)) >= 3
 
 
-def test_the_command_asks_before_it_spends(source, tmp_path):
+def test_the_command_asks_for_confirmation_before_the_first_request(source, tmp_path):
     command = ["build", str(source), "--out", str(tmp_path / "out"), "--questions", "reasoner"]
     refused = CliRunner().invoke(data, [*command, "--reasoner", "toy"])
     assert "30 requests" in refused.stderr
-    assert "nobody is there to agree" in str(refused.exception)
+    assert "cannot ask for confirmation" in str(refused.exception)
     assert CliRunner().invoke(data, command).exception.message == "questions by a reasoner need one reasoner"
     done = CliRunner().invoke(data, [*command, "--reasoner", "toy", "--yes", "--json"])
     assert done.exit_code == 0, done.output

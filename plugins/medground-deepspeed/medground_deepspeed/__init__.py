@@ -20,9 +20,9 @@ def deepspeed(
     """DeepSpeed's ZeRO, over all the processes that were started together.
 
     Args:
-        stage: what ranks share among them: 1 the optimiser's state, 2 the gradients too, 3 the parameters too.
+        stage: what ranks share among them: 1 the optimizer's state, 2 the gradients too, 3 the parameters too.
         processes: how many ``medground train`` starts on this machine; with torchrun or DeepSpeed's launcher, None.
-        offload_optimizer: keep the optimiser's state in the memory of the host and step there.
+        offload_optimizer: keep the optimizer's state in the memory of the host and step there.
         shared_memory: on CPUs, let ranks of one machine talk through an operator that DeepSpeed compiles at its first use,
             which takes a minute or two; without it, or without a compiler, they talk through gloo.
         timeout_minutes: how long a rank waits for the others before it gives up.
@@ -56,4 +56,4 @@ def self_check() -> None:
     module = engine.prepare(layer, lambda parameters: torch.optim.AdamW(parameters, lr=0.1), max_grad_norm=1.0)
     engine.backward(module(torch.ones(1, 4, device=layer.weight.device)).sum())
     assert engine.step(0.1) > 0
-    engine.close()
+    engine.shutdown()

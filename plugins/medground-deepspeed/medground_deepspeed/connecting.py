@@ -1,7 +1,7 @@
-"""How ranks find one another: the process group, and the operator that DeepSpeed compiles for it."""
+"""The process group of the ranks, and the operator that DeepSpeed compiles for it."""
 
-import fcntl
 import importlib
+import logging
 import os
 import shutil
 import socket
@@ -12,11 +12,15 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
+from medground.devices import declare_no_accelerator
 from medground.errors import RunError
-from medground.training.launcher import declare_no_accelerator
+
+logger = logging.getLogger("medground.deepspeed")
 
 LOST = ("onnection closed", "onnection reset", "onnection refused", "imed out", "Broken pipe", "NCCL", "abort")
-"""What communication libraries say when a rank is gone."""
+"""Parts of the messages of communication libraries when a rank is gone."""
 
 
 def connect(*, processes: int | None, shared_memory: bool, timeout_minutes: float) -> tuple[int, int]:
@@ -35,7 +39,7 @@ def connect(*, processes: int | None, shared_memory: bool, timeout_minutes: floa
     import torch
 
     declare_no_accelerator()
-    with redirect_stdout(sys.stderr):  # DeepSpeed speaks on stdout, where our results go
+    with redirect_stdout(sys.stderr):  # DeepSpeed prints to stdout, where our results go
         import deepspeed
 
         backend = importlib.import_module("deepspeed.comm.torch")  # its package has another "torch" of that name
@@ -50,7 +54,7 @@ def connect(*, processes: int | None, shared_memory: bool, timeout_minutes: floa
     return int(os.environ["RANK"]), world
 
 
-def part() -> None:
+def disconnect() -> None:
     """Leave the group once every rank has come here."""
     import torch.distributed as dist
 
@@ -59,8 +63,8 @@ def part() -> None:
 
 
 @contextmanager
-def together() -> Iterator[None]:
-    """Within, the loss of another rank is told as such."""
+def lost_ranks() -> Iterator[None]:
+    """Turn the errors of communication libraries about a lost rank into one sentence."""
     try:
         yield
     except RuntimeError as error:
@@ -68,16 +72,16 @@ def together() -> Iterator[None]:
             raise
         raise RunError(
             "another process of this run is gone",
-            hint="the newest checkpoint is whole: add --resume to continue from it",
+            hint="add --resume to continue from the newest checkpoint",
         ) from error
 
 
 def _alone_if_not_launched() -> None:
     if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
         return
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
     os.environ |= {
         "RANK": "0",
         "LOCAL_RANK": "0",
@@ -92,7 +96,7 @@ def _none() -> None:
 
 
 def _compile_once(backend: Any) -> None:
-    """Compile, or load, the operator one rank of a machine after the other: two that compile it at once spoil it."""
+    """Compile, or load, the operator on one rank of a machine after the other: compiled twice at once it is damaged."""
     from deepspeed.accelerator import get_accelerator
     from deepspeed.ops import __compatible_ops__
     from torch.utils.cpp_extension import _get_build_directory, get_cxx_compiler, is_ninja_available
@@ -102,14 +106,13 @@ def _compile_once(backend: Any) -> None:
         return
     if not (is_ninja_available() and shutil.which(get_cxx_compiler())):
         if os.environ.get("LOCAL_RANK", "0") == "0":
-            _say("there is no C++ compiler with ninja here: ranks talk through gloo, more slowly")
+            logger.warning("there is no C++ compiler with ninja here: ranks communicate through gloo, more slowly")
         backend.build_shm_op = _none
         return
     folder = Path(_get_build_directory(builder.name, verbose=False))
-    with (folder / "medground.lock").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with FileLock(folder / "medground.lock"):
         if not (folder / f"{builder.name}.so").exists():
-            _say(
+            logger.info(
                 "compiling DeepSpeed's communication operator, once on this machine; it takes a minute or two "
                 "(engine.shared_memory=false goes without it)"
             )
@@ -118,10 +121,6 @@ def _compile_once(backend: Any) -> None:
         except (RuntimeError, ImportError, OSError) as error:
             raise RunError(
                 f"DeepSpeed's communication operator cannot be compiled or loaded: {str(error).strip().splitlines()[0]}",
-                hint="set engine.shared_memory=false: ranks then talk through gloo",
+                hint="set engine.shared_memory=false: ranks then communicate through gloo",
             ) from error
     backend.build_shm_op = lambda: module
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)  # noqa: T201

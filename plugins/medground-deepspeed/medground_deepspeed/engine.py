@@ -1,4 +1,4 @@
-"""The engine: see `medground.protocols.Engine`. Everything that DeepSpeed must be told or asked is here."""
+"""The engine: see `medground.protocols.Engine`. All calls of DeepSpeed are here."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from medground.errors import RecipeError, RunError
 from medground.training import engine_state
-from medground_deepspeed.connecting import connect, part, together
+from medground_deepspeed.connecting import connect, disconnect, lost_ranks
 from medground_deepspeed.settings import settings
 
 STEP = "step"
-"""The optimiser's counter, one number for all parameters."""
+"""The optimizer's counter, one number for all parameters."""
 
 
 class ZeroEngine:
@@ -25,7 +25,7 @@ class ZeroEngine:
     the number of ranks: sums over ranks are what is wanted. The caller owns the boundary: gradients add up until `step`.
     """
 
-    even = True
+    lockstep = True
 
     def __init__(
         self,
@@ -39,7 +39,7 @@ class ZeroEngine:
     ) -> None:
         if stage not in (1, 2, 3):
             raise RecipeError(f"engine.stage is {stage!r}", hint="ZeRO has the stages 1, 2 and 3")
-        self.stage, self.offload, self.config = stage, offload_optimizer, dict(config or {})
+        self.zero_stage, self.offload, self.config = stage, offload_optimizer, dict(config or {})
         self.rank, self.world_size = connect(
             processes=processes, shared_memory=shared_memory, timeout_minutes=timeout_minutes
         )
@@ -57,25 +57,30 @@ class ZeroEngine:
         import deepspeed
 
         self.policy = policy
-        self.live = {name: each for name, each in policy.named_parameters() if each.requires_grad}
+        self.live = {name: value for name, value in policy.named_parameters() if value.requires_grad}
         if not self.live:
             raise RunError("the reasoner has no parameter that trains", hint="set reasoner.lora_rank, or freeze less")
-        low = any(each.dtype == torch.bfloat16 for each in policy.parameters())
+        bf16 = any(parameter.dtype == torch.bfloat16 for parameter in policy.parameters())
         self.optimizer = optimizer(self.live.values())
-        self.optimizer.step = _Unless(self.optimizer.step, self)  # type: ignore[method-assign]
-        precise = {name: each.clone() for name, each in policy.named_buffers() if each.dtype == torch.float32}
-        made = settings(
-            stage=self.stage, bf16=low, clip=max_grad_norm, offload=self.offload, ranks=self.world_size, own=self.config
+        self.optimizer.step = _SkippableStep(self.optimizer.step, self)  # type: ignore[method-assign]
+        exact = {name: value.clone() for name, value in policy.named_buffers() if value.dtype == torch.float32}
+        config = settings(
+            stage=self.zero_stage,
+            bf16=bf16,
+            clip=max_grad_norm,
+            offload=self.offload,
+            ranks=self.world_size,
+            own=self.config,
         )
-        with together():
+        with lost_ranks():
             self.engine, *_ = deepspeed.initialize(
-                model=policy, optimizer=self.optimizer, config=made, dist_init_required=False
+                model=policy, optimizer=self.optimizer, config=config, dist_init_required=False
             )
-        for name, each in policy.named_buffers():
-            if name in precise:  # DeepSpeed rounds them too, and rotary frequencies must stay exact
-                each.data = precise[name].to(each.device)
+        for name, value in policy.named_buffers():
+            if name in exact:  # DeepSpeed rounds them too, and rotary frequencies must stay exact
+                value.data = exact[name].to(value.device)
         self.zero = self.engine.optimizer
-        for parameter in getattr(policy, "held", ()) if self.stage == 3 else ():
+        for parameter in getattr(policy, "unsharded", ()) if self.zero_stage == 3 else ():
             if not parameter.ds_persist:
                 parameter.ds_persist = True
                 self.zero.persistent_parameters.append(parameter)
@@ -83,7 +88,7 @@ class ZeroEngine:
 
     def backward(self, loss: Tensor) -> None:
         """See `Engine.backward`."""
-        with together():
+        with lost_ranks():
             self.engine.backward(loss * self.world_size, scale_wrt_gas=False)
         self._backwards += 1
 
@@ -91,13 +96,13 @@ class ZeroEngine:
         """See `Engine.step`; DeepSpeed itself leaves out the update where a gradient is not finite."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
-        with together():
+        with lost_ranks():
             self.engine.step()
         self._backwards = 0
         return math.inf if self.zero.overflow else float(self.engine.get_global_grad_norm())
 
     def discard(self) -> None:
-        """See `Engine.discard`: a step in which the optimiser does nothing, which clears what every stage holds."""
+        """See `Engine.discard`: a step in which the optimizer does nothing, which clears what every stage holds."""
         if not self._backwards:
             return
         self._discarding = True
@@ -112,23 +117,23 @@ class ZeroEngine:
 
         device = self._device()
         values = torch.tensor(list(sums.values()), dtype=torch.float64, device=device)
-        with together():
+        with lost_ranks():
             dist.all_reduce(values)
         return dict(zip(sums, values.tolist(), strict=True))
 
-    def gather(self, mine: Any) -> list[Any]:
+    def gather(self, value: Any) -> list[Any]:
         """See `Engine.gather`."""
         import torch.distributed as dist
 
-        found: list[Any] = [None] * self.world_size
-        with together():
-            dist.all_gather_object(found, mine)
-        return found
+        values: list[Any] = [None] * self.world_size
+        with lost_ranks():
+            dist.all_gather_object(values, value)
+        return values
 
     @contextmanager
-    def whole(self) -> Iterator[None]:
-        """See `Engine.whole`; under ZeRO 3 the hooks that gather module by module rest meanwhile."""
-        if self.stage < 3:
+    def full_parameters(self) -> Iterator[None]:
+        """See `Engine.full_parameters`; under ZeRO 3 the hooks that gather module by module are removed meanwhile."""
+        if self.zero_stage < 3:
             yield
             return
         import deepspeed
@@ -148,11 +153,11 @@ class ZeroEngine:
         """See `Engine.named_weights`; under ZeRO 3 gathered one by one."""
         import deepspeed
 
-        kept = dict(self.policy.named_parameters(remove_duplicate=False))
+        parameters = dict(self.policy.named_parameters(remove_duplicate=False))
         for name, value in self.policy.state_dict().items():
-            if name in kept:
-                with deepspeed.zero.GatheredParameters([kept[name]], enabled=self.stage == 3):
-                    yield name, kept[name].detach()
+            if name in parameters:
+                with deepspeed.zero.GatheredParameters([parameters[name]], enabled=self.zero_stage == 3):
+                    yield name, parameters[name].detach()
             else:
                 yield name, value
 
@@ -165,16 +170,16 @@ class ZeroEngine:
                 pass
 
     def _state(self) -> Iterator[tuple[str, Tensor]]:
-        """Every trained parameter and its optimiser state, whole, on every rank in the same order."""
+        """Yield every trained parameter and its optimizer state, whole, on every rank in the same order."""
         from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 
-        for name, each in self.live.items():
-            yield f"{engine_state.PARAMETER}/{name}", safe_get_full_fp32_param(each)
+        for name, parameter in self.live.items():
+            yield f"{engine_state.PARAMETER}/{name}", safe_get_full_fp32_param(parameter)
         states = list(self.optimizer.state.values())
         keys = [key for key, value in (states[0].items() if states else ()) if key != STEP and torch.is_tensor(value)]
-        for name, each in self.live.items():
+        for name, parameter in self.live.items():
             for key in keys:
-                yield f"{key}/{name}", safe_get_full_optimizer_state(each, key)
+                yield f"{key}/{name}", safe_get_full_optimizer_state(parameter, key)
             if STEP in (states[0] if states else ()):
                 yield f"{STEP}/{name}", torch.as_tensor(states[0][STEP]).clone()
 
@@ -183,7 +188,7 @@ class ZeroEngine:
         import deepspeed
         from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
 
-        ready = False
+        allocated = False
         for key, name, value in engine_state.read(folder, self.live):
             parameter = self.live[name]
             if key == STEP:
@@ -193,18 +198,20 @@ class ZeroEngine:
             value = value.to(self._device())
             if key == engine_state.PARAMETER:
                 safe_set_full_fp32_param(parameter, value)
-                with torch.no_grad(), deepspeed.zero.GatheredParameters([parameter], 0, enabled=self.stage == 3):
+                with torch.no_grad(), deepspeed.zero.GatheredParameters([parameter], 0, enabled=self.zero_stage == 3):
                     parameter.data.copy_(value)
                 continue
-            if not ready:
-                self._make_room()
-                ready = True
+            if not allocated:
+                self._allocate_moments()
+                allocated = True
             safe_set_full_optimizer_state(parameter, value, key)
 
-    def _make_room(self) -> None:
-        """Moments of zero for every shard, as AdamW makes them at its first step, so that saved ones can be put there."""
+    def _allocate_moments(self) -> None:
+        """Allocate moments of zero for every shard, as AdamW does at its first step, so that saved ones can be copied in."""
         shards = (
-            self.zero.fp32_partitioned_groups_flat if self.stage == 3 else self.zero.single_partition_of_fp32_groups
+            self.zero.fp32_partitioned_groups_flat
+            if self.zero_stage == 3
+            else self.zero.single_partition_of_fp32_groups
         )
         for shard in shards:
             if not self.optimizer.state[shard]:
@@ -213,27 +220,27 @@ class ZeroEngine:
                     "exp_avg": torch.zeros_like(shard),
                     "exp_avg_sq": torch.zeros_like(shard),
                 }
-        if self.stage < 3:
+        if self.zero_stage < 3:
             self.zero._lazy_init_hp_params_optimizer_state()
 
-    def close(self) -> None:
-        """See `Engine.close`: in this order, with barriers between, ZeRO 3 does not abort on its way out."""
+    def shutdown(self) -> None:
+        """See `Engine.shutdown`: in this order, with barriers between, ZeRO 3 does not abort on its way out."""
         import torch.distributed as dist
 
-        with together():
+        with lost_ranks():
             dist.barrier()
             self.engine.destroy()
-            part()
+            disconnect()
 
     def _device(self) -> torch.device:
         return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
 
 
-class _Unless:
-    """The optimiser's step, left out while its engine discards."""
+class _SkippableStep:
+    """The optimizer's step, skipped while its engine discards."""
 
     def __init__(self, step: Callable[..., Any], engine: ZeroEngine) -> None:
         self.step, self.engine = step, engine
 
-    def __call__(self, *given: Any, **named: Any) -> Any:
-        return None if self.engine._discarding else self.step(*given, **named)
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return None if self.engine._discarding else self.step(*args, **kwargs)

@@ -7,7 +7,7 @@ from typing import Any
 def settings(
     *, stage: int, bf16: bool, clip: float, offload: bool, ranks: int, own: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """What DeepSpeed is told, with the user's own words laid over it.
+    """Return DeepSpeed's configuration, with the user's own values over it.
 
     >>> settings(stage=2, bf16=False, clip=1.0, offload=False, ranks=2)["zero_optimization"]["stage"]
     2
@@ -18,7 +18,7 @@ def settings(
     zero: dict[str, Any] = {"stage": stage, "overlap_comm": False}
     if offload:
         zero["offload_optimizer"] = {"device": "cpu"}
-    made = {
+    config = {
         # One "sample" is one forward pass; how many there are in a step is the trainer's business.
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
@@ -31,12 +31,12 @@ def settings(
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": None,
     }
-    return _laid_over(made, own or {})
+    return _merged(config, own or {})
 
 
-def _laid_over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    found = dict(below)
+def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
     for key, value in above.items():
-        mapping = isinstance(value, Mapping) and isinstance(found.get(key), Mapping)
-        found[key] = _laid_over(found[key], value) if mapping else value
-    return found
+        mappings = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = _merged(merged[key], value) if mappings else value
+    return merged

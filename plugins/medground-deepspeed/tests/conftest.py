@@ -1,4 +1,4 @@
-"""Runs of two processes on this machine: tiny real models, a reward that random letters earn, processes that die."""
+"""Fixtures for runs of two processes: tiny real models, a reward for letters, and the commands that start them."""
 
 import json
 import os
@@ -73,7 +73,7 @@ def recipe(tiny):
 
 @pytest.fixture(scope="session")
 def begin(tiny):
-    """``begin(recipe, out, *words, launcher=...)`` starts the command and returns the process."""
+    """``begin(recipe, out, *words, launcher=...)`` starts the command and returns its process."""
 
     def started(recipe, out, *words, launcher=(sys.executable, "-m", "medground"), **env):
         file = out.with_suffix(".yaml")
@@ -92,7 +92,7 @@ def begin(tiny):
 
 @pytest.fixture(scope="session")
 def ended(begin):
-    """``ended(recipe, out, *words)``: the exit code, stdout and stderr of the command; it never hangs."""
+    """``ended(recipe, out, *words)`` runs the command with a time limit and returns exit code, stdout and stderr."""
 
     def run(*given, **named):
         process = begin(*given, **named)
@@ -108,7 +108,7 @@ def ended(begin):
 
 @pytest.fixture(scope="session")
 def alone(recipe, tmp_path_factory):
-    """``alone(**recipe's arguments)``: the same run by one process, made once."""
+    """``alone(**arguments)`` runs the recipe in one process, once per session, and returns the run folder."""
     runs = {}
 
     def run(**given):

@@ -1,4 +1,4 @@
-"""A reward that random letters earn; its `call`-th call in process `rank` of `ranks` sends that process a signal."""
+"""A reward for letters in the completion; its `call`-th call in process `rank` of `ranks` sends that process a signal."""
 
 import os
 import signal

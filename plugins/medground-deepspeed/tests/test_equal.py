@@ -1,60 +1,22 @@
-"""Two ranks are one process: parameters, optimiser state and metrics after several steps, whatever the stage.
+"""Two ranks give the parameters, optimizer state and metrics of one process, at every ZeRO stage.
 
-Invariants 21, 22 and the ranks of 15: three queries a step are shares of two and one, the last mini-batch is one rank's
-alone, and clipping, the reference and old log-probabilities are in use.
+The ranks get two and one of the three queries of a step, the last mini-batch belongs to one rank, and gradient clipping,
+the reference and old log-probabilities are in use.
 """
-
-import math
 
 import pytest
 
 pytest.importorskip("deepspeed", reason="needs deepspeed")
 
-import torch
-from safetensors.torch import load_file
+from compared_runs import assert_equal, state
 
 import medground
-from medground.runs.checkpoint import Checkpoints
 from medground.runs.folder import read_events, read_table
 
 pytestmark = pytest.mark.slow
 SHARDED = "engine.config.zero_optimization.stage3_param_persistence_threshold=0"
-"""DeepSpeed leaves small parameters whole; all of ours are small."""
-TIMES = ("step_time",)
-STEP = 1e-4
-"""The learning rate of the runs compared, which is how far AdamW moves a parameter in one step."""
-
+"""Make DeepSpeed shard parameters of any size; those of the tests are small."""
 STAGES = [pytest.param(2, marks=pytest.mark.soak), 3]
-
-
-def state(folder):
-    newest = Checkpoints(folder / "checkpoints").newest(pytest.fail)
-    return load_file(newest / "engine.safetensors")
-
-
-def assert_equal(found, expected):
-    """Parameters are within a hundredth of one step, as root mean square, and moments within 1e-4 of their norm.
-
-    AdamW makes rounding as large as its step where gradients cancel: no bound on a single parameter holds everywhere.
-    """
-    ours, theirs = state(found), state(expected)
-    assert ours.keys() == theirs.keys()
-    kinds = {name.partition("/")[0] for name in theirs}
-    assert "parameter" in kinds
-    for kind in kinds:
-        names = [name for name in theirs if name.startswith(f"{kind}/")]
-        our = torch.cat([ours[name].double().flatten() for name in names])
-        their = torch.cat([theirs[name].double().flatten() for name in names])
-        scale = 1e-2 * STEP * math.sqrt(len(their)) if kind == "parameter" else 1e-4 * float(their.norm())
-        assert float((our - their).norm()) <= scale, kind
-    steps = list(zip(read_events(found), read_events(expected), strict=True))
-    for our, their in steps:
-        assert our.keys() == their.keys()
-        for name in set(their) - set(TIMES):
-            if isinstance(their[name], float):
-                assert our[name] == pytest.approx(their[name], abs=1e-5, rel=1e-5), name
-            else:
-                assert our[name] == their[name], name
 
 
 def assert_same_validations(found, expected):
@@ -73,7 +35,7 @@ def _timeless(line):
 
 
 def assert_saved_whole(folder):
-    """The run is a recipe whose model is the trained one; under ZeRO 3 no rank holds it."""
+    """Assert that the run loads as a recipe with the trained weights, which no rank holds under ZeRO 3."""
     loaded = medground.load(folder).reasoner.model.state_dict()
     trained = {name: value for name, value in state(folder).items() if name.startswith("parameter/")}
     assert trained
@@ -90,7 +52,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("kind", "architecture", "stage"), CASES)
-def test_two_ranks_equal_one_process(kind, architecture, stage, recipe, ended, alone, tmp_path):
+def test_a_run_of_two_ranks_equals_one_process(kind, architecture, stage, recipe, ended, alone, tmp_path):
     given = {"kind": kind, "architecture": architecture}
     if kind == "sft":  # three samples to validate on are shares of two and one
         given["validate"] = {"every": 2, "before_training": True}
@@ -105,8 +67,8 @@ def test_two_ranks_equal_one_process(kind, architecture, stage, recipe, ended, a
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_an_adapter_alone_trains(stage, recipe, ended, alone, tmp_path):
-    """LoRA with the vision tower frozen; the reference is the model without the adapter. The run is a recipe."""
+def test_a_lora_run_of_two_ranks_equals_one_process(stage, recipe, ended, alone, tmp_path):
+    """The vision tower is frozen, the reference is the model without the adapter, and the run loads as a recipe."""
     given = {"reasoner": {"lora_rank": 2, "train_vision": False}}
     words = ("engine=deepspeed", "engine.processes=2", f"engine.stage={stage}", *([SHARDED] if stage == 3 else []))
     code, _, stderr = ended(recipe(**given), tmp_path / "run", *words)
@@ -117,15 +79,15 @@ def test_an_adapter_alone_trains(stage, recipe, ended, alone, tmp_path):
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_the_optimiser_may_live_on_the_host(stage, recipe, ended, alone, tmp_path):
+def test_an_optimizer_on_the_host_gives_the_same_run(stage, recipe, ended, alone, tmp_path):
     words = ("engine=deepspeed", "engine.processes=2", f"engine.stage={stage}", "engine.offload_optimizer=true")
     code, _, stderr = ended(recipe(), tmp_path / "run", *words)
     assert code == 0, stderr
     assert_equal(tmp_path / "run", alone())
 
 
-def test_in_bfloat16_the_optimiser_works_in_float32(recipe, ended, alone, tmp_path):
-    """Parameters of the last checkpoint are float32 masters; they moved by less than bfloat16 could show."""
+def test_the_optimizer_of_a_bfloat16_model_works_in_float32(recipe, ended, alone, tmp_path):
+    """The checkpoint holds float32 parameters, which moved by less than bfloat16 can represent."""
     given = {"reasoner": {"dtype": "bfloat16"}, "learning_rate": 1e-5}
     code, _, stderr = ended(
         recipe(**given), tmp_path / "run", "engine=deepspeed", "engine.processes=2", "engine.stage=3"

@@ -1,4 +1,4 @@
-"""What an engine promises, put to the test inside two ranks; started by test_engine.py as ``zero_child.py STAGE FOLDER``."""
+"""Check the promises of an engine inside two ranks; test_engine.py starts ``zero_child.py STAGE FOLDER``."""
 
 import copy
 import faulthandler
@@ -10,10 +10,10 @@ import torch
 from medground_deepspeed import deepspeed
 from torch import nn
 
-from medground.training.launcher import leave
+from medground.training.launcher import exit_process
 from medground.training.local_engine import LocalEngine
-from medground.training.memory import held
-from medground.training.ranks import evenly
+from medground.training.memory import state_bytes
+from medground.training.ranks import pad_to_longest
 
 
 def network():
@@ -28,7 +28,7 @@ def optimizer(parameters):
 
 
 def assert_near(found, expected):
-    """Weights differ by 1e-4 of what they have moved at most, in norm: AdamW makes rounding as large as its step."""
+    """Assert that weights differ by at most 1e-4 of their change, in norm: AdamW scales rounding up to its step."""
     assert found.keys() == expected.keys()
     start = network().state_dict()
     apart, moved = (
@@ -39,7 +39,7 @@ def assert_near(found, expected):
 
 
 def losses(module, step, shares):
-    """One scalar per share of the step's batch; together they are the batch's mean."""
+    """Return one loss per share of the batch; their sum is the mean of the batch."""
     torch.manual_seed(step)
     batch = torch.randn(6, 8)
     return [module(batch[rows]).square().sum() / 24 for rows in shares]
@@ -61,7 +61,7 @@ def main(stage, folder):
             local.backward(loss * poison)
         expected = local.step(rate)
         passes = 0
-        for rows in evenly(engine, mine):
+        for rows in pad_to_longest(engine, mine):
             (loss,) = losses(module, step, [slice(0, 1) if rows is None else rows])
             scale = 0.0 if rows is None else (poison if rank == 1 else 1.0)
             engine.backward(loss * scale)
@@ -70,7 +70,7 @@ def main(stage, folder):
         return engine.step(rate), expected
 
     def same():
-        with engine.whole():
+        with engine.full_parameters():
             assert_near(policy.state_dict(), alone.state_dict())
 
     for step in range(3):
@@ -85,7 +85,7 @@ def main(stage, folder):
     taken = sum(each.nbytes for each in (*shards, *states))
     trained = sum(each.numel() for each in alone.parameters() if each.requires_grad)
     total = sum(each.numel() for each in alone.parameters())
-    expected = held(total, trained, width=4, ranks=2, stage=stage).optimizer
+    expected = state_bytes(total, trained, width=4, ranks=2, zero_stage=stage).optimizer
     assert expected <= taken <= 1.15 * expected, (expected, taken)
     if stage == 3:
         assert not any(each.numel() for each in policy.parameters()), "no rank holds whole weights"
@@ -109,7 +109,7 @@ def main(stage, folder):
     weights = {name: value.clone() for name, value in engine.named_weights()}
     assert list(weights) == list(policy.state_dict())
     assert_near(weights, alone.state_dict())
-    with engine.whole():  # each may call it as often as it likes, without the other
+    with engine.full_parameters():  # each may call it as often as it likes, without the other
         for _ in range(3 if rank else 1):
             with torch.no_grad():
                 out = policy(torch.ones(1, 8))
@@ -130,20 +130,20 @@ def main(stage, folder):
     assert_near(other.state_dict(), alone.state_dict())
     kept = copy.deepcopy(alone.state_dict())
     both(6)
-    with engine.whole():
+    with engine.full_parameters():
         assert any((value - kept[name]).abs().max() > 1e-4 for name, value in policy.state_dict().items())
     engine.load(folder / "one")
     local.load(folder / "one")
-    with engine.whole():
+    with engine.full_parameters():
         for name, value in policy.state_dict().items():
             torch.testing.assert_close(value, kept[name], atol=0, rtol=0)
     both(7)
     same()
-    engine.close()
+    engine.shutdown()
     print(f"rank {rank} is well", file=sys.stderr)
 
 
 if __name__ == "__main__":
     faulthandler.dump_traceback_later(100, exit=True)  # a hang tells where
     main(int(sys.argv[1]), Path(sys.argv[2]))
-    leave(0)
+    exit_process(0)

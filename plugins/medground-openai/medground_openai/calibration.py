@@ -1,6 +1,6 @@
-"""Which frame a server answers in: known rectangles are shown, and the numbers that come back compared with them.
+"""Find the frame a server answers in: send known rectangles and compare the numbers that come back.
 
-A model's numbers are proportional to the place along each side, so one factor per axis, fitted over several rectangles,
+A model's numbers are proportional to the position along each side, so one factor per axis, fitted over several rectangles,
 says how large the image seems to the model: as large as what was sent (pixels), 1000 (permille), 1 (unit), or
 something else: the server resized it, and for another image it would resize otherwise. Two sizes of image are shown,
 so that a side that happens to measure 1000 decides nothing.
@@ -19,7 +19,7 @@ from medground.frames import Frame, Kind, Order
 from medground.geometry import Box, Floats, Size, box_iou
 from medground.types import Completion, Image, Messages
 
-PLACES = (
+RECTANGLES = (
     (0.07, 0.60, 0.31, 0.91),
     (0.62, 0.08, 0.93, 0.27),
     (0.45, 0.55, 0.77, 0.73),
@@ -40,7 +40,7 @@ _BOX = re.compile(r"\[[\s\d.,+-]{7,200}\]")
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class TestImage:
     """One rectangle in an image of `size` (H, W) as it is sent; the box in its pixels."""
 
     size: Size
@@ -48,17 +48,17 @@ class Shown:
 
     @property
     def messages(self) -> Messages:
-        """The question about it."""
+        """Return the question about it."""
         content = [{"type": "image", "image": self.image}, {"type": "text", "text": QUESTION}]
         return [{"role": "user", "content": content}]
 
     @property
     def image(self) -> Image:
-        """A red rectangle on grey."""
-        drawn = np.full((*self.size, 3), 128, np.uint8)
+        """Return a red rectangle on grey."""
+        pixels = np.full((*self.size, 3), 128, np.uint8)
         x1, y1, x2, y2 = (int(value) for value in self.box)
-        drawn[y1:y2, x1:x2] = (220, 20, 20)
-        return drawn
+        pixels[y1:y2, x1:x2] = (220, 20, 20)
+        return pixels
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,33 +71,33 @@ class Fit:
     """Mean IoU of the boxes once scaled by that."""
 
 
-def targets(sizes: Sequence[Size]) -> list[Shown]:
-    """The rectangles, at whole pixels, for images of the sizes (H, W)."""
+def targets(sizes: Sequence[Size]) -> list[TestImage]:
+    """Return the rectangles, at whole pixels, for images of the sizes (H, W)."""
     return [
-        Shown((height, width), Box(*(float(round(part)) for part in np.multiply(place, (width, height) * 2))))
+        TestImage((height, width), Box(*(float(round(side)) for side in np.multiply(fractions, (width, height) * 2))))
         for height, width in sizes
-        for place in PLACES
+        for fractions in RECTANGLES
     ]
 
 
-def conclude(shown: Sequence[Shown], answers: Sequence[Completion]) -> tuple[Kind, Order]:
-    """The frame all answers agree on.
+def conclude(images: Sequence[TestImage], answers: Sequence[Completion]) -> tuple[Kind, Order]:
+    """Return the frame all answers agree on.
 
     Raises:
-        RunError: if there is none, saying what was found instead.
+        RunError: if there is none; it says what was seen instead.
     """
-    sizes = list(dict.fromkeys(one.size for one in shown))
-    read: dict[Size, list[tuple[Box, Floats]]] = {size: [] for size in sizes}
-    for one, answer in zip(shown, answers, strict=True):
+    sizes = list(dict.fromkeys(image.size for image in images))
+    boxes: dict[Size, list[tuple[Box, Floats]]] = {size: [] for size in sizes}
+    for image, answer in zip(images, answers, strict=True):
         numbers = _numbers(answer.text)
         if answer.fault is None and numbers is not None:
-            read[one.size].append((one.box, numbers))
-    if min(len(pairs) for pairs in read.values()) < FEWEST:
+            boxes[image.size].append((image.box, numbers))
+    if min(len(pairs) for pairs in boxes.values()) < FEWEST:
         raise _undecided(_unread(answers))
     fits: dict[Order, list[Fit]] = {
-        order: [_fit(*read[size], size=size, order=order) for size in sizes] for order in ("xy", "yx")
+        order: [_fit(*boxes[size], size=size, order=order) for size in sizes] for order in ("xy", "yx")
     }
-    means = {order: float(np.mean([fit.iou for fit in found])) for order, found in fits.items()}
+    means = {order: float(np.mean([fit.iou for fit in by_size])) for order, by_size in fits.items()}
     order: Order = "xy" if means["xy"] >= means["yx"] else "yx"
     if min(fit.iou for fit in fits[order]) < FITS:
         raise _undecided(f"its boxes lie elsewhere than what was drawn (mean IoU {means[order]:.2f} at best)")
@@ -118,33 +118,33 @@ def conclude(shown: Sequence[Shown], answers: Sequence[Completion]) -> tuple[Kin
 
 def _fit(*pairs: tuple[Box, Floats], size: Size, order: Order) -> Fit:
     true = np.array([box for box, _ in pairs])
-    said = np.array([numbers for _, numbers in pairs])
+    answered = np.array([numbers for _, numbers in pairs])
     if order == "yx":
-        said = said[:, [1, 0, 3, 2]]
-    ours, theirs = true.reshape(-1, 2), said.reshape(-1, 2)  # corners, x and y
+        answered = answered[:, [1, 0, 3, 2]]
+    ours, theirs = true.reshape(-1, 2), answered.reshape(-1, 2)  # corners, x and y
     factor = (theirs * ours).sum(axis=0) / (ours * ours).sum(axis=0)
     if not np.all(np.isfinite(factor) & (factor > 0)):
         return Fit((0.0, 0.0), 0.0)
-    scaled = said / np.tile(factor, 2)
+    scaled = answered / np.tile(factor, 2)
     return Fit(
         (float(factor[0] * size[1]), float(factor[1] * size[0])),
         float(np.mean([box_iou(one, other) for one, other in zip(scaled, true, strict=True)])),
     )
 
 
-def _agree(found: tuple[float, float], wanted: tuple[float, float]) -> bool:
-    return all(abs(one / other - 1) <= TOLERANCE for one, other in zip(found, wanted, strict=True))
+def _agree(fitted: tuple[float, float], sides: tuple[float, float]) -> bool:
+    return all(abs(one / other - 1) <= TOLERANCE for one, other in zip(fitted, sides, strict=True))
 
 
 def _numbers(text: str) -> Floats | None:
-    """The last four numbers in brackets, which is where an answer stands after any thinking aloud."""
+    """Return the last four numbers in brackets: the answer follows any reasoning."""
     for written in reversed(_BOX.findall(text[-20_000:])):
         try:
-            found: Any = json.loads(written)
+            numbers: Any = json.loads(written)
         except ValueError:
             continue
-        if len(found) == 4:
-            return np.array(found, np.float64)
+        if len(numbers) == 4:
+            return np.array(numbers, np.float64)
     return None
 
 
@@ -157,6 +157,6 @@ def _unread(answers: Sequence[Completion]) -> str:
 
 def _undecided(why: str) -> RunError:
     return RunError(
-        f"the frame of the server's answers could not be found out: {why}",
+        f"the frame of the server's answers is not clear: {why}",
         hint="set reasoner.frame to pixel, permille or unit (and reasoner.order), as the model's authors document it",
     )

@@ -1,7 +1,7 @@
-"""One JSON request over HTTP: a deadline on every byte, a cap on what comes back, retries; no redirects, no proxies.
+"""Post JSON over HTTP with four promises: a total deadline, a capped body, no redirects, no proxies of the environment.
 
-The standard library's connection is used as it is, because all four are promises about single reads: whoever answers,
-or claims to, gets the time and the memory it was given and no more, and the key goes to one host.
+The first two are about single reads of the socket, so the standard library's connection is used, not a client on top of
+it. The key is sent to one host.
 """
 
 import contextlib
@@ -30,13 +30,13 @@ FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0
 """Seconds: the backoff before the first retry is drawn from [0, FIRST_WAIT], its bound doubles up to LONGEST_WAIT."""
 PIECE = 65536
 PASSING = (408, 409, 425, 429)
-"""Answers below 500 that another attempt may change."""
+"""Statuses below 500 after which another attempt may help."""
 
 T = TypeVar("T")
 
 
 class NotAnswered(Exception):
-    """No answer could be had from the server; never the model's doing.
+    """The server gave no answer; the model is not the cause.
 
     Args:
         cause: one sentence.
@@ -84,7 +84,7 @@ class Client:
     draw: Callable[[], float] = random.random
 
     def post(self, body: dict[str, Any], read: Callable[[int, bytes], T]) -> T:
-        """Send `body` until ``read(status, answer)`` accepts what came back; return what it made of it.
+        """Send `body` until ``read(status, answer)`` accepts the answer; return what that returns.
 
         Waits grow exponentially with full jitter, on top of what ``Retry-After`` asks for.
 
@@ -106,20 +106,20 @@ class Client:
             self.sleep(wait)
 
     def _once(self, data: bytes, end: float) -> tuple[int, bytes]:
-        """Status and body of one attempt."""
-        where = urlsplit(self.url)
+        """Return status and body of one attempt."""
+        address = urlsplit(self.url)
         headers = {"Content-Type": "application/json", "Accept": "application/json", "User-Agent": "medground"}
         key = key_from(self.api_key_env)
         if key:
             headers["Authorization"] = f"Bearer {key}"
         try:
-            connection = _connection(where.scheme, where.hostname or "", where.port, end - self.clock())
+            connection = _connection(address.scheme, address.hostname or "", address.port, end - self.clock())
             connection.connect()
             with contextlib.closing(connection.sock) as plain:
                 connection.sock = _Timed(plain, end, self.clock)
-                # A server may refuse before it has read everything: what it said is still there to be read.
+                # A server may refuse before it has read everything; its answer can still be read.
                 with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-                    connection.request("POST", where.path, body=data, headers=headers)
+                    connection.request("POST", address.path, body=data, headers=headers)
                 response = connection.getresponse()
                 return response.status, _body(response, key)
         except TimeoutError:
@@ -127,7 +127,7 @@ class Client:
         except ssl.SSLCertVerificationError as error:
             raise NotAnswered(f"the server's certificate is not trusted: {error.verify_message}", again=False) from None
         except (OSError, http.client.HTTPException) as error:
-            raise NotAnswered(f"the connection failed: {_told(error)}") from None
+            raise NotAnswered(f"the connection failed: {_cause(error)}") from None
 
 
 class _Timed:
@@ -145,7 +145,7 @@ class _Timed:
         return io.BufferedReader(_Reader(self))
 
     def close(self) -> None:
-        """Left to the caller: `http.client` closes before it reads the body."""
+        """Do nothing: the caller closes it, for `http.client` closes before it reads the body."""
 
     def left(self) -> float:
         left = self.end - self.clock()
@@ -173,26 +173,26 @@ class _Reader(io.RawIOBase):
 
 
 def checked_url(base_url: str) -> str:
-    """A server's address as given by a user, without a slash at its end.
+    """Return a server's address as given by a user, without a slash at its end.
 
     Raises:
         RecipeError: if it is no http(s) address, or could hold a secret (a user, a query); it is not repeated then.
     """
     hint = "write it as https://host/v1; a key goes into the environment variable that api_key_env names"
     try:
-        where = urlsplit(base_url)
-        usable = where.scheme in ("http", "https") and bool(where.hostname) and where.port != 0
+        address = urlsplit(base_url)
+        usable = address.scheme in ("http", "https") and bool(address.hostname) and address.port != 0
     except ValueError:
         usable = False
     if not usable or not base_url.isascii() or re.search(r"[\s\x00-\x1f\x7f]", base_url):
         raise RecipeError("base_url is not the address of a server", hint=hint)
-    if "@" in where.netloc or where.query or where.fragment:
+    if "@" in address.netloc or address.query or address.fragment:
         raise RecipeError("base_url holds more than a host and a path", hint=hint)
     return base_url.rstrip("/")
 
 
 def key_from(variable: str | None) -> str | None:
-    """The key in an environment variable; None where none is named.
+    """Return the key in an environment variable; None where none is named.
 
     Raises:
         RecipeError: if it is not set, or holds what no header can carry. Neither the key nor `variable`, which may be
@@ -203,7 +203,7 @@ def key_from(variable: str | None) -> str | None:
     if not re.fullmatch(r"[A-Z_][A-Z0-9_]{0,63}", variable):
         raise RecipeError(
             "api_key_env is not the name of an environment variable (capitals, digits, _)",
-            hint="put the key into a variable, such as OPENAI_API_KEY, and name that",
+            hint="put the key into a variable, for example OPENAI_API_KEY, and name that",
         )
     key = os.environ.get(variable, "")
     if not re.fullmatch(r"[!-~]+", key):
@@ -222,7 +222,7 @@ def _connection(scheme: str, host: str, port: int | None, timeout: float) -> htt
 
 @functools.cache
 def _trust() -> ssl.SSLContext:
-    """The system's certificates, or those of SSL_CERT_FILE; verification is always on."""
+    """Return the system's certificates, or those of SSL_CERT_FILE; verification is always on."""
     return ssl.create_default_context()
 
 
@@ -237,11 +237,11 @@ def _body(response: http.client.HTTPResponse, key: str | None) -> bytes:
         return body
     if 300 <= response.status < 400:
         raise NotAnswered(
-            f"the server answered {response.status}, sending us elsewhere, where we do not follow",
+            f"the server answered {response.status}: redirects are not followed",
             again=False,
             status=response.status,
         )
-    if response.status == 400 and _said(body, "code") == "content_filter":
+    if response.status == 400 and _error_field(body, "code") == "content_filter":
         return body
     raise NotAnswered(
         _complaint(response.status, body, key),
@@ -252,28 +252,28 @@ def _body(response: http.client.HTTPResponse, key: str | None) -> bytes:
 
 
 def _complaint(status: int, body: bytes, key: str | None) -> str:
-    """The status, what it means for the user, and the server's own words where they can be shown."""
+    """Return the status, what it means for the user, and the server's own words where they can be shown."""
     if status in (401, 403):
         return f"the server answered {status}: it does not accept the key, or the account may not use this model"
-    said = "".join(letter for letter in _said(body, "message") if letter.isprintable())[:200]
-    quoted = f", saying {said!r}" if said and not (key and key in _said(body, "message")) else ""
+    message = _error_field(body, "message")
+    printable = "".join(letter for letter in message if letter.isprintable())[:200]
+    quoted = f", saying {printable!r}" if printable and not (key and key in message) else ""
     known = {404: " (is base_url right, and the model's name?)", 429: " (too many requests, or no quota left)"}
     return f"the server answered {status}{known.get(status, '')}{quoted}"
 
 
-def _said(body: bytes, field: str) -> str:
-    """A field of the error object, as most servers nest it; "" where there is none."""
+def _error_field(body: bytes, field: str) -> str:
+    """Return a field of the error object, as most servers nest it; "" where there is none."""
     try:
-        found = json.loads(body)
-        found = found[0] if isinstance(found, list) else found  # Gemini's way
-        found = found.get("error", found)
-        return str(found.get(field) or "")
+        answer = json.loads(body)
+        answer = answer[0] if isinstance(answer, list) else answer  # Gemini's way
+        return str(answer.get("error", answer).get(field) or "")
     except (ValueError, RecursionError, AttributeError, IndexError):
         return ""
 
 
 def _retry_after(text: str) -> float:
-    """Seconds of a Retry-After header, which holds seconds or a date; 0 where there is none to be read."""
+    """Return the seconds of a Retry-After header, which holds seconds or a date; 0 where it cannot be read."""
     if re.fullmatch(r"\d{1,9}(\.\d{1,9})?", text):
         return float(text)
     try:
@@ -282,6 +282,6 @@ def _retry_after(text: str) -> float:
         return 0.0
 
 
-def _told(error: Exception) -> str:
-    """What happened, in the system's words; never what the server wrote, which may be anything."""
+def _cause(error: Exception) -> str:
+    """Return the failure in the system's words, without what the server wrote."""
     return (isinstance(error, OSError) and error.strerror) or type(error).__name__

@@ -1,4 +1,4 @@
-"""The reasoner: a model behind a server, asked in the OpenAI dialect."""
+"""The reasoner: a model behind a server that speaks the OpenAI API."""
 
 import hashlib
 import ipaddress
@@ -15,17 +15,18 @@ from medground.frames import Frame, Kind, Order, fixed_point
 from medground.geometry import Size
 from medground.types import Completion, Messages, Sampling, image_of, text_of
 from medground_openai import calibration, wire
-from medground_openai.abreast import each
 from medground_openai.client import Client, NotAnswered, checked_url, key_from
+from medground_openai.parallel import run_parallel
 
 log = logging.getLogger(__name__)
 
 LEAST_PIXELS = 56 * 56
 """px²: smaller images are enlarged, because several processors do so themselves."""
 
-_told: set[str] = set()
+_announced: set[str] = set()
+"""Addresses whose upload was logged in this process."""
 Job = tuple[int, tuple[int, ...]]
-"""A conversation's place in the batch, and the completions of it that one request asks for."""
+"""Index of a conversation in the batch, and the completions of it that one request asks for."""
 
 
 class OpenAIReasoner:
@@ -36,17 +37,17 @@ class OpenAIReasoner:
     are in ``Completion.usage`` (of a request for several completions: in its first).
 
     Args:
-        base_url: the server, such as ``https://host/v1``.
+        base_url: the server, for example ``https://host/v1``.
         model: the model's name there.
         api_key_env: the environment variable that holds the key; no key is sent if None.
-        frame: what the model's numbers count: ``pixel`` of the image as sent, ``permille`` or ``unit``; None finds out,
-            with eight small requests at the first use, and stops where that is inconclusive.
-        order: ``xy``, or ``yx`` where it writes y first; where `frame` is None, found out too.
+        frame: what the model's numbers count: ``pixel`` of the image as sent, ``permille`` or ``unit``; None finds
+            it with eight small requests at the first use, and stops where they are inconclusive.
+        order: ``xy``, or ``yx`` where it writes y first; where `frame` is None, found too.
         allow_upload: consent to send images and questions to a server that is not on this machine.
         max_image_side: images are shrunk to this longest side, px.
         side_multiple: both sides sent are multiples of this, px, so that a processor with such a grid resizes nothing.
         image_format: ``png``, or ``jpeg`` (quality 95), which is smaller and not exact.
-        concurrency: requests under way at a time.
+        concurrency: requests at a time.
         timeout: seconds for one attempt.
         deadline: seconds for one request with its retries.
         retries: attempts after the first.
@@ -113,11 +114,11 @@ class OpenAIReasoner:
         Raises:
             RunError: if its answers do not agree on one frame.
         """
-        kind, order = self._found
+        kind, order = self._calibrated
         return Frame(kind, self.seen(size), order)
 
     def seen(self, size: Size) -> Size:
-        """The (H, W) at which an original of `size` is sent."""
+        """Return the (H, W) at which an original of `size` is sent."""
         shrink = min(1.0, self.max_image_side / max(size))
         height, width = (max(1, round(side * shrink)) for side in size)
         limit = max(self.max_image_side, self.side_multiple, 56) ** 2
@@ -126,8 +127,8 @@ class OpenAIReasoner:
     def generate(self, batch: Sequence[Messages], sampling: Sampling) -> list[list[Completion]]:
         """See `Reasoner.generate`. Completion i is drawn with the conversation's seed + i.
 
-        G completions are asked for in one request, so that the image travels once; a server that gives fewer, or
-        refuses, is asked one by one from then on.
+        One request asks for G completions, so that the image is sent once; a server that gives fewer, or refuses, gets
+        a request for each from then on.
         """
         if not batch:
             return []
@@ -139,34 +140,33 @@ class OpenAIReasoner:
         count = sampling.num_generations
 
         @cache
-        def url(place: int) -> str:
-            return wire.data_url(image_of(batch[place]), frames[place].size, self.image_format)
+        def url(index: int) -> str:
+            return wire.data_url(image_of(batch[index]), frames[index].size, self.image_format)
 
         def ask(job: Job) -> dict[tuple[int, int], Completion]:
-            place, indices = job
-            answered = self._ask(batch[place], url(place), frames[place], sampling, indices)
-            return {(place, index): completion for index, completion in answered.items()}
+            row, indices = job
+            answered = self._ask(batch[row], url(row), frames[row], sampling, indices)
+            return {(row, index): completion for index, completion in answered.items()}
 
-        together = [tuple(range(count))] if self._several else [(index,) for index in range(count)]
-        found: dict[tuple[int, int], Completion] = {}
-        for answered in each(
-            ask, [(place, part) for place in range(len(batch)) for part in together], self.concurrency
-        ):
-            found |= answered
-        wanted = [(place, index) for place in range(len(batch)) for index in range(count)]
-        missing = [(place, (index,)) for place, index in wanted if (place, index) not in found]
-        for answered in each(ask, missing, self.concurrency):
-            found |= answered
+        requests = [tuple(range(count))] if self._several else [(index,) for index in range(count)]
+        jobs = [(row, indices) for row in range(len(batch)) for indices in requests]
+        completions: dict[tuple[int, int], Completion] = {}
+        for answered in run_parallel(ask, jobs, self.concurrency):
+            completions |= answered
+        keys = [(row, index) for row in range(len(batch)) for index in range(count)]
+        missing = [(row, (index,)) for row, index in keys if (row, index) not in completions]
+        for answered in run_parallel(ask, missing, self.concurrency):
+            completions |= answered
             if any(completion.fault is None for completion in answered.values()):
                 self._several = False  # alone it is answered, so it was the number that was refused
-        return [[found[place, index] for index in range(count)] for place in range(len(batch))]
+        return [[completions[row, index] for index in range(count)] for row in range(len(batch))]
 
     def _ask(
         self, messages: Messages, url: str, frame: Frame, sampling: Sampling, indices: tuple[int, ...]
     ) -> dict[int, Completion]:
-        """The completions of one request by index. Of a request for several, those the server did not give are absent."""
+        """Return the completions of one request by index; of several, those the server did not give are absent."""
         count = len(indices)
-        ours = {
+        fields = {
             "model": self.model,
             "messages": wire.chat(messages, url),
             "temperature": sampling.temperature,
@@ -174,7 +174,7 @@ class OpenAIReasoner:
             "seed": seed_of(sampling.seed, messages) + indices[0],
             **({"n": count} if count > 1 else {}),
         }
-        body = {key: value for key, value in {**ours, **self.body}.items() if value is not None}
+        body = {key: value for key, value in {**fields, **self.body}.items() if value is not None}
         try:
             answers = self.client.post(body, lambda status, data: wire.read(status, data, count))
         except NotAnswered as error:
@@ -184,13 +184,13 @@ class OpenAIReasoner:
             return dict.fromkeys(indices, lost)
         usage = self._usage(answers.usage)
         return {
-            indices[place]: Completion(
+            indices[number]: Completion(
                 text=answer.text,
                 frame=frame,
                 finish_reason=answer.finish_reason,
-                usage=usage if place == min(answers.choices) else {},
+                usage=usage if number == min(answers.choices) else {},
             )
-            for place, answer in answers.choices.items()
+            for number, answer in answers.choices.items()
         }
 
     def _usage(self, tokens: Mapping[str, int]) -> dict[str, float]:
@@ -200,17 +200,17 @@ class OpenAIReasoner:
         return {**tokens, "cost": sum(tokens[name] * (price or 0.0) / 1e6 for name, price in prices.items())}
 
     @cached_property
-    def _found(self) -> tuple[Kind, Order]:
+    def _calibrated(self) -> tuple[Kind, Order]:
         if self._declared is not None:
             return self._declared, self.order
         side = self.max_image_side
-        shown = calibration.targets([self.seen((round(0.75 * side), side)), self.seen((side // 2, round(0.4 * side)))])
-        frames = [Frame("pixel", one.size) for one in shown]
+        images = calibration.targets([self.seen((round(0.75 * side), side)), self.seen((side // 2, round(0.4 * side)))])
+        frames = [Frame("pixel", image.size) for image in images]
         sampling = Sampling(temperature=0.0, max_completion_length=2048)
-        answers = [group[0] for group in self._generate([one.messages for one in shown], sampling, frames)]
-        kind, order = calibration.conclude(shown, answers)
+        answers = [group[0] for group in self._generate([image.messages for image in images], sampling, frames)]
+        kind, order = calibration.conclude(images, answers)
         log.warning(
-            "%s answers in %s, %s (found out with a test image; reasoner.frame=%s reasoner.order=%s keeps it)",
+            "%s answers in %s, %s (found with test images; reasoner.frame=%s reasoner.order=%s keeps it)",
             self.model,
             kind,
             order,
@@ -220,28 +220,28 @@ class OpenAIReasoner:
         return kind, order
 
     def _consent(self, allowed: bool) -> None:
-        where = urlsplit(self.base_url)
-        if _loopback(where.hostname or ""):
+        address = urlsplit(self.base_url)
+        if _loopback(address.hostname or ""):
             return
         if not allowed:
             raise RecipeError(
-                f"{where.hostname} is not this machine, and images and questions would be sent there",
+                f"{address.hostname} is not this machine, and images and questions would be sent there",
                 hint="if they may leave this machine, set reasoner.allow_upload=true",
             )
-        if self.base_url not in _told:
-            _told.add(self.base_url)
+        if self.base_url not in _announced:
+            _announced.add(self.base_url)
             log.warning(
                 "every image's pixels (%s, at most %d px a side) and every question go to %s%s; file names and "
                 "metadata do not",
                 self.image_format.upper(),
                 self.max_image_side,
                 self.base_url,
-                "" if where.scheme == "https" else ", unencrypted",
+                "" if address.scheme == "https" else ", unencrypted",
             )
 
 
 def seed_of(seed: int, messages: Messages) -> int:
-    """A seed below 2^30 for one conversation, from the run's seed and what is asked."""
+    """Return a seed below 2^30 for one conversation, from the run's seed and the conversation's content."""
     digest = hashlib.blake2b(f"{seed}|{text_of(messages)}|".encode(errors="surrogatepass"), digest_size=4)
     digest.update(np.ascontiguousarray(image_of(messages)).data)
     return int.from_bytes(digest.digest()) >> 2

@@ -1,4 +1,4 @@
-"""The dialect: a conversation as a chat completion request, and an answer read strictly."""
+"""Write a conversation as a chat completion request, and read the answer strictly."""
 
 import base64
 import io
@@ -28,14 +28,14 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """What one request gave: choices by index, and the tokens it cost where the server says."""
+    """The answer to one request: choices by index, and the tokens it cost where the server says."""
 
     choices: dict[int, Answer]
     usage: dict[str, int]
 
 
 def data_url(image: Image, size: Size, encoding: Format) -> str:
-    """An image resized to `size` (H, W), as a data URL: nothing but its pixels, PNG or JPEG of quality 95."""
+    """Return an image resized to `size` (H, W) as a data URL of its pixels alone, PNG or JPEG of quality 95."""
     picture = Pillow.fromarray(np.ascontiguousarray(image))
     if size != (image.shape[0], image.shape[1]):
         picture = picture.resize((size[1], size[0]), Pillow.Resampling.BICUBIC)
@@ -48,7 +48,7 @@ def data_url(image: Image, size: Size, encoding: Format) -> str:
 
 
 def chat(messages: Messages, url: str) -> list[dict[str, Any]]:
-    """A conversation in the dialect's form, its one image as `url`."""
+    """Return a conversation in the form of the request, its one image as `url`."""
     return [{"role": turn["role"], "content": _content(turn["content"], url)} for turn in messages]
 
 
@@ -64,10 +64,10 @@ def _content(content: Any, url: str) -> Any:
 
 
 def read(status: int, body: bytes, count: int) -> Answers:
-    """The choices in a server's answer to a request for `count`.
+    """Return the choices in a server's answer to a request for `count`.
 
-    A refusal, the server's content filter among them, is an answer of the model: its text is what was said instead,
-    often nothing. Anything less than whole choices that say why they end is no answer.
+    A refusal, that of a content filter included, is an answer of the model: its text is the refusal, often empty. Choices
+    that are incomplete or do not say why they end are no answer.
 
     Raises:
         NotAnswered: naming what is wrong.
@@ -75,21 +75,21 @@ def read(status: int, body: bytes, count: int) -> Answers:
     if status != 200:  # only a prompt refused by the content filter comes this far
         return Answers({index: Answer("", "stop") for index in range(count)}, {})
     try:
-        found = json.loads(body)
+        answer = json.loads(body)
     except (ValueError, RecursionError):
         raise NotAnswered("the answer is not JSON") from None
-    choices = found.get("choices") if isinstance(found, dict) else None
+    choices = answer.get("choices") if isinstance(answer, dict) else None
     if not isinstance(choices, list) or not choices:
         raise NotAnswered("the answer holds no choices")
     if len(choices) > count:
         raise NotAnswered(f"the answer holds {len(choices)} choices, {count} were asked for")
-    read: dict[int, Answer] = {}
+    by_index: dict[int, Answer] = {}
     for choice in choices:
         index = choice.get("index", 0 if len(choices) == 1 else None) if isinstance(choice, dict) else None
-        if not isinstance(index, int) or isinstance(index, bool) or index not in range(count) or index in read:
+        if not isinstance(index, int) or isinstance(index, bool) or index not in range(count) or index in by_index:
             raise NotAnswered("the choices are not numbered as asked")
-        read[index] = _answer(choice)
-    return Answers(read, _usage(found.get("usage")))
+        by_index[index] = _answer(choice)
+    return Answers(by_index, _usage(answer.get("usage")))
 
 
 def _answer(choice: Mapping[str, Any]) -> Answer:
@@ -106,7 +106,7 @@ def _answer(choice: Mapping[str, Any]) -> Answer:
 
 
 def _usage(usage: Any) -> dict[str, int]:
-    """Token counts as the server reports them; those it does not report, or not as counts, are left out."""
+    """Return the token counts that the server reports; what is no count is left out."""
     if not isinstance(usage, dict):
         return {}
     counts = {name: usage.get(name) for name in TOKENS}

@@ -1,27 +1,19 @@
-"""Which frame a server answers in: found out, or refused; never guessed."""
+"""The frame of a server is measured, or refused where the measurement is unclear."""
 
-import importlib.util
 import logging
-from pathlib import Path
 
 import pytest
+from openai_servers import blind, choice, conversation, reply, seeing
 
 from medground.errors import MedgroundError, RunError
 from medground.frames import Frame
 from medground.types import Sampling
 
-_spec = importlib.util.spec_from_file_location("openai_conftest", Path(__file__).with_name("conftest.py"))
-common = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(common)
-blind, choice, conversation, image, reply, seeing = (
-    getattr(common, name) for name in ("blind", "choice", "conversation", "image", "reply", "seeing")
-)
-
 
 @pytest.mark.parametrize("order", ["xy", "yx"])
 @pytest.mark.parametrize("kind", ["pixel", "permille", "unit"])
 @pytest.mark.parametrize("side", [336, 1008, 1344])
-def test_the_frame_is_found_out(serve, make, kind, order, side, caplog):
+def test_the_frame_of_a_server_is_measured(serve, make, kind, order, side, caplog):
     stub = serve(seeing(lambda size: Frame(kind, size, order), noise=0.004))
     reasoner = make(stub, frame=None, max_image_side=side, side_multiple=28)
     with caplog.at_level(logging.WARNING):
@@ -32,7 +24,7 @@ def test_the_frame_is_found_out(serve, make, kind, order, side, caplog):
 
 
 @pytest.mark.parametrize("wrap", ["<think>perhaps [1, 2, 3, 4]?</think>{}", "```json\n{}\n```", "[0, 0] or so {} [5]"])
-def test_answers_may_be_wrapped(serve, make, wrap):
+def test_answers_inside_other_text_are_read(serve, make, wrap):
     stub = serve(seeing(lambda size: Frame("permille", size), wrap=wrap.replace("{}", "%s").replace("%s", "{}")))
     assert make(stub, frame=None).frame((80, 80)).kind == "permille"
 
@@ -42,7 +34,7 @@ def shrinking(size):
     return Frame("pixel", (round(size[0] * scale), round(size[1] * scale)))
 
 
-def test_a_server_that_resizes_is_found_out_and_its_size_named(serve, make):
+def test_the_size_that_a_server_resizes_to_is_measured(serve, make):
     reasoner = make(serve(seeing(shrinking)), frame=None, max_image_side=1008, side_multiple=28)
     with pytest.raises(RunError, match="1008x756 seem to be 512x384") as caught:
         reasoner.generate([conversation()], Sampling())
@@ -50,7 +42,7 @@ def test_a_server_that_resizes_is_found_out_and_its_size_named(serve, make):
     assert make(serve(seeing(shrinking)), frame=None, max_image_side=504).frame((80, 80)).kind == "pixel"
 
 
-def test_a_fixed_square_is_found_out_too(serve, make):
+def test_a_server_that_resizes_to_a_fixed_square_is_measured(serve, make):
     reasoner = make(serve(seeing(lambda size: Frame("pixel", (448, 448)))), frame=None)
     with pytest.raises(RunError, match="seem to be 448x448"):
         reasoner.frame((80, 80))
@@ -69,9 +61,9 @@ def test_a_fixed_square_is_found_out_too(serve, make):
     ],
     ids=["blind", "talks", "the whole image", "negative", "brackets", "401", "shaky"],
 )
-def test_nothing_is_guessed(serve, make, behave, words):
+def test_an_unclear_frame_is_refused(serve, make, behave, words):
     stub = serve(behave)
-    with pytest.raises(MedgroundError, match="could not be found out") as caught:
+    with pytest.raises(MedgroundError, match="is not clear") as caught:
         make(stub, frame=None).generate([conversation()], Sampling())
     assert words in caught.value.message and "reasoner.frame" in caught.value.hint
     assert len(stub.received) == 8, "the patient's image was not sent"

@@ -1,6 +1,5 @@
-"""A hostile server on real sockets: every event ends as the right text or as the right typed fault."""
+"""Every event of a hostile server on real sockets gives the right text or the right fault."""
 
-import importlib.util
 import json
 import random
 import socket
@@ -9,42 +8,37 @@ import time
 from collections import Counter
 from dataclasses import replace
 from email.utils import formatdate
-from pathlib import Path
 
 import pytest
+from openai_servers import KEY, choice, conversation, number, reply
 
 from medground.geometry import Box
-from medground.pipeline.pipeline import RolloutPipeline
+from medground.pipeline.pipeline import Pipeline
+from medground.pipeline.rollouts import RolloutPipeline
 from medground.recipe import resolve
 from medground.rewards.rubric import rubric
-from medground.types import Fault, Point, Query, Sample, Sampling, Target, image_of
+from medground.types import Fault, Point, Query, Region, Sample, Sampling, Target, image_of
 
-_spec = importlib.util.spec_from_file_location("openai_conftest", Path(__file__).with_name("conftest.py"))
-common = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(common)
-KEY, answer, choice, conversation, number, reply = (
-    getattr(common, name) for name in ("KEY", "answer", "choice", "conversation", "number", "reply")
-)
 TIMEOUT, RETRIES = 60.0, 2
 
 
-def said(request):
+def stated(request):
     return f"<answer>question {number(request)} answered</answer>"
 
 
 def one(handler, request, **more):
-    reply(handler, {"id": "same", "choices": [choice(said(request))], **more})
+    reply(handler, {"id": "same", "choices": [choice(stated(request))], **more})
 
 
 def reset(handler):
-    """Close so that the peer sees a reset, not an end."""
+    """Close the connection with a reset."""
     handler.wfile.flush()
     handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     handler.connection.close()
 
 
 def whole(request, **more):
-    return json.dumps({"choices": [choice(said(request))], **more}).encode()
+    return json.dumps({"choices": [choice(stated(request))], **more}).encode()
 
 
 def raw(handler, *pieces):
@@ -57,7 +51,7 @@ def head(*lines):
 
 
 def dripping(handler, request, clock, seconds):
-    """A byte at a time; the clock moves between them, and the handler waits for nothing."""
+    """Send one byte at a time and advance the clock between them, without waiting."""
     body = whole(request)
     raw(handler, head(f"Content-Length: {len(body)}"))
     for byte in body:
@@ -92,25 +86,25 @@ RIGHT = {
     "no usage": lambda h, r, s: one(h, r),
     "usage that is no usage": lambda h, r, s: one(h, r, usage={"prompt_tokens": "many", "completion_tokens": -3}),
     "no choice index": lambda h, r, s: reply(
-        h, {"choices": [{"finish_reason": "stop", "message": {"content": said(r)}}]}
+        h, {"choices": [{"finish_reason": "stop", "message": {"content": stated(r)}}]}
     ),
     "chunked": lambda h, r, s: raw(
         h, head("Transfer-Encoding: chunked"), b"".join(b"1\r\n%c\r\n" % byte for byte in whole(r)), b"0\r\n\r\n"
     ),
     "until the end of the connection": lambda h, r, s: raw(h, head("Connection: close"), whole(r)),
     "slow, in time": lambda h, r, s: dripping(h, r, s["clock"], TIMEOUT / 2),
-    "cut by the length limit": lambda h, r, s: reply(h, {"choices": [choice(said(r), reason="length")]}),
-    "cut by the content filter": lambda h, r, s: reply(h, {"choices": [choice(said(r), reason="content_filter")]}),
-    "a refusal": lambda h, r, s: reply(h, {"choices": [choice(None, refusal=said(r))]}),
+    "cut by the length limit": lambda h, r, s: reply(h, {"choices": [choice(stated(r), reason="length")]}),
+    "cut by the content filter": lambda h, r, s: reply(h, {"choices": [choice(stated(r), reason="content_filter")]}),
+    "a refusal": lambda h, r, s: reply(h, {"choices": [choice(None, refusal=stated(r))]}),
 }
-"""The text is the model's, whatever surrounds it."""
+"""Events that give the text of the model."""
 SILENT = {
     "an empty text": lambda h, r, s: reply(h, {"choices": [choice("")]}),
     "nothing before the limit": lambda h, r, s: reply(h, {"choices": [choice(None, reason="length")]}),
     "all filtered": lambda h, r, s: reply(h, {"choices": [choice(None, reason="content_filter")]}),
     "the prompt filtered": lambda h, r, s: reply(h, {"error": {"code": "content_filter", "message": "no"}}, 400),
 }
-"""The model says nothing: its own fault, to be scored as such."""
+"""Events in which the model returns no text: a fault of the model, which is scored."""
 PASSING = {
     "429": lambda h, r, s: reply(h, {"error": {"message": "slow down"}}, 429),
     "429 with seconds": lambda h, r, s: reply(h, b"", 429, Retry_After="7"),
@@ -156,7 +150,7 @@ PASSING = {
     "a huge claim": lambda h, r, s: raw(h, head("Content-Length: 900000000000000"), whole(r)),
     "a huge chunk": lambda h, r, s: raw(h, head("Transfer-Encoding: chunked"), b"ffffffffffff\r\n", whole(r)),
 }
-"""Another attempt may help."""
+"""Events after which the client tries again."""
 FINAL = {
     "400": lambda h, r, s: reply(h, {"error": {"message": "context too long", "code": "length"}}, 400),
     "401": lambda h, r, s: reply(h, {"error": {"message": f"wrong key {h.headers['Authorization']}"}}, 401),
@@ -165,7 +159,7 @@ FINAL = {
     "413": lambda h, r, s: reply(h, b"", 413),
     **{f"a redirect, {status}": elsewhere(status) for status in (301, 302, 303, 307, 308)},
 }
-"""It would not."""
+"""Events after which the client does not try again."""
 LATE = {
     "a slow drip": lambda h, r, s: dripping(h, r, s["clock"], 4 * TIMEOUT),
     "late": lambda h, r, s: late(h, r, s["clock"]),
@@ -176,7 +170,7 @@ OF_MODEL = {**RIGHT, **SILENT}
 
 
 def plan(events, seed, names):
-    """Scripts of events, one per question, `events` in all; each is long enough to be used to its end."""
+    """Return scripts of events, one per question, with `events` in all; each is used to its end."""
     draw, scripts = random.Random(seed), []
     left = events
     every = list(names)
@@ -195,7 +189,7 @@ def plan(events, seed, names):
 
 
 def expected(script, index):
-    """(text, fault) by the script alone."""
+    """Return the (text, fault) that a script requires."""
     last = script[-1]
     if last in RIGHT:
         return f"<answer>question {index} answered</answer>", None
@@ -238,10 +232,10 @@ def check_nothing_lost(scripts, serve, make, clock, concurrency):
 
 
 def check_nothing_misscored(batch, completions):
-    """Every answer of the model has a total, a bad one included; no failure of the transport has one."""
+    """Every answer of the model has a total, a malformed one too; a transport failure has none."""
     recipe = resolve("train/soft", "reasoner=toy", "segmenter=null")
-    graph = RolloutPipeline(recipe, rubric({"rewards": {"format_seg": 1.0}}))
-    target = Target(box=Box(1, 1, 9, 9), points=(Point(2, 2), Point(5, 5)))
+    graph = RolloutPipeline(Pipeline.from_recipe(recipe), rubric({"rewards": {"format_seg": 1.0}}))
+    target = Target(regions=(Region(box=Box(1, 1, 9, 9), points=(Point(2, 2), Point(5, 5))),))
     samples = [Sample(query=Query(image=image_of(messages), question="?"), target=target) for messages in batch]
     for group, completion in zip(graph.score(samples, [[c] for c in completions]), completions, strict=True):
         (score,), (rollout,) = group.scores, group.rollouts
@@ -251,7 +245,7 @@ def check_nothing_misscored(batch, completions):
 
 
 @pytest.mark.parametrize("seed", range(1))
-def test_three_hundred_events_lose_nothing_and_score_nothing_wrongly(serve, make, clock, seed):
+def test_three_hundred_events_give_the_right_text_or_fault(serve, make, clock, seed):
     scripts = plan(300, seed, EVENTS)
     met = Counter(name for script in scripts for name in script)
     assert sum(met.values()) == 300 and set(met) == set(EVENTS)
@@ -259,12 +253,12 @@ def test_three_hundred_events_lose_nothing_and_score_nothing_wrongly(serve, make
     assert {completion.fault for completion in completions} == {None, Fault.TRANSPORT, Fault.TIMEOUT}
 
 
-def test_the_same_with_eight_requests_under_way(serve, make, clock):
+def test_eight_concurrent_requests_give_the_right_text_or_fault(serve, make, clock):
     timeless = {name: event for name, event in EVENTS.items() if name not in LATE and name != "slow, in time"}
     check_nothing_lost(plan(300, 1, timeless), serve, make, clock, concurrency=8)
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("seed", range(2, 12))
-def test_three_thousand_more(serve, make, clock, seed):
+def test_three_thousand_events_give_the_right_text_or_fault(serve, make, clock, seed):
     check_nothing_lost(plan(300, seed, EVENTS), serve, make, clock, concurrency=1)

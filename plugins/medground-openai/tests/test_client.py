@@ -1,6 +1,5 @@
 """Retries, deadlines, addresses, keys and certificates."""
 
-import importlib.util
 import os
 import pickle
 import shutil
@@ -10,20 +9,15 @@ import subprocess
 import threading
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from medground_openai import client
 from medground_openai.client import Client, NotAnswered, checked_url
 from medground_openai.reasoner import OpenAIReasoner
+from openai_servers import KEY, answer, conversation, reply
 
 from medground.errors import RecipeError
 from medground.types import Fault, Sampling
-
-_spec = importlib.util.spec_from_file_location("openai_conftest", Path(__file__).with_name("conftest.py"))
-common = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(common)
-KEY, answer, conversation, reply = (getattr(common, name) for name in ("KEY", "answer", "conversation", "reply"))
 
 
 def ask(reasoner):
@@ -47,7 +41,7 @@ def test_waits_grow_with_full_jitter_up_to_a_bound(serve, make, clock):
     assert len(stub.received) == 20
 
 
-def test_no_wait_is_shorter_than_the_server_asks_for(serve, make, clock):
+def test_no_wait_is_shorter_than_retry_after(serve, make, clock):
     reasoner = make(serve(always(429, Retry_After="40")), retries=3, deadline=1e6)
     ask(reasoner)
     assert len(clock.waits) == 3 and all(40 <= wait <= 42 for wait in clock.waits)
@@ -70,9 +64,9 @@ def test_retry_after_is_seconds_or_a_date(text, low, high, monkeypatch):
 
 def test_the_deadline_holds_for_all_attempts_together(serve, make, clock):
     stub = serve(always(429, Retry_After="40"))
-    found = ask(make(stub, retries=100, deadline=100))
+    result = ask(make(stub, retries=100, deadline=100))
     assert len(stub.received) == 3, "at 0, 40 and 80 seconds; the next would be beyond 100"
-    assert found.fault is Fault.TRANSPORT and "429" in found.cause
+    assert result.fault is Fault.TRANSPORT and "429" in result.cause
     assert clock.now < 100
 
 
@@ -82,12 +76,12 @@ def test_an_attempt_ends_by_the_deadline_even_where_its_own_timeout_is_longer(se
         answer(handler, request)
 
     stub = serve(late)
-    found = ask(make(stub, timeout=1000, deadline=49))
-    assert found.fault is Fault.TIMEOUT and len(stub.received) == 1
+    result = ask(make(stub, timeout=1000, deadline=49))
+    assert result.fault is Fault.TIMEOUT and len(stub.received) == 1
 
 
-def test_a_server_that_says_nothing_is_left(serve, make):
-    """The one test on the real clock: the operating system itself must let go."""
+def test_a_silent_server_times_out(serve, make):
+    """This test uses the real clock, because the operating system must end the wait."""
     leave = threading.Event()
     stub = serve(lambda handler, request: leave.wait(60))
     reasoner = make(stub, timeout=0.2, retries=0)
@@ -96,17 +90,17 @@ def test_a_server_that_says_nothing_is_left(serve, make):
     leave.set()
 
 
-def test_nobody_there(make, serve):
+def test_a_closed_port_is_a_transport_fault(make, serve):
     with socket.socket() as taken:  # bound, never listening
         taken.bind(("127.0.0.1", 0))
         reasoner = make(serve(), retries=1)
         reasoner.client = replace(reasoner.client, url=f"http://127.0.0.1:{taken.getsockname()[1]}/v1/chat/completions")
-        found = ask(reasoner)
-    assert found.fault is Fault.TRANSPORT and "refused" in found.cause.lower()
+        result = ask(reasoner)
+    assert result.fault is Fault.TRANSPORT and "refused" in result.cause.lower()
 
 
-def test_a_refusal_before_the_whole_question_was_read_is_still_read(make, serve):
-    """A server that answers 413 and stops reading: its answer counts, not the broken pipe."""
+def test_an_error_sent_before_the_request_was_read_is_reported(make, serve):
+    """The server answers 413 and stops reading; the fault is its answer and not the broken pipe."""
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         listening.listen()
@@ -127,13 +121,13 @@ def test_a_refusal_before_the_whole_question_was_read_is_still_read(make, serve)
         assert "413" in ask(reasoner).cause
 
 
-def test_no_more_is_read_than_the_cap(serve, make, monkeypatch):
+def test_a_response_is_read_up_to_the_cap(serve, make, monkeypatch):
     monkeypatch.setattr(client, "MAX_BYTES", 10_000)
-    found = ask(make(serve(lambda handler, request: reply(handler, b" " * 20_000 + b"{}")), retries=0))
-    assert found.fault is Fault.TRANSPORT and "longer than" in found.cause
+    result = ask(make(serve(lambda handler, request: reply(handler, b" " * 20_000 + b"{}")), retries=0))
+    assert result.fault is Fault.TRANSPORT and "longer than" in result.cause
 
 
-def test_proxies_of_the_environment_get_nothing(serve, make, monkeypatch):
+def test_proxies_of_the_environment_are_not_used(serve, make, monkeypatch):
     stub, proxy = serve(), serve()
     for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "ALL_PROXY"):
         monkeypatch.setenv(name, proxy.url.removesuffix("/v1"))
@@ -159,13 +153,13 @@ def test_proxies_of_the_environment_get_nothing(serve, make, monkeypatch):
         f"https://host/v1#{KEY}",
     ],
 )
-def test_an_address_is_a_host_and_a_path_and_is_not_repeated_otherwise(url):
+def test_an_invalid_address_is_refused_without_showing_the_key(url):
     with pytest.raises(RecipeError) as caught:
         checked_url(url)
     assert KEY not in str(caught.value)
 
 
-def test_a_slash_at_the_end_changes_nothing(serve, make):
+def test_a_trailing_slash_is_ignored(serve, make):
     stub = serve()
     stub.url += "/"
     assert ask(make(stub)).fault is None
@@ -173,7 +167,7 @@ def test_a_slash_at_the_end_changes_nothing(serve, make):
 
 
 @pytest.mark.parametrize("value", [None, "", "two words", "line\nbreak", "schlüssel"])
-def test_a_key_that_is_none_is_refused_at_once_and_never_shown(value, monkeypatch):
+def test_a_malformed_key_is_refused_and_not_shown(value, monkeypatch):
     monkeypatch.delenv("SOME_KEY", raising=False)
     if value is not None:
         monkeypatch.setenv("SOME_KEY", value)
@@ -183,13 +177,13 @@ def test_a_key_that_is_none_is_refused_at_once_and_never_shown(value, monkeypatc
 
 
 @pytest.mark.parametrize("pasted", [KEY, "sk-abcDEF123", ""])
-def test_a_key_where_its_variable_belongs_is_refused_and_not_shown(pasted):
+def test_a_key_given_as_the_name_of_its_variable_is_refused_and_not_shown(pasted):
     with pytest.raises(RecipeError) as caught:
         OpenAIReasoner(model="m", api_key_env=pasted)
     assert not pasted or pasted not in str(caught.value)
 
 
-def test_the_key_is_kept_nowhere(serve, make):
+def test_the_key_is_stored_in_no_object(serve, make):
     reasoner = make(serve())
     ask(reasoner)
     assert KEY not in repr(reasoner) + repr(reasoner.client) + str(vars(reasoner))
@@ -207,7 +201,7 @@ def test_without_a_variable_no_key_is_sent(serve, make):
 
 @pytest.fixture
 def certificate(tmp_path):
-    """A self-signed certificate for localhost, made here and trusted by nobody."""
+    """Create a self-signed certificate for localhost that no store trusts."""
     if shutil.which("openssl") is None:
         pytest.skip("needs the openssl command to make a certificate")
     key, pem = tmp_path / "key.pem", tmp_path / "cert.pem"
@@ -219,7 +213,7 @@ def certificate(tmp_path):
 
 @pytest.fixture
 def encrypted(serve, certificate):
-    """A stub behind TLS."""
+    """Start a server with TLS."""
     stub = serve()
     port = int(stub.url.rpartition(":")[2].removesuffix("/v1"))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -257,31 +251,31 @@ def encrypted(serve, certificate):
     listening.close()
 
 
-def test_a_certificate_nobody_vouches_for_gets_neither_key_nor_pixels(encrypted, make):
+def test_an_untrusted_certificate_receives_neither_key_nor_pixels(encrypted, make):
     client._trust.cache_clear()
-    found = ask(make(encrypted))
-    assert found.fault is Fault.TRANSPORT and "certificate" in found.cause
+    result = ask(make(encrypted))
+    assert result.fault is Fault.TRANSPORT and "certificate" in result.cause
     assert encrypted.received == []
 
 
 def test_a_trusted_certificate_works(encrypted, make, certificate, monkeypatch):
     monkeypatch.setenv("SSL_CERT_FILE", os.fspath(certificate[1]))
     client._trust.cache_clear()
-    found = ask(make(encrypted))
+    result = ask(make(encrypted))
     client._trust.cache_clear()
-    assert found.fault is None and found.text
+    assert result.fault is None and result.text
     assert encrypted.received[0]["key"] == f"Bearer {KEY}"
 
 
 def test_a_client_that_has_no_time_left_does_not_connect(serve):
     stub = serve()
-    asked = Client(url=f"{stub.url}/chat/completions", api_key_env=None, timeout=5, deadline=0, retries=3)
+    requests = Client(url=f"{stub.url}/chat/completions", api_key_env=None, timeout=5, deadline=0, retries=3)
     with pytest.raises(NotAnswered) as caught:
-        asked.post({}, lambda status, body: body)
+        requests.post({}, lambda status, body: body)
     assert caught.value.fault is Fault.TIMEOUT and not stub.received
 
 
 @pytest.mark.parametrize("body", [{"error": {"message": "no"}}, [{"error": {"message": "no"}}], {"message": "no"}])
-def test_the_servers_own_words_are_shown_however_they_are_nested(serve, make, body):
-    found = ask(make(serve(lambda handler, request: reply(handler, body, 400))))
-    assert found.cause == "the server answered 400, saying 'no'"
+def test_the_error_message_of_a_server_is_shown_from_any_nesting(serve, make, body):
+    result = ask(make(serve(lambda handler, request: reply(handler, body, 400))))
+    assert result.cause == "the server answered 400, saying 'no'"

@@ -1,15 +1,14 @@
-"""Ground, run, evaluate and doctor through a server: exit codes, what is sent, what is written."""
+"""`ground`, `run`, `eval` and `doctor` with a server: exit codes, requests and written files."""
 
 import base64
-import importlib.util
 import json
 import os
 import subprocess
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
+from openai_servers import KEY, blind, choice, conversation, decoded, image, question, reply, seeing
 from PIL import Image as Pillow
 from PIL import PngImagePlugin
 
@@ -18,21 +17,12 @@ from medground.cli import main
 from medground.frames import Frame
 from medground.types import image_of
 
-_spec = importlib.util.spec_from_file_location("openai_conftest", Path(__file__).with_name("conftest.py"))
-common = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(common)
-KEY, blind, choice, conversation, decoded, image, question, reply, seeing = (
-    getattr(common, name)
-    for name in ("KEY", "blind", "choice", "conversation", "decoded", "image", "question", "reply", "seeing")
-)
-
-
 CANARY = "DOE^JANE-19700101"
 
 
 @pytest.fixture
 def named(tmp_path):
-    """A picture whose name and metadata hold what must stay."""
+    """Save a picture whose name and metadata contain the word that must not be sent."""
     folder = tmp_path / f"{CANARY}-folder"
     folder.mkdir()
     picture = Pillow.fromarray(image_of(conversation(size=(90, 120))))
@@ -53,7 +43,7 @@ class Done:
 
 
 def medground(*arguments, cwd):
-    """The command line in a process of its own."""
+    """Run the command line in its own process."""
     return subprocess.run(
         [sys.executable, "-m", "medground", *map(str, arguments)],
         capture_output=True,
@@ -65,15 +55,15 @@ def medground(*arguments, cwd):
 
 @pytest.fixture
 def here(monkeypatch, capsys, tmp_path):
-    """The same in this process, which is quicker."""
+    """Run the command line in this process."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CANARY_KEY", KEY)
 
     def run(*arguments):
         with pytest.raises(SystemExit) as ended:
             main([str(argument) for argument in arguments])
-        said = capsys.readouterr()
-        return Done(ended.value.code, said.out, said.err)
+        stated = capsys.readouterr()
+        return Done(ended.value.code, stated.out, stated.err)
 
     return run
 
@@ -91,15 +81,15 @@ def grounded(handler, request):
     reply(handler, {"choices": [choice(BOX)], "usage": usage})
 
 
-def test_ground_through_the_command_line(serve, named, tmp_path):
+def test_ground_sends_pixels_and_question_only_and_counts_the_cost(serve, named, tmp_path):
     stub = serve(grounded)
     prices = ["reasoner.price_prompt=1", "reasoner.price_completion=10"]
     done = medground("ground", named, "What explains the shadow?", *recipe(stub), *prices, "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    assert found["box"] == [30, 22.5, 90, 67.5]
-    assert found["frame"]["kind"] == "permille"
-    assert found["usage"] == {"prompt_tokens": 900, "completion_tokens": 40, "cost": pytest.approx(0.0013)}
+    result = json.loads(done.stdout)
+    assert result["box"] == [30, 22.5, 90, 67.5]
+    assert result["frame"]["kind"] == "permille"
+    assert result["usage"] == {"prompt_tokens": 900, "completion_tokens": 40, "cost": pytest.approx(0.0013)}
     (raw,) = stub.raw
     _, picture = decoded(stub.received[0])
     sent = raw + base64.b64decode(image(stub.received[0]).partition(",")[2]) + repr(picture.info).encode()
@@ -113,17 +103,17 @@ def files(folder):
     return b"".join(path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file())
 
 
-def test_a_run_counts_tokens_and_holds_no_key(serve, named, here, tmp_path):
+def test_a_run_records_token_counts_and_no_key(serve, named, here, tmp_path):
     (tmp_path / "in").mkdir()
     for name in ("a", "b"):
         (tmp_path / "in" / f"{name}.png").write_bytes(named.read_bytes())
     stub = serve(grounded)
-    asked = ["run", tmp_path / "in", "--question", "Where?", "--out", tmp_path / "out", *recipe(stub)]
-    done = here(*asked, "--json")
+    prompts_asked = ["run", tmp_path / "in", "--question", "Where?", "--out", tmp_path / "out", *recipe(stub)]
+    done = here(*prompts_asked, "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["usage"] == {"prompt_tokens": 1800, "completion_tokens": 80}
     assert all(request["key"] == f"Bearer {KEY}" for request in stub.received)
-    again = here(*asked)
+    again = here(*prompts_asked)
     assert again.returncode == 0 and "1800 prompt_tokens" in again.stderr
     assert len(stub.received) == 2, "what is done stays done"
     written = files(tmp_path / "out") + (done.stdout + done.stderr + again.stderr).encode()
@@ -137,7 +127,7 @@ def failing(status):
 @pytest.mark.parametrize(
     ("status", "words"), [(401, "does not accept the key"), (404, "no such model"), (503, "answered 503")]
 )
-def test_a_failing_server_is_exit_1_and_a_sentence(serve, named, here, tmp_path, status, words):
+def test_a_failing_server_ends_with_exit_1_and_one_sentence(serve, named, here, tmp_path, status, words):
     done = here("ground", named, "Where?", *recipe(serve(failing(status))))
     assert done.returncode == 1
     assert words in done.stderr and "transport" in done.stderr
@@ -150,20 +140,20 @@ def test_no_traceback_shows_the_key(serve, named, tmp_path):
     assert done.returncode == 1 and "Traceback" in done.stderr and KEY not in done.stderr
 
 
-def test_a_run_with_failures_says_so_and_is_resumed(serve, named, here, tmp_path):
+def test_a_run_with_failures_reports_them_and_resumes(serve, named, here, tmp_path):
     (tmp_path / "in").mkdir()
     for name in ("a", "b"):
         (tmp_path / "in" / f"{name}.png").write_bytes(named.read_bytes())
     stub = serve(lambda handler, request: reply(handler, b"", 500))
-    asked = ["run", tmp_path / "in", "--question", "Where?", "--out", tmp_path / "out", *recipe(stub)]
-    done = here(*asked)
+    prompts_asked = ["run", tmp_path / "in", "--question", "Where?", "--out", tmp_path / "out", *recipe(stub)]
+    done = here(*prompts_asked)
     assert done.returncode == 1 and "2 of 2 inputs were not answered" in done.stderr and "500" in done.stderr
     stub.behave = grounded
-    done = here(*asked)
+    done = here(*prompts_asked)
     assert done.returncode == 0 and "2 of 2 grounded" in done.stderr
 
 
-def test_an_evaluation_leaves_out_what_the_transport_lost_and_adds_up_the_rest(serve, here, tmp_path):
+def test_an_evaluation_leaves_out_transport_failures_and_sums_usage(serve, here, tmp_path):
     from medground_toy import phantoms
 
     phantoms.write(tmp_path / "data", phantoms.samples(6, seed=3, size=(96, 96)))
@@ -177,7 +167,7 @@ def test_an_evaluation_leaves_out_what_the_transport_lost_and_adds_up_the_rest(s
 
     stub.behave = every_third_is_lost
     given = {"base_url": stub.url, "model": "m", "frame": "permille", "retries": 0, "concurrency": 1}
-    found = library.evaluate(
+    result = library.evaluate(
         {
             "reasoner": {"name": "openai", **given},
             "prompt_interface": "bbox_points",
@@ -187,12 +177,16 @@ def test_an_evaluation_leaves_out_what_the_transport_lost_and_adds_up_the_rest(s
         },
         out=tmp_path / "eval",
     )
-    arm = found.metrics["arms"]["answer"]
-    lost = arm["answers"] // 3
-    assert len(stub.received) == arm["answers"] == 6 and arm["excluded"] == {"transport": lost} and not arm["failures"]
-    assert arm["metrics"]["iou"]["n"] == arm["answers"] - lost
-    assert arm["usage"] == {"prompt_tokens": 900 * arm["ok"], "completion_tokens": 40 * arm["ok"]}
-    causes = [answer["cause"] for line in found.lines for answer in line["answers"] if answer["fault"]]
+    condition = result.summary.conditions["answer"]
+    lost = condition.answers // 3
+    assert (
+        len(stub.received) == condition.answers == 6
+        and condition.excluded == {"transport": lost}
+        and not condition.failures
+    )
+    assert condition.metrics["iou"].n == condition.answers - lost
+    assert condition.usage == {"prompt_tokens": 900 * condition.ok, "completion_tokens": 40 * condition.ok}
+    causes = [answer.cause for line in result.records for answer in line.answers if answer.fault]
     assert causes == ["the server answered 503"] * lost
 
 
@@ -214,11 +208,18 @@ def test_a_wrong_setting_is_a_usage_error(serve, named, here, override, words):
     assert not stub.received
 
 
-def test_the_command_line_says_it_too(named, tmp_path):
-    """An address nobody has, which the tests' block on sockets refuses at once."""
+def test_ground_states_once_what_is_sent_to_a_remote_server(named, tmp_path):
+    """The address is unused, and the tests' block on sockets refuses it at once."""
     given = ["base_url=http://192.0.2.1:9/v1", "model=m", "frame=unit", "retries=0", "allow_upload=true"]
-    asked = ["ground", named, "Where?", "--recipe", "infer/openai", *[f"reasoner.{setting}" for setting in given]]
-    done = medground(*asked, cwd=tmp_path)
+    prompts_asked = [
+        "ground",
+        named,
+        "Where?",
+        "--recipe",
+        "infer/openai",
+        *[f"reasoner.{setting}" for setting in given],
+    ]
+    done = medground(*prompts_asked, cwd=tmp_path)
     assert done.returncode == 1
     assert (
         done.stderr.count("every image's pixels (PNG, at most 1008 px a side) and every question go to http://192.")
@@ -227,7 +228,7 @@ def test_the_command_line_says_it_too(named, tmp_path):
     assert "transport" in done.stderr and "Traceback" not in done.stderr
 
 
-def test_doctor_frames_finds_out_and_says(serve, tmp_path):
+def test_doctor_frames_prints_the_measured_frame(serve, tmp_path):
     stub = serve(seeing(lambda size: Frame("permille", size, "yx")))
     given = ["infer/openai", f"reasoner.base_url={stub.url}", "reasoner.model=m", "--json"]
     done = medground("doctor", "frames", *given, cwd=tmp_path)
@@ -237,4 +238,4 @@ def test_doctor_frames_finds_out_and_says(serve, tmp_path):
     assert "reasoner.frame=permille reasoner.order=yx" in done.stderr
     stub.behave = blind
     done = medground("doctor", "frames", *given, cwd=tmp_path)
-    assert done.returncode == 1 and "could not be found out" in done.stderr
+    assert done.returncode == 1 and "is not clear" in done.stderr

@@ -1,6 +1,5 @@
-"""`medground data build --questions reasoner --reasoner openai` from end to end: a real server on loopback writes."""
+"""`medground data build --questions reasoner --reasoner openai` end to end, with a real server on loopback."""
 
-import importlib.util
 import json
 import os
 import signal
@@ -12,17 +11,11 @@ import pytest
 from medground_data.build import Options, build
 from medground_data.llm_questions import numbered
 from medground_data.question_sources import by_image
-from medground_data.readers import read_cases
+from medground_data.readers import read_source
 from medground_toy import phantoms
+from openai_servers import KEY, choice, decoded, question, reply
 
 from medground.cli import main
-
-_spec = importlib.util.spec_from_file_location("openai_conftest", Path(__file__).with_name("conftest.py"))
-common = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(common)
-KEY, choice, decoded, question, reply = (
-    getattr(common, name) for name in ("KEY", "choice", "decoded", "question", "reply")
-)
 
 COUNT = 10
 GOOD = {"question": "What here would change how the patient is treated?", "think": "It differs from what surrounds it."}
@@ -36,7 +29,7 @@ class Done:
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-    """Pictures of a size that is sent as it is."""
+    """Write pictures of a size that is sent without resizing."""
     folder = tmp_path_factory.mktemp("source")
     phantoms.write(folder, phantoms.samples(COUNT, seed=3, size=(112, 112), families=("ct", "xray")))
     return folder
@@ -44,34 +37,34 @@ def source(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def numbers(source, tmp_path_factory):
-    """The target's number in each picture of numbered boxes, by the picture's pixels."""
-    found = {}
+    """Return the target's number in each picture of numbered boxes, keyed by the picture's pixels."""
+    result = {}
 
     def look(rows, folder):
         for row in rows:
             picture, number = numbered(row, by_image(rows), folder)
-            found[picture.tobytes()] = number
+            result[picture.tobytes()] = number
             row.line["question"] = "Which one?"
         return []
 
-    build(read_cases(source), tmp_path_factory.mktemp("numbers") / "out", Options(), look)
-    assert len(found) == COUNT
-    return found
+    build(read_source(source), tmp_path_factory.mktemp("numbers") / "out", Options(), look)
+    assert len(result) == COUNT
+    return result
 
 
 @pytest.fixture
 def writing(numbers):
-    """A server that describes, writes what `says` returns, and finds the target it is asked about."""
+    """Return a behaviour that describes, writes what `says` returns, and answers with the number of the target."""
 
-    def behaviour(says=lambda asked: GOOD):
+    def behaviour(says=lambda prompts_asked: GOOD):
         def behave(handler, request):
-            asked = question(request)
-            if asked.startswith("The boxes"):
+            prompts_asked = question(request)
+            if prompts_asked.startswith("The boxes"):
                 text = str(numbers[np.asarray(decoded(request)[1]).tobytes()])
-            elif "JSON only" in asked:
-                text = f"```json\n{json.dumps(says(asked))}\n```"
+            elif "JSON only" in prompts_asked:
+                text = f"```json\n{json.dumps(says(prompts_asked))}\n```"
             else:
-                text = f"A dim area. {asked.partition('in yellow: ')[2].partition('.')[0]}"
+                text = f"A dim area. {prompts_asked.partition('in yellow: ')[2].partition('.')[0]}"
             reply(handler, {"choices": [choice(text)]})
 
         return behave
@@ -81,7 +74,7 @@ def writing(numbers):
 
 @pytest.fixture
 def ask(source, monkeypatch, capsys, tmp_path):
-    """``ask(url, *more)``: the command, with a key in the environment."""
+    """``ask(url, *more)`` runs the command with a key in the environment."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CANARY_KEY", KEY)
 
@@ -100,7 +93,7 @@ def rows():
     return [json.loads(line) for line in Path("made/manifest.jsonl").read_text().splitlines()]
 
 
-def test_questions_are_written_and_nothing_but_pixels_and_words_is_sent(serve, writing, ask, source):
+def test_questions_are_written_and_only_pixels_and_text_are_sent(serve, writing, ask, source):
     stub = serve(writing())
     done = ask(stub.url, "--yes")
     assert done.returncode == 0, done.stderr
@@ -115,29 +108,29 @@ def test_questions_are_written_and_nothing_but_pixels_and_words_is_sent(serve, w
     assert KEY.encode() in sent and KEY.encode() not in written + done.stderr.encode()
 
 
-def test_the_cost_stands_before_the_first_request(serve, writing, ask):
+def test_the_cost_is_shown_before_the_first_request(serve, writing, ask):
     stub = serve(writing())
     done = ask(stub.url)
     assert done.returncode == 2
-    assert f"{3 * COUNT} requests" in done.stderr and "give --yes" in done.stderr
+    assert f"{3 * COUNT} requests" in done.stderr and "pass --yes" in done.stderr
     assert not stub.received and not Path("made").exists()
 
 
-def test_another_machine_needs_consent(ask):
+def test_a_remote_server_needs_consent(ask):
     done = ask("https://api.example.com/v1", "--yes")
     assert done.returncode == 2
     assert "api.example.com is not this machine" in done.stderr and "reasoner.allow_upload=true" in done.stderr
     assert "requests with" not in done.stderr and not Path("made").exists()
 
 
-def test_with_consent_the_cost_and_the_address_are_told(ask):
+def test_with_consent_the_cost_and_the_address_are_shown(ask):
     done = ask("http://192.0.2.1:9/v1", "--set", "reasoner.allow_upload=true")
-    assert done.returncode == 2 and "give --yes" in done.stderr
+    assert done.returncode == 2 and "pass --yes" in done.stderr
     assert f"{3 * COUNT} requests" in done.stderr
 
 
 @pytest.mark.parametrize("how", ["signal", "server"])
-def test_what_was_answered_is_not_asked_again(serve, writing, ask, how):
+def test_saved_answers_are_not_requested_again(serve, writing, ask, how):
     works, stub = writing(), serve()
 
     def breaks(handler, request):
@@ -152,20 +145,20 @@ def test_what_was_answered_is_not_asked_again(serve, writing, ask, how):
     done = ask(stub.url, "--yes")
     assert done.returncode == (5 if how == "signal" else 1)
     assert "run the same command again" in done.stderr and not Path("made").exists()
-    kept = len(Path("made.building/written.jsonl").read_text().splitlines())
-    assert kept == (8 if how == "signal" else 12)
+    saved = len(Path("made.building/written.jsonl").read_text().splitlines())
+    assert saved == (8 if how == "signal" else 12)
     stub.behave = works
     stub.received.clear()
     done = ask(stub.url, "--yes")
     assert done.returncode == 0, done.stderr
-    assert len(stub.received) == 3 * COUNT - kept
+    assert len(stub.received) == 3 * COUNT - saved
     assert {row["asked_by"] for row in rows()} == {"reasoner"}
 
 
 def test_a_question_that_names_its_target_is_asked_by_template_or_left_out(serve, writing, ask):
     leaks = {**GOOD, "question": "Where is the liver, kidney, lung, heart, clavicle, tumour, lesion or opacity?"}
-    stub = serve(writing(lambda asked: leaks if "A dim area. kidney" in asked else GOOD))
+    stub = serve(writing(lambda prompts_asked: leaks if "A dim area. kidney" in prompts_asked else GOOD))
     assert ask(stub.url, "--yes").returncode == 0
     by = {row["category"]: row["asked_by"] for row in rows()}
-    assert {asked for category, asked in by.items() if category == "kidney"} == {"template"}
-    assert {asked for category, asked in by.items() if category != "kidney"} == {"reasoner"}
+    assert {prompts_asked for category, prompts_asked in by.items() if category == "kidney"} == {"template"}
+    assert {prompts_asked for category, prompts_asked in by.items() if category != "kidney"} == {"reasoner"}

@@ -1,58 +1,50 @@
-"""What is sent, what is drawn, what is counted, and who must agree."""
+"""Requests, seeds, token counts and consent of the `openai` reasoner."""
 
-import importlib.util
 import logging
 import subprocess
 import sys
 import threading
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from medground_openai import reasoner as module
-from medground_openai.abreast import each
+from medground_openai.parallel import run_parallel
 from medground_openai.reasoner import OpenAIReasoner
+from openai_servers import answer, choice, conversation, decoded, reply
 
 from medground.errors import RecipeError
 from medground.frames import Frame
 from medground.testing import check_reasoner
 from medground.types import Fault, Sampling, image_of
 
-_spec = importlib.util.spec_from_file_location("openai_conftest", Path(__file__).with_name("conftest.py"))
-common = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(common)
-answer, choice, conversation, decoded, image, question, reply = (
-    getattr(common, name) for name in ("answer", "choice", "conversation", "decoded", "image", "question", "reply")
-)
-
 
 @pytest.mark.lane
-def test_it_keeps_the_contract(serve):
+def test_the_reasoner_passes_the_conformance_kit(serve):
     check_reasoner(OpenAIReasoner, base_url=serve().url, model="stub", frame="permille", retries=0)
 
 
 @pytest.mark.parametrize(("encoding", "head"), [("png", "data:image/png;base64"), ("jpeg", "data:image/jpeg;base64")])
-def test_the_image_is_sent_at_the_size_its_frame_says(serve, make, encoding, head):
+def test_the_image_is_sent_at_the_size_of_its_frame(serve, make, encoding, head):
     stub = serve()
     reasoner = make(stub, image_format=encoding, max_image_side=200, side_multiple=28, frame="pixel")
-    asked = conversation(size=(300, 400))
-    (completion,) = reasoner.generate([asked], Sampling())[0]
-    found, picture = decoded(stub.received[0])
-    assert found == head
+    prompts_asked = conversation(size=(300, 400))
+    (completion,) = reasoner.generate([prompts_asked], Sampling())[0]
+    result, picture = decoded(stub.received[0])
+    assert result == head
     assert completion.frame == Frame("pixel", (140, 196)) == reasoner.frame((300, 400))
     assert picture.size == (196, 140)
     content = stub.received[0]["messages"][0]["content"]
     assert [part["type"] for part in content] == ["image_url", "text"]
 
 
-def test_a_png_that_needs_no_resizing_is_sent_to_the_digit(serve, make):
+def test_a_png_that_needs_no_resizing_is_sent_unchanged(serve, make):
     stub = serve()
-    asked = conversation(size=(56, 64))
-    make(stub).generate([asked], Sampling())
+    prompts_asked = conversation(size=(56, 64))
+    make(stub).generate([prompts_asked], Sampling())
     _, picture = decoded(stub.received[0])
-    assert np.array_equal(np.asarray(picture), image_of(asked))
+    assert np.array_equal(np.asarray(picture), image_of(prompts_asked))
     assert picture.info == {}, "chunks beside the pixels"
 
 
@@ -62,16 +54,16 @@ def test_a_png_that_needs_no_resizing_is_sent_to_the_digit(serve, make):
 def test_sizes_sent_fit_the_grid_and_the_limit(height, width, side, multiple):
     if max(height, width) > 100 * min(height, width):
         return
-    made = OpenAIReasoner(model="m", frame="pixel", max_image_side=side, side_multiple=multiple)
-    rows, columns = made.seen((height, width))
+    built = OpenAIReasoner(model="m", frame="pixel", max_image_side=side, side_multiple=multiple)
+    rows, columns = built.seen((height, width))
     assert rows % multiple == columns % multiple == 0
-    assert made.seen((rows, columns)) == (rows, columns) or max(rows, columns) > side
+    assert built.seen((rows, columns)) == (rows, columns) or max(rows, columns) > side
     if min(height, width) * side > 4 * multiple * max(height, width) and min(height, width) >= 4 * multiple:
         assert max(rows, columns) <= side + multiple / 2
         assert abs(np.log((rows / columns) / (height / width))) < 0.3
 
 
-def test_the_request_says_what_the_sampling_says(serve, make):
+def test_the_request_contains_the_sampling_settings(serve, make):
     stub = serve()
     reasoner = make(stub, body={"top_p": 0.9, "seed": None}, length_field="max_completion_tokens")
     reasoner.client.url.endswith("/chat/completions")
@@ -100,7 +92,7 @@ def refusing_n(handler, request):
 
 
 @pytest.mark.parametrize("behave", [ignoring_n, refusing_n])
-def test_a_server_without_n_is_asked_one_by_one_and_says_the_same(serve, make, behave):
+def test_a_server_without_n_gets_single_requests_with_the_same_answers(serve, make, behave):
     sampling = Sampling(num_generations=3, seed=5)
     batch = [conversation("a"), conversation("b")]
     want = [[c.text for c in group] for group in make(serve()).generate(batch, sampling)]
@@ -113,7 +105,7 @@ def test_a_server_without_n_is_asked_one_by_one_and_says_the_same(serve, make, b
 
 
 @pytest.mark.parametrize("indices", [(0, 0), (1, 1), (0, 2), (0, True), (0, "1"), (-1, 0)])
-def test_a_group_with_misnumbered_choices_is_no_answer(serve, make, indices):
+def test_a_group_with_misnumbered_choices_is_a_fault(serve, make, indices):
     choices = [choice("a", index) for index in indices]
     stub = serve(lambda handler, request: reply(handler, {"choices": choices}))
     (group,) = make(stub, retries=0).generate([conversation()], Sampling(num_generations=2))
@@ -138,7 +130,7 @@ def test_a_bad_request_that_is_not_about_n_is_a_fault_of_every_completion(serve,
     assert stub.received[-1]["n"] == 2, "the number was not to blame, so the next group is one request again"
 
 
-def test_an_interruption_waits_for_nobody():
+def test_an_interruption_does_not_wait_for_open_requests():
     hung, started = threading.Event(), []
 
     def work(job):
@@ -150,12 +142,12 @@ def test_an_interruption_waits_for_nobody():
         return job
 
     with pytest.raises(KeyboardInterrupt):
-        each(work, range(100), 2)
+        run_parallel(work, range(100), 2)
     assert not hung.is_set() and set(started) <= {0, 1}
     hung.set()
 
 
-def test_results_stand_in_the_order_of_the_jobs():
+def test_results_are_in_the_order_of_the_jobs():
     gate = threading.Event()
 
     def work(job):
@@ -165,8 +157,8 @@ def test_results_stand_in_the_order_of_the_jobs():
             gate.set()
         return job
 
-    assert each(work, range(4), 2) == [0, 1, 2, 3]
-    assert each(work, [], 2) == []
+    assert run_parallel(work, range(4), 2) == [0, 1, 2, 3]
+    assert run_parallel(work, [], 2) == []
 
 
 def test_tokens_and_cost_are_counted_once_per_request(serve, make):
@@ -181,25 +173,25 @@ def test_tokens_and_cost_are_counted_once_per_request(serve, make):
 @pytest.mark.parametrize(
     "host", ["api.example.com", "10.0.0.7", "127.0.0.1.example.com", "localhost.example.com", "[2001:db8::1]"]
 )
-def test_another_machine_needs_consent(host):
+def test_a_remote_server_needs_consent(host):
     with pytest.raises(RecipeError, match="not this machine") as caught:
         OpenAIReasoner(base_url=f"https://{host}/v1", model="m")
     assert "allow_upload" in str(caught.value)
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "127.8.8.8", "[::1]"])
-def test_this_machine_needs_none(host, caplog):
+def test_a_loopback_server_needs_no_consent(host, caplog):
     OpenAIReasoner(base_url=f"http://{host}:8000/v1", model="m")
     assert not caplog.records
 
 
-def test_with_consent_it_is_told_once_what_goes_where(caplog, monkeypatch):
-    monkeypatch.setattr(module, "_told", set())
+def test_with_consent_one_message_says_what_is_sent_where(caplog, monkeypatch):
+    monkeypatch.setattr(module, "_announced", set())
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
             OpenAIReasoner(base_url="http://gpu7.example.com:8000/v1", model="m", allow_upload=True)
     (record,) = caplog.records
-    told = record.getMessage()
+    sentence = record.getMessage()
     for word in (
         "pixels",
         "PNG",
@@ -209,10 +201,10 @@ def test_with_consent_it_is_told_once_what_goes_where(caplog, monkeypatch):
         "unencrypted",
         "file names",
     ):
-        assert word in told
+        assert word in sentence
 
 
-def test_the_plugin_is_registered_without_the_network(tmp_path):
+def test_importing_the_reasoner_loads_no_heavy_library(tmp_path):
     code = (
         "import socket, sys, medground_openai.reasoner;"
         "print(sorted({'torch', 'transformers', 'requests', 'httpx', 'openai'} & set(sys.modules)))"

@@ -1,4 +1,4 @@
-"""Against a real ``vllm serve`` process on loopback, with a tiny Qwen2.5-VL."""
+"""The reasoner with a real ``vllm serve`` process on loopback and a tiny Qwen2.5-VL."""
 
 import importlib.util
 import os
@@ -41,14 +41,14 @@ def checkpoint(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("checkpoint")
     words = tiny.tokenizer()
-    made = tiny.model("qwen2_5_vl", words, patch=14, hidden=64, layers=2)
-    tiny.save(folder, made, tiny.processor("qwen2_5_vl", words, patch=14, max_side=336))
+    built = tiny.model("qwen2_5_vl", words, patch=14, hidden=64, layers=2)
+    tiny.save(folder, built, tiny.processor("qwen2_5_vl", words, patch=14, max_side=336))
     return folder
 
 
 @pytest.fixture(scope="module")
 def served(checkpoint, tmp_path_factory):
-    """(process, base_url) of a server that wants a key."""
+    """Return (process, base_url) of a server that requires a key."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -109,32 +109,32 @@ def texts(groups):
     return [[completion.text for completion in group] for group in groups]
 
 
-def test_it_keeps_the_contract(make, served):
+def test_the_reasoner_passes_the_conformance_kit(make, served):
     make()  # the key is set
     check_reasoner(
         OpenAIReasoner, base_url=served[1], model="tiny", frame="pixel", api_key_env="VLLM_KEY", max_image_side=112
     )
 
 
-def test_what_it_sees_is_what_transformers_sees(make, checkpoint):
-    """The same greedy text as the checkpoint read here, so image, size, wording and frame are the same."""
+def test_a_greedy_answer_equals_that_of_transformers(make, checkpoint):
+    """Equal greedy texts mean that image, size, prompt and frame are equal."""
     from medground_qwen import factories
 
     sizes = [(90, 120), (300, 200), (64, 48)]
     batch = [conversation(f"shadow {index}", size, index) for index, size in enumerate(sizes)]
     ours, there = factories.qwen2_5_vl(checkpoint=str(checkpoint), dtype="float32", device="cpu"), make()
-    found, expected = there.generate(batch, GREEDY), ours.generate(batch, GREEDY)
-    assert [whole(text) for (text,) in texts(found)] == [whole(text) for (text,) in texts(expected)]
-    assert any(whole(text) for (text,) in texts(found))
-    assert [group[0].frame for group in found] == [group[0].frame for group in expected]
+    result, expected = there.generate(batch, GREEDY), ours.generate(batch, GREEDY)
+    assert [whole(text) for (text,) in texts(result)] == [whole(text) for (text,) in texts(expected)]
+    assert any(whole(text) for (text,) in texts(result))
+    assert [group[0].frame for group in result] == [group[0].frame for group in expected]
 
 
 def whole(text):
-    """Without the marks of broken characters, which vLLM leaves out at the end of a text."""
+    """Remove the marks of incomplete characters, which vLLM leaves out at the end of a text."""
     return text.replace("\ufffd", "")
 
 
-def test_a_group_in_one_request_says_what_single_requests_say(make):
+def test_a_group_in_one_request_equals_single_requests(make):
     batch = [conversation(f"shadow {index}", seed=index) for index in range(3)]
     together, single = make(), make(body={"n": None})
     group = together.generate(batch, SAMPLED)
@@ -155,20 +155,20 @@ def test_a_group_in_one_request_says_what_single_requests_say(make):
         ({"length_field": "max_tokens", "body": {"max_tokens": 100_000}}, "400"),
     ],
 )
-def test_what_the_server_refuses_is_no_answer_of_the_model(make, change, words):
+def test_a_refused_request_is_not_a_fault_of_the_model(make, change, words):
     (completion,) = make(**change).generate([conversation()], GREEDY)[0]
     assert completion.fault is Fault.TRANSPORT and words in completion.cause
     assert KEY not in completion.cause and completion.text == ""
 
 
-def test_a_model_that_sees_nothing_gives_no_frame(make):
-    """Random weights: there is nothing to conclude, and nothing is."""
-    with pytest.raises(RunError, match="could not be found out"):
+def test_a_model_of_random_weights_gives_no_frame(make):
+    """The weights are random, so the measurement is unclear and refused."""
+    with pytest.raises(RunError, match="is not clear"):
         make(frame=None, max_image_side=112, body={"max_tokens": 24}).frame((90, 120))
 
 
-def test_a_killed_server_is_a_fault_of_the_transport(make, served):
-    """Last, because nothing is left to ask afterwards."""
+def test_a_killed_server_is_a_transport_fault(make, served):
+    """This test runs last, because it kills the server."""
     reasoner = make()
     os.killpg(served[0].pid, signal.SIGKILL)
     served[0].wait()

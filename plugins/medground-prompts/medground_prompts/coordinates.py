@@ -31,7 +31,7 @@ class Space:
         return self.frame is not None and not self.released
 
     def numbers(self, value: Any, count: int) -> list[float] | None:
-        """`value` as `count` floats, infinite where they overflow, or None where it is anything else."""
+        """Return `value` as `count` floats, infinite where they overflow, or None where it is anything else."""
         if not isinstance(value, list) or len(value) != count:
             return None
         if not all(isinstance(item, int | float) and (self.released or not isinstance(item, bool)) for item in value):
@@ -39,11 +39,11 @@ class Space:
         return [_float(item) for item in value]
 
     def finite(self, numbers: list[float]) -> bool:
-        """True when every number can count something."""
+        """Return True if every number can count something."""
         return all(math.isfinite(number) and (self.bounded or abs(number) <= LARGEST) for number in numbers)
 
     def within(self, numbers: list[float]) -> bool:
-        """True when no number lies more than one unit outside the frame; always true without bounds."""
+        """Return True if no number lies more than one unit outside the frame; always true without bounds."""
         if self.frame is None or self.released:
             return True
         step, extent = STEP[self.frame.kind], self.frame.extent
@@ -52,7 +52,7 @@ class Space:
         return all(-step <= number <= extent[i % 2] + step for i, number in enumerate(numbers))
 
     def pixels(self, numbers: list[float]) -> list[float]:
-        """The same in original pixels, x first; what lies within one unit of the image is pulled onto its edge."""
+        """Return the same in original pixels, x first; what lies within one unit of the image is pulled onto its edge."""
         if self.frame is None:
             return numbers
         converted = [float(number) for number in self.frame.to_pixels(numbers, self.size)]
@@ -69,7 +69,7 @@ def _float(number: float) -> float:
 
 
 def box_of(value: Any, space: Space) -> Box | Fault:
-    """The box in original pixels, or the first thing wrong with it. Released boxes get their corners put in order."""
+    """Return the box in original pixels, or the first thing wrong with it. Released boxes get their corners put in order."""
     numbers = space.numbers(value, 4)
     if numbers is None:
         return Fault.BAD_BOX
@@ -87,7 +87,7 @@ def box_of(value: Any, space: Space) -> Box | Fault:
 
 
 def points_of(values: tuple[Any, Any], space: Space) -> tuple[Point, Point] | Fault:
-    """The two key points in original pixels, or the first thing wrong with them."""
+    """Return the two key points in original pixels, or the first thing wrong with them."""
     first, second = (space.numbers(value, 2) for value in values)
     if first is None or second is None:
         return Fault.BAD_POINTS

@@ -21,7 +21,7 @@ ALPHABET = [*SCRAPS, *"abc01.eE+-/\t\r\x1c\x85\xa0\ufeff\uffff"]
 
 
 def completions(seed: int) -> Iterator[str]:
-    """A third each: a grammar of almost-answers, mutations of good ones, and unrelated characters."""
+    """Yield a third each of: a grammar of almost-answers, mutations of good ones, and unrelated characters."""
     rng = random.Random(seed)
     makers = (grammar, mutation, characters)
     while True:
@@ -29,7 +29,7 @@ def completions(seed: int) -> Iterator[str]:
 
 
 def grammar(rng: random.Random) -> str:
-    """Blocks in any number and order, with an object whose keys, lengths and numbers are mostly right."""
+    """Return the blocks in any number and order, with an object whose keys, lengths and numbers are mostly right."""
     blocks = [rng.choice(THINKS) if rng.random() < 0.5 else THINKS[0], *(_answer(rng) for _ in range(_few(rng)))]
     if rng.random() < 0.1:
         rng.shuffle(blocks)
@@ -39,7 +39,7 @@ def grammar(rng: random.Random) -> str:
 
 
 def mutation(rng: random.Random) -> str:
-    """A good completion, cut, repeated or with scraps put in it."""
+    """Return a good completion, cut, repeated or with scraps put in it."""
     text = good(rng)
     for _ in range(rng.randint(1, 6)):
         begin, end = sorted(rng.randrange(len(text) + 1) for _ in range(2))
@@ -57,14 +57,14 @@ def mutation(rng: random.Random) -> str:
 
 
 def characters(rng: random.Random) -> str:
-    """Scraps of the format and characters from all over Unicode, lone surrogates included."""
+    """Return the scraps of the format and characters from all over Unicode, lone surrogates included."""
     return "".join(
         rng.choice(ALPHABET) if rng.random() < 0.8 else chr(rng.randrange(0x110000)) for _ in range(rng.randrange(80))
     )
 
 
 def good(rng: random.Random) -> str:
-    """A completion without fault in an image of 840 x 840."""
+    """Return a completion without fault in an image of 840 x 840."""
     x, y, width, height = (rng.randrange(1, 420) for _ in range(4))
     box = [x, y, x + width, y + height]
     text = f'{{"bbox": {box}, "points_1": [{x}, {y}], "points_2": [{x + 1}, {y}]}}'
@@ -102,8 +102,8 @@ def _numbers(rng: random.Random, count: int) -> str:
     drawn = sorted(rng.randrange(-1, 842) for _ in range(count))
     if rng.random() < 0.05:
         drawn = rng.choices(drawn[:2], k=count)  # boxes without width, or inside out
-    said = [rng.choice(NUMBERS) if rng.random() < 0.03 else str(number) for number in drawn]
-    return "[" + ", ".join(said) + "]"
+    words = [rng.choice(NUMBERS) if rng.random() < 0.03 else str(number) for number in drawn]
+    return "[" + ", ".join(words) + "]"
 
 
 ATTACKS: Mapping[str, Callable[[int], str]] = {

@@ -6,12 +6,12 @@ import numpy as np
 
 from medground.frames import Frame
 from medground.geometry import Size
-from medground.types import Target
+from medground.types import Region
 from medground_prompts.coordinates import STEP
 
 
-def numbers(target: Target, frame: Frame | None, size: Size | None) -> dict[str, list[float]]:
-    """Values for the keys ``bbox``, ``points_1`` and ``points_2``, where the target has them.
+def numbers(region: Region, frame: Frame | None, size: Size | None) -> dict[str, list[float]]:
+    """Return the values for the keys ``bbox``, ``points_1`` and ``points_2``, where the region has them.
 
     Each number is the nearest whole unit, at most half a unit off. Where that would fold a side of the box to nothing,
     the side becomes one unit long around its middle; where it would make the points one, the second moves by a unit.
@@ -20,9 +20,9 @@ def numbers(target: Target, frame: Frame | None, size: Size | None) -> dict[str,
         ValueError: if `frame` comes without `size`.
     """
     grid = _Grid(frame, size)
-    values = {"bbox": grid.box(target.box)}
-    if len(target.points) >= 2:
-        values["points_1"], values["points_2"] = grid.pair(target.points[0], target.points[1])
+    values = {} if region.box is None else {"bbox": grid.box(region.box)}
+    if len(region.points) >= 2:
+        values["points_1"], values["points_2"] = grid.pair(region.points[0], region.points[1])
     return values
 
 
@@ -40,7 +40,7 @@ class _Grid:
         self.last = [math.inf if math.isinf(side) else round(side / self.step) for side in extent]
 
     def units(self, pixels: tuple[float, ...]) -> list[float]:
-        """Unrounded steps along the frame's own axis order."""
+        """Return the unrounded steps along the frame's own axis order."""
         if self.frame is None:
             return [float(number) for number in pixels]
         assert self.size is not None
@@ -77,5 +77,5 @@ class _Grid:
 
 
 def _nearest(number: float) -> int:
-    """The nearest whole number; of two, the smaller, so that a pixel's middle gives that pixel's index."""
+    """Return the nearest whole number; of two, the smaller, so that a pixel's middle gives that pixel's index."""
     return math.ceil(number - 0.5)

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal, get_args
 from medground.errors import InputError, RecipeError, did_you_mean
 from medground.frames import Frame
 from medground.geometry import Size
-from medground.types import Completion, Fault, Grounding, Messages, PromptKind, Query, SpatialPrompt, Target
+from medground.types import Completion, Fault, Grounding, Messages, PromptKind, Query, Region, Target
 from medground_prompts import ideal, wording
 from medground_prompts.coordinates import Space, box_of, points_of
 from medground_prompts.parsers import TAGS, read
@@ -60,7 +60,7 @@ class _Interface:
         return wording.form(self.schema, self.style, think=self.think)
 
     def render(self, query: Query) -> Messages:
-        """One user turn: the image, then the template with its placeholders filled."""
+        """Return one user turn: the image, then the template with its placeholders filled."""
         text = wording.fill(self.text, question=query.question, form=self.schema.form(self.style))
         content = [{"type": "image", "image": query.image}, {"type": "text", "text": text}]
         return [{"role": "user", "content": content}]
@@ -68,16 +68,16 @@ class _Interface:
     def parse(self, completion: Completion, size: Size) -> Grounding:
         """Read a completion with the chosen parser; `size` is the (H, W) of the original image.
 
-        Total: whatever the text, the result is a `Grounding`. `fault` is None exactly when the prompt holds every part
-        this interface asks for; a part with a fault is left out of the prompt and the other kept.
+        Total: whatever the text, the result is a `Grounding`. `fault` is None exactly when the region holds every part
+        this interface asks for; a part with a fault is left out of the region and the other kept.
         """
         if completion.fault is not None:
-            return Grounding(prompt=None, fault=completion.fault)
+            return Grounding(fault=completion.fault)
         reading = read(completion.text, parser=self.parser, think=self.think, style=self.style)
         space = Space(completion.frame, size, self.released)
-        prompt, faults, wellformed = self._ground(reading.raw, space)
+        region, faults, wellformed = self._ground(reading.raw, space)
         return Grounding(
-            prompt=prompt,
+            regions=() if region is None else (region,),
             fault=reading.fault or next(iter(faults), None),
             think=reading.think,
             think_level=reading.think_level if self.think else None,
@@ -85,8 +85,8 @@ class _Interface:
             raw=reading.raw,
         )
 
-    def _ground(self, raw: dict[str, Any] | None, space: Space) -> tuple[SpatialPrompt | None, list[Fault], int]:
-        """The usable parts, what is wrong in order, and how many parts count as well-formed."""
+    def _ground(self, raw: dict[str, Any] | None, space: Space) -> tuple[Region | None, list[Fault], int]:
+        """Return the usable parts, what is wrong in order, and how many parts count as well-formed."""
         if raw is None:
             return None, [], 0
         faults = [] if self.schema.complete(raw) else [Fault.MISSING_KEYS]
@@ -96,13 +96,13 @@ class _Interface:
             parts["box"] = box_of(raw["bbox"], space)
         if self.schema.points and "points_1" in raw and "points_2" in raw:
             parts["points"] = points_of((raw["points_1"], raw["points_2"]), space)
-        for found in parts.values():
-            if isinstance(found, Fault):
-                faults.append(found)
+        for part in parts.values():
+            if isinstance(part, Fault):
+                faults.append(part)
             # The released levels look at shapes and types alone, so NaN is well-formed to them.
-            wellformed += not isinstance(found, Fault) or (space.released and found is Fault.NONFINITE)
-        usable = {name: found for name, found in parts.items() if not isinstance(found, Fault)}
-        return (SpatialPrompt(**usable) if usable else None), faults, wellformed
+            wellformed += not isinstance(part, Fault) or (space.released and part is Fault.NONFINITE)
+        usable = {name: part for name, part in parts.items() if not isinstance(part, Fault)}
+        return (Region(**usable) if usable else None), faults, wellformed
 
     def _level(self, reading: Reading, wellformed: int) -> float:
         if reading.level is not None or reading.raw is None:
@@ -112,18 +112,21 @@ class _Interface:
     def answer(
         self, target: Target, think: str | None = None, *, frame: Frame | None = None, size: Size | None = None
     ) -> str:
-        """The ideal completion for `target`, in whole units of `frame`; `think` is left out where none is asked for.
+        """Return the ideal completion for `target`, in whole units of `frame`; `think` is left out where none is asked for.
 
         Raises:
-            ValueError: if the target has no two points where they are asked for, `frame` comes without `size`, or
-                `think` holds one of the tags.
+            ValueError: if the target is not one region, or lacks the box or the two points that are asked for, `frame`
+                comes without `size`, or `think` holds one of the tags.
         """
         think = DEFAULT_THINK if think is None else think
         if any(tag in think for tag in TAGS):
             raise ValueError(f"a think text cannot hold the tags {', '.join(TAGS)}")
-        if self.schema.points and len(target.points) < 2:
-            raise ValueError(f"an answer with two points needs a target with two, not {len(target.points)}")
-        values = ideal.numbers(target, frame, size)
+        region = target.region
+        if region is None or (self.schema.box and region.box is None):
+            raise ValueError(f"an answer needs a target of one region with a box, not of {len(target.regions)} regions")
+        if self.schema.points and len(region.points) < 2:
+            raise ValueError(f"an answer with two points needs a target with two, not {len(region.points)}")
+        values = ideal.numbers(region, frame, size)
         block = f"<think>{think}</think>" if self.think else ""
         return f"{block}<answer>{self.schema.write(values, self.style)}</answer>"
 
@@ -172,11 +175,9 @@ def _load(path: str | os.PathLike[str]) -> str:
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"the prompt template {os.fspath(path)} cannot be read: {error}") from error
     if "{Question}" not in text:
-        raise InputError(
-            f"the prompt template {os.fspath(path)} never asks the question", hint="put {Question} where it belongs"
-        )
+        raise InputError(f"the prompt template {os.fspath(path)} has no {{Question}}", hint="add {Question} to it")
     if text.count(wording.IMAGE) > 1:
         raise InputError(
-            f"the prompt template {os.fspath(path)} has more than one {wording.IMAGE}", hint="keep the first"
+            f"the prompt template {os.fspath(path)} has more than one {wording.IMAGE}", hint="remove all but one"
         )
     return text

@@ -26,7 +26,7 @@ RELEASED_KEYS = {"bbox": 4, "points_1": 2, "points_2": 2}
 
 
 def lenient(text: str, *, think: bool, style: Style) -> Reading:
-    """One answer block outside the think block; either quotes, a code fence and any white space are fine.
+    """Read one answer block outside the think block; either quotes, a code fence and any white space are fine.
 
     Text around the blocks and their order do not matter; two answer blocks do.
     """
@@ -40,15 +40,15 @@ def lenient(text: str, *, think: bool, style: Style) -> Reading:
 
 
 def _answers(text: str) -> list[tuple[int, int]]:
-    """The contents of the answer blocks outside the first think block, two of them at most."""
+    """Return the contents of the answer blocks outside the first think block, two of them at most."""
     think = between(text, "think")
     parts = [(0, len(text))] if think is None else [(0, think[0]), (think[1], len(text))]
-    found: list[tuple[int, int]] = []
+    spans: list[tuple[int, int]] = []
     for start, stop in parts:
-        while len(found) < 2 and (span := between(text, "answer", start, stop)):
-            found.append(span)
+        while len(spans) < 2 and (span := between(text, "answer", start, stop)):
+            spans.append(span)
             start = span[1]
-    return found
+    return spans
 
 
 def _either_quotes(content: str) -> dict[str, Any] | None:
@@ -57,14 +57,14 @@ def _either_quotes(content: str) -> dict[str, Any] | None:
 
 
 def _finish(think: str | None, level: float, raw: dict[str, Any] | None) -> Reading:
-    """The reading of an answer block; one that holds no object is level 0.2."""
+    """Return the reading of an answer block; one that holds no object is level 0.2."""
     return Reading(think, level, raw, *((Fault.BAD_JSON, 0.2) if raw is None else ()))
 
 
 def _bounded(
     think: str | None, level: float, content: str, decode: Callable[[str], dict[str, Any] | None] = bounded_object
 ) -> Reading:
-    """The same of a block's content, refused undecoded where it is too long."""
+    """Return the same of a block's content, refused undecoded where it is too long."""
     if len(content) > MAX_ANSWER:
         return Reading(think, level, fault=Fault.TOO_LONG, level=0.2)
     return _finish(think, level, decode(content))
@@ -74,7 +74,7 @@ _TAG = re.compile(r"</?(?:think|answer)>")
 
 
 def strict(text: str, *, think: bool, style: Style) -> Reading:
-    """Exactly what the prompt asks for: one think block, one answer block right after it, the quotes of `style`.
+    """Read exactly what the prompt asks for: one think block, one answer block right after it, the quotes of `style`.
 
     A text of any other form has no answer, or two.
     """
@@ -92,7 +92,7 @@ def strict(text: str, *, think: bool, style: Style) -> Reading:
 
 
 def released_train(text: str, *, think: bool, style: Style) -> Reading:
-    """The released training reward's reader in its soft and hard modes: first block of each, anywhere, any order."""
+    """Read as the released training reward does in its soft and hard modes: first block of each, anywhere, any order."""
     block, level = think_block(text)
     answer = between(text, "answer")
     if answer is None:
@@ -104,7 +104,7 @@ _SEAM = re.compile(r"</think>\s*<answer>")
 
 
 def released_base(text: str, *, think: bool, style: Style) -> Reading:
-    """The released training reward's reader in its base mode: levels 0 or 1, the first braces anywhere, as they stand.
+    """Read as the released training reward does in its base mode: levels 0 or 1, the first braces anywhere, as they stand.
 
     The think level wants the whole text to be a think block, white space and an answer block; the answer level wants
     the three keys with lists of 4, 2 and 2 of anything.
@@ -129,7 +129,7 @@ _BRACES = re.compile(r"\{[^}]")
 
 
 def _first_braces(text: str) -> str | None:
-    """The leftmost ``{`` with at least one character before the next ``}``, up to and with that one."""
+    """Return the leftmost ``{`` with at least one character before the next ``}``, up to and with that one."""
     opening = _BRACES.search(text)
     end = text.find("}", opening.end()) if opening else -1
     return text[opening.start() : end + 1] if opening and end >= 0 else None
@@ -140,7 +140,7 @@ _CLOSING = re.compile(r"\}\s*</answer>")
 
 
 def released_eval(text: str, *, think: bool, style: Style) -> Reading:
-    """The released evaluation's reader: an answer block that is braces, of which the first complete object counts."""
+    """Read as the released evaluation does: an answer block that is braces, of which the first complete object counts."""
     block, level = think_block(text)
     opening = _OPENING.search(text)
     closing = _CLOSING.search(text, opening.end()) if opening else None
@@ -160,7 +160,7 @@ PARSERS: Mapping[str, Callable[..., Reading]] = {
 
 
 def read(text: str, *, parser: str, think: bool, style: Style) -> Reading:
-    """What `parser` makes of `text`; ours refuse one longer than `MAX_CHARS` unread."""
+    """Return what `parser` makes of `text`; ours refuse one longer than `MAX_CHARS` unread."""
     if len(text) > MAX_CHARS and not parser.startswith("released_"):
         return Reading(None, 0.0, fault=Fault.TOO_LONG, level=0.0)
     return PARSERS[parser](text, think=think, style=style)

@@ -39,7 +39,7 @@ class Reading:
 
 
 def between(text: str, name: str, start: int = 0, stop: int | None = None) -> tuple[int, int] | None:
-    """Where the content of the first ``<name>...</name>`` within [start, stop) begins and ends.
+    """Return where the content of the first ``<name>...</name>`` within [start, stop) begins and ends.
 
     >>> between("a<t>b</t>c</t>", "t")
     (4, 5)
@@ -53,7 +53,7 @@ def between(text: str, name: str, start: int = 0, stop: int | None = None) -> tu
 
 
 def think_block(text: str) -> tuple[str | None, float]:
-    """The first think block, stripped, and its level: 0 where there is none, 0.2 where it is empty, else 1."""
+    """Return the first think block, stripped, and its level: 0 where there is none, 0.2 where it is empty, else 1."""
     span = between(text, "think")
     if span is None:
         return None, 0.0
@@ -62,16 +62,16 @@ def think_block(text: str) -> tuple[str | None, float]:
 
 
 def _unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    members: dict[str, Any] = {}
     for key, value in pairs:
-        if key in found:
+        if key in members:
             raise ValueError(f"key {key!r} twice")
-        found[key] = value
-    return found
+        members[key] = value
+    return members
 
 
 def _integer(digits: str) -> int | float:
-    """Any run of digits as a number: Python refuses to convert more than 4300 of them, and takes quadratic time."""
+    """Return any run of digits as a number; Python refuses to convert more than 4300 of them, in quadratic time."""
     return int(digits) if len(digits) <= 18 else float(digits)
 
 
@@ -79,7 +79,7 @@ _BOUNDED = json.JSONDecoder(object_pairs_hook=_unique, parse_int=_integer)
 
 
 def bounded_object(text: str) -> dict[str, Any] | None:
-    """The one JSON object `text` is, or None.
+    """Return the one JSON object `text` is, or None.
 
     No key twice, at most `MAX_BRACKETS` brackets. NaN, Infinity and numbers too large to hold come back as the floats
     they are: what to think of them is for whoever reads the numbers.
@@ -94,7 +94,7 @@ def bounded_object(text: str) -> dict[str, Any] | None:
 
 
 def released_object(text: str, *, partial: bool = False) -> dict[str, Any] | None:
-    """What the released code's ``json`` call makes of `text`, or None where it raises or gives no object.
+    """Return what the released code's ``json`` call makes of `text`, or None where it raises or gives no object.
 
     `partial` ignores whatever follows the first value.
     """
@@ -112,7 +112,7 @@ _NESTING = re.compile(r'"(?:[^"\\]|\\.)*+"?|[\[{\]}]', re.DOTALL)
 
 
 def _too_deep(text: str) -> bool:
-    """Whether the first JSON value of `text` nests deeper than `MAX_DEPTH`.
+    """Return whether the first JSON value of `text` nests deeper than `MAX_DEPTH`.
 
     >>> _too_deep("[" * 801), _too_deep("[" * 800 + "]" * 800), _too_deep("[]," * 801), _too_deep('["' + "[" * 801)
     (True, False, False, False)
@@ -120,10 +120,10 @@ def _too_deep(text: str) -> bool:
     if text.count("[") + text.count("{") <= MAX_DEPTH:
         return False
     depth = 0
-    for found in _NESTING.finditer(text):
-        if found[0] in "[{":
+    for bracket in _NESTING.finditer(text):
+        if bracket[0] in "[{":
             depth += 1
-        elif found[0] in "]}":
+        elif bracket[0] in "]}":
             depth -= 1
         if depth > MAX_DEPTH:
             return True
@@ -136,7 +136,7 @@ _FENCED = re.compile(r"```[A-Za-z0-9]*")
 
 
 def unfenced(text: str) -> str:
-    """The content of a code fence, its language word dropped; text that is in none comes back stripped.
+    """Return the content of a code fence, its language word dropped; text that is in none comes back stripped.
 
     >>> unfenced('```json{"a": 1}``` ')
     '{"a": 1}'

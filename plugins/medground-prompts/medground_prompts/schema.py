@@ -46,22 +46,22 @@ class Schema:
     def provides(self) -> frozenset[PromptKind]:
         """The prompt kinds a well-formed answer holds."""
         kinds: dict[PromptKind, bool] = {"box": self.box, "points": self.points}
-        return frozenset(kind for kind, held in kinds.items() if held)
+        return frozenset(kind for kind, present in kinds.items() if present)
 
     def form(self, style: Style) -> str:
-        """The answer object with names in place of numbers: what ``{Answer}`` stands for in a template."""
+        """Return the answer object with names in place of numbers: what ``{Answer}`` stands for in a template."""
         return _quote("{" + ", ".join(f'"{key.name}": {key.form}' for key in self.keys) + "}", style)
 
     def write(self, values: Mapping[str, list[float]], style: Style) -> str:
-        """The answer object with its numbers, keys in the schema's order."""
+        """Return the answer object with its numbers, keys in the schema's order."""
         return _quote(json.dumps({key.name: values[key.name] for key in self.keys}), style)
 
     def complete(self, answer: Mapping[str, Any]) -> bool:
-        """True when no key is missing."""
+        """Return True if no key is missing."""
         return all(key.name in answer for key in self.keys)
 
     def level(self, answer: Mapping[str, Any], *, valid: int) -> float:
-        """How well-formed an answer object is, `valid` of its parts (box, pair of points) being right.
+        """Return how well-formed an answer object is, `valid` of its parts (box, pair of points) being right.
 
         0.4 where a key is missing or no part is right, 0.6 where one of two is, 1.0 where all are. (0 is for no answer
         block, 0.2 for one that holds no JSON object.)

@@ -17,12 +17,12 @@ _PLACEHOLDER = re.compile(r"\{(Question|Answer)\}")
 
 
 def template(schema: Schema, *, think: bool) -> str:
-    """Our own template for `schema`: with `think`, reasoning first; without, the answer alone."""
+    """Return our own template for `schema`: with `think`, reasoning first; without, the answer alone."""
     return _reasoning(schema) if think else _direct(schema)
 
 
 def fill(template: str, *, question: str, form: str) -> str:
-    """The text part of a conversation: placeholders filled in one pass, the image placeholder taken out.
+    """Return the text part of a conversation: placeholders filled in one pass, the image placeholder taken out.
 
     The image part stands before all text, so whatever surrounded the placeholder is kept and joined.
 
@@ -95,5 +95,5 @@ Example output
 
 
 def form(schema: Schema, style: Style, *, think: bool) -> str:
-    """The whole answer format, blocks included, as the example of a prompt shows it."""
+    """Return the whole answer format, blocks included, as the example of a prompt shows it."""
     return (THINKING if think else "") + f"<answer>{schema.form(style)}</answer>"

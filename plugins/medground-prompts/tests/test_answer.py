@@ -1,4 +1,4 @@
-"""The ideal completion: whatever the target and the frame, the strictest parser reads it back."""
+"""The strict parser reads back the ideal completion for any target and frame."""
 
 import pytest
 from hypothesis import given
@@ -8,7 +8,7 @@ from medground_prompts.coordinates import STEP
 
 from medground.frames import Frame, pixels
 from medground.geometry import Box, Point
-from medground.types import Completion, Target
+from medground.types import Completion, Region, Target
 
 sides = st.integers(1, 3000)
 sizes = st.tuples(sides, sides)
@@ -29,7 +29,7 @@ def cases(draw):
 
     (x1, x2), (y1, y2) = span(width), span(height)
     pair = [Point(draw(fractions) * width, draw(fractions) * height) for _ in range(2)]
-    return Target(box=Box(x1, y1, x2, y2), points=tuple(pair)), frame, size
+    return Target(regions=(Region(box=Box(x1, y1, x2, y2), points=tuple(pair)),)), frame, size
 
 
 @given(cases(), st.sampled_from(["json", "single_quoted"]), st.booleans())
@@ -40,14 +40,14 @@ def test_the_ideal_answer_is_read_back_within_half_a_unit(case, style, think):
     assert found.fault is None and found.answer_level == 1 and found.think_level in (1, None)
     step = STEP[frame.kind] if frame else 1.0
     unit = [side * step for side in (frame or pixels(size)).unit(size)]
-    box, points = found.prompt.box, found.prompt.points
+    box, points = found.region.box, found.region.points
     for axis in range(2):
         folded = box[axis + 2] - box[axis] < 1.5 * unit[axis]  # a side of one unit may have been widened to it
         limit = (1.0 if folded else 0.5) * unit[axis] * (1 + 1e-6) + 1e-9
-        assert abs(box[axis] - target.box[axis]) <= limit
-        assert abs(box[axis + 2] - target.box[axis + 2]) <= limit
+        assert abs(box[axis] - target.region.box[axis]) <= limit
+        assert abs(box[axis + 2] - target.region.box[axis + 2]) <= limit
     near = all(abs(points[0][axis] - points[1][axis]) < 1.5 * unit[axis] for axis in range(2))
-    for said, meant in zip(points, target.points, strict=True):
+    for said, meant in zip(points, target.region.points, strict=True):
         for axis in range(2):
             assert abs(said[axis] - meant[axis]) <= (1.5 if near else 0.5) * unit[axis] * (1 + 1e-6) + 1e-9
 
@@ -63,7 +63,7 @@ def test_the_ideal_answer_is_read_back_within_half_a_unit(case, style, think):
     ],
 )
 def test_a_side_that_rounds_to_nothing_becomes_one_unit_around_its_middle(box, written):
-    target = Target(box=Box(*box), points=())
+    target = Target(regions=(Region(box=Box(*box), points=()),))
     for frame in (pixels((10, 20)), None):
         assert Bbox(think=False).answer(target, frame=frame, size=(10, 20)) == f'<answer>{{"bbox": {written}}}</answer>'
 
@@ -79,13 +79,13 @@ def test_a_side_that_rounds_to_nothing_becomes_one_unit_around_its_middle(box, w
     ],
 )
 def test_points_that_round_to_one_are_a_unit_apart(first, second, written):
-    target = Target(box=Box(0, 0, 1, 1), points=(Point(*first), Point(*second)))
+    target = Target(regions=(Region(box=Box(0, 0, 1, 1), points=(Point(*first), Point(*second))),))
     text = Points(think=False).answer(target, frame=pixels((10, 20)), size=(10, 20))
     assert text == f'<answer>{{"points_1": {written[0]}, "points_2": {written[1]}}}</answer>'
 
 
-def test_frames_write_their_own_numbers():
-    target = Target(box=Box(20, 30, 60, 90), points=())
+def test_answers_use_the_numbers_of_their_frame():
+    target = Target(regions=(Region(box=Box(20, 30, 60, 90), points=()),))
     said = {kind: Frame(kind, (50, 100), "yx") for kind in ("pixel", "permille", "unit")}
     texts = {kind: Bbox(think=False).answer(target, frame=frame, size=(100, 200)) for kind, frame in said.items()}
     assert texts["pixel"] == '<answer>{"bbox": [15, 10, 45, 30]}</answer>'
@@ -93,8 +93,8 @@ def test_frames_write_their_own_numbers():
     assert texts["unit"] == '<answer>{"bbox": [0.3, 0.1, 0.9, 0.3]}</answer>'
 
 
-def test_what_cannot_be_answered_is_an_error():
-    target = Target(box=Box(0, 0, 1, 1), points=(Point(0, 0),))
+def test_a_target_that_cannot_be_answered_is_an_error():
+    target = Target(regions=(Region(box=Box(0, 0, 1, 1), points=(Point(0, 0),)),))
     with pytest.raises(ValueError, match="two"):
         BboxPoints().answer(target)
     with pytest.raises(ValueError, match="tags"):

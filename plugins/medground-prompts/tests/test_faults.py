@@ -1,4 +1,4 @@
-"""What our own parsers find wrong, and what they keep of the rest."""
+"""Our parsers name the fault of an answer and return the parts without one."""
 
 import json
 
@@ -64,29 +64,29 @@ POINTS = [
 def test_a_bad_box_is_named_and_the_points_are_kept(box, fault):
     found = read(whole(box=box))
     assert (found.fault, found.answer_level) == (fault, 0.6)
-    assert found.prompt.kinds == {"points"} and found.prompt.points == ((150, 100), (200, 200))
+    assert found.region.prompt().kinds == {"points"} and found.region.points == ((150, 100), (200, 200))
     alone = read(whole(box=box), Bbox())
-    assert (alone.fault, alone.answer_level, alone.prompt) == (fault, 0.4, None)
+    assert (alone.fault, alone.answer_level, alone.region) == (fault, 0.4, None)
 
 
 @pytest.mark.parametrize(("first", "second", "fault"), POINTS)
 def test_bad_points_are_named_and_the_box_is_kept(first, second, fault):
     found = read(whole(first=first, second=second))
     assert (found.fault, found.answer_level) == (fault, 0.6)
-    assert found.prompt.kinds == {"box"} and found.prompt.box == (100, 50, 300, 250)
+    assert found.region.prompt().kinds == {"box"} and found.region.box == (100, 50, 300, 250)
     alone = read(whole(first=first, second=second), Points())
-    assert (alone.fault, alone.answer_level, alone.prompt) == (fault, 0.4, None)
+    assert (alone.fault, alone.answer_level, alone.region) == (fault, 0.4, None)
 
 
 def test_the_first_of_two_faults_is_reported_and_nothing_is_kept():
     found = read(whole(box="[3, 2, 1, 4]", first=SECOND))
-    assert (found.fault, found.prompt, found.answer_level) == (Fault.INVERTED_BOX, None, 0.4)
+    assert (found.fault, found.region, found.answer_level) == (Fault.INVERTED_BOX, None, 0.4)
 
 
 def test_a_missing_key_is_the_fault_and_the_other_part_is_kept():
     found = read(whole().replace("points_2", "points_3"))
     assert (found.fault, found.answer_level) == (Fault.MISSING_KEYS, 0.4)
-    assert found.prompt.kinds == {"box"} and found.raw["points_3"] == [200, 200]
+    assert found.region.prompt().kinds == {"box"} and found.raw["points_3"] == [200, 200]
     assert read(whole().replace("points_2", "points_3"), Bbox()).fault is None
 
 
@@ -106,7 +106,7 @@ def test_a_missing_key_is_the_fault_and_the_other_part_is_kept():
 )
 def test_without_one_object_nothing_is_kept(text, fault, level):
     found = read(text)
-    assert (found.fault, found.answer_level, found.prompt, found.raw) == (fault, level, None, None)
+    assert (found.fault, found.answer_level, found.region, found.raw) == (fault, level, None, None)
 
 
 def test_brackets_are_counted_and_the_limit_is_far_from_honest_answers():
@@ -119,7 +119,7 @@ def test_brackets_are_counted_and_the_limit_is_far_from_honest_answers():
 
 def test_an_answer_quoted_while_thinking_is_not_the_answer():
     found = read(f"<think>maybe {whole()[len('<think>a</think>') :]} ?</think>" + whole(BOX.replace("300", "400"))[16:])
-    assert found.fault is None and found.prompt.box == (100, 50, 400, 250)
+    assert found.fault is None and found.region.box == (100, 50, 400, 250)
 
 
 def test_lone_surrogates_and_control_characters_survive():
@@ -144,13 +144,13 @@ def test_one_unit_past_the_edge_is_the_edge(frame, box, fault):
     found = Bbox().parse(Completion(text=f"<answer>{json.dumps({'bbox': box})}</answer>", frame=frame), SIZE)
     assert found.fault is fault
     if fault is None:
-        assert found.prompt.box == ((0, 0, 5000, 9000) if frame is None else (0, 0, 800, 600))
+        assert found.region.box == ((0, 0, 5000, 9000) if frame is None else (0, 0, 800, 600))
 
 
 def test_numbers_are_converted_from_the_frame_of_the_completion():
     found = read(whole("[500, 250, 750, 1000]", "[600, 300]", "[700, 900]"), frame=Frame("permille", (28, 28), "yx"))
-    assert found.prompt.box == pytest.approx((200, 300, 800, 450))
-    assert found.prompt.points[0] == pytest.approx((240, 360))
+    assert found.region.box == pytest.approx((200, 300, 800, 450))
+    assert found.region.points[0] == pytest.approx((240, 360))
     assert found.raw["bbox"] == [500, 250, 750, 1000]
 
 
@@ -170,11 +170,11 @@ STRICT = [
 
 
 @pytest.mark.parametrize(("text", "fault"), STRICT)
-def test_strict_takes_nothing_but_the_form_asked_for(text, fault):
+def test_strict_accepts_only_the_requested_form(text, fault):
     assert read(text, BboxPoints(parser="strict")).fault is fault
 
 
-def test_strict_without_thinking_takes_the_answer_alone_and_the_quotes_of_its_style():
+def test_strict_without_thinking_accepts_the_answer_alone_in_its_quotes():
     answer = whole()[len("<think>a</think>") :]
     direct = BboxPoints(parser="strict", think=False)
     assert read(answer, direct).fault is None
@@ -184,7 +184,7 @@ def test_strict_without_thinking_takes_the_answer_alone_and_the_quotes_of_its_st
     assert read(answer.replace('"', "'"), single).fault is None
 
 
-def test_levels_of_thinking_and_none_where_none_is_asked_for():
+def test_think_levels_and_none_without_thinking():
     assert read(whole()).think_level == 1
     assert (read(whole(think=" ")).think_level, read(whole(think=" ")).think) == (0.2, "")
     assert (read("").think_level, read("").think) == (0, None)

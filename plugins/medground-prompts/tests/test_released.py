@@ -1,4 +1,4 @@
-"""The released parsers against the released code's own outputs."""
+"""The released parsers give the outputs of the released code."""
 
 import json
 import os
@@ -85,17 +85,17 @@ def test_the_evaluation_parser_takes_the_first_of_two_objects():
 
 def test_the_evaluation_parser_skips_an_answer_that_does_not_open_with_braces():
     found = read("released_eval", f"<answer>none</answer><answer>{OK}</answer>")
-    assert found.fault is None and found.prompt.box == (445, 136, 708, 729)
+    assert found.fault is None and found.region.box == (445, 136, 708, 729)
     assert read("released_train", f"<answer>none</answer><answer>{OK}</answer>").fault is Fault.BAD_JSON
 
 
-def test_base_takes_the_first_braces_anywhere_even_in_the_think_block():
+def test_the_base_parser_takes_the_first_braces_even_in_the_think_block():
     found = read("released_base", f"<think>{{}} {{1}} or</think><answer>{OK}</answer>")
     assert (found.think_level, found.answer_level, found.fault) == (1, 0, Fault.BAD_JSON)
     assert read("released_base", f"<think>{{}}</think><answer>{OK}</answer>").answer_level == 1
 
 
-def test_base_thinks_only_when_the_blocks_are_the_whole_text():
+def test_the_base_think_level_is_1_only_when_the_blocks_are_the_whole_text():
     assert read("released_base", f"<think>a</think>\n\t<answer>{OK}</answer>").think_level == 1
     for text in (f"<think>a</think>b<answer>{OK}</answer>", f"<think>a<answer>{OK}</answer>", f" {whole(OK)}"):
         assert read("released_base", text).think_level == 0
@@ -107,18 +107,18 @@ def test_released_numbers_stay_as_they_were_read_while_the_prompt_stays_usable()
     text = '{"bbox": [708, 729, 445, true], "points_1": [1, 2], "points_2": [1, 2]}'
     found = read("released_train", whole(text))
     assert found.raw["bbox"] == [708, 729, 445, True] and found.raw["bbox"][3] is True
-    assert found.prompt.box == (445, 1, 708, 729)
-    assert found.prompt.points == ((1, 2), (1, 2))
+    assert found.region.box == (445, 1, 708, 729)
+    assert found.region.points == ((1, 2), (1, 2))
     assert found.fault is None and found.answer_level == 1
 
     found = read("released_train", whole(text.replace("708", "NaN")))
     assert found.raw["bbox"][0] != found.raw["bbox"][0]
     assert found.fault is Fault.NONFINITE and found.answer_level == 1
-    assert found.prompt.box is None and found.prompt.points
+    assert found.region.box is None and found.region.points
 
 
 @pytest.mark.parametrize("parser", ["released_train", "released_base", "released_eval"])
-def test_the_released_parsers_know_no_length(parser):
+def test_the_released_parsers_have_no_length_limit(parser):
     long = "a" * (MAX_CHARS + 1)
     for text in (whole(OK).replace("reasons", long), whole(OK.replace("{", "{" + " " * (MAX_ANSWER + 1)))):
         found = read(parser, text)

@@ -1,4 +1,4 @@
-"""What a reasoner is asked: our wording, and templates of one's own."""
+"""The prompt: our wording, and templates from files."""
 
 from pathlib import Path
 
@@ -57,7 +57,7 @@ def test_the_image_comes_first_and_the_text_starts_where_the_placeholder_line_en
     assert turn["content"][1]["text"] == f"\nLook.\nQuestion: {QUERY.question} -> {form} {{Other}} {{{{}}}}"
 
 
-def test_without_instructions_the_question_stands_alone():
+def test_without_instructions_the_text_is_the_question():
     plain = Bbox(instructions=False)
     assert text_of(plain.render(QUERY)) == f"\n{QUERY.question}"
     assert plain.answer_format == Bbox().answer_format
@@ -71,7 +71,7 @@ def test_text_before_the_image_placeholder_is_kept(tmp_path: Path):
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [(b"no placeholder", "never asks"), (b"<image><image>{Question}", "more than"), (b"\xff", "read")],
+    [(b"no placeholder", "has no {Question}"), (b"<image><image>{Question}", "more than"), (b"\xff", "read")],
 )
 def test_templates_that_cannot_work_are_refused(tmp_path: Path, content, words):
     path = tmp_path / "template.txt"
@@ -91,7 +91,7 @@ def test_wrong_arguments_are_refused_with_a_remedy():
         Points(parser="released_train")
 
 
-def test_the_repr_says_what_was_built():
+def test_the_repr_shows_the_arguments():
     assert repr(Bbox(think=False)) == (
         "Bbox(think=False, style='json', template=None, instructions=True, parser='lenient')"
     )

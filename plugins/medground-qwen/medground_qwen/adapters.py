@@ -16,7 +16,7 @@ PREFIX = "base_model.model."
 
 
 def has_adapter(model: Any) -> bool:
-    """Whether a LoRA adapter sits on the model."""
+    """Return True if the model has a LoRA adapter."""
     return hasattr(model, "peft_config")
 
 
@@ -46,7 +46,7 @@ def load_adapter(model: Any, folder: str, *, train: bool) -> None:
     config = PeftConfig.from_pretrained(folder)
     config.inference_mode = not train
     inject_adapter_in_model(config, model)
-    weights = {name.removeprefix(PREFIX): each for name, each in load_file(Path(folder, FILE)).items()}
+    weights = {name.removeprefix(PREFIX): value for name, value in load_file(Path(folder, FILE)).items()}
     result = set_peft_model_state_dict(model, weights)
     missing = [name for name in result.missing_keys if ".lora_" in name]
     if missing or result.unexpected_keys:
@@ -65,7 +65,7 @@ def save_adapter(model: Any, folder: Path) -> None:
     # Embeddings are never adapted here; asked to find out by itself, peft would look for the base model on the hub.
     weights = get_peft_model_state_dict(model, save_embedding_layers=False)
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {f"{PREFIX}{name}": each.detach().contiguous() for name, each in weights.items()}
+    tensors = {f"{PREFIX}{name}": value.detach().contiguous() for name, value in weights.items()}
     save_file(tensors, folder / FILE, metadata={"format": "pt"})
     model.peft_config["default"].save_pretrained(folder)
 

@@ -66,7 +66,7 @@ class _Shared:
         return shared_attention(query, key, value, shared_prompt, shared_group, scaling), None
 
     def _plain(self, module: torch.nn.Module) -> Any:
-        """The base itself; ``eager`` is in no table of transformers, every model's own module has it."""
+        """Return the base attention; ``eager`` is in no table of transformers: every model's own module has it."""
         registered = ALL_ATTENTION_FUNCTIONS.get(self.base)
         return registered or sys.modules[type(module).__module__].eager_attention_forward
 
@@ -74,7 +74,7 @@ class _Shared:
 def shared_attention(
     query: Tensor, key: Tensor, value: Tensor, prompt: int, group: int, scaling: float | None
 ) -> Tensor:
-    """Attention of one group, ``[1, H, N, D]`` queries and ``[1, Hk, N, D]`` keys and values, as ``[1, N, H, D]``."""
+    """Return attention of one group, ``[1, H, N, D]`` queries and ``[1, Hk, N, D]`` keys and values, as ``[1, N, H, D]``."""
     own = scaled_dot_product_attention(
         query[:, :, :prompt],
         key[:, :, :prompt],
@@ -102,7 +102,7 @@ def shared_attention(
 def packed_attention(
     query: Tensor, key: Tensor, value: Tensor, lengths: tuple[int, ...], scaling: float | None
 ) -> Tensor:
-    """Causal attention of sequences that lie one behind the other and do not see each other, as ``[1, N, H, D]``."""
+    """Return causal attention of concatenated sequences that do not see each other, as ``[1, N, H, D]``."""
     parts = [
         scaled_dot_product_attention(*own, is_causal=True, scale=scaling, enable_gqa=query.shape[1] != key.shape[1])
         for own in zip(*(states.split(lengths, dim=2) for states in (query, key, value)), strict=True)
@@ -111,7 +111,7 @@ def packed_attention(
 
 
 def _lower_right(queries: int, keys: int, device: torch.device) -> Tensor:
-    """Which keys each of the last `queries` tokens sees, [queries, keys]."""
+    """Return the keys that each of the last `queries` tokens sees, [queries, keys]."""
     if device.type == "cpu":
         # What causal_lower_right becomes there anyway; as a plain tensor, torch's dispatch modes (its FLOP counter) take it.
         return torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)
@@ -119,11 +119,11 @@ def _lower_right(queries: int, keys: int, device: torch.device) -> Tensor:
 
 
 def _fold(states: Tensor, prompt: int, group: int) -> Tensor:
-    """The completions' states [1, H, G·C, D] with the group as batch, [G, H, C, D]."""
+    """Return the completions' states [1, H, G·C, D] with the group as batch, [G, H, C, D]."""
     _, heads, length, size = states.shape
     return states[0, :, prompt:].reshape(heads, group, (length - prompt) // group, size).transpose(0, 1)
 
 
 def _spread(states: Tensor, prompt: int, group: int) -> Tensor:
-    """The prompt's states [1, H, P, D] seen from every completion, [G, H, P, D], without a copy."""
+    """Return the prompt's states [1, H, P, D] seen from every completion, [G, H, P, D], without a copy."""
     return states[:, :, :prompt].expand(group, -1, -1, -1)

@@ -20,14 +20,16 @@ def self_check() -> None:
     image = np.zeros((64, 64, 3), np.uint8)
     messages = [{"role": "user", "content": [{"type": "image", "image": image}, {"type": "text", "text": "Where?"}]}]
     (group,) = adapted.generate([messages], Sampling(num_generations=2, max_completion_length=3))
-    adapted.logprobs(messages, group).sum().backward()
-    optimizer = torch.optim.SGD(adapted.parameters(), lr=0.1)
+    batch = adapted.group(messages, group)
+    adapted.policy(batch)[0].sum().backward()
+    trained = [parameter for parameter in adapted.policy.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.SGD(trained, lr=0.1)
     optimizer.step()
     with tempfile.TemporaryDirectory() as saved, torch.no_grad():
         adapted.save(Path(saved))
         again = make(adapter=saved)
-        with adapted.reference():
-            start = adapted.logprobs(messages, group)
-        learnt = adapted.logprobs(messages, group)
+        with adapted.reference() as reference:
+            start = reference(batch)[0]
+        learnt = adapted.policy(batch)[0]
         assert not torch.equal(learnt, start), "the adapter did not learn"
-        torch.testing.assert_close(again.logprobs(messages, group), learnt)
+        torch.testing.assert_close(again.policy(batch)[0], learnt)

@@ -19,7 +19,7 @@ TEMPLATES = ("chat_template.jinja", "chat_template.json", "additional_chat_templ
 
 
 def locate(checkpoint: str, family: Family, revision: str | None) -> Path:
-    """The folder of a released checkpoint, from a path or the local hub cache; nothing is downloaded.
+    """Return the folder of a released checkpoint, from a path or the local hub cache; nothing is downloaded.
 
     Raises:
         InputError: if it is no such folder, is incomplete, is of another family, or would run code.
@@ -55,7 +55,7 @@ def locate(checkpoint: str, family: Family, revision: str | None) -> Path:
 
 
 def _mentions_template(path: Path) -> bool:
-    """Whether a tokenizer's or a processor's configuration brings the template itself."""
+    """Return True if a tokenizer's or a processor's configuration brings the template itself."""
     return path.name in ("tokenizer_config.json", *PROCESSOR) and b'"chat_template"' in path.read_bytes()
 
 
@@ -96,7 +96,7 @@ def check_attention(attention: str, device: str, dtype: str) -> None:
 
 
 def _check_json(path: Path) -> None:
-    """Whether a file is JSON and, if it is a configuration, brings no code."""
+    """Return True if a file is JSON and, if it is a configuration, brings no code."""
     settings = _json(path)
     if not path.name.endswith("config.json"):
         return

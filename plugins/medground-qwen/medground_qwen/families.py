@@ -18,7 +18,7 @@ class Family:
     """Whether its forward can share a prompt: full attention, multimodal rotary positions, one image placeholder."""
 
     def frame(self, seen: Size) -> Frame:
-        """The frame of an answer about an image the model sees at `seen` (H, W)."""
+        """Return the frame of an answer about an image the model sees at `seen` (H, W)."""
         return Frame(self.kind, seen, self.order)
 
 

@@ -61,8 +61,8 @@ def sample(
     group = len(seeds[0])
     inputs, mask, last = left_padded(prompts, tokens.pad)
     out = model(**inputs, attention_mask=mask, use_cache=True, logits_to_keep=1)
-    held = cache_name(model)
-    cache = out[held]
+    cache_key = cache_name(model)
+    cache = out[cache_key]
     cache.batch_repeat_interleave(group)
     state = _Decoding(
         logits=out.logits[:, -1].repeat_interleave(group, 0),
@@ -82,25 +82,25 @@ def sample(
                 logprobs[row].append(value)
                 if token in tokens.end:
                     done[row] = Sampled(ids[row], logprobs[row], True)
-        alive = [place for place, row in enumerate(state.rows) if done[row] is None]
+        alive = [index for index, row in enumerate(state.rows) if done[row] is None]
         if not alive or step + 1 == max_tokens:
             break
         if 2 * len(alive) <= len(state.rows):  # finished rows leave the cache once they are half of it
-            kept = torch.tensor(alive, device=chosen.device)
-            cache.batch_select_indices(kept)
-            chosen = chosen[kept]
-            state.keep(kept)
+            indices = torch.tensor(alive, device=chosen.device)
+            cache.batch_select_indices(indices)
+            chosen = chosen[indices]
+            state.keep(indices)
         state.mask = torch.cat([state.mask, state.mask.new_ones(len(state.rows), 1)], dim=1)
         state.position = state.position + 1
         out = model(
             input_ids=chosen.unsqueeze(1),
             attention_mask=state.mask,
             use_cache=True,
-            **{held: cache},
+            **{cache_key: cache},
             **_positions(prompts, state.position),
         )
         state.logits = out.logits[:, -1]
-    flat = [found or Sampled(ids[row], logprobs[row], False) for row, found in enumerate(done)]
+    flat = [sampled or Sampled(ids[row], logprobs[row], False) for row, sampled in enumerate(done)]
     return [flat[start : start + group] for start in range(0, len(flat), group)]
 
 
@@ -115,9 +115,9 @@ class _Decoding:
     rows: list[int]
     """Which completions the rows still are."""
 
-    def keep(self, kept: Tensor) -> None:
-        self.mask, self.position = self.mask[kept], self.position[kept]
-        self.rows = [self.rows[place] for place in kept.tolist()]
+    def keep(self, indices: Tensor) -> None:
+        self.mask, self.position = self.mask[indices], self.position[indices]
+        self.rows = [self.rows[index] for index in indices.tolist()]
 
 
 def _positions(prompts: Sequence[Prompt], position: Tensor) -> dict[str, Tensor]:
@@ -127,7 +127,7 @@ def _positions(prompts: Sequence[Prompt], position: Tensor) -> dict[str, Tensor]
 
 
 def _uniforms(seeds: Sequence[int], count: int) -> np.ndarray[Any, Any]:
-    """[rows, count] numbers in [0, 1), each row a stream of its own."""
+    """Return [rows, count] numbers in [0, 1), each row a stream of its own."""
     return np.stack([np.random.Generator(np.random.Philox(seed)).random(count) for seed in seeds])
 
 
@@ -139,7 +139,7 @@ def _choose(
     rows: Sequence[int],
     step: int,
 ) -> tuple[Tensor, Tensor]:
-    """The next token of each row and its log-probability."""
+    """Return the next token of each row and its log-probability."""
     scaled = logits.float().index_fill(-1, forbidden, -torch.inf) / (temperature or 1.0)
     logp = torch.log_softmax(scaled, dim=-1)
     if draws is None:

@@ -27,7 +27,7 @@ MOST = 240
 
 
 def load(folder: Path, *, dtype: str, device: str, attention: str) -> tuple[Any, Any]:
-    """A model in eval mode on a device, and its processor.
+    """Return a model in eval mode on a device, and its processor.
 
     Args:
         folder: as `medground_qwen.checkpoint.locate` finds it.
@@ -110,5 +110,5 @@ def _unloadable(folder: Path, what: str, error: Exception) -> InputError:
 
 
 def _told(error: Exception) -> str:
-    """What an error says, in one line."""
+    """Return the message of an error in one line."""
     return " ".join(str(error).split())[:MOST] or type(error).__name__

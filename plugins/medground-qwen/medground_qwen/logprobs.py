@@ -16,7 +16,7 @@ def token_logprobs(
     forbidden: Tensor | None = None,
     chunk: int = 1024,
 ) -> tuple[Tensor, Tensor]:
-    """Log-probability and entropy at T positions.
+    """Return log-probability and entropy at T positions.
 
     Logits are made for `chunk` positions at a time and made again in the backward pass, so that memory does not grow with T
     times the vocabulary. Softmax and logarithm are in float32.

@@ -32,16 +32,16 @@ def checkpoint_weights(policy: nn.Module, weights: Iterable[tuple[str, Tensor]])
     waiting: dict[str, dict[str, Tensor]] = {}
     for full, tensor in weights:
         name = full.removeprefix(PREFIX)
-        part = next((each for each in (BASE, DOWN, UP) if each in name), None)
-        if part is None:
+        kind = next((known for known in (BASE, DOWN, UP) if known in name), None)
+        if kind is None:
             if ".lora_" in name:
                 raise ValueError(f"{name} is more than a plain LoRA, which cannot be merged here")
             yield name.replace(".base_layer.", "."), tensor
             continue
-        module = name.partition(part)[0]
-        held = waiting.setdefault(module, {})
-        held[part] = tensor.clone()
-        if len(held) == 3:
+        module = name.partition(kind)[0]
+        tensors = waiting.setdefault(module, {})
+        tensors[kind] = tensor.clone()
+        if len(tensors) == 3:
             yield f"{module}.weight", _merged(waiting.pop(module), scales[module])
     if waiting:
         raise ValueError(f"the adapter of {next(iter(waiting))} is not whole")
@@ -54,6 +54,6 @@ def _scale(name: str, scaling: dict[str, float]) -> float:
 
 
 @torch.no_grad()
-def _merged(held: dict[str, Tensor], scale: float) -> Tensor:
-    base = held[BASE]
-    return (base.float() + scale * (held[UP].float() @ held[DOWN].float())).to(base.dtype)
+def _merged(tensors: dict[str, Tensor], scale: float) -> Tensor:
+    base = tensors[BASE]
+    return (base.float() + scale * (tensors[UP].float() @ tensors[DOWN].float())).to(base.dtype)

@@ -32,7 +32,7 @@ class GroupBatch:
         return (len(self.prompt),) * (1 if self.shared else len(self.ids))
 
     def part(self, start: int, stop: int) -> "GroupBatch":
-        """Completions start to stop as a group of their own, cut to their longest: exact at any size."""
+        """Return the completions start to stop as a group of their own, cut to their longest: exact at any size."""
         mask = self.mask[start:stop]
         longest = max(1, int(mask.sum(dim=1).max()))
         ids = self.ids[start:stop, :longest]
@@ -57,7 +57,7 @@ class RowBatch:
         return tuple(len(prompt) for prompt in self.prompts)
 
     def part(self, start: int, stop: int) -> "RowBatch":
-        """Rows start to stop, cut to their longest."""
+        """Return rows start to stop, cut to their longest."""
         mask = self.mask[start:stop]
         longest = max(1, int(mask.sum(dim=1).max()))
         ids = self.ids[start:stop, :longest]
@@ -67,13 +67,13 @@ class RowBatch:
 def rows_of(
     prompts: Sequence[Prompt], completions: Sequence[Sequence[int]], pad: int, packed: bool = False
 ) -> RowBatch:
-    """One completion's token ids beside each prompt."""
+    """Return one completion's token ids beside each prompt."""
     together = group_of(prompts[0], completions, pad)
     return RowBatch(prompts=list(prompts), ids=together.ids, mask=together.mask, packed=packed)
 
 
 def group_of(prompt: Prompt, completions: Sequence[Sequence[int]], pad: int, *, shared: bool = True) -> GroupBatch:
-    """Completions' token ids as they were sampled, never tokenised again, beside their prompt."""
+    """Return completions' token ids as they were sampled, never tokenised again, beside their prompt."""
     longest = max((len(ids) for ids in completions), default=1) or 1
     rows = [[*ids, *[pad] * (longest - len(ids))] for ids in completions]
     ids = torch.tensor(rows, dtype=torch.int64, device=prompt.ids.device)
@@ -98,12 +98,12 @@ class Policy(nn.Module):
         self.register_buffer("forbidden", forbidden, persistent=False)
 
     @property
-    def held(self) -> list[nn.Parameter]:
-        """What is used as often as there are chunks: the output head. Engines that shard parameters keep it whole."""
+    def unsharded(self) -> list[nn.Parameter]:
+        """The output head: used once per chunk. Engines that shard parameters do not shard it."""
         return list(self.model.get_output_embeddings().parameters())
 
     def forward(self, group: GroupBatch | RowBatch, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
-        """Log-probabilities [G, C] float32, 0 past each end, and entropies [G, C] without gradient."""
+        """Return log-probabilities [G, C] float32, 0 past each end, and entropies [G, C] without gradient."""
         if isinstance(group, RowBatch):
             hidden = self._packed(group) if group.packed else self._rows(group)
         else:
@@ -120,7 +120,7 @@ class Policy(nn.Module):
         return blank.masked_scatter(group.mask, logp), blank.masked_scatter(group.mask, entropy)
 
     def _shared(self, group: GroupBatch) -> Tensor:
-        """The states [G, C, H] that predict each token, from one sequence [prompt | c_1 | ... | c_G]."""
+        """Return the states [G, C, H] that predict each token, from one sequence [prompt | c_1 | ... | c_G]."""
         prompt, (count, longest) = group.prompt, group.ids.shape
         length = len(prompt)
         out = self.model.model(
@@ -138,7 +138,7 @@ class Policy(nn.Module):
         return torch.cat([first, rest], dim=1)
 
     def _repeated(self, group: GroupBatch) -> Tensor:
-        """The same states from G rows, each with its own copy of image and prompt."""
+        """Return the same states from G rows, each with its own copy of image and prompt."""
         prompt, (count, longest) = group.prompt, group.ids.shape
         length = len(prompt)
         given: dict[str, Any] = {
@@ -159,7 +159,7 @@ class Policy(nn.Module):
         return out.last_hidden_state[:, length - 1 : length - 1 + longest]
 
     def _rows(self, batch: RowBatch) -> Tensor:
-        """The same states for rows of different prompts, each row its prompt and its completion, padded on the right."""
+        """Return the same states for rows of different prompts, each row its prompt and its completion, padded on the right."""
         count, longest = batch.ids.shape
         lengths = torch.tensor(batch.prompt_lengths, device=batch.ids.device)
         width = int(lengths.max()) + longest
@@ -185,7 +185,7 @@ class Policy(nn.Module):
         return hidden[torch.arange(count, device=ends.device).unsqueeze(1), places]
 
     def _packed(self, batch: RowBatch) -> Tensor:
-        """The same states from one sequence [prompt_1 | c_1 | prompt_2 | c_2 | ...]; positions start anew in each."""
+        """Return the same states from one sequence [prompt_1 | c_1 | prompt_2 | c_2 | ...]; positions start anew in each."""
         prompts, counts = batch.prompts, batch.mask.sum(dim=1).tolist()
         pairs = list(zip(prompts, counts, strict=True))
         own = [ids[:count] for ids, count in zip(batch.ids, counts, strict=True)]
@@ -211,12 +211,12 @@ class Policy(nn.Module):
 
 
 def _to(width: int, values: Tensor) -> Tensor:
-    """The last axis padded with zeros on the right."""
+    """Return the last axis padded with zeros on the right."""
     return torch.nn.functional.pad(values, (0, width - values.shape[-1]))
 
 
 def _shared_positions(prompt: Prompt, count: int, longest: int) -> Tensor:
-    """[3, 1, P + count·longest]: every completion starts anew one past the prompt's largest position, in all axes."""
+    """Return [3, 1, P + count·longest]: every completion starts anew one past the prompt's largest position, in all axes."""
     if prompt.positions is None:
         raise ValueError("a shared prompt needs multimodal rotary positions")
     start = int(prompt.positions.max()) + 1

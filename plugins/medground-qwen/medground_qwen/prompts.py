@@ -38,7 +38,7 @@ class Prompt:
         return int(self.ids.shape[0])
 
     def then(self, ids: Sequence[int]) -> "Prompt":
-        """The same with text tokens after it, such as the beginning of an answer."""
+        """Return the same with text tokens after it, for example the beginning of an answer."""
         more = torch.tensor(ids, dtype=self.ids.dtype, device=self.ids.device)
         positions = self.positions
         if positions is not None:
@@ -52,7 +52,7 @@ class Prompt:
         )
 
     def to(self, device: torch.device) -> "Prompt":
-        """The same on a device."""
+        """Return the same on a device."""
         return Prompt(
             ids=self.ids.to(device),
             per_token={key: value.to(device) for key, value in self.per_token.items()},
@@ -63,7 +63,7 @@ class Prompt:
 
 
 def resize(image: Image, size: Size) -> Image:
-    """The image at (H, W), bicubic as the processors do it; itself where it has that size already."""
+    """Return the image at (H, W), bicubic as the processors do it; itself where it has that size already."""
     if image.shape[:2] == size:
         return image
     return np.asarray(Pillow.fromarray(image).resize((size[1], size[0]), Pillow.Resampling.BICUBIC))
@@ -95,8 +95,10 @@ class Encoder:
         Raises:
             ValueError: if the processor changed a size all the same, so that the frame would be wrong.
         """
-        images = [Pillow.fromarray(resize(image_of(each), size)) for each, size in zip(batch, sizes, strict=True)]
-        texts = [self._text(each) for each in batch]
+        images = [
+            Pillow.fromarray(resize(image_of(messages), size)) for messages, size in zip(batch, sizes, strict=True)
+        ]
+        texts = [self._text(messages) for messages in batch]
         if self.rope is None:  # what such a processor does with an image may depend on the text
             encoded = [self._both(text, image) for text, image in zip(texts, images, strict=True)]
         else:
@@ -111,7 +113,7 @@ class Encoder:
         ]
 
     def words(self, messages: Messages, size: Size) -> tuple[str, Image, Tensor]:
-        """A conversation's text, its image at `size` (H, W), and its ids [P]; pixels are not processed where ids are known."""
+        """Return a conversation's text, its image at `size` (H, W), and its ids [P]; known ids need no processing of pixels."""
         text, image = self._text(messages), resize(image_of(messages), size)
         seen = Pillow.fromarray(image)
         words = self._both(text, seen)[0] if self.rope is None else self._words(text, seen, size)
@@ -122,11 +124,11 @@ class Encoder:
         return text
 
     def _both(self, text: str, image: Any) -> "tuple[_Words, dict[str, Tensor]]":
-        made = self.processor(text=[text], images=[image], return_tensors="pt")
-        ids = made.pop("input_ids")
-        made.pop("attention_mask", None)
-        per_token = {key: made.pop(key)[0] for key in PER_TOKEN if key in made}
-        inputs = {key: value for key, value in made.items() if isinstance(value, Tensor)}
+        encoded = self.processor(text=[text], images=[image], return_tensors="pt")
+        ids = encoded.pop("input_ids")
+        encoded.pop("attention_mask", None)
+        per_token = {key: encoded.pop(key)[0] for key in PER_TOKEN if key in encoded}
+        inputs = {key: value for key, value in encoded.items() if isinstance(value, Tensor)}
         positions = None
         if self.rope is not None:
             kinds, grid = per_token["mm_token_type_ids"].unsqueeze(0), inputs["image_grid_thw"]
@@ -134,22 +136,22 @@ class Encoder:
         return _Words(ids[0], per_token, positions), inputs
 
     def _words(self, text: str, image: Any, size: Size) -> "_Words":
-        found = self._known.pop((text, size), None) or self._both(text, image)[0]
-        self._known[text, size] = found
+        words = self._known.pop((text, size), None) or self._both(text, image)[0]
+        self._known[text, size] = words
         if len(self._known) > KEPT:
             self._known.popitem(last=False)
-        return found
+        return words
 
     def _images(self, images: Sequence[Any], sizes: Sequence[Size]) -> list[dict[str, Tensor]]:
         out: list[dict[str, Tensor]] = [{}] * len(images)
         for size in dict.fromkeys(sizes):
-            places = [place for place, other in enumerate(sizes) if other == size]
-            made = self.processor.image_processor([images[place] for place in places], return_tensors="pt")
-            grids = made["image_grid_thw"]
+            indices = [index for index, other in enumerate(sizes) if other == size]
+            encoded = self.processor.image_processor([images[index] for index in indices], return_tensors="pt")
+            grids = encoded["image_grid_thw"]
             _check_grid(grids, self.processor.image_processor.patch_size, size)
-            rows = made["pixel_values"].split(grids.prod(dim=1).tolist())
-            for place, grid, pixels in zip(places, grids, rows, strict=True):
-                out[place] = {"pixel_values": pixels, "image_grid_thw": grid.unsqueeze(0)}
+            rows = encoded["pixel_values"].split(grids.prod(dim=1).tolist())
+            for index, grid, pixels in zip(indices, grids, rows, strict=True):
+                out[index] = {"pixel_values": pixels, "image_grid_thw": grid.unsqueeze(0)}
         return out
 
 
@@ -163,7 +165,7 @@ class _Words:
 
 
 def left_padded(prompts: Sequence[Prompt], pad: int) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-    """Model inputs for all prompts, their attention mask [N, P], and the last position of each [N]."""
+    """Return model inputs for all prompts, their attention mask [N, P], and the last position of each [N]."""
     longest = max(len(prompt) for prompt in prompts)
 
     def padded(values: Sequence[Tensor], fill: int) -> Tensor:
@@ -184,7 +186,7 @@ def left_padded(prompts: Sequence[Prompt], pad: int) -> tuple[dict[str, Tensor],
 
 
 def _turns(messages: Messages) -> list[dict[str, Any]]:
-    """The turns without pixels: the template only needs to know where the image goes."""
+    """Return the turns without pixels: the template only needs to know where the image goes."""
     return [
         {
             "role": turn["role"],

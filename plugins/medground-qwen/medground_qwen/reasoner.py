@@ -6,7 +6,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, redirect_stdout
+from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from medground.devices import declare_no_accelerator
 from medground.errors import RecipeError
 from medground.frames import Frame, fixed_point
 from medground.geometry import Size
-from medground.training.launcher import declare_no_accelerator
-from medground.types import Completion, Messages, SamplerPrompt, Sampling, Serving, image_of, text_of
+from medground.protocols import SamplerPrompt, Serving
+from medground.types import Completion, Messages, Sampling, image_of, text_of
 from medground_qwen.adapters import has_adapter, merge_adapter, save_adapter, without_adapter
 from medground_qwen.attention import use_shared_attention
 from medground_qwen.families import Family
@@ -66,11 +67,10 @@ class VisionLanguageReasoner:
         self._encoder = Encoder(processor, getattr(model.model, "get_rope_index", None))
         self.policy = Policy(model, forbidden=self.tokens.forbidden, chunk=logprob_chunk)
         self._frozen: Policy | None = None
-        self._active = self.policy
 
     def __repr__(self) -> str:
-        """What it is and how it was set."""
-        size = sum(each.numel() for each in self.model.parameters())
+        """Return the model's type, size and settings."""
+        size = sum(parameter.numel() for parameter in self.model.parameters())
         settings = f"share={self.share}, max_pixels={self.max_pixels}, rows_at_once={self.rows_at_once}"
         return f"{type(self).__name__}({self.model.config.model_type}, {size:,} parameters, {settings})"
 
@@ -84,7 +84,7 @@ class VisionLanguageReasoner:
         return self.family.frame(self.seen(size))
 
     def seen(self, size: Size) -> Size:
-        """The (H, W) an original of `size` is resized to: a fixed point of the processor."""
+        """Return the (H, W) an original of `size` is resized to: a fixed point of the processor."""
         processor = self.processor.image_processor
         limits = dict(processor.size)
         if "shortest_edge" not in limits or not hasattr(processor, "merge_size"):
@@ -94,26 +94,26 @@ class VisionLanguageReasoner:
         return fixed_point(size, factor=grid, min_pixels=limits["shortest_edge"], max_pixels=highest)
 
     def encode(self, messages: Messages) -> Prompt:
-        """A conversation as the model's inputs, on its device."""
+        """Return a conversation as the model's inputs, on its device."""
         return self.encode_all([messages])[0]
 
     def encode_all(self, batch: Sequence[Messages]) -> list[Prompt]:
-        """Several conversations as the model's inputs, each as if it were alone; quicker than one by one."""
+        """Return several conversations as the model's inputs, each as if it were alone; quicker than one by one."""
         sizes = [image_of(messages).shape[:2] for messages in batch]
-        found = self._encoder(batch, [self.seen(size) for size in sizes], [self.frame(size) for size in sizes])
-        return [prompt.to(self.device) for prompt in found]
+        prompts = self._encoder(batch, [self.seen(size) for size in sizes], [self.frame(size) for size in sizes])
+        return [prompt.to(self.device) for prompt in prompts]
 
     def tokenize(self, text: str) -> list[int]:
-        """A target text as completion ids with the end token: what supervised training teaches to write."""
+        """Return a target text as completion ids with the end token: what supervised training teaches to write."""
         ids: list[int] = self.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
         return [*ids, self.processor.tokenizer.eos_token_id]
 
-    def generate(self, batch: Sequence[Messages], sampling: Sampling) -> list[list[Completion]]:
-        """See `Reasoner.generate`."""
-        return self.sample(batch, sampling, [seed_of(sampling.seed, messages) for messages in batch])
-
-    def sample(self, batch: Sequence[Messages], sampling: Sampling, seeds: Sequence[int]) -> list[list[Completion]]:
-        """As `generate`, with one seed per conversation given by the caller."""
+    def generate(
+        self, batch: Sequence[Messages], sampling: Sampling, seeds: Sequence[int] | None = None
+    ) -> list[list[Completion]]:
+        """See `TrainableReasoner.generate`."""
+        if seeds is None:
+            seeds = [seed_of(sampling.seed, messages) for messages in batch]
         count = sampling.num_generations
         at_once = max(1, self.rows_at_once // count)
         out: list[list[Completion]] = []
@@ -131,14 +131,17 @@ class VisionLanguageReasoner:
                 max_tokens=sampling.max_completion_length,
             )
             out += [
-                [self.completion(each.ids, each.logprobs, prompt.frame, stopped=each.stopped) for each in group]
+                [
+                    self.completion(sampled.ids, sampled.logprobs, prompt.frame, stopped=sampled.stopped)
+                    for sampled in group
+                ]
                 for prompt, group in zip(prompts, groups, strict=True)
             ]
         self.model.train(training)
         return out
 
     def go_on(self, batch: Sequence[Messages], prefixes: Sequence[str], sampling: Sampling) -> list[list[Completion]]:
-        """See `ContinuingReasoner.go_on`. Token ids and log-probabilities are not kept: a prefix was not sampled."""
+        """See `medground.protocols.Reasoner`. Token ids and log-probabilities are not kept: a prefix was not sampled."""
         out: list[list[Completion]] = []
         training = self.model.training
         self.model.eval()
@@ -153,13 +156,21 @@ class VisionLanguageReasoner:
                 temperature=sampling.temperature,
                 max_tokens=max(1, sampling.max_completion_length - len(ids)),
             )
-            made = [self.completion(each.ids, each.logprobs, prompt.frame, stopped=each.stopped) for each in group]
-            out.append([replace(each, text=prefix + each.text, token_ids=None, logprobs=None) for each in made])
+            completions = [
+                self.completion(completion.ids, completion.logprobs, prompt.frame, stopped=completion.stopped)
+                for completion in group
+            ]
+            out.append(
+                [
+                    replace(completion, text=prefix + completion.text, token_ids=None, logprobs=None)
+                    for completion in completions
+                ]
+            )
         self.model.train(training)
         return out
 
     def group(self, messages: Messages, completions: Sequence[Completion | Sequence[int]]) -> GroupBatch:
-        """A query and its completions as the policy takes them; token ids as they were sampled."""
+        """Return a query and its completions as the policy takes them; token ids as they were sampled."""
         ids = [_ids(completion) for completion in completions]
         return group_of(self.encode(messages), ids, self.tokens.pad, shared=self.share)
 
@@ -175,13 +186,8 @@ class VisionLanguageReasoner:
         ids = [_ids(completion) for completion in completions]
         return rows_of(self.encode_all(batch), ids, self.tokens.pad, packed)
 
-    def logprobs(self, messages: Messages, completions: Sequence[Completion], *, temperature: float = 1.0) -> Tensor:
-        """See `TrainableReasoner.logprobs`."""
-        logp, _ = self._active(self.group(messages, completions), temperature)
-        return logp  # type: ignore[no-any-return]
-
     def processor_digest(self) -> str:
-        """See `FingerprintedReasoner.processor_digest`; where a processor was loaded from does not count."""
+        """See `medground.protocols.Reasoner`; where a processor was loaded from does not count."""
         digest = hashlib.sha256(repr(self.max_pixels).encode())
         with tempfile.TemporaryDirectory() as folder:
             self.processor.save_pretrained(folder)
@@ -190,12 +196,8 @@ class VisionLanguageReasoner:
                     digest.update(f"\0{path.name}\0".encode() + _lasting(path))
         return digest.hexdigest()
 
-    def parameters(self) -> Iterable[torch.nn.Parameter]:
-        """The parameters to train: those that require a gradient."""
-        return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-
     def keep_reference(self) -> None:
-        """Freeze today's policy as the reference; LoRA needs none, its reference is the model without the adapter."""
+        """Freeze the current policy as the reference; LoRA needs none, its reference is the model without the adapter."""
         if not has_adapter(self.model):
             self._frozen = copy.deepcopy(self.policy).requires_grad_(False).eval()
 
@@ -205,20 +207,12 @@ class VisionLanguageReasoner:
             return self._without_adapter()
         if self._frozen is None:
             raise RuntimeError("there is no reference yet: call keep_reference() before training")
-        return self._use(self._frozen)
+        return nullcontext(self._frozen)
 
     @contextmanager
     def _without_adapter(self) -> Iterator[Policy]:
         with without_adapter(self.model):
             yield self.policy
-
-    @contextmanager
-    def _use(self, policy: Policy) -> Iterator[Policy]:
-        self._active = policy
-        try:
-            yield policy
-        finally:
-            self._active = self.policy
 
     def save(self, folder: Path) -> str:
         """See `TrainableReasoner.save`; with LoRA the adapter alone is written."""
@@ -234,7 +228,7 @@ class VisionLanguageReasoner:
         return "adapter" if adapted else "checkpoint"
 
     def save_merged(self, folder: Path) -> None:
-        """See `MergeableReasoner.save_merged`."""
+        """See `medground.protocols.TrainableReasoner`."""
         if has_adapter(self.model):
             merge_adapter(self.model)
         self.save(folder)
@@ -247,7 +241,9 @@ class VisionLanguageReasoner:
             dtype=str(self.model.dtype).removeprefix("torch."),
             end=self.tokens.end,
             forbidden=dict(zip(forbidden, self.processor.tokenizer.convert_ids_to_tokens(forbidden), strict=True)),
-            vision_trains=any(each.requires_grad and is_vision(name) for name, each in self.model.named_parameters()),
+            vision_trains=any(
+                parameter.requires_grad and is_vision(name) for name, parameter in self.model.named_parameters()
+            ),
         )
 
     def sampler_prompts(self, batch: Sequence[Messages]) -> list[SamplerPrompt]:
@@ -275,15 +271,15 @@ class VisionLanguageReasoner:
 
 
 def _lasting(path: Path) -> bytes:
-    """A saved file without what saving and loading it again changes."""
+    """Return a saved file without what saving and loading it again changes."""
     if path.suffix != ".json":
         return path.read_bytes()
-    said = json.loads(path.read_text(encoding="utf-8"))
-    return json.dumps({key: value for key, value in said.items() if key not in PASSING}, sort_keys=True).encode()
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    return json.dumps({key: value for key, value in settings.items() if key not in PASSING}, sort_keys=True).encode()
 
 
 def seed_of(seed: int, messages: Messages) -> int:
-    """A seed for one conversation: from the run's seed and what is asked, not from its place in a batch."""
+    """Return a seed for one conversation: from the run's seed and what is asked, not from its place in a batch."""
     digest = hashlib.blake2b(f"{seed}|{text_of(messages)}|".encode(errors="surrogatepass"), digest_size=6)
     digest.update(np.ascontiguousarray(image_of(messages)).data)
     return int.from_bytes(digest.digest())

@@ -46,7 +46,7 @@ TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 def tokenizer(
     corpus: Sequence[str] = CORPUS, *, vocabulary: int = 420, numbers: Iterable[int] = (), tags: Sequence[str] = ()
 ) -> Any:
-    """A byte-level BPE tokenizer trained on a few sentences, with Qwen's special tokens.
+    """Return a byte-level BPE tokenizer trained on a few sentences, with Qwen's special tokens.
 
     Args:
         corpus: what it is trained on.
@@ -79,18 +79,18 @@ def tokenizer(
 
 
 def tokenizer_of(folder: Path) -> Any:
-    """A tokenizer for a dataset (a folder with ``manifest.jsonl``): its words, the answer's tags, its coordinates."""
+    """Return a tokenizer for a dataset (a folder with ``manifest.jsonl``): its words, the answer's tags, its coordinates."""
     lines = [json.loads(line) for line in (folder / "manifest.jsonl").read_text(encoding="utf-8").splitlines()]
-    asked = sorted({line["question"] for line in lines})
+    questions = sorted({line["question"] for line in lines})
     traces = sorted({line.get("think") or "" for line in lines})
-    corpus = [f"<|im_start|>user\n{question}" for question in asked]
+    corpus = [f"<|im_start|>user\n{question}" for question in questions]
     corpus += 10 * [f'{trace}{{"bbox": [1, ]}}\nassistant\n' for trace in traces]
     ticks = [math.ceil(tick * 1000 / SIDE - 0.5) for tick in range(SIDE + 1)]  # thousandths, as Qwen3-VL counts
     return tokenizer(corpus, vocabulary=700, numbers=ticks, tags=TAGS)
 
 
 def processor(architecture: Architecture, words: Any, *, patch: int, max_side: int) -> Any:
-    """The architecture's processor around a tokenizer; images up to `max_side` squared."""
+    """Return the architecture's processor around a tokenizer; images up to `max_side` squared."""
     import transformers as t
 
     sizes = {"patch_size": patch, "merge_size": 2, "temporal_patch_size": 2}
@@ -115,7 +115,7 @@ def model(
     seed: int = 0,
     spread: float = 0.06,
 ) -> Any:
-    """The architecture at toy size: head size 32, grouped keys, random weights.
+    """Return the architecture at toy size: head size 32, grouped keys, random weights.
 
     Args:
         architecture: ``qwen3_vl`` learns positions quickly (a learned table in its vision tower); ``qwen2_5_vl`` slowly.
@@ -174,9 +174,9 @@ def model(
     return t.Qwen2_5_VLForConditionalGeneration(config).eval()
 
 
-def save(folder: Path, made: Any, kit: Any) -> None:
+def save(folder: Path, model: Any, kit: Any) -> None:
     """Write a checkpoint in the released layout."""
-    made.save_pretrained(folder)
+    model.save_pretrained(folder)
     kit.save_pretrained(folder)
 
 
@@ -192,8 +192,8 @@ def main() -> None:
     given = parser.parse_args()
     logging.disable_progress_bar()
     words = tokenizer() if given.data is None else tokenizer_of(given.data)
-    made = model(given.architecture, words, patch=PATCH, seed=given.seed)
-    save(given.out, made, processor(given.architecture, words, patch=PATCH, max_side=SIDE))
+    checkpoint = model(given.architecture, words, patch=PATCH, seed=given.seed)
+    save(given.out, checkpoint, processor(given.architecture, words, patch=PATCH, max_side=SIDE))
 
 
 if __name__ == "__main__":

@@ -31,12 +31,12 @@ def choose_trainable(
 
 
 def is_vision(name: str) -> bool:
-    """Whether a parameter belongs to the vision tower or its projector."""
+    """Return True if a parameter belongs to the vision tower or its projector."""
     return any(part in name for part in VISION)
 
 
 def _targets(model: Any, train_vision: bool) -> list[str]:
-    """The names of the linear layers that an adapter is put on."""
+    """Return the names of the linear layers that an adapter is put on."""
     from torch.nn import Linear
 
     return [

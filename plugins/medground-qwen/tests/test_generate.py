@@ -1,20 +1,13 @@
-"""Rollouts: one prefill per query, the same tokens as repeated rows, reproducible whatever the batch."""
-
-import importlib.util
-from pathlib import Path
+"""Rollouts need one prefill per query, equal those of repeated rows and do not depend on the batch."""
 
 import numpy as np
 import pytest
-
-from medground.protocols import ContinuingReasoner
+from qwen_inputs import GREEDY, SAMPLED, conversation, scored
 
 torch = pytest.importorskip("torch", reason="needs torch")
 pytest.importorskip("transformers", reason="needs transformers")
 
-_spec = importlib.util.spec_from_file_location("qwen_conftest", Path(__file__).with_name("conftest.py"))
-common = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(common)
-GREEDY, SAMPLED, conversation = common.GREEDY, common.SAMPLED, common.conversation
+from medground.types import Sampling  # noqa: E402
 
 
 @pytest.mark.lane
@@ -36,7 +29,7 @@ def test_greedy_equals_transformers_own_generate(make):
         assert row[:length] == ours[0].token_ids.tolist()
 
 
-def test_going_on_from_a_text_equals_transformers_own_generate(make):
+def test_continuing_a_text_equals_transformers_own_generate(make):
     reasoner = make()
     text = "<think>dark"
     ids = reasoner.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -50,15 +43,14 @@ def test_going_on_from_a_text_equals_transformers_own_generate(make):
         max_new_tokens=12,
         suppress_tokens=reasoner.tokens.forbidden.tolist(),
     )[0, len(prompt) :]
-    longer = common.Sampling(num_generations=1, temperature=0.0, max_completion_length=12 + len(ids))
+    longer = Sampling(num_generations=1, temperature=0.0, max_completion_length=12 + len(ids))
     ((ours,),) = reasoner.go_on([conversation()], [text], longer)
     assert ours.text == text + reasoner.processor.tokenizer.decode(theirs, skip_special_tokens=True)
     assert ours.token_ids is None
 
 
-def test_going_on_from_nothing_is_answering(make):
+def test_continuing_an_empty_text_equals_generating(make):
     reasoner = make()
-    assert isinstance(reasoner, ContinuingReasoner)
     went, answered = reasoner.go_on([conversation()], [""], GREEDY), reasoner.generate([conversation()], GREEDY)
     assert [each.text for each in went[0]] == [each.text for each in answered[0]]
 
@@ -68,7 +60,7 @@ def test_a_greedy_group_repeats_itself_and_needs_one_prefill(make):
     seen = []
     reasoner.model.model.visual.register_forward_pre_hook(lambda *_: seen.append(1))
     (group,) = reasoner.generate(
-        [conversation()], common.Sampling(num_generations=5, temperature=0.0, max_completion_length=9)
+        [conversation()], Sampling(num_generations=5, temperature=0.0, max_completion_length=9)
     )
     assert len({tuple(completion.token_ids) for completion in group}) == 1
     assert len(seen) == 1, "the image is encoded once for the whole group"
@@ -93,9 +85,9 @@ def test_a_completion_does_not_depend_on_its_batch(make, sampling):
 def test_the_recorded_logprobs_are_the_trainers(make):
     reasoner = make()
     for temperature in (1.0, 0.7):
-        sampling = common.Sampling(num_generations=4, temperature=temperature, max_completion_length=20)
+        sampling = Sampling(num_generations=4, temperature=temperature, max_completion_length=20)
         (group,) = reasoner.generate([conversation()], sampling)
-        fresh = reasoner.logprobs(conversation(), group, temperature=temperature).detach().numpy()
+        fresh = scored(reasoner, conversation(), group, temperature=temperature).detach().numpy()
         for row, completion in enumerate(group):
             np.testing.assert_allclose(fresh[row, : len(completion.logprobs)], completion.logprobs, atol=1e-4)
 
@@ -116,7 +108,7 @@ def test_finish_reason_and_the_end_token(make):
     reasoner = make()
     with torch.no_grad():
         reasoner.model.get_output_embeddings().weight *= 0.05  # nearly uniform, so that some completions stop early
-    sampling = common.Sampling(num_generations=64, temperature=1.0, max_completion_length=200)
+    sampling = Sampling(num_generations=64, temperature=1.0, max_completion_length=200)
     (group,) = reasoner.generate([conversation()], sampling)
     reasons = {completion.finish_reason for completion in group}
     assert reasons == {"stop", "length"}
@@ -125,7 +117,7 @@ def test_finish_reason_and_the_end_token(make):
         assert len(completion.token_ids) == len(completion.logprobs) <= 200
 
 
-def test_the_frame_is_what_the_model_sees(make, architecture):
+def test_the_frame_is_the_size_the_model_sees(make, architecture):
     reasoner = make()
     (group,) = reasoner.generate([conversation(height=517, width=763)], GREEDY)
     frame = group[0].frame

@@ -1,17 +1,12 @@
-"""A folder that is not quite a released checkpoint is one sentence that names what is wrong, not a bug."""
+"""A damaged checkpoint folder is refused in one sentence that names the fault."""
 
-import importlib.util
 import json
 import shutil
-from pathlib import Path
 
 import pytest
+from qwen_inputs import conversation
 
 from medground.errors import InputError, PluginError, RecipeError
-
-_spec = importlib.util.spec_from_file_location("qwen_conftest", Path(__file__).with_name("conftest.py"))
-common = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(common)
 
 SPOILT = {
     "a processor's configuration that is no JSON": (
@@ -78,7 +73,7 @@ def load(folder, **arguments):
 
 
 @pytest.mark.parametrize("name", SPOILT)
-def test_a_spoilt_folder_is_one_sentence(folder, name):
+def test_each_damaged_folder_is_refused_in_one_sentence(folder, name):
     spoil, sentence = SPOILT[name]
     spoil(folder)
     with pytest.raises(InputError) as caught:
@@ -87,7 +82,7 @@ def test_a_spoilt_folder_is_one_sentence(folder, name):
     assert caught.value.hint and "\n" not in str(caught.value)
 
 
-def test_a_template_may_lie_in_the_tokenizers_configuration(folder):
+def test_a_chat_template_in_the_tokenizers_configuration_is_read(folder):
     template = (folder / "chat_template.jinja").read_text()
     (folder / "chat_template.jinja").unlink()
     with pytest.raises(InputError, match="has no chat template"):
@@ -117,7 +112,7 @@ def test_eager_attention_answers_as_sdpa_does(folder, share):
     import torch
 
     both = [load(folder, attention=attention, share=share) for attention in ("eager", "sdpa")]
-    groups = [reasoner.group(common.conversation(), [[5, 9, 30], [8]]) for reasoner in both]
+    groups = [reasoner.group(conversation(), [[5, 9, 30], [8]]) for reasoner in both]
     with torch.no_grad():
         eager, sdpa = (reasoner.policy(group)[0] for reasoner, group in zip(both, groups, strict=True))
     torch.testing.assert_close(eager, sdpa, atol=1e-4, rtol=1e-4)

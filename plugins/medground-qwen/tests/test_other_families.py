@@ -1,36 +1,28 @@
-"""Any image-text-to-text model of transformers, on real tiny ones of two other architectures: repeated rows, one step."""
+"""`hf_vlm` samples and trains tiny models of two other architectures through repeated rows."""
 
-import importlib.util
 import json
-from pathlib import Path
 
 import pytest
+from qwen_inputs import conversation, scored
 
 torch = pytest.importorskip("torch", reason="needs torch")
 pytest.importorskip("transformers", reason="needs transformers")
+
+import other_families  # noqa: E402
 
 import medground  # noqa: E402
 from medground.errors import RecipeError  # noqa: E402
 from medground.runs.folder import read_events  # noqa: E402
 from medground.types import Sampling  # noqa: E402
 
-
-def _beside(name):
-    spec = importlib.util.spec_from_file_location(f"qwen_{name}", Path(__file__).with_name(f"{name}.py"))
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-families, common = _beside("families"), _beside("conftest")
-BATCH = [common.conversation("Where?", 48, 64), common.conversation("Which of them is on the left?", 64, 40, seed=1)]
+BATCH = [conversation("Where?", 48, 64), conversation("Which of them is on the left?", 64, 40, seed=1)]
 SAMPLED = Sampling(num_generations=3, temperature=1.0, max_completion_length=8)
 
 
 @pytest.fixture(scope="module", params=["internvl", "gemma3"])
 def folder(request, tmp_path_factory):
     made = tmp_path_factory.mktemp(request.param)
-    getattr(families, request.param)(made)
+    getattr(other_families, request.param)(made)
     return made
 
 
@@ -43,13 +35,13 @@ def reasoner(folder):
 
 @pytest.mark.lane
 @pytest.mark.filterwarnings("ignore:__array_wrap__ must accept context:DeprecationWarning")  # torch 2.10 beside numpy 2
-def test_what_was_sampled_together_is_what_the_update_sees(reasoner):
-    """Ragged prompts in one batch, cropped images among them: stored log-probabilities equal a fresh forward pass."""
-    for messages, group in zip(BATCH, reasoner.sample(BATCH, SAMPLED, [1, 50]), strict=True):
+def test_sampled_log_probabilities_equal_those_of_the_update(reasoner):
+    """Prompts of unequal length and cropped images are in one batch; a new forward pass gives the stored values."""
+    for messages, group in zip(BATCH, reasoner.generate(BATCH, SAMPLED, [1, 50]), strict=True):
         assert all(
             completion.frame == reasoner.frame(messages[0]["content"][0]["image"].shape[:2]) for completion in group
         )
-        found = reasoner.logprobs(messages, group)
+        found = scored(reasoner, messages, group)
         for row, completion in zip(found, group, strict=True):
             said = torch.from_numpy(completion.logprobs)
             torch.testing.assert_close(row[: len(said)].detach(), said, atol=1e-4, rtol=0)
@@ -62,7 +54,7 @@ def test_image_tokens_are_never_sampled(reasoner):
 
 
 def test_rows_of_different_queries_equal_each_alone(reasoner):
-    """Supervised training computes different queries together; every parameter, the vision tower's too, has a gradient."""
+    """Different queries are computed together, and every parameter, the vision tower's too, has a gradient."""
     targets = [[5, 9, 30], [7]]
     together, _ = reasoner.policy(reasoner.rows(BATCH, targets))
     for row, (messages, ids) in enumerate(zip(BATCH, targets, strict=True)):

@@ -1,17 +1,11 @@
-"""Different queries in one pass: each is what it is alone."""
-
-import importlib.util
-from pathlib import Path
+"""Different queries in one forward pass give the values that each gives alone."""
 
 import pytest
+from qwen_inputs import RAGGED, conversation
 
 torch = pytest.importorskip("torch", reason="needs torch")
 pytest.importorskip("transformers", reason="needs transformers")
 
-_spec = importlib.util.spec_from_file_location("qwen_conftest", Path(__file__).with_name("conftest.py"))
-common = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(common)
-RAGGED, conversation = common.RAGGED, common.conversation
 BATCH = [
     conversation("Where is the shadow?", seed=0),
     conversation("Which of the two dark regions is on the left of the picture?", seed=1),
@@ -47,7 +41,7 @@ def test_rows_have_the_logprobs_and_gradients_of_groups_of_one(make):
 
 
 def test_packed_rows_have_the_logprobs_and_gradients_of_padded_ones(make):
-    """Images of several samples in one sequence, positions anew in each, none sees another."""
+    """Positions start anew in each sample of a sequence, and no sample attends to another."""
     reasoner = make(train_vision=True)
     weight = torch.linspace(-1, 1, 4 * 9).view(4, 9)
     outcomes = []
@@ -71,7 +65,7 @@ def test_a_packed_sample_does_not_see_its_neighbours(make):
     assert torch.equal(one[1:], other[1:])
 
 
-def test_what_follows_the_end_of_a_row_changes_nothing(make):
+def test_tokens_after_the_end_of_a_row_change_nothing(make):
     reasoner = make()
     rows = reasoner.rows(BATCH, RAGGED)
     clean, _ = reasoner.policy(rows)
@@ -79,7 +73,7 @@ def test_what_follows_the_end_of_a_row_changes_nothing(make):
     assert torch.equal(reasoner.policy(rows)[0], clean)
 
 
-def test_encoding_together_or_again_gives_what_the_processor_gives(make):
+def test_encoding_in_a_batch_or_again_equals_the_processor(make):
     kept, fresh = make(), make()
     kept.encode_all(BATCH)
     for messages, found in zip(BATCH, kept.encode_all(BATCH), strict=True):
@@ -96,7 +90,7 @@ def test_encoding_together_or_again_gives_what_the_processor_gives(make):
         assert all(torch.equal(value, alone.per_token[key]) for key, value in found.per_token.items())
 
 
-def test_each_of_a_batch_keeps_its_own_pixels_and_frame(make):
+def test_each_sample_of_a_batch_keeps_its_pixels_and_frame(make):
     reasoner = make()
     for messages, found in zip(BATCH, reasoner.encode_all(BATCH), strict=True):
         alone = make().encode(messages)
@@ -105,7 +99,7 @@ def test_each_of_a_batch_keeps_its_own_pixels_and_frame(make):
         assert all(torch.equal(value, alone.image[key]) for key, value in found.image.items())
 
 
-def test_only_so_many_texts_are_kept(make, monkeypatch):
+def test_the_cache_of_tokenized_texts_is_bounded(make, monkeypatch):
     from medground_qwen import prompts
 
     monkeypatch.setattr(prompts, "KEPT", 2)

@@ -1,21 +1,14 @@
-"""What another sampler is told: the prompt as the policy computes it, and the weights as a checkpoint has them."""
-
-import importlib.util
-from pathlib import Path
+"""Another sampler receives the prompt of the policy and weights under the names of a checkpoint."""
 
 import numpy as np
 import pytest
+from qwen_inputs import SAMPLED, conversation, scored
 
 torch = pytest.importorskip("torch", reason="needs torch")
 pytest.importorskip("transformers", reason="needs transformers")
 
 from medground.protocols import ServedReasoner  # noqa: E402
 from medground.training.local_engine import LocalEngine  # noqa: E402
-
-_spec = importlib.util.spec_from_file_location("qwen_conftest", Path(__file__).with_name("conftest.py"))
-common = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(common)
-conversation = common.conversation
 
 
 def streamed(reasoner):
@@ -25,7 +18,7 @@ def streamed(reasoner):
 
 
 def passing(reasoner):
-    """The policy's tensors, each gone once the next is drawn: as an engine gives them that gathers one by one."""
+    """Yield the policy's tensors and overwrite each before the next, as an engine that gathers one at a time."""
     for name, tensor in reasoner.policy.state_dict().items():
         copy = tensor.clone()
         yield name, copy
@@ -33,7 +26,7 @@ def passing(reasoner):
             copy.fill_(float("nan"))
 
 
-def test_a_prompt_is_told_as_the_policy_computes_it(make):
+def test_the_served_prompt_equals_the_one_the_policy_computes(make):
     reasoner = make()
     assert isinstance(reasoner, ServedReasoner)
     batch = [conversation(), conversation("Which side?", 40, 150, 1)]
@@ -44,7 +37,7 @@ def test_a_prompt_is_told_as_the_policy_computes_it(make):
         assert told.image.shape[0] % 16 == told.image.shape[1] % 16 == 0, "the image is a fixed point of the processor"
 
 
-def test_what_is_never_sampled_is_told_in_ids_and_in_words(make):
+def test_forbidden_tokens_are_served_as_ids_and_as_words(make):
     reasoner = make()
     serving = reasoner.serving()
     assert serving.forbidden.keys() == set(reasoner.tokens.forbidden.tolist())
@@ -56,7 +49,7 @@ def test_what_is_never_sampled_is_told_in_ids_and_in_words(make):
     assert not make(lora_rank=2).serving().vision_trains
 
 
-def test_weights_go_out_under_a_checkpoints_names(make, checkpoints, architecture):
+def test_served_weights_have_the_names_of_a_checkpoint(make, checkpoints, architecture):
     reasoner = make()
     sent = streamed(reasoner)
     assert set(reasoner.model.state_dict()) == set(sent)
@@ -64,18 +57,18 @@ def test_weights_go_out_under_a_checkpoints_names(make, checkpoints, architectur
         assert torch.equal(sent[name], value), name
 
 
-def test_an_adapter_goes_out_merged(make, checkpoints, architecture):
-    """A plain model with the streamed weights scores as the adapted one does."""
+def test_a_served_adapter_is_merged(make, checkpoints, architecture):
+    """A plain model with the streamed weights gives the log-probabilities of the model with its adapter."""
     adapted, plain = make(lora_rank=3, train_vision=True), make()
     torch.manual_seed(0)
     with torch.no_grad():
         for name, parameter in adapted.policy.named_parameters():
             if "lora_B" in name:
                 parameter.normal_(std=0.2)
-    before = plain.logprobs(conversation(), [[5, 9, 30]]).detach()
+    before = scored(plain, conversation(), [[5, 9, 30]]).detach()
     plain.model.load_state_dict(dict(adapted.checkpoint_weights(passing(adapted))), strict=True)
-    after = plain.logprobs(conversation(), [[5, 9, 30]]).detach()
-    wanted = adapted.logprobs(conversation(), [[5, 9, 30]]).detach()
+    after = scored(plain, conversation(), [[5, 9, 30]]).detach()
+    wanted = scored(adapted, conversation(), [[5, 9, 30]]).detach()
     np.testing.assert_allclose(after, wanted, atol=1e-4)
     assert (before - wanted).abs().max() > 0.1
 
@@ -89,9 +82,9 @@ def test_an_adapter_that_cannot_be_merged_is_refused(make):
         dict(reasoner.checkpoint_weights([*whole, ("model.a.lora_magnitude_vector.default.weight", torch.ones(1))]))
 
 
-def test_what_another_sampler_wrote_becomes_a_completion_of_ones_own(make):
+def test_token_ids_of_another_sampler_become_a_completion(make):
     reasoner = make()
-    (group,) = reasoner.generate([conversation()], common.SAMPLED)
+    (group,) = reasoner.generate([conversation()], SAMPLED)
     for own in group:
         stopped = own.finish_reason == "stop"
         told = reasoner.completion(own.token_ids.tolist(), own.logprobs.tolist(), own.frame, stopped=stopped)

@@ -1,22 +1,13 @@
-"""TRL's own loss and gradients equal ours, on the same weights, prompts, completions and rewards."""
+"""Loss and gradients of TRL equal ours on the same weights, prompts, completions and rewards."""
 
-import importlib.util
 import math
-import sys
-from pathlib import Path
 
 import pytest
 
 torch = pytest.importorskip("torch", reason="needs torch")
 pytest.importorskip("trl", reason="needs trl")
 
-PATH = Path(__file__).resolve().parents[3] / "benchmarks" / "grpo_sides.py"
-if not PATH.is_file():
-    pytest.skip("needs benchmarks/ of the repository", allow_module_level=True)
-_spec = importlib.util.spec_from_file_location("grpo_sides", PATH)
-sides = importlib.util.module_from_spec(_spec)
-sys.modules["grpo_sides"] = sides  # dataclasses look their module up
-_spec.loader.exec_module(sides)
+sides = pytest.importorskip("grpo_sides", reason="needs benchmarks/ of the repository")
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # trl, datasets and accelerate warn on import
 

@@ -1,21 +1,14 @@
-"""The shared-prompt update is exact: log-probabilities and gradients equal repeated rows, whatever the layout."""
-
-import importlib.util
-from pathlib import Path
+"""The shared-prompt update gives the log-probabilities and gradients of repeated rows in every layout."""
 
 import pytest
+from qwen_inputs import RAGGED, SAMPLED, conversation, trained_parameters
 
 torch = pytest.importorskip("torch", reason="needs torch")
 pytest.importorskip("transformers", reason="needs transformers")
 
-_spec = importlib.util.spec_from_file_location("qwen_conftest", Path(__file__).with_name("conftest.py"))
-common = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(common)
-RAGGED, conversation = common.RAGGED, common.conversation
-
 
 def outcome(reasoner, completions=RAGGED, messages=None, parts=None):
-    """Log-probabilities [G, C] and the gradient of every trainable parameter of a weighted sum of them."""
+    """Return log-probabilities [G, C] and the gradients of a weighted sum of them."""
     group = reasoner.group(messages or conversation(), completions)
     weight = torch.linspace(-1, 1, group.ids.numel()).view(group.ids.shape)
     reasoner.model.zero_grad()
@@ -42,21 +35,21 @@ def assert_same(found, expected, tolerance=1e-5):
         assert ((found[1][name] - gradient).abs().max() / scale) <= tolerance, name
 
 
-def test_shared_equals_repeated_rows_the_vision_tower_included(make):
+def test_a_shared_prompt_equals_repeated_rows_with_the_vision_tower_trained(make):
     shared, repeated = make(train_vision=True), make(train_vision=True, share=False)
     found = outcome(shared)
     assert_same(found, outcome(repeated))
     assert any("visual" in name for name in found[1])
 
 
-def test_with_gradient_checkpointing(make):
+def test_a_shared_prompt_equals_repeated_rows_with_gradient_checkpointing(make):
     assert_same(
         outcome(make(train_vision=True, gradient_checkpointing=True)), outcome(make(train_vision=True, share=False))
     )
 
 
 @pytest.mark.lane
-def test_with_a_lora_adapter(make):
+def test_a_shared_prompt_equals_repeated_rows_with_a_lora_adapter(make):
     def adapted(**arguments):
         torch.manual_seed(0)
         reasoner = make(lora_rank=4, **arguments)
@@ -72,7 +65,7 @@ def test_with_a_lora_adapter(make):
 
 
 @pytest.mark.parametrize("parts", [1, 2, 3])
-def test_in_sub_groups(make, parts):
+def test_a_shared_prompt_equals_repeated_rows_in_micro_batches(make, parts):
     assert_same(outcome(make(), parts=parts), outcome(make()))
 
 
@@ -126,7 +119,7 @@ def test_reordering_completions_reorders_the_answers(make):
     torch.testing.assert_close(shuffled, straight[order], atol=1e-6, rtol=0)
 
 
-def test_what_follows_the_end_changes_nothing(make):
+def test_tokens_after_the_end_change_nothing(make):
     reasoner = make()
     group = reasoner.group(conversation(), RAGGED)
     clean, _ = reasoner.policy(group)
@@ -146,7 +139,7 @@ def test_wrong_positions_are_caught(make):
 
 
 def test_image_and_prompt_are_computed_once_per_group(make):
-    """Patches through the vision tower and tokens through the first layer equal the closed form."""
+    """Patches in the vision tower and tokens in the first layer equal the closed form."""
     counts = {}
     for share in (True, False):
         reasoner = make(share=share, train_vision=True)
@@ -173,7 +166,7 @@ def test_image_and_prompt_are_computed_once_per_group(make):
     assert repeated == {"patches": count * patches, "tokens": count * (prompt + longest)}
 
 
-def test_torchs_own_flop_counter_runs_over_it_and_sees_the_saving(make):
+def test_the_flop_counter_of_torch_shows_the_saving(make):
     from torch.utils.flop_counter import FlopCounterMode
 
     counted = {}
@@ -185,10 +178,10 @@ def test_torchs_own_flop_counter_runs_over_it_and_sees_the_saving(make):
     assert 2 * counted[True] < counted[False]
 
 
-def test_frozen_vision_gets_no_gradient_and_keeps_its_bytes(make):
+def test_a_frozen_vision_tower_gets_no_gradient_and_does_not_change(make):
     reasoner = make()
     before = {name: p.detach().clone() for name, p in reasoner.model.named_parameters() if not p.requires_grad}
-    optimizer = torch.optim.AdamW(reasoner.parameters(), lr=1e-2)
+    optimizer = torch.optim.AdamW(trained_parameters(reasoner), lr=1e-2)
     _, gradients = outcome(reasoner)
     optimizer.step()
     assert before
@@ -197,25 +190,26 @@ def test_frozen_vision_gets_no_gradient_and_keeps_its_bytes(make):
     assert all(torch.equal(value, after[name]) for name, value in before.items())
 
 
-def test_the_reference_is_the_start_and_stays_it(make):
+def test_the_reference_stays_the_initial_policy(make):
     for arguments in ({}, {"lora_rank": 4}):
         reasoner = make(**arguments)
         reasoner.keep_reference()
-        completions = reasoner.generate([conversation()], common.SAMPLED)[0]
-        start = reasoner.logprobs(conversation(), completions).detach()
-        optimizer = torch.optim.AdamW(reasoner.parameters(), lr=1e-2)
+        completions = reasoner.generate([conversation()], SAMPLED)[0]
+        group = reasoner.group(conversation(), completions)
+        start = reasoner.policy(group)[0].detach()
+        optimizer = torch.optim.AdamW(trained_parameters(reasoner), lr=1e-2)
         outcome(reasoner)
         optimizer.step()
         outcome(reasoner)
         optimizer.step()
-        assert (reasoner.logprobs(conversation(), completions) - start).abs().max() > 1e-3
-        with reasoner.reference():
-            assert torch.equal(reasoner.logprobs(conversation(), completions), start)
-        assert [p for p in reasoner.parameters()], "the adapter trains again afterwards"
+        assert (reasoner.policy(group)[0] - start).abs().max() > 1e-3
+        with reasoner.reference() as reference:
+            assert torch.equal(reference(group)[0], start)
+        assert trained_parameters(reasoner), "the adapter trains again afterwards"
 
 
 def test_rows_of_different_queries_equal_each_alone(make):
-    """Supervised batches: questions and images of unequal length, log-probabilities and gradients as one by one."""
+    """Batches of unequal questions and images give the log-probabilities and gradients of single samples."""
     reasoner = make(train_vision=True)
     queries = [
         conversation(),

@@ -8,22 +8,26 @@ def register_rewards(register: Register) -> None:
     """Offer the terms: corrected by default, the released number with ``released: true``."""
     from medground_rewards import boxes, flags, form, masks, points
 
-    register("format_think", form.FormatThink)
-    register("format_seg", form.FormatSeg)
-    register("bbox_iou", boxes.BboxIou)
-    register("bbox_align", boxes.BboxAlign)
-    register("bbox_scale", boxes.BboxScale)
-    register("points_dice", points.PointsDice)
-    register("points_align", points.PointsAlign)
-    register("points_angle", points.PointsAngle)
-    register("mask_dice", masks.MaskDice)
-    register("mask_iou", masks.MaskIou)
-    register("boundary", masks.Boundary)
-    register("points_in_mask", masks.PointsInMask)
-    register("bbox_position_valid", flags.BboxPositionValid)
-    register("bbox_area_valid", flags.BboxAreaValid)
-    register("points_position_valid", flags.PointsPositionValid)
-    register("points_spread_valid", flags.PointsSpreadValid)
+    terms = {
+        "format_think": form.FormatThink,
+        "format_seg": form.FormatSeg,
+        "bbox_iou": boxes.BboxIou,
+        "bbox_align": boxes.BboxAlign,
+        "bbox_scale": boxes.BboxScale,
+        "points_dice": points.PointsDice,
+        "points_align": points.PointsAlign,
+        "points_angle": points.PointsAngle,
+        "mask_dice": masks.MaskDice,
+        "mask_iou": masks.MaskIou,
+        "boundary": masks.Boundary,
+        "points_in_mask": masks.PointsInMask,
+        "bbox_position_valid": flags.BboxPositionValid,
+        "bbox_area_valid": flags.BboxAreaValid,
+        "points_position_valid": flags.PointsPositionValid,
+        "points_spread_valid": flags.PointsSpreadValid,
+    }
+    for name, term in terms.items():
+        register(name, term)
 
 
 @hookimpl

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from medground import geometry
 from medground.types import Rollout
-from medground_rewards.terms import Localisation, decay, said_box, true_box
+from medground_rewards.terms import Localisation, decay, predicted_box, true_box
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,9 +27,9 @@ class BboxIou(Localisation):
     name: ClassVar[str] = "bbox_iou"
 
     def score(self, rollout: Rollout) -> float:
-        """|p ∩ g| / |p ∪ g|."""
+        """Return |p ∩ g| / |p ∪ g|."""
         truth = true_box(rollout.sample.target)
-        return float(geometry.box_iou(said_box(rollout), truth))
+        return float(geometry.box_iou(predicted_box(rollout), truth))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,9 +49,9 @@ class BboxAlign(Localisation):
     name: ClassVar[str] = "bbox_align"
 
     def score(self, rollout: Rollout) -> float:
-        """max(0, 1 - e)²."""
+        """Return max(0, 1 - e)²."""
         truth = true_box(rollout.sample.target)
-        box = said_box(rollout)
+        box = predicted_box(rollout)
         corners = math.dist(box[:2], truth[:2]) + math.dist(box[2:], truth[2:])
         return decay(corners / 2 / truth.diagonal)
 
@@ -74,9 +74,9 @@ class BboxScale(Localisation):
     name: ClassVar[str] = "bbox_scale"
 
     def score(self, rollout: Rollout) -> float:
-        """ρ(w)·ρ(h)·max(0, 1 - d/D)²."""
+        """Return ρ(w)·ρ(h)·max(0, 1 - d/D)²."""
         truth = true_box(rollout.sample.target)
-        box = said_box(rollout)
+        box = predicted_box(rollout)
         sides = [(box.width, truth.width), (box.height, truth.height)]
         alike = math.prod(min(pair) / max(pair) for pair in sides)
         return alike * decay(math.dist(box.centre, truth.centre) / truth.diagonal)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from medground.geometry import Box, Point
-from medground.types import Completion, Grounding, Mask, Query, Rollout, Sample, SpatialPrompt, Target
+from medground.types import Completion, Grounding, Mask, Query, Region, Rollout, Sample, Target
 
 Pair = Sequence[tuple[float, float]]
 
@@ -23,24 +23,28 @@ def rollout(
     answer_level: float = 1.0,
     published: Mapping[str, Any] | None = None,
 ) -> Rollout:
-    """A rollout with this answer and this target, in pixels; by default a perfect answer. Masks are H x W arrays."""
+    """Return a rollout with this answer and this target, in pixels; by default a perfect answer. Masks are H x W arrays."""
     raw: dict[str, Any] = {}
     if box is not None:
         raw["bbox"] = list(box)
     if points is not None and len(points) == 2:
         raw["points_1"], raw["points_2"] = (list(point) for point in points)
-    said_box = None if box is None else Box(*box)
-    said_points = tuple(Point(*point) for point in points or ())
-    prompt = SpatialPrompt(box=said_box, points=said_points) if said_box is not None or said_points else None
-    target = Target(
-        box=Box(*truth),
-        points=tuple(Point(*point) for point in points_truth),
-        mask=None if mask_truth is None else np.asarray(mask_truth, bool),
-        published=published,
-    )
+    predicted_box = None if box is None else Box(*box)
+    predicted_points = tuple(Point(*point) for point in points or ())
+    region = Region(box=predicted_box, points=predicted_points, mask=_mask(mask))
+    truth_points = tuple(Point(*point) for point in points_truth)
+    true_region = Region(box=Box(*truth), points=truth_points, mask=_mask(mask_truth))
     return Rollout(
-        sample=Sample(query=Query(image=np.zeros((64, 64, 3), np.uint8), question=""), target=target),
+        sample=Sample(
+            query=Query(image=np.zeros((64, 64, 3), np.uint8), question=""),
+            target=Target(regions=(true_region,), published=published),
+        ),
         completion=Completion(text="", frame=None),
-        grounding=Grounding(prompt=prompt, think_level=think_level, answer_level=answer_level, raw=raw),
-        mask=None if mask is None else Mask(data=np.asarray(mask, bool), score=1.0),
+        grounding=Grounding(
+            regions=(region,) if region.prompt() else (), think_level=think_level, answer_level=answer_level, raw=raw
+        ),
     )
+
+
+def _mask(pixels: Any) -> Mask | None:
+    return None if pixels is None else Mask(data=np.asarray(pixels, bool))

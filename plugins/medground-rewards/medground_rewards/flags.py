@@ -27,7 +27,7 @@ class _Flag:
             raise RecipeError(f"{self.name} has no released mode {self.mode!r}", hint=f"known: {', '.join(known)}")
 
     def __call__(self, rollout: Rollout) -> RewardResult:
-        """The flag of one rollout."""
+        """Return the flag of one rollout."""
         return released_result(self.name, rollout, self.mode)
 
 

@@ -35,7 +35,7 @@ class FormatThink(_Form):
     """
 
     def __call__(self, rollout: Rollout) -> RewardResult:
-        """The think level of one rollout."""
+        """Return the think level of one rollout."""
         return RewardResult(rollout.grounding.think_level)
 
 
@@ -51,5 +51,5 @@ class FormatSeg(_Form):
     """
 
     def __call__(self, rollout: Rollout) -> RewardResult:
-        """The answer level of one rollout."""
+        """Return the answer level of one rollout."""
         return RewardResult(rollout.grounding.answer_level)

@@ -16,12 +16,9 @@ from medground import geometry
 from medground.errors import RecipeError
 from medground.geometry import Point
 from medground.types import RewardResult, Rollout
-from medground_rewards.terms import Nothing, decay, said_pair, true_box, true_pair
+from medground_rewards.terms import EarlyResult, decay, predicted_pair, true_box, true_pair
 
 Bools = NDArray[np.bool_]
-
-_PAIRS_AT_ONCE = 1 << 22
-"""Distances held at a time: 32 MB."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,26 +27,26 @@ class _OnMask(ABC):
     range: ClassVar[tuple[float, float]] = (0.0, 1.0)
 
     def __call__(self, rollout: Rollout) -> RewardResult:
-        """The value for one rollout."""
+        """Return the value for one rollout."""
         try:
             return RewardResult(min(float(self.score(rollout, *_masks(rollout))), 1.0))
-        except Nothing as nothing:
-            return nothing.result
+        except EarlyResult as early:
+            return early.result
 
     @abstractmethod
-    def score(self, rollout: Rollout, said: Bools, truth: Bools) -> float:
-        """The value for a predicted and a true mask, H x W."""
+    def score(self, rollout: Rollout, predicted: Bools, truth: Bools) -> float:
+        """Return the value for a predicted and a true mask, H x W."""
 
 
 def _masks(rollout: Rollout) -> tuple[Bools, Bools]:
     truth, grounding = rollout.sample.target.mask, rollout.grounding
     if truth is None:
-        raise Nothing(None, undefined="the target has no mask")
+        raise EarlyResult(None, undefined="the target has no mask")
     if rollout.mask is not None:
         return rollout.mask.data, truth
-    if grounding.prompt is None or grounding.fault is not None:
-        raise Nothing(0.0, fault=str(grounding.fault or "no prompt"))
-    raise Nothing(None, undefined="no mask was made")
+    if not grounding.regions or grounding.fault is not None:
+        raise EarlyResult(0.0, fault=str(grounding.fault or "no prompt"))
+    raise EarlyResult(None, undefined="no mask was made")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,9 +59,9 @@ class MaskDice(_OnMask):
     0.5
     """
 
-    def score(self, rollout: Rollout, said: Bools, truth: Bools) -> float:
-        """2·|p ∩ g| / (|p| + |g|)."""
-        return float(geometry.mask_dice(said, truth))
+    def score(self, rollout: Rollout, predicted: Bools, truth: Bools) -> float:
+        """Return 2·|p ∩ g| / (|p| + |g|)."""
+        return float(geometry.mask_dice(predicted, truth))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,9 +73,9 @@ class MaskIou(_OnMask):
     0.3333333333333333
     """
 
-    def score(self, rollout: Rollout, said: Bools, truth: Bools) -> float:
-        """|p ∩ g| / |p ∪ g|."""
-        return float(geometry.mask_iou(said, truth))
+    def score(self, rollout: Rollout, predicted: Bools, truth: Bools) -> float:
+        """Return |p ∩ g| / |p ∪ g|."""
+        return float(geometry.mask_iou(predicted, truth))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,33 +105,14 @@ class Boundary(_OnMask):
     def __post_init__(self) -> None:
         _check_tolerance("boundary", self.tolerance)
 
-    def score(self, rollout: Rollout, said: Bools, truth: Bools) -> float:
-        """Dice · mean of max(0, 1 - d/τ) over all outline pixels."""
-        if not said.any() or not truth.any():
-            return float(said.any() == truth.any())
+    def score(self, rollout: Rollout, predicted: Bools, truth: Bools) -> float:
+        """Return the Dice · mean of max(0, 1 - d/τ) over all outline pixels."""
+        if not predicted.any() or not truth.any():
+            return float(predicted.any() == truth.any())
         reach = self.tolerance * math.sqrt(np.count_nonzero(truth))
-        to_truth, to_said = _nearest(_outline(said), _outline(truth))
-        near = np.maximum(0, 1 - np.concatenate([to_truth, to_said]) / reach).mean()
-        return float(near * geometry.mask_dice(said, truth))
-
-
-def _outline(mask: Bools) -> NDArray[np.float64]:
-    """[N, 2] rows and columns of foreground pixels with a side on the background."""
-    padded = np.pad(mask, 1)
-    inside = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
-    return np.argwhere(mask & ~inside).astype(np.float64)
-
-
-def _nearest(a: NDArray[np.float64], b: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Distance of every point of `a` to its nearest of `b`, and of every point of `b` to its nearest of `a`."""
-    from_a, from_b = np.empty(len(a)), np.full(len(b), np.inf)
-    step = max(1, _PAIRS_AT_ONCE // len(b))
-    for start in range(0, len(a), step):
-        part = a[start : start + step]
-        squared = (part[:, :1] - b[:, 0]) ** 2 + (part[:, 1:] - b[:, 1]) ** 2
-        from_a[start : start + step] = squared.min(axis=1)
-        np.minimum(from_b, squared.min(axis=0), out=from_b)
-    return np.sqrt(from_a), np.sqrt(from_b)
+        distances = np.concatenate(geometry.surface_distances(predicted, truth))
+        near = np.maximum(0, 1 - distances / reach).mean()
+        return float(near * geometry.mask_dice(predicted, truth))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,9 +140,9 @@ class PointsInMask(_OnMask):
     def __post_init__(self) -> None:
         _check_tolerance("points_in_mask", self.tolerance)
 
-    def score(self, rollout: Rollout, said: Bools, truth: Bools) -> float:
-        """Mean of max(0, 1 - m/τ) · max(0, 1 - d/D)²."""
-        pair, key_points = said_pair(rollout), true_pair(rollout.sample.target)
+    def score(self, rollout: Rollout, predicted: Bools, truth: Bools) -> float:
+        """Return the mean of max(0, 1 - m/τ) · max(0, 1 - d/D)²."""
+        pair, key_points = predicted_pair(rollout), true_pair(rollout.sample.target)
         diagonal = true_box(rollout.sample.target).diagonal
         if not truth.any():
             return 0.0
@@ -174,7 +152,7 @@ class PointsInMask(_OnMask):
 
 
 def _miss(point: Point, mask: Bools) -> float:
-    """Distance of a point to the nearest foreground pixel of a mask, px; pixel i covers [i, i+1)."""
+    """Return the distance of a point to the nearest foreground pixel of a mask, px; pixel i covers [i, i+1)."""
     if geometry.in_mask(point, mask):
         return 0.0
     rows, columns = np.nonzero(mask)
@@ -185,4 +163,6 @@ def _miss(point: Point, mask: Bools) -> float:
 
 def _check_tolerance(name: str, tolerance: float) -> None:
     if not 0 < tolerance < math.inf:
-        raise RecipeError(f"{name} got tolerance {tolerance!r}", hint="give a positive number such as 0.2")
+        raise RecipeError(
+            f"the tolerance of {name} is not positive: {tolerance!r}", hint="set a positive number, for example 0.2"
+        )

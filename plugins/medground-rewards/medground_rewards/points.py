@@ -6,14 +6,14 @@ from typing import ClassVar
 
 from medground import geometry
 from medground.types import Fault, Rollout
-from medground_rewards.terms import Localisation, Nothing, apart, decay, said_pair, true_box, true_pair
+from medground_rewards.terms import EarlyResult, Localisation, apart, decay, predicted_pair, true_box, true_pair
 
 
 def _near(rollout: Rollout) -> float:
-    """max(0, 1 - 2d/D)²: d is the mean distance under the better matching, D the diagonal of the target's box."""
+    """Return max(0, 1 - 2d/D)²: d is the mean distance under the better matching, D the diagonal of the target's box."""
     target = rollout.sample.target
     (a, b), diagonal = true_pair(target), true_box(target).diagonal
-    p, q = said_pair(rollout)
+    p, q = predicted_pair(rollout)
     straight, crossed = math.dist(p, a) + math.dist(q, b), math.dist(p, b) + math.dist(q, a)
     return decay(min(straight, crossed) / diagonal)
 
@@ -38,11 +38,11 @@ class PointsDice(Localisation):
     name: ClassVar[str] = "points_dice"
 
     def score(self, rollout: Rollout) -> float:
-        """2·|P ∩ G| / (|P| + |G|)."""
+        """Return 2·|P ∩ G| / (|P| + |G|)."""
         truth = true_pair(rollout.sample.target)
         if not apart(truth):
-            raise Nothing(None, undefined="the target's key points coincide")
-        return float(geometry.disc_dice(said_pair(rollout), truth))
+            raise EarlyResult(None, undefined="the target's key points coincide")
+        return float(geometry.disc_dice(predicted_pair(rollout), truth))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +64,7 @@ class PointsAlign(Localisation):
     name: ClassVar[str] = "points_align"
 
     def score(self, rollout: Rollout) -> float:
-        """max(0, 1 - 2d/D)²."""
+        """Return max(0, 1 - 2d/D)²."""
         return _near(rollout)
 
 
@@ -87,15 +87,15 @@ class PointsAngle(Localisation):
     name: ClassVar[str] = "points_angle"
 
     def score(self, rollout: Rollout) -> float:
-        """(1 - 2θ/π)·max(0, 1 - 2d/D)²."""
+        """Return (1 - 2θ/π)·max(0, 1 - 2d/D)²."""
         truth = true_pair(rollout.sample.target)
         if not apart(truth):
-            raise Nothing(None, undefined="the target's key points coincide")
-        said = said_pair(rollout)
-        if not apart(said):
-            raise Nothing(0.0, fault=str(Fault.POINTS_EQUAL))
+            raise EarlyResult(None, undefined="the target's key points coincide")
+        predicted = predicted_pair(rollout)
+        if not apart(predicted):
+            raise EarlyResult(0.0, fault=str(Fault.POINTS_EQUAL))
         # Scaled to unit length first, so that no product overflows; atan2 keeps the last digits of small angles.
-        u, v = _direction(*said), _direction(*truth)
+        u, v = _direction(*predicted), _direction(*truth)
         angle = math.atan2(abs(u[0] * v[1] - u[1] * v[0]), abs(u[0] * v[0] + u[1] * v[1]))
         return (1 - 2 * angle / math.pi) * _near(rollout)
 

@@ -25,11 +25,13 @@ _RAISES = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 
 
 def released_result(term: str, rollout: Rollout, mode: Mode) -> RewardResult:
-    """The released value of one term for one rollout; an exception of the released code gives 0 and is named.
+    """Return the released value of one term for one rollout; an exception of the released code gives 0 and is named.
 
     A released NaN or infinity is not a number a rubric can add: it abstains and says so in ``details["released"]``.
     """
     truth = published(rollout)
+    if truth is None:
+        return RewardResult(None, {"undefined": "the target is not one region"})
     try:
         value = _GROUPS[mode, term](rollout.grounding.raw, truth, mode)[term]
     except _RAISES as error:
@@ -39,21 +41,24 @@ def released_result(term: str, rollout: Rollout, mode: Mode) -> RewardResult:
     return RewardResult(None, {"released": str(value)})
 
 
-def published(rollout: Rollout) -> Mapping[str, Any]:
-    """The truth as a published file states it; the target's own numbers where there is no such statement."""
+def published(rollout: Rollout) -> Mapping[str, Any] | None:
+    """Return the truth as a published file states it, else the target's own numbers; None where it is not one region."""
     target = rollout.sample.target
     if target.published is not None:
         return target.published
-    return {"bbox_2d": list(target.box), "point_2d": [list(point) for point in target.points]}
+    region = target.region
+    if region is None or region.box is None:
+        return None
+    return {"bbox_2d": list(region.box), "point_2d": [list(point) for point in region.points]}
 
 
 def log_curve(value: float) -> float:
-    """Logarithmic smoothing: 0.1 at 0, 1 at 1, and more than 1 beyond."""
+    """Return the logarithmic smoothing: 0.1 at 0, 1 at 1, and more than 1 beyond."""
     return 0.1 + 0.9 * math.log(3 * value + 1) / math.log(4)
 
 
 def exp_curve(value: float, centre: float) -> float:
-    """Logistic smoothing: about 1 at 0, 0.1 at 2."""
+    """Return the logistic smoothing: about 1 at 0, 0.1 at 2."""
 
     def logistic(x: float) -> float:
         return 1 / (1 + math.exp(3 * (x - centre)))
@@ -62,7 +67,7 @@ def exp_curve(value: float, centre: float) -> float:
 
 
 def penalised(value: float, first: float, second: float) -> float:
-    """Two validity flags take at most 18.75 %; clipped to [0, 1] after that, then rounded to 4 decimals.
+    """Take at most 18.75 % off for two validity flags, clip to [0, 1], then round to 4 decimals.
 
     The two products are added rather than the factors, which is what decides 0.08125 -> 0.0812.
     """
@@ -70,7 +75,7 @@ def penalised(value: float, first: float, second: float) -> float:
 
 
 def position_flag(points: Any, box: Any) -> float:
-    """1, 0.5 or 0.25: halved for each of two points outside the closed box."""
+    """Return 1, 0.5 or 0.25: halved for each of two points outside the closed box."""
     flag = 1.0
     for x, y in (points[0], points[1]):
         flag *= 1.0 if box[0] <= x <= box[2] and box[1] <= y <= box[3] else 0.5
@@ -78,7 +83,7 @@ def position_flag(points: Any, box: Any) -> float:
 
 
 def box_terms(raw: Mapping[str, Any] | None, truth: Mapping[str, Any], mode: Mode) -> Values:
-    """The box terms and flags of modes soft and hard; in soft the hard ones are 0.
+    """Return the box terms and flags of modes soft and hard; in soft the hard ones are 0.
 
     Raises:
         ArithmeticError, AttributeError, LookupError, TypeError, ValueError: as the released function does inside its
@@ -105,7 +110,7 @@ def box_terms(raw: Mapping[str, Any] | None, truth: Mapping[str, Any], mode: Mod
 
 
 def point_terms(raw: Mapping[str, Any] | None, truth: Mapping[str, Any], mode: Mode) -> Values:
-    """The point terms and flags of modes soft and hard; in soft the hard ones are 0. Raises as `box_terms`."""
+    """Return the point terms and flags of modes soft and hard; in soft the hard ones are 0. Raises as `box_terms`."""
     answer = raw or {}
     p1, p2 = _numbers(answer["points_1"], 2), _numbers(answer["points_2"], 2)
     g1, g2 = truth["point_2d"][0], truth["point_2d"][1]
@@ -124,7 +129,7 @@ def point_terms(raw: Mapping[str, Any] | None, truth: Mapping[str, Any], mode: M
 
 
 def base_iou(raw: Mapping[str, Any] | None, truth: Mapping[str, Any], mode: Mode) -> Values:
-    """1 where the inclusive-pixel IoU exceeds 0.5. As released always 0: it calls a string method on a dictionary."""
+    """Return 1 where the inclusive-pixel IoU exceeds 0.5. As released always 0: it calls a string method on a dictionary."""
     if mode == "base":
         return {"bbox_iou": 0.0}
     x1, y1, x2, y2 = (raw or {})["bbox"]
@@ -136,7 +141,7 @@ def base_iou(raw: Mapping[str, Any] | None, truth: Mapping[str, Any], mode: Mode
 
 
 def base_box_l1(raw: Mapping[str, Any] | None, truth: Mapping[str, Any], mode: Mode) -> Values:
-    """1 where the mean absolute corner difference is below 10 px. As released always 0, by the same bug."""
+    """Return 1 where the mean absolute corner difference is below 10 px. As released always 0, by the same bug."""
     if mode == "base":
         return {"bbox_align": 0.0}
     x1, y1, x2, y2 = (raw or {})["bbox"]
@@ -145,7 +150,7 @@ def base_box_l1(raw: Mapping[str, Any] | None, truth: Mapping[str, Any], mode: M
 
 
 def base_points_l1(raw: Mapping[str, Any] | None, truth: Mapping[str, Any], mode: Mode) -> Values:
-    """1 where both points, truncated, lie in the predicted box and are within 100 px of the truth's on average."""
+    """Return 1 where both points, truncated, lie in the predicted box and are within 100 px of the truth's on average."""
     answer = raw or {}
     x1, y1, x2, y2 = answer["bbox"]
     p1, p2 = ((int(answer[key][0]), int(answer[key][1])) for key in ("points_1", "points_2"))
@@ -157,7 +162,7 @@ def base_points_l1(raw: Mapping[str, Any] | None, truth: Mapping[str, Any], mode
 
 
 def _numbers(value: Any, count: int) -> list[Any]:
-    """A list of exactly `count` ints or floats; a bool is an int here, as it was there."""
+    """Return a list of exactly `count` ints or floats; a bool is an int here, as it was there."""
     if isinstance(value, list) and len(value) == count and all(isinstance(item, int | float) for item in value):
         return value
     raise ValueError(f"not a list of {count} numbers")
@@ -178,7 +183,7 @@ def _half_l1(a: Any, b: Any) -> float:
 
 
 def _twice_disc_iou(a: Any, b: Any) -> float:
-    """2·O/(U + 1e-5) of the discs over two diameters: named Dice in the release, but twice the IoU, up to 2."""
+    """Return 2·O/(U + 1e-5) of the discs over two diameters: named Dice in the release, but twice the IoU, up to 2."""
     (centre_a, r), (centre_b, s) = _disc(*a), _disc(*b)
     d = _distance(centre_a, centre_b)
     if d >= r + s - 1e-5:
@@ -207,5 +212,5 @@ _GROUPS: dict[tuple[Mode, str], Callable[[Mapping[str, Any] | None, Mapping[str,
 
 
 def modes(term: str) -> tuple[Mode, ...]:
-    """The modes in which the release has a counterpart of `term`."""
+    """Return the modes in which the release has a counterpart of `term`."""
     return tuple(mode for mode, key in _GROUPS if key == term)

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from medground.errors import RecipeError
 from medground.geometry import Box, Point
-from medground.types import Fault, RewardResult, Rollout, Target
+from medground.types import Fault, Region, RewardResult, Rollout, Target
 from medground_rewards.released import Mode, modes, released_result
 
 LARGEST = 1e100
@@ -16,7 +16,7 @@ SMALLEST = 1e-100
 """Targets smaller than this have no size: their squares vanish."""
 
 
-class Nothing(Exception):
+class EarlyResult(Exception):
     """Raised inside a term to answer early: 0 for a part the model failed to give, None where nothing is defined."""
 
     def __init__(self, value: float | None, **details: Any) -> None:
@@ -25,7 +25,7 @@ class Nothing(Exception):
 
 
 def decay(error: float) -> float:
-    """(1 - error)², and 0 from an error of 1 on: steepest at perfect, so that the last pixels still pay.
+    """Return (1 - error)², and 0 from an error of 1 on: steepest at perfect, so that the last pixels still pay.
 
     >>> decay(0.0), decay(0.5), decay(3.0)
     (1.0, 0.25, 0.0)
@@ -33,58 +33,71 @@ def decay(error: float) -> float:
     return max(0.0, 1.0 - error) ** 2
 
 
-def said_box(rollout: Rollout) -> Box:
-    """The predicted box, in original pixels, if it encloses anything."""
-    prompt, fault = rollout.grounding.prompt, rollout.grounding.fault
-    if prompt is None or prompt.box is None:
-        raise Nothing(0.0, fault=str(fault or Fault.MISSING_KEYS))
-    box = prompt.box
+def predicted_region(rollout: Rollout) -> Region:
+    """Return the one predicted region; an empty one where there is none, and several make the term abstain."""
+    regions = rollout.grounding.regions
+    if len(regions) > 1:
+        raise EarlyResult(None, undefined="the answer has several regions")
+    return regions[0] if regions else Region()
+
+
+def predicted_box(rollout: Rollout) -> Box:
+    """Return the predicted box, in original pixels, if it encloses anything."""
+    box = predicted_region(rollout).box
+    if box is None:
+        raise EarlyResult(0.0, fault=str(rollout.grounding.fault or Fault.MISSING_KEYS))
     if not _usable(*box):
-        raise Nothing(0.0, fault=str(Fault.NONFINITE))
+        raise EarlyResult(0.0, fault=str(Fault.NONFINITE))
     shorter = min(box.width, box.height)
     if shorter <= 0:
-        raise Nothing(0.0, fault=str(Fault.INVERTED_BOX if shorter < 0 else Fault.DEGENERATE_BOX))
+        raise EarlyResult(0.0, fault=str(Fault.INVERTED_BOX if shorter < 0 else Fault.DEGENERATE_BOX))
     return box
 
 
-def said_points(rollout: Rollout) -> tuple[Point, ...]:
-    """The predicted foreground points, in original pixels: one at least."""
-    prompt, fault = rollout.grounding.prompt, rollout.grounding.fault
-    points = () if prompt is None else prompt.points
-    if prompt is not None and 0 in prompt.labels:
-        points = tuple(point for point, label in zip(points, prompt.labels, strict=True) if label)
+def predicted_points(rollout: Rollout) -> tuple[Point, ...]:
+    """Return the predicted foreground points, in original pixels: one at least."""
+    region = predicted_region(rollout)
+    points = tuple(point for point, label in zip(region.points, region.labels, strict=True) if label)
     if not points:
-        raise Nothing(0.0, fault=str(fault or Fault.MISSING_KEYS))
+        raise EarlyResult(0.0, fault=str(rollout.grounding.fault or Fault.MISSING_KEYS))
     if not all(_usable(*point) for point in points):
-        raise Nothing(0.0, fault=str(Fault.NONFINITE))
+        raise EarlyResult(0.0, fault=str(Fault.NONFINITE))
     return points
 
 
-def said_pair(rollout: Rollout) -> tuple[Point, Point]:
-    """The two predicted points."""
-    points = said_points(rollout)
+def predicted_pair(rollout: Rollout) -> tuple[Point, Point]:
+    """Return the two predicted points."""
+    points = predicted_points(rollout)
     if len(points) != 2:
-        raise Nothing(0.0, fault=str(Fault.BAD_POINTS))
+        raise EarlyResult(0.0, fault=str(Fault.BAD_POINTS))
     return points[0], points[1]
 
 
+def true_region(target: Target) -> Region:
+    """Return the target's one region; any other number of them makes the term abstain."""
+    if target.region is None:
+        raise EarlyResult(None, undefined="the target is not one region")
+    return target.region
+
+
 def true_box(target: Target) -> Box:
-    """The target's box; without an area there is nothing to be right about, so the term abstains."""
-    box = target.box
-    if not _usable(*box) or min(box.width, box.height) < SMALLEST:
-        raise Nothing(None, undefined="the target's box has no area")
+    """Return the target's box; without an area there is nothing to be right about, so the term abstains."""
+    box = true_region(target).box
+    if box is None or not _usable(*box) or min(box.width, box.height) < SMALLEST:
+        raise EarlyResult(None, undefined="the target's box has no area")
     return box
 
 
 def true_pair(target: Target) -> tuple[Point, Point]:
-    """The target's two key points; any other number of them makes the term abstain."""
-    if len(target.points) != 2 or not _usable(*target.points[0], *target.points[1]):
-        raise Nothing(None, undefined="the target has not two finite key points")
-    return target.points[0], target.points[1]
+    """Return the target's two key points; any other number of them makes the term abstain."""
+    points = true_region(target).points
+    if len(points) != 2 or not _usable(*points[0], *points[1]):
+        raise EarlyResult(None, undefined="the target has not two finite key points")
+    return points[0], points[1]
 
 
 def apart(pair: tuple[Point, Point]) -> bool:
-    """Whether two points are two: far enough from each other to have a direction and a disc."""
+    """Return whether two points are two: far enough from each other to have a direction and a disc."""
     return math.dist(*pair) >= SMALLEST
 
 
@@ -116,19 +129,21 @@ class Localisation(ABC):
         if self.mode not in known:
             raise RecipeError(f"{self.name} has no released mode {self.mode!r}", hint=f"known: {', '.join(known)}")
         if not 0 <= self.threshold < 1:
-            raise RecipeError(f"{self.name} got threshold {self.threshold!r}", hint="give a number in [0, 1)")
+            raise RecipeError(
+                f"the threshold of {self.name} is not in [0, 1): {self.threshold!r}", hint="set a number in [0, 1)"
+            )
 
     def __call__(self, rollout: Rollout) -> RewardResult:
-        """The value for one rollout."""
+        """Return the value for one rollout."""
         if self.released:
             return released_result(self.name, rollout, self.mode)
         try:
             value = self.score(rollout)
-        except Nothing as nothing:
-            return nothing.result
+        except EarlyResult as early:
+            return early.result
         value = min(float(value), 1.0)
         return RewardResult(value if value > self.threshold else 0.0)
 
     @abstractmethod
     def score(self, rollout: Rollout) -> float:
-        """The corrected value, in [0, 1]; raises `Nothing` where the answer or the target lacks a part."""
+        """Return the corrected value, in [0, 1]; raises `EarlyResult` where the answer or the target lacks a part."""

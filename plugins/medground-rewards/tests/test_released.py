@@ -1,4 +1,4 @@
-"""The released numbers: worked examples, and thousands of cases on which two transcriptions of the formulas agree."""
+"""Released terms give the worked numbers, and agree with a second transcription on thousands of cases."""
 
 import math
 import random
@@ -75,7 +75,7 @@ ROWS = {
 
 
 @pytest.mark.parametrize("row", ROWS)
-def test_worked_examples(row):
+def test_released_terms_give_the_worked_numbers(row):
     box, pair, soft_iou, iou, align, scale, dice, p_align, angle, box_flags, point_flags, soft_total, hard_total = ROWS[
         row
     ]
@@ -91,7 +91,7 @@ def test_worked_examples(row):
     assert 2 + sum(soft[name] for name in TERMS) == pytest.approx(soft_total, abs=1e-9)
 
 
-def test_worked_examples_on_other_truths():
+def test_released_terms_give_the_worked_numbers_on_other_truths():
     small = truth_of([100, 100, 112, 112], [[104, 106], [109, 106]])
     perfect = scored(answer([100, 100, 112, 112], [[104, 106], [109, 106]]), small, "hard")
     assert [perfect[name] for name in TERMS] == [1, 1, 1, 1, 0.925, 0.925]
@@ -138,7 +138,7 @@ def clip(v, low, high):
 
 
 def near_tie(v):
-    """Whether the fifth decimal is so near a five that the last bit of the product decides how it rounds."""
+    """Return True if the last bit of the product decides how the fifth decimal is rounded."""
     return v == v and abs(v * 1e4 - math.floor(v * 1e4) - 0.5) < 1e-12
 
 
@@ -232,7 +232,7 @@ ODD = [NAN, INF, -INF, True, False, None, "12", [1], 10**400, -(10**400), 1e200,
 
 
 def fuzzed(rng):
-    """A random answer and truth: honest jitter, coincidences, inversions, integers or floats, and odd things."""
+    """Return a random answer and truth: jitter, coincident or inverted parts, integers, floats and unusual values."""
     size = rng.choice([20, 840, 4000])
     draw = (lambda: rng.randrange(size)) if rng.random() < 0.7 else (lambda: rng.uniform(0, size))
     x, y = sorted([draw(), draw()]), sorted([draw(), draw()])

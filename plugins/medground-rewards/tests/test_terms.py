@@ -1,10 +1,11 @@
-"""The corrected terms: what they promise, term by term and as rubrics."""
+"""The corrected terms keep their promises, singly and as rubrics."""
 
 import itertools
 import math
 import pickle
 import random
 import statistics
+from dataclasses import replace
 
 import medground_rewards
 import numpy as np
@@ -19,6 +20,7 @@ from medground.errors import RecipeError
 from medground.recipe import resolve
 from medground.rewards.rubric import rubric
 from medground.testing import check_reward
+from medground.types import Mask
 
 BOXES = [boxes.BboxIou, boxes.BboxAlign, boxes.BboxScale]
 POINTS = [points.PointsDice, points.PointsAlign, points.PointsAngle]
@@ -54,7 +56,7 @@ def turned(pair, angle):
 
 @pytest.mark.parametrize("name", registered())
 @pytest.mark.lane
-def test_every_term_keeps_the_protocol(name):
+def test_every_term_passes_the_conformance_kit(name):
     factory = registered()[name]
     check_reward(factory)
     if name.startswith("format_"):
@@ -64,14 +66,14 @@ def test_every_term_keeps_the_protocol(name):
         check_reward(factory, mode=mode, **({} if flag else {"released": True}))
 
 
-def test_terms_travel_and_say_what_they_are():
+def test_terms_are_pickled_and_their_repr_shows_their_settings():
     term = boxes.BboxIou(threshold=0.5)
     assert pickle.loads(pickle.dumps(term)) == term
     assert repr(term) == "BboxIou(released=False, mode='hard', threshold=0.5)"
 
 
 @pytest.mark.parametrize("arguments", [{"mode": "sfot"}, {"mode": "base"}, {"threshold": 1.0}, {"threshold": math.nan}])
-def test_arguments_that_mean_nothing_are_refused(arguments):
+def test_invalid_arguments_are_refused(arguments):
     with pytest.raises(RecipeError):
         points.PointsDice(**arguments)
 
@@ -85,7 +87,7 @@ def test_a_tolerance_is_a_positive_number(term, tolerance):
 
 @pytest.mark.parametrize("term", [*BOXES, *POINTS])
 @pytest.mark.parametrize("scale", [1e-3, 0.1, 1.0, 1e6])
-def test_perfect_earns_everything_at_any_size(term, scale):
+def test_a_perfect_answer_earns_1_at_any_size(term, scale):
     box, pair = tuple(v * scale for v in TRUTH), tuple((x * scale, y * scale) for x, y in PAIR)
     assert term()(rollout(box=box, truth=box, points=pair, points_truth=pair)).value == 1.0
     swapped = rollout(box=box, truth=box, points=pair[::-1], points_truth=pair)
@@ -120,7 +122,7 @@ ERRORS = {
 
 @pytest.mark.parametrize("what", ERRORS)
 @pytest.mark.parametrize("term", [*BOXES, *POINTS])
-def test_more_error_never_pays_more_and_there_is_no_plateau_before_perfect(term, what):
+def test_values_fall_with_error_without_a_plateau_before_perfect(term, what):
     steps = [k / 100 for k in range(101)]
     base = {"truth": TRUTH, "box": TRUTH, "points": PAIR, "points_truth": PAIR}
     values = [term()(rollout(**base | ERRORS[what](step))).value for step in steps]
@@ -171,7 +173,7 @@ def test_points_that_are_not_two_finite_ones_earn_nothing(term, pair):
     assert result.details["fault"]
 
 
-def test_coincident_points():
+def test_coincident_points_have_no_disc_and_no_direction():
     said = rollout(points=[(40, 55)] * 2, points_truth=PAIR, truth=TRUTH)
     assert points.PointsDice()(said).value == 0.0
     assert points.PointsAngle()(said).value == 0.0
@@ -183,13 +185,13 @@ def test_coincident_points():
 
 
 @pytest.mark.parametrize("term", BOXES)
-def test_a_target_without_area_is_nothing_to_be_right_about(term):
+def test_a_target_without_area_makes_the_term_abstain(term):
     result = term()(rollout(truth=(10, 10, 10, 50)))
     assert result.value is None
     assert "area" in result.details["undefined"]
 
 
-def test_a_threshold_silences_and_leaves_the_rest_as_it_is():
+def test_values_below_a_threshold_are_zero_and_the_rest_is_unchanged():
     near, far = rollout(box=moved(TRUTH, 4, 0), truth=TRUTH), rollout(box=moved(TRUTH, 20, 0), truth=TRUTH)
     plain, strict = boxes.BboxIou(), boxes.BboxIou(threshold=0.5)
     assert strict(near).value == plain(near).value > 0.5
@@ -212,7 +214,7 @@ pair_of = st.tuples(st.tuples(number, number), st.tuples(number, number))
 
 
 @given(st.tuples(number, number, number, number), st.tuples(number, number, number, number), pair_of, pair_of)
-def test_always_finite_and_in_range(box, truth, said, true):
+def test_values_are_finite_and_in_range_for_any_answer(box, truth, said, true):
     case = rollout(box=box, truth=truth, points=said, points_truth=true)
     for term in (*BOXES, *POINTS):
         value = term()(case).value
@@ -226,7 +228,7 @@ def disc_mask(cx, cy, r, size=(96, 96)):
 
 @pytest.mark.parametrize("term", ON_MASKS)
 @pytest.mark.parametrize("radius", [0, 1, 3, 20])
-def test_masks_perfect_is_one_at_any_size(term, radius):
+def test_a_perfect_mask_earns_1_at_any_size(term, radius):
     truth = disc_mask(48, 48, radius)
     box, pair = (48 - radius, 48 - radius, 49 + radius, 49 + radius), ((48.5, 48.5), (48.2, 48.7))
     case = rollout(mask=truth, mask_truth=truth, box=box, truth=box, points=pair, points_truth=pair)
@@ -235,7 +237,7 @@ def test_masks_perfect_is_one_at_any_size(term, radius):
 
 @pytest.mark.parametrize("term", ON_MASKS[:3])
 @pytest.mark.parametrize("change", [lambda k: disc_mask(40 + k, 48, 20), lambda k: disc_mask(40, 48, 20 + k)])
-def test_masks_monotone_without_a_plateau(term, change):
+def test_mask_terms_fall_with_error_without_a_plateau(term, change):
     truth = disc_mask(40, 48, 20)
     values = [term()(rollout(mask=change(k), mask_truth=truth)).value for k in range(20)]
     assert values[0] == 1.0
@@ -244,7 +246,7 @@ def test_masks_monotone_without_a_plateau(term, change):
     assert all(value == 0.0 for value in values[len(living) :])
 
 
-def test_masks_empty_missing_and_symmetric():
+def test_mask_terms_for_empty_missing_and_swapped_masks():
     truth, none = disc_mask(40, 48, 9), np.zeros((96, 96), bool)
     for term in (masks.MaskDice(), masks.MaskIou(), masks.Boundary()):
         assert term(rollout(mask=none, mask_truth=truth)).value == 0.0
@@ -273,13 +275,6 @@ def test_boundary_agrees_with_a_distance_transform():
         assert masks.Boundary()(rollout(mask=said, mask_truth=truth)).value == pytest.approx(expected, abs=1e-12)
 
 
-def test_boundary_in_parts_is_boundary_at_once(monkeypatch):
-    a, b = disc_mask(40, 48, 30), disc_mask(43, 47, 28)
-    whole = masks.Boundary()(rollout(mask=a, mask_truth=b)).value
-    monkeypatch.setattr(masks, "_PAIRS_AT_ONCE", 7)
-    assert masks.Boundary()(rollout(mask=a, mask_truth=b)).value == whole
-
-
 def test_clicks_must_land_on_the_target_and_near_its_key_points():
     truth = disc_mask(48, 48, 20)
     case = {"truth": (28, 28, 69, 69), "points_truth": ((40, 48), (56, 48)), "mask_truth": truth, "mask": truth}
@@ -303,7 +298,7 @@ def test_format_is_at_most_a_quarter_of_the_maximum(name):
 
 
 def jittered(rng, share):
-    """The truth with every number moved by up to `share` of the target's sides: an honest answer."""
+    """Return the truth with every number moved by up to `share` of the target's sides."""
     w, h = TRUTH[2] - TRUTH[0], TRUTH[3] - TRUTH[1]
 
     def off(side):
@@ -318,7 +313,7 @@ def total(scorer, **said):
 
 
 @pytest.mark.parametrize("name", ["soft", "hard", "base"])
-def test_no_wrong_answer_earns_what_an_honest_one_does(name):
+def test_wrong_answers_earn_less_than_nearly_right_ones(name):
     scorer, rng = rubric(f"train/{name}"), random.Random(0)
     honest = statistics.median(total(scorer, **jittered(rng, 0.1)) for _ in range(100))
     size = 200
@@ -339,3 +334,37 @@ def test_no_wrong_answer_earns_what_an_honest_one_does(name):
             wrong[f"random {box}"] = {"box": box, "points": pair}
     best = max(wrong, key=lambda what: total(scorer, **wrong[what]))
     assert total(scorer, **wrong[best]) < honest, best
+
+
+def doubled(regions):
+    return regions * 2
+
+
+@pytest.mark.parametrize("term", [*BOXES, *POINTS])
+def test_a_term_that_knows_one_region_abstains_where_there_are_several(term):
+    one = rollout()
+    several_answers = replace(one, grounding=replace(one.grounding, regions=doubled(one.grounding.regions)))
+    target = replace(one.sample.target, regions=doubled(one.sample.target.regions))
+    several_truths = replace(one, sample=replace(one.sample, target=target))
+    assert term()(one).value == 1.0
+    assert term()(several_answers).value is None
+    assert term()(several_truths).value is None
+    assert term(released=True)(several_truths).value is None
+
+
+def test_a_released_number_is_that_of_the_published_statement_however_many_regions_there_are():
+    one = rollout(published={"bbox_2d": [10, 10, 39, 49], "point_2d": [[15, 20], [30, 40]]})
+    target = replace(one.sample.target, regions=doubled(one.sample.target.regions))
+    several = replace(one, sample=replace(one.sample, target=target))
+    assert boxes.BboxIou(released=True)(several).value == boxes.BboxIou(released=True)(one).value
+
+
+def test_masks_of_several_regions_are_compared_as_their_unions():
+    left, right = np.zeros((2, 64, 64), bool)
+    left[:, :8] = right[:, 32:40] = True
+    both = rollout(mask=left, mask_truth=left)
+    regions = (*both.grounding.regions, replace(both.grounding.regions[0], mask=Mask(data=right)))
+    answer = replace(both, grounding=replace(both.grounding, regions=regions))
+    assert masks.MaskDice()(answer).value == pytest.approx(2 / 3)
+    target = replace(both.sample.target, regions=regions)
+    assert masks.MaskDice()(replace(answer, sample=replace(both.sample, target=target))).value == 1.0

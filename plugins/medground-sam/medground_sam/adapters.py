@@ -25,7 +25,7 @@ class Adapter(nn.Module):
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """``[B, H, W, C]`` in, the same out."""
+        """Return ``[B, H, W, C]`` for ``[B, H, W, C]``."""
         grid = x.permute(0, 3, 1, 2)
         gate = self.channel(grid.mean(dim=(2, 3)))[:, :, None, None]
         return self.norm((grid + self.spatial(grid * gate)).permute(0, 2, 3, 1))

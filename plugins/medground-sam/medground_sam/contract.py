@@ -1,4 +1,4 @@
-"""How each model wants its input and how its output becomes a mask: data, one row per model and protocol.
+"""How each model takes its input and how its output becomes a mask: data, one row per model and protocol.
 
 Images in are H x W x 3 uint8 RGB, arrays out 3 x S x S float32; coordinates are (x, y) pixels.
 """
@@ -22,7 +22,7 @@ STD = np.array([58.395, 57.12, 57.375], np.float32)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contract:
-    """What one model expects and how its answer is read."""
+    """What one model expects and how its output is read."""
 
     resize: Literal["longest_side", "spline", "nearest"]
     """``longest_side``: bilinear, aspect kept, zeros to the right and below. ``spline``: cubic B-spline to a square
@@ -55,7 +55,7 @@ _CONTRACTS = {
 
 
 def contract(model: str, protocol: str) -> Contract:
-    """The row for a model under a protocol: ``native`` (its authors') or ``medreasoner`` (the released evaluation).
+    """Return the row for a model under a protocol: ``native`` (its authors') or ``medreasoner`` (the released evaluation).
 
     Raises:
         RecipeError: if there is no such protocol.
@@ -67,7 +67,7 @@ def contract(model: str, protocol: str) -> Contract:
 
 
 def input_size(row: Contract, size: Size, side: int) -> Size:
-    """(H, W) that an image of `size` fills of the model's `side` x `side` input.
+    """Return the (H, W) that an image of `size` fills of the model's `side` x `side` input.
 
     >>> input_size(_SAM, (300, 200), 1024), input_size(_CONTRACTS["sammed2d", "native"], (300, 200), 256)
     ((1024, 683), (256, 256))
@@ -79,14 +79,14 @@ def input_size(row: Contract, size: Size, side: int) -> Size:
 
 
 def to_input(row: Contract, xy: ArrayLike, size: Size, side: int) -> NDArray[np.float32]:
-    """Pixels ``[..., 2]`` of an image of `size` (H, W) in pixels of the model's input."""
+    """Convert pixels ``[..., 2]`` of an image of `size` (H, W) to pixels of the model's input."""
     height, width = input_size(row, size, side)
     scale = np.array([width / size[1], height / size[0]])
     return (np.asarray(xy, np.float64) * scale).astype(np.float32)
 
 
 def as_rgb(image: Image) -> Image:
-    """The image as H x W x 3 uint8; one grey channel is repeated.
+    """Return the image as H x W x 3 uint8; one grey channel is repeated.
 
     Raises:
         InputError: if it is neither grey nor RGB, not uint8, or empty.
@@ -100,7 +100,7 @@ def as_rgb(image: Image) -> Image:
 
 
 def prepare(row: Contract, image: Image, side: int) -> NDArray[np.float32]:
-    """The model's input, 3 x side x side float32, for an H x W x 3 uint8 RGB image."""
+    """Return the model's input, 3 x side x side float32, for an H x W x 3 uint8 RGB image."""
     array = image[..., ::-1] if row.order == "bgr" else image
     if row.resize == "nearest":
         array = _normalise(row, array)[_nearest(array.shape[0], side)][:, _nearest(array.shape[1], side)]
@@ -141,6 +141,6 @@ def _spline(array: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
         zoomed = ndimage.zoom(smooth, [1 / factor for factor in factors], order=3, mode="mirror", grid_mode=True)
         return np.clip(zoomed, array.min(), array.max()).astype(np.uint8)
 
-    if (array[..., :1] == array).all():  # grey: one channel tells all
+    if (array[..., :1] == array).all():  # grey: one channel stands for all
         return np.repeat(channel(array[..., 0])[..., None], 3, axis=2)
     return np.stack([channel(array[..., index]) for index in range(3)], axis=2)

@@ -65,7 +65,7 @@ def _translate(name: str, rules: list[tuple[re.Pattern[str], str]]) -> str:
 
 
 def to_transformers(name: str) -> str:
-    """A parameter's name in transformers' SamModel.
+    """Return a parameter's name in transformers' SamModel.
 
     >>> to_transformers("image_encoder.blocks.3.norm2.weight")
     'vision_encoder.layers.3.layer_norm2.weight'
@@ -74,7 +74,7 @@ def to_transformers(name: str) -> str:
 
 
 def to_original(name: str) -> str:
-    """A parameter's name in the published files.
+    """Return a parameter's name in the published files.
 
     >>> to_original("mask_decoder.iou_prediction_head.proj_out.bias")
     'mask_decoder.iou_prediction_head.layers.2.bias'
@@ -83,7 +83,7 @@ def to_original(name: str) -> str:
 
 
 def in_transformers_layout(names: Iterable[str]) -> bool:
-    """Whether names follow transformers' SamModel rather than the published files."""
+    """Return True if names follow transformers' SamModel rather than the published files."""
     return any(name.startswith("vision_encoder.") for name in names)
 
 
@@ -119,14 +119,14 @@ class Sizes:
 
 
 DECODER_HEADS = 8
-"""Attention heads of the mask decoder in every published SAM; no tensor tells it."""
+"""Attention heads of the mask decoder in every published SAM; no tensor shows it."""
 
 
 def sizes_of(weights: "Mapping[str, torch.Tensor]", source: str) -> Sizes:
-    """The sizes of the network whose weights these are, in either layout.
+    """Return the sizes of the network whose weights these are, in either layout.
 
     Raises:
-        InputError: if a tensor that tells a size is missing or they contradict one another; `source` names the file.
+        InputError: if a tensor that shows a size is missing or two contradict one another; `source` names the file.
     """
     named = to_original if in_transformers_layout(weights) else str
     shapes = {named(name): tuple(tensor.shape) for name, tensor in weights.items()}
@@ -174,5 +174,5 @@ def _read(shapes: dict[str, tuple[int, ...]]) -> Sizes:
 
 
 def _count(shapes: dict[str, tuple[int, ...]], pattern: str) -> int:
-    found = [int(match[1]) for name in shapes if (match := re.fullmatch(pattern, name))]
-    return max(found, default=-1) + 1
+    numbers = [int(match[1]) for name in shapes if (match := re.fullmatch(pattern, name))]
+    return max(numbers, default=-1) + 1

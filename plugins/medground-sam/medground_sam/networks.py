@@ -32,13 +32,13 @@ class Network(Protocol):
     sizes: Sizes
 
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Embeddings ``[B, C, h, w]`` of ``[B, 3, S, S]``."""
+        """Return embeddings ``[B, C, h, w]`` of ``[B, 3, S, S]``."""
         ...
 
     def decode(
         self, embeddings: torch.Tensor, image_of: torch.Tensor, prompts: Prompts, multimask: bool
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits and predicted IoU of prompts of one kind."""
+        """Return logits and predicted IoU of prompts of one kind."""
         ...
 
 
@@ -98,10 +98,10 @@ class OfficialNetwork:
         self, embeddings: torch.Tensor, image_of: torch.Tensor, prompts: Prompts, multimask: bool
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """As `Network.decode`, one call per image: the package's decoder takes one embedding at a time."""
-        found: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        outputs: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         for image in image_of.unique().tolist():
-            mine = image_of == image
-            points, labels, boxes = (None if part is None else part[mine] for part in prompts)
+            rows = image_of == image
+            points, labels, boxes = (None if array is None else array[rows] for array in prompts)
             sparse, dense = self.module.prompt_encoder(
                 points=None if points is None else (points, labels), boxes=boxes, masks=None
             )
@@ -112,8 +112,8 @@ class OfficialNetwork:
                 dense_prompt_embeddings=dense,
                 multimask_output=multimask,
             )
-            found.update(zip(mine.nonzero()[:, 0].tolist(), zip(logits, iou, strict=True), strict=True))
-        ordered = [found[prompt] for prompt in range(len(image_of))]
+            outputs.update(zip(rows.nonzero()[:, 0].tolist(), zip(logits, iou, strict=True), strict=True))
+        ordered = [outputs[prompt] for prompt in range(len(image_of))]
         return torch.stack([logits for logits, _ in ordered]), torch.stack([iou for _, iou in ordered])
 
     def load(self, weights: Mapping[str, torch.Tensor], source: str) -> None:
@@ -130,8 +130,8 @@ def _load(module: nn.Module, original: Mapping[str, str], weights: Mapping[str, 
     given = {name: tensor for name, tensor in weights.items() if name != TIED}
     check_keys({theirs(known): shapes[name].shape for name, known in original.items()}, given, source)
     # Copies: a tensor mapped from a file lies where the file has it, and sums of floats depend on the alignment.
-    mine = {name: given[theirs(known)].clone() for name, known in original.items()}
-    module.load_state_dict(mine, strict=False, assign=True)
+    state = {name: given[theirs(known)].clone() for name, known in original.items()}
+    module.load_state_dict(state, strict=False, assign=True)
 
 
 def build(
@@ -144,7 +144,7 @@ def build(
     dtype: str,
     compile: bool,
 ) -> Network:
-    """A frozen network of the given sizes with the given weights; `source` names their file in errors.
+    """Return a frozen network of the given sizes with the given weights; `source` names their file in errors.
 
     Raises:
         InputError: if the weights do not fit.
@@ -161,9 +161,9 @@ def build(
 
 
 def sam_model(sizes: Sizes) -> nn.Module:
-    """transformers' SamModel of the given sizes, with fresh weights.
+    """Return transformers' SamModel of the given sizes, with fresh weights.
 
-    The image encoder of a fresh one is dead (its initial scale is 1e-10): fill it before asking it anything.
+    The image encoder of a fresh one has an initial scale of 1e-10: load weights before use.
     """
     from transformers import SamConfig, SamModel
 
@@ -205,7 +205,7 @@ def sam_model(sizes: Sizes) -> nn.Module:
 
 
 def official_model(sizes: Sizes) -> nn.Module:
-    """segment-anything's Sam of the given sizes, with fresh weights.
+    """Return segment-anything's Sam of the given sizes, with fresh weights.
 
     Raises:
         PluginError: if the package is not installed.

@@ -1,8 +1,8 @@
 """The components: what a recipe names and which arguments it may give. torch is imported by their constructors."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,17 +10,20 @@ from numpy.typing import NDArray
 from medground.arguments import Count, NotNegative
 from medground.devices import Device, Dtype, check_dtype, device_of, require_modules
 from medground.errors import RecipeError, did_you_mean
-from medground.segmenters.batching import CacheStats
+from medground.segmenters.embedding import EmbeddingSegmenter
 from medground.segmenters.weights import check_whole, find_weights, read_weights
-from medground.types import Image, Mask, PromptKind, SpatialPrompt
+from medground.types import Image, PromptKind, SpatialPrompt
 from medground_sam.contract import contract
+
+if TYPE_CHECKING:
+    import torch
 
 Backend = Literal["transformers", "official"]
 Protocol = Literal["native", "medreasoner"]
 BACKENDS = ("transformers", "official")
 
 
-class Sam:
+class Sam(EmbeddingSegmenter):
     """SAM, ViT-B, L or H (Kirillov et al. 2023, arXiv:2304.02643), as its predictor runs it.
 
     Args:
@@ -30,13 +33,12 @@ class Sam:
         protocol: ``native`` as the authors run it, ``medreasoner`` as the released evaluation does (here the same).
         device: ``auto`` (CUDA where torch can use it, else the CPU), ``cpu``, ``cuda``, ``cuda:1``, ...
         dtype: of the image encoder; prompts and masks are computed in float32.
-        compile: whether torch compiles the image encoder on first use.
+        compile: True compiles the image encoder on first use.
         cache_mib: bound of the image embeddings kept, in MiB on the device (a ViT at 1024 px takes 4 per image).
         encode_batch: images per encoder call.
         decode_batch: prompts per decoder call, halved for a call that runs out of memory.
     """
 
-    accepts: ClassVar[frozenset[PromptKind]] = frozenset({"box", "points", "negative_points"})
     model: ClassVar[str] = "sam"
     published: ClassVar[str] = "facebook/sam-vit-base"
 
@@ -53,17 +55,24 @@ class Sam:
         encode_batch: Count = 1,
         decode_batch: Count = 32,
     ) -> None:
-        self._arguments = {key: value for key, value in locals().items() if key not in ("self", "__class__")}
+        row = contract(self.model, protocol)
+        super().__init__(
+            locals(),
+            preprocessing=repr(row),
+            cache_mib=cache_mib,
+            encode_batch=encode_batch,
+            decode_batch=decode_batch,
+        )
+        self.threshold = row.threshold
         if backend not in BACKENDS:
             raise RecipeError(f"{self.model} has no backend {backend!r}", hint=did_you_mean(backend, BACKENDS))
-        row = contract(self.model, protocol)
         require_modules("torch", "transformers", "safetensors")
         path = find_weights(checkpoint or self.published)
         check_whole(path)
         check_dtype(dtype)
-        there = device_of(device)
+        target = device_of(device)
 
-        from medground_sam import engine, layout, networks
+        from medground_sam import codec, layout, networks
 
         weights = read_weights(path)
         network = networks.build(
@@ -71,48 +80,21 @@ class Sam:
             weights,
             path.name,
             backend=backend,
-            device=there,
+            device=target,
             dtype=dtype,
             compile=compile,
         )
-        self._engine = engine.Engine(
-            network,
-            row,
-            cache_bytes=int(cache_mib * 2**20),
-            encode_batch=encode_batch,
-            decode_batch=decode_batch,
-        )
+        self.codec = codec.Codec(network, row)
 
-    @property
-    def stats(self) -> CacheStats:
-        """Hits and misses of the embedding cache: misses are images encoded."""
-        return self._engine.cache.stats
+    def encode(self, images: Sequence[Image]) -> "list[torch.Tensor]":
+        """As `EmbeddingSegmenter.encode`."""
+        return self.codec.encode(images)
 
-    def segment(self, image: Image, prompts: Sequence[SpatialPrompt]) -> list[Mask]:
-        """As `medground.protocols.Segmenter.segment`."""
-        return self.segment_batch([image], [prompts])[0]
-
-    def segment_batch(self, images: Sequence[Image], prompts: Sequence[Sequence[SpatialPrompt]]) -> list[list[Mask]]:
-        """As `medground.protocols.BatchSegmenter.segment_batch`."""
-        threshold = self._engine.contract.threshold
-        return self._engine.run(images, prompts, lambda values, score: Mask(data=values > threshold, score=score))
-
-    def logits(self, image: Image, prompts: Sequence[SpatialPrompt]) -> list[tuple[NDArray[np.float32], float]]:
-        """What `segment` thresholds, H x W float32 at the image's size, and the score, per prompt.
-
-        Logits, threshold 0; probabilities, threshold 0.5, for MedSAM in its native protocol.
-        """
-        return self._engine.run([image], [prompts], lambda values, score: (values, score))[0]
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({', '.join(f'{key}={value!r}' for key, value in self._arguments.items())})"
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return _rebuild, (type(self), self._arguments)
-
-
-def _rebuild(component: type[Sam], arguments: dict[str, object]) -> Sam:
-    return component(**arguments)
+    def decode(
+        self, images: Sequence[Image], embeddings: "Sequence[torch.Tensor]", items: Sequence[tuple[int, SpatialPrompt]]
+    ) -> Iterator[tuple[NDArray[np.float32], float]]:
+        """As `EmbeddingSegmenter.decode`: logits, threshold 0; probabilities, threshold 0.5, for MedSAM natively."""
+        return self.codec.decode([(image.shape[0], image.shape[1]) for image in images], embeddings, items)
 
 
 class MedSam(Sam):
@@ -158,6 +140,13 @@ class ToySam(Sam):
         encode_batch: Count = 8,
         decode_batch: Count = 32,
     ) -> None:
-        arguments = {key: value for key, value in locals().items() if key not in ("self", "__class__")}
-        super().__init__(checkpoint=self.published, **arguments)
-        self._arguments = arguments
+        super().__init__(
+            checkpoint=str(Path(__file__).with_name("toy_sam.safetensors")),
+            backend=backend,
+            device=device,
+            dtype=dtype,
+            compile=compile,
+            cache_mib=cache_mib,
+            encode_batch=encode_batch,
+            decode_batch=decode_batch,
+        )

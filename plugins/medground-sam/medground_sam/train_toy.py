@@ -144,7 +144,7 @@ def prompts(
 ) -> tuple[NDArray[np.float32] | None, NDArray[np.int64] | None, NDArray[np.float32] | None]:
     """One prompt of a kind for a mask, in input pixels: points ``[K, 2]``, labels ``[K]``, box ``[4]``."""
     ys, xs = np.nonzero(coverage > 0.5)
-    box = found = labels = None
+    box = clicks = labels = None
     if kind != "points":
         corners = np.array([xs.min(), ys.min(), xs.max() + 1, ys.max() + 1], np.float32) * 2
         spread = np.array([corners[2] - corners[0], corners[3] - corners[1]] * 2, np.float32)
@@ -156,8 +156,8 @@ def prompts(
         if points > 1 and rng.random() < 0.2:
             outside = np.argwhere(coverage < 0.01)
             chosen[-1], labels[-1] = outside[rng.integers(len(outside))], 0
-        found = ((chosen[:, ::-1] + rng.uniform(0, 1, (points, 2))) * 2).astype(np.float32)
-    return found, labels, box
+        clicks = ((chosen[:, ::-1] + rng.uniform(0, 1, (points, 2))) * 2).astype(np.float32)
+    return clicks, labels, box
 
 
 def batches(
@@ -174,8 +174,10 @@ def batches(
                 start = int(rng.integers(len(one[1])))
                 truths += [one[1][(start + turn) % len(one[1])] for turn in range(PROMPTS)]
         kind, points = str(rng.choice(["box", "points", "joint"], p=[0.5, 0.25, 0.25])), int(rng.integers(1, 4))
-        asked = [prompts(coverage, kind, points, rng) for coverage in truths]
-        columns = [None if part[0] is None else torch.from_numpy(np.stack(part)) for part in zip(*asked, strict=True)]
+        rows = [prompts(coverage, kind, points, rng) for coverage in truths]
+        columns = [
+            None if column[0] is None else torch.from_numpy(np.stack(column)) for column in zip(*rows, strict=True)
+        ]
         yield torch.from_numpy(np.stack(pixels)), torch.from_numpy(np.stack(truths)), tuple(columns)
 
 
@@ -185,11 +187,11 @@ def loss(logits: torch.Tensor, iou: torch.Tensor, coverage: torch.Tensor) -> tor
     entropy = F.binary_cross_entropy_with_logits(logits, truth, reduction="none").mean((2, 3))
     soft = logits.sigmoid()
     dice = 1 - (2 * (soft * truth).sum((2, 3)) + 1) / (soft.sum((2, 3)) + truth.sum((2, 3)) + 1)
-    each = dice + 4 * entropy
+    errors = dice + 4 * entropy
     with torch.no_grad():
         hard, real = logits > 0, truth > 0.5
         overlap = (hard & real).sum((2, 3)) / (hard | real).sum((2, 3)).clamp(min=1)
-    return 0.7 * each.min(1).values.mean() + 0.3 * each.mean() + F.mse_loss(iou, overlap)
+    return 0.7 * errors.min(1).values.mean() + 0.3 * errors.mean() + F.mse_loss(iou, overlap)
 
 
 def train(
@@ -210,8 +212,8 @@ def train(
     )
     image_of = torch.arange(IMAGES).repeat_interleave(PROMPTS)
     started, running = time.monotonic(), 0.0
-    for step, (pixels, coverage, asked) in zip(range(1, steps + 1), batches(scenes, rng), strict=False):
-        logits, iou = network.decode(network.encode(pixels), image_of, asked, multimask=True)
+    for step, (pixels, coverage, columns) in zip(range(1, steps + 1), batches(scenes, rng), strict=False):
+        logits, iou = network.decode(network.encode(pixels), image_of, columns, multimask=True)
         value = loss(logits, iou, coverage)
         optimizer.zero_grad(set_to_none=True)
         value.backward()

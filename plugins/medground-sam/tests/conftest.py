@@ -1,4 +1,4 @@
-"""Small randomly weighted models, made of segment-anything's own classes and saved as published."""
+"""Small models of random weights, built from segment-anything's classes and saved in the published layout."""
 
 from pathlib import Path
 
@@ -31,7 +31,7 @@ TINY = {
 
 
 def filled(sizes: Sizes, seed: int = 0) -> "torch.nn.Module":
-    """segment-anything's model with every weight random: a fresh one has zero position tables."""
+    """Return a segment-anything model with every weight random; a new one has zero position tables."""
     torch.manual_seed(seed)
     model = official_model(sizes).eval()
     with torch.no_grad():
@@ -43,7 +43,7 @@ def filled(sizes: Sizes, seed: int = 0) -> "torch.nn.Module":
 
 @pytest.fixture(scope="session")
 def tiny_sizes() -> Sizes:
-    """512 px in patches of 64: SAM's contract at a sixty-fourth of the tokens."""
+    """512 px in patches of 64: the preprocessing of SAM with a sixty-fourth of its tokens."""
     return Sizes(image=512, patch=64, **TINY)
 
 
@@ -76,15 +76,15 @@ def size(request: pytest.FixtureRequest) -> tuple[int, int]:
 
 
 def picture(size: tuple[int, int], *, grey: bool = False, seed: int = 0) -> np.ndarray:
-    """Noise with a bright rectangle, H x W x 3 uint8."""
+    """Return noise with a bright rectangle, H x W x 3 uint8."""
     rng = np.random.default_rng(seed)
     values = rng.integers(0, 90, (*size, 1 if grey else 3))
     values[size[0] // 3 : 2 * size[0] // 3 + 1, size[1] // 4 : size[1] // 2] += 120
     return np.broadcast_to(values, (*size, 3)).astype(np.uint8)
 
 
-def asked(size: tuple[int, int]) -> list[SpatialPrompt]:
-    """A box, two clicks, both, one click of each kind, and another box."""
+def requests(size: tuple[int, int]) -> list[SpatialPrompt]:
+    """Return a box, two clicks, both, one click of each kind, and another box."""
     height, width = size
     box = Box(width * 0.2, height * 0.3, width * 0.6, height * 0.71)
     clicks = (Point(width * 0.31, height * 0.4), Point(width * 0.44, height * 0.62))
@@ -104,12 +104,12 @@ def make_picture():
 
 @pytest.fixture(scope="session")
 def make_prompts():
-    return asked
+    return requests
 
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """Data that lies beside the checkout and not in it."""
+    """Return a folder of data beside the checkout."""
     import os
 
     folder = Path(os.environ.get("MEDGROUND_SHARED", Path(__file__).resolve().parents[4] / "shared"))

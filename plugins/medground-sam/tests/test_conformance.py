@@ -1,4 +1,4 @@
-"""The promises of the protocol, and what each component says of itself without loading anything."""
+"""Every segmenter passes the conformance kit and declares its prompts without loading torch."""
 
 import subprocess
 import sys
@@ -11,21 +11,21 @@ from medground.testing import check_segmenter
 
 @pytest.mark.parametrize("backend", ["transformers", "official"])
 @pytest.mark.lane
-def test_sam(sam_file, backend):
+def test_sam_passes_the_conformance_kit(sam_file, backend):
     check_segmenter(Sam, checkpoint=sam_file, backend=backend)
 
 
 @pytest.mark.parametrize("protocol", ["native", "medreasoner"])
-def test_medsam(sam_file, protocol):
+def test_medsam_passes_the_conformance_kit(sam_file, protocol):
     check_segmenter(MedSam, checkpoint=sam_file, protocol=protocol)
 
 
 @pytest.mark.parametrize("protocol", ["native", "medreasoner"])
-def test_sammed2d(med2d_file, protocol):
+def test_sammed2d_passes_the_conformance_kit(med2d_file, protocol):
     check_segmenter(SamMed2D, checkpoint=med2d_file, protocol=protocol)
 
 
-def test_what_each_accepts_is_known_without_torch():
+def test_accepted_prompts_are_known_without_torch():
     code = (
         "import sys, medground_sam as m\n"
         "everything = {'box', 'points', 'negative_points'}\n"

@@ -1,4 +1,4 @@
-"""Preprocessing, prompt by prompt and pixel by pixel, against numbers worked out elsewhere."""
+"""Preprocessing of images and prompts equals independently computed numbers."""
 
 import hashlib
 
@@ -13,10 +13,10 @@ SAM, MEDSAM, MED2D = (contract(model, "native") for model in ("sam", "medsam", "
 
 def test_sam_pads_to_the_right_and_below_after_normalising():
     image = np.full((50, 100, 3), 255, np.uint8)
-    made = prepare(SAM, image, 64)
-    assert made.shape == (3, 64, 64) and made.dtype == np.float32
-    np.testing.assert_allclose(made[:, :32, :], np.broadcast_to(((255 - MEAN) / STD)[:, None, None], (3, 32, 64)))
-    assert (made[:, 32:] == 0).all()
+    built = prepare(SAM, image, 64)
+    assert built.shape == (3, 64, 64) and built.dtype == np.float32
+    np.testing.assert_allclose(built[:, :32, :], np.broadcast_to(((255 - MEAN) / STD)[:, None, None], (3, 32, 64)))
+    assert (built[:, 32:] == 0).all()
 
 
 def test_a_strip_keeps_at_least_one_row():
@@ -42,21 +42,21 @@ def test_medsam_resizes_as_scikit_image_to_the_bit(height, width, grey, digest):
     assert hashlib.blake2b(_spline(image, 128).tobytes(), digest_size=8).hexdigest() == digest
 
 
-def test_medsam_spreads_each_image_over_zero_to_one():
+def test_medsam_rescales_each_image_to_zero_to_one():
     image = np.random.default_rng(0).integers(40, 90, (64, 64, 3)).astype(np.uint8)
-    made = prepare(MEDSAM, image, 64)
-    assert (made.min(), made.max()) == (0, 1)
-    np.testing.assert_allclose(made[1, 3, 5], (image[3, 5, 1] - image.min()) / np.ptp(image), rtol=1e-6)
+    built = prepare(MEDSAM, image, 64)
+    assert (built.min(), built.max()) == (0, 1)
+    np.testing.assert_allclose(built[1, 3, 5], (image[3, 5, 1] - image.min()) / np.ptp(image), rtol=1e-6)
     assert (prepare(MEDSAM, np.full((9, 9, 3), 7, np.uint8), 16) == 0).all()
 
 
 def test_sammed2d_swaps_channels_normalises_then_takes_the_nearest():
     image = np.zeros((4, 6, 3), np.uint8)
     image[..., 0] = np.arange(24).reshape(4, 6)  # red
-    made = prepare(MED2D, image, 3)
+    built = prepare(MED2D, image, 3)
     rows, columns = [0, 1, 2], [0, 2, 4]  # floor(i * old / new)
-    np.testing.assert_allclose(made[2], (image[np.ix_(rows, columns)][..., 0] - MEAN[2]) / STD[2], rtol=1e-6)
-    np.testing.assert_allclose(made[0], -MEAN[0] / STD[0])
+    np.testing.assert_allclose(built[2], (image[np.ix_(rows, columns)][..., 0] - MEAN[2]) / STD[2], rtol=1e-6)
+    np.testing.assert_allclose(built[0], -MEAN[0] / STD[0])
 
 
 @pytest.mark.parametrize("old", [1, 7, 100, 255, 257, 840, 1023])
@@ -76,7 +76,7 @@ def test_prompts_move_with_the_pixels():
     np.testing.assert_allclose(to_input(MED2D, corner, (100, 200), 256), [[256, 256]])
 
 
-def test_images_of_other_kinds():
+def test_grey_images_are_accepted_and_other_shapes_and_dtypes_refused():
     grey = np.arange(6, dtype=np.uint8).reshape(2, 3)
     assert (as_rgb(grey) == grey[..., None]).all() and as_rgb(grey[..., None]).shape == (2, 3, 3)
     for wrong in (np.zeros((2, 3, 4), np.uint8), np.zeros((2, 3, 3), np.float32), np.zeros((0, 3, 3), np.uint8)):

@@ -1,4 +1,4 @@
-"""Published files load as they are, strictly; anything else is one sentence."""
+"""Published files load with every tensor checked; other files are refused in one sentence."""
 
 import numpy as np
 import pytest
@@ -32,7 +32,7 @@ BASE = Sizes(image=1024, patch=16, width=768, depth=12, heads=12, global_blocks=
         pytest.param("h", 1280, 32, 594, marks=pytest.mark.slow),
     ],
 )
-def test_full_size_names_and_shapes(name, width, depth, count):
+def test_full_size_models_have_the_published_names_and_shapes(name, width, depth, count):
     import segment_anything
 
     with torch.device("meta"):
@@ -67,7 +67,7 @@ def maps(segmenter, make_picture, make_prompts):
 
 
 @pytest.mark.parametrize("backend", ["transformers", "official"])
-def test_every_form_of_the_same_weights(tmp_path, reference, sam_file, backend, make_picture, make_prompts):
+def test_every_file_format_gives_the_same_weights(tmp_path, reference, sam_file, backend, make_picture, make_prompts):
     expected = maps(Sam(checkpoint=sam_file, backend=backend), make_picture, make_prompts)
     state = reference.state_dict()
     torch.save({"model": {f"module.{key}": value for key, value in state.items()}}, tmp_path / "wrapped.pth")
@@ -79,8 +79,8 @@ def test_every_form_of_the_same_weights(tmp_path, reference, sam_file, backend, 
     save_file(both, tmp_path / "with_the_second_name.safetensors")
     assert TIED in both
     for name in ("wrapped.pth", "published.safetensors", "folder", "with_the_second_name.safetensors"):
-        made = Sam(checkpoint=str(tmp_path / name), backend=backend)
-        np.testing.assert_array_equal(maps(made, make_picture, make_prompts), expected, err_msg=name)
+        built = Sam(checkpoint=str(tmp_path / name), backend=backend)
+        np.testing.assert_array_equal(maps(built, make_picture, make_prompts), expected, err_msg=name)
 
 
 def test_sammed2d_with_and_without_wrapper_optimizer_and_adapters(tmp_path, med2d_file, make_picture, make_prompts):
@@ -93,8 +93,8 @@ def test_sammed2d_with_and_without_wrapper_optimizer_and_adapters(tmp_path, med2
     adam.step()
     torch.save({"model": state, "optimizer": adam}, tmp_path / "trained.pth")
     for name in ("flat.pth", "trained.pth"):
-        made = SamMed2D(checkpoint=str(tmp_path / name))
-        np.testing.assert_array_equal(maps(made, make_picture, make_prompts), expected)
+        built = SamMed2D(checkpoint=str(tmp_path / name))
+        np.testing.assert_array_equal(maps(built, make_picture, make_prompts), expected)
     plain = {key: value for key, value in state.items() if ".Adapter." not in key}
     torch.save({"model": plain}, tmp_path / "ft-sam.pth")
     tuned = maps(SamMed2D(checkpoint=str(tmp_path / "ft-sam.pth")), make_picture, make_prompts)
@@ -119,7 +119,7 @@ def test_differences_are_named_as_the_file_names_them(tmp_path, reference):
 
 
 @pytest.mark.parametrize("dropped", ["image_encoder.pos_embed", "image_encoder.blocks.0.norm1.weight"])
-def test_a_file_of_another_model(tmp_path, reference, dropped):
+def test_a_checkpoint_of_another_model_is_refused(tmp_path, reference, dropped):
     state = {key: value for key, value in reference.state_dict().items() if not key.startswith(dropped)}
     if dropped.endswith("weight"):
         state = {
@@ -143,7 +143,7 @@ def test_nothing_is_downloaded(monkeypatch, tmp_path):
             component()
 
 
-def test_wrong_words_are_named_before_anything_is_read():
+def test_invalid_arguments_are_refused_before_a_file_is_read():
     with pytest.raises(RecipeError, match=r"sam has no backend 'offical'.*did you mean 'official'"):
         Sam(checkpoint="absent.pth", backend="offical")
     with pytest.raises(RecipeError, match="no protocol 'x'"):

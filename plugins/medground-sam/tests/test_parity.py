@@ -1,4 +1,4 @@
-"""Equal to the authors' own predictors, on both backends, at odd sizes."""
+"""Both backends equal the authors' predictors at odd image sizes."""
 
 import json
 
@@ -16,7 +16,7 @@ BACKENDS = ("transformers", "official")
 
 
 def by_predictor(model, image, prompts):
-    """segment-anything's predictor: the logits and score of the mask with the best predicted IoU."""
+    """Return logits and score of the mask with the best predicted IoU, by segment-anything's predictor."""
     from segment_anything import SamPredictor
 
     predictor = SamPredictor(model)
@@ -31,8 +31,8 @@ def by_predictor(model, image, prompts):
         yield masks[scores.argmax()], scores.max()
 
 
-def assert_same(found, expected, tolerance=1e-4):
-    for (values, score), (other, other_score) in zip(found, expected, strict=True):
+def assert_same(result, expected, tolerance=1e-4):
+    for (values, score), (other, other_score) in zip(result, expected, strict=True):
         assert values.shape == other.shape
         np.testing.assert_allclose(values, other, atol=tolerance, rtol=0)
         assert score == pytest.approx(float(other_score), abs=tolerance)
@@ -55,7 +55,7 @@ def test_sam_and_medsam_as_released_equal_the_predictor(
 
 
 def by_medsam(model, image, boxes):
-    """MedSAM's inference script: square cubic resize, min-max, one mask, sigmoid, then upsampling."""
+    """Follow MedSAM's inference script: square cubic resize, min-max, one mask, sigmoid, upsampling."""
     height, width = image.shape[:2]
     side = model.image_encoder.img_size
     factors = np.array(image.shape) / (side, side, 3)
@@ -80,9 +80,9 @@ def test_medsam_equals_its_inference_script(reference, sam_file, size, grey, mak
     expected = list(by_medsam(reference, image, boxes))
     for backend in BACKENDS if size == (37, 512) else BACKENDS[:1]:
         segmenter = MedSam(checkpoint=sam_file, backend=backend)
-        found = segmenter.logits(image, [SpatialPrompt(box=box) for box in boxes])
-        assert_same(found, expected)
-        assert segmenter.segment(image, [SpatialPrompt(box=boxes[0])])[0].data.sum() == (found[0][0] > 0.5).sum()
+        result = segmenter.logits(image, [SpatialPrompt(box=box) for box in boxes])
+        assert_same(result, expected)
+        assert segmenter.segment(image, [SpatialPrompt(box=boxes[0])])[0].data.sum() == (result[0][0] > 0.5).sum()
 
 
 @pytest.mark.parametrize("protocol", ["native", "medreasoner"])

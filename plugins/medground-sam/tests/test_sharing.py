@@ -1,4 +1,4 @@
-"""Encoded once, decoded together, bounded in memory, frozen."""
+"""Images are encoded once and prompts decoded together, with bounded memory and frozen weights."""
 
 import hashlib
 import pickle
@@ -14,10 +14,10 @@ from medground.types import SpatialPrompt
 
 
 class Calls:
-    """Counts what the encoder and the decoder are asked, through forward hooks."""
+    """Count the calls and rows of encoder and decoder through forward hooks."""
 
     def __init__(self, segmenter: Sam) -> None:
-        network = segmenter._engine.network
+        network = segmenter.codec.network
         self.encoded: list[int] = []
         self.decoded = 0
         network.encoder.register_forward_hook(lambda module, args, output: self.encoded.append(len(args[0])))
@@ -28,7 +28,7 @@ class Calls:
 
 
 def group(size, count, seed=0):
-    """What `count` rollouts of one query say: boxes that differ a little."""
+    """Return the prompts of `count` rollouts of one query: boxes that differ a little."""
     rng = np.random.default_rng(seed)
     box = np.array([size[1] * 0.2, size[0] * 0.2, size[1] * 0.7, size[0] * 0.7])
     return [SpatialPrompt(box=Box(*(box + rng.uniform(-3, 3, 4)))) for _ in range(count)]
@@ -60,7 +60,7 @@ def test_many_images_are_decoded_in_one_call_per_kind(sam_file, make_picture, ma
     assert calls.encoded == [4] and calls.decoded == 3  # box, two clicks, both: whatever their labels
 
 
-def test_no_prompts_encode_nothing(sam_file, make_picture):
+def test_without_prompts_nothing_is_encoded(sam_file, make_picture):
     segmenter = Sam(checkpoint=sam_file)
     calls = Calls(segmenter)
     assert segmenter.segment(make_picture((20, 20)), []) == [] and segmenter.segment_batch([], []) == []
@@ -83,12 +83,12 @@ def test_predictions_do_not_depend_on_the_batch(component, backend, sam_file, me
     together = component(checkpoint=checkpoint, backend=backend, encode_batch=3, decode_batch=7)
     images = [make_picture((30, 44), seed=index) for index in range(3)]
     prompts = [make_prompts((30, 44)) + group((30, 44), 6, seed=index) for index in range(3)]
-    found = together._engine.run(images, prompts, lambda values, score: (values, score))
+    result = together.run(images, prompts, lambda values, score: (values, score))
     for index in (2, 0, 1):
         alone = component(checkpoint=checkpoint, backend=backend)
         order = np.random.default_rng(index).permutation(len(prompts[index]))
         single = {position: alone.logits(images[index], [prompts[index][position]])[0] for position in order}
-        for position, (values, score) in enumerate(found[index]):
+        for position, (values, score) in enumerate(result[index]):
             np.testing.assert_allclose(values, single[position][0], atol=1e-5, rtol=0)
             assert score == pytest.approx(single[position][1], abs=1e-5)
 
@@ -96,7 +96,7 @@ def test_predictions_do_not_depend_on_the_batch(component, backend, sam_file, me
 def test_running_out_of_memory_halves_the_chunk_and_goes_on(sam_file, make_picture, monkeypatch):
     segmenter, image, prompts = Sam(checkpoint=sam_file), make_picture((30, 30)), group((30, 30), 11)
     expected = segmenter.segment(image, prompts)
-    network, sizes = segmenter._engine.network, []
+    network, sizes = segmenter.codec.network, []
     decode = network.decode
 
     def small(embeddings, image_of, *rest):
@@ -116,13 +116,13 @@ def test_running_out_of_memory_halves_the_chunk_and_goes_on(sam_file, make_pictu
 
 def test_a_failing_network_is_a_segmenter_error_with_its_cause(sam_file, make_picture, monkeypatch):
     segmenter = Sam(checkpoint=sam_file)
-    monkeypatch.setattr(segmenter._engine.network, "decode", lambda *rest: torch.ones(2) @ torch.ones(3))
-    with pytest.raises(SegmenterError, match=r"the segmenter failed: .*size"):
+    monkeypatch.setattr(segmenter.codec.network, "decode", lambda *rest: torch.ones(2) @ torch.ones(3))
+    with pytest.raises(SegmenterError, match=r"sam failed: .*size"):
         segmenter.segment(make_picture((30, 30)), group((30, 30), 1))
 
 
 @pytest.mark.parametrize("number", [np.nan, np.inf])
-def test_prompts_that_are_no_numbers(sam_file, make_picture, number):
+def test_nonfinite_prompts_are_refused(sam_file, make_picture, number):
     for prompt in (SpatialPrompt(box=Box(1, 2, number, 9)), SpatialPrompt(points=((number, 3),))):
         with pytest.raises(SegmenterError, match="finite"):
             Sam(checkpoint=sam_file).segment(make_picture((30, 30)), [prompt])
@@ -130,7 +130,7 @@ def test_prompts_that_are_no_numbers(sam_file, make_picture, number):
 
 def test_parameters_are_frozen_and_never_change(med2d_file, make_picture, make_prompts):
     segmenter = SamMed2D(checkpoint=med2d_file)
-    module = segmenter._engine.network.module
+    module = segmenter.codec.network.module
 
     def digest() -> str:
         state = hashlib.sha256()
@@ -142,14 +142,14 @@ def test_parameters_are_frozen_and_never_change(med2d_file, make_picture, make_p
     assert not any(parameter.requires_grad for parameter in module.parameters()) and not module.training
     with torch.enable_grad():
         segmenter.segment(make_picture((30, 40)), make_prompts((30, 40)))
-        assert not any(held.requires_grad for held in segmenter._engine.cache._held.values())
+        assert not any(stored.requires_grad for stored in segmenter.cache._embeddings.values())
     assert digest() == before
 
 
-def test_dtype_is_the_encoders_and_prompts_stay_exact(sam_file, make_picture, make_prompts):
+def test_dtype_applies_to_the_encoder_only(sam_file, make_picture, make_prompts):
     image, prompts = make_picture((40, 40)), make_prompts((40, 40))
     exact, rough = (Sam(checkpoint=sam_file, dtype=dtype) for dtype in ("float32", "bfloat16"))
-    network = rough._engine.network
+    network = rough.codec.network
     assert next(network.encoder.parameters()).dtype == torch.bfloat16
     assert next(network.module.mask_decoder.parameters()).dtype == torch.float32
     for (values, _), (other, _) in zip(rough.logits(image, prompts), exact.logits(image, prompts), strict=True):
@@ -157,7 +157,7 @@ def test_dtype_is_the_encoders_and_prompts_stay_exact(sam_file, make_picture, ma
 
 
 @pytest.mark.soak
-def test_compiled_equals_plain(sam_file, make_picture, make_prompts):
+def test_a_compiled_encoder_gives_the_same_masks(sam_file, make_picture, make_prompts):
     image, prompts = make_picture((40, 40)), make_prompts((40, 40))
     plain, compiled = (Sam(checkpoint=sam_file, compile=compile) for compile in (False, True))
     for (values, _), (other, _) in zip(compiled.logits(image, prompts), plain.logits(image, prompts), strict=True):

@@ -1,4 +1,4 @@
-"""The small SAM in the package: it loads, it is small, and it follows its prompts rather than the ellipse in the box."""
+"""`toy_sam`, which ships with the package, loads, is small and segments better than the ellipse in the box."""
 
 import json
 from pathlib import Path
@@ -17,7 +17,7 @@ WEIGHTS = Path(segmenters.__file__).with_name("toy_sam.safetensors")
 
 
 def scene(seed: int, side: int = 192) -> tuple[np.ndarray, np.ndarray]:
-    """A waved, slanted, two-armed blob, brighter than a smooth ground: the image and its mask."""
+    """Return image and mask of a bright, slanted shape with two arms on a smooth background."""
     rng = np.random.default_rng(seed)
     y, x = (np.mgrid[0:side, 0:side] + 0.5) / side * 2 - 1
     turn, (cx, cy) = rng.uniform(0.6, 1.0), rng.uniform(-0.3, 0.3, 2)
@@ -36,16 +36,16 @@ def toy() -> ToySam:
 
 
 @pytest.mark.lane
-def test_it_keeps_the_promises_of_a_segmenter():
+def test_toy_sam_passes_the_conformance_kit():
     check_segmenter(ToySam)
 
 
-def test_it_is_small(toy):
-    parameters = sum(tensor.numel() for tensor in toy._engine.network.module.state_dict().values())
+def test_the_toy_sam_checkpoint_is_small(toy):
+    parameters = sum(tensor.numel() for tensor in toy.codec.network.module.state_dict().values())
     assert parameters <= 4e6 and WEIGHTS.stat().st_size < 8e6
 
 
-def test_it_follows_the_picture_inside_the_box_and_around_points(toy):
+def test_toy_sam_masks_follow_the_image(toy):
     dice = []
     for seed in range(6):
         image, mask = scene(seed)
@@ -57,14 +57,14 @@ def test_it_follows_the_picture_inside_the_box_and_around_points(toy):
         rows, columns = np.indices(mask.shape) + 0.5
         x, y = moved.centre
         ellipse = ((columns - x) / moved.width) ** 2 + ((rows - y) / moved.height) ** 2 <= 0.25
-        found = [mask_dice(one.data, mask) for one in toy.segment(image, prompts)]
-        dice.append([*found, mask_dice(ellipse, mask)])
+        result = [mask_dice(one.data, mask) for one in toy.segment(image, prompts)]
+        dice.append([*result, mask_dice(ellipse, mask)])
     by_box, by_points, ellipse = np.mean(dice, axis=0)
     assert by_box > ellipse + 0.05
     assert by_points > 0.5
 
 
-def test_the_script_trains_saves_and_goes_on(tmp_path):
+def test_the_training_script_saves_and_continues(tmp_path):
     (tmp_path / "images").mkdir()
     lines = []
     for seed in range(3):

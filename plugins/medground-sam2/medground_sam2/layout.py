@@ -70,7 +70,7 @@ _RENAMES = [
 
 
 def original_name(name: str) -> str:
-    """What the published files call the tensor that transformers' Sam2Model calls `name`.
+    """Return the name in the published files of the tensor that transformers' Sam2Model calls `name`.
 
     The one tensor without a single original is ``prompt_encoder.point_embed.weight``: its rows are four tensors
     ``sam_prompt_encoder.point_embeddings.N.weight``.
@@ -86,12 +86,12 @@ def original_name(name: str) -> str:
 
 
 def is_transformers(names: Iterable[str]) -> bool:
-    """Whether these are the names of a transformers model rather than of an original file."""
+    """Return True if these are the names of a transformers model rather than of an original file."""
     return any(name.startswith("vision_encoder.") for name in names)
 
 
 def without_video(names: Iterable[str]) -> list[str]:
-    """The names that matter for single images; memory, object pointers and their embeddings are for video only."""
+    """Return the names that matter for single images; memory, object pointers and their embeddings are for video only."""
     names = list(names)
     video = _VIDEO_TRANSFORMERS if is_transformers(names) else _VIDEO
     return [name for name in names if not name.startswith(video)]
@@ -141,7 +141,7 @@ _PUBLISHED: dict[tuple[int, tuple[int, ...]], tuple[int, tuple[int, ...], tuple[
 
 @dataclass(frozen=True, kw_only=True)
 class Unseen:
-    """What the shapes of the tensors do not show; None where nobody said."""
+    """What the shapes of the tensors do not show; None where it is not known."""
 
     heads: Sequence[int] | None = None
     """Attention heads per stage, or of the first stage alone; they double with every stage then."""
@@ -151,7 +151,7 @@ class Unseen:
 
     @classmethod
     def of_config(cls, config: Mapping[str, Any]) -> "Unseen":
-        """As the ``config.json`` of a transformers folder states it."""
+        """Read it from the ``config.json`` of a transformers folder."""
         trunk = config.get("vision_config", {}).get("backbone_config", {})
         return cls(
             heads=trunk.get("num_attention_heads_per_stage"),
@@ -161,7 +161,7 @@ class Unseen:
         )
 
     def over(self, other: "Unseen") -> "Unseen":
-        """This, and `other` where this says nothing."""
+        """Return this, completed by `other`."""
         return Unseen(
             **{name: mine if (mine := getattr(self, name)) is not None else getattr(other, name) for name in _UNSEEN}
         )
@@ -173,7 +173,7 @@ _UNSEEN = tuple(Unseen.__dataclass_fields__)
 def architecture(shapes: Mapping[str, Sequence[int]], unseen: Unseen, source: str) -> Architecture:
     """Read the sizes from the shapes of a checkpoint with original names.
 
-    Heads, windows and global blocks leave no trace in the shapes. Where `unseen` does not give them they are those of
+    The shapes do not show heads, windows and global blocks. Where `unseen` does not give them they are those of
     the published model with the same width and depth; for any other model SAM 2's usual windows, one head, and one
     global block at the end of the third stage are assumed, and a warning is logged.
 
@@ -226,11 +226,10 @@ def _read(shapes: Mapping[str, Sequence[int]], unseen: Unseen, source: str) -> A
 def _usual(
     stages: tuple[int, ...], widths: tuple[int, ...], window: int, unseen: Unseen, source: str
 ) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
-    """Heads, windows and global blocks: as said, else as published, else assumed aloud."""
+    """Return heads, windows and global blocks: as given, else as published, else assumed, with a warning."""
     published = _PUBLISHED.get((widths[0], stages))
     first, windows, global_blocks = published or (1, (window, 4, 14, 7), _last_of_third(stages))
-    said = [unseen.heads, unseen.windows, unseen.global_blocks]
-    if published is None and None in said:
+    if published is None and None in (unseen.heads, unseen.windows, unseen.global_blocks):
         log.warning(
             "%s is none of the published SAM 2 sizes; assumed, where not given: heads %d, windows %s, global_blocks %s",
             source,

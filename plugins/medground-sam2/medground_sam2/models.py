@@ -1,7 +1,7 @@
-"""The two engines of the SAM 2 segmenters: transformers' Sam2Model, and Meta's own modules from the package sam2.
+"""The two networks of the SAM 2 segmenters: transformers' Sam2Model, and Meta's own modules from the package sam2.
 
 Shape legend: M images or 1 shared one, N prompts, K points, C masks offered, S input size, h x w low resolution.
-Both engines answer ``encode([M, 3, S, S])`` with three feature maps ``[M, c, S/4..S/16, ...]``, finest first, and
+Both networks answer ``encode([M, 3, S, S])`` with three feature maps ``[M, c, S/4..S/16, ...]``, finest first, and
 ``decode(features of 1 or N images, points [N, K, 2] in input pixels, labels [N, K])`` with logits ``[N, C, h, w]`` and
 predicted IoUs ``[N, C]``, both float32. Labels are 0 and 1 for clicks, 2 and 3 for the corners of a box.
 """
@@ -47,11 +47,11 @@ class Checkpoint:
 
     @property
     def original(self) -> dict[str, torch.Tensor]:
-        """The tensors by their original names."""
+        """Return the tensors by their original names."""
         return to_original(self.tensors) if is_transformers(self.tensors) else self.tensors
 
     def architecture(self, unseen: Unseen) -> Architecture:
-        """Its sizes; `unseen` outranks what the folder's config.json says."""
+        """Return its sizes; `unseen` outranks the folder's config.json."""
         shapes = {name: tuple(tensor.shape) for name, tensor in self.original.items()}
         return architecture(shapes, unseen.over(self.unseen), self.source)
 
@@ -64,9 +64,9 @@ def open_checkpoint(path: Path) -> Checkpoint:
     """
     tensors = read_weights(path)
     tensors = {name: tensors[name] for name in without_video(tensors)}
-    held = [name for name in _TWINS if name in tensors]
-    if len(held) == 1:  # transformers may store the two copies of one table once
-        tensors |= dict.fromkeys(_TWINS, tensors[held[0]])
+    stored = [name for name in _TWINS if name in tensors]
+    if len(stored) == 1:  # transformers may store the two copies of one table once
+        tensors |= dict.fromkeys(_TWINS, tensors[stored[0]])
     unseen = Unseen()
     config = path / "config.json" if path.is_dir() else path.with_name("config.json")
     if is_transformers(tensors) and config.is_file():
@@ -78,7 +78,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
 
 
 def to_original(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The same tensors under original names: the table of point embeddings becomes four."""
+    """Return the same tensors under original names: the table of point embeddings becomes four."""
     renamed: dict[str, torch.Tensor] = {}
     for name, tensor in tensors.items():
         if name == "prompt_encoder.point_embed.weight":
@@ -88,10 +88,10 @@ def to_original(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return renamed
 
 
-class Engine(ABC):
+class Network(ABC):
     """A frozen SAM 2 whose encoder computes in `dtype` and whose decoder computes in float32.
 
-    The weights stay float32; another dtype is autocast, which is Meta's own way. Coordinates do not survive bfloat16.
+    The weights stay float32; another dtype is autocast, as in Meta's code. bfloat16 is too coarse for coordinates.
     """
 
     encoder: ClassVar[str]
@@ -104,7 +104,7 @@ class Engine(ABC):
             getattr(self.model, self.encoder).compile()
 
     def encode(self, pixels: torch.Tensor) -> Features:
-        """Feature maps of images ``[M, 3, S, S]``, finest first."""
+        """Return feature maps of images ``[M, 3, S, S]``, finest first."""
         with torch.autocast(self._device, self._dtype, enabled=self._dtype is not torch.float32):
             levels = self._encode(pixels)
         return [level.to(self._dtype) for level in levels]
@@ -116,10 +116,10 @@ class Engine(ABC):
     def decode(
         self, features: Features, points: torch.Tensor, labels: torch.Tensor, *, multimask: bool
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits ``[N, C, h, w]`` and predicted IoUs ``[N, C]`` of prompts on one shared image or on N."""
+        """Return logits ``[N, C, h, w]`` and predicted IoUs ``[N, C]`` of prompts on one shared image or on N."""
 
 
-class TransformersEngine(Engine):
+class TransformersNetwork(Network):
     """transformers' Sam2Model."""
 
     encoder = "vision_encoder"
@@ -131,19 +131,19 @@ class TransformersEngine(Engine):
     def decode(
         self, features: Features, points: torch.Tensor, labels: torch.Tensor, *, multimask: bool
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """As `Engine.decode`."""
+        """As `Network.decode`."""
         # A shared image takes all prompts in its one row; otherwise each image takes its own.
         axis = 0 if len(features[0]) == 1 else 1
-        found = self.model(
+        output = self.model(
             image_embeddings=features,
             input_points=points.unsqueeze(axis),
             input_labels=labels.unsqueeze(axis),
             multimask_output=multimask,
         )
-        return found.pred_masks.squeeze(axis), found.iou_scores.squeeze(axis)
+        return output.pred_masks.squeeze(axis), output.iou_scores.squeeze(axis)
 
 
-class OfficialEngine(Engine):
+class OfficialNetwork(Network):
     """Meta's modules from the package sam2, driven as its SAM2ImagePredictor drives them.
 
     The predictor itself is not used: its feature sizes are written for inputs of 1024 pixels, and it decodes one image
@@ -160,7 +160,7 @@ class OfficialEngine(Engine):
     def decode(
         self, features: Features, points: torch.Tensor, labels: torch.Tensor, *, multimask: bool
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """As `Engine.decode`."""
+        """As `Network.decode`."""
         sparse, dense = self.model.sam_prompt_encoder(points=(points, labels), boxes=None, masks=None)
         logits, scores, _, _ = self.model.sam_mask_decoder(
             image_embeddings=features[-1],
@@ -176,8 +176,8 @@ class OfficialEngine(Engine):
 
 def build(
     path: Path, unseen: Unseen, *, backend: str, image_size: int, device: str, dtype: str, compile: bool
-) -> Engine:
-    """The engine of a backend with the weights at `path`.
+) -> Network:
+    """Return the network of a backend with the weights at `path`.
 
     Raises:
         InputError: if they cannot be read, or are not exactly those of a SAM 2 model.
@@ -191,33 +191,33 @@ def build(
         raise RecipeError(f"image_size {image_size} is not a multiple of {unit}, which {path.name} needs")
     if backend == "official":
         model = load_official(checkpoint, sizes, image_size)
-        return OfficialEngine(model, device=device, dtype=dtype, compile=compile)
+        return OfficialNetwork(model, device=device, dtype=dtype, compile=compile)
     model = load_transformers(checkpoint, sizes, image_size)
-    return TransformersEngine(model, device=device, dtype=dtype, compile=compile)
+    return TransformersNetwork(model, device=device, dtype=dtype, compile=compile)
 
 
 def load_transformers(checkpoint: Checkpoint, sizes: Architecture, image_size: int) -> torch.nn.Module:
-    """transformers' Sam2Model with exactly the checkpoint's tensors, whatever its layout."""
+    """Return transformers' Sam2Model with exactly the checkpoint's tensors, whatever its layout."""
     from transformers import Sam2Model
 
     with torch.device("meta"):
         model = Sam2Model(sam2_config(sizes, image_size))
-    wanted = model.state_dict()
-    expected = wanted if is_transformers(checkpoint.tensors) else to_original(wanted)
+    fresh = model.state_dict()
+    expected = fresh if is_transformers(checkpoint.tensors) else to_original(fresh)
     check_keys({name: tuple(t.shape) for name, t in expected.items()}, checkpoint.tensors, checkpoint.source)
     original = checkpoint.original
     state = {
         name: torch.cat([original[f"{POINTS}{row}.weight"] for row in range(len(tensor))])
         if name == "prompt_encoder.point_embed.weight"
         else original[original_name(name)].clone()  # a copy: two names share the table of positions
-        for name, tensor in wanted.items()
+        for name, tensor in fresh.items()
     }
     model.load_state_dict(state, strict=True, assign=True)
     return model
 
 
 def load_official(checkpoint: Checkpoint, sizes: Architecture, image_size: int) -> torch.nn.Module:
-    """Meta's SAM2Base with exactly the checkpoint's tensors, whatever its layout."""
+    """Return Meta's SAM2Base with exactly the checkpoint's tensors, whatever its layout."""
     model = official_model(sizes, image_size)
     state = model.state_dict()
     original = checkpoint.original
@@ -227,7 +227,7 @@ def load_official(checkpoint: Checkpoint, sizes: Architecture, image_size: int) 
 
 
 def sam2_config(sizes: Architecture, image_size: int) -> Any:
-    """transformers' configuration of a model of these sizes for square inputs of `image_size` pixels."""
+    """Return transformers' configuration of a model of these sizes for square inputs of `image_size` pixels."""
     from transformers import Sam2Config
 
     return Sam2Config(
@@ -267,7 +267,7 @@ def sam2_config(sizes: Architecture, image_size: int) -> Any:
 
 
 def official_model(sizes: Architecture, image_size: int) -> torch.nn.Module:
-    """Meta's SAM2Base of these sizes with random weights, without the parts that only track through video.
+    """Return Meta's SAM2Base of these sizes with random weights, without the parts that only track through video.
 
     The published configuration of the tiny model is read as a file and changed: Hydra's global state is neither used
     nor touched. As in Meta's ``build_sam2``, a single mask of stability below 0.98 gives way to the best of three.
@@ -317,7 +317,7 @@ def official_model(sizes: Architecture, image_size: int) -> torch.nn.Module:
 
 
 def tiny() -> Any:
-    """A small Sam2Model of random weights for 128 px, with one head, windows 8, 4, 14, 7 and the global block 3."""
+    """Return a small Sam2Model of random weights for 128 px, with one head, windows 8, 4, 14, 7 and the global block 3."""
     from transformers import Sam2Model
 
     sizes = Architecture(
@@ -330,9 +330,9 @@ def tiny() -> Any:
 
 def self_check() -> None:
     """Encode an empty image and decode one box with a network of random weights."""
-    engine = TransformersEngine(tiny(), device="cpu", dtype="float32", compile=False)
+    network = TransformersNetwork(tiny(), device="cpu", dtype="float32", compile=False)
     with torch.inference_mode():
-        features = engine.encode(torch.zeros(1, 3, 128, 128))
+        features = network.encode(torch.zeros(1, 3, 128, 128))
         corners = torch.tensor([[[32.0, 32.0], [96.0, 96.0]]])
-        logits, _ = engine.decode(features, corners, torch.tensor([[2, 3]]), multimask=False)
+        logits, _ = network.decode(features, corners, torch.tensor([[2, 3]]), multimask=False)
     assert logits.shape == (1, 1, 32, 32)

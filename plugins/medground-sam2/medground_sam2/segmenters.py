@@ -6,8 +6,8 @@ points labelled 2 and 3 before the clicks. Masks: logits are upsampled bilinearl
 (Ravi et al., arXiv:2408.00714; Ma et al., arXiv:2504.03600.)
 """
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,9 +16,9 @@ from medground.arguments import Count, NotNegative
 from medground.devices import Device, Dtype, check_dtype, device_of, require_modules
 from medground.errors import RecipeError, SegmenterError, did_you_mean
 from medground.geometry import Size
-from medground.segmenters.batching import CacheStats, EmbeddingCache, segment_together
+from medground.segmenters.embedding import EmbeddingSegmenter
 from medground.segmenters.weights import check_whole, find_weights
-from medground.types import Image, Mask, PromptKind, SpatialPrompt
+from medground.types import Image, SpatialPrompt
 from medground_sam2.layout import Unseen
 
 if TYPE_CHECKING:
@@ -32,10 +32,9 @@ Backend = Literal["transformers", "official"]
 Protocol = Literal["native", "medreasoner"]
 BACKENDS = ("transformers", "official")
 PROTOCOLS = ("native", "medreasoner")
-Answer = TypeVar("Answer")
 
 
-class Sam2:
+class Sam2(EmbeddingSegmenter):
     """SAM 2.1 (Hiera tiny, small, base plus, large) for single images.
 
     Native protocol: 1024 px; three masks and the best predicted IoU for an ambiguous prompt, which is a single click
@@ -53,7 +52,7 @@ class Sam2:
             anything else in the run.
         dtype: ``float32``, ``bfloat16`` or ``float16``, in which the image encoder computes, by autocast as Meta runs
             it; prompts and masks are computed in float32.
-        compile: whether torch compiles the image encoder on first use.
+        compile: True compiles the image encoder on first use.
         cache_mib: bound of the image embeddings kept, in MiB on the device; in float32 an image takes 16 at 1024 px
             and 4 at 512 px.
         encode_batch: images per encoder call, halved for a call that runs out of memory.
@@ -64,7 +63,6 @@ class Sam2:
         global_blocks: encoder blocks that attend to the whole image.
     """
 
-    accepts: ClassVar[frozenset[PromptKind]] = frozenset({"box", "points", "negative_points"})
     model: ClassVar[str] = "sam2"
     published: ClassVar[str] = "facebook/sam2.1-hiera-large"
     """The authors' weights, as a hub id: what a recipe that names no checkpoint means."""
@@ -90,18 +88,20 @@ class Sam2:
         windows: Sequence[int] | None = None,
         global_blocks: Sequence[int] | None = None,
     ) -> None:
-        self._arguments = {key: value for key, value in locals().items() if key not in ("self", "__class__")}
         for word, known, what in ((backend, BACKENDS, "backend"), (protocol, PROTOCOLS, "protocol")):
             if word not in known:
                 raise RecipeError(f"{self.model} has no {what} {word!r}", hint=did_you_mean(word, known))
         released = protocol == "medreasoner"
-        self.image_size = image_size or (1024 if released else self.native_size)
-        if multimask is None:
-            multimask = True if released else self.native_multimask
-        self.multimask = multimask
-        self.encode_batch, self.decode_batch = encode_batch, decode_batch
-        self.cache = EmbeddingCache(int(cache_mib * 2**20))
-        self._preprocessing = f"sam2 {self.image_size}"
+        side = image_size or (1024 if released else self.native_size)
+        super().__init__(
+            locals(),
+            preprocessing=f"sam2 {side}",
+            cache_mib=cache_mib,
+            encode_batch=encode_batch,
+            decode_batch=decode_batch,
+        )
+        self.image_size = side
+        self.multimask = (True if released else self.native_multimask) if multimask is None else multimask
 
         require_modules("torch", "transformers", "safetensors")
         path = find_weights(checkpoint or self.published)
@@ -111,7 +111,7 @@ class Sam2:
 
         from medground_sam2 import models
 
-        self.engine = models.build(
+        self.network = models.build(
             path,
             Unseen(heads=None if heads is None else (heads,), windows=windows, global_blocks=global_blocks),
             backend=backend,
@@ -121,67 +121,19 @@ class Sam2:
             compile=compile,
         )
 
-    @property
-    def stats(self) -> CacheStats:
-        """Hits and misses of the embedding cache: misses are images encoded."""
-        return self.cache.stats
-
-    def segment(self, image: Image, prompts: Sequence[SpatialPrompt]) -> list[Mask]:
-        """As `medground.protocols.Segmenter.segment`."""
-        return self.segment_batch([image], [prompts])[0]
-
-    def segment_batch(self, images: Sequence[Image], prompts: Sequence[Sequence[SpatialPrompt]]) -> list[list[Mask]]:
-        """As `medground.protocols.BatchSegmenter.segment_batch`.
-
-        Every image is encoded once, and not at all if the cache holds it; prompts of one kind are decoded together,
-        whatever image they belong to.
-        """
-        return self._run(images, prompts, lambda logits, score: Mask(data=logits > 0, score=score))
-
-    def logits(self, image: Image, prompts: Sequence[SpatialPrompt]) -> list[tuple[NDArray[np.float32], float]]:
-        """What `segment` cuts at 0, H x W float32 at the image's size, and the score, per prompt."""
-        return self._run([image], [prompts], lambda logits, score: (logits, score))[0]
-
-    def _run(
-        self,
-        images: Sequence[Image],
-        prompts: Sequence[Sequence[SpatialPrompt]],
-        finish: Callable[[NDArray[np.float32], float], Answer],
-    ) -> list[list[Answer]]:
-        """``finish(logits, score)`` of every prompt of every image."""
-        import torch
-
-        try:
-            with torch.inference_mode():
-                return segment_together(
-                    images,
-                    prompts,
-                    cache=self.cache,
-                    preprocessing=self._preprocessing,
-                    encode=self._encode,
-                    decode=lambda block, embeddings, items: self._decode(block, embeddings, items, finish),
-                    encode_batch=self.encode_batch,
-                    decode_batch=self.decode_batch,
-                )
-        except RuntimeError as error:
-            raise SegmenterError(f"{self.model} failed: {(str(error).splitlines() or [''])[0]}") from error
-
-    def _encode(self, images: Sequence[Image]) -> "list[Features]":
+    def encode(self, images: Sequence[Image]) -> "list[Features]":
+        """As `EmbeddingSegmenter.encode`."""
         import torch
 
         pixels = torch.stack([prepare(image, self.image_size, self.device) for image in images])
-        levels = self.engine.encode(pixels)
+        levels = self.network.encode(pixels)
         # Copies, so that dropping one image of a batch frees its memory.
         return [[level[row : row + 1].clone() for level in levels] for row in range(len(images))]
 
-    def _decode(
-        self,
-        images: Sequence[Image],
-        embeddings: "Sequence[Features]",
-        items: Sequence[tuple[int, SpatialPrompt]],
-        finish: Callable[[NDArray[np.float32], float], Answer],
-    ) -> list[Answer]:
-        """Prompts of one kind in one decoder call; the best mask of each, upsampled to its image."""
+    def decode(
+        self, images: Sequence[Image], embeddings: "Sequence[Features]", items: Sequence[tuple[int, SpatialPrompt]]
+    ) -> Iterator[tuple[NDArray[np.float32], float]]:
+        """As `EmbeddingSegmenter.decode`: the best mask of each prompt as logits, upsampled to its image."""
         import torch
         import torch.nn.functional as F
 
@@ -190,7 +142,7 @@ class Sam2:
         features = [torch.cat(level).float() for level in zip(*(embeddings[row] for row in rows), strict=True)]
         sizes = [(images[index].shape[0], images[index].shape[1]) for index in owners]
         points, labels = to_points([prompt for _, prompt in items], sizes, self.image_size)
-        logits, scores = self.engine.decode(
+        logits, scores = self.network.decode(
             features, points.to(self.device), labels.to(self.device), multimask=self._three(items[0][1])
         )
         best = scores.argmax(dim=1)
@@ -198,26 +150,13 @@ class Sam2:
         logits, scores = logits[row, best], scores[row, best]
         if not bool(torch.isfinite(scores).all() and torch.isfinite(logits).all()):
             raise SegmenterError(f"{self.model} gave numbers that are not finite", hint="try dtype float32")
-        return [
-            finish(
-                F.interpolate(one[None, None], size, mode="bilinear", align_corners=False)[0, 0].cpu().numpy(), score
-            )
-            for one, size, score in zip(logits, sizes, scores.tolist(), strict=True)
-        ]
+        for one, size, score in zip(logits, sizes, scores.tolist(), strict=True):
+            full = F.interpolate(one[None, None], size, mode="bilinear", align_corners=False)[0, 0]
+            yield full.cpu().numpy(), score
 
     def _three(self, prompt: SpatialPrompt) -> bool:
-        """Whether prompts of this kind get three masks to choose from."""
+        """Return True if prompts of this kind get three masks to choose from."""
         return prompt.box is None and len(prompt.points) == 1 if self.multimask is None else self.multimask
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({', '.join(f'{key}={value!r}' for key, value in self._arguments.items())})"
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return _rebuild, (type(self), self._arguments)
-
-
-def _rebuild(component: type[Sam2], arguments: dict[str, Any]) -> Sam2:
-    return component(**arguments)
 
 
 class MedSam2(Sam2):
@@ -234,7 +173,7 @@ class MedSam2(Sam2):
 
 
 def prepare(image: Image, size: int, device: str) -> "torch.Tensor":
-    """An H x W x 3 uint8 RGB image as the model sees it: [3, size, size] float32, normalised.
+    """Convert an H x W x 3 uint8 RGB image to the model's input: [3, size, size] float32, normalised.
 
     Raises:
         SegmenterError: if it is no such image.
@@ -253,7 +192,7 @@ def prepare(image: Image, size: int, device: str) -> "torch.Tensor":
 def to_points(
     prompts: Sequence[SpatialPrompt], sizes: Sequence[Size], image_size: int
 ) -> "tuple[torch.Tensor, torch.Tensor]":
-    """Prompts of one kind as points [N, K, 2] in pixels of the model's input, and their labels [N, K]."""
+    """Convert prompts of one kind to points [N, K, 2] in pixels of the model's input, and their labels [N, K]."""
     import torch
 
     points = torch.tensor([[*_corners(prompt), *prompt.points] for prompt in prompts], dtype=torch.float32)

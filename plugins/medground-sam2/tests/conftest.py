@@ -1,4 +1,4 @@
-"""Small random models in the published layouts, built and saved with the authors' own classes."""
+"""Small models of random weights in the published layouts, built and saved with the authors' classes."""
 
 import hashlib
 from pathlib import Path
@@ -21,7 +21,7 @@ SMALL = [
 
 
 def build_official(image_size: int, overrides: list[str] = SMALL):
-    """Meta's model by Meta's builder, every parameter random: the positions and the no-memory token start at zero."""
+    """Return Meta's model with every parameter random; position tables and the no-memory token start at zero."""
     from sam2.build_sam import build_sam2
 
     torch.manual_seed(0)
@@ -38,16 +38,16 @@ def build_official(image_size: int, overrides: list[str] = SMALL):
 
 
 def predictor(model):
-    """Meta's predictor, told the feature sizes it assumes to be those of 1024 px."""
+    """Return Meta's predictor with the feature sizes of the model, where it assumes those of 1024 px."""
     from sam2.sam2_image_predictor import SAM2ImagePredictor
 
-    made = SAM2ImagePredictor(model)
-    made._bb_feat_sizes = [(model.image_size // stride,) * 2 for stride in (4, 8, 16)]
-    return made
+    array = SAM2ImagePredictor(model)
+    array._bb_feat_sizes = [(model.image_size // stride,) * 2 for stride in (4, 8, 16)]
+    return array
 
 
 def digest(model) -> str:
-    """A hash of every parameter and buffer."""
+    """Return a hash of every parameter and buffer."""
     state = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         state.update(name.encode())
@@ -63,7 +63,7 @@ def with_weights(image_size: int, checkpoint: Path):
 
 @pytest.fixture(scope="session")
 def faint(tmp_path_factory) -> Path:
-    """A checkpoint whose single masks are never stable: their logits are small."""
+    """Save a checkpoint whose single masks are unstable, because their logits are small."""
     path = tmp_path_factory.mktemp("weights") / "faint.pt"
     torch.save({"model": build_official(256).state_dict()}, path)
     return path
@@ -71,7 +71,7 @@ def faint(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def bold(faint, tmp_path_factory) -> Path:
-    """The same with logits a hundred times as large: single masks are stable."""
+    """Save the same checkpoint with logits a hundred times as large: single masks are stable."""
     state = torch.load(faint, weights_only=True)["model"]
     for name in state:
         if "output_hypernetworks_mlps" in name and ".layers.2." in name:
@@ -83,22 +83,22 @@ def bold(faint, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def official() -> SimpleNamespace:
-    """The functions above: test files cannot import one another."""
+    """Return `build`, `predictor` and `with_weights`, which make Meta's models."""
     return SimpleNamespace(build=build_official, predictor=predictor, with_weights=with_weights)
 
 
 @pytest.fixture(scope="session")
 def hash_of():
-    """`digest`."""
+    """Return `digest`."""
     return digest
 
 
 @pytest.fixture(scope="session")
 def images() -> dict[str, np.ndarray]:
-    """Odd sizes, grey and colour; smooth enough that a resize keeps something to see."""
-    found = {}
+    """Return noise of odd sizes, grey and colour, by name."""
+    result = {}
     for height, width in ((1, 1000), (37, 512), (840, 840), (2000, 300)):
         noise = np.random.default_rng(height).integers(0, 256, (height, width, 3), dtype=np.uint8)
-        found[f"{height}x{width} colour"] = noise
-        found[f"{height}x{width} grey"] = np.repeat(noise[..., :1], 3, axis=2)
-    return found
+        result[f"{height}x{width} colour"] = noise
+        result[f"{height}x{width} grey"] = np.repeat(noise[..., :1], 3, axis=2)
+    return result

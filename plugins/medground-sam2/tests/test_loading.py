@@ -1,4 +1,4 @@
-"""What loads, what does not, and what is said about it."""
+"""Checkpoints of every published layout load; others are refused with the difference."""
 
 import json
 import logging
@@ -39,9 +39,9 @@ def without(name):
 
 @pytest.fixture(scope="module")
 def folder(faint, tmp_path_factory):
-    """The checkpoint as transformers saves a model: config.json and model.safetensors."""
+    """Save the checkpoint as transformers does: config.json and model.safetensors."""
     path = tmp_path_factory.mktemp("folder")
-    load(faint).engine.model.save_pretrained(path)
+    load(faint).network.model.save_pretrained(path)
     return path
 
 
@@ -57,7 +57,7 @@ def test_a_transformers_folder_and_its_file_load_in_both_backends(backend, faint
 
 
 def test_the_folder_of_a_video_model_loads(folder, faint, tmp_path):
-    """Published folders hold transformers' video model: the same names, and tensors for memory beside them."""
+    """Published folders hold the video model of transformers, with tensors for memory besides those of the image model."""
     from safetensors.torch import load_file, save_file
 
     tensors = load_file(folder / "model.safetensors")
@@ -99,7 +99,7 @@ def test_a_checkpoint_without_its_video_part_loads(faint, tmp_path):
 
 @pytest.mark.parametrize("backend", ["transformers", "official"])
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "stated"),
     [
         (without("sam_mask_decoder.iou_token.weight"), "1 missing: sam_mask_decoder.iou_token.weight"),
         (lambda s: s.update({"adapter.up": torch.ones(2)}), "1 unexpected: adapter.up"),
@@ -109,12 +109,12 @@ def test_a_checkpoint_without_its_video_part_loads(faint, tmp_path):
     ],
     ids=["missing", "extra", "shape", "size unreadable", "one row of a table"],
 )
-def test_a_difference_is_named(backend, change, said, faint, tmp_path):
-    with pytest.raises(InputError, match=said):
+def test_missing_and_extra_tensors_are_named(backend, change, stated, faint, tmp_path):
+    with pytest.raises(InputError, match=stated):
         load(changed(faint, tmp_path, change), backend=backend)
 
 
-def test_a_difference_in_a_folder_is_named_as_the_folder_names_it(folder, tmp_path):
+def test_missing_tensors_of_a_folder_have_the_names_of_the_folder(folder, tmp_path):
     from safetensors.torch import load_file, save_file
 
     tensors = load_file(folder / "model.safetensors")
@@ -130,7 +130,7 @@ def test_a_checkpoint_of_the_first_sam_says_which_segmenter_takes_it(tmp_path):
         load(tmp_path / "sam_vit_b.pth")
 
 
-def test_a_truncated_file_is_one_sentence(faint, tmp_path):
+def test_a_truncated_file_is_refused_in_one_sentence(faint, tmp_path):
     data = faint.read_bytes()
     (tmp_path / "cut.pt").write_bytes(data[: len(data) // 2])
     with pytest.raises(InputError, match=r"cut.pt is truncated: .* the end is missing"):
@@ -158,7 +158,7 @@ def test_an_absent_checkpoint_says_how_to_fetch_it(monkeypatch, tmp_path):
         load(tmp_path / "nowhere.pt")
 
 
-def test_what_tensors_do_not_show_can_be_said(faint, caplog):
+def test_sizes_that_tensors_do_not_show_are_arguments(faint, caplog):
     with caplog.at_level(logging.WARNING):
         expected = logits(load(faint))
     assert "faint.pt is none of the published SAM 2 sizes" in caplog.text
@@ -171,7 +171,7 @@ def test_what_tensors_do_not_show_can_be_said(faint, caplog):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "stated"),
     [
         ({"backend": "oficial"}, "did you mean 'official'"),
         ({"protocol": "medresoner"}, "did you mean 'medreasoner'"),
@@ -182,8 +182,8 @@ def test_what_tensors_do_not_show_can_be_said(faint, caplog):
         ({"dtype": "float8"}, "no dtype 'float8'"),
     ],
 )
-def test_arguments_that_cannot_be_are_refused(arguments, said, faint):
-    with pytest.raises(RecipeError, match=said):
+def test_invalid_arguments_are_refused(arguments, stated, faint):
+    with pytest.raises(RecipeError, match=stated):
         Sam2(**{"checkpoint": str(faint), "image_size": 256} | arguments)
 
 
@@ -193,8 +193,8 @@ def test_without_the_package_the_official_backend_says_what_to_install(faint, mo
         load(faint, backend="official")
 
 
-def test_a_copy_by_pickle_answers_the_same(faint, hash_of):
+def test_a_pickled_segmenter_gives_the_same_masks(faint, hash_of):
     segmenter = load(faint)
     copy = pickle.loads(pickle.dumps(segmenter))
     assert repr(copy) == repr(segmenter)
-    assert hash_of(copy.engine.model) == hash_of(segmenter.engine.model)
+    assert hash_of(copy.network.model) == hash_of(segmenter.network.model)

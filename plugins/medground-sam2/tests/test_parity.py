@@ -1,4 +1,4 @@
-"""Both backends give what Meta's SAM2ImagePredictor gives, from the same file."""
+"""Both backends equal Meta's SAM2ImagePredictor on the same file."""
 
 import numpy as np
 import pytest
@@ -30,7 +30,7 @@ def prompts(image: np.ndarray) -> list[SpatialPrompt]:
 
 
 def ask(predictor, prompt: SpatialPrompt, multimask: bool) -> tuple[np.ndarray, float]:
-    """The predictor's best mask as logits at full size, and its score."""
+    """Return the predictor's best mask as logits at full size, and its score."""
     logits, scores, _ = predictor.predict(
         point_coords=np.array(prompt.points) if prompt.points else None,
         point_labels=np.array(prompt.labels) if prompt.points else None,
@@ -77,8 +77,8 @@ def test_a_stable_single_mask_is_kept_and_an_unstable_one_replaced(backend, offi
         predictor = official.with_weights(256, checkpoint)
         predictor.set_image(image)
         segmenter = Sam2(checkpoint=str(checkpoint), backend=backend, image_size=256)
-        found, best = segmenter.logits(image, [box])[0][0], ask(predictor, box, multimask=True)[0]
-        assert np.allclose(found, best, rtol=1e-4, atol=1e-5) is replaced
+        result, best = segmenter.logits(image, [box])[0][0], ask(predictor, box, multimask=True)[0]
+        assert np.allclose(result, best, rtol=1e-4, atol=1e-5) is replaced
         assert_equal(segmenter, predictor, image, one_click)
 
 
@@ -90,7 +90,7 @@ def test_medsam2_runs_at_512_with_one_mask(backend, official, bold, images):
         assert_equal(segmenter, predictor, images[name], never)
 
 
-def test_the_ancestors_protocol_is_1024_and_best_of_three(official, bold, images):
+def test_the_medreasoner_protocol_is_1024_and_best_of_three(official, bold, images):
     segmenter = MedSam2(checkpoint=str(bold), protocol="medreasoner")
     assert segmenter.image_size == 1024
     assert_equal(segmenter, official.with_weights(1024, bold), images["37x512 colour"], always)

@@ -1,4 +1,4 @@
-"""One encoding per image, prompts decoded together, answers that do not depend on company."""
+"""Images are encoded once, prompts decoded together, and masks do not depend on the batch."""
 
 import numpy as np
 import pytest
@@ -19,16 +19,16 @@ MIXED = [prompt for three in zip(BOXES, POINTS, BOTH, strict=True) for prompt in
 
 
 class Counted:
-    """How often and with how many rows the encoder and the decoder of a segmenter run."""
+    """Count the calls and rows of a segmenter's encoder and decoder."""
 
     def __init__(self, segmenter: Sam2) -> None:
         self.encoded: list[int] = []
         self.decoded: list[int] = []
-        model = segmenter.engine.model
+        model = segmenter.network.model
         decoder = model.mask_decoder if hasattr(model, "mask_decoder") else model.sam_mask_decoder
         encoder = model.vision_encoder if hasattr(model, "vision_encoder") else model.image_encoder
         encoder.register_forward_pre_hook(lambda module, inputs: self.encoded.append(len(inputs[0])))
-        decoder.register_forward_hook(lambda module, inputs, found: self.decoded.append(found[0][..., 0, 0].numel()))
+        decoder.register_forward_hook(lambda module, inputs, result: self.decoded.append(result[0][..., 0, 0].numel()))
 
 
 @pytest.fixture(params=["transformers", "official"])
@@ -59,10 +59,10 @@ def test_images_are_encoded_as_many_at_once_as_allowed(faint):
     assert counted.encoded == [2, 1]
 
 
-def test_answers_do_not_depend_on_company_or_order(segmenter):
+def test_masks_do_not_depend_on_other_prompts_or_their_order(segmenter):
     batches = segmenter.segment_batch(IMAGES, [MIXED, BOXES, list(reversed(MIXED))])
-    for image, asked, together in zip(IMAGES, [MIXED, BOXES, list(reversed(MIXED))], batches, strict=True):
-        for prompt, mask in zip(asked, together, strict=True):
+    for image, requests, together in zip(IMAGES, [MIXED, BOXES, list(reversed(MIXED))], batches, strict=True):
+        for prompt, mask in zip(requests, together, strict=True):
             segmenter.cache = type(segmenter.cache)(0)
             (values, score), *_ = segmenter.logits(image, [prompt])
             sure = np.abs(values) > 1e-6
@@ -74,19 +74,19 @@ def test_prompts_are_decoded_in_chunks(faint):
     whole = Sam2(checkpoint=str(faint), image_size=256)
     parts = Sam2(checkpoint=str(faint), image_size=256, decode_batch=3)
     counted = Counted(parts)
-    found = parts.logits(IMAGES[0], BOXES)
+    result = parts.logits(IMAGES[0], BOXES)
     assert counted.decoded == [3, 1]
-    for (mine, _), (theirs, _) in zip(found, whole.logits(IMAGES[0], BOXES), strict=True):
+    for (mine, _), (theirs, _) in zip(result, whole.logits(IMAGES[0], BOXES), strict=True):
         np.testing.assert_allclose(mine, theirs, atol=1e-6)
 
 
 def run_out_above(segmenter: Sam2, rows: int) -> None:
     def limit(module, inputs, named):
-        held = named["sparse_prompt_embeddings"].numel() // named["sparse_prompt_embeddings"].shape[-1] // 3
-        if held > rows:
+        stored = named["sparse_prompt_embeddings"].numel() // named["sparse_prompt_embeddings"].shape[-1] // 3
+        if stored > rows:
             raise torch.OutOfMemoryError("out of memory")
 
-    segmenter.engine.model.mask_decoder.register_forward_pre_hook(limit, with_kwargs=True)
+    segmenter.network.model.mask_decoder.register_forward_pre_hook(limit, with_kwargs=True)
 
 
 def test_out_of_memory_halves_the_chunk_and_goes_on(faint):
@@ -114,30 +114,30 @@ def test_numbers_that_are_not_finite_are_an_error(faint, tmp_path):
 
 
 @pytest.mark.parametrize("image", [np.zeros((5, 5), np.uint8), np.zeros((5, 5, 4), np.uint8), np.zeros((5, 5, 3))])
-def test_what_is_no_rgb_image_is_refused(image, faint):
+def test_an_image_that_is_not_rgb_uint8_is_refused(image, faint):
     with pytest.raises(SegmenterError, match="H x W x 3 uint8"):
         Sam2(checkpoint=str(faint), image_size=256).segment(image, BOXES)
 
 
-def test_nothing_is_ever_trained(segmenter, hash_of):
-    before = hash_of(segmenter.engine.model)
+def test_parameters_are_frozen_and_never_change(segmenter, hash_of):
+    before = hash_of(segmenter.network.model)
     with torch.enable_grad():
         masks = segmenter.segment(IMAGES[0], MIXED)
     assert len(masks) == len(MIXED)
-    assert hash_of(segmenter.engine.model) == before
-    assert not any(parameter.requires_grad for parameter in segmenter.engine.model.parameters())
-    assert not segmenter.engine.model.training
+    assert hash_of(segmenter.network.model) == before
+    assert not any(parameter.requires_grad for parameter in segmenter.network.model.parameters())
+    assert not segmenter.network.model.training
 
 
-def test_masks_follow_image_and_prompt(segmenter):
-    """Random weights, but alive: another image or another box gives other numbers."""
+def test_masks_depend_on_image_and_prompt(segmenter):
+    """Another image or another box gives other numbers, also with random weights."""
     (here, _), (there, _) = segmenter.logits(IMAGES[0], [BOXES[0], BOXES[-1]])
     other = segmenter.logits(IMAGES[2], [BOXES[0]])[0][0]
     assert np.abs(here - there).max() > 1e-3
     assert np.abs(here - other).max() > 1e-3
 
 
-def test_half_precision_is_close(segmenter, faint):
+def test_half_precision_masks_are_close_to_full_precision(segmenter, faint):
     half = Sam2(
         checkpoint=str(faint),
         backend=segmenter._arguments["backend"],
@@ -145,14 +145,14 @@ def test_half_precision_is_close(segmenter, faint):
         multimask=False,
         dtype="bfloat16",
     )
-    assert half.engine.encode(torch.zeros(1, 3, 256, 256))[0].dtype == torch.bfloat16
+    assert half.network.encode(torch.zeros(1, 3, 256, 256))[0].dtype == torch.bfloat16
     for (mine, _), (exact, _) in zip(half.logits(IMAGES[0], BOXES), segmenter.logits(IMAGES[0], BOXES), strict=True):
         assert np.abs(mine - exact).max() < 0.1 * np.abs(exact).max()
 
 
 @pytest.mark.soak
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
-def test_a_compiled_encoder_gives_the_same(faint):
+def test_a_compiled_encoder_gives_the_same_masks(faint):
     compiled = Sam2(checkpoint=str(faint), image_size=256, compile=True)
     plain = Sam2(checkpoint=str(faint), image_size=256)
     for (mine, _), (exact, _) in zip(compiled.logits(IMAGES[0], BOXES), plain.logits(IMAGES[0], BOXES), strict=True):
@@ -160,7 +160,7 @@ def test_a_compiled_encoder_gives_the_same(faint):
 
 
 @pytest.mark.gpu
-def test_on_a_gpu_it_gives_the_same(faint):
+def test_a_gpu_gives_the_same_masks(faint):
     there = Sam2(checkpoint=str(faint), image_size=256, device="cuda")
     here = Sam2(checkpoint=str(faint), image_size=256)
     for (mine, _), (exact, _) in zip(there.logits(IMAGES[0], MIXED), here.logits(IMAGES[0], MIXED), strict=True):
@@ -168,6 +168,6 @@ def test_on_a_gpu_it_gives_the_same(faint):
 
 
 @pytest.mark.parametrize(("name", "component"), [("sam2", Sam2), ("medsam2", MedSam2)])
-def test_the_registry_knows_them_and_they_keep_the_promises(name, component, faint):
+def test_registered_segmenters_pass_the_conformance_kit(name, component, faint):
     assert factory("segmenter", name) is component
     check_segmenter(component, checkpoint=str(faint), image_size=128)

@@ -1,4 +1,4 @@
-"""What TensorBoard reads back is what was logged, also after an interruption."""
+"""TensorBoard reads back the logged numbers, also after an interruption."""
 
 import pytest
 
@@ -10,7 +10,7 @@ import medground
 
 
 def read(folder):
-    """Tag -> [(step, value), ...]."""
+    """Return tag -> [(step, value), ...]."""
     found = EventAccumulator(str(folder))
     found.Reload()
     return {tag: [(each.step, each.value) for each in found.Scalars(tag)] for tag in found.Tags()["scalars"]}
@@ -23,7 +23,7 @@ def tracker(run, step, **arguments):
 
 
 @pytest.mark.lane
-def test_what_was_logged_is_read_back(tmp_path):
+def test_logged_numbers_are_read_back(tmp_path):
     made = tracker(tmp_path, 0)
     for step in (1, 2, 3):
         made.log(step, {"reward": step / 4, "reward/box/mean": 0.5, "loss": float("nan")})
@@ -34,7 +34,7 @@ def test_what_was_logged_is_read_back(tmp_path):
     }
 
 
-def test_steps_that_are_done_again_take_the_place_of_those_that_were_lost(tmp_path):
+def test_repeated_steps_replace_lost_ones(tmp_path):
     lost = tracker(tmp_path, 0, folder="board")
     for step in (1, 2, 3, 4):
         lost.log(step, {"reward": 0.25})

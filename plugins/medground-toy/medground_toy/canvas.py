@@ -108,13 +108,13 @@ class Canvas:
         across = (x + rng.uniform(0.1, 0.9, x.shape)) * cell / self.pixel
         down = (y + rng.uniform(0.1, 0.9, y.shape)) * cell / self.pixel
         at = np.clip(down.astype(int), 0, height - 1), np.clip(across.astype(int), 0, width - 1)
-        kept = rng.uniform(0, 1, x.shape) < density[at]
-        long, short = (rng.uniform(0.65, 1.05, (2, *x.shape))[:, kept] * radius / self.pixel)[..., None]
-        turn = rng.uniform(0, np.pi, x.shape)[kept][:, None]
+        accepted = rng.uniform(0, 1, x.shape) < density[at]
+        long, short = (rng.uniform(0.65, 1.05, (2, *x.shape))[:, accepted] * radius / self.pixel)[..., None]
+        turn = rng.uniform(0, np.pi, x.shape)[accepted][:, None]
         around = np.linspace(0, 2 * np.pi, 12, endpoint=False)
         u, v = long * np.cos(around), short * np.sin(around)
-        px = (across[kept][:, None] + np.cos(turn) * u - np.sin(turn) * v) * fine
-        py = (down[kept][:, None] + np.sin(turn) * u + np.cos(turn) * v) * fine
+        px = (across[accepted][:, None] + np.cos(turn) * u - np.sin(turn) * v) * fine
+        py = (down[accepted][:, None] + np.sin(turn) * u + np.cos(turn) * v) * fine
         shades = rng.integers(0, 256, len(turn))
         cover, shade = (Pillow.new("L", (width * fine, height * fine)) for _ in range(2))
         on_cover, on_shade = ImageDraw.Draw(cover), ImageDraw.Draw(shade)
@@ -151,6 +151,6 @@ def curve(*knots: tuple[float, float], steps: int = 24) -> NDArray[np.float64]:
 def _basis(side: int, cells: float) -> Floats:
     """[side, knots] smooth bumps along one axis."""
     knots = max(2, int(np.ceil(cells)) + 3)
-    place = (np.arange(side, dtype=np.float32) + 0.5) / side * max(cells, 1e-3) + 1
-    gap = np.abs(place[:, None] - np.arange(knots, dtype=np.float32)[None, :])
+    position = (np.arange(side, dtype=np.float32) + 0.5) / side * max(cells, 1e-3) + 1
+    gap = np.abs(position[:, None] - np.arange(knots, dtype=np.float32)[None, :])
     return np.exp(-1.6 * gap**2).astype(np.float32)

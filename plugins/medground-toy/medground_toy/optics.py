@@ -4,10 +4,10 @@ import numpy as np
 
 from medground_toy.canvas import Canvas, curve, paint, soft
 from medground_toy.regions import Floats, smooth
-from medground_toy.scenes import Region, Shapes, common, lesion, region, union, without
+from medground_toy.scenes import Shapes, Structure, common, lesion, region, union, without
 
 
-def fundus(canvas: Canvas, shapes: Shapes) -> tuple[Floats, list[Region]]:
+def fundus(canvas: Canvas, shapes: Shapes) -> tuple[Floats, list[Structure]]:
     """A retina: optic disc and cup, vessels, macula, a pale crescent at the disc, a bleed and a yellow deposit."""
     between, p, x, y = canvas.between, canvas.pixel, canvas.x, canvas.y
     view = canvas.blob(0, 0, 0.96, 0.96)
@@ -81,7 +81,7 @@ def _twig(canvas: Canvas, root: Floats, along: Floats, turn: int, width: float) 
     return curve(tuple(root), tuple(middle), tuple(end)), width, width * 0.35
 
 
-def histology(canvas: Canvas, shapes: Shapes) -> tuple[Floats, list[Region]]:
+def histology(canvas: Canvas, shapes: Shapes) -> tuple[Floats, list[Structure]]:
     """Stained tissue: fibrous stroma, two glands around white lumens, and two nests of crowded dark nuclei."""
     between, p = canvas.between, canvas.pixel
     warp = canvas.noise(3, 2)

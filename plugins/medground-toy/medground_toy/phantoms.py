@@ -26,17 +26,17 @@ import numpy as np
 from PIL import Image as Pillow
 
 from medground.geometry import Size, mask_box
-from medground.types import Image, Query, Sample, Target
+from medground.types import Image, Mask, Query, Region, Sample, Target
 from medground_toy import optics, radiology
 from medground_toy.canvas import Canvas
 from medground_toy.plain import plain, speckled, stained, tinted
 from medground_toy.questions import QUESTIONS, ask
 from medground_toy.regions import Bools, Floats, key_points
-from medground_toy.scenes import Region, Shapes
+from medground_toy.scenes import Shapes, Structure
 
 Convention = Literal["core", "whole"]
 
-_SCENES: dict[str, tuple[str, Callable[[Canvas, Shapes], tuple[Floats, list[Region]]]]] = {
+_SCENES: dict[str, tuple[str, Callable[[Canvas, Shapes], tuple[Floats, list[Structure]]]]] = {
     "ct": ("CT", radiology.ct),
     "mri": ("MRI", radiology.mri),
     "xray": ("X-ray", radiology.xray),
@@ -63,7 +63,7 @@ class Phantom:
     """H x W x 3 uint8 RGB."""
     samples: list[Sample]
     """One per region, in the same order."""
-    regions: list[Region]
+    regions: list[Structure]
     """With both masks of every lesion."""
 
 
@@ -99,8 +99,8 @@ def phantom(
         labels = {"modality": modality, "category": one.category, "supercategory": one.supercategory, "family": family}
         question = ask(template, place(one, regions), one.tone)
         query = Query(image=image, question=question, id=f"{family}-{seed}-{index}")
-        target = Target(box=mask_box(mask), points=key_points(mask), mask=mask)
-        samples.append(Sample(query=query, target=target, labels=labels))
+        region = Region(box=mask_box(mask), points=key_points(mask), mask=Mask(data=mask))
+        samples.append(Sample(query=query, target=Target(regions=(region,)), labels=labels))
     return Phantom(family, image, samples, regions)
 
 
@@ -118,19 +118,19 @@ def samples(
 
     The first samples do not depend on `n`.
     """
-    found: list[Sample] = []
+    drawn_samples: list[Sample] = []
     for index in range(n):
-        if len(found) >= n:
+        if len(drawn_samples) >= n:
             break
         state = np.random.SeedSequence([seed, index])
         family, one_seed = families[index % len(families)], int(state.generate_state(1)[0])
         drawn = phantom(family, one_seed, size=size, convention=convention, shapes=shapes)
         order = np.random.default_rng(state).permutation(len(drawn.samples))
-        found += [drawn.samples[i] for i in sorted(order[:per_image])]
-    return found[:n]
+        drawn_samples += [drawn.samples[i] for i in sorted(order[:per_image])]
+    return drawn_samples[:n]
 
 
-def place(one: Region, regions: Sequence[Region]) -> str:
+def place(one: Structure, regions: Sequence[Structure]) -> str:
     """Left, right, upper or lower: of its rivals of the same category, or of the picture where it has none."""
     height, width = one.whole.shape
     rivals = [other for other in regions if other is not one and other.category == one.category]
@@ -143,7 +143,7 @@ def place(one: Region, regions: Sequence[Region]) -> str:
 
 def traced(sample: Sample) -> Sample:
     """The sample with a reasoning trace among its labels: what is meant, and in which quarter of the picture."""
-    (x, y), (height, width) = sample.target.box.centre, sample.query.size
+    (x, y), (height, width) = mask_box(sample.target.mask).centre, sample.query.size
     quarter = f"{'lower' if y > height / 2 else 'upper'} {'right' if x > width / 2 else 'left'}"
     return replace(sample, labels={**sample.labels, "think": f"{sample.labels['category']}, {quarter}"})
 
@@ -152,7 +152,7 @@ def _centre(mask: Bools) -> Any:
     return np.argwhere(mask).mean(axis=0) + 0.5
 
 
-def write(folder: Path, found: Iterable[Sample]) -> Path:
+def write(folder: Path, drawn_samples: Iterable[Sample]) -> Path:
     """Write samples as PNG files and a manifest; return the manifest's path.
 
     A line holds id, image and mask (paths in the folder), question, ``bbox_2d`` (x1, y1, x2, y2 in pixels, half-open)
@@ -161,14 +161,15 @@ def write(folder: Path, found: Iterable[Sample]) -> Path:
     for name in ("images", "masks"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     lines = []
-    for sample in found:
+    for sample in drawn_samples:
         query, target = sample.query, sample.target
+        (region,) = target.regions
         image = f"images/{query.id.rpartition('-')[0]}.png"
         mask = f"masks/{query.id}.png"
         (folder / image).write_bytes(_png(query.image))
         (folder / mask).write_bytes(_png(np.asarray(target.mask).astype(np.uint8) * 255))
         line = {"id": query.id, "image": image, "mask": mask, "question": query.question}
-        numbers = {"bbox_2d": list(target.box), "point_2d": [list(point) for point in target.points]}
+        numbers = {"bbox_2d": list(region.box or ()), "point_2d": [list(point) for point in region.points]}
         lines.append(json.dumps({**line, **numbers, "size": list(query.size), **sample.labels}))
     manifest = folder / "manifest.jsonl"
     manifest.write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -197,10 +198,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if unknown or not families:
         parser.error(f"--families: {', '.join(unknown) or 'nothing'} is none of {', '.join(_SCENES)}")
     size = (chosen.size, chosen.size)
-    found = samples(chosen.n, chosen.seed, families=families, size=size, convention=chosen.convention)
+    drawn_samples = samples(chosen.n, chosen.seed, families=families, size=size, convention=chosen.convention)
     if chosen.traces:
-        found = [traced(sample) for sample in found]
-    sys.stdout.write(f"{write(chosen.out, found)}: {len(found)} samples\n")
+        drawn_samples = [traced(sample) for sample in drawn_samples]
+    sys.stdout.write(f"{write(chosen.out, drawn_samples)}: {len(drawn_samples)} samples\n")
     return 0
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from medground_toy.canvas import Canvas, Lobes, paint, soft
 from medground_toy.regions import Floats
-from medground_toy.scenes import Region, Shapes, region
+from medground_toy.scenes import Shapes, Structure, region
 
 _SHARE = 0.72
 """The core's size to the whole lesion's; a little more than elsewhere, for a core of twelve pixels or more."""
@@ -36,7 +36,7 @@ class Look:
     waves: float = 0.0
     """How lobed its outline is; 0 is an ellipse."""
 
-    def __call__(self, canvas: Canvas, shapes: Shapes) -> tuple[Floats, list[Region]]:
+    def __call__(self, canvas: Canvas, shapes: Shapes) -> tuple[Floats, list[Structure]]:
         """A bright and a dark lesion side by side, on sides that chance decides."""
         between, p = canvas.between, canvas.pixel
         cells, strength = self.texture

@@ -39,7 +39,7 @@ def _word(words: str, ask: Callable[[Proposal], float]) -> None:
 
 
 def _far(along: float) -> float:
-    """Well to the asked side is enough: the outermost region is no better for being outermost."""
+    """Return how far to one side a region lies; the outermost region is no better for being outermost."""
     return 1.5 * float(np.clip(4 * along, -1, 1))
 
 
@@ -57,29 +57,29 @@ _word("irregular ragged lobed crescent curved winding", lambda p: -p.round)
 
 
 def fit(proposal: Proposal, words: list[str]) -> float:
-    """How well a region fits the words; without any known word, how much it looks like a thing."""
+    """Return how well a region fits the words; without any known word, how much it looks like a thing."""
     likely = 1.5 * proposal.contrast + 0.3 * proposal.round - abs(proposal.size - 0.2)
     return likely + sum(_WORDS[word](proposal) for word in words if word in _WORDS)
 
 
 def known(words: list[str]) -> list[str]:
-    """The words that mean something here, in order, once each."""
+    """Return the words that mean something here, in order, once each."""
     return [word for word in dict.fromkeys(words) if word in _WORDS]
 
 
 def propose(image: Image, most: int = 40) -> list[Proposal]:
-    """Components of the smoothed grey image above and below a few levels, the most prominent first; at least one."""
+    """Return the components of the smoothed grey image above and below a few levels, the most prominent first; at least one."""
     step = max(1, round(max(image.shape[:2]) / SIDE))
     grey = smooth(image[::step, ::step].mean(axis=2, dtype=np.float32), 1)
     around = smooth(grey, max(2, min(grey.shape) // 12))
     cuts = np.unique(np.quantile(grey[::2, ::2], np.linspace(0.1, 0.95, 9)))
-    found: dict[tuple[float, ...], tuple[float, Bools]] = {}
+    candidates: dict[tuple[float, ...], tuple[float, Bools]] = {}
     for cut in cuts:
         for side in (grey > cut, grey <= cut):
             for mask in _components(side):
                 contrast = abs(float((grey[mask] - around[mask]).mean()))
-                found.setdefault(tuple(mask_box(mask)), (contrast, mask))
-    ranked = sorted(found.values(), key=lambda pair: -pair[0])[:most]
+                candidates.setdefault(tuple(mask_box(mask)), (contrast, mask))
+    ranked = sorted(candidates.values(), key=lambda pair: -pair[0])[:most]
     if not ranked:
         height, width = grey.shape
         middle = np.zeros(grey.shape, bool)
@@ -89,7 +89,7 @@ def propose(image: Image, most: int = 40) -> list[Proposal]:
 
 
 def _components(side: Bools, most: int = 6) -> list[Bools]:
-    """The largest components that are neither specks nor backgrounds."""
+    """Return the largest components that are neither specks nor backgrounds."""
     labels, count = label(side)
     areas = np.bincount(labels.ravel(), minlength=count + 1)[1:]
     border = np.unique(np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]]))

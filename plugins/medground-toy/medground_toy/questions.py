@@ -156,10 +156,10 @@ QUESTIONS: dict[str, tuple[str, ...]] = {
 }
 
 
-def ask(template: str, place: str, tone: str) -> str:
+def ask(template: str, side: str, tone: str) -> str:
     """The question of a template.
 
     >>> ask("Which {tone} patch in the {there} is it?", "upper", "dark")
     'Which dark patch in the upper part of the picture is it?'
     """
-    return template.format(place=place, there=f"{place} part of the picture", tone=tone)
+    return template.format(place=side, there=f"{side} part of the picture", tone=tone)

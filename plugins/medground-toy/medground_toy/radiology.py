@@ -7,10 +7,10 @@ import numpy as np
 
 from medground_toy.canvas import Canvas, curve, paint, soft
 from medground_toy.regions import Floats, smooth
-from medground_toy.scenes import Region, Shapes, common, lesion, region, union, without
+from medground_toy.scenes import Shapes, Structure, common, lesion, region, union, without
 
 
-def ct(canvas: Canvas, shapes: Shapes) -> tuple[Floats, list[Region]]:
+def ct(canvas: Canvas, shapes: Shapes) -> tuple[Floats, list[Structure]]:
     """An abdominal slice: liver, spleen, two kidneys, spine, stomach, and a lesion on either side."""
     between, p = canvas.between, canvas.pixel
     body = canvas.blob(0, 0.03, 0.93, 0.74, 0, canvas.wobble(0.02, (2, 3, 4)))
@@ -111,7 +111,7 @@ def _vessels(canvas: Canvas, inside: Floats, root: tuple[float, float], width: f
     return canvas.strokes(strokes) * soft(inside - 0.03, 0.03)
 
 
-def mri(canvas: Canvas, shapes: Shapes) -> tuple[Floats, list[Region]]:
+def mri(canvas: Canvas, shapes: Shapes) -> tuple[Floats, list[Structure]]:
     """An axial head slice after contrast: folded cortex, ventricles, and a lesion in each hemisphere."""
     between, p = canvas.between, canvas.pixel
     head = canvas.blob(0, 0, 0.78, 0.94, 0, canvas.wobble(0.012, (2, 3, 4)))
@@ -159,7 +159,7 @@ def mri(canvas: Canvas, shapes: Shapes) -> tuple[Floats, list[Region]]:
     return smooth_grain(canvas, picture * bias, 0.016), regions
 
 
-def xray(canvas: Canvas, shapes: Shapes) -> tuple[Floats, list[Region]]:
+def xray(canvas: Canvas, shapes: Shapes) -> tuple[Floats, list[Structure]]:
     """A frontal chest film: two lungs behind ribs, the heart, and an opacity in each lung."""
     between, x, y = canvas.between, canvas.x, canvas.y
     trunk = union(canvas.blob(0, 0.5, 0.92, 1.35), canvas.blob(0, -0.55, 1.05, 0.3) - 0.02)
@@ -229,7 +229,7 @@ def xray(canvas: Canvas, shapes: Shapes) -> tuple[Floats, list[Region]]:
     return smooth_grain(canvas, picture, 0.012), regions
 
 
-def ultrasound(canvas: Canvas, shapes: Shapes) -> tuple[Floats, list[Region]]:
+def ultrasound(canvas: Canvas, shapes: Shapes) -> tuple[Floats, list[Structure]]:
     """A sector of layered tissue in speckle: a shadowing solid mass and a black cyst, side by side or above another."""
     between, p, x, y = canvas.between, canvas.pixel, canvas.x, canvas.y
     apex = -1.55
@@ -238,8 +238,8 @@ def ultrasound(canvas: Canvas, shapes: Shapes) -> tuple[Floats, list[Region]]:
     warp = 0.05 * canvas.noise(3, 2)
     deep = reach - 0.62 + warp
     tissue = 0.47 + 0.07 * canvas.noise(4, 2) - 0.06 * deep
-    for place, thick, value in ((0.04, 0.04, 0.85), (0.17, 0.016, 0.75), (0.5, 0.014, 0.7), (1.42, 0.022, 0.9)):
-        at = place + between(-0.03, 0.03) + 0.03 * canvas.noise(2)
+    for depth, thick, value in ((0.04, 0.04, 0.85), (0.17, 0.016, 0.75), (0.5, 0.014, 0.7), (1.42, 0.022, 0.9)):
+        at = depth + between(-0.03, 0.03) + 0.03 * canvas.noise(2)
         paint(tissue, soft(thick - np.abs(deep - at), 0.04), value)
     paint(tissue, soft(0.13 - np.abs(deep - 0.36), 0.1) * 0.6, 0.42)
     fibres = np.clip(1 - 3 * np.abs(canvas.noise(10, 2) + 12 * warp), 0, 1)

@@ -17,7 +17,20 @@ _KEY = re.compile(r"""(['"])(\w+)\1\s*:\s*(\[\s*\[)?""")
 _WORD = re.compile(r"[a-z]+(?:-[a-z]+)*")
 
 
-class RuleReasoner:
+class _Framed:
+    """A reasoner that sees the image as it is and states in which frame it writes."""
+
+    def __init__(self, frame: Kind, order: Order) -> None:
+        Frame(frame, (1, 1), order)  # refuses a wrong word here rather than at the first answer
+        self.kind: Kind = frame
+        self.order: Order = order
+
+    def frame(self, size: Size) -> Frame:
+        """Return the declared frame, for an original of `size` (H, W)."""
+        return Frame(self.kind, size, self.order)
+
+
+class RuleReasoner(_Framed):
     """Cuts the image into regions and picks the one that fits the question's words (left, upper, dark, small, ...).
 
     It answers with the keys and the quotes of the example that the prompt shows, and thinks aloud where the prompt
@@ -30,19 +43,13 @@ class RuleReasoner:
     """
 
     def __init__(self, *, frame: Kind = "pixel", order: Order = "xy") -> None:
-        Frame(frame, (1, 1), order)  # refuses a wrong word here rather than at the first answer
-        self.kind: Kind = frame
-        self.order: Order = order
+        super().__init__(frame, order)
 
     def __repr__(self) -> str:
         return f"RuleReasoner(frame={self.kind!r}, order={self.order!r})"
 
-    def frame(self, size: Size) -> Frame:
-        """The declared frame, for an original of `size` (H, W): nothing is resized here."""
-        return Frame(self.kind, size, self.order)
-
     def generate(self, batch: Sequence[Messages], sampling: Sampling) -> list[list[Completion]]:
-        """One inner list per conversation, ``sampling.num_generations`` long."""
+        """Return one inner list per conversation, ``sampling.num_generations`` long."""
         return [self._answers(messages, sampling) for messages in batch]
 
     def _answers(self, messages: Messages, sampling: Sampling) -> list[Completion]:
@@ -63,7 +70,7 @@ class RuleReasoner:
         return completions
 
 
-class ScriptedReasoner:
+class ScriptedReasoner(_Framed):
     """Says the given texts, in turn over the completions of each conversation; for tests and dry runs.
 
     Args:
@@ -75,20 +82,14 @@ class ScriptedReasoner:
     def __init__(self, *, texts: Sequence[str] = ("",), frame: Kind = "pixel", order: Order = "xy") -> None:
         if isinstance(texts, str) or not texts:
             raise ValueError("texts is a list of at least one text")
-        Frame(frame, (1, 1), order)
+        super().__init__(frame, order)
         self.texts = tuple(texts)
-        self.kind: Kind = frame
-        self.order: Order = order
 
     def __repr__(self) -> str:
         return f"ScriptedReasoner(texts={list(self.texts)!r}, frame={self.kind!r}, order={self.order!r})"
 
-    def frame(self, size: Size) -> Frame:
-        """The declared frame, for an original of `size` (H, W): nothing is resized here."""
-        return Frame(self.kind, size, self.order)
-
     def generate(self, batch: Sequence[Messages], sampling: Sampling) -> list[list[Completion]]:
-        """One inner list per conversation, ``sampling.num_generations`` long."""
+        """Return one inner list per conversation, ``sampling.num_generations`` long."""
         answers = []
         for messages in batch:
             height, width = image_of(messages).shape[:2]
@@ -99,7 +100,7 @@ class ScriptedReasoner:
 
 
 def question_of(prompt: str) -> str:
-    """The question inside a prompt: what follows "Question:", else its sentences that end in "?", else all.
+    """Return the question inside a prompt: what follows "Question:", else its sentences that end in "?", else all.
 
     >>> question_of("Find it. Question: Which dark area is on the left?\\nAnswer in JSON.")
     'Which dark area is on the left?'
@@ -133,9 +134,9 @@ def _write(proposal: Proposal, shake: NDArray[np.float64], prompt: str, words: l
 
 
 def _schema(prompt: str) -> tuple[str, list[tuple[str, bool]]]:
-    """The quote and the (key, is a list of lists) of the prompt's last example answer; ours where it shows none."""
-    found = [part.partition("</answer>")[0] for part in prompt.split("<answer>")[1:]]
-    for text in [*reversed(found), prompt]:
+    """Return the quote and the (key, is a list of lists) of the prompt's last example answer; ours where it shows none."""
+    examples = [part.partition("</answer>")[0] for part in prompt.split("<answer>")[1:]]
+    for text in [*reversed(examples), prompt]:
         keys = {key: bool(nested) for _, key, nested in _KEY.findall(text) if "box" in key or "point" in key}
         if keys:
             quote = next(q for q, key, _ in _KEY.findall(text) if key in keys)
@@ -151,9 +152,11 @@ def _numbers(pixels: NDArray[np.float64], frame: Frame) -> list[float]:
 def _think(proposal: Proposal, words: list[str]) -> str:
     across = "left" if proposal.x < -0.15 else "right" if proposal.x > 0.15 else "middle"
     down = "upper" if proposal.y < -0.15 else "lower" if proposal.y > 0.15 else "middle"
-    place = "middle" if across == down else f"{down} {across}".replace("middle ", "")
+    position = "middle" if across == down else f"{down} {across}".replace("middle ", "")
     tone = "bright" if proposal.light > 0.3 else "dark" if proposal.light < -0.3 else "grey"
     size = "large" if proposal.size > 0.3 else "small" if proposal.size < 0.12 else "medium-sized"
-    asked = known(words)
-    hint = f"The question points to {', '.join(asked)}. " if asked else "The question gives no place or tone. "
-    return f"{hint}A {size}, {tone} region in the {place} part stands out from what surrounds it and fits best."
+    known_words = known(words)
+    hint = (
+        f"The question points to {', '.join(known_words)}. " if known_words else "The question gives no place or tone. "
+    )
+    return f"{hint}A {size}, {tone} region in the {position} part stands out from what surrounds it and fits best."

@@ -1,31 +1,39 @@
-"""Small image analysis in plain NumPy: components, filling, smoothing, distances; no Python loop over pixels."""
+"""Small image analysis: components, filling, smoothing, distances; no Python loop over pixels."""
 
 import numpy as np
 from numpy.typing import NDArray
 
-from medground.geometry import Point
-from medground.images.regions import label as label
+from medground.geometry import Point, mask_box
 
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float32]
 
 
+def label(mask: Bools) -> tuple[NDArray[np.int32], int]:
+    """Return the components of a mask, joined across sides, numbered from 1 in reading order, and how many there are."""
+    from scipy import ndimage
+
+    labels, count = ndimage.label(mask)
+    return labels, count
+
+
 def fill_holes(mask: Bools) -> Bools:
-    """The mask with every background component that does not reach the border filled."""
-    padded = np.pad(~mask, 1, constant_values=True)
-    labels, _ = label(padded)
-    return ~(labels == labels[0, 0])[1:-1, 1:-1]
+    """Return the mask with every background component that does not reach the border filled."""
+    from scipy import ndimage
+
+    filled: Bools = ndimage.binary_fill_holes(mask)
+    return filled
 
 
 def at_points(mask: Bools, rows: NDArray[np.intp], columns: NDArray[np.intp]) -> Bools:
-    """The components of `mask` that hold at least one of the given pixels."""
+    """Return the components of `mask` that hold at least one of the given pixels."""
     labels, _ = label(mask)
     wanted = np.unique(labels[rows, columns])
     return np.isin(labels, wanted[wanted > 0])
 
 
 def smooth(values: Floats, radius: int) -> Floats:
-    """A box filter of 2·radius+1 applied twice along both axes (a triangle), edges repeated."""
+    """Return a box filter of 2·radius+1 applied twice along both axes (a triangle), edges repeated."""
     result = values.astype(np.float32)
     for axis in (0, 1, 0, 1):
         result = _box(result, radius, axis)
@@ -45,29 +53,27 @@ def _box(values: Floats, radius: int, axis: int) -> Floats:
 
 
 def depth(mask: Bools) -> Floats:
-    """Chessboard-and-cityblock distance to the background, outside the image included: 1 at an edge pixel.
+    """Return Chessboard-and-cityblock distance to the background, outside the image included: 1 at an edge pixel.
 
     Peels alternate 4- and 8-neighbourhoods, an octagon: within about 10 % of the Euclidean distance.
     """
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    from scipy import ndimage
+
     result = np.zeros(mask.shape, np.float32)
-    if rows.size == 0:
+    if not mask.any():
         return result
-    window = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
-    left, deep, diagonal = np.pad(mask[window], 1), np.zeros(np.add(mask[window].shape, 2), np.float32), False
-    while left.any():
-        deep += left
-        inner = left.copy()
-        inner[1:-1, 1:-1] &= left[:-2, 1:-1] & left[2:, 1:-1] & left[1:-1, :-2] & left[1:-1, 2:]
-        if diagonal:
-            inner[1:-1, 1:-1] &= left[:-2, :-2] & left[2:, 2:] & left[:-2, 2:] & left[2:, :-2]
-        left, diagonal = inner, not diagonal
-    result[window] = deep[1:-1, 1:-1]
+    box = mask_box(mask)
+    window = slice(int(box.y1), int(box.y2)), slice(int(box.x1), int(box.x2))
+    rest, neighbours = mask[window], 1
+    while rest.any():
+        result[window] += rest
+        rest = ndimage.binary_erosion(rest, ndimage.generate_binary_structure(2, neighbours))
+        neighbours = 3 - neighbours
     return result
 
 
 def key_points(mask: Bools) -> tuple[Point, Point]:
-    """Two key points of a non-empty mask, at pixel centres: its deepest pixel, and the deepest one far from it.
+    """Return two key points of a non-empty mask, at pixel centres: its deepest pixel, and the deepest one far from it.
 
     Far means at least 0.4 times the square root of the area, as in the published targets; a mask too small for that
     gives its farthest pixel, and a mask of one pixel the same point twice.
@@ -82,7 +88,7 @@ def key_points(mask: Bools) -> tuple[Point, Point]:
 
 
 def otsu(values: NDArray[np.generic], bins: int = 64) -> tuple[float, float]:
-    """The threshold that splits values best in two, and the share of their variance the split explains, in [0, 1].
+    """Return the threshold that splits values best in two, and the share of their variance the split explains, in [0, 1].
 
     Otsu, "A threshold selection method from gray-level histograms", 1979.
     """

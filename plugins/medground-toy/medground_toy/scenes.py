@@ -15,7 +15,7 @@ _WAVES = ((2, 0.5), (3, 1.4), (5, 0.7), (7, 0.35), (11, 0.15))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Region:
+class Structure:
     """One thing a question can be about."""
 
     category: str
@@ -34,9 +34,9 @@ def region(
     whole: Floats,
     core: Floats | None = None,
     tone: Literal["bright", "dark", ""] = "",
-) -> Region:
+) -> Structure:
     """A region from the fields of its shape."""
-    return Region(category, supercategory, whole > 0, None if core is None else core > 0, tone)
+    return Structure(category, supercategory, whole > 0, None if core is None else core > 0, tone)
 
 
 def lesion(canvas: Canvas, x: float, y: float, radius: float, shapes: Shapes) -> tuple[Floats, Floats]:

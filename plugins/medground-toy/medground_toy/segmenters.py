@@ -20,7 +20,7 @@ class BoxFill:
         return "BoxFill()"
 
     def segment(self, image: Image, prompts: Sequence[SpatialPrompt]) -> list[Mask]:
-        """One mask per prompt: the pixels whose centre lies in the box; points are not used."""
+        """Return one mask per prompt: the pixels whose centre lies in the box; points are not used."""
         return [Mask(data=_box_pixels(_need_box(prompt, self), image), score=0.5) for prompt in prompts]
 
 
@@ -36,7 +36,7 @@ class Ellipse:
         return "Ellipse()"
 
     def segment(self, image: Image, prompts: Sequence[SpatialPrompt]) -> list[Mask]:
-        """One mask per prompt; where there is a box it decides."""
+        """Return one mask per prompt; where there is a box it decides."""
         return [Mask(data=_ellipse_pixels(prompt, image), score=0.5) for prompt in prompts]
 
 
@@ -56,7 +56,7 @@ class Threshold:
         return f"Threshold(margin={self.margin})"
 
     def segment(self, image: Image, prompts: Sequence[SpatialPrompt]) -> list[Mask]:
-        """One mask per prompt; the score is the share of variance the threshold explains."""
+        """Return one mask per prompt; the score is the share of variance the threshold explains."""
         grey = smooth(image.mean(axis=2, dtype=np.float32), 1) if prompts else None
         return [self._one(grey, image, prompt) for prompt in prompts]
 
@@ -102,16 +102,16 @@ class RegionGrowing:
         return f"RegionGrowing(side={self.side})"
 
     def segment(self, image: Image, prompts: Sequence[SpatialPrompt]) -> list[Mask]:
-        """One mask per prompt; the score is the fit of the winning tolerance, in [0, 1]."""
+        """Return one mask per prompt; the score is the fit of the winning tolerance, in [0, 1]."""
         if not prompts:
             return []
         height, width = image.shape[:2]
         step = -(-max(height, width) // self.side)
         colours = smooth(image[::step, ::step].astype(np.float32), 1)
-        found = [self._grow(colours, _coarser(prompt, step)) for prompt in prompts]
+        grown = [self._grow(colours, _coarser(prompt, step)) for prompt in prompts]
         return [
             Mask(data=data.repeat(step, axis=0).repeat(step, axis=1)[:height, :width], score=score)
-            for data, score in found
+            for data, score in grown
         ]
 
     def _grow(self, colours: Floats, prompt: SpatialPrompt) -> tuple[Bools, float]:
@@ -153,12 +153,12 @@ class RegionGrowing:
 
 def _need_box(prompt: SpatialPrompt, who: object) -> Box:
     if prompt.box is None:
-        raise SegmenterError(f"{who!r} was given points without a box", hint="prompt it with a box")
+        raise SegmenterError(f"{who!r} needs a box, and the prompt has points only", hint="set prompt=box")
     return prompt.box
 
 
 def _box_pixels(box: Box, image: NDArray[np.generic]) -> Bools:
-    """The pixels whose centre lies in the box."""
+    """Return the pixels whose centre lies in the box."""
     height, width = image.shape[:2]
     y, x = np.arange(height) + 0.5, np.arange(width) + 0.5
     return ((y >= box.y1) & (y <= box.y2))[:, None] & ((x >= box.x1) & (x <= box.x2))
@@ -170,7 +170,10 @@ def _ellipse_pixels(prompt: SpatialPrompt, image: Image) -> Bools:
         return ellipse(prompt.box, size)
     xy = np.array([p for p, kind in zip(prompt.points, prompt.labels, strict=True) if kind])
     if not len(xy):
-        raise SegmenterError("Ellipse() was given background points only", hint="prompt it with a box or key points")
+        raise SegmenterError(
+            "Ellipse() needs a box or foreground points, and the prompt has background points only",
+            hint="set prompt=box",
+        )
     gaps = np.linalg.norm(xy[:, None] - xy, axis=2)
     first, last = np.unravel_index(gaps.argmax(), gaps.shape)
     centre, reach = (xy[first] + xy[last]) / 2, max(gaps.max() / 2, 0.5)
@@ -178,7 +181,7 @@ def _ellipse_pixels(prompt: SpatialPrompt, image: Image) -> Bools:
 
 
 def _window(box: Box, image: NDArray[np.generic]) -> tuple[slice, slice]:
-    """Rows and columns the box touches, at least one of each."""
+    """Return the rows and columns the box touches, at least one of each."""
     height, width = image.shape[:2]
     x1, y1 = int(np.clip(np.floor(box.x1), 0, width - 1)), int(np.clip(np.floor(box.y1), 0, height - 1))
     x2, y2 = int(np.clip(np.ceil(box.x2), x1 + 1, width)), int(np.clip(np.ceil(box.y2), y1 + 1, height))
@@ -186,7 +189,7 @@ def _window(box: Box, image: NDArray[np.generic]) -> tuple[slice, slice]:
 
 
 def _spots(prompt: SpatialPrompt, image: NDArray[np.generic]) -> list[tuple[int, int]]:
-    """(row, column) of every point, moved inside the image."""
+    """Return (row, column) of every point, moved inside the image."""
     height, width = image.shape[:2]
     return [(int(np.clip(y, 0, height - 1)), int(np.clip(x, 0, width - 1))) for x, y in prompt.points]
 
@@ -200,7 +203,7 @@ def _coarser(prompt: SpatialPrompt, step: int) -> SpatialPrompt:
 
 
 def _difference(colours: Floats, spots: Sequence[tuple[int, int]]) -> Floats:
-    """Largest channel difference to the nearest of the spots' colours; many seeds stand for their median."""
+    """Return the largest channel difference to the nearest of the spots' colours; many seeds stand for their median."""
     picked = np.array([colours[spot] for spot in spots])
     if len(picked) > 4:
         picked = np.median(picked, axis=0, keepdims=True)
@@ -208,7 +211,7 @@ def _difference(colours: Floats, spots: Sequence[tuple[int, int]]) -> Floats:
 
 
 def _travel(spots: Sequence[tuple[int, int]], shape: tuple[int, ...]) -> Floats:
-    """Distance to the nearest spot, as 8-bit levels: the longer side counts for 64."""
+    """Return the distance to the nearest spot, as 8-bit levels: the longer side counts for 64."""
     y, x = np.arange(shape[0])[:, None], np.arange(shape[1])
     gaps = np.min([np.hypot(y - row, x - column) for row, column in spots], axis=0)
     return (gaps * (64.0 / max(shape))).astype(np.float32)
@@ -227,7 +230,7 @@ def _box_fit(region: Bools, box: Box) -> float:
 
 
 def _edge_fit(region: Bools, edges: Floats) -> float:
-    """Mean edge along the outline, in [0, 1]; a region that takes most of the image is no region."""
+    """Return the mean edge along the outline, in [0, 1]; a region that takes most of the image is no region."""
     inner = region.copy()
     inner[1:] &= region[:-1]
     inner[:-1] &= region[1:]

@@ -19,15 +19,15 @@ ALL = (*FAMILIES, *SIMPLE)
 
 
 @pytest.mark.parametrize("family", ALL)
-def test_every_target_is_exact(family):
+def test_box_and_points_of_every_target_match_its_mask(family):
     drawn = phantom(family, 3, size=(90, 110))
     assert drawn.image.shape == (90, 110, 3) and drawn.image.dtype == np.uint8
     assert len(drawn.samples) == len(drawn.regions) >= 2
     for sample, region in zip(drawn.samples, drawn.regions, strict=True):
         target = sample.target
         assert np.array_equal(target.mask, region.whole) and target.mask.dtype == bool
-        assert target.box == mask_box(target.mask)
-        assert len(target.points) == 2 and in_mask(target.points, target.mask).all()
+        assert target.region.box == mask_box(target.mask)
+        assert len(target.region.points) == 2 and in_mask(target.region.points, target.mask).all()
         assert set(sample.labels) == {"modality", "category", "supercategory", "family"}
 
 
@@ -48,14 +48,14 @@ def test_lesions_have_a_core_and_a_margin(family):
 
 
 @pytest.mark.parametrize("family", ALL)
-def test_everything_follows_from_the_seed(family):
+def test_the_same_seed_gives_the_same_phantoms(family):
     first, again, other = (phantom(family, seed, size=SMALL) for seed in (1, 1, 2))
     assert np.array_equal(first.image, again.image) and not np.array_equal(first.image, other.image)
     assert [s.query.question for s in first.samples] == [s.query.question for s in again.samples]
 
 
 @pytest.mark.parametrize("family", ALL)
-def test_questions_tell_rivals_apart(family):
+def test_questions_distinguish_similar_targets(family):
     for seed in range(6):
         regions = phantom(family, seed, size=SMALL).regions
         told = [(region.category, place(region, regions)) for region in regions]
@@ -77,7 +77,7 @@ def test_the_ellipse_in_the_box_is_a_poor_answer(family):
     scores = []
     for seed in range(10):
         for sample in phantom(family, seed, size=SMALL).samples:
-            [mask] = Ellipse().segment(sample.query.image, [SpatialPrompt(box=sample.target.box)])
+            [mask] = Ellipse().segment(sample.query.image, [SpatialPrompt(box=sample.target.region.box)])
             scores.append(mask_dice(mask.data, sample.target.mask))
     assert np.mean(scores) <= 0.76  # 0.65 to 0.75 by family over many seeds; ten seeds carry their own error
 
@@ -89,7 +89,7 @@ def test_round_lesions_are_discs():
         assert region.core.sum() / ((x2 - x1) * (y2 - y1)) == pytest.approx(np.pi / 4, abs=0.05)
 
 
-def test_samples_take_turns_and_do_not_depend_on_how_many():
+def test_families_alternate_and_samples_do_not_depend_on_the_count():
     few, many = samples(5, 7, size=(48, 48)), samples(12, 7, size=(48, 48))
     assert [s.query.id for s in few] == [s.query.id for s in many][:5]
     assert len({s.query.id for s in many}) == 12
@@ -99,7 +99,7 @@ def test_samples_take_turns_and_do_not_depend_on_how_many():
 
 
 @pytest.mark.parametrize("wrong", [{"family": "pet"}, {"convention": "rim"}, {"shapes": "square"}])
-def test_unknown_words_are_refused(wrong):
+def test_unknown_families_and_conventions_are_refused(wrong):
     with pytest.raises(ValueError, match="is none of"):
         phantom(**{"family": "ct", "seed": 0, **wrong})
 
@@ -119,7 +119,7 @@ def test_the_command_line_writes_a_manifest(tmp_path, capsys):
         phantoms.main(["--out", str(tmp_path), "--families", "pet"])
 
 
-def test_a_trace_says_what_is_meant_and_where(tmp_path):
+def test_a_trace_names_the_target_and_its_location(tmp_path):
     arguments = ["-n", "8", "--size", "64", "--families", "plain", "--convention", "core"]
     for name, more in (("without", []), ("with", ["--traces"])):
         phantoms.main(["--out", str(tmp_path / name), *arguments, *more])

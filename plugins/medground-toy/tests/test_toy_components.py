@@ -1,4 +1,4 @@
-"""The reasoners and segmenters keep the contract and do what their names say."""
+"""The toy reasoners and segmenters pass the conformance kit and do what their names say."""
 
 import json
 
@@ -17,7 +17,7 @@ from scipy import ndimage
 from medground.errors import SegmenterError
 from medground.geometry import Box, box_iou, in_box, in_mask, mask_box, mask_dice
 from medground.testing import check_reasoner, check_segmenter
-from medground.types import Sampling, SpatialPrompt
+from medground.types import Region, Sampling, SpatialPrompt
 
 PROMPT = """Find it.
 Question: {}
@@ -27,7 +27,7 @@ Write <think></think> and <answer></answer>.
 
 
 def scene():
-    """A bright ellipse on the left, a dark one on the right, and their masks."""
+    """Return an image with a bright ellipse on the left and a dark one on the right, and their masks."""
     y, x = np.mgrid[:200, :240] + 0.5
     bright, dark = np.hypot((y - 70) / 1.5, x - 60) < 22, np.hypot(y - 140, (x - 180) / 1.3) < 25
     image = np.full((200, 240, 3), 110, np.uint8)
@@ -46,20 +46,20 @@ def answer(text):
 
 @pytest.mark.parametrize("factory", [BoxFill, Ellipse, Threshold, RegionGrowing])
 @pytest.mark.lane
-def test_segmenters_keep_the_contract(factory):
+def test_segmenters_pass_the_conformance_kit(factory):
     check_segmenter(factory)
 
 
 @pytest.mark.parametrize("arguments", [{}, {"frame": "permille"}, {"frame": "unit", "order": "yx"}])
-def test_the_rule_reasoner_keeps_the_contract(arguments):
+def test_the_rule_reasoner_passes_the_conformance_kit(arguments):
     check_reasoner(RuleReasoner, **arguments)
 
 
-def test_the_scripted_reasoner_keeps_the_contract():
+def test_the_scripted_reasoner_passes_the_conformance_kit():
     check_reasoner(ScriptedReasoner, texts=["one", "two"])
 
 
-def test_the_hooks_offer_what_the_package_declares():
+def test_the_hooks_register_the_declared_components():
     offered = {}
     medground_toy.register_reasoners(offered.__setitem__)
     medground_toy.register_segmenters(offered.__setitem__)
@@ -125,7 +125,7 @@ def test_a_blank_image_still_gets_an_answer():
     assert Box(*answer(said.text)["bbox"]).valid
 
 
-def test_scripts_are_said_in_turn():
+def test_the_scripted_reasoner_returns_its_texts_in_turn():
     said = ScriptedReasoner(texts=["a", "b"]).generate([talk(scene()[0], "?")], Sampling(num_generations=3))
     assert [completion.text for completion in said[0]] == ["a", "b", "a"]
     for wrong in ("a", []):
@@ -133,7 +133,7 @@ def test_scripts_are_said_in_turn():
             ScriptedReasoner(texts=wrong)
 
 
-def test_the_floors_draw_exactly_what_they_say():
+def test_box_fill_and_ellipse_draw_exactly_their_shape():
     image = np.zeros((40, 60, 3), np.uint8)
     [box] = BoxFill().segment(image, [SpatialPrompt(box=Box(10, 5, 30, 25))])
     assert box.data.sum() == 400 and mask_box(box.data) == (10, 5, 30, 25)
@@ -141,21 +141,21 @@ def test_the_floors_draw_exactly_what_they_say():
     assert ellipse.data.sum() == pytest.approx(np.pi * 100, rel=0.02) and mask_box(ellipse.data) == (10, 5, 30, 25)
     [disc] = Ellipse().segment(image, [SpatialPrompt(points=((20.0, 20.0), (40.0, 20.0)))])
     assert mask_box(disc.data) == (20, 10, 40, 30)
-    with pytest.raises(SegmenterError, match="without a box"):
+    with pytest.raises(SegmenterError, match="needs a box, and the prompt has points only"):
         BoxFill().segment(image, [SpatialPrompt(points=((1.0, 1.0),))])
 
 
 @pytest.mark.parametrize("factory", [Threshold, RegionGrowing])
 @pytest.mark.parametrize("part", ["box", "points"])
-def test_those_that_look_find_the_shape(factory, part):
+def test_threshold_and_region_growing_segment_the_shape(factory, part):
     image, *masks = scene()
     for mask in masks:
-        prompt = SpatialPrompt(box=mask_box(mask), points=key_points(mask)).only(part)
+        prompt = Region(box=mask_box(mask), points=key_points(mask)).prompt(part)
         [found] = factory().segment(image, [prompt])
         assert mask_dice(found.data, mask) > 0.9
 
 
-def test_growing_stays_clear_of_negative_points():
+def test_region_growing_avoids_negative_points():
     image = np.full((60, 120, 3), 200, np.uint8)
     image[:5] = image[-5:] = 0
     left, right = (30.0, 30.0), (90.0, 30.0)
@@ -164,11 +164,11 @@ def test_growing_stays_clear_of_negative_points():
     assert alone.data[30, 90] and kept.data[30, 30] and not kept.data[30, 90]
 
 
-def test_growing_beats_the_ellipse_on_phantoms():
+def test_region_growing_beats_the_ellipse_on_phantoms():
     gains = {RegionGrowing: [], Threshold: []}
     for family in FAMILIES:
         for sample in phantom(family, 5, size=(160, 160)).samples:
-            prompt = SpatialPrompt(box=sample.target.box)
+            prompt = SpatialPrompt(box=sample.target.region.box)
             [floor] = Ellipse().segment(sample.query.image, [prompt])
             for factory, gain in gains.items():
                 [found] = factory().segment(sample.query.image, [prompt])
@@ -178,7 +178,7 @@ def test_growing_beats_the_ellipse_on_phantoms():
 
 @settings(deadline=None, max_examples=60)
 @given(arrays(bool, st.tuples(st.integers(1, 24), st.integers(1, 24))))
-def test_labels_and_holes_are_those_of_scipy(mask):
+def test_labels_and_holes_equal_those_of_scipy(mask):
     ours, count = label(mask)
     theirs, expected = ndimage.label(mask)
     assert count == expected and np.array_equal(ours, theirs)

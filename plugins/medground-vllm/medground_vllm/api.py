@@ -11,14 +11,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from medground.errors import PluginError, RunError
-from medground.types import Sampling, Serving
+from medground.protocols import Serving
+from medground.types import Sampling
 
 SUPPORTED = ((0, 32), (0, 34))
 """First version that will do, and the first that nobody has looked at."""
 
 
 def require() -> Any:
-    """The module ``vllm``, set up to run in this process and to keep standard output clean.
+    """Return the module ``vllm``, set up to run in this process and to keep standard output clean.
 
     Raises:
         ModuleNotFoundError: if it is not installed.
@@ -31,8 +32,8 @@ def require() -> Any:
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     import vllm
 
-    found = tuple(int(part) for part in vllm.__version__.split("+")[0].split(".")[:2])
-    if not SUPPORTED[0] <= found < SUPPORTED[1]:
+    version = tuple(int(number) for number in vllm.__version__.split("+")[0].split(".")[:2])
+    if not SUPPORTED[0] <= version < SUPPORTED[1]:
         raise PluginError(
             f"vLLM {vllm.__version__} is not one this plugin knows", hint="pip install 'vllm>=0.32,<0.34'"
         )
@@ -40,14 +41,14 @@ def require() -> Any:
 
 
 def can_sleep() -> bool:
-    """Whether this platform can give device memory back."""
+    """Return True if this platform can give device memory back."""
     from vllm.platforms import current_platform
 
     return bool(current_platform.is_sleep_mode_available())
 
 
 def start(serving: Serving, *, world_size: int, **arguments: Any) -> Any:
-    """An ``LLM`` of this process: one image per prompt, log-probabilities of the distribution that is sampled from."""
+    """Return an ``LLM`` of this process: one image per prompt, log-probabilities of the distribution that is sampled from."""
     if world_size > 1:
         arguments["distributed_executor_backend"] = "external_launcher"  # join the processes that torchrun started
     return require().LLM(
@@ -79,7 +80,7 @@ def reset(llm: Any, cache: str) -> None:
 
 
 def words(serving: Serving, sampling: Sampling) -> dict[str, Any]:
-    """How completions are drawn, in words that `SamplingParams` and the server's routes share."""
+    """Return the sampling settings under the names that `SamplingParams` and the server's routes share."""
     return {
         "n": sampling.num_generations,
         "temperature": sampling.temperature,
@@ -99,7 +100,7 @@ def words(serving: Serving, sampling: Sampling) -> dict[str, Any]:
 def generate(
     llm: Any, prompts: Sequence[dict[str, Any]], wanted: dict[str, Any], seeds: Sequence[int]
 ) -> list[tuple[Sequence[int], list[tuple[Sequence[int], Sequence[float], set[str]]]]]:
-    """Per prompt: its ids as vLLM read them, and of each completion ids, log-probabilities and weight versions."""
+    """Return per prompt its ids as vLLM read them, and of each completion ids, log-probabilities and weight versions."""
     params = [
         require().SamplingParams(seed=seed, logprobs=0, flat_logprobs=True, detokenize=False, **wanted)
         for seed in seeds
@@ -107,13 +108,13 @@ def generate(
     done = llm.generate(list(prompts), params, use_tqdm=False)
     return [
         (
-            each.prompt_token_ids,
+            request.prompt_token_ids,
             [
-                (found.token_ids, found.logprobs.logprobs, {span.version for span in found.weight_versions})
-                for found in sorted(each.outputs, key=lambda output: output.index)
+                (output.token_ids, output.logprobs.logprobs, {span.version for span in output.weight_versions})
+                for output in sorted(request.outputs, key=lambda output: output.index)
             ],
         )
-        for each in done
+        for request in done
     ]
 
 
@@ -128,7 +129,7 @@ def wake(llm: Any, part: str) -> None:
 
 
 def is_guest() -> bool:
-    """Whether a process group is there before vLLM: it joins it, and destroys it when it is shut down or forgotten."""
+    """Return True if a process group is there before vLLM: it joins it, and destroys it when it is shut down or forgotten."""
     from torch import distributed
 
     return bool(distributed.is_available() and distributed.is_initialized())
@@ -147,7 +148,7 @@ def leave(llm: Any) -> None:
 
 
 def sender(base_url: str, address: str, port: int, *, workers: int, rank: int, source: Any, timeout: float) -> Any:
-    """The trainer's end of a server's NCCL transfer: ``send_weights()`` starts, updates and finishes.
+    """Return the trainer's end of a server's NCCL transfer: ``send_weights()`` starts, updates and finishes.
 
     Args:
         base_url: of the server.
@@ -169,7 +170,7 @@ def sender(base_url: str, address: str, port: int, *, workers: int, rank: int, s
 
 
 def stream(first: Sequence[tuple[str, Any]]) -> Any:
-    """A `WeightSource` that sends `first`, and from then on whatever its attribute ``now`` is set to."""
+    """Return a `WeightSource` that sends `first`, and from then on whatever its attribute ``now`` is set to."""
     require()
     from vllm.distributed.weight_transfer.base import ParamMeta, WeightSource
 

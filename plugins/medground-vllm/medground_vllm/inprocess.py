@@ -6,8 +6,8 @@ from typing import Any, Literal
 from PIL import Image as Pillow
 
 from medground.errors import RecipeError
-from medground.protocols import Engine
-from medground.types import Messages, SamplerPrompt, Sampling, Serving
+from medground.protocols import Engine, SamplerPrompt, Serving
+from medground.types import Messages, Sampling
 from medground_vllm import api
 from medground_vllm.rollout import Answer, Cache, Route, Written
 
@@ -72,11 +72,13 @@ class InProcess:
                 f"a prompt and its completion can take {needed} tokens, vLLM was given {self.max_model_len}",
                 hint=f"set rollout.max_model_len={needed} or more",
             )
-        given = [{"prompt": each.text, "multi_modal_data": {"image": Pillow.fromarray(each.image)}} for each in prompts]
-        found = api.generate(self.llm, given, api.words(self.serving, sampling), seeds)
+        given = [
+            {"prompt": prompt.text, "multi_modal_data": {"image": Pillow.fromarray(prompt.image)}} for prompt in prompts
+        ]
+        outputs = api.generate(self.llm, given, api.words(self.serving, sampling), seeds)
         return [
             Answer(ids, [Written(own, logp) for own, logp, _ in group], frozenset().union(*(v for *_, v in group)))
-            for ids, group in found
+            for ids, group in outputs
         ]
 
     def sleep(self) -> None:

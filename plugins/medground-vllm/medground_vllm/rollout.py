@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from medground.errors import RecipeError, RunError
-from medground.protocols import Engine, ServedReasoner, TrainableReasoner
-from medground.types import Completion, Messages, SamplerPrompt, Sampling, Serving
+from medground.protocols import Engine, SamplerPrompt, ServedReasoner, Serving, TrainableReasoner
+from medground.types import Completion, Messages, Sampling
 
 if TYPE_CHECKING:
     import torch
@@ -16,7 +16,7 @@ Route = Literal["reload", "transfer"]
 
 
 def stale(route: Route, *, vision_trains: bool) -> tuple[Cache, ...]:
-    """Which of vLLM's caches hold what new weights made wrong, in the order to reset them.
+    """Return the caches of vLLM that new weights invalidate, in the order to reset them.
 
     Keys and values of prompts always do. ``reload_weights`` makes the workers drop their own image caches without telling the
     scheduler, which then asks for what is gone: both have to forget. Other routes leave the image caches alone, so they are
@@ -74,7 +74,7 @@ class Sampler(Protocol):
     def generate(
         self, prompts: Sequence[SamplerPrompt], batch: Sequence[Messages], sampling: Sampling, seeds: Sequence[int]
     ) -> list[Answer]:
-        """One answer per conversation, of ``sampling.num_generations`` completions; the i-th drawn with seed + i."""
+        """Return one answer per conversation, of ``sampling.num_generations`` completions; the i-th drawn with seed + i."""
         ...
 
     def sleep(self) -> None:
@@ -117,8 +117,8 @@ class VllmRollout:
         self.version = None
         self.sampler.wake("weights")
         # vLLM keeps a layer's tensors until it has all of them; one gathered from several processes does not live so long.
-        kept = ((name, tensor.clone()) for name, tensor in self.reasoner.checkpoint_weights(weights))
-        self.sampler.push(kept, str(version))
+        copies = ((name, tensor.clone()) for name, tensor in self.reasoner.checkpoint_weights(weights))
+        self.sampler.push(copies, str(version))
         self.sampler.wake("kv_cache")
         for cache in stale(self.sampler.route, vision_trains=self.serving.vision_trains):
             self.sampler.reset(cache)
@@ -162,7 +162,7 @@ class VllmRollout:
             )
         if len(answer.written) != count:
             raise RunError(f"vLLM wrote {len(answer.written)} completions of {count}")
-        return [self._completion(prompt, each) for each in answer.written]
+        return [self._completion(prompt, written) for written in answer.written]
 
     def _completion(self, prompt: SamplerPrompt, written: Written) -> Completion:
         ids = list(written.ids)
@@ -173,4 +173,4 @@ class VllmRollout:
         return self.reasoner.completion(ids, written.logprobs, prompt.frame, stopped=ids[-1] in self.serving.end)
 
     def _forbidden(self, ids: Iterable[int]) -> list[int]:
-        return [each for each in ids if each in self.serving.forbidden]
+        return [token for token in ids if token in self.serving.forbidden]

@@ -14,8 +14,8 @@ from urllib.parse import urlsplit
 from PIL import Image as Pillow
 
 from medground.errors import RecipeError, RunError
-from medground.protocols import Engine
-from medground.types import Image, Messages, SamplerPrompt, Sampling, Serving
+from medground.protocols import Engine, SamplerPrompt, Serving
+from medground.types import Image, Messages, Sampling
 from medground_vllm import api
 from medground_vllm.rollout import Answer, Cache, Route, Written
 
@@ -63,13 +63,13 @@ class Http:
         path = urlsplit(request.full_url).path
         try:
             with self._opener.open(request, timeout=self.timeout) as answer:
-                said = answer.read()
-                return json.loads(said) if said else None
+                reply = answer.read()
+                return json.loads(reply) if reply else None
         except urllib.error.HTTPError as error:
             with error:
-                said = error.read(500).decode(errors="replace")
+                reply = error.read(500).decode(errors="replace")
             raise RunError(
-                f"the vLLM server answers {error.code} to {path}: {said}", hint=f"start it with {HOW}"
+                f"the vLLM server answers {error.code} to {path}: {reply}", hint=f"start it with {HOW}"
             ) from error
         except (OSError, ValueError) as error:
             raise RunError(
@@ -133,8 +133,8 @@ class Server:
     def reset(self, cache: Cache) -> None:
         """See `Sampler.reset`."""
         if self.engine.rank == 0:
-            said = self.http.post(f"reset_{cache}_cache")
-            if said is not None and not said.get("success", True):
+            reply = self.http.post(f"reset_{cache}_cache")
+            if reply is not None and not reply.get("success", True):
                 raise RunError("the vLLM server did not forget the prompts of older weights")
         self._together()
 
@@ -149,9 +149,9 @@ class Server:
             return self._ask(prompt, messages, {**wanted, "seed": seed})
 
         with ThreadPoolExecutor(self.concurrency) as pool:
-            found = list(pool.map(ask, prompts, batch, seeds))
+            answers = list(pool.map(ask, prompts, batch, seeds))
         versions = frozenset({before, self._version()})  # the route does not say it per completion
-        return [Answer(ids, written, versions) for ids, written in found]
+        return [Answer(ids, written, versions) for ids, written in answers]
 
     def close(self) -> None:
         """See `Sampler.close`; the server goes on."""
@@ -167,7 +167,7 @@ class Server:
     def _ask(
         self, prompt: SamplerPrompt, messages: Messages, wanted: dict[str, Any]
     ) -> tuple[Sequence[int], list[Written]]:
-        said = self.http.post(
+        reply = self.http.post(
             "v1/chat/completions",
             {
                 "model": self.model,
@@ -178,14 +178,15 @@ class Server:
                 **wanted,
             },
         )
-        choices = sorted(said["choices"], key=lambda choice: choice["index"])
-        return said["prompt_token_ids"], [
-            Written(each["token_ids"], [token["logprob"] for token in each["logprobs"]["content"]]) for each in choices
+        choices = sorted(reply["choices"], key=lambda choice: choice["index"])
+        return reply["prompt_token_ids"], [
+            Written(choice["token_ids"], [token["logprob"] for token in choice["logprobs"]["content"]])
+            for choice in choices
         ]
 
 
 def _wire(messages: Messages, image: Image) -> list[dict[str, Any]]:
-    """The conversation as the route takes it, with the image as the model is to see it."""
+    """Return the conversation as the route takes it, with the image as the model is to see it."""
     return [
         {
             "role": turn["role"],

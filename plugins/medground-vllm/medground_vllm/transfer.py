@@ -46,18 +46,18 @@ class Disk:
 
     def __call__(self, weights: Iterator[tuple[str, Any]], version: str, rank: int) -> None:
         """Send all weights and name them."""
-        place = self.folder / f"weights-{version}"
+        folder = self.folder / f"weights-{version}"
         if rank == 0:
-            shutil.rmtree(place, ignore_errors=True)
-            place.mkdir(parents=True)
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
         for number, shard in enumerate(_shards(weights, keep=rank == 0), 1):
-            _save(shard, place / f"model-{number:05}.safetensors")
+            _save(shard, folder / f"model-{number:05}.safetensors")
         if rank == 0:
-            self.http.post("collective_rpc", {"method": "reload_weights", "kwargs": {"weights_path": str(place)}})
+            self.http.post("collective_rpc", {"method": "reload_weights", "kwargs": {"weights_path": str(folder)}})
             self.http.post("update_weight_version", {"new_version": version})
-            if self.before not in (None, place):
+            if self.before not in (None, folder):
                 shutil.rmtree(self.before, ignore_errors=True)
-            self.before = place
+            self.before = folder
 
     def close(self) -> None:
         """Remove what was written last."""
@@ -105,22 +105,22 @@ class Nccl:
 
 
 def _shards(weights: Iterable[tuple[str, Any]], *, keep: bool) -> Iterator[dict[str, Any]]:
-    """The stream in parts that fit on the host; ranks that keep nothing still draw it to its end, all gather together."""
-    part: dict[str, Any] = {}
+    """Yield the stream in shards that fit on the host; ranks that keep nothing read it to its end too: all gather together."""
+    shard: dict[str, Any] = {}
     size = 0
     for name, tensor in weights:
         if not keep:
             continue
-        part[name] = tensor.cpu()
+        shard[name] = tensor.cpu()
         size += tensor.numel() * tensor.element_size()
         if size >= SHARD:
-            yield part
-            part, size = {}, 0
-    if part:
-        yield part
+            yield shard
+            shard, size = {}, 0
+    if shard:
+        yield shard
 
 
 def _save(tensors: dict[str, Any], path: Path) -> None:
     from safetensors.torch import save_file
 
-    save_file({name: each.contiguous() for name, each in tensors.items()}, path)
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)

@@ -1,11 +1,11 @@
-"""Which calls vLLM gets, and in which order, without vLLM: a recording double in its place. What it then does is
-`test_vllm_real.py`'s matter; sleeping and NCCL, which need a GPU, are tested here alone.
+"""The calls to vLLM and their order, with a recording double in place of vLLM.
+
+`test_vllm_real.py` tests the real one. Sleeping and NCCL, which need a GPU, are tested only here.
 """
 
 import base64
 import importlib.util
 import io
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,17 +14,15 @@ from PIL import Image as Pillow
 
 torch = pytest.importorskip("torch", reason="needs torch")
 
+import vllm_doubles  # noqa: E402
 from medground_vllm import api, factories, inprocess  # noqa: E402
 from medground_vllm.rollout import VllmRollout, stale  # noqa: E402
+from vllm_doubles import conversation  # noqa: E402
 
 from medground import registry  # noqa: E402
 from medground.errors import PluginError, RecipeError, RunError  # noqa: E402
 from medground.types import Sampling  # noqa: E402
 
-_spec = importlib.util.spec_from_file_location("vllm_doubles", Path(__file__).with_name("doubles.py"))
-doubles = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(doubles)
-conversation = doubles.conversation
 TWO = Sampling(num_generations=2, temperature=0.7, max_completion_length=3)
 
 
@@ -34,7 +32,7 @@ def weights():
 
 @pytest.fixture
 def llm(monkeypatch):
-    made = doubles.RecordingLLM()
+    made = vllm_doubles.RecordingLLM()
 
     def start(serving, **arguments):
         made.calls.append(("start", arguments))
@@ -50,14 +48,14 @@ def llm(monkeypatch):
 
 def rollout(llm, *, rank=0, world_size=1, **reasoner):
     made = factories.vllm(max_model_len=64)
-    made.begin(doubles.Reasoner(**reasoner), doubles.Engine(rank, world_size))
+    made.begin(vllm_doubles.Reasoner(**reasoner), vllm_doubles.Engine(rank, world_size))
     llm.calls.clear()
     return made
 
 
 @pytest.fixture
 def server():
-    made = doubles.RecordingServer()
+    made = vllm_doubles.RecordingServer()
     yield made
     made.close()
 
@@ -82,8 +80,8 @@ def test_the_order_around_an_update(llm):
     assert llm.calls == [*step, *again, "shutdown"]
 
 
-def test_tensors_that_live_until_the_next_is_drawn_arrive_whole(llm):
-    """As those of an engine that gathers them one by one."""
+def test_streamed_tensors_arrive_complete(llm):
+    """The engine gathers one tensor at a time and reuses its memory."""
 
     def passing():
         for name, tensor in weights():
@@ -96,7 +94,7 @@ def test_tensors_that_live_until_the_next_is_drawn_arrive_whole(llm):
     assert torch.equal(llm.weights["b.weight"], torch.zeros(2))
 
 
-def test_where_the_platform_cannot_sleep_nothing_is_asked_to(llm, monkeypatch):
+def test_sleep_is_not_called_where_the_platform_cannot_sleep(llm, monkeypatch):
     monkeypatch.setattr(api, "can_sleep", lambda: False)
     source = rollout(llm)
     source.sync(weights(), 0)
@@ -105,11 +103,11 @@ def test_where_the_platform_cannot_sleep_nothing_is_asked_to(llm, monkeypatch):
     assert not [call for call in llm.calls if call[0] in ("sleep", "wake_up")]
 
 
-def test_several_processes_each_have_their_own(llm, monkeypatch):
-    """In the process group of the trainer, which vLLM would destroy if it were shut down."""
+def test_each_of_several_processes_has_its_own_vllm(llm, monkeypatch):
+    """vLLM would destroy the process group of the trainer if it were shut down."""
     monkeypatch.setattr(api, "is_guest", lambda: True)
     source = factories.vllm()
-    source.begin(doubles.Reasoner(), doubles.Engine(1, 2))
+    source.begin(vllm_doubles.Reasoner(), vllm_doubles.Engine(1, 2))
     assert llm.calls[0][1]["world_size"] == 2
     source.close()
     assert len(llm.calls) == 1
@@ -123,14 +121,18 @@ def test_one_request_per_question_seeded_and_without_image_tokens(llm):
     for params in llm.params:
         assert (params.n, params.temperature, params.max_tokens) == (2, 0.7, 3)
         assert (params.top_p, params.top_k, params.min_p, params.repetition_penalty) == (1.0, -1, 0.0, 1.0)
-        assert (params.bad_words, params.stop_token_ids, params.ignore_eos) == (["<|image_pad|>"], [doubles.END], True)
+        assert (params.bad_words, params.stop_token_ids, params.ignore_eos) == (
+            ["<|image_pad|>"],
+            [vllm_doubles.END],
+            True,
+        )
     assert [[(each.text, each.finish_reason) for each in group] for group in found] == [
         [("3 4 9", "stop"), ("3 3 3", "length")]
     ] * 2
     assert found[0][0].logprobs.tolist() == [-0.5] * 3
 
 
-def test_what_does_not_agree_with_the_trainer_ends_the_run(llm):
+def test_a_mismatch_with_the_trainer_ends_the_run(llm):
     source = rollout(llm)
     with pytest.raises(RunError, match="no weights to write with"):
         source.generate([conversation()], TWO, [0])
@@ -144,7 +146,7 @@ def test_what_does_not_agree_with_the_trainer_ends_the_run(llm):
     llm.prompt = [1, 7, 7, 2]
     with pytest.raises(RunError, match="as 4 tokens that the trainer reads as other 5"):
         source.generate([conversation()], TWO, [0])
-    llm.prompt, llm.written = doubles.PROMPT, ((3, 7), (3,))
+    llm.prompt, llm.written = vllm_doubles.PROMPT, ((3, 7), (3,))
     with pytest.raises(RunError, match=r"wrote <\|image_pad\|>"):
         source.generate([conversation()], TWO, [0])
     source.sleep()
@@ -152,7 +154,7 @@ def test_what_does_not_agree_with_the_trainer_ends_the_run(llm):
         source.generate([conversation()], TWO, [0])
 
 
-def test_what_would_not_fit_is_said_before_it_is_cut_short(llm):
+def test_a_completion_that_would_exceed_max_model_len_is_refused_before_sampling(llm):
     source = rollout(llm)
     source.sync(weights(), 0)
     with pytest.raises(RecipeError, match="can take 65 tokens") as said:
@@ -160,9 +162,9 @@ def test_what_would_not_fit_is_said_before_it_is_cut_short(llm):
     assert "rollout.max_model_len=65" in said.value.hint
 
 
-def test_a_reasoner_that_cannot_be_stood_in_for_is_refused(llm):
+def test_a_reasoner_that_vllm_cannot_serve_is_refused(llm):
     with pytest.raises(RecipeError, match="cannot write in place of str"):
-        factories.vllm().begin("nobody", doubles.Engine())
+        factories.vllm().begin("nobody", vllm_doubles.Engine())
 
 
 @pytest.mark.parametrize(("route", "vision", "wanted"), [
@@ -178,7 +180,7 @@ def test_caches_are_reset_by_rule(route, vision, wanted):
         reset=calls.append,
     )  # fmt: skip
     source = VllmRollout(sampler)
-    source.begin(doubles.Reasoner(vision_trains=vision), doubles.Engine())
+    source.begin(vllm_doubles.Reasoner(vision_trains=vision), vllm_doubles.Engine())
     source.sync(weights(), 0)
     assert calls == [2, *wanted]
     assert stale(route, vision_trains=vision) == wanted
@@ -187,8 +189,8 @@ def test_caches_are_reset_by_rule(route, vision, wanted):
 def test_a_server_takes_weights_from_a_folder(server, tmp_path):
     from safetensors.torch import load_file
 
-    engine, source = doubles.Engine(), factories.vllm_server(base_url=server.url, folder=str(tmp_path))
-    source.begin(doubles.Reasoner(), engine)
+    engine, source = vllm_doubles.Engine(), factories.vllm_server(base_url=server.url, folder=str(tmp_path))
+    source.begin(vllm_doubles.Reasoner(), engine)
     for version in (0, 1):
         source.sync(weights(), version)
     where = str(tmp_path / "weights-1")
@@ -208,14 +210,18 @@ def test_a_server_takes_weights_from_a_folder(server, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_server_is_asked_with_the_image_as_the_model_sees_it(server, tmp_path):
+def test_a_server_receives_the_image_as_the_model_sees_it(server, tmp_path):
     source = factories.vllm_server(base_url=server.url, folder=str(tmp_path))
-    source.begin(doubles.Reasoner(), doubles.Engine())
+    source.begin(vllm_doubles.Reasoner(), vllm_doubles.Engine())
     source.sync(weights(), 0)
     source.generate([conversation("Which side?")], TWO, [5])
     (body,) = server.bodies
     assert (body["seed"], body["n"], body["return_token_ids"], body["logprobs"]) == (5, 2, True, True)
-    assert (body["bad_words"], body["ignore_eos"], body["stop_token_ids"]) == (["<|image_pad|>"], True, [doubles.END])
+    assert (body["bad_words"], body["ignore_eos"], body["stop_token_ids"]) == (
+        ["<|image_pad|>"],
+        True,
+        [vllm_doubles.END],
+    )
     picture, words = body["messages"][0]["content"]
     assert words == {"type": "text", "text": "Which side?"}
     seen = Pillow.open(io.BytesIO(base64.b64decode(picture["image_url"]["url"].partition(",")[2])))
@@ -223,31 +229,31 @@ def test_a_server_is_asked_with_the_image_as_the_model_sees_it(server, tmp_path)
 
 
 def test_other_ranks_gather_and_wait_but_do_not_send(server, tmp_path):
-    engine = doubles.Engine(1, 2)
+    engine = vllm_doubles.Engine(1, 2)
     source = factories.vllm_server(base_url=server.url, folder=str(tmp_path))
-    source.begin(doubles.Reasoner(), engine)
+    source.begin(vllm_doubles.Reasoner(), engine)
     stream = weights()
     source.sync(stream, 0)
     assert next(stream, None) is None, "gathering is collective, so the stream is drawn to its end"
     assert (server.calls, list(tmp_path.iterdir()), engine.met) == ([], [], 4)
 
 
-def test_a_server_that_fails_or_was_started_otherwise_is_told_of(server, tmp_path):
+def test_a_failing_or_misconfigured_server_is_reported(server, tmp_path):
     source = factories.vllm_server(base_url=server.url, folder=str(tmp_path))
-    source.begin(doubles.Reasoner(), doubles.Engine())
+    source.begin(vllm_doubles.Reasoner(), vllm_doubles.Engine())
     server.fail["/collective_rpc"] = 404
     with pytest.raises(RunError, match="answers 404 to /collective_rpc") as said:
         source.sync(weights(), 0)
     assert "VLLM_SERVER_DEV_MODE=1" in said.value.hint
     server.mode = "raw_logprobs"
     with pytest.raises(RecipeError, match="leave the temperature out"):
-        source.begin(doubles.Reasoner(), doubles.Engine())
+        source.begin(vllm_doubles.Reasoner(), vllm_doubles.Engine())
     gone = factories.vllm_server(base_url="http://127.0.0.1:9", folder=str(tmp_path))
     with pytest.raises(RunError, match=r"fails at .*v1.models"):
-        gone.begin(doubles.Reasoner(), doubles.Engine())
+        gone.begin(vllm_doubles.Reasoner(), vllm_doubles.Engine())
 
 
-def test_images_do_not_leave_the_machine_unasked(tmp_path):
+def test_images_are_not_sent_to_another_machine_without_consent(tmp_path):
     with pytest.raises(RecipeError, match=r"would be sent to .gpu\.example\.org") as said:
         factories.vllm_server(base_url="http://gpu.example.org:8000", folder=str(tmp_path))
     assert "allow_upload=true" in said.value.hint
@@ -258,7 +264,7 @@ def test_images_do_not_leave_the_machine_unasked(tmp_path):
 
 @pytest.mark.parametrize("vision", [False, True])
 def test_a_server_takes_weights_by_nccl(server, monkeypatch, vision):
-    """The order of calls alone: the transfer itself needs GPUs on both sides."""
+    """Only the order of calls is tested: the transfer needs GPUs on both sides."""
     made = []
 
     class Sender:
@@ -282,7 +288,7 @@ def test_a_server_takes_weights_by_nccl(server, monkeypatch, vision):
     monkeypatch.setattr(api, "stream", stream)
     monkeypatch.setattr(api, "sender", sender)
     source = factories.vllm_server(base_url=server.url, transfer="nccl")
-    source.begin(doubles.Reasoner(vision_trains=vision), doubles.Engine())
+    source.begin(vllm_doubles.Reasoner(vision_trains=vision), vllm_doubles.Engine())
     for version in (0, 1):
         source.sync(weights(), version)
     source.close()
@@ -293,7 +299,7 @@ def test_a_server_takes_weights_by_nccl(server, monkeypatch, vision):
     assert server.calls == [sent, named[0], *resets, sent, named[1], *resets, "shutdown"]
 
 
-def test_without_vllm_the_extra_is_named(monkeypatch):
+def test_without_vllm_the_error_names_the_extra(monkeypatch):
     """Exit code 4, before any model is loaded."""
     if importlib.util.find_spec("vllm") is not None:
         pytest.skip("vLLM is installed here")
@@ -303,7 +309,7 @@ def test_without_vllm_the_extra_is_named(monkeypatch):
     assert "medground[vllm]" in said.value.hint
 
 
-def test_a_version_nobody_looked_at_is_refused(monkeypatch):
+def test_an_unsupported_version_of_vllm_is_refused(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "vllm", SimpleNamespace(__version__="0.40.1+cpu"))
     with pytest.raises(PluginError, match=r"vLLM 0\.40\.1\+cpu is not one"):
         inprocess.InProcess(max_model_len=8, sleep=False)

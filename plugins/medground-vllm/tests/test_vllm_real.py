@@ -1,4 +1,4 @@
-"""The real vLLM, in this process, on a CPU: `make test-vllm`."""
+"""Rollouts by the real vLLM in this process, on a CPU: `make test-vllm`."""
 
 import os
 
@@ -26,7 +26,7 @@ SEEDS = [11, 2**47]
 
 
 class Trained:
-    """A tiny reasoner, its engine, and vLLM writing in its place."""
+    """Return a tiny reasoner, its engine, and vLLM that samples for it."""
 
     def __init__(self, architecture, folder, **arguments):
         from medground_qwen import factories, tiny
@@ -51,7 +51,7 @@ class Trained:
         """The largest difference between vLLM's log-probabilities and the trainer's."""
         found = 0.0
         for messages, group in zip(BATCH, groups, strict=True):
-            ours = self.reasoner.logprobs(messages, group, temperature=temperature).detach().numpy()
+            ours = self.reasoner.policy(self.reasoner.group(messages, group), temperature)[0].detach().numpy()
             for row, completion in zip(ours, group, strict=True):
                 found = max(found, float(np.abs(row[: len(completion.logprobs)] - completion.logprobs).max()))
         return found
@@ -81,7 +81,7 @@ def trained(request, tmp_path_factory):
 
 
 def test_log_probabilities_agree_before_and_after_updates(trained, record_property):
-    """To 1e-4 in float32, with the vision tower trained: the same images again, whose encoding is stale after each update."""
+    """They agree to 1e-4 in float32 with the vision tower trained, although each update makes cached encodings stale."""
     before = None
     for version in range(4):
         trained.source.sync(trained.engine.named_weights(), version)
@@ -126,11 +126,11 @@ def test_a_completion_depends_on_conversation_seed_and_index_alone(trained):
     assert [each.token_ids.tolist() for each in other[0]] != [each.token_ids.tolist() for each in together[0]]
 
 
-def test_greedy_is_what_the_reasoner_itself_writes(trained):
+def test_greedy_answers_equal_those_of_the_reasoner(trained):
     trained.source.sync(trained.engine.named_weights(), 12)
     greedy = Sampling(num_generations=1, temperature=0.0, max_completion_length=16)
     theirs = trained.source.generate(BATCH, greedy, SEEDS)
-    ours = trained.reasoner.sample(BATCH, greedy, SEEDS)
+    ours = trained.reasoner.generate(BATCH, greedy, SEEDS)
     for (their,), (our,) in zip(theirs, ours, strict=True):
         assert their.token_ids.tolist() == our.token_ids.tolist()
         assert (their.text, their.frame, their.finish_reason) == (our.text, our.frame, our.finish_reason)
@@ -138,7 +138,7 @@ def test_greedy_is_what_the_reasoner_itself_writes(trained):
 
 
 def test_image_tokens_are_never_sampled(trained):
-    """Last, because it spoils the policy: one that wants nothing else."""
+    """This test runs last, because it changes the policy to prefer image tokens."""
     model = trained.reasoner.model
     with torch.no_grad():
         head = model.get_output_embeddings().weight

@@ -7,38 +7,44 @@ import re
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import ClassVar
 
 from medground.data.source_samples import BadSample, SourceSample
 from medground.errors import InputError
-from medground.images.paths import images as image_files
-from medground.images.paths import safe_name, stem
-from medground.images.read import opened, read_any_mask
-from medground.images.view import View
+from medground.images.paths import list_images, safe_name, stem
+from medground.images.read import inspect_repeated, read_mask
+from medground.images.view import PLAIN
 
 SPLITS = ("train", "val", "test")
 _NUMBER = re.compile(r"_\d{3}$")
 
 
-def recognises(root: Path) -> bool:
-    """A folder with train/ beside train_mask/, or the same of another split."""
-    return any((root / split).is_dir() and (root / f"{split}_mask").is_dir() for split in SPLITS)
+class BiomedParseReader:
+    """Reads train/ beside train_mask/, targets in the names."""
+
+    description: ClassVar[str] = "train/ beside train_mask/, targets in the names"
+
+    def recognises(self, root: Path) -> bool:
+        """Return True for a folder with train/ beside train_mask/, or the same of another split."""
+        return any((root / split).is_dir() and (root / f"{split}_mask").is_dir() for split in SPLITS)
+
+    def read(self, root: Path, *, question: str | None = None) -> Iterator[SourceSample | BadSample]:
+        """Yield a source sample per mask; modality, site and category come from the names.
+
+        Args:
+            root: the folder of the splits.
+            question: asked of every sample.
+        """
+        folders = list(_split_folders(root))
+        if not folders:
+            raise InputError(
+                f"{root.name} has no train/ beside train_mask/", hint="give the folder that holds the splits"
+            )
+        for split, images, masks in folders:
+            yield from _of_split(root, split, images, masks, question)
 
 
-def cases(root: Path, *, question: str | None = None) -> Iterator[SourceSample | BadSample]:
-    """A case per mask; modality, site and category come from the names.
-
-    Args:
-        root: the folder of the splits.
-        question: asked of every case.
-    """
-    parts = list(_parts(root))
-    if not parts:
-        raise InputError(f"{root.name} has no train/ beside train_mask/", hint="give the folder that holds the splits")
-    for split, images, masks in parts:
-        yield from _of_split(root, split, images, masks, question)
-
-
-def _parts(root: Path) -> Iterator[tuple[str, Path, Path]]:
+def _split_folders(root: Path) -> Iterator[tuple[str, Path, Path]]:
     for split in SPLITS:
         for images, masks in ((split, f"{split}_mask"), (f"{split}/images", f"{split}/masks")):
             if (root / images).is_dir() and (root / masks).is_dir():
@@ -48,14 +54,14 @@ def _parts(root: Path) -> Iterator[tuple[str, Path, Path]]:
 def _of_split(
     root: Path, split: str, images: Path, masks: Path, question: str | None
 ) -> Iterator[SourceSample | BadSample]:
-    by_name = {stem(path): path for path in image_files(images)}
-    for mask in image_files(masks):
+    by_name, inspect = {stem(path): path for path in list_images(images)}, inspect_repeated(root)
+    for mask in list_images(masks):
         owner = next((name for name in _prefixes(stem(mask)) if name in by_name), None)
         if owner is None:
             yield BadSample(safe_name(mask.name), "no image has the beginning of its name")
             continue
         try:
-            found = opened(by_name[owner], root, View())
+            info = inspect(by_name[owner], PLAIN)
         except InputError as error:
             yield BadSample(safe_name(mask.name), error.message)
             continue
@@ -65,14 +71,14 @@ def _of_split(
         yield SourceSample(
             id=safe_name(stem(mask)),
             where=safe_name(mask.name),
-            read_image=found.read,
-            read_mask=partial(read_any_mask, mask),
-            image_key=found.key,
-            group=found.group,
-            labels={**found.labels, **{key: value for key, value in labels.items() if value}},
+            load_image=info.load,
+            load_mask=partial(read_mask, mask),
+            image_key=info.key,
+            group=info.group,
+            labels={**info.labels, **{key: value for key, value in labels.items() if value}},
             question=question,
             split=split,
-            spacing=found.spacing,
+            spacing=info.spacing,
         )
 
 

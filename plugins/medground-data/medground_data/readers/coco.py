@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,55 +16,65 @@ from medground.geometry import Box
 from medground.images.paths import inside, safe_name
 from medground.images.pictures import MAX_BYTES
 from medground.images.polygons import polygon_mask
-from medground.images.read import opened, picture_size
+from medground.images.read import Inspect, image_size, inspect_repeated
 from medground.images.rle import decode_rle
-from medground.images.view import View
+from medground.images.view import PLAIN
 
 MAX_VERTICES = 100_000
 """The most corners of one annotation."""
 
 
-def recognises(root: Path) -> bool:
-    """A .json file with images and annotations, or a folder with just one such file."""
-    return len(_tables(root)) == 1
+class CocoReader:
+    """Reads one JSON file of images and annotations."""
 
+    description: ClassVar[str] = "one JSON file of images and annotations"
 
-def cases(
-    root: Path, *, images: str | None = None, modality: str | None = None, question: str | None = None
-) -> Iterator[SourceSample | BadSample]:
-    """A case per annotation; its ``bbox`` (x, y, width, height) is taken as the stated box.
+    def recognises(self, root: Path) -> bool:
+        """Return True for a .json file with images and annotations, or a folder with just one such file."""
+        return len(_tables(root)) == 1
 
-    Args:
-        root: the JSON file, or the folder that holds it.
-        images: the images' folder, relative to the file's; None looks beside the file and in ``images/``.
-        modality: of every image.
-        question: asked of every case.
-    """
-    tables = _tables(root)
-    if len(tables) != 1:
-        found = ", ".join(path.name for path in tables) or "none"
-        raise InputError(f"{root.name} does not hold one COCO file but {len(tables)}", hint=f"name the file: {found}")
-    table = load_json(tables[0])
-    folder = tables[0].parent
-    places = [folder / images] if images is not None else [folder, folder / "images", folder.parent / "images"]
-    pictures = {each.get("id"): each for each in _objects(table, "images")}
-    names = {each.get("id"): str(each.get("name")) for each in _objects(table, "categories")}
-    super_names = {each.get("id"): each.get("supercategory") for each in _objects(table, "categories")}
-    for number, annotation in enumerate(_objects(table, "annotations"), start=1):
-        where = f"{safe_name(tables[0].name)} annotation {number}"
-        try:
-            picture = pictures.get(_key(annotation.get("image_id")))
-            if picture is None:
-                raise InputError("names an image that the file does not list")
-            kind = _key(annotation.get("category_id"))
-            labels = {"category": names.get(kind), "supercategory": super_names.get(kind), "modality": modality}
-            yield _case(annotation, picture, places, where, labels, question)
-        except InputError as error:
-            yield BadSample(where, error.message)
+    def read(
+        self, root: Path, *, images: str | None = None, modality: str | None = None, question: str | None = None
+    ) -> Iterator[SourceSample | BadSample]:
+        """Yield a source sample per annotation; its ``bbox`` (x, y, width, height) is taken as the stated box.
+
+        Args:
+            root: the JSON file, or the folder that holds it.
+            images: the images' folder, relative to the file's; None looks beside the file and in ``images/``.
+            modality: of every image.
+            question: asked of every sample.
+        """
+        tables = _tables(root)
+        if len(tables) != 1:
+            names = ", ".join(path.name for path in tables) or "none"
+            raise InputError(
+                f"{root.name} does not hold one COCO file but {len(tables)}", hint=f"name the file: {names}"
+            )
+        table = load_json(tables[0])
+        folder = tables[0].parent
+        folders = [folder / images] if images is not None else [folder, folder / "images", folder.parent / "images"]
+        inspect = inspect_repeated(folder.parent)
+        pictures = {entry.get("id"): entry for entry in _objects(table, "images")}
+        categories = {entry.get("id"): entry for entry in _objects(table, "categories")}
+        for number, annotation in enumerate(_objects(table, "annotations"), start=1):
+            where = f"{safe_name(tables[0].name)} annotation {number}"
+            try:
+                picture = pictures.get(_key(annotation.get("image_id")))
+                if picture is None:
+                    raise InputError("names an image that the file does not list")
+                category = categories.get(_key(annotation.get("category_id")), {})
+                labels = {
+                    "category": str(category["name"]) if "name" in category else None,
+                    "supercategory": category.get("supercategory"),
+                    "modality": modality,
+                }
+                yield _sample(annotation, picture, folders, inspect, where, labels, question)
+            except InputError as error:
+                yield BadSample(where, error.message)
 
 
 def load_json(path: Path) -> Any:
-    """The content of a JSON file of bounded size.
+    """Return the content of a JSON file of bounded size.
 
     Raises:
         InputError: if it is none.
@@ -83,57 +93,58 @@ def _tables(root: Path) -> list[Path]:
 
 
 def _looks_coco(path: Path) -> bool:
-    """Whether the keys occur; a file of any other kind is not parsed to find out."""
+    """Return True if the keys occur; a file of any other kind is not parsed to find out."""
     with path.open("rb") as file:
         text = file.read(MAX_BYTES)
     return b'"annotations"' in text and b'"images"' in text and b'"segmentation"' in text
 
 
 def _objects(table: Any, key: str) -> list[dict[str, Any]]:
-    found = table.get(key) if isinstance(table, dict) else None
-    if not isinstance(found, list):
+    objects = table.get(key) if isinstance(table, dict) else None
+    if not isinstance(objects, list):
         raise InputError(f"a COCO file needs a list of {key}", hint="export it again")
-    return [each for each in found if isinstance(each, dict)]
+    return [entry for entry in objects if isinstance(entry, dict)]
 
 
 def _key(value: Any) -> Any:
     return value if isinstance(value, (int, str)) else None
 
 
-def _case(
+def _sample(
     annotation: dict[str, Any],
     picture: dict[str, Any],
-    places: list[Path],
+    folders: list[Path],
+    inspect: Inspect,
     where: str,
     labels: dict[str, str | None],
     question: str | None,
 ) -> SourceSample:
-    path = _image(picture.get("file_name"), places)
-    found = opened(path, places[0].parent, View())
+    path = _image(picture.get("file_name"), folders)
+    info = inspect(path, PLAIN)
     box = annotation.get("bbox")
     if box is not None and not (_numbers(box) and len(box) == 4):
         raise InputError("has a bbox that is not four finite numbers")
     return SourceSample(
-        id=safe_name(f"{found.id}__{annotation.get('id', where.rpartition(' ')[2])}"),
+        id=safe_name(f"{info.id}__{annotation.get('id', where.rpartition(' ')[2])}"),
         where=where,
-        read_image=found.read,
-        read_mask=_mask(annotation.get("segmentation"), path),
-        image_key=found.key,
-        group=str(picture.get("patient") or found.group),
-        labels={**found.labels, **{key: value for key, value in labels.items() if value}},
+        load_image=info.load,
+        load_mask=_mask(annotation.get("segmentation"), path),
+        image_key=info.key,
+        group=str(picture.get("patient") or info.group),
+        labels={**info.labels, **{key: value for key, value in labels.items() if value}},
         question=question,
         box=None if box is None else Box(box[0], box[1], box[0] + box[2], box[1] + box[3]),
-        spacing=found.spacing,
+        spacing=info.spacing,
     )
 
 
-def _image(name: Any, places: list[Path]) -> Path:
-    for place in places[:-1]:
+def _image(name: Any, folders: list[Path]) -> Path:
+    for folder in folders[:-1]:
         try:
-            return inside(place, name, "an image")
+            return inside(folder, name, "an image")
         except InputError:
             continue
-    return inside(places[-1], name, "an image")
+    return inside(folders[-1], name, "an image")
 
 
 def _mask(segmentation: Any, image: Path) -> Callable[[], NDArray[np.bool_]]:
@@ -141,19 +152,15 @@ def _mask(segmentation: Any, image: Path) -> Callable[[], NDArray[np.bool_]]:
         return partial(decode_rle, segmentation)
     if not isinstance(segmentation, list) or not segmentation:
         raise InputError("has no segmentation")
-    if not all(_numbers(each) and len(each) >= 6 and len(each) % 2 == 0 for each in segmentation):
+    if not all(_numbers(entry) and len(entry) >= 6 and len(entry) % 2 == 0 for entry in segmentation):
         raise InputError("has a polygon that is not pairs of finite numbers, three at least")
     if sum(map(len, segmentation)) > 2 * MAX_VERTICES:
         raise InputError(f"has polygons of more than {MAX_VERTICES} corners")
-    polygons = [np.asarray(each, np.float64).reshape(-1, 2) for each in segmentation]
-    return partial(_polygons, polygons, image)
-
-
-def _polygons(polygons: list[NDArray[np.float64]], image: Path) -> NDArray[np.bool_]:
-    return polygon_mask(polygons, picture_size(image))
+    polygons = [np.asarray(entry, np.float64).reshape(-1, 2) for entry in segmentation]
+    return lambda: polygon_mask(polygons, image_size(image))
 
 
 def _numbers(values: Any) -> bool:
     return isinstance(values, list) and all(
-        type(each) in (int, float) and math.isfinite(each) and abs(each) < 1e9 for each in values
+        type(entry) in (int, float) and math.isfinite(entry) and abs(entry) < 1e9 for entry in values
     )

@@ -9,13 +9,13 @@ import re
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from medground.data.source_samples import BadSample, SourceSample
 from medground.errors import InputError
 from medground.images.paths import inside, safe_name, stem
-from medground.images.read import opened, read_any_mask
-from medground.images.view import View
+from medground.images.read import Inspect, inspect_repeated, read_mask
+from medground.images.view import PLAIN
 from medground_data.readers.coco import load_json
 
 CLASSES = "SAMed2D_v1_class_mapping_id.json"
@@ -27,34 +27,39 @@ _MODALITIES = {
 _NUMBER = re.compile(r"_\d+$")
 
 
-def recognises(root: Path) -> bool:
-    """A folder with such a table, or the table itself."""
-    return bool(_tables(root))
+class SamMed2dReader:
+    """Reads image2label or label2image tables."""
 
+    description: ClassVar[str] = "image2label or label2image tables"
 
-def cases(
-    root: Path, *, modality: str | None = None, question: str | None = None
-) -> Iterator[SourceSample | BadSample]:
-    """A case per mask.
+    def recognises(self, root: Path) -> bool:
+        """Return True for a folder with such a table, or the table itself."""
+        return bool(_tables(root))
 
-    Args:
-        root: the folder of the tables, or one table.
-        modality: of images whose names do not say it.
-        question: asked of every case.
-    """
-    tables = _tables(root)
-    if not tables:
-        raise InputError(f"{root.name} holds no {' or '.join(_PATTERNS)}", hint="give the folder of the tables")
-    folder = tables[0].parent
-    classes = load_json(folder / CLASSES) if (folder / CLASSES).is_file() else {}
-    for table in tables:
-        split = "train" if "train" in table.stem else "test" if "test" in table.stem else None
-        for number, (image, mask) in enumerate(_pairs(load_json(table), table), start=1):
-            where = f"{safe_name(table.name)} entry {number}"
-            try:
-                yield _case(folder, image, mask, where, split, classes, modality, question)
-            except InputError as error:
-                yield BadSample(where, error.message)
+    def read(
+        self, root: Path, *, modality: str | None = None, question: str | None = None
+    ) -> Iterator[SourceSample | BadSample]:
+        """Yield a source sample per mask.
+
+        Args:
+            root: the folder of the tables, or one table.
+            modality: of images whose names do not state it.
+            question: asked of every sample.
+        """
+        tables = _tables(root)
+        if not tables:
+            raise InputError(f"{root.name} holds no {' or '.join(_PATTERNS)}", hint="give the folder of the tables")
+        folder = tables[0].parent
+        inspect = inspect_repeated(folder)
+        classes = load_json(folder / CLASSES) if (folder / CLASSES).is_file() else {}
+        for table in tables:
+            split = "train" if "train" in table.stem else "test" if "test" in table.stem else None
+            for number, (image, mask) in enumerate(_pairs(load_json(table), table), start=1):
+                where = f"{safe_name(table.name)} entry {number}"
+                try:
+                    yield _sample(folder, inspect, image, mask, where, split, classes, modality, question)
+                except InputError as error:
+                    yield BadSample(where, error.message)
 
 
 def _tables(root: Path) -> list[Path]:
@@ -75,8 +80,9 @@ def _pairs(table: Any, path: Path) -> Iterator[tuple[Any, Any]]:
                 yield first, mask
 
 
-def _case(
+def _sample(
     folder: Path,
+    inspect: Inspect,
     image: Any,
     mask: Any,
     where: str,
@@ -85,7 +91,7 @@ def _case(
     modality: str | None,
     question: str | None,
 ) -> SourceSample:
-    found = opened(_file(folder, image, "an image"), folder, View())
+    info = inspect(_file(folder, image, "an image"), PLAIN)
     path = _file(folder, mask, "a mask")
     labels = _labels(stem(str(image)), stem(path), classes)
     if modality is not None:
@@ -93,14 +99,14 @@ def _case(
     return SourceSample(
         id=safe_name(stem(path)),
         where=where,
-        read_image=found.read,
-        read_mask=partial(read_any_mask, path),
-        image_key=found.key,
-        group=labels.get("volume") or found.group,
-        labels={**found.labels, **labels},
+        load_image=info.load,
+        load_mask=partial(read_mask, path),
+        image_key=info.key,
+        group=labels.get("volume") or info.group,
+        labels={**info.labels, **labels},
         question=question,
         split=split,
-        spacing=found.spacing,
+        spacing=info.spacing,
     )
 
 
@@ -113,14 +119,14 @@ def _file(folder: Path, name: Any, what: str) -> Path:
 
 
 def _labels(image: str, mask: str, classes: Any) -> dict[str, str]:
-    parts = mask.split("--")
-    if len(parts) >= 5:
-        kind, _, _ = parts[0].partition("_")
-        number = parts[4].partition("_")[0]
+    fields = mask.split("--")
+    if len(fields) >= 5:
+        kind, _, _ = fields[0].partition("_")
+        number = fields[4].partition("_")[0]
         labels = {
-            "dataset": parts[1],
-            "volume": f"{parts[1]}--{parts[2]}",
-            "category": _class(classes, parts[1], number),
+            "dataset": fields[1],
+            "volume": f"{fields[1]}--{fields[2]}",
+            "category": _class(classes, fields[1], number),
         }
         return {key: value for key, value in {**labels, "modality": _MODALITIES.get(kind, "")}.items() if value}
     name = _NUMBER.sub("", mask.removeprefix(image).strip("_")).replace("_", " ")
@@ -128,7 +134,7 @@ def _labels(image: str, mask: str, classes: Any) -> dict[str, str]:
 
 
 def _class(classes: Any, dataset: str, number: str) -> str:
-    """The name of a class, whichever way round the table has it; its number where there is no table."""
+    """Return the name of a class, whichever way round the table has it; its number where there is no table."""
     table = classes.get(dataset) if isinstance(classes, dict) else None
     if isinstance(table, dict):
         for key, value in table.items():

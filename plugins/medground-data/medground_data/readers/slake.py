@@ -7,59 +7,62 @@ about an image are not used. A mask that no question asks for comes without one.
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from medground.data.source_samples import BadSample, SourceSample
 from medground.errors import InputError
 from medground.images.paths import inside, safe_name
-from medground.images.pictures import read_picture_values
-from medground.images.read import opened, read_any_mask
-from medground.images.view import View
+from medground.images.pictures import read_label_map
+from medground.images.read import inspect_image, read_mask
 from medground_data.readers.coco import load_json
 
 TABLES = {"train": "train.json", "val": "validate.json", "test": "test.json"}
 NAMES = "mask.txt"
 
 
-def recognises(root: Path) -> bool:
-    """A folder with imgs/ and mask.txt."""
-    return (root / "imgs").is_dir() and (root / NAMES).is_file()
+class SlakeReader:
+    """Reads imgs/ and mask.txt, questions as JSON."""
 
+    description: ClassVar[str] = "imgs/ and mask.txt, questions as JSON"
 
-def cases(root: Path, *, q_lang: str = "en", asked_only: bool = False) -> Iterator[SourceSample | BadSample]:
-    """A case per mask and question.
+    def recognises(self, root: Path) -> bool:
+        """Return True for a folder with imgs/ and mask.txt."""
+        return (root / "imgs").is_dir() and (root / NAMES).is_file()
 
-    Args:
-        root: the folder ``Slake1.0``.
-        q_lang: language of the questions, ``en`` or ``zh``.
-        asked_only: leave out masks that no question asks for.
-    """
-    if not recognises(root):
-        raise InputError(f"{root.name} has no imgs/ beside {NAMES}", hint="give the folder Slake1.0")
-    names = _names(root / NAMES)
-    tables = {split: root / name for split, name in TABLES.items() if (root / name).is_file()}
-    if not tables:
-        raise InputError(f"{root.name} has no {' or '.join(TABLES.values())}", hint="give the folder Slake1.0")
-    for split, path in tables.items():
-        by_image: dict[str, list[dict[str, Any]]] = {}
-        for number, line in enumerate(_lines(path), start=1):
-            if not isinstance(line, dict) or not isinstance(line.get("img_name"), str):
-                yield BadSample(f"{path.name} question {number}", "names no image")
-            else:
-                by_image.setdefault(line["img_name"], []).append(line)
-        for image, questions in by_image.items():
-            yield from _of_image(root, image, questions, names, split, q_lang, asked_only)
+    def read(self, root: Path, *, q_lang: str = "en", asked_only: bool = False) -> Iterator[SourceSample | BadSample]:
+        """Yield a source sample per mask and question.
+
+        Args:
+            root: the folder ``Slake1.0``.
+            q_lang: language of the questions, ``en`` or ``zh``.
+            asked_only: leave out masks that no question asks for.
+        """
+        if not self.recognises(root):
+            raise InputError(f"{root.name} has no imgs/ beside {NAMES}", hint="give the folder Slake1.0")
+        names = _names(root / NAMES)
+        tables = {split: root / name for split, name in TABLES.items() if (root / name).is_file()}
+        if not tables:
+            raise InputError(f"{root.name} has no {' or '.join(TABLES.values())}", hint="give the folder Slake1.0")
+        for split, path in tables.items():
+            by_image: dict[str, list[dict[str, Any]]] = {}
+            for number, line in enumerate(_lines(path), start=1):
+                if not isinstance(line, dict) or not isinstance(line.get("img_name"), str):
+                    yield BadSample(f"{path.name} question {number}", "names no image")
+                else:
+                    by_image.setdefault(line["img_name"], []).append(line)
+            for image, questions in by_image.items():
+                yield from _of_image(root, image, questions, names, split, q_lang, asked_only)
 
 
 def _names(path: Path) -> dict[int, str]:
-    found = {}
+    names = {}
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         value, _, name = line.partition(":")
         if value.strip().isdigit() and name.strip():
-            found[int(value)] = name.strip()
-    return found
+            names[int(value)] = name.strip()
+    return names
 
 
 def _lines(path: Path) -> list[Any]:
@@ -84,30 +87,30 @@ def _of_image(
         path = inside(imgs, image, "an image")
         folder = path.parent
         mask = inside(imgs, f"{folder.relative_to(imgs.resolve())}/mask.png", "a mask")
-        found = opened(path, imgs, View())
-        held = np.unique(read_picture_values(mask))
+        info = inspect_image(path, imgs)
+        values = np.unique(read_label_map(mask))
     except InputError as error:
         yield BadSample(where, error.message)
         return
-    modality = next((str(each["modality"]) for each in questions if each.get("modality")), None)
-    for value in held.tolist():
+    modality = next((str(line["modality"]) for line in questions if line.get("modality")), None)
+    for value in values.tolist():
         if value == 0:
             continue
         name = names.get(value, f"value {value}")
-        fitting = [each for each in questions if _asks_for(each, name, q_lang)]
-        for number, each in enumerate(fitting or ([] if asked_only else [{}])):
+        fitting = [line for line in questions if _asks_for(line, name, q_lang)]
+        for number, line in enumerate(fitting or ([] if asked_only else [{}])):
             labels = {"category": name, **({"modality": modality} if modality else {})}
-            if each.get("location"):
-                labels["site"] = str(each["location"])
+            if line.get("location"):
+                labels["site"] = str(line["location"])
             yield SourceSample(
                 id=safe_name(f"{folder.name}__{name}" + (f"-{number + 1}" if number else "")),
                 where=where,
-                read_image=found.read,
-                read_mask=partial(read_any_mask, mask, View(), (value,)),
-                image_key=found.key,
+                load_image=info.load,
+                load_mask=partial(read_mask, mask, values=(value,)),
+                image_key=info.key,
                 group=folder.name,
                 labels=labels,
-                question=each.get("question"),
+                question=line.get("question"),
                 split=split,
             )
 

@@ -3,12 +3,25 @@
 import json
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-HEAVY = {"torch", "transformers", "omegaconf", "yaml", "rich", "PIL", "scipy", "segment_anything", "sam2", "open_clip"}
+HEAVY = {
+    "torch",
+    "transformers",
+    "omegaconf",
+    "yaml",
+    "rich",
+    "PIL",
+    "scipy",
+    "jinja2",
+    "segment_anything",
+    "sam2",
+    "open_clip",
+}
 
 
 TELL = """
@@ -28,7 +41,8 @@ def test_the_contracts_are_kept():
     code = "import sys; from importlinter.cli import lint_imports; sys.exit(lint_imports(no_cache=True))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stdout
-    assert "Contracts: 4 kept, 0 broken" in done.stdout
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    assert f"Contracts: {len(contracts)} kept, 0 broken" in done.stdout
 
 
 @pytest.mark.parametrize(

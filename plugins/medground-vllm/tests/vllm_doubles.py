@@ -1,4 +1,4 @@
-"""What stands in for vLLM where only the order of calls is at stake, and a reasoner small enough to be plain."""
+"""Recording doubles of vLLM and its server, and a small reasoner and engine to call them."""
 
 import json
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -8,7 +8,8 @@ from types import SimpleNamespace
 import numpy as np
 
 from medground.frames import Frame
-from medground.types import Completion, SamplerPrompt, Serving, image_of, text_of
+from medground.protocols import SamplerPrompt, Serving
+from medground.types import Completion, image_of, text_of
 
 PROMPT = [1, 7, 7, 7, 2]
 END, IMAGE = 9, 7
@@ -16,7 +17,7 @@ VERSION = "0.32.0"
 
 
 class Reasoner:
-    """As much of a served reasoner as a rollout source uses; its text is its ids."""
+    """The part of a served reasoner that a rollout source uses; its text is its token ids."""
 
     policy = None
 
@@ -57,7 +58,7 @@ class Reasoner:
 
 
 class Engine:
-    """One rank of some."""
+    """One of several ranks."""
 
     def __init__(self, rank=0, world_size=1):
         self.rank, self.world_size, self.met = rank, world_size, 0
@@ -68,7 +69,7 @@ class Engine:
 
 
 class RecordingLLM:
-    """vLLM's ``LLM``: writes down what is asked of it, and answers with `written` under its weight version."""
+    """A double of vLLM's ``LLM`` that records its calls and answers with `written`."""
 
     def __init__(self, written=((3, 4, END), (3, 3, 3))):
         self.calls, self.written, self.version, self.prompt = [], written, "default", PROMPT
@@ -112,7 +113,7 @@ class RecordingLLM:
 
 
 class RecordingServer:
-    """A real HTTP server on loopback with the routes that are used, in a thread."""
+    """A real HTTP server on loopback, in a thread, with the routes that are used."""
 
     def __init__(self, mode="processed_logprobs"):
         self.calls, self.version, self.mode, self.fail = [], "default", mode, {}

@@ -10,7 +10,7 @@ TURNS = (
 
 
 def tokenizer(named, template):
-    """The tiny tokenizer with special tokens that a processor asks for by name."""
+    """Return the tiny tokenizer with the special tokens that a processor requires by name."""
     from medground_qwen import tiny
     from transformers import PreTrainedTokenizerFast
 

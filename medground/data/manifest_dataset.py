@@ -1,0 +1,108 @@
+"""The samples of a manifest."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from medground.data.dataset import Dataset
+from medground.data.manifest import Record, manifest_file, read_record_mask, read_records
+from medground.errors import InputError
+from medground.geometry import mask_box
+from medground.images.paths import inside
+from medground.images.read import open_image
+from medground.types import Mask, Query, Region, Sample, Target
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ManifestEntry:
+    """One line of a manifest, checked but with its files unread."""
+
+    id: str
+    record: Record
+    root: Path
+    """The manifest's folder."""
+    image: Path
+    split: str
+    labels: dict[str, str]
+
+    def load(self) -> Sample:
+        """Read the image and the mask.
+
+        Raises:
+            InputError: if they cannot be read, or do not fit one another.
+        """
+        view = self.record.view()
+        image = open_image(self.image, view)
+        box, mask = self.record.box, None
+        if self.record.mask is not None:
+            mask = read_record_mask(self.record, self.root, view)
+            if mask.shape != image.size:
+                raise InputError(f"the mask of {self.id} is {mask.shape} and its image {image.size}")
+            if not mask.any():
+                raise InputError(f"the mask of {self.id} is empty", hint="remove the line from the manifest")
+            box = box or mask_box(mask)
+        region = Region(box=box, points=self.record.points, mask=None if mask is None else Mask(data=mask))
+        return Sample(
+            query=Query(image=image.pixels, question=str(self.record.question), id=self.id),
+            target=Target(regions=(region,)),
+            labels=self.labels if image.window is None else {**self.labels, "window": image.window},
+            spacing=self.record.spacing or image.spacing,
+        )
+
+
+def read_manifest(path: str | Path, *, split: str | None = None, limit: int | None = None) -> Dataset[ManifestEntry]:
+    """Read the manifest of a folder (or a manifest file) and check every line.
+
+    A line that names no split is given one: by its patient where there is such a label, else by its image, so that two
+    questions about one image never part; about 8 in 10 are ``train``, one ``val``, one ``test``.
+
+    Args:
+        path: a folder with ``manifest.jsonl``, or the file.
+        split: take only these samples.
+        limit: take only the first so many of those.
+
+    Raises:
+        InputError: naming the first line that cannot be used.
+    """
+    manifest = manifest_file(path)
+    root = manifest.parent.resolve()
+    entries: dict[str, ManifestEntry] = {}
+    for record in read_records(manifest):
+        try:
+            entry = _entry(record, root)
+        except InputError as error:
+            raise InputError(
+                f"manifest line {record.number}: {error.message}", hint=error.hint or "fix or remove the line"
+            ) from error
+        if entry.id in entries:
+            raise InputError(f"two samples are called {entry.id!r}", hint="give every line an id of its own")
+        entries[entry.id] = entry
+    if not entries:
+        raise InputError(f"{manifest} holds no samples", hint="build it anew: medground data build")
+    dataset = Dataset(list(entries.values()), [manifest])
+    dataset = dataset if split is None else dataset.of_split(split)
+    return dataset if limit is None else dataset[:limit]
+
+
+def _entry(record: Record, root: Path) -> ManifestEntry:
+    record.refuse_flaws()
+    if record.question is None or not record.question.strip():
+        raise InputError('needs a "question"')
+    if record.mask is None and record.box is None:
+        raise InputError('needs a "mask" or a "bbox_2d"')
+    image = inside(root, record.image, "an image")
+    if isinstance(record.mask, str):
+        inside(root, record.mask, "a mask")
+    record.view()  # refuses a plane or a window that does not exist
+    stated = {"think": record.think, "window": record.window}
+    labels = {**record.labels, **{key: value for key, value in stated.items() if value is not None}}
+    return ManifestEntry(
+        id=record.id or f"line-{record.number}", record=record, root=root, image=image,
+        split=record.split or _split(labels.get("patient") or str(record.image)), labels=labels,
+    )  # fmt: skip
+
+
+def _split(name: str) -> str:
+    """One of ten tenths, by name."""
+    tenth = hashlib.blake2b(name.encode(errors="surrogatepass"), digest_size=4).digest()[0] % 10
+    return {0: "test", 1: "val"}.get(tenth, "train")

@@ -1,0 +1,106 @@
+"""Sections of a recipe as OmegaConf structured configs: defaults, types, words and bounds.
+
+OmegaConf turns ``"3"`` into 3 and ``yes`` into true where a field's type asks for it. A recipe means what it says: a
+value that OmegaConf would change is refused.
+"""
+
+import copy
+import math
+from collections.abc import Mapping
+from dataclasses import fields
+from enum import EnumType
+from functools import cache
+from types import NoneType, UnionType
+from typing import Any, TypeVar, cast, get_args, get_type_hints
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from medground.arguments import Objection
+from medground.errors import did_you_mean
+from medground.recipe.schema import Bounds
+from medground.recipe.yaml_reader import MAX_KEY, MISSING, quoted
+
+T = TypeVar("T")
+
+_WANTED: Mapping[Any, str] = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "a word",
+    list[int]: "a list of whole numbers",
+    list[str]: "a list of words",
+    dict[str, list[Any]]: "a section of label: [value, value] lines",
+    dict[str, Any]: "a section of key: value lines",
+}
+
+
+def defaults(schema: type) -> DictConfig:
+    """Return a section that holds the defaults of its dataclass, to be written to."""
+    return copy.deepcopy(_prototype(schema))
+
+
+def read(schema: type[T], values: Mapping[str, Any]) -> T:
+    """Return a section, defaults and `values`, as an instance of its dataclass; none of the values is missing."""
+    return cast(T, OmegaConf.to_object(OmegaConf.merge(defaults(schema), values)))
+
+
+def to_plain(section: DictConfig) -> dict[str, Any]:
+    """Return a section as plain data in the order of the dataclass's fields."""
+    return cast(dict[str, Any], OmegaConf.to_container(section, enum_to_str=True))
+
+
+def validate(section: DictConfig, key: str, value: Any) -> Objection | None:
+    """Return why a value does not suit its field in a section; None if it does.
+
+    A value that suits is written into the section.
+
+    >>> from medground.recipe.schema import GeneralConfig, GrpoConfig
+    >>> validate(defaults(GeneralConfig), "prompt", "bxo")
+    Objection(what="'bxo' is not one of its words", hint="did you mean 'box'?")
+    >>> validate(defaults(GrpoConfig), "beta", 1)
+    >>> validate(defaults(GrpoConfig), "mask_truncated", 1)
+    Objection(what='1 is not true or false', hint='write true or false')
+    >>> validate(defaults(GrpoConfig), "num_generations", 0)
+    Objection(what='0 is not a whole number from 1', hint='write a whole number from 1')
+    """
+    schema = cast(type, OmegaConf.get_type(section))
+    type_, bounds = _fields(schema)[key]
+    if not _assigned(section, key, value):
+        if isinstance(type_, EnumType):
+            remedy = did_you_mean(str(value)[:MAX_KEY], list(type_.__members__))
+            return Objection(f"{quoted(value)} is not one of its words", remedy)
+        remedy = "put it in quotes" if type_ is str and isinstance(value, (int, float)) else f"write {_WANTED[type_]}"
+        return Objection(f"{quoted(value)} is not {_WANTED[type_]}", remedy)
+    if bounds is None or value in (None, MISSING) or bounds.least <= value <= bounds.most:
+        return None
+    upper = "" if bounds.most == math.inf else f" to {bounds.most:.10g}"
+    wanted = f"{_WANTED[type_]} from {bounds.least:g}{upper}"
+    return Objection(f"{quoted(value)} is not {wanted}", f"write {wanted}")
+
+
+def _assigned(section: DictConfig, key: str, value: Any) -> bool:
+    """Return True if the field takes the value as it is."""
+    try:
+        OmegaConf.update(section, key, value, merge=False)
+    except OmegaConfBaseException:
+        return False
+    return value == MISSING or (section[key] == value and isinstance(section[key], bool) == isinstance(value, bool))
+
+
+@cache
+def _prototype(schema: type) -> DictConfig:
+    section: DictConfig = OmegaConf.structured(schema())
+    OmegaConf.set_readonly(section, False)  # as instances of frozen dataclasses are
+    return section
+
+
+@cache
+def _fields(schema: type) -> Mapping[str, tuple[Any, Bounds | None]]:
+    """Return the type of every field, without its ``| None``, and its bounds."""
+    hints = get_type_hints(schema)
+    return {field.name: (_without_none(hints[field.name]), field.metadata.get("bounds")) for field in fields(schema)}
+
+
+def _without_none(hint: Any) -> Any:
+    return next(kind for kind in get_args(hint) if kind is not NoneType) if isinstance(hint, UnionType) else hint

@@ -1,0 +1,135 @@
+"""The base of segmenters that encode an image once and decode prompts against its embedding, as SAM and SAM 2 do.
+
+torch is imported when something is segmented, never by importing this module.
+"""
+
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medground.errors import SegmenterError
+from medground.segmenters.batching import CacheStats, EmbeddingCache, segment_together
+from medground.types import Image, Mask, PromptKind, SpatialPrompt
+
+Result = TypeVar("Result")
+
+
+class EmbeddingSegmenter(ABC):
+    """A segmenter of an encoder, whose embeddings are kept, and a decoder of prompts.
+
+    A subclass calls this constructor with its ``locals()``, and implements `encode` and `decode`; both run without
+    gradients.
+
+    Args:
+        arguments: the variables of the subclass's constructor; those of its parameters are its repr, and what a pickled
+            copy is built with.
+        preprocessing: names what is done to an image before it is encoded; part of the key of its embedding.
+        cache_mib: bound of the embeddings kept, in MiB.
+        encode_batch: images per call of `encode`.
+        decode_batch: prompts per call of `decode`. Both are halved for a call that runs out of memory.
+    """
+
+    accepts: ClassVar[frozenset[PromptKind]] = frozenset({"box", "points", "negative_points"})
+    model: ClassVar[str]
+    """Names it in errors."""
+    threshold: float = 0.0
+    """A pixel is foreground above this value of what `decode` gives."""
+
+    def __init__(
+        self,
+        arguments: Mapping[str, Any],
+        *,
+        preprocessing: str,
+        cache_mib: float,
+        encode_batch: int,
+        decode_batch: int,
+    ) -> None:
+        self._arguments = {name: arguments[name] for name in inspect.signature(type(self)).parameters}
+        self.preprocessing = preprocessing
+        self.cache = EmbeddingCache(int(cache_mib * 2**20))
+        self.encode_batch, self.decode_batch = encode_batch, decode_batch
+
+    @abstractmethod
+    def encode(self, images: Sequence[Image]) -> Sequence[Any]:
+        """Return the embedding of every image.
+
+        Raises:
+            SegmenterError: if it is no H x W x 3 uint8 image.
+        """
+
+    @abstractmethod
+    def decode(
+        self, images: Sequence[Image], embeddings: Sequence[Any], items: Sequence[tuple[int, SpatialPrompt]]
+    ) -> Iterable[tuple[NDArray[np.float32], float]]:
+        """Yield a map, H x W at the size of its image, and a score for every prompt.
+
+        Args:
+            images: some images.
+            embeddings: theirs.
+            items: prompts of one kind, each with the index of its image.
+        """
+
+    @property
+    def stats(self) -> CacheStats:
+        """Hits and misses of the embedding cache: misses are images encoded."""
+        return self.cache.stats
+
+    def segment(self, image: Image, prompts: Sequence[SpatialPrompt]) -> list[Mask]:
+        """As `medground.protocols.Segmenter.segment`."""
+        return self.segment_batch([image], [prompts])[0]
+
+    def segment_batch(self, images: Sequence[Image], prompts: Sequence[Sequence[SpatialPrompt]]) -> list[list[Mask]]:
+        """As `medground.protocols.BatchSegmenter.segment_batch`.
+
+        Every image is encoded once, and not at all if the cache holds it; prompts of one kind are decoded together,
+        whatever image they belong to.
+        """
+        return self.run(images, prompts, lambda values, score: Mask(data=values > self.threshold, score=score))
+
+    def logits(self, image: Image, prompts: Sequence[SpatialPrompt]) -> list[tuple[NDArray[np.float32], float]]:
+        """Return what `segment` cuts at `threshold`, H x W float32 at the image's size, and the score, per prompt."""
+        return self.run([image], [prompts], lambda values, score: (values, score))[0]
+
+    def run(
+        self,
+        images: Sequence[Image],
+        prompts: Sequence[Sequence[SpatialPrompt]],
+        finish: Callable[[NDArray[np.float32], float], Result],
+    ) -> list[list[Result]]:
+        """Return ``finish(map, score)`` of every prompt of every image.
+
+        Raises:
+            SegmenterError: if the model fails.
+        """
+        import torch
+
+        def decode(
+            block: Sequence[Image], embeddings: Sequence[Any], items: Sequence[tuple[int, SpatialPrompt]]
+        ) -> list[Result]:
+            return [finish(values, score) for values, score in self.decode(block, embeddings, items)]
+
+        try:
+            with torch.inference_mode():
+                return segment_together(
+                    images,
+                    prompts,
+                    cache=self.cache,
+                    preprocessing=self.preprocessing,
+                    encode=self.encode,
+                    decode=decode,
+                    encode_batch=self.encode_batch,
+                    decode_batch=self.decode_batch,
+                )
+        except RuntimeError as error:
+            raise SegmenterError(f"{self.model} failed: {(str(error).splitlines() or [''])[0]}") from error
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self._arguments.items())})"
+
+    def __reduce__(self) -> tuple[Callable[[], "EmbeddingSegmenter"], tuple[()]]:
+        return partial(type(self), **self._arguments), ()

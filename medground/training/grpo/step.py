@@ -1,0 +1,284 @@
+"""GRPO, one step at a time: draw and score groups, then update the policy.
+
+`GrpoTrainer.step` reads from top to bottom: sample completions and score them (`medground.training.grpo.rollouts`), cut
+them into mini-batches and micro-batches (`medground.training.grpo.batch`), then one forward and one backward pass per
+micro-batch and one optimizer step per mini-batch, with the loss of `medground.training.grpo.loss`. Records, checkpoints
+and interruptions are in `medground.training.loop`.
+
+A micro-batch is one forward pass: image and prompt once, all completions behind them (or a few of them at a time,
+exactly). The policy that sampled is the one that is differentiated in the first update of a batch, so no pass computes
+its log-probabilities again; later updates on the batch need them and get them before any parameter changes.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from medground.errors import RecipeError
+from medground.pipeline.rollouts import RolloutPipeline
+from medground.protocols import CompletionGroup, Engine, RolloutSource, TrainableReasoner
+from medground.recipe.schema import GrpoConfig
+from medground.rewards.rubric import ConstantAlarm
+from medground.runs import failpoints
+from medground.training.grpo import metrics
+from medground.training.grpo.batch import Batch, MicroBatch, Minibatch
+from medground.training.grpo.loss import UNCORRECTED, importance, objective_of, policy_loss
+from medground.training.grpo.metrics import StepStats
+from medground.training.grpo.rollouts import Rollouts
+from medground.training.method import CheckStop, StepResult, TrainingState
+from medground.training.ranks import pad_to_longest
+from medground.training.schedule import learning_rate, training_horizon
+from medground.types import Sample
+
+
+class NotFinite(Exception):
+    """A loss or a gradient is not a finite number; no parameter was changed with it."""
+
+
+class GrpoTrainer:
+    """See `medground.training.loop.Method`.
+
+    Args:
+        pipeline: from completions to scores.
+        reasoner: what is trained.
+        policy: its policy as the engine returned it.
+        engine: differentiates and steps.
+        samples: the training data.
+        config: the recipe's ``grpo`` section.
+        seed: of the run.
+        source: who samples.
+    """
+
+    def __init__(
+        self,
+        pipeline: RolloutPipeline,
+        reasoner: TrainableReasoner,
+        policy: nn.Module,
+        engine: Engine,
+        samples: Sequence[Sample],
+        config: GrpoConfig,
+        seed: int,
+        source: RolloutSource,
+    ) -> None:
+        self.pipeline, self.reasoner, self.policy, self.engine = pipeline, reasoner, policy, engine
+        self.config, self.objective, self.source = config, objective_of(config), source
+        source.begin(reasoner, engine)
+        self.rollouts = Rollouts(pipeline, samples, config, seed, source, engine)
+        self.epoch_length, self.planned = training_horizon(len(samples), config)
+        self.updates_per_step = -(-config.train_batch_size // config.mini_batch_size) * config.num_iterations
+
+    def step(self, state: TrainingState, check_stop: CheckStop) -> StepResult:
+        """See `Method.step`."""
+        self.source.sync(self.engine.named_weights(), state.step)
+        batch = self.rollouts.draw(state.step + 1, state.drawn, check_stop)
+        self.source.sleep()
+
+        stats, skipped = StepStats(), None
+        if any(batch.usable):
+            try:
+                stats = self.update(batch, self._learning_rates(state.step), check_stop)
+            except NotFinite as error:
+                skipped = str(error)
+        else:
+            skipped = "no group could be scored"
+
+        # After the update: a step that is given up must not have counted for the alarm.
+        warnings = [*self._reward_warnings(state, batch), *self._mismatch_warnings(stats)]
+        return StepResult(
+            metrics={
+                **metrics.batch_metrics(batch, self.pipeline.rubric.labels),
+                **({} if skipped else metrics.update_metrics(stats, kl=bool(self.config.beta))),
+                **{f"reward/{label}/constant_steps": float(length) for label, (_, length) in state.alarm.items()},
+                "epoch": (state.drawn + batch.drawn) / self.epoch_length,
+            },
+            drawn=batch.drawn,
+            tokens=stats.tokens_computed,
+            rows=metrics.completion_rows(batch),
+            pictures=metrics.pictures(batch),
+            warnings=warnings,
+            skipped=skipped,
+            incident=metrics.incident(batch, skipped),
+        )
+
+    def update(self, batch: Batch, learning_rates: Callable[[int], float], check_stop: CheckStop) -> StepStats:
+        """Do all optimizer updates on one batch.
+
+        Args:
+            batch: the sampled and scored groups.
+            learning_rates: the learning rate of the step's u-th update, from 0.
+            check_stop: called while no parameter has been changed yet.
+
+        Raises:
+            NotFinite: at the first loss or gradient that is not finite, on any rank; updates before it stay done.
+        """
+        stats = StepStats()
+        minibatches = batch.minibatches(self.config, self.objective)
+        reused = 0 if self.config.num_iterations > 1 else 1
+        minibatches[reused:] = [self.with_old_logps(batch, minibatch) for minibatch in minibatches[reused:]]
+        for iteration in range(self.config.num_iterations):
+            for minibatch in minibatches:
+                for micro, completions in self.forward_passes(batch, minibatch):
+                    if stats.updates == 0:
+                        check_stop()
+                    loss = self.micro_loss(micro, completions, stats, log=iteration == 0) / minibatch.normalizer
+                    self.backward(loss)
+                    stats.loss += float(loss.detach())
+                self.optimizer_step(learning_rates(stats.updates), stats)
+        return StepStats.of_ranks(self.engine.gather(stats)) if self.engine.world_size > 1 else stats
+
+    @torch.no_grad()
+    def with_old_logps(self, batch: Batch, minibatch: Minibatch) -> Minibatch:
+        """Return the mini-batch with the log-probabilities of the current policy, which sampled it."""
+        micro_batches = []
+        for micro, completions in self.forward_passes(batch, minibatch):
+            old_logps = self.policy(completions, self.config.temperature)[0]
+            if micro is not None:
+                micro_batches.append(replace(micro, old_logps=old_logps))
+        return replace(minibatch, micro_batches=micro_batches)
+
+    def forward_passes(self, batch: Batch, minibatch: Minibatch) -> Iterator[tuple[MicroBatch | None, CompletionGroup]]:
+        """Yield micro-batches with their completions as the policy takes them.
+
+        None: a dummy pass of one token that keeps ranks in lockstep. Each group's prompt is encoded once.
+        """
+        index, group = -1, None
+        for micro in pad_to_longest(self.engine, minibatch.micro_batches):
+            if micro is None:
+                yield None, self.reasoner.group(batch.dummy_prompt, [self.reasoner.tokenize("")])
+                continue
+            if group is None or micro.group != index:
+                index, group = micro.group, self.encode(batch, micro)
+            yield micro, group.part(micro.rows.start, micro.rows.stop)
+
+    def encode(self, batch: Batch, micro: MicroBatch) -> CompletionGroup:
+        """Return the whole group of a micro-batch as the policy takes it.
+
+        Raises:
+            RecipeError: if its prompt is longer than ``max_prompt_length``.
+        """
+        rollouts = batch.groups[micro.group].rollouts
+        group = self.reasoner.group(micro.messages, [rollout.completion for rollout in rollouts])
+        length, limit = max(group.prompt_lengths), self.config.max_prompt_length
+        if length > limit:
+            name = rollouts[0].sample.query.id
+            raise RecipeError(
+                f"the prompt of sample {name!r} takes {length} tokens, more than grpo.max_prompt_length={limit}",
+                hint=f"set grpo.max_prompt_length={length} or more, or set reasoner.max_pixels",
+            )
+        return group
+
+    def micro_loss(
+        self, micro: MicroBatch | None, completions: CompletionGroup, stats: StepStats, *, log: bool
+    ) -> Tensor:
+        """Return the summed loss of one forward pass; 0 for a dummy pass.
+
+        Args:
+            micro: the micro-batch; None for a dummy pass.
+            completions: its completions as the policy takes them.
+            stats: where what is computed is counted.
+            log: whether its tokens enter the metrics.
+        """
+        temperature = 1.0 if micro is None else self.config.temperature
+        logps: Tensor
+        logps, entropies = self.policy(completions, temperature)
+        ref_logps = self.ref_logps(completions, temperature) if self.objective.beta else None
+        if micro is None:
+            return 0.0 * logps.sum()
+        old_logps = (
+            micro.old_logps if stats.updates else None
+        )  # before the first update the current policy is the old one
+        loss_mask, sampler_logps = micro.loss_mask.to(logps.device), micro.sampler_logps.to(logps.device)
+        loss, sums = policy_loss(
+            self.objective,
+            logps,
+            micro.advantages.to(logps.device),
+            loss_mask,
+            old_logps=old_logps,
+            sampler_logps=sampler_logps,
+            ref_logps=ref_logps,
+        )
+        stats.tokens_computed += sum(completions.prompt_lengths) + int(completions.mask.sum())
+        stats.images += len(completions.prompt_lengths)
+        if log:
+            stats.add(**{name: float(value) for name, value in sums.items()})
+            stats.add(entropy=float(torch.where(loss_mask, entropies, 0.0).sum()))
+            self._compare(logps.detach() if old_logps is None else old_logps, sampler_logps, completions.mask, stats)
+        return loss
+
+    def ref_logps(self, completions: CompletionGroup, temperature: float) -> Tensor:
+        """Return [S, T] log-probabilities of the reference."""
+        with self.reasoner.reference() as reference, torch.no_grad():
+            logps: Tensor = reference(completions, temperature)[0]
+            return logps
+
+    def backward(self, loss: Tensor) -> None:
+        """Accumulate the gradients of a loss.
+
+        Raises:
+            NotFinite: on all ranks together, if the loss of one is not finite.
+        """
+        total = self.engine.all_reduce({"loss": float(loss.detach())})["loss"]
+        if not math.isfinite(total):
+            self.engine.discard()
+            raise NotFinite(f"the loss is {total}")
+        self.engine.backward(loss)
+        failpoints.failpoint("update.mid")
+
+    def optimizer_step(self, rate: float, stats: StepStats) -> None:
+        """Step the optimizer with the accumulated gradients.
+
+        Raises:
+            NotFinite: if their norm is not finite.
+        """
+        norm = self.engine.step(rate)
+        stats.learning_rate = rate
+        stats.updates += 1
+        if not math.isfinite(norm):
+            raise NotFinite(f"the gradient norm is {norm}")
+        stats.grad_norm += norm
+
+    def close(self) -> None:
+        """Close the sampler."""
+        self.source.close()
+
+    def _learning_rates(self, steps_done: int) -> Callable[[int], float]:
+        first = steps_done * self.updates_per_step
+        return lambda update: learning_rate(first + update, self.planned * self.updates_per_step, self.config)
+
+    def _compare(self, old_logps: Tensor, sampler_logps: Tensor, mask: Tensor, stats: StepStats) -> None:
+        """Count how far the sampler's log-probabilities are from the trainer's for the same tokens."""
+        both = mask & ~sampler_logps.isnan()
+        if not bool(both.any()):
+            return
+        difference = (old_logps[both].double() - sampler_logps[both].double()).abs()
+        weights = importance(UNCORRECTED, old_logps, sampler_logps)[both].double()
+        used = weights
+        if self.objective.correction != "none":
+            used = importance(self.objective, old_logps, sampler_logps)[both].double()
+        stats.add(mismatch=float(difference.sum()), compared=len(difference))
+        stats.add(weight=float(weights.sum()), corrected=float((used != weights).sum()))
+        stats.highest_mismatch = max(stats.highest_mismatch, float(difference.max()))
+        stats.lowest_weight = min(stats.lowest_weight, float(weights.min()))
+        stats.highest_weight = max(stats.highest_weight, float(weights.max()))
+
+    def _mismatch_warnings(self, stats: StepStats) -> list[str]:
+        """Return a warning if the sampler's probabilities are not those of the trainer."""
+        limit = self.config.mismatch_alarm
+        if not stats.compared or stats.mismatch <= limit * stats.compared:
+            return []
+        return [
+            f"sampler and trainer differ by {stats.mismatch / stats.compared:.3g} per token in log-probability, "
+            f"more than grpo.mismatch_alarm={limit:g}"
+        ]
+
+    def _reward_warnings(self, state: TrainingState, batch: Batch) -> list[str]:
+        """Return a warning for each reward that has become constant and for each kind of failure."""
+        alarm = ConstantAlarm()
+        alarm.runs = state.alarm
+        scores = [score for group in batch.groups for score in group.scores]
+        constant = [f"reward {label!r} has been constant for {alarm.steps} steps" for label in alarm.feed(scores)]
+        causes = {failure.kind: failure.cause for score in scores for failure in score.failures}
+        return constant + [f"{kind}: {cause}" for kind, cause in sorted(causes.items())]

@@ -1,0 +1,71 @@
+"""What the training loop and the kinds of training exchange."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+
+class StopRequested(Exception):
+    """Raised by `CheckStop` inside a step that has changed nothing yet: the run is to end."""
+
+
+CheckStop = Callable[[], None]
+"""Called where a step may be given up without a trace; raises `StopRequested` if it should be."""
+
+
+@dataclass(slots=True)
+class TrainingState:
+    """Where a run is: with the parameters and the seed, all that its future depends on."""
+
+    step: int = 0
+    """Finished steps, skipped ones included."""
+    drawn: int = 0
+    """Samples taken from the endless stream."""
+    tokens: int = 0
+    """Tokens trained on: prompts once per group, and completions."""
+    skipped: list[int] = field(default_factory=list)
+    """Steps that changed nothing because a number was not finite."""
+    alarm: dict[str, Any] = field(default_factory=dict)
+    """`ConstantAlarm.runs`."""
+    validated: list[tuple[int, float | None]] = field(default_factory=list)
+    """(step, value of the metric that chooses) of every validation."""
+
+    def advance(self, result: "StepResult") -> None:
+        """Count a finished step."""
+        self.step += 1
+        self.drawn += result.drawn
+        self.tokens += result.tokens
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepResult:
+    """What one step did."""
+
+    metrics: Mapping[str, float]
+    drawn: int
+    """Samples taken from the stream."""
+    tokens: int
+    rows: Sequence[Mapping[str, Any]] = ()
+    """The completions table."""
+    pictures: Sequence[tuple[str, Callable[[], Any]]] = ()
+    """(name, callable that gives a picture) of the rows that may be drawn."""
+    warnings: Sequence[str] = ()
+    skipped: str | None = None
+    """Why the step changed nothing, or not all it should have."""
+    incident: Mapping[str, Any] | None = None
+    """The record of a batch in which something was not finite."""
+
+
+class Method(Protocol):
+    """One kind of training."""
+
+    planned: int
+    """Steps of the whole run."""
+
+    def step(self, state: TrainingState, check_stop: CheckStop) -> StepResult:
+        """Do step ``state.step + 1``. `state` is read; only its alarm is written."""
+        ...
+
+    def close(self) -> None:
+        """Close what the method has opened."""
+        ...

@@ -1,0 +1,135 @@
+"""What a training run is asked to do, known and checked before torch is imported."""
+
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from medground import registry
+from medground.data.dataset import Dataset
+from medground.data.open_dataset import open_dataset
+from medground.errors import PluginError, RecipeError, RunError
+from medground.recipe import Recipe, check, require_checkpoints, resolve
+from medground.recipe.objects import how_to_give
+from medground.registry.errors import missing_extra
+from medground.runs import provenance
+from medground.runs.folder import METADATA, TRAINED, read_metadata
+from medground.training.launcher import launched
+
+Kind = Literal["grpo", "sft"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingPlan:
+    """A checked recipe, and where its run goes."""
+
+    recipe: Recipe
+    folder: Path | None
+    """None: nothing is to be written."""
+    resume: bool
+
+    @property
+    def processes(self) -> int:
+        """The number of processes the recipe asks for: its engine's argument ``processes``, else one."""
+        if "engine" not in self.recipe.data:
+            return 1
+        count = self.recipe.component("engine").arguments.get("processes")
+        return count if isinstance(count, int) and count > 1 else 1
+
+
+def plan_training(
+    recipe: Any,
+    *overrides: str,
+    out: str | Path | None = None,
+    resume: bool = False,
+    values: Mapping[str, Any] | None = None,
+) -> TrainingPlan:
+    """Resolve and check a recipe for training. Arguments are those of `medground.train`.
+
+    Raises:
+        RecipeError: if the recipe cannot be trained.
+    """
+    folder = None if out is None else Path(out)
+    continued = resume and isinstance(recipe, str | Path) and (Path(recipe) / TRAINED).is_file()
+    if continued:  # a run's folder as recipe means what it was trained with
+        folder, recipe = folder or Path(recipe), str(Path(recipe) / TRAINED)
+    resolved = resolve(recipe, *overrides, values=values).with_absolute_paths()
+    if folder is not None and recipe == str(folder / TRAINED):
+        resolved = replace(resolved, name=read_metadata(folder).recipe or resolved.name)
+    check(resolved, strict_missing=True)
+    method_kind(resolved)
+    plan = TrainingPlan(recipe=resolved, folder=folder, resume=resume)
+    if resolved.objects and plan.processes > 1 and not launched():
+        raise RunError(
+            f"{plan.processes} processes of medground train cannot share the object {min(resolved.objects)}",
+            hint=f"start your script in all of them: torchrun --nproc-per-node {plan.processes} SCRIPT.py",
+        )
+    if resume and folder is not None and (folder / METADATA).is_file():
+        _require_same_objects(resolved, folder)
+    return plan
+
+
+def _require_same_objects(recipe: Recipe, folder: Path) -> None:
+    """Stop if a run that is to be continued began with other objects.
+
+    Raises:
+        RunError: naming the first that differs.
+    """
+    began_with, given = read_metadata(folder).objects, provenance.objects(recipe)
+    for key in sorted({*began_with, *given}):
+        before, now = began_with.get(key), given.get(key)
+        if before is not None and now is not None and before.sha256 == now.sha256:
+            continue
+        if before is None:
+            what, hint = f"the run in {folder} began without an object as {key}", "leave it out"
+        elif now is None:
+            what = f"the run in {folder} began with the object {before.name} as {key}, which is not given"
+            hint = f"pass {how_to_give(key)} in Python"
+        else:
+            what = f"the object {now.name} as {key} is not what the run in {folder} began with, {before.name}"
+            hint = "pass the same object: its source and its public attributes count"
+        raise RunError(what, hint=f"{hint}, or begin a new run with another out")
+
+
+def method_kind(recipe: Recipe) -> Kind:
+    """Return the kind of training a recipe asks for.
+
+    Raises:
+        RecipeError: if it asks for none, or for both.
+    """
+    kinds: list[Kind] = [kind for kind in ("grpo", "sft") if kind in recipe.data]
+    if len(kinds) != 1:
+        what = "has both a grpo and an sft section" if kinds else "has neither a grpo nor an sft section"
+        raise RecipeError(f"the recipe {recipe.name!r} {what}", hint="a run does one of the two: keep that section")
+    return kinds[0]
+
+
+def training_samples(recipe: Recipe) -> Dataset[Any]:
+    """Return the samples a recipe trains on."""
+    data = recipe.config.data
+    return open_dataset(
+        recipe.data_source, split=data.split, limit=data.limit, reader=data.reader, leave_out=data.leave_out
+    )
+
+
+def require_for_training(recipe: Recipe) -> None:
+    """Stop if torch or weights that a run needs are missing; import no torch.
+
+    Raises:
+        PluginError: if torch is not installed.
+        InputError: if weights are missing or not whole.
+    """
+    if importlib.util.find_spec("torch") is None:
+        name = None if recipe.is_object("reasoner") else recipe.component("reasoner").name
+        extra = (name and missing_extra(registry.find("reasoner", name))) or "medground[qwen]"
+        raise PluginError("training needs torch, which is not installed", hint=f"pip install '{extra}'")
+    keys = ["reasoner"]
+    if "grpo" in recipe.data:
+        keys.append("rewards")
+        terms = [
+            recipe.objects.get(f"rewards.{label}") or registry.factory("reward", term.name)
+            for label, term in recipe.terms.items()
+        ]
+        keys += ["segmenter"] * any(getattr(term, "needs_mask", False) is True for term in terms)
+    require_checkpoints(recipe, *keys)

@@ -1,0 +1,91 @@
+"""Files of a run: whole or as before, readable after a kill, locked between processes, on any operating system."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from medground.errors import RunError
+from medground.runs.files import JsonLines, locked, sha256_file, write_atomic
+
+
+def test_a_failed_write_leaves_the_file_as_it_was(tmp_path):
+    path = tmp_path / "summary.json"
+    write_atomic(path, "first")
+    with pytest.raises(UnicodeEncodeError):
+        write_atomic(path, "half a character: \ud800")
+    assert path.read_text() == "first"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["summary.json"]
+
+
+def test_lines_come_back_in_order_without_the_one_a_kill_has_torn(tmp_path):
+    lines = JsonLines(tmp_path / "events.jsonl")
+    assert list(lines.read()) == []
+    for step in (1, 2):
+        lines.append({"step": step, "text": "ä\u2028"})
+    lines.close()
+    with lines.path.open("a", encoding="utf-8") as file:
+        file.write('{"step": 3, "te')
+    assert [line["step"] for line in lines.read()] == [1, 2]
+    with pytest.raises(ValueError, match="JSON compliant"):
+        lines.append({"loss": float("nan")})
+    lines.close()
+
+
+def test_appended_lines_are_there_before_the_file_is_closed(tmp_path):
+    lines = JsonLines(tmp_path / "events.jsonl")
+    lines.append({"step": 1})
+    assert json.loads(lines.path.read_text()) == {"step": 1}
+    lines.close()
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from medground.runs.files import locked
+lock = locked(Path(sys.argv[1]), "held", "wait")
+print("locked", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_one_process_holds_a_lock_until_it_ends(tmp_path):
+    path = tmp_path / ".lock"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert holder.stdout.readline() == "locked\n"
+        with pytest.raises(RunError, match="another process writes here"):
+            locked(path, "another process writes here", "wait for it")
+    finally:
+        holder.kill()
+        holder.communicate()
+    locked(path, "another process writes here", "wait for it").release()
+
+
+def test_the_digest_is_that_of_the_bytes(tmp_path):
+    path = tmp_path / "a"
+    path.write_bytes(b"abc")
+    assert sha256_file(path) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+WITHOUT = """
+import sys
+sys.modules["fcntl"] = sys.modules["resource"] = None  # as on Windows: importing them raises ImportError
+import medground
+from click.testing import CliRunner
+from medground.cli import COMMANDS, medground as command
+for name in ["", *COMMANDS]:
+    result = CliRunner().invoke(command, [name, "--help"] if name else ["--help"])
+    assert result.exit_code == 0, (name, result.output, result.exception)
+medground.train
+medground.sweep
+medground.evaluate
+"""
+
+
+def test_import_and_help_need_no_posix_modules():
+    result = subprocess.run([sys.executable, "-c", WITHOUT], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr

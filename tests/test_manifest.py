@@ -1,0 +1,110 @@
+"""One manifest has one meaning: for samples of a dataset, for `data build` and for the linter."""
+
+import json
+
+import numpy as np
+import pytest
+from medground_data.readers import read_source
+from PIL import Image as Pillow
+
+from medground.data.lint import lint
+from medground.data.manifest import parse_record
+from medground.data.open_dataset import open_dataset
+from medground.data.source_samples import BadSample
+from medground.errors import InputError
+from medground.images.rle import encode_rle
+
+SIZE = (20, 30)
+LABELS = np.zeros(SIZE, np.uint8)
+LABELS[4:14, 2:14] = 1
+LABELS[2:18, 18:28] = 3
+QUESTION = "Which bright region of the picture is meant?"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (*SIZE, 3)).astype(np.uint8)
+    Pillow.fromarray(noise).save(tmp_path / "image.png")
+    Pillow.fromarray(LABELS).save(tmp_path / "labels.png")
+    return tmp_path
+
+
+def write(folder, **words):
+    line = {"id": "a", "image": "image.png", "question": QUESTION, **words}
+    (folder / "manifest.jsonl").write_text(json.dumps(line) + "\n")
+
+
+def masks(folder):
+    """The mask as a sample's, and as a source sample's."""
+    [sample], [source] = open_dataset(folder), read_source(folder)
+    return sample.target.mask, source.load_mask()
+
+
+@pytest.mark.parametrize("value", [1, 3])
+def test_mask_value_selects_one_label_everywhere(folder, value):
+    write(folder, mask="labels.png", mask_value=value)
+    for mask in masks(folder):
+        assert np.array_equal(mask, value == LABELS)
+    sample = open_dataset(folder)[0]
+    rows, columns = np.nonzero(value == LABELS)
+    assert sample.target.region.box == (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
+    assert "mask_value" not in sample.labels
+    assert lint(folder)[0] == []
+
+
+def test_without_mask_value_every_label_is_foreground_and_the_linter_warns(folder):
+    write(folder, mask="labels.png")
+    for mask in masks(folder):
+        assert np.array_equal(mask, LABELS > 0)
+    assert [finding.code for finding in lint(folder)[0]] == ["many_valued_mask"]
+
+
+def test_a_run_length_mask_is_read_everywhere(folder):
+    write(folder, mask=encode_rle(LABELS == 3))
+    for mask in masks(folder):
+        assert np.array_equal(mask, LABELS == 3)
+    assert lint(folder)[0] == []
+
+
+def test_a_run_length_mask_of_another_size_is_refused_everywhere(folder):
+    write(folder, mask=encode_rle(LABELS.T == 3))
+    with pytest.raises(InputError, match="the mask of a is"):
+        open_dataset(folder)[0]
+    assert [finding.code for finding in lint(folder)[0]] == ["transposed_mask"]
+
+
+def test_bbox_means_bbox_2d_everywhere(folder):
+    write(folder, mask="labels.png", mask_value=1, bbox=[2, 4, 14, 14])
+    [sample], [source] = open_dataset(folder), read_source(folder)
+    assert sample.target.region.box == source.box == (2, 4, 14, 14)
+    assert "bbox" not in sample.labels
+    assert lint(folder)[0] == []
+    write(folder, mask="labels.png", mask_value=1, bbox=[2, 4, 12, 10])  # x, y, width, height
+    assert [finding.code for finding in lint(folder)[0]] == ["box_mask_mismatch"]
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        ({"mask": "labels.png", "mask_value": "1"}, "mask_value is not a whole number: '1'"),
+        ({"mask": encode_rle(LABELS == 3), "mask_value": 1}, "mask_value selects a value of a label map"),
+        ({"mask": "labels.png", "bbox": [0, 0, 1, 1], "bbox_2d": [0, 0, 2, 2]}, "bbox is not the box of bbox_2d"),
+        ({"mask": 3}, "mask is no path and no run lengths: '3'"),
+        ({"mask": "labels.png", "spacing": [1]}, "spacing is not 2 finite numbers: '[1]'"),
+        ({"mask": "labels.png", "question": ["?"]}, "question is not text"),
+    ],
+)
+def test_a_word_of_the_wrong_kind_is_refused_in_the_same_words_everywhere(folder, words, text):
+    write(folder, **words)
+    with pytest.raises(InputError, match="manifest line 1: ") as error:
+        open_dataset(folder)
+    [bad] = read_source(folder)
+    [finding, *_] = lint(folder)[0]
+    assert isinstance(bad, BadSample)
+    for message in (error.value.message, bad.reason, finding.says):
+        assert text in message
+
+
+def test_further_words_are_labels_and_lists_are_not():
+    words = {"image": "a.png", "patient": "p7", "age": 3, "contrast": True, "list": [1], "empty": "", "none": None}
+    assert parse_record(json.dumps(words), 1).labels == {"patient": "p7", "age": "3", "contrast": "True"}

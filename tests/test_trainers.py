@@ -1,0 +1,112 @@
+"""Our rewards inside other trainers: TRL calls them through its own code, verl by its documented arguments."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image as Pillow
+from trl import GRPOTrainer
+
+import medground
+from medground.errors import InputError, RunError
+from medground.images.rle import encode_rle
+
+BOX = {"bbox_2d": [10, 20, 40, 60], "point_2d": [[20, 30], [30, 50]]}
+GOOD, HALF, BAD = (
+    f'<think>a</think><answer>{{"bbox": {box}, "points_1": [20, 30], "points_2": [30, 50]}}</answer>'
+    for box in ([10, 20, 40, 60], [10, 20, 40, 40], "none")
+)
+
+
+@pytest.fixture(scope="module")
+def pipeline():
+    return medground.load("infer/toy", "segmenter=box_fill", "prompt=box")
+
+
+def truth(**more):
+    return json.dumps({**BOX, **more})
+
+
+def trl_rewards(functions, prompts, completions, **columns):
+    """The [N, F] rewards that TRL's trainer computes with its own method, from rows as its data loader gives them."""
+    rows = [{name: values[index] for name, values in columns.items()} for index in range(len(prompts))]
+    trainer = SimpleNamespace(
+        accelerator=SimpleNamespace(device=torch.device("cpu"), is_main_process=False),
+        reward_funcs=functions,
+        reward_processing_classes=[None] * len(functions),
+        reward_func_names=[function.__name__ for function in functions],
+        state=SimpleNamespace(global_step=0),
+        args=SimpleNamespace(report_to=[]),
+        environments=None,
+        _log_completion_extra=lambda column, values: None,
+        _log_metric=lambda name, value: None,
+    )
+    ids = [[1, 2, 3]] * len(prompts)
+    return GRPOTrainer._calculate_rewards(trainer, rows, prompts, completions, ids)
+
+
+def test_trl_calls_a_term_with_conversations_and_pictures(pipeline):
+    image = Pillow.new("RGB", (100, 80))
+    prompts = [[{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Where?"}]}]] * 3
+    completions = [[{"role": "assistant", "content": text}] for text in (GOOD, HALF, BAD)]
+    function = medground.to_trl(medground.build("reward", "bbox_iou"), pipeline)
+    rewards = trl_rewards([function], prompts, completions, images=[[image]] * 3, ground_truth=[truth()] * 3)
+    assert rewards.tolist() == [[1.0], [0.5], [0.0]]
+    assert function.__name__ == "BboxIou"
+
+
+def test_trl_calls_a_rubric_with_plain_text_and_masks_are_made(pipeline):
+    mask = np.zeros((80, 100), bool)
+    mask[20:60, 10:40] = True
+    rubric = medground.rubric({"rewards": {"mask_dice": 1.0, "format_seg": 0.5}})
+    columns = {"image": [np.zeros((80, 100), np.uint8)] * 2, "ground_truth": [truth(mask=encode_rle(mask))] * 2}
+    rewards = trl_rewards([medground.to_trl(rubric, pipeline)], ["Where?"] * 2, [GOOD, HALF], **columns)
+    assert rewards.flatten().tolist() == pytest.approx([1.5, 2 * 600 / 1800 + 0.5])
+
+
+def test_trl_leaves_out_what_a_term_abstains_from(pipeline):
+    function = medground.to_trl(lambda rollout: None, pipeline)
+    other = medground.to_trl(medground.build("reward", "bbox_iou"), pipeline)
+    rewards = trl_rewards([function, other], ["Where?"], [GOOD], size=[[80, 100]], ground_truth=[truth()])
+    assert rewards.isnan().tolist() == [[True, False]]
+
+
+def test_the_frame_of_the_model_is_given_where_the_pipeline_has_another_reasoner(pipeline):
+    def permille(size):
+        return medground.Frame("permille", size)
+
+    function = medground.to_trl(medground.build("reward", "bbox_iou"), pipeline, frame=permille)
+    text = '<think>a</think><answer>{"bbox": [100, 250, 400, 750], "points_1": [200, 375], "points_2": [300, 625]}</answer>'
+    assert function(prompts=["?"], completions=[text], size=[[80, 100]], ground_truth=[BOX]) == [1.0]
+
+
+def test_verl_gets_the_total_and_every_term(pipeline):
+    rubric = medground.rubric({"rewards": {"bbox_iou": 1.0, "format_seg": 0.5}})
+    score = medground.to_verl(rubric, pipeline)
+    extra = {"index": 3, "size": [80, 100], "question": "Where?"}
+    result = score(data_source="umrg", solution_str=HALF, ground_truth=truth(), extra_info=extra)
+    assert result == {"score": 1.0, "bbox_iou": 0.5, "format_seg": 1.0}
+
+
+def test_verl_is_told_why_there_is_no_score(pipeline):
+    def broken(rollout):
+        raise ZeroDivisionError("nothing to divide by")
+
+    with pytest.raises(RunError, match="an answer to umrg data has no score: term 'function' raised ZeroDivisionError"):
+        medground.to_verl(broken, pipeline)("umrg", GOOD, truth(), {"size": [80, 100]})
+
+
+@pytest.mark.parametrize(
+    ("row", "problem"),
+    [
+        ({"ground_truth": [BOX]}, "a row holds neither an image nor its size"),
+        ({"size": [[80, 100]], "ground_truth": ["no"]}, "ground_truth is no object: 'no'"),
+        ({"size": [[80, 100]], "ground_truth": [{"bbox_2d": [1, 2, 3]}]}, "ground_truth holds no box and points"),
+        ({"images": [[np.zeros((4, 4), np.uint8)] * 2], "ground_truth": [BOX]}, "a row holds 2 images"),
+    ],
+)
+def test_a_row_that_lacks_what_a_reward_needs_is_refused(pipeline, row, problem):
+    with pytest.raises(InputError, match=problem):
+        medground.to_trl(medground.build("reward", "bbox_iou"), pipeline)(prompts=["?"], completions=[GOOD], **row)
