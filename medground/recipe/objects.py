@@ -92,16 +92,16 @@ def record(data: Mapping[str, Any], objects: Objects) -> dict[str, Any]:
     for key, given in objects.items():
         digest = describe(key, given).sha256
         section, _, label = key.partition(".")
-        place = {"name": _definition(given).__qualname__, "object": digest}
+        stand_in = {"name": _definition(given).__qualname__, "object": digest}
         if section == "data":
             settings = data.get("data") or to_plain(defaults(SECTIONS["data"]))
             recorded["data"] = {**settings, "path": None, "reader": None, "object": digest}
         elif label:
             terms = dict(recorded.get("rewards", {}))
-            terms[label] = {"weight": terms.get(label, {}).get("weight", 1.0), **place}
+            terms[label] = {"weight": terms.get(label, {}).get("weight", 1.0), **stand_in}
             recorded["rewards"] = terms
         else:
-            recorded[key] = place
+            recorded[key] = stand_in
     return recorded
 
 
