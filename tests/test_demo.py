@@ -26,7 +26,14 @@ def test_the_demo_trains_measures_reports_and_resumes(tmp_path):
         "GRPO": 1,
     }
     # The environment is this one: nothing is installed.
-    command = ["make", "demo", "-o", ".venv/.demo", *(f"{name}={value}" for name, value in small.items())]
+    command = [
+        "make",
+        "--no-print-directory",
+        "demo",
+        "-o",
+        ".venv/.demo",
+        *(f"{name}={value}" for name, value in small.items()),
+    ]
     first = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert first.returncode == 0, first.stderr
     _check_story(first.stdout, tmp_path / "demo")
@@ -76,7 +83,7 @@ def test_TORCH_INDEX_is_an_extra_index_of_pip(tmp_path):
     shown.write_text('shown:\n\t@echo "[$$PIP_EXTRA_INDEX_URL]"\n')
 
     def index(*words: str, **environment: str) -> str:
-        command = ["make", "-s", "-f", "Makefile", "-f", str(shown), "shown", *words]
+        command = ["make", "-s", "--no-print-directory", "-f", "Makefile", "-f", str(shown), "shown", *words]
         clean = {name: value for name, value in os.environ.items() if name != "PIP_EXTRA_INDEX_URL"}
         return subprocess.run(command, cwd=ROOT, env=clean | environment, capture_output=True, text=True).stdout.strip()
 

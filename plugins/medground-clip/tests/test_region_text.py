@@ -89,7 +89,7 @@ def test_batches_answer_in_order_and_embed_each_region_once(tiny, monkeypatch):
     expected = [term(case).value for case in cases]
     fresh = RegionText(checkpoint=str(tiny), batch_size=2)
     seen = []
-    network = fresh._loaded()
+    network = fresh._load()
     whole = type(network).regions
 
     def counting(self, crops):
