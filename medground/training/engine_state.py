@@ -11,11 +11,23 @@ from typing import TYPE_CHECKING
 from medground.errors import RunError
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
 PARAMETER = "parameter"
 SHARD = 4 * 2**30
 """Bytes after which a new file is begun, so that a large state is never in memory at once."""
+
+
+def trained_parameters(policy: "nn.Module") -> "dict[str, nn.Parameter]":
+    """Return the parameters that an engine trains and saves, by name.
+
+    Raises:
+        RunError: if there is none.
+    """
+    trained = {name: parameter for name, parameter in policy.named_parameters() if parameter.requires_grad}
+    if not trained:
+        raise RunError("the reasoner has no parameter that trains", hint="set reasoner.lora_rank, or freeze less")
+    return trained
 
 
 def write(folder: Path, tensors: "Iterable[tuple[str, Tensor]]") -> None:

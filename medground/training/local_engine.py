@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from medground.errors import RunError
 from medground.training import engine_state
 
 
@@ -35,9 +34,7 @@ class LocalEngine:
     ) -> nn.Module:
         """See `Engine.prepare`."""
         self.policy = policy
-        self.live = {name: value for name, value in policy.named_parameters() if value.requires_grad}
-        if not self.live:
-            raise RunError("the reasoner has no parameter that trains", hint="set reasoner.lora_rank, or freeze less")
+        self.live = engine_state.trained_parameters(policy)
         self.masters = {
             name: live if live.dtype == torch.float32 else nn.Parameter(live.detach().float())
             for name, live in self.live.items()

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from medground.errors import RecipeError, RunError
+from medground.errors import RecipeError
 from medground.training import engine_state
 from medground_deepspeed.connecting import connect, disconnect, lost_ranks
 from medground_deepspeed.settings import settings
@@ -57,9 +57,7 @@ class ZeroEngine:
         import deepspeed
 
         self.policy = policy
-        self.live = {name: value for name, value in policy.named_parameters() if value.requires_grad}
-        if not self.live:
-            raise RunError("the reasoner has no parameter that trains", hint="set reasoner.lora_rank, or freeze less")
+        self.live = engine_state.trained_parameters(policy)
         bf16 = any(parameter.dtype == torch.bfloat16 for parameter in policy.parameters())
         self.optimizer = optimizer(self.live.values())
         self.optimizer.step = _SkippableStep(self.optimizer.step, self)  # type: ignore[method-assign]
