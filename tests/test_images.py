@@ -5,10 +5,10 @@ import pytest
 from PIL import Image as Pillow
 from PIL import ImageCms
 
-from medground.errors import InputError
+from medground.errors import InputError, ViewError
 from medground.images import pictures
 from medground.images.pictures import png_bytes, write_mask
-from medground.images.read import read_image, read_mask
+from medground.images.read import image_size, open_image, read_image, read_mask
 
 
 def colours(height=6, width=9):
@@ -41,10 +41,20 @@ def test_grey_is_repeated_and_one_bit_is_black_and_white(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif"])
-def test_sixteen_bits_are_stretched(tmp_path, suffix):
-    deep = np.array([[1000, 2000, 3000], [1500, 5000, 2500]], np.uint16)
-    result = read_image(saved(tmp_path, Pillow.fromarray(deep), f"x.{suffix}"))
-    assert np.array_equal(result[..., 0], np.rint((deep - 1000.0) / 4000 * 255))
+def test_sixteen_bits_are_windowed_as_scans_are(tmp_path, suffix):
+    deep = (np.arange(1000, dtype=np.uint16).reshape(20, 50) * 4).clip(None, 3996)
+    path = saved(tmp_path, Pillow.fromarray(deep), f"x.{suffix}")
+    # The percentiles 0.5 and 99.5 of 0, 4, ..., 3996 are 19.98 and 3976.02; a marker of 65535 among them moves neither end.
+    assert open_image(path).window == "percentiles: 19.98 to 3976.02"
+    assert np.array_equal(read_image(path)[..., 0], np.rint((deep - 19.98).clip(0, 3956.04) / 3956.04 * 255))
+    assert np.array_equal(read_image(path, window="full")[..., 0], np.rint(deep / 3996 * 255))
+    assert read_image(path, window="2000,1001")[0, :2, 0].tolist() == [0, 0]
+    deep[0, 0] = 65535
+    shown = open_image(saved(tmp_path, Pillow.fromarray(deep), f"m.{suffix}"))
+    assert shown.pixels[0, 0, 0] == 255 and shown.pixels[10, :, 0].mean() > 100 and "percentiles" in shown.details["window"]
+    for window in ("file", "lung"):
+        with pytest.raises(ViewError, match=f"states no {window} window"):
+            read_image(path, window=window)
     constant = saved(tmp_path, Pillow.fromarray(np.full((3, 3), 777, np.uint16)), f"y.{suffix}")
     assert not read_image(constant).any()
 
@@ -104,7 +114,10 @@ def test_exif_orientation_is_applied(tmp_path, orientation):
     for name in ("x.png", "x.tif"):
         path = saved(tmp_path, Pillow.fromarray(np.ascontiguousarray(stored)), name, exif=exif)
         assert np.array_equal(read_image(path), upright)
-        assert np.array_equal(read_mask(path), upright.any(axis=2))
+        assert open_image(path).reoriented == (orientation > 1)
+        assert image_size(path) == upright.shape[:2]
+        mask = saved(tmp_path, Pillow.fromarray(np.ascontiguousarray(stored[..., 0] > 99)), f"m{name}", exif=exif)
+        assert np.array_equal(read_mask(mask), upright[..., 0] > 99)
 
 
 def test_several_frames_are_refused_and_one_is_not(tmp_path):
@@ -130,29 +143,6 @@ def test_masks_round_trip(tmp_path):
     for wrong in (mask.astype(np.uint8), mask[None]):
         with pytest.raises(ValueError, match="H x W bool"):
             write_mask(tmp_path / "m.png", wrong)
-
-
-def test_every_nonzero_value_is_foreground(tmp_path):
-    labels = np.array([[0, 1, 2], [255, 0, 7]], np.uint8)
-    indexed = Pillow.fromarray(labels)
-    indexed.putpalette([0, 0, 0, 0, 0, 0, *([9] * 762)])  # index 1 is black too, and still foreground
-    seen_through = np.dstack([labels, labels, labels, np.array([[9, 9, 0], [9, 9, 9]], np.uint8)])
-    for picture, expected in (
-        (Pillow.fromarray(labels), labels > 0),
-        (indexed, labels > 0),
-        (Pillow.fromarray(labels.astype(np.uint16)), labels > 0),
-        (Pillow.fromarray(labels > 0), labels > 0),
-        (Pillow.fromarray(np.dstack([labels, labels * 0, labels * 0])), labels > 0),
-        (Pillow.fromarray(seen_through), [[False, True, False], [True, False, True]]),
-    ):
-        assert np.array_equal(read_mask(saved(tmp_path, picture)), expected)
-
-
-def test_jpeg_masks_count_from_the_middle(tmp_path):
-    mask = np.zeros((40, 40), np.uint8)
-    mask[10:30, 8:24] = 255
-    result = read_mask(saved(tmp_path, Pillow.fromarray(mask), "m.jpg", quality=60))
-    assert np.array_equal(result, mask > 0)
 
 
 def test_png_bytes_of_images_and_masks(tmp_path):

@@ -219,7 +219,12 @@ BAD = {
     "cut.nii.gz": gzip.compress(header() + VOXELS)[:-30],
     "short.nii.gz": gzip.compress((header() + VOXELS)[:-40]),
     "crc.nii.gz": gzip.compress(header() + VOXELS)[:-8] + b"\0" * 8,
-    "not_zipped.nii.gz": header() + VOXELS,
+    "overlapping.nii": header(vox_offset=0) + VOXELS,
+    "halved.nii": header(vox_offset=352.5) + VOXELS,
+    "without_codes.nii": header(sform_code=0) + VOXELS,
+    "contradictory.nii": header(qform_code=1, quatern_d=1) + VOXELS,
+    "unknown_unit.nii": header(xyzt_units=5) + VOXELS,
+    "long_double.nii": header(datatype=1536, bitpix=128) + VOXELS * 8,
 }
 
 

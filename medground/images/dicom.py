@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from medground.errors import InputError, MedgroundError, ViewError
 from medground.images import dicom_pixels
 from medground.images.loaded import LoadedImage
+from medground.images.mask_values import target_pixels
 from medground.images.paths import DICOM_SUFFIXES
 from medground.images.pictures import MAX_BYTES, MAX_PIXELS
 from medground.images.view import View
@@ -196,16 +197,15 @@ def load(file: DicomFile, view: View, image_id: str) -> LoadedImage:
     return LoadedImage(id=image_id, kind="dicom", pixels=pixels, spacing=header.spacing, window=window, details=details)
 
 
-def mask(file: DicomFile, view: View, values: tuple[int, ...] | None = None) -> NDArray[np.bool_]:
-    """Return one frame as H×W bool: stored values that are not 0, or are one of `values`. Raises as `load`."""
+def mask(
+    file: DicomFile, view: View, values: tuple[int, ...] | None = None, threshold: float | None = None
+) -> NDArray[np.bool_]:
+    """Return one frame as H×W bool: the target by the rules of `medground.images.mask_values`. Raises as `load`."""
     with _sealed(file.name):
         stored = dicom_pixels.stored_values(file.dataset, _frame(file, view), file.name)
-    if values is None:
-        foreground: NDArray[np.bool_] = np.any(stored, axis=2) if stored.ndim == 3 else stored != 0
-        return foreground
     if stored.ndim == 3:
         raise InputError(f"{file.name} is a colour image, not a label map", hint="give a map of whole numbers")
-    return np.isin(stored, values)
+    return target_pixels(stored, file.name, wanted=values, threshold=threshold)
 
 
 @contextmanager

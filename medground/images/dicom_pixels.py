@@ -8,9 +8,8 @@ from numpy.typing import NDArray
 
 from medground.errors import InputError, PluginError, ViewError
 from medground.images.codestream import claimed_size
-from medground.images.pictures import Numbers
 from medground.images.view import View
-from medground.images.windows import apply_window, describe_window, grey_to_rgb, window_grey
+from medground.images.windows import Numbers, apply_window, describe_window, grey_to_rgb, window_grey
 from medground.types import Image
 
 if TYPE_CHECKING:

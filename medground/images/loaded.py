@@ -23,9 +23,9 @@ class LoadedImage:
     spacing: tuple[float, float] | None = None
     """(row, column) in mm."""
     window: str | None = None
-    """The window that made the greys, in words; None for pictures, which need none."""
+    """The window that made the greys, in words; None where none is needed."""
     details: Mapping[str, Any] = field(default_factory=dict)
-    """For results: JSON-ready; empty for pictures. Holds no free text of the file."""
+    """For results: JSON-ready. Holds no free text of the file."""
     reoriented: bool = False
     """True if the file stores the pixels turned or mirrored, by an EXIF orientation."""
 

@@ -10,7 +10,7 @@ Voxels are read slab by slab, never more than one slab at once, and only after t
 
 import gzip
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,13 +23,18 @@ from numpy.typing import NDArray
 
 from medground.errors import InputError, MedgroundError, PluginError, ViewError
 from medground.images.loaded import LoadedImage
+from medground.images.mask_values import target_pixels, whole_numbers
 from medground.images.paths import NIFTI_SUFFIXES, safe_name
-from medground.images.pictures import MAX_BYTES, MAX_PIXELS, Numbers
+from medground.images.pictures import MAX_BYTES, MAX_PIXELS
 from medground.images.view import View
-from medground.images.windows import apply_window, describe_window, grey_to_rgb, window_grey
+from medground.images.windows import Numbers, apply_window, describe_window, grey_to_rgb, window_grey
 
+MAX_LABELS = 3000
+"""The most labels of a label map: FreeSurfer's finest has about 200 of values up to 14175."""
 MAX_VOXEL_BYTES = 2_000_000_000
 """The most bytes of voxels a header may claim: a whole-body CT has 0.6e9."""
+_MILLIMETRES = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}
+"""Code of a unit of space in xyzt_units -> mm: unstated, metre, millimetre, micron."""
 _NORMAL = {"sagittal": 0, "coronal": 1, "axial": 2}
 """Plane -> the anatomical axis across it: 0 left-right, 1 back-front, 2 foot-head."""
 _ACROSS = {"sagittal": (1, 2), "coronal": (0, 2), "axial": (0, 1)}
@@ -82,7 +87,7 @@ class Volume:
         with self._guard():
             self.header = _header(path, self.name)
             shape = tuple(int(side) for side in self.header.get_data_shape())
-            self.affine: NDArray[np.float64] = self.header.get_best_affine()
+            self.affine: NDArray[np.float64] = self.header.get_best_affine() * self._millimetres()
             self.dtype = np.dtype(self.header.get_data_dtype())
             slope, inter = self.header.get_slope_inter()
         self.shape = shape
@@ -90,7 +95,8 @@ class Volume:
             raise InputError(f"{self.name} claims a shape of {shape}", hint="export it again")
         if int(np.prod([float(side) for side in shape[3:]])) > 1:
             raise InputError(f"{self.name} holds several volumes: its shape is {shape}", hint="save the one you mean")
-        if self.dtype.kind not in "iufV" or (self.dtype.kind == "V" and self.dtype.names != ("R", "G", "B")):
+        colours = self.dtype.names == ("R", "G", "B")
+        if not colours and (self.dtype.kind not in "iuf" or self.dtype.itemsize > 8):
             raise InputError(f"{self.name} holds voxels of type {self.dtype}", hint="save it as integers or floats")
         self.slope, self.inter = float(1.0 if slope is None else slope), float(0.0 if inter is None else inter)
         if not np.isfinite([self.slope, self.inter]).all() or self.slope == 0:
@@ -116,13 +122,32 @@ class Volume:
     @property
     def offset(self) -> int:
         """Bytes before the voxels."""
-        start = float(self.header["vox_offset"])
-        if not np.isfinite(start) or not 0 <= start < MAX_BYTES:
-            raise InputError(f"{self.name} says its voxels begin at byte {start:g}", hint="export it again")
+        start, least = float(self.header["vox_offset"]), int(self.header["sizeof_hdr"]) + 4
+        if not np.isfinite(start) or not least <= start < MAX_BYTES or start != int(start):
+            raise InputError(
+                f"{self.name} says its voxels begin at byte {start:g}, and its header takes {least}", hint="export it again"
+            )
         return int(start)
+
+    def _millimetres(self) -> NDArray[np.float64]:
+        """Per column of the affine, mm in a unit of the file; an unstated unit is taken for mm, as by ITK and FSL."""
+        code = int(self.header["xyzt_units"]) & 7
+        if code not in _MILLIMETRES:
+            raise InputError(f"{self.name} counts space in an unknown unit: {code}", hint="export it again")
+        return np.array([_MILLIMETRES[code]] * 3 + [1.0])[:, None]
 
     def _orientation(self) -> NDArray[np.float64]:
         """Per voxel axis: its anatomical axis, and 1 or -1 along or against it."""
+        stated = [self.header.get_sform(coded=True), self.header.get_qform(coded=True)]
+        axes = {_nibabel().aff2axcodes(affine) for affine, code in stated if code > 0 and np.isfinite(affine).all()}
+        if not any(code > 0 for _, code in stated):
+            raise InputError(
+                f"{self.name} does not say how it lies in space: both of its codes are 0",
+                hint="set its affine, in nibabel with image.set_sform(affine, code=1)",
+            )
+        if len(axes) > 1:
+            words = " and ".join("".join(str(letter) for letter in codes) for codes in sorted(axes, key=str))
+            raise InputError(f"{self.name} says twice how it lies, {words}", hint="set the wrong one's code to 0")
         if not np.isfinite(self.affine).all():
             raise InputError(f"{self.name} has an affine that is not finite", hint="export it again")
         orientations: NDArray[np.float64] = _nibabel().orientations.io_orientation(self.affine)
@@ -192,8 +217,11 @@ class Volume:
 
     def stored(self, placement: Placement) -> Numbers:
         """Return the stored values of a picture, H×W. Reads the whole file, so that one that is cut short is noticed."""
+        return self._picked(placement, self.slabs())
+
+    def _picked(self, placement: Placement, slabs: Iterable[Numbers]) -> Numbers:
         slices = []
-        for number, slab in enumerate(self.slabs()):
+        for number, slab in enumerate(slabs):
             if placement.axis == 2 and number == placement.index:
                 slices.append(slab)
             elif placement.axis < 2:
@@ -202,10 +230,23 @@ class Volume:
 
     def values(self, placement: Placement) -> Numbers:
         """Return the values of a picture, H×W: scaled by the header's slope and intercept."""
-        stored = self.stored(placement)
+        return self._scaled(self.stored(placement))
+
+    def _scaled(self, stored: Numbers) -> Numbers:
         if (self.slope, self.inter) == (1.0, 0.0) or stored.dtype.kind == "V":
             return stored
         return stored * np.float64(self.slope) + self.inter
+
+    def label_slabs(self) -> Iterator[Numbers]:
+        """Yield the labels of a label map as integers, X×Y at a time; what the header's slope rounded is rounded back.
+
+        Raises:
+            InputError: for colours, NaN and fractions, and as `slabs`.
+        """
+        for slab in self.slabs():
+            if slab.dtype.kind == "V":
+                raise InputError(f"{self.name} is a colour volume, not a label map", hint="give a map of whole numbers")
+            yield whole_numbers(self._scaled(slab), self.name, self.slope if self.dtype.kind in "iu" else 0.0)
 
     @contextmanager
     def _stream(self) -> Iterator[IO[bytes]]:
@@ -258,13 +299,32 @@ def load(volume: Volume, view: View, image_id: str) -> LoadedImage:
     return LoadedImage(id=image_id, kind="nifti", pixels=pixels, spacing=spacing, window=window, details=details)
 
 
-def mask(path: Path, view: View, values: tuple[int, ...] | None = None) -> NDArray[np.bool_]:
-    """Return one slice of a label map as H×W bool: where it holds one of `values`, or is not 0. Raises as `load`."""
+def mask(
+    path: Path, view: View, values: tuple[int, ...] | None = None, threshold: float | None = None
+) -> NDArray[np.bool_]:
+    """Return one slice of a mask as H×W bool: the target by the rules of `medground.images.mask_values`.
+
+    The labels of the whole volume decide which rule applies, so that all of its slices are read alike.
+
+    Raises:
+        ViewError, InputError: as `load`; `InputError` too if the target cannot be known.
+    """
     volume = Volume(path)
-    stored = volume.values(volume.placement(view))
-    if stored.dtype.kind == "V":
-        raise InputError(f"{volume.name} is a colour volume, not a label map", hint="give a map of whole numbers")
-    return np.isin(stored, values) if values is not None else stored != 0
+    placement = volume.placement(view)
+    if threshold is not None:
+        return target_pixels(volume.values(placement), volume.name, threshold=threshold)
+    present: set[int] = set()
+    labels = volume._picked(placement, _counted(volume, present))
+    return target_pixels(labels, volume.name, wanted=values, present=np.array(sorted(present)))
+
+
+def _counted(volume: Volume, present: set[int]) -> Iterator[Numbers]:
+    """The slabs of labels; the labels in them are added to `present`."""
+    for slab in volume.label_slabs():
+        present.update(np.unique(slab).tolist())
+        if len(present) > MAX_LABELS:
+            raise InputError(f"the mask {volume.name} holds more than {MAX_LABELS} labels", hint="give a label map")
+        yield slab
 
 
 def write_mask(path: Path, source: Path, view: View, picture: NDArray[np.bool_]) -> None:
@@ -347,7 +407,9 @@ def _header(path: Path, name: str) -> Any:
 
 
 def _zipped(path: Path) -> bool:
-    return path.name.lower().endswith(".gz")
+    """By its first bytes: files are named otherwise."""
+    with path.open("rb") as file:
+        return file.read(2) == b"\x1f\x8b"
 
 
 def _skip(stream: IO[bytes], count: int) -> None:

@@ -12,15 +12,20 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from dataclasses import dataclass
+from typing import BinaryIO, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Pillow
 from PIL import UnidentifiedImageError
 
-from medground.errors import InputError
+from medground.errors import InputError, ViewError
 from medground.geometry import Size
+from medground.images.codings import Coding, read_coding, unsupported
+from medground.images.mask_values import target_pixels, whole_numbers
+from medground.images.view import View
+from medground.images.windows import WINDOWS, Numbers, apply_window, grey_to_rgb
 from medground.types import Image
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "GIF", "PPM")
@@ -29,6 +34,8 @@ MAX_PIXELS = 64_000_000
 """The most pixels a file may claim in its header: 192 MB of RGB, decoded."""
 MAX_BYTES = 512_000_000
 """The largest file that is opened."""
+_GREYISH = 24
+"""Steps of 255 by which the channels of a grey, or of a shade, may differ by compression."""
 
 # What Pillow 12 and 13 raise on damaged files, by decoder and damage; found by mutation, see tests/test_bad_images.py.
 _DECODER_ERRORS = (
@@ -51,8 +58,9 @@ _DECODER_ERRORS = (
 )
 
 Stored = TypeVar("Stored", bound=np.generic)
-Numbers = NDArray[Any]
-"""An array of numbers of any dtype."""
+
+_DEEP = {"I": Coding(bits=16, dtype=np.dtype(np.uint16)), "F": Coding(bits=32, dtype=np.dtype(np.float32))}
+"""Pillow's mode -> coding, of other files than PNG and TIFF."""
 
 # EXIF orientation -> what brings the stored array upright (CIPA DC-008, tag 0x0112).
 _ORIENTATION = 0x0112
@@ -67,40 +75,84 @@ _UPRIGHT: dict[int, Callable[[Numbers], Numbers]] = {
 }
 
 
-def decode_picture(stream: BinaryIO, name: str) -> tuple[Image, bool]:
-    """Read a picture as H×W×3 uint8 RGB, upright; the second value is True if an EXIF orientation was applied.
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Picture:
+    """A decoded picture, upright."""
 
-    Grey is repeated over the channels. Grey of more than 8 bits (16-bit, 32-bit, float) is stretched linearly so that
-    its smallest finite value becomes 0 and its largest 255; a constant one becomes 0. 16-bit colour keeps its high
-    bytes. Palettes are looked up. Alpha is composited on black. CMYK is converted without a colour profile; profiles are
-    ignored everywhere.
+    pixels: Image
+    """H×W×3 uint8 RGB."""
+    window: str | None
+    """The window that made 8 bits of deeper grey, in words; None where there was nothing to choose."""
+    reoriented: bool
+    """True if an EXIF orientation was applied."""
 
-    >>> read_image("scan.nii.gz", plane="axial", slice=40, window="lung").shape  # doctest: +SKIP
-    (512, 512, 3)
+
+def decode_picture(stream: BinaryIO, name: str, window: str | None = None) -> Picture:
+    """Read a picture as H×W×3 uint8 RGB, upright.
+
+    Grey is repeated over the channels. Grey of more than 8 bits (12, 16, 32 bits, signed, float) becomes 8 bits by a window,
+    as DICOM and NIfTI do: the one that is given, else the percentiles 0.5 to 99.5 of its finite values. 16-bit colour keeps
+    its high bytes. Palettes are looked up; a TIFF in which 0 is white is inverted. Alpha is composited on black. CMYK is
+    converted without a colour profile; profiles and gamma are ignored everywhere.
 
     Args:
         stream: a file, or its bytes as `io.BytesIO`.
         name: names it in messages.
+        window: ``percentiles``, ``full`` or ``CENTRE,WIDTH``.
 
     Raises:
-        InputError: if it is not a picture, damaged, of another format, holds several frames (which one is meant cannot be
-            guessed), or is beyond `MAX_BYTES` or `MAX_PIXELS`.
+        InputError: if it is not a picture, damaged, of another format or coding, holds several frames (which one is meant
+            cannot be guessed), or is beyond `MAX_BYTES` or `MAX_PIXELS`.
+        ViewError: for a window of 8-bit or colour pixels, and for one that a picture cannot have.
     """
-    return _decoded(stream, name, _rgb)
+    shown: list[str] = []
+
+    def rgb(picture: Pillow.Image, coding: Coding) -> Image:
+        if coding.bits <= 8 and coding.dtype == np.uint8 or len(picture.getbands()) > 1:
+            View(window=window).refuse_on(name, "a picture of 8 bits or of colours", "window")
+            return _rgb(picture)
+        if window == "file" or window in WINDOWS:
+            raise ViewError(f"{name} states no {window} window", hint="take percentiles, full or CENTRE,WIDTH")
+        grey, description = apply_window(_samples(picture, coding), window or "percentiles")
+        shown.append(description)
+        return grey_to_rgb(grey)
+
+    pixels, reoriented = _decoded(stream, name, rgb)
+    return Picture(pixels=pixels, window=shown[0] if shown else None, reoriented=reoriented)
 
 
-def decode_mask(stream: BinaryIO, name: str, values: tuple[int, ...] | None = None) -> NDArray[np.bool_]:
-    """Read a mask from a picture as H×W bool: foreground where the stored value is not 0, or is one of `values`.
+def decode_mask(
+    stream: BinaryIO, name: str, values: tuple[int, ...] | None = None, threshold: float | None = None
+) -> NDArray[np.bool_]:
+    """Read a mask from a picture as H×W bool: the target by what the picture shows, see `medground.images.mask_values`.
 
-    Palette indices count as stored; of colours, any channel; where there is alpha, only what is not transparent. JPEG
-    blurs edges, so a JPEG mask counts from 128. The EXIF orientation is applied.
+    Palettes are looked up and alpha is composited on black. One colour on black is the target. With `values` or a
+    `threshold`, whole numbers count as stored, palette indices too. The EXIF orientation is applied.
+
+    Args:
+        stream: a file, or its bytes as `io.BytesIO`.
+        name: names it in messages.
+        values: the labels that are meant.
+        threshold: the least value that is meant.
 
     Raises:
-        InputError: as `decode_picture`; for `values` of a picture that is no map of whole numbers.
+        InputError: as `decode_picture`; if the target cannot be known; for `values` of a picture that is no label map.
     """
-    if values is None:
-        return _decoded(stream, name, _foreground)[0]
-    return np.isin(_decoded(stream, name, _label_values)[0], values)
+
+    def target(picture: Pillow.Image, coding: Coding) -> NDArray[np.bool_]:
+        if values is not None or threshold is not None:
+            return target_pixels(_labels(picture, coding, name), name, wanted=values, threshold=threshold)
+        full: int | None = 255
+        if picture.mode == "P" or len(picture.getbands()) > 1:
+            shown = _shown(picture, coding, name)
+        elif picture.has_transparency_data:
+            shown = _rgb(picture)[..., 0]
+        else:
+            shown = _samples(picture, coding)
+            full = (1 << coding.bits) - 1 if coding.dtype.kind == "u" else None
+        return target_pixels(shown, name, full=full, lossy=picture.format in ("JPEG", "MPO"))
+
+    return _decoded(stream, name, target)[0]
 
 
 def read_label_map(path: Path) -> Numbers:
@@ -109,8 +161,9 @@ def read_label_map(path: Path) -> Numbers:
     Raises:
         InputError: as `decode_mask`.
     """
+    name = printable(path.name)
     with open_file(path) as stream:
-        return _decoded(stream, printable(path.name), _label_values)[0]
+        return _decoded(stream, name, lambda picture, coding: whole_numbers(_labels(picture, coding, name), name))[0]
 
 
 def write_mask(path: str | Path, mask: NDArray[np.bool_]) -> None:
@@ -138,11 +191,11 @@ def encoded_size(data: bytes, name: str) -> Size:
     Raises:
         InputError: as `decode_picture`, as far as the header tells.
     """
-    with _opened(io.BytesIO(data), name) as picture:
+    with _opened(io.BytesIO(data), name) as (picture, _):
         width, height = picture.size
-        # Orientations 5 to 8 lie on their side.
+        # Orientations 5 to 8 lie on their side; the size that Pillow tells of a TIFF is upright.
         # Pillow decodes a PNG to look for EXIF behind its pixels, where next to none has it.
-        may_turn = picture.format != "PNG" or "exif" in picture.info
+        may_turn = picture.format not in ("PNG", "TIFF") or "exif" in picture.info
         lying = may_turn and picture.getexif().get(_ORIENTATION, 1) >= 5
         picture.verify()
         return (width, height) if lying else (height, width)
@@ -178,29 +231,40 @@ def open_file(path: Path) -> Iterator[BinaryIO]:
 
 
 def _decoded(
-    stream: BinaryIO, name: str, convert: Callable[[Pillow.Image], NDArray[Stored]]
+    stream: BinaryIO, name: str, convert: Callable[[Pillow.Image, Coding], NDArray[Stored]]
 ) -> tuple[NDArray[Stored], bool]:
     """(the pixels, upright; whether that took an EXIF orientation)."""
-    with _opened(stream, name) as picture:
+    with _opened(stream, name) as (picture, coding):
+        orientation = picture.getexif().get(_ORIENTATION, 1) if picture.format != "PNG" else 1
         picture.load()
-        array, upright = convert(picture), _UPRIGHT.get(picture.getexif().get(_ORIENTATION, 1))
-        return np.require(array if upright is None else upright(array), requirements=["C", "W"]), upright is not None
+        array = convert(picture, coding)
+        if picture.format == "PNG":  # whose EXIF may stand behind its pixels
+            orientation = picture.getexif().get(_ORIENTATION, 1)
+        upright = _UPRIGHT.get(orientation)
+        if upright is not None and picture.format != "TIFF":  # which Pillow turns as it loads
+            array = upright(array)
+        return np.require(array, requirements=["C", "W"]), upright is not None
 
 
 @contextmanager
-def _opened(stream: BinaryIO, name: str) -> Iterator[Pillow.Image]:
-    """A picture whose header was checked; whatever its decoder raises inside becomes one `InputError`."""
+def _opened(stream: BinaryIO, name: str) -> Iterator[tuple[Pillow.Image, Coding]]:
+    """A picture whose header was checked, and its coding; whatever its decoder raises inside becomes one `InputError`."""
     _check_size(stream, name)
     try:
         with warnings.catch_warnings():
             # What Pillow warns of, damaged metadata and large sizes, is read or refused here.
             warnings.simplefilter("ignore")
+            coding = read_coding(stream, name)
             with Pillow.open(stream, formats=FORMATS) as picture:
                 _check_header(picture, name)
-                yield picture
+                if coding and coding.bits not in (1, 8) and picture.mode != "P" and "transparency" in picture.info:
+                    raise InputError(f"{name} has a transparent value of {coding.bits} bits", hint="save it with 8 bits")
+                yield picture, coding or _DEEP.get(picture.mode, Coding())
     except UnidentifiedImageError as error:
+        kind = unsupported(stream)
         raise InputError(
-            f"{name} is not an image of a format that can be read", hint=f"use one of {', '.join(FORMATS)}"
+            f"{name} is not an image of a format that can be read" if kind is None else f"{name} is {kind}, which is not read",
+            hint=f"use one of {', '.join(FORMATS)}" if kind is None else "save it as PNG, or as NIfTI with its suffix",
         ) from error
     except Pillow.DecompressionBombError as error:
         raise _too_many(name, "far more pixels than can be read") from error
@@ -224,6 +288,8 @@ def _check_header(picture: Pillow.Image, name: str) -> None:
     # A camera's MPO is one photograph with previews; every other set of frames is a film or a stack.
     if picture.format != "MPO" and getattr(picture, "is_animated", False):
         raise InputError(f"{name} holds several frames", hint="save the one you mean as an image of its own")
+    if picture.format == "JPEG" and picture.mode == "CMYK" and "adobe" not in picture.info:
+        raise InputError(f"{name} is a JPEG of four inks that does not say how", hint="save it as RGB")
 
 
 def _too_many(name: str, claim: str) -> InputError:
@@ -232,9 +298,7 @@ def _too_many(name: str, claim: str) -> InputError:
     )
 
 
-def _rgb(picture: Pillow.Image) -> NDArray[np.uint8]:
-    if picture.mode[0] in "IF":
-        return np.repeat(_stretch(np.asarray(picture))[..., None], 3, axis=2)
+def _rgb(picture: Pillow.Image) -> Image:
     if picture.has_transparency_data:
         layers = picture.convert("RGBA")
         black = Pillow.new("RGB", picture.size)
@@ -243,37 +307,49 @@ def _rgb(picture: Pillow.Image) -> NDArray[np.uint8]:
     return np.asarray(picture.convert("RGB"))
 
 
-def _stretch(values: NDArray[np.generic]) -> NDArray[np.uint8]:
-    """Grey of any depth to 8 bits, smallest finite value 0, largest 255."""
-    grey = values.astype(np.float32)
-    finite = np.isfinite(grey)
-    if not finite.any():
-        return np.zeros(grey.shape, np.uint8)
-    low, high = float(grey.min(where=finite, initial=np.inf)), float(grey.max(where=finite, initial=-np.inf))
-    np.nan_to_num(grey, copy=False, nan=low, posinf=high, neginf=low)
-    grey -= np.float32(low)
-    grey *= np.float32(255.0 / (high - low) if high > low else 0.0)
-    return np.rint(np.clip(grey, 0, 255)).astype(np.uint8)
+def _samples(picture: Pillow.Image, coding: Coding) -> Numbers:
+    """The samples of a grey picture as the file holds them, H×W; 0 is black."""
+    samples: Numbers = np.asarray(picture)
+    if samples.dtype.itemsize == coding.dtype.itemsize and samples.dtype != np.bool_:
+        samples = samples.view(coding.dtype.newbyteorder(samples.dtype.byteorder))
+    if coding.bits in (2, 4):
+        samples = samples // (255 // ((1 << coding.bits) - 1))  # Pillow spreads them over 8 bits
+    return np.iinfo(np.uint16).max - samples if coding.white_is_zero and coding.bits == 16 else samples
 
 
-def _label_values(picture: Pillow.Image) -> Numbers:
-    stored: Numbers = np.asarray(picture)
-    if stored.ndim == 3 and picture.mode == "RGB" and (stored == stored[..., :1]).all():
-        stored = stored[..., 0]
-    if stored.ndim != 2 or picture.format in ("JPEG", "MPO") or stored.dtype.kind not in "bui":
-        raise InputError("a mask of colours or of a lossy format holds no label values", hint="save it as a grey PNG")
-    return stored
+def _labels(picture: Pillow.Image, coding: Coding, name: str) -> Numbers:
+    """The whole numbers of a label map as stored, H×W."""
+    grey = np.asarray(picture) if picture.mode == "RGB" and coding.bits == 8 else None
+    if picture.format not in ("JPEG", "MPO") and not coding.white_is_zero:
+        if picture.mode == "P":
+            return np.asarray(picture)
+        if grey is not None and (grey == grey[..., :1]).all():
+            return grey[..., 0]
+        if len(picture.getbands()) == 1:
+            return _samples(picture, coding)
+    raise InputError(
+        f"the mask {name} is coloured, lossy or inverted, so it holds no label values", hint="save it as a grey PNG"
+    )
 
 
-def _foreground(picture: Pillow.Image) -> NDArray[np.bool_]:
-    if picture.format in ("JPEG", "MPO"):
-        return np.asarray(picture.convert("L")) >= 128
-    stored: Numbers = np.asarray(picture)
-    if stored.ndim == 2:
-        stored = stored[..., None]
-    elif picture.mode in ("LA", "La", "PA", "RGBA", "RGBa"):
-        stored = stored[..., :-1]
-    foreground: NDArray[np.bool_] = np.any(stored, axis=2)
-    if picture.has_transparency_data:
-        foreground &= np.asarray(picture.convert("RGBA").getchannel("A")) > 0
-    return foreground
+def _shown(picture: Pillow.Image, coding: Coding, name: str) -> Numbers:
+    """The brightness of a mask in colours, H×W uint8: that of grey ones, and 0 and 255 where one colour lies on black."""
+    if coding.bits > 8:
+        raise InputError(f"the mask {name} has colours of {coding.bits} bits", hint="save it as a grey PNG of 8 bits")
+    opaque = picture if picture.has_transparency_data else picture.convert("RGB")
+    layers = np.asarray(opaque.convert("RGBA")).astype(np.int16)
+    colours, alpha = layers[..., :3], layers[..., 3:]
+    if len(np.unique(alpha[alpha > 0])) > 1:
+        colours = np.rint(colours * (alpha / 255.0)).astype(np.int16)
+    else:
+        colours = colours * (alpha > 0)
+    brightest = colours.max(axis=2)
+    if (alpha == 0).any() and (alpha > 0).any() and not brightest.any():
+        raise InputError(f"the mask {name} is black on transparent", hint="save its target as 0 and 255")
+    if (brightest - colours.min(axis=2)).max() <= _GREYISH:
+        return brightest.astype(np.uint8)
+    # Of one colour, every pixel is a shade; its brightest pixel is the full one.
+    colour = colours.reshape(-1, 3)[brightest.argmax()] / brightest.max()
+    if np.abs(colours - brightest[..., None] * colour).max() > _GREYISH:
+        raise InputError(f"the mask {name} shows several colours", hint="save the one you mean as 0 and 255")
+    return np.rint(brightest * (255.0 / brightest.max())).astype(np.uint8)

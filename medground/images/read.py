@@ -55,27 +55,41 @@ def open_image(path: str | Path, view: View = PLAIN) -> LoadedImage:
 
 
 def read_mask(
-    path: str | Path, *, plane: str | None = None, slice: int | None = None, values: tuple[int, ...] | None = None
+    path: str | Path,
+    *,
+    plane: str | None = None,
+    slice: int | None = None,
+    values: tuple[int, ...] | None = None,
+    threshold: float | None = None,
 ) -> NDArray[np.bool_]:
-    """Read a mask as H×W bool: foreground where the stored value is not 0, or is one of `values`.
+    """Read a mask as H×W bool: the target by the rules of `medground.images.mask_values`.
+
+    Args:
+        path: the file.
+        plane: of a volume.
+        slice: of a volume or a film.
+        values: the labels that are meant.
+        threshold: the least value that is meant, for example of probabilities.
 
     Raises:
-        ViewError, InputError, PluginError: as `read_image`.
+        ViewError, InputError, PluginError: as `read_image`; `InputError` too if the target cannot be known.
     """
     path, view = Path(path), View(plane=plane, slice=slice)
     if nifti.is_nifti(path):
-        return nifti.mask(path, view, values)
+        return nifti.mask(path, view, values, threshold)
     return _read_stream(
         path,
-        of_dicom=lambda file: dicom.mask(file, view, values),
-        of_picture=lambda stream: decode_mask(stream, printable(path.name), values),
+        of_dicom=lambda file: dicom.mask(file, view, values, threshold),
+        of_picture=lambda stream: decode_mask(stream, printable(path.name), values, threshold),
     )
 
 
-def read_mask_in_view(path: Path, view: View, values: tuple[int, ...] | None = None) -> NDArray[np.bool_]:
+def read_mask_in_view(
+    path: Path, view: View, values: tuple[int, ...] | None = None, threshold: float | None = None
+) -> NDArray[np.bool_]:
     """Read the mask of an image that is shown as `view` says; a mask that is a picture is one of that slice already."""
     shared = PLAIN if image_kind(path) == "picture" else view
-    return read_mask(path, plane=shared.plane, slice=shared.slice, values=values)
+    return read_mask(path, plane=shared.plane, slice=shared.slice, values=values, threshold=threshold)
 
 
 def inspect_image(path: Path, root: Path, view: View = PLAIN) -> ImageInfo:
@@ -97,10 +111,10 @@ def inspect_image(path: Path, root: Path, view: View = PLAIN) -> ImageInfo:
             labels={**labels, "plane": str(view.plane), "slice": str(view.slice)},
         )  # fmt: skip
     if not dicom.is_dicom(path):
-        view.refuse_on(safe_name(path.name), "a picture", "plane", "slice", "window")
+        view.refuse_on(safe_name(path.name), "a picture", "plane", "slice")
         return ImageInfo(
-            id=safe_name(stem(path)), name=safe_name(path.name), load=partial(open_image, path), key=key, group=key,
-            file=path,
+            id=safe_name(stem(path)), name=safe_name(path.name), load=partial(open_image, path, view), key=key, group=key,
+            labels=labels, file=path if view.window is None else None,
         )  # fmt: skip
     file = dicom.DicomFile.read(path)
     header, name = file.header(), _with_view(file.name, view)
@@ -147,9 +161,14 @@ def _with_view(base: str, view: View) -> str:
 
 
 def _load_picture(stream: BinaryIO, path: Path, view: View) -> LoadedImage:
-    view.refuse_on(safe_name(path.name), "a picture", "plane", "slice", "window")
-    pixels, reoriented = decode_picture(stream, printable(path.name))
-    return LoadedImage(id=_with_view(stem(path), view), kind="picture", pixels=pixels, reoriented=reoriented)
+    view.refuse_on(safe_name(path.name), "a picture", "plane", "slice")
+    picture = decode_picture(stream, printable(path.name), view.window)
+    details = {"window": picture.window} if picture.window else {}
+    details |= {"orientation": "turned upright, by EXIF"} if picture.reoriented else {}
+    return LoadedImage(
+        id=_with_view(stem(path), view), kind="picture", pixels=picture.pixels, window=picture.window, details=details,
+        reoriented=picture.reoriented,
+    )  # fmt: skip
 
 
 def _read_stream(

@@ -5,12 +5,15 @@ A window maps the values from its lower to its upper end linearly to 0 to 255; v
 
 import re
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from medground.images.pictures import Numbers
 from medground.types import Image
+
+Numbers = NDArray[Any]
+"""An array of numbers of any dtype."""
 
 WINDOWS: Mapping[str, tuple[float, float]] = {
     "soft_tissue": (40, 400),

@@ -89,8 +89,11 @@ class Row:
             InputError: if its pixels are damaged.
         """
         stream = io.BytesIO(self.store.get(self.image))
-        pixels, reoriented = decode_picture(stream, f"the image of {self.where}")
-        return LoadedImage(id=self.id, kind="picture", pixels=pixels, spacing=self.spacing, reoriented=reoriented)
+        picture = decode_picture(stream, f"the image of {self.where}")
+        return LoadedImage(
+            id=self.id, kind="picture", pixels=picture.pixels, spacing=self.spacing, window=picture.window,
+            reoriented=picture.reoriented,
+        )  # fmt: skip
 
     def load_mask(self) -> NDArray[np.bool_]:
         """Decode the mask of a row that has one, H×W bool. Raises as `load_image`."""

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from medground.data.source_samples import BadSample, SourceSample
 from medground.errors import InputError, UsageError
-from medground.images.nifti import Volume
+from medground.images.nifti import MAX_LABELS, Volume
 from medground.images.paths import NIFTI_SUFFIXES, safe_name, stem
 from medground.images.read import Inspect, inspect_repeated, read_mask
 from medground.images.view import View
@@ -18,8 +18,6 @@ from medground_data.readers.coco import load_json
 
 FOLDERS = (("imagesTr", "labelsTr", "train"), ("imagesTs", "labelsTs", "test"))
 TABLE = "dataset.json"
-MAX_LABELS = 1000
-"""The most values in one slab of a label map."""
 
 
 class NnUNetReader:
@@ -127,14 +125,11 @@ def _chosen(
 
 def _areas(volume: Volume, axis: int) -> dict[int, NDArray[np.int64]]:
     """Value -> how many voxels of each slice across `axis` hold it; 0 is left out."""
-    if volume.dtype.kind == "V":
-        raise InputError("it is a colour volume, not a label map")
     areas: dict[int, NDArray[np.int64]] = {}
-    for number, slab in enumerate(volume.slabs()):
-        values = slab if (volume.slope, volume.inter) == (1.0, 0.0) else slab * volume.slope + volume.inter
+    for number, values in enumerate(volume.label_slabs()):
         present, counts = np.unique(values[values != 0], return_counts=True)
-        if len(present) > MAX_LABELS or not (present == np.rint(present)).all():
-            raise InputError("it is not a label map: it holds fractions or too many values")
+        if len(present) > MAX_LABELS:
+            raise InputError("it is not a label map: it holds too many values")
         for value, count in zip(present.tolist(), counts.tolist(), strict=True):
             area = areas.setdefault(int(value), np.zeros(volume.sides[axis], np.int64))
             if axis == 2:

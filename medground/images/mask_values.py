@@ -1,0 +1,168 @@
+"""The target of a mask by what its values show. What cannot be known is refused.
+
+Without a stated value or threshold, a mask of whole numbers is read by the first of these rules that applies:
+
+1. One value beside 0, or one value alone, is the target.
+2. Black and white with soft edges, from resizing or lossy compression, is cut at half of the full scale. Edges are soft where
+   every grey pixel lies between black and white pixels near by, and no grey fills an area.
+3. Anything else is a label map, and every label is target. It is refused if it has no 0, a negative value, or a greatest value
+   that often marks what is to be ignored: 255, 65535, or one far above the others.
+
+Fractions, NaN and pictures of many greys are refused.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medground.errors import InputError
+from medground.images.windows import Numbers
+
+_DECLARE = (
+    'state "mask_value" for one label or "mask_threshold" for all from a value up, or save the target as 0 and 255'
+)
+_POLE = 1 / 16
+"""Share of the full scale within which a grey counts as black or as white."""
+_LOSSY_POLE = 1 / 4
+_FEW = 16
+"""Fewer greys than this may be labels, and must lie within `_NEAR` of black and white."""
+_NEAR, _FAR = 4, 16
+"""Pixels, of the edges of few and of many greys."""
+_SPREAD = 4
+"""Grey pixels per white pixel, beyond which a picture has slopes rather than edges."""
+_LABELS = 8
+"""More labels than this must fill areas and differ by more than the least steps, as the greys of a picture do not."""
+_IGNORED = (255, 65535)
+_ROUNDING = 0.05
+"""The largest rounding error of a label that a scale slope explains."""
+
+
+def target_pixels(
+    values: Numbers,
+    name: str,
+    *,
+    wanted: tuple[int, ...] | None = None,
+    threshold: float | None = None,
+    full: int | None = None,
+    lossy: bool = False,
+    present: Numbers | None = None,
+) -> NDArray[np.bool_]:
+    """Return where H×W values are the target, by the rules of this module.
+
+    Args:
+        values: finite numbers, H×W.
+        name: names the mask in messages.
+        wanted: the labels that are meant; None applies the rules.
+        threshold: the least value that is meant.
+        full: the value of white; None for a map that shows none.
+        lossy: True if the values went through lossy compression.
+        present: the distinct values of the volume that `values` is a slice of.
+
+    Raises:
+        InputError: if the target cannot be known.
+    """
+    if threshold is not None:
+        return finite(values, name) >= threshold
+    labels = whole_numbers(values, name)
+    if wanted is not None:
+        return np.isin(labels, wanted)
+    inside = np.unique(labels)
+    if lossy and full is not None:
+        return _cut_lossy(labels, full, name)
+    if full is not None and len(inside) > 2 and _soft(labels, inside, full):
+        return labels * 2.0 >= full
+    distinct = inside if present is None else present
+    if np.count_nonzero(distinct) > 1:
+        _check_labels(distinct, name)
+        if len(inside) > _LABELS:
+            _check_areas(labels, inside, name)
+    return labels != 0
+
+
+def finite(values: Numbers, name: str) -> Numbers:
+    """Return `values`.
+
+    Raises:
+        InputError: if any is NaN or infinite.
+    """
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        raise InputError(f"the mask {name} holds NaN or infinite values", hint="save its target as 0 and 1")
+    return values
+
+
+def whole_numbers(values: Numbers, name: str, slope: float = 0.0) -> Numbers:
+    """Return labels as integers.
+
+    Args:
+        values: labels that may be off by rounding.
+        name: names the mask in messages.
+        slope: the step between stored values, which explains an error of half of it; at most `_ROUNDING` is accepted.
+
+    Raises:
+        InputError: for NaN, and for fractions, which may be probabilities.
+    """
+    if values.dtype.kind != "f":
+        return values.astype(np.uint8) if values.dtype == np.bool_ else values
+    labels = np.rint(finite(values, name))
+    tolerance = np.minimum(abs(slope) / 2, _ROUNDING) + 4 * np.finfo(np.float32).eps * np.abs(values)
+    wrong = np.abs(values - labels) > tolerance
+    if wrong.any():
+        raise InputError(f"the mask {name} holds fractions, for example {values[wrong][0]:g}", hint=_DECLARE)
+    return labels.astype(np.int64)
+
+
+def _cut_lossy(values: Numbers, full: int, name: str) -> NDArray[np.bool_]:
+    """Cut what was black and white before a lossy compression."""
+    low, high = values <= full * _LOSSY_POLE, values >= full * (1 - _LOSSY_POLE)
+    if not (low | high).all() and not _between(~(low | high), low, high, _FAR):
+        raise InputError(f"the mask {name} is lossy and not black and white", hint="save its target as a PNG of 0 and 255")
+    return values * 2.0 >= full
+
+
+def _soft(values: Numbers, distinct: Numbers, full: int) -> bool:
+    """Return True if the mask is black and white with soft edges."""
+    low, high = values <= full * _POLE, values >= full * (1 - _POLE)
+    greys, filled = ~(low | high), _filled(values)
+    count = int(((distinct > full * _POLE) & (distinct < full * (1 - _POLE))).sum())
+    if count >= _FEW:
+        return (greys & filled).sum() <= high.sum() / 100 and _between(greys, low, high, _FAR)
+    levels = [len(np.unique(values[filled & pole])) for pole in (low, high)]
+    return count > 0 and max(levels) <= 1 and not (greys & filled).any() and _between(greys, low, high, _NEAR)
+
+
+def _between(greys: NDArray[np.bool_], low: NDArray[np.bool_], high: NDArray[np.bool_], reach: int) -> bool:
+    """Return True if every grey pixel has black and white within `reach`, and the greys are few."""
+    from scipy import ndimage
+
+    near = [ndimage.maximum_filter(pole, 2 * reach + 1) for pole in (low, high)]
+    return bool(greys.sum() <= _SPREAD * high.sum() and (near[0] & near[1])[greys].all())
+
+
+def _filled(values: Numbers) -> NDArray[np.bool_]:
+    """Where a pixel has the value of its eight neighbours."""
+    from scipy import ndimage
+
+    same: NDArray[np.bool_] = ndimage.maximum_filter(values, 3) == ndimage.minimum_filter(values, 3)
+    return same
+
+
+def _check_labels(distinct: Numbers, name: str) -> None:
+    """Refuse several labels of which some cannot be a target."""
+    shown = ", ".join(f"{value:g}" for value in distinct[:6]) + (", ..." if len(distinct) > 6 else "")
+    least, second, greatest = distinct[0], distinct[-2], distinct[-1]
+    if least < 0:
+        raise InputError(f"the mask {name} holds the negative label {least:g}: {shown}", hint=_DECLARE)
+    if least > 0:
+        raise InputError(f"the mask {name} has no 0 for the background: {shown}", hint=_DECLARE)
+    if greatest in _IGNORED or (greatest >= 100 and second <= greatest / 4):
+        raise InputError(
+            f"the mask {name} holds {shown}, and {greatest:g} may mark what is to be ignored", hint=_DECLARE
+        )
+
+
+def _check_areas(labels: Numbers, distinct: Numbers, name: str) -> None:
+    """Refuse the greys of a picture or of probabilities."""
+    ranks = np.searchsorted(distinct, labels)
+    steps = np.concatenate([np.abs(np.diff(ranks, axis=axis)).ravel() for axis in (0, 1)])
+    target = labels != 0
+    if (steps == 1).sum() * 2 > (steps > 0).sum() or _filled(labels)[target].mean() < 0.05:
+        raise InputError(f"the mask {name} holds {len(distinct)} greys and is no label map", hint=_DECLARE)
