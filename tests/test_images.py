@@ -51,7 +51,11 @@ def test_sixteen_bits_are_windowed_as_scans_are(tmp_path, suffix):
     assert read_image(path, window="2000,1001")[0, :2, 0].tolist() == [0, 0]
     deep[0, 0] = 65535
     shown = open_image(saved(tmp_path, Pillow.fromarray(deep), f"m.{suffix}"))
-    assert shown.pixels[0, 0, 0] == 255 and shown.pixels[10, :, 0].mean() > 100 and "percentiles" in shown.details["window"]
+    assert (
+        shown.pixels[0, 0, 0] == 255
+        and shown.pixels[10, :, 0].mean() > 100
+        and "percentiles" in shown.details["window"]
+    )
     for window in ("file", "lung"):
         with pytest.raises(ViewError, match=f"states no {window} window"):
             read_image(path, window=window)

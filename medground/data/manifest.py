@@ -2,7 +2,8 @@
 
 A line holds ``image`` and, of its target, ``mask`` (a file, or a COCO run-length object) or ``bbox_2d`` (x1, y1, x2, y2 in
 pixels, half-open; ``bbox`` is the same). Optional are ``id``, ``question``, ``think`` (a reasoning trace), ``split``,
-``point_2d`` ([[x, y], ...]), ``mask_value`` (the value of a label map that is meant), ``size`` ([H, W]), ``spacing`` (mm per
+``point_2d`` ([[x, y], ...]), ``mask_value`` (the value of a label map that is meant), ``mask_threshold`` (the least value of a
+mask that is meant), ``size`` ([H, W]), ``spacing`` (mm per
 pixel along y and x), and ``plane``, ``slice`` and ``window`` of DICOM and NIfTI. Any further text, number or truth value is
 a label.
 
@@ -56,6 +57,7 @@ class Record:
     mask: str | Mapping[str, Any] | None = None
     """A path relative to the manifest, or a COCO run-length object."""
     mask_value: int | None = None
+    mask_threshold: float | None = None
     question: str | None = None
     think: str | None = None
     split: str | None = None
@@ -136,10 +138,13 @@ def parse_record(text: str, number: int) -> Record:
     boxes = [values.pop(word) for word in ("bbox_2d", "bbox") if word in values]
     if len(set(boxes)) > 1:
         flaws.append(Flaw("bad_word", "bbox", f"bbox is not the box of bbox_2d: {_shown(words['bbox'])}"))
-    if isinstance(values.get("mask"), dict) and "mask_value" in values:
+    chosen = [word for word in ("mask_value", "mask_threshold") if word in values]
+    if chosen and isinstance(values.get("mask"), dict):
         flaws.append(
-            Flaw("bad_word", "mask_value", "mask_value selects a value of a label map, and mask is run lengths")
+            Flaw("bad_word", chosen[0], f"{chosen[0]} selects values of a mask's file, and mask is run lengths")
         )
+    if len(chosen) > 1:
+        flaws.append(Flaw("bad_word", "mask_threshold", "mask_threshold and mask_value are both stated"))
     labels = {
         str(key): str(value)
         for key, value in words.items()
@@ -173,7 +178,7 @@ def read_record_mask(record: Record, root: Path, view: View) -> NDArray[np.bool_
     if isinstance(record.mask, Mapping):
         return decode_rle(record.mask)
     values = None if record.mask_value is None else (record.mask_value,)
-    return read_mask_in_view(inside(root, record.mask, "a mask"), view, values)
+    return read_mask_in_view(inside(root, record.mask, "a mask"), view, values, record.mask_threshold)
 
 
 def _of_types(*types: type) -> Callable[[Any], Any]:
@@ -190,17 +195,23 @@ def _points(value: Any) -> tuple[Point, ...] | None:
     return None if None in pairs else tuple(Point(*pair) for pair in pairs if pair is not None)
 
 
+def _number(value: Any) -> float | None:
+    numbers = finite_numbers([value], 1)
+    return None if numbers is None else numbers[0]
+
+
 def _shown(value: Any) -> str:
     return "None" if value is None else repr(str(value)[:60])
 
 
 _TEXT, _WHOLE = (_of_types(str), "is not text"), (_of_types(int), "is not a whole number")
-_NUMBERS = ("bbox_2d", "bbox", "point_2d", "spacing")
+_NUMBERS = ("bbox_2d", "bbox", "point_2d", "spacing", "mask_threshold")
 _KINDS: Mapping[str, tuple[Callable[[Any], Any], str]] = {
     "id": (lambda value: str(value) if type(value) in (str, int, float) else None, "is not text"),
     "image": (_of_types(str), "is not a path"),
     "mask": (lambda value: value if isinstance(value, (str, dict)) and value else None, "is no path and no run lengths"),
-    "mask_value": _WHOLE, "question": _TEXT, "think": _TEXT, "split": _TEXT, "plane": _TEXT, "slice": _WHOLE,
+    "mask_value": _WHOLE, "mask_threshold": (_number, "is not a finite number"), "question": _TEXT, "think": _TEXT,
+    "split": _TEXT, "plane": _TEXT, "slice": _WHOLE,
     "window": _TEXT, "bbox_2d": (_box, "is not 4 finite numbers"), "bbox": (_box, "is not 4 finite numbers"),
     "point_2d": (_points, "is not a list of pairs of finite numbers"),
     "spacing": (lambda value: finite_numbers(value, 2), "is not 2 finite numbers"),

@@ -1,7 +1,6 @@
 """The size a compressed picture states in its own first bytes: JPEG, JPEG-LS and JPEG 2000."""
 
 import struct
-from dataclasses import dataclass
 
 _NO_LENGTH = {0x01, *range(0xD0, 0xD9)}
 """JPEG markers that stand alone."""
@@ -18,8 +17,7 @@ def claimed_size(data: bytes) -> tuple[int, int] | None:
         ValueError: if it begins as one and states no size, or could never be parsed.
     """
     if data[:2] == b"\xff\xd8":
-        frame = jpeg_frame(data)
-        return frame.height, frame.width
+        return _jpeg(data)
     _check_boxes(data)
     at = data[:4096].find(b"\xff\x4f\xff\x51")  # start of code stream and of its size, within a JP2 file too
     if at >= 0:
@@ -38,27 +36,9 @@ def _check_boxes(data: bytes) -> None:
         offset += length
 
 
-@dataclass(frozen=True, slots=True)
-class JpegFrame:
-    """What the frame header of a JPEG states."""
-
-    marker: int
-    """0xC0 to 0xCF for SOF0 to SOF15, 0xF7 for JPEG-LS."""
-    bits: int
-    """Per sample."""
-    height: int
-    width: int
-    components: int
-
-
-def jpeg_frame(data: bytes) -> JpegFrame:
-    """Return the first frame header of a JPEG.
-
-    Raises:
-        ValueError: if there is none.
-    """
+def _jpeg(data: bytes) -> tuple[int, int]:
     at = 2
-    while at + 10 <= len(data):
+    while at + 9 <= len(data):
         if data[at] != 0xFF:
             raise ValueError("no marker where one must be")
         marker = data[at + 1]
@@ -66,6 +46,7 @@ def jpeg_frame(data: bytes) -> JpegFrame:
             at += 1 if marker == 0xFF else 2
             continue
         if marker in _FRAME:
-            return JpegFrame(marker, *struct.unpack_from(">BHHB", data, at + 4))
+            height, width = struct.unpack_from(">HH", data, at + 5)
+            return height, width
         at += 2 + int(struct.unpack_from(">H", data, at + 2)[0])
     raise ValueError("no size stated")

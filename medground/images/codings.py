@@ -2,29 +2,29 @@
 
 import struct
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
-from PIL import TiffImagePlugin
+from PIL import JpegImagePlugin, TiffImagePlugin
 
 from medground.errors import InputError
-from medground.images.codestream import jpeg_frame
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8\xff"
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-_HEADER = 1 << 20
-"""The most bytes in which a JPEG's frame header is looked for."""
 _COMPRESSIONS = {
-    1: "none", 2: "CCITT RLE", 3: "CCITT T.4", 4: "CCITT T.6", 5: "LZW", 6: "old JPEG", 7: "JPEG", 8: "Deflate",
+    2: "CCITT RLE", 3: "CCITT T.4", 4: "CCITT T.6", 5: "LZW", 6: "old JPEG", 7: "JPEG", 8: "Deflate",
     32773: "PackBits", 32946: "Deflate", 34712: "JPEG 2000", 34887: "LERC", 34925: "LZMA", 50000: "Zstandard",
     50001: "WebP",
 }  # fmt: skip
 _READ_COMPRESSIONS = {1, 2, 3, 4, 5, 7, 8, 32773, 32946}
-_KINDS = {1: "unsigned integers", 2: "signed integers", 3: "floats", 4: "undefined numbers", 5: "complex", 6: "complex"}
+_KINDS = {1: "unsigned integers", 2: "signed integers", 3: "floats", 5: "complex integers", 6: "complex numbers"}
 _DTYPES = {1: "u", 2: "i", 3: "f"}
 _GREY, _RGB, _PALETTE, _CMYK, _YCBCR, _LAB = (0, 1), 2, 3, 5, 6, 8
 """Photometric interpretations; grey 0 shows 0 as white."""
+_PHOTOMETRIC = {
+    0: "white is zero", 1: "black is zero", _RGB: "RGB", _PALETTE: "palette", _CMYK: "CMYK", _YCBCR: "YCbCr", _LAB: "Lab",
+}  # fmt: skip
 _CHANNELS = {_RGB: 3, _CMYK: 4, _YCBCR: 3, _LAB: 3}
 
 
@@ -34,9 +34,11 @@ class Coding:
 
     bits: int = 8
     """Per sample."""
-    dtype: np.dtype[Any] = np.dtype(np.uint8)
-    """Of one sample; of fewer bits than 8, and of 12, the next larger."""
+    dtype: str = "u1"
+    """numpy's, of one sample; of fewer bits than 8, and of 12, the next larger."""
     white_is_zero: bool = False
+    about: str = ""
+    """Of a TIFF, in words."""
 
 
 def read_coding(stream: BinaryIO, name: str) -> Coding | None:
@@ -48,7 +50,7 @@ def read_coding(stream: BinaryIO, name: str) -> Coding | None:
     start = stream.read(32)
     try:
         if start.startswith(_PNG) and len(start) == 32:
-            return Coding(bits=start[24], dtype=np.dtype(np.uint16 if start[24] == 16 else np.uint8))
+            return Coding(bits=start[24], dtype="u2" if start[24] == 16 else "u1")
         if start.startswith(_TIFF):
             return _tiff(stream, name)
     except (OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, struct.error):
@@ -61,15 +63,18 @@ def read_coding(stream: BinaryIO, name: str) -> Coding | None:
 def unsupported(stream: BinaryIO) -> str | None:
     """Return what a file is that Pillow did not recognise; None where nothing is known of it."""
     stream.seek(0)
-    start = stream.read(_HEADER)
+    start = stream.read(348)
+    stream.seek(0)
     if start[344:348] in (b"n+1\0", b"ni1\0"):
         return "NIfTI under another name"
-    if start.startswith(_JPEG):
-        try:
-            frame = jpeg_frame(start)
-        except (ValueError, struct.error, IndexError):
-            return None
-        return f"JPEG of {frame.bits} bits and {frame.components} components (process {frame.marker - 0xC0})"
+    if not start.startswith(_JPEG):
+        return None
+    try:
+        JpegImagePlugin.JpegImageFile(stream)
+    except SyntaxError as error:
+        return f"JPEG of a rare coding ({error})"
+    except (OSError, ValueError, IndexError, struct.error):
+        return None
     return None
 
 
@@ -78,34 +83,47 @@ def _tiff(stream: BinaryIO, name: str) -> Coding:
     start = stream.read(8)
     if 43 in start[2:4]:
         start += stream.read(8)
+    if start[:4] == _TIFF[3]:
+        raise refuse_coding(name, "BigTIFF, big-endian")
     tags = TiffImagePlugin.ImageFileDirectory_v2(start)
     stream.seek(tags.next)
     tags.load(stream)
     bits, kinds = _numbers(tags, TiffImagePlugin.BITSPERSAMPLE, 1), _numbers(tags, TiffImagePlugin.SAMPLEFORMAT, 1)
     [photometric] = _numbers(tags, TiffImagePlugin.PHOTOMETRIC_INTERPRETATION, -1)
     [compression] = _numbers(tags, TiffImagePlugin.COMPRESSION, 1)
-    [planes] = _numbers(tags, TiffImagePlugin.PLANAR_CONFIGURATION, 1)
+    [separate] = _numbers(tags, TiffImagePlugin.PLANAR_CONFIGURATION, 1)
     [samples] = _numbers(tags, TiffImagePlugin.SAMPLESPERPIXEL, 1)
+    [fill] = _numbers(tags, TiffImagePlugin.FILLORDER, 1)
     extras = len(_numbers(tags, TiffImagePlugin.EXTRASAMPLES, 0)) if TiffImagePlugin.EXTRASAMPLES in tags else 0
-    reason = None
-    if compression not in _READ_COMPRESSIONS:
-        reason = f"compressed by {_COMPRESSIONS.get(compression, f'method {compression}')}"
-    elif len(set(bits)) != 1 or len(set(kinds)) != 1 or not _depth_is_read(photometric, kinds[0], bits[0]):
-        reason = f"of {'/'.join(map(str, sorted(set(bits))))}-bit {_KINDS.get(kinds[0], 'numbers')}"
-        reason += {-1: " without photometric interpretation", 0: ", white is zero"}.get(photometric, "")
-    elif photometric in _CHANNELS and samples != _CHANNELS[photometric] + extras:
-        reason = f"of {samples} samples that are not explained"
-    elif planes == 2 and bits[0] == 16 and samples > 1 and compression == 1:
-        reason = "of 16-bit planes, uncompressed"
-    elif start[:2] == b"MM" and compression != 1 and (kinds[0] != 1 or bits[0] == 32) and bits[0] > 8:
-        reason = f"of big-endian {_KINDS[kinds[0]]}, compressed"
-    if reason:
-        raise InputError(
-            f"{name} is TIFF {reason}, which cannot be read",
-            hint="save it as unsigned integers of 8 or 16 bits, with LZW or without compression",
-        )
-    dtype = np.dtype(f"{_DTYPES[kinds[0]]}{max(bits[0] + 7, 8) // 8}")
-    return Coding(bits=bits[0], dtype=dtype, white_is_zero=photometric == 0)
+    big_endian, planes = start[:2] == b"MM", separate == 2 and samples > 1
+    facts = {
+        f"TIFF of {samples} x {'/'.join(map(str, sorted(set(bits))))}-bit {_KINDS.get(kinds[0], 'numbers')}": True,
+        _PHOTOMETRIC.get(photometric, "without a known photometric interpretation"): True,
+        "big-endian": big_endian,
+        "in planes": planes,
+        "bits reversed": fill == 2,
+        _COMPRESSIONS.get(compression, f"compression {compression}"): compression != 1,
+    }
+    about = ", ".join(fact for fact, true in facts.items() if true)
+    misread = (
+        compression not in _READ_COMPRESSIONS
+        or len(set(bits)) != 1
+        or len(set(kinds)) != 1
+        or not _depth_is_read(photometric, kinds[0], bits[0])
+        or (photometric in _CHANNELS and samples != _CHANNELS[photometric] + extras)
+        or (planes and (photometric not in _CHANNELS or (bits[0] == 16 and compression == 1)))
+        or (fill == 2 and photometric not in _GREY)
+        or (big_endian and compression != 1 and bits[0] > 8 and (kinds[0] != 1 or bits[0] == 32))
+    )
+    if misread:
+        raise refuse_coding(name, about)
+    dtype = f"{_DTYPES[kinds[0]]}{max(bits[0] + 7, 8) // 8}"
+    return Coding(bits=bits[0], dtype=dtype, white_is_zero=photometric == 0, about=about)
+
+
+def refuse_coding(name: str, about: str) -> InputError:
+    """Return the error that a file is coded as `about` says."""
+    return InputError(f"{name} is {about}, which cannot be read", hint="save it as a PNG of 8 or 16 bits")
 
 
 def _numbers(tags: TiffImagePlugin.ImageFileDirectory_v2, tag: int, default: int) -> tuple[int, ...]:

@@ -25,12 +25,16 @@ _POLE = 1 / 16
 _LOSSY_POLE = 1 / 4
 _FEW = 16
 """Fewer greys than this may be labels, and must lie within `_NEAR` of black and white."""
-_NEAR, _FAR = 4, 16
+_NOISY = 3
+"""So many blacks and so many whites are the noise of a lossy compression."""
+_NEAR, _FAR = 4, 32
 """Pixels, of the edges of few and of many greys."""
-_SPREAD = 4
+_SPREAD = 8
 """Grey pixels per white pixel, beyond which a picture has slopes rather than edges."""
-_LABELS = 8
-"""More labels than this must fill areas and differ by more than the least steps, as the greys of a picture do not."""
+_LABELS = 3
+"""From so many labels on, they must fill areas."""
+_MANY_LABELS = 8
+"""More labels than this must fill half of their areas where neighbours differ by the least steps, as greys of a picture do."""
 _IGNORED = (255, 65535)
 _ROUNDING = 0.05
 """The largest rounding error of a label that a scale slope explains."""
@@ -61,7 +65,8 @@ def target_pixels(
         InputError: if the target cannot be known.
     """
     if threshold is not None:
-        return finite(values, name) >= threshold
+        above: NDArray[np.bool_] = finite(values, name) >= threshold
+        return above
     labels = whole_numbers(values, name)
     if wanted is not None:
         return np.isin(labels, wanted)
@@ -75,7 +80,7 @@ def target_pixels(
         _check_labels(distinct, name)
         if len(inside) > _LABELS:
             _check_areas(labels, inside, name)
-    return labels != 0
+    return np.not_equal(labels, 0)
 
 
 def finite(values: Numbers, name: str) -> Numbers:
@@ -95,7 +100,7 @@ def whole_numbers(values: Numbers, name: str, slope: float = 0.0) -> Numbers:
     Args:
         values: labels that may be off by rounding.
         name: names the mask in messages.
-        slope: the step between stored values, which explains an error of half of it; at most `_ROUNDING` is accepted.
+        slope: the step between stored values, which explains an error of its size; at most `_ROUNDING` is accepted.
 
     Raises:
         InputError: for NaN, and for fractions, which may be probabilities.
@@ -103,7 +108,7 @@ def whole_numbers(values: Numbers, name: str, slope: float = 0.0) -> Numbers:
     if values.dtype.kind != "f":
         return values.astype(np.uint8) if values.dtype == np.bool_ else values
     labels = np.rint(finite(values, name))
-    tolerance = np.minimum(abs(slope) / 2, _ROUNDING) + 4 * np.finfo(np.float32).eps * np.abs(values)
+    tolerance = min(abs(slope), _ROUNDING) + 4 * np.finfo(np.float32).eps * np.abs(values)
     wrong = np.abs(values - labels) > tolerance
     if wrong.any():
         raise InputError(f"the mask {name} holds fractions, for example {values[wrong][0]:g}", hint=_DECLARE)
@@ -114,7 +119,9 @@ def _cut_lossy(values: Numbers, full: int, name: str) -> NDArray[np.bool_]:
     """Cut what was black and white before a lossy compression."""
     low, high = values <= full * _LOSSY_POLE, values >= full * (1 - _LOSSY_POLE)
     if not (low | high).all() and not _between(~(low | high), low, high, _FAR):
-        raise InputError(f"the mask {name} is lossy and not black and white", hint="save its target as a PNG of 0 and 255")
+        raise InputError(
+            f"the mask {name} is lossy and not black and white", hint="save its target as a PNG of 0 and 255"
+        )
     return values * 2.0 >= full
 
 
@@ -122,11 +129,17 @@ def _soft(values: Numbers, distinct: Numbers, full: int) -> bool:
     """Return True if the mask is black and white with soft edges."""
     low, high = values <= full * _POLE, values >= full * (1 - _POLE)
     greys, filled = ~(low | high), _filled(values)
-    count = int(((distinct > full * _POLE) & (distinct < full * (1 - _POLE))).sum())
-    if count >= _FEW:
+    blacks, whites = int((distinct <= full * _POLE).sum()), int((distinct >= full * (1 - _POLE)).sum())
+    count = len(distinct) - blacks - whites
+    if count >= _FEW or min(blacks, whites) >= _NOISY:
         return (greys & filled).sum() <= high.sum() / 100 and _between(greys, low, high, _FAR)
     levels = [len(np.unique(values[filled & pole])) for pole in (low, high)]
-    return count > 0 and max(levels) <= 1 and not (greys & filled).any() and _between(greys, low, high, _NEAR)
+    return (
+        (count > 0 or min(blacks, whites) > 1)
+        and max(levels) <= 1
+        and not (greys & filled).any()
+        and _between(greys, low, high, _NEAR)
+    )
 
 
 def _between(greys: NDArray[np.bool_], low: NDArray[np.bool_], high: NDArray[np.bool_], reach: int) -> bool:
@@ -163,6 +176,6 @@ def _check_areas(labels: Numbers, distinct: Numbers, name: str) -> None:
     """Refuse the greys of a picture or of probabilities."""
     ranks = np.searchsorted(distinct, labels)
     steps = np.concatenate([np.abs(np.diff(ranks, axis=axis)).ravel() for axis in (0, 1)])
-    target = labels != 0
-    if (steps == 1).sum() * 2 > (steps > 0).sum() or _filled(labels)[target].mean() < 0.05:
+    slopes = len(distinct) > _MANY_LABELS and (steps == 1).sum() * 2 > (steps > 0).sum()
+    if _filled(labels)[labels != 0].mean() < (0.5 if slopes else 0.05):
         raise InputError(f"the mask {name} holds {len(distinct)} greys and is no label map", hint=_DECLARE)

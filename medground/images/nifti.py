@@ -15,15 +15,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from types import ModuleType
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from medground.errors import InputError, MedgroundError, PluginError, ViewError
+from medground.errors import InputError, MedgroundError, ViewError
 from medground.images.loaded import LoadedImage
 from medground.images.mask_values import target_pixels, whole_numbers
+from medground.images.nifti_header import import_nibabel, is_zipped, read_exactly, read_header, skip
 from medground.images.paths import NIFTI_SUFFIXES, safe_name
 from medground.images.pictures import MAX_BYTES, MAX_PIXELS
 from medground.images.view import View
@@ -85,7 +85,7 @@ class Volume:
     def __init__(self, path: Path) -> None:
         self.path, self.name = path, safe_name(path.name)
         with self._guard():
-            self.header = _header(path, self.name)
+            self.header = read_header(path, self.name)
             shape = tuple(int(side) for side in self.header.get_data_shape())
             self.affine: NDArray[np.float64] = self.header.get_best_affine() * self._millimetres()
             self.dtype = np.dtype(self.header.get_data_dtype())
@@ -114,7 +114,7 @@ class Volume:
             )
         needed = self.offset + int(x * y * z) * self.dtype.itemsize
         size = self.path.stat().st_size
-        if not _zipped(self.path) and size < needed:
+        if not is_zipped(self.path) and size < needed:
             raise InputError(f"{self.name} is cut short: {size} of {needed} bytes", hint="copy or export it again")
         if size > MAX_BYTES * 4:
             raise InputError(f"{self.name} takes {size / 1e6:.0f} MB", hint="crop it")
@@ -125,7 +125,8 @@ class Volume:
         start, least = float(self.header["vox_offset"]), int(self.header["sizeof_hdr"]) + 4
         if not np.isfinite(start) or not least <= start < MAX_BYTES or start != int(start):
             raise InputError(
-                f"{self.name} says its voxels begin at byte {start:g}, and its header takes {least}", hint="export it again"
+                f"{self.name} says its voxels begin at byte {start:g}, and its header takes {least}",
+                hint="export it again",
             )
         return int(start)
 
@@ -139,7 +140,9 @@ class Volume:
     def _orientation(self) -> NDArray[np.float64]:
         """Per voxel axis: its anatomical axis, and 1 or -1 along or against it."""
         stated = [self.header.get_sform(coded=True), self.header.get_qform(coded=True)]
-        axes = {_nibabel().aff2axcodes(affine) for affine, code in stated if code > 0 and np.isfinite(affine).all()}
+        axes = {
+            import_nibabel().aff2axcodes(affine) for affine, code in stated if code > 0 and np.isfinite(affine).all()
+        }
         if not any(code > 0 for _, code in stated):
             raise InputError(
                 f"{self.name} does not say how it lies in space: both of its codes are 0",
@@ -150,7 +153,7 @@ class Volume:
             raise InputError(f"{self.name} says twice how it lies, {words}", hint="set the wrong one's code to 0")
         if not np.isfinite(self.affine).all():
             raise InputError(f"{self.name} has an affine that is not finite", hint="export it again")
-        orientations: NDArray[np.float64] = _nibabel().orientations.io_orientation(self.affine)
+        orientations: NDArray[np.float64] = import_nibabel().orientations.io_orientation(self.affine)
         if not np.isfinite(orientations).all():
             raise InputError(f"{self.name} does not say how it lies in space", hint="its affine is singular")
         return orientations
@@ -207,13 +210,13 @@ class Volume:
         x, y, z = self.sides
         size = x * y * self.dtype.itemsize
         with self._guard(), self._stream() as stream:
-            _skip(stream, self.offset)
+            skip(stream, self.offset)
             for _ in range(z):
-                data = _exactly(stream, size)
+                data = read_exactly(stream, size)
                 if len(data) < size:
                     raise InputError(f"{self.name} is cut short", hint="copy or export it again")
                 yield np.frombuffer(data, self.dtype).reshape((x, y), order="F")
-            _skip(stream, 1)  # to the end, where a zipped file's checksum is compared
+            skip(stream, 1)  # to the end, where a zipped file's checksum is compared
 
     def stored(self, placement: Placement) -> Numbers:
         """Return the stored values of a picture, H×W. Reads the whole file, so that one that is cut short is noticed."""
@@ -251,7 +254,7 @@ class Volume:
     @contextmanager
     def _stream(self) -> Iterator[IO[bytes]]:
         with self.path.open("rb") as file:
-            if _zipped(self.path):
+            if is_zipped(self.path):
                 with gzip.GzipFile(fileobj=file) as stream:
                     yield stream  # type: ignore[misc]
             else:
@@ -336,7 +339,7 @@ def write_mask(path: Path, source: Path, view: View, picture: NDArray[np.bool_])
     Raises:
         ValueError: if `picture` is not the size of that slice.
     """
-    nibabel = _nibabel()
+    nibabel = import_nibabel()
     volume = Volume(source)
     placement = volume.placement(view)
     voxels = np.zeros(volume.sides, np.uint8)
@@ -369,58 +372,3 @@ def _windowed(volume: Volume, values: Numbers, window: str | None) -> tuple[NDAr
             f"{volume.name} names no window", hint="take lung, bone, brain, soft_tissue, percentiles or CENTRE,WIDTH"
         )
     return apply_window(values, window or "percentiles")
-
-
-def _nibabel() -> ModuleType:
-    try:
-        import nibabel
-    except ImportError as error:
-        raise PluginError("reading NIfTI needs nibabel", hint="pip install 'medground[nifti]'") from error
-    return nibabel
-
-
-def _header(path: Path, name: str) -> Any:
-    nibabel = _nibabel()
-    if not path.is_file():
-        raise InputError(f"{name} does not exist", hint="check the path")
-    opened = gzip.open if _zipped(path) else open
-    with opened(path, "rb") as stream:
-        start = stream.read(540)
-    size = {int.from_bytes(start[:4], order) for order in ("little", "big")}
-    kinds = [
-        kind
-        for kind, length in ((nibabel.Nifti1Header, 348), (nibabel.Nifti2Header, 540))
-        if size & {length} and len(start) >= length
-    ]
-    if not kinds:
-        raise InputError(f"{name} is not a NIfTI file", hint="export it again, as .nii or .nii.gz")
-    try:
-        header = kinds[0](start[: 348 if kinds[0] is nibabel.Nifti1Header else 540], check=False)
-        if header["magic"].item() not in (b"n+1", b"n+2", b"n+1\x00"):
-            raise InputError(f"{name} keeps header and voxels in two files", hint="export it as .nii or .nii.gz")
-        header.get_data_shape(), header.get_best_affine(), header.get_data_dtype(), header.get_slope_inter()
-    except MedgroundError:
-        raise
-    except Exception as error:  # nibabel raises kinds of its own, of numpy and of struct on damaged headers
-        raise InputError(f"{name} has a damaged header", hint="export it again") from error
-    return header
-
-
-def _zipped(path: Path) -> bool:
-    """By its first bytes: files are named otherwise."""
-    with path.open("rb") as file:
-        return file.read(2) == b"\x1f\x8b"
-
-
-def _skip(stream: IO[bytes], count: int) -> None:
-    while count > 0 and (data := stream.read(min(count, 1 << 20))):
-        count -= len(data)
-
-
-def _exactly(stream: IO[bytes], size: int) -> bytes:
-    """`size` bytes, or fewer at the end; a zipped stream may give them in pieces."""
-    chunks, count = [], 0
-    while count < size and (data := stream.read(size - count)):
-        chunks.append(data)
-        count += len(data)
-    return chunks[0] if len(chunks) == 1 else b"".join(chunks)

@@ -11,8 +11,8 @@ import warnings
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from dataclasses import dataclass
+from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 import numpy as np
@@ -22,7 +22,7 @@ from PIL import UnidentifiedImageError
 
 from medground.errors import InputError, ViewError
 from medground.geometry import Size
-from medground.images.codings import Coding, read_coding, unsupported
+from medground.images.codings import Coding, read_coding, refuse_coding, unsupported
 from medground.images.mask_values import target_pixels, whole_numbers
 from medground.images.view import View
 from medground.images.windows import WINDOWS, Numbers, apply_window, grey_to_rgb
@@ -59,7 +59,7 @@ _DECODER_ERRORS = (
 
 Stored = TypeVar("Stored", bound=np.generic)
 
-_DEEP = {"I": Coding(bits=16, dtype=np.dtype(np.uint16)), "F": Coding(bits=32, dtype=np.dtype(np.float32))}
+_DEEP = {"I": Coding(bits=16, dtype="u2"), "F": Coding(bits=32, dtype="f4")}
 """Pillow's mode -> coding, of other files than PNG and TIFF."""
 
 # EXIF orientation -> what brings the stored array upright (CIPA DC-008, tag 0x0112).
@@ -108,7 +108,7 @@ def decode_picture(stream: BinaryIO, name: str, window: str | None = None) -> Pi
     shown: list[str] = []
 
     def rgb(picture: Pillow.Image, coding: Coding) -> Image:
-        if coding.bits <= 8 and coding.dtype == np.uint8 or len(picture.getbands()) > 1:
+        if coding.dtype == "u1" or len(picture.getbands()) > 1:
             View(window=window).refuse_on(name, "a picture of 8 bits or of colours", "window")
             return _rgb(picture)
         if window == "file" or window in WINDOWS:
@@ -149,7 +149,7 @@ def decode_mask(
             shown = _rgb(picture)[..., 0]
         else:
             shown = _samples(picture, coding)
-            full = (1 << coding.bits) - 1 if coding.dtype.kind == "u" else None
+            full = (1 << coding.bits) - 1 if coding.dtype[0] == "u" else None
         return target_pixels(shown, name, full=full, lossy=picture.format in ("JPEG", "MPO"))
 
     return _decoded(stream, name, target)[0]
@@ -250,6 +250,7 @@ def _decoded(
 def _opened(stream: BinaryIO, name: str) -> Iterator[tuple[Pillow.Image, Coding]]:
     """A picture whose header was checked, and its coding; whatever its decoder raises inside becomes one `InputError`."""
     _check_size(stream, name)
+    coding = None
     try:
         with warnings.catch_warnings():
             # What Pillow warns of, damaged metadata and large sizes, is read or refused here.
@@ -258,13 +259,16 @@ def _opened(stream: BinaryIO, name: str) -> Iterator[tuple[Pillow.Image, Coding]
             with Pillow.open(stream, formats=FORMATS) as picture:
                 _check_header(picture, name)
                 if coding and coding.bits not in (1, 8) and picture.mode != "P" and "transparency" in picture.info:
-                    raise InputError(f"{name} has a transparent value of {coding.bits} bits", hint="save it with 8 bits")
+                    raise InputError(
+                        f"{name} has a transparent value of {coding.bits} bits", hint="save it with 8 bits"
+                    )
                 yield picture, coding or _DEEP.get(picture.mode, Coding())
     except UnidentifiedImageError as error:
-        kind = unsupported(stream)
+        about = coding.about if coding else unsupported(stream)
+        if about:
+            raise refuse_coding(name, about) from error
         raise InputError(
-            f"{name} is not an image of a format that can be read" if kind is None else f"{name} is {kind}, which is not read",
-            hint=f"use one of {', '.join(FORMATS)}" if kind is None else "save it as PNG, or as NIfTI with its suffix",
+            f"{name} is not an image of a format that can be read", hint=f"use one of {', '.join(FORMATS)}"
         ) from error
     except Pillow.DecompressionBombError as error:
         raise _too_many(name, "far more pixels than can be read") from error
@@ -310,23 +314,22 @@ def _rgb(picture: Pillow.Image) -> Image:
 def _samples(picture: Pillow.Image, coding: Coding) -> Numbers:
     """The samples of a grey picture as the file holds them, H×W; 0 is black."""
     samples: Numbers = np.asarray(picture)
-    if samples.dtype.itemsize == coding.dtype.itemsize and samples.dtype != np.bool_:
-        samples = samples.view(coding.dtype.newbyteorder(samples.dtype.byteorder))
+    if samples.dtype.str[2:] == coding.dtype[1:] and samples.dtype != np.bool_:
+        samples = samples.view(samples.dtype.str[0] + coding.dtype)
     if coding.bits in (2, 4):
         samples = samples // (255 // ((1 << coding.bits) - 1))  # Pillow spreads them over 8 bits
-    return np.iinfo(np.uint16).max - samples if coding.white_is_zero and coding.bits == 16 else samples
+    if coding.white_is_zero and coding.bits == 16:
+        samples = np.uint16(65535) - samples
+    return samples
 
 
 def _labels(picture: Pillow.Image, coding: Coding, name: str) -> Numbers:
     """The whole numbers of a label map as stored, H×W."""
-    grey = np.asarray(picture) if picture.mode == "RGB" and coding.bits == 8 else None
-    if picture.format not in ("JPEG", "MPO") and not coding.white_is_zero:
-        if picture.mode == "P":
-            return np.asarray(picture)
-        if grey is not None and (grey == grey[..., :1]).all():
-            return grey[..., 0]
-        if len(picture.getbands()) == 1:
-            return _samples(picture, coding)
+    stored: Numbers = np.asarray(picture)
+    if picture.mode == "RGB" and coding.bits == 8 and (stored == stored[..., :1]).all():
+        stored = stored[..., 0]
+    if stored.ndim == 2 and picture.format not in ("JPEG", "MPO") and not coding.white_is_zero:
+        return _samples(picture, coding) if picture.mode not in ("P", "RGB") else stored
     raise InputError(
         f"the mask {name} is coloured, lossy or inverted, so it holds no label values", hint="save it as a grey PNG"
     )
@@ -347,9 +350,9 @@ def _shown(picture: Pillow.Image, coding: Coding, name: str) -> Numbers:
     if (alpha == 0).any() and (alpha > 0).any() and not brightest.any():
         raise InputError(f"the mask {name} is black on transparent", hint="save its target as 0 and 255")
     if (brightest - colours.min(axis=2)).max() <= _GREYISH:
-        return brightest.astype(np.uint8)
+        return np.asarray(brightest, np.uint8)
     # Of one colour, every pixel is a shade; its brightest pixel is the full one.
     colour = colours.reshape(-1, 3)[brightest.argmax()] / brightest.max()
     if np.abs(colours - brightest[..., None] * colour).max() > _GREYISH:
         raise InputError(f"the mask {name} shows several colours", hint="save the one you mean as 0 and 255")
-    return np.rint(brightest * (255.0 / brightest.max())).astype(np.uint8)
+    return np.asarray(np.rint(brightest * (255.0 / brightest.max())), np.uint8)

@@ -119,8 +119,8 @@ def _check_mask(line: Line, mask: Bools, size: Size, path: Path | None) -> bool:
         return False
     if mask.mean() > FULL:
         line.add("full_mask", f"its mask covers {mask.mean():.3f} of its image")
-    if path is not None and line.record.mask_value is None:
-        _check_values(line, path)
+    if path is not None and line.record.mask_value is None and line.record.mask_threshold is None:
+        _check_values(line, path, mask)
     turned = _check_box(line, mask)
     if not turned and not any(finding.code == "point_out_of_frame" for finding in line.findings):
         missed = [point for point in line.record.points if not in_mask(point, mask)]
@@ -129,14 +129,15 @@ def _check_mask(line: Line, mask: Bools, size: Size, path: Path | None) -> bool:
     return True
 
 
-def _check_values(line: Line, path: Path) -> None:
+def _check_values(line: Line, path: Path, mask: Bools) -> None:
     if image_kind(path) != "picture":
         return
     with Pillow.open(path) as picture:
         if picture.format == "JPEG" or picture.mode not in ("L", "P", "I;16", "I"):
             return
-        values = np.unique(np.asarray(picture))
-    if len(values) > 2:
+        stored = np.asarray(picture)
+    values = np.unique(stored)
+    if len(values) > 2 and np.array_equal(stored != 0, mask):
         line.add("many_valued_mask", f"its mask holds {len(values) - 1} values beside 0, all taken as one target")
 
 

@@ -1,0 +1,220 @@
+"""A mask is read by what it shows, or refused in one sentence."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+from PIL import Image as Pillow
+from PIL import ImageFilter
+from raster_files import png
+
+from medground.data.manifest_dataset import read_manifest
+from medground.errors import InputError
+from medground.images.mask_values import target_pixels, whole_numbers
+from medground.images.pictures import decode_mask, png_bytes
+
+SIDES = (60, 80)
+
+
+def blob(sides=SIDES):
+    y, x = np.mgrid[: sides[0], : sides[1]]
+    return ((y - sides[0] * 0.5) / (sides[0] * 0.3)) ** 2 + ((x - sides[1] * 0.4) / (sides[1] * 0.2)) ** 2 < 1
+
+
+TRUTH = blob()
+WHITE = Pillow.fromarray(TRUTH.astype(np.uint8) * 255)
+
+
+def encoded(picture, form="PNG", **options):
+    buffer = io.BytesIO()
+    (picture if isinstance(picture, Pillow.Image) else Pillow.fromarray(picture)).save(buffer, form, **options)
+    return buffer.getvalue()
+
+
+def read(data, **options):
+    return decode_mask(io.BytesIO(data), "m.png", **options)
+
+
+def overlap(one, other):
+    return (one & other).sum() / (one | other).sum()
+
+
+def indexed(indices, *colours):
+    picture = Pillow.fromarray(indices.astype(np.uint8), "L").copy()
+    picture = Pillow.frombytes("P", picture.size, picture.tobytes())
+    picture.putpalette([channel for colour in colours for channel in colour])
+    return picture
+
+
+BLACK, PAPER, RED, DARK = (0, 0, 0), (255, 255, 255), (220, 20, 60), (9, 9, 9)
+
+
+@pytest.mark.parametrize(
+    "picture",
+    [
+        indexed(TRUTH, BLACK, PAPER),
+        indexed(~TRUTH, PAPER, BLACK),
+        indexed(TRUTH, BLACK, RED),
+        indexed(~TRUTH, RED, BLACK),
+        indexed(TRUTH, BLACK, DARK),
+        indexed(TRUTH * 2, BLACK, PAPER, DARK),
+        WHITE.convert("RGB").quantize(2),
+        Pillow.fromarray(TRUTH[..., None] * np.array(RED, np.uint8)),
+        Pillow.fromarray(np.dstack([TRUTH * np.uint8(255)] * 3 + [np.full(SIDES, 255, np.uint8)])),
+        Pillow.fromarray(np.dstack([np.full(SIDES, 255, np.uint8)] * 3 + [TRUTH * np.uint8(128)])),
+        Pillow.fromarray(TRUTH),
+        Pillow.fromarray(TRUTH.astype(np.uint8)),
+        Pillow.fromarray(TRUTH.astype(np.uint8) * 7),
+        Pillow.fromarray(TRUTH.astype(np.uint16)),
+        Pillow.fromarray(TRUTH.astype(np.uint16) * 65535),
+    ],
+    ids=str,
+)
+def test_one_colour_on_black_is_the_target_whatever_its_index_or_value(picture):
+    assert np.array_equal(read(encoded(picture)), TRUTH)
+
+
+def test_a_transparent_index_is_background():
+    assert np.array_equal(read(encoded(indexed(TRUTH, RED, PAPER), transparency=0)), TRUTH)
+
+
+@pytest.mark.parametrize("quality", [30, 50, 75, 90, 95, 100])
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_jpeg_masks_and_their_copies_as_png_are_cut_at_half_scale(quality, mode):
+    jpeg = encoded(WHITE.convert(mode), "JPEG", quality=quality)
+    assert overlap(read(jpeg), TRUTH) > 0.97
+    assert overlap(read(encoded(Pillow.open(io.BytesIO(jpeg)))), TRUTH) > 0.97
+
+
+@pytest.mark.parametrize("method", ["BICUBIC", "BILINEAR", "LANCZOS", "BOX"])
+@pytest.mark.parametrize("scale", [0.5, 0.7, 1.5, 3, 5])
+def test_edges_softened_by_resizing_are_cut_at_half_scale(method, scale):
+    sides = tuple(round(side * scale) for side in SIDES)
+    small = WHITE.resize(sides[::-1], Pillow.Resampling[method])
+    assert overlap(read(encoded(small)), blob(sides)) > 0.9
+    assert np.array_equal(read(encoded(small)), np.asarray(small) >= 128)
+    deep = np.asarray(small).astype(np.uint16) * 257
+    assert np.array_equal(read(encoded(deep)), deep >= 32768)
+
+
+def test_a_colour_with_soft_edges_is_cut_at_half_of_it():
+    soft = np.asarray(WHITE.filter(ImageFilter.GaussianBlur(1))) / 255
+    red = np.rint(soft[..., None] * np.array(RED)).astype(np.uint8)
+    assert overlap(read(encoded(red)), TRUTH) > 0.97
+
+
+def labelled(*values):
+    """A map of areas: one value for each column of 16 pixels."""
+    return np.repeat(np.repeat(np.array([values]), 16, axis=1), 20, axis=0)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("values", [(0, 1, 2), (0, 3, 0, 7), (0, *range(1, 12)), (0, 60, 120, 180)])
+def test_every_label_of_a_label_map_is_target(dtype, values):
+    labels = labelled(*values).astype(dtype)
+    assert np.array_equal(read(encoded(labels)), labels > 0)
+    for value in values:
+        assert np.array_equal(read(encoded(labels), values=(value,)), labels == value)
+    assert np.array_equal(read(encoded(labels), threshold=2), labels >= 2)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_labels_of_few_bits_count_as_stored(bits):
+    stored = np.arange(2**bits, dtype=np.uint8).repeat(8)[None]
+    for value in range(2**bits):
+        assert np.array_equal(read(png(stored, bits, 0), values=(value,)), stored == value)
+
+
+def probabilities():
+    y, x = np.mgrid[:60, :80]
+    return 255 * np.exp(-((y - 30) ** 2 + (x - 40) ** 2) / 300)
+
+
+@pytest.mark.parametrize(
+    ("mask", "reason"),
+    [
+        (labelled(0, 1, 255).astype(np.uint8), "255 may mark what is to be ignored"),
+        (labelled(0, 1, 2, 255).astype(np.uint8), "255 may mark"),
+        (labelled(0, 1, 254, 254).astype(np.uint8), "254 may mark"),
+        (labelled(0, 1, 65535).astype(np.uint16), "65535 may mark"),
+        (labelled(0, 1, 255).astype(np.uint16), "255 may mark"),
+        (labelled(0, 128, 255).astype(np.uint8), "255 may mark"),
+        (labelled(1, 2).astype(np.uint8), "no 0 for the background: 1, 2"),
+        (probabilities().astype(np.uint8), "greys and is no label map|may mark"),
+        ((probabilities() / 2).astype(np.uint8), "greys and is no label map"),
+        (np.random.default_rng(0).integers(0, 250, (60, 80)).astype(np.uint8), "greys and is no label map"),
+        (np.dstack([labelled(0, 255, 0), labelled(0, 0, 255), labelled(0, 0, 0)]).astype(np.uint8), "several colours"),
+        (np.dstack([labelled(255, 255), labelled(255, 0), labelled(255, 0)]).astype(np.uint8), "several colours"),
+        (np.dstack([labelled(0, 0)] * 3 + [labelled(0, 255)]).astype(np.uint8), "black on transparent"),
+        (indexed(TRUTH * 1, PAPER, RED), "several colours"),
+        (indexed(labelled(0, 1, 2), BLACK, RED, (0, 128, 0)), "several colours"),
+    ],
+)
+def test_what_cannot_be_known_is_refused(mask, reason):
+    with pytest.raises(InputError, match=reason) as error:
+        read(encoded(mask))
+    assert error.value.hint and "\n" not in str(error.value)
+
+
+def test_a_lossy_mask_of_more_than_black_and_white_is_refused():
+    with pytest.raises(InputError, match="lossy and not black and white"):
+        read(encoded(np.repeat(labelled(0, 120, 120, 120, 240), 3, axis=1).astype(np.uint8), "JPEG"))
+    with pytest.raises(InputError, match="no label values"):
+        read(encoded(WHITE, "JPEG"), values=(255,))
+
+
+def test_a_label_of_a_palette_is_its_index():
+    labels = labelled(0, 1, 2)
+    for value in (1, 2):
+        assert np.array_equal(read(encoded(indexed(labels, BLACK, RED, DARK)), values=(value,)), labels == value)
+
+
+def test_colours_of_sixteen_bits_are_refused():
+    deep = np.repeat(TRUTH[..., None], 3, axis=2).astype(np.uint16)
+    for options in ({}, {"values": (1,)}):
+        with pytest.raises(InputError, match=r"colours of 16 bits|no label values"):
+            read(png(deep, 16, 2), **options)
+
+
+def test_fractions_need_a_threshold_and_nan_is_refused():
+    share = np.array([[0.0, 0.2], [0.5, 1.0]], np.float32)
+    for wanted in (None, (1,)):
+        with pytest.raises(InputError, match=r"fractions, for example 0\.2"):
+            target_pixels(share, "p.tif", wanted=wanted)
+    assert target_pixels(share, "p.tif", threshold=0.5).tolist() == [[False, False], [True, True]]
+    share[0, 0] = np.nan
+    for threshold in (None, 0.5):
+        with pytest.raises(InputError, match="NaN"):
+            target_pixels(share, "p.tif", threshold=threshold)
+    assert target_pixels(np.array([[0.0, 2.0]]), "p.tif").tolist() == [[False, True]]
+    with pytest.raises(InputError, match="negative label -1"):
+        target_pixels(np.array([[-1, 0, 1]]), "p.tif")
+
+
+def test_labels_are_rounded_by_what_their_slope_explains():
+    slope = 2 / 65535
+    assert whole_numbers(np.array([0.99998, 2.0000153, 0.0]), "m", slope).tolist() == [1, 2, 0]
+    for values, step in (([0.7], 0.7), ([0.5], 0.5), ([0.99998], 0.0), ([0.9], 1.0), ([0.502], 1 / 255)):
+        with pytest.raises(InputError, match="fractions"):
+            whole_numbers(np.array(values), "m", step)
+
+
+def test_a_manifest_states_a_value_or_a_threshold(tmp_path):
+    labels = labelled(0, 1, 255).astype(np.uint8)
+    (tmp_path / "a.png").write_bytes(png_bytes(labels))
+    (tmp_path / "m.png").write_bytes(png_bytes(labels))
+    line = {"image": "a.png", "mask": "m.png", "question": "where?", "split": "train"}
+
+    def sample(**words):
+        (tmp_path / "manifest.jsonl").write_text(json.dumps({**line, **words}))
+        return read_manifest(tmp_path)[0].target.regions[0].mask.data
+
+    assert np.array_equal(sample(mask_value=1), labels == 1)
+    assert np.array_equal(sample(mask_threshold=1), labels >= 1)
+    with pytest.raises(InputError, match="may mark"):
+        sample()
+    with pytest.raises(InputError, match="both stated"):
+        sample(mask_value=1, mask_threshold=1)
+    with pytest.raises(InputError, match="mask_threshold is not a finite number"):
+        sample(mask_threshold="half")
