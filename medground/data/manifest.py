@@ -141,7 +141,7 @@ def parse_record(text: str, number: int) -> Record:
     chosen = [word for word in ("mask_value", "mask_threshold") if word in values]
     if chosen and isinstance(values.get("mask"), dict):
         flaws.append(
-            Flaw("bad_word", chosen[0], f"{chosen[0]} selects values of a mask's file, and mask is run lengths")
+            Flaw("bad_word", chosen[0], f"{chosen[0]} selects a value of a label map, and mask is run lengths")
         )
     if len(chosen) > 1:
         flaws.append(Flaw("bad_word", "mask_threshold", "mask_threshold and mask_value are both stated"))
