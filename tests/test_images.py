@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image as Pillow
 from PIL import ImageCms
+from raster_files import nifti, png, tiff
 
 from medground.errors import InputError, ViewError
 from medground.images import pictures
@@ -147,6 +148,76 @@ def test_masks_round_trip(tmp_path):
     for wrong in (mask.astype(np.uint8), mask[None]):
         with pytest.raises(ValueError, match="H x W bool"):
             write_mask(tmp_path / "m.png", wrong)
+
+
+def ramp(dtype, low, high):
+    return np.linspace(low, high, 201).astype(dtype)[None].repeat(3, axis=0)
+
+
+@pytest.mark.parametrize(
+    ("samples", "photometric", "rises"),
+    [
+        (ramp("u2", 0, 60000), 1, True),
+        (ramp("u2", 0, 60000), 0, False),
+        (ramp("u1", 0, 250), 0, False),
+        (ramp("i1", -128, 127), 1, True),
+        (ramp("i2", -30000, 30000), 1, True),
+        (ramp("u4", 0, 2**32 - 1), 1, True),
+        (ramp("f4", -1, 1), 1, True),
+    ],
+)
+def test_tiff_samples_rise_and_fall_as_their_photometric_interpretation_says(tmp_path, samples, photometric, rises):
+    path = tmp_path / "x.tif"
+    path.write_bytes(tiff(samples, samples.dtype.itemsize * 8, photometric))
+    steps = np.diff(read_image(path)[0, :, 0].astype(int))
+    assert (steps >= 0).all() == rises and (steps <= 0).all() != rises
+    if photometric == 1 and samples.dtype.kind in "iu":
+        assert np.array_equal(read_mask(path, values=(int(samples[0, 100]),)), samples == samples[0, 100])
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (tiff(ramp("f8", 0, 1), 64, 1), "TIFF of 1 x 64-bit floats, black is zero, which cannot be read"),
+        (tiff(ramp("f2", 0, 1), 16, 1), "1 x 16-bit floats"),
+        (tiff(ramp("f4", 0, 1), 32, 0), "1 x 32-bit floats, white is zero"),
+        (tiff(ramp("u2", 0, 9), 16, None), "without a known photometric interpretation"),
+        (tiff(np.zeros((3, 4, 3), np.uint16), 16, 2, planes=2), "3 x 16-bit unsigned integers, RGB, in planes"),
+        (tiff(np.zeros((3, 4, 4), np.uint8), 8, 2), "4 x 8-bit unsigned integers, RGB"),
+        (tiff(ramp("u1", 0, 9), 8, 1, tags=[(259, "H", [34887])]), "black is zero, LERC"),
+        (tiff(ramp("i2", 0, 9), 16, 1, order=">", tags=[(259, "H", [5])]), "big-endian, LZW"),
+        (tiff(ramp("u1", 0, 3), 2, 3, tags=[(320, "H", [255] * 12)]), "palette"),
+        (b"MM\0+\0\x08\0\0" + b"\0" * 60, "BigTIFF, big-endian"),
+        (nifti(np.zeros((2, 2, 2), np.uint8)), "NIfTI without its suffix"),
+        (nifti(np.zeros((2, 2, 2), np.uint8), magic=b"ni1\0"), "half of a NIfTI pair"),
+        (b"\xff\xd8\xff\xc1\0\x0b\x0c\0\x08\0\x08\x01\x01\x11\0" + b"\0" * 400, "JPEG of a rare coding .*12-bit"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_coding_that_would_be_misread_is_refused_by_name(tmp_path, data, reason):
+    (tmp_path / "x.tif").write_bytes(data)
+    for read in (read_image, read_mask):
+        with pytest.raises(InputError, match=reason) as error:
+            read(tmp_path / "x.tif")
+        assert error.value.hint
+
+
+def test_inks_without_adobes_marker_are_refused(tmp_path):
+    path = saved(tmp_path, Pillow.new("CMYK", (8, 8)), "x.jpg")
+    data = path.read_bytes()
+    assert read_image(path).shape == (8, 8, 3)
+    at = data.index(b"\xff\xee")
+    path.write_bytes(data[:at] + data[at + 2 + int.from_bytes(data[at + 2 : at + 4], "big") :])
+    with pytest.raises(InputError, match="four inks"):
+        read_image(path)
+
+
+@pytest.mark.parametrize(("bits", "colour"), [(4, 0), (16, 0), (16, 2)])
+def test_a_transparent_value_of_other_than_eight_bits_is_refused(tmp_path, bits, colour):
+    samples = np.zeros((2, 2, 3) if colour else (2, 2), np.uint16)
+    (tmp_path / "x.png").write_bytes(png(samples, bits, colour, transparent=b"\0\1" * (3 if colour else 1)))
+    with pytest.raises(InputError, match=f"transparent value of {bits} bits"):
+        read_image(tmp_path / "x.png")
 
 
 def test_png_bytes_of_images_and_masks(tmp_path):

@@ -3,7 +3,10 @@
 import gzip
 import itertools
 import json
+import shlex
 import struct
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -240,6 +243,70 @@ def test_damaged_and_hostile_files_are_refused_in_one_sentence(tmp_path, name):
         read_image(tmp_path / name, plane="axial", slice=0)
     text = str(error.value)
     assert name in text and error.value.hint and "\n" not in text and str(tmp_path) not in text
+
+
+def test_a_volume_without_codes_is_read_after_its_hint(tmp_path):
+    (tmp_path / "v.nii").write_bytes(header(sform_code=0) + VOXELS)
+    with pytest.raises(InputError, match="both of its codes are 0") as error:
+        read_image(tmp_path / "v.nii", plane="axial", slice=0)
+    command = shlex.split(error.value.hint.partition(": ")[2])
+    subprocess.run([sys.executable, *command[1:]], cwd=tmp_path, check=True)
+    assert open_image(tmp_path / "v.nii", View(plane="axial", slice=0)).details["axes"] == "LAS"
+
+
+@pytest.mark.parametrize(("units", "factor"), [(0, 1), (1, 1000), (2, 1), (3, 0.001), (2 | 8, 1), (3 | 16, 0.001)])
+def test_spacing_is_in_millimetres_whatever_the_unit(tmp_path, units, factor):
+    voxels = header(srow_x=[0.4, 0, 0, 0], srow_y=[0, 0.5, 0, 0], xyzt_units=units)
+    (tmp_path / "v.nii").write_bytes(voxels + VOXELS)
+    shown = open_image(tmp_path / "v.nii", View(plane="axial", slice=0))
+    assert shown.spacing == pytest.approx((0.5 * factor, 0.4 * factor))
+
+
+@pytest.mark.parametrize("name", ["plain.nii.gz", "zipped.nii"])
+def test_whether_a_file_is_zipped_is_seen_in_its_bytes(tmp_path, name):
+    data = header() + VOXELS
+    (tmp_path / name).write_bytes(gzip.compress(data) if name == "zipped.nii" else data)
+    assert read_mask(tmp_path / name, plane="axial", slice=6).all()
+
+
+@pytest.mark.parametrize(
+    ("voxels", "reason"),
+    [
+        ([0, 0.5, 1], "fractions, for example 0.5"),
+        ([0, np.nan, 1], "NaN"),
+        ([0, -1, 1], "negative label -1"),
+        ([0, 1, 255], "255 may mark"),
+        ([1, 2, 3], "no 0 for the background"),
+    ],
+)
+def test_a_mask_volume_is_judged_as_a_whole(tmp_path, voxels, reason):
+    """The slice that is read holds 0 and 1 alone, or one value; the others decide what those mean."""
+    path = saved(tmp_path / "m.nii", np.array(voxels, np.float32).repeat(4).reshape(2, 2, 3, order="F"))
+    with pytest.raises(InputError, match=reason):
+        read_mask(path, plane="axial", slice=2)
+    if "fractions" in reason:
+        assert read_mask(path, plane="axial", slice=1, threshold=0.5).all()
+        assert not read_mask(path, plane="axial", slice=1, threshold=0.6).any()
+
+
+def test_labels_that_a_slope_rounded_are_the_labels(tmp_path):
+    labels = np.array([0.0, 1, 2, 0]).repeat(4).reshape(2, 2, 4, order="F")
+    image = nibabel.Nifti1Image(labels, np.eye(4))
+    image.header.set_data_dtype(np.int16)  # nibabel then scales 0 to 2 over all of int16
+    nibabel.save(image, tmp_path / "m.nii")
+    assert not np.isin(np.asarray(nibabel.load(tmp_path / "m.nii").dataobj), (1, 2)).all()
+    for value in (1, 2):
+        for number in range(4):
+            mask = read_mask(tmp_path / "m.nii", plane="axial", slice=number, values=(value,))
+            assert mask.all() == (number == value) and mask.any() == (number == value)
+    assert read_mask(tmp_path / "m.nii", plane="axial", slice=1).all()
+
+
+def test_a_colour_volume_is_no_mask(tmp_path):
+    dtype = np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")])
+    nibabel.save(nibabel.Nifti1Image(np.zeros((2, 2, 2), dtype), np.eye(4)), tmp_path / "c.nii")
+    with pytest.raises(InputError, match="is a colour volume"):
+        read_mask(tmp_path / "c.nii", plane="axial", slice=0)
 
 
 def test_zipped_zeros_are_read_slab_by_slab(tmp_path):

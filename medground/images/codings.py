@@ -12,6 +12,7 @@ from medground.errors import InputError
 _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8\xff"
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_NIFTI = {b"n+1\0": "NIfTI without its suffix .nii", b"ni1\0": "half of a NIfTI pair (.hdr and .img)"}
 _COMPRESSIONS = {
     2: "CCITT RLE", 3: "CCITT T.4", 4: "CCITT T.6", 5: "LZW", 6: "old JPEG", 7: "JPEG", 8: "Deflate",
     32773: "PackBits", 32946: "Deflate", 34712: "JPEG 2000", 34887: "LERC", 34925: "LZMA", 50000: "Zstandard",
@@ -65,8 +66,8 @@ def unsupported(stream: BinaryIO) -> str | None:
     stream.seek(0)
     start = stream.read(348)
     stream.seek(0)
-    if start[344:348] in (b"n+1\0", b"ni1\0"):
-        return "NIfTI under another name"
+    if start[344:348] in _NIFTI:
+        return _NIFTI[start[344:348]]
     if not start.startswith(_JPEG):
         return None
     try:
@@ -113,6 +114,7 @@ def _tiff(stream: BinaryIO, name: str) -> Coding:
         or (photometric in _CHANNELS and samples != _CHANNELS[photometric] + extras)
         or (planes and (photometric not in _CHANNELS or (bits[0] == 16 and compression == 1)))
         or (fill == 2 and photometric not in _GREY)
+        or (photometric == _PALETTE and 0 < max(_numbers(tags, TiffImagePlugin.COLORMAP, 0)) < 256)
         or (big_endian and compression != 1 and bits[0] > 8 and (kinds[0] != 1 or bits[0] == 32))
     )
     if misread:
@@ -123,7 +125,7 @@ def _tiff(stream: BinaryIO, name: str) -> Coding:
 
 def refuse_coding(name: str, about: str) -> InputError:
     """Return the error that a file is coded as `about` says."""
-    return InputError(f"{name} is {about}, which cannot be read", hint="save it as a PNG of 8 or 16 bits")
+    return InputError(f"{name} is {about}, which cannot be read", hint="save it as PNG, or a volume as .nii")
 
 
 def _numbers(tags: TiffImagePlugin.ImageFileDirectory_v2, tag: int, default: int) -> tuple[int, ...]:

@@ -146,7 +146,8 @@ class Volume:
         if not any(code > 0 for _, code in stated):
             raise InputError(
                 f"{self.name} does not say how it lies in space: both of its codes are 0",
-                hint="set its affine, in nibabel with image.set_sform(affine, code=1)",
+                hint='if its axes run to the left, front and top: python -c "import nibabel; '
+                f"i = nibabel.load('{self.name}'); i.set_sform(i.affine, 1); nibabel.save(i, '{self.name}')\"",
             )
         if len(axes) > 1:
             words = " and ".join("".join(str(letter) for letter in codes) for codes in sorted(axes, key=str))
