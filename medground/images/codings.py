@@ -18,6 +18,7 @@ _COMPRESSIONS = {
     32773: "PackBits", 32946: "Deflate", 34712: "JPEG 2000", 34887: "LERC", 34925: "LZMA", 50000: "Zstandard",
     50001: "WebP",
 }  # fmt: skip
+_JPEG_COMPRESSED = 7
 _READ_COMPRESSIONS = {1, 2, 3, 4, 5, 7, 8, 32773, 32946}
 _KINDS = {1: "unsigned integers", 2: "signed integers", 3: "floats", 5: "complex integers", 6: "complex numbers"}
 _DTYPES = {1: "u", 2: "i", 3: "f"}
@@ -113,6 +114,7 @@ def _tiff(stream: BinaryIO, name: str) -> Coding:
         or not _depth_is_read(photometric, kinds[0], bits[0])
         or (photometric in _CHANNELS and samples != _CHANNELS[photometric] + extras)
         or (planes and (photometric not in _CHANNELS or (bits[0] == 16 and compression == 1)))
+        or (photometric == _YCBCR and (planes or compression != _JPEG_COMPRESSED))
         or (fill == 2 and photometric not in _GREY)
         or (photometric == _PALETTE and 0 < max(_numbers(tags, TiffImagePlugin.COLORMAP, 0)) < 256)
         or (big_endian and compression != 1 and bits[0] > 8 and (kinds[0] != 1 or bits[0] == 32))

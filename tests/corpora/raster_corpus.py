@@ -144,7 +144,10 @@ def _tiff(dice, number):
     palette = dice.integers(0, 65536, 3 << bits) if photometric == 3 else None
     planes = planes if channels > 1 else 1
     tags = [(274, "H", [orientation])]
-    compression = _pick(dice, None, None, "lzw", "zlib", "packbits", "zstd")
+    compression = _pick(dice, None, None, "lzw", "zlib", "packbits", "zstd", "jpeg")
+    if compression == "jpeg" and (dtype, bits, extra) == ("u1", 8, None) and photometric in (1, 2):
+        return _jpeg_tiff(dice, number, photometric == 2)
+    compression = "lzw" if compression == "jpeg" else compression
     by_hand = bits < 8 or bits == 12 or compression is None or (photometric, channels) == (1, 2)
     about = f"photometric {photometric}, {dtype} of {bits} bits, {channels} channels, {order}, planes {planes}, "
     if by_hand:
@@ -180,6 +183,30 @@ def _tiff(dice, number):
         f"{number}.tif", about, data,
         lambda path: _compare_tiff(path, values, bits, photometric, extra, planes, palette, dice),
     )  # fmt: skip
+
+
+def _jpeg_tiff(dice, number, colour):
+    height, width = (int(side) for side in dice.integers(8, 60, 2))
+    y, x = np.mgrid[:height, :width]
+    a, b, c = dice.uniform(6, 20, 3)
+    values = np.rint(128 + 100 * np.stack([np.sin(x / a + y / b + k * c) for k in range(3)], axis=-1)).astype(np.uint8)
+    values = values if colour else values[..., 0]
+    options = {
+        "photometric": _pick(dice, "rgb", "ycbcr") if colour else "minisblack", "compression": "jpeg", "metadata": None,
+        "tile": _pick(dice, None, (16, 16), (32, 16)), "byteorder": _pick(dice, "<", ">"),
+    }  # fmt: skip
+    if colour:
+        options["planarconfig"] = _pick(dice, "contig", "separate") if options["photometric"] == "rgb" else "contig"
+        values = np.moveaxis(values, -1, 0) if options["planarconfig"] == "separate" else values
+    stream = io.BytesIO()
+    tifffile.imwrite(stream, values, **options)
+
+    def compare(path):
+        stored = tifffile.imread(path).astype(float)
+        stored = np.moveaxis(stored, 0, -1) if options.get("planarconfig") == "separate" else stored
+        return _image_difference(path, stored if colour else _grey3(stored), 3)
+
+    return RasterFile(f"{number}.tif", f"JPEG, {options}", stream.getvalue(), compare)
 
 
 def _compare_tiff(path, written, bits, photometric, extra, planes, palette, dice):
