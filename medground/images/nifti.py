@@ -221,9 +221,10 @@ class Volume:
 
     def stored(self, placement: Placement) -> Numbers:
         """Return the stored values of a picture, H×W. Reads the whole file, so that one that is cut short is noticed."""
-        return self._picked(placement, self.slabs())
+        return self.picked(placement, self.slabs())
 
-    def _picked(self, placement: Placement, slabs: Iterable[Numbers]) -> Numbers:
+    def picked(self, placement: Placement, slabs: Iterable[Numbers]) -> Numbers:
+        """Return a picture, H×W, of slabs along the last axis."""
         slices = []
         for number, slab in enumerate(slabs):
             if placement.axis == 2 and number == placement.index:
@@ -241,16 +242,15 @@ class Volume:
             return stored
         return stored * np.float64(self.slope) + self.inter
 
-    def label_slabs(self) -> Iterator[Numbers]:
-        """Yield the labels of a label map as integers, X×Y at a time; what the header's slope rounded is rounded back.
+    def labels(self, stored: Numbers) -> Numbers:
+        """Return stored voxels of a label map as integers; what the header's slope rounded is rounded back.
 
         Raises:
-            InputError: for colours, NaN and fractions, and as `slabs`.
+            InputError: for colours, NaN and fractions.
         """
-        for slab in self.slabs():
-            if slab.dtype.kind == "V":
-                raise InputError(f"{self.name} is a colour volume, not a label map", hint="give a map of whole numbers")
-            yield whole_numbers(self._scaled(slab), self.name, self.slope if self.dtype.kind in "iu" else 0.0)
+        if stored.dtype.kind == "V":
+            raise InputError(f"{self.name} is a colour volume, not a label map", hint="give a map of whole numbers")
+        return whole_numbers(self._scaled(stored), self.name, self.slope if self.dtype.kind in "iu" else 0.0)
 
     @contextmanager
     def _stream(self) -> Iterator[IO[bytes]]:
@@ -315,16 +315,18 @@ def mask(
     """
     volume = Volume(path)
     placement = volume.placement(view)
-    if threshold is not None:
+    if threshold is not None and volume.dtype.kind != "V":
         return target_pixels(volume.values(placement), volume.name, threshold=threshold)
+    if values is not None:
+        return np.isin(volume.labels(volume.stored(placement)), values)
     present: set[int] = set()
-    labels = volume._picked(placement, _counted(volume, present))
-    return target_pixels(labels, volume.name, wanted=values, present=np.array(sorted(present)))
+    labels = volume.picked(placement, _counted(volume, present))
+    return target_pixels(labels, volume.name, present=np.array(sorted(present)))
 
 
 def _counted(volume: Volume, present: set[int]) -> Iterator[Numbers]:
-    """The slabs of labels; the labels in them are added to `present`."""
-    for slab in volume.label_slabs():
+    """The labels of a volume, slab by slab; they are added to `present`."""
+    for slab in map(volume.labels, volume.slabs()):
         present.update(np.unique(slab).tolist())
         if len(present) > MAX_LABELS:
             raise InputError(f"the mask {volume.name} holds more than {MAX_LABELS} labels", hint="give a label map")

@@ -126,7 +126,7 @@ def _chosen(
 def _areas(volume: Volume, axis: int) -> dict[int, NDArray[np.int64]]:
     """Value -> how many voxels of each slice across `axis` hold it; 0 is left out."""
     areas: dict[int, NDArray[np.int64]] = {}
-    for number, values in enumerate(volume.label_slabs()):
+    for number, values in enumerate(map(volume.labels, volume.slabs())):
         present, counts = np.unique(values[values != 0], return_counts=True)
         if len(present) > MAX_LABELS:
             raise InputError("it is not a label map: it holds too many values")
