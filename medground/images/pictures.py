@@ -235,12 +235,9 @@ def _decoded(
 ) -> tuple[NDArray[Stored], bool]:
     """(the pixels, upright; whether that took an EXIF orientation)."""
     with _opened(stream, name) as (picture, coding):
-        orientation = picture.getexif().get(_ORIENTATION, 1) if picture.format != "PNG" else 1
+        upright = _UPRIGHT.get(picture.getexif().get(_ORIENTATION, 1))
         picture.load()
         array = convert(picture, coding)
-        if picture.format == "PNG":  # whose EXIF may stand behind its pixels
-            orientation = picture.getexif().get(_ORIENTATION, 1)
-        upright = _UPRIGHT.get(orientation)
         if upright is not None and picture.format != "TIFF":  # which Pillow turns as it loads
             array = upright(array)
         return np.require(array, requirements=["C", "W"]), upright is not None
@@ -347,12 +344,13 @@ def _shown(picture: Pillow.Image, coding: Coding, name: str) -> Numbers:
     else:
         colours = colours * (alpha > 0)
     brightest = colours.max(axis=2)
+    step = _GREYISH if brightest.max() > _GREYISH * 4 else 0.5  # dark colours may be labels
     if (alpha == 0).any() and (alpha > 0).any() and not brightest.any():
         raise InputError(f"the mask {name} is black on transparent", hint="save its target as 0 and 255")
-    if (brightest - colours.min(axis=2)).max() <= _GREYISH:
+    if (brightest - colours.min(axis=2)).max() <= step:
         return np.asarray(brightest, np.uint8)
     # Of one colour, every pixel is a shade; its brightest pixel is the full one.
     colour = colours.reshape(-1, 3)[brightest.argmax()] / brightest.max()
-    if np.abs(colours - brightest[..., None] * colour).max() > _GREYISH:
+    if np.abs(colours - brightest[..., None] * colour).max() > step:
         raise InputError(f"the mask {name} shows several colours", hint="save the one you mean as 0 and 255")
     return np.asarray(np.rint(brightest * (255.0 / brightest.max())), np.uint8)
