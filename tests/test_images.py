@@ -188,6 +188,7 @@ def test_tiff_samples_rise_and_fall_as_their_photometric_interpretation_says(tmp
         (tiff(ramp("i2", 0, 9), 16, 1, order=">", tags=[(259, "H", [5])]), "big-endian, LZW"),
         (tiff(ramp("u1", 0, 3), 2, 3, tags=[(320, "H", [255] * 12)]), "palette"),
         (b"MM\0+\0\x08\0\0" + b"\0" * 60, "BigTIFF, big-endian"),
+        (b"BM" + b"\0" * 26 + b"\x08\0" + b"\0" * 16 + b"\2\0\0\0" + b"\0" * 40, "BMP of 8 bits with two colours"),
         (nifti(np.zeros((2, 2, 2), np.uint8)), "NIfTI without its suffix"),
         (nifti(np.zeros((2, 2, 2), np.uint8), magic=b"ni1\0"), "half of a NIfTI pair"),
         (b"\xff\xd8\xff\xc1\0\x0b\x0c\0\x08\0\x08\x01\x01\x11\0" + b"\0" * 400, "JPEG of a rare coding .*12-bit"),

@@ -144,6 +144,7 @@ def probabilities():
         (labelled(0, 128, 255).astype(np.uint8), "255 may mark"),
         (labelled(1, 2).astype(np.uint8), "no 0 for the background: 1, 2"),
         (probabilities().astype(np.uint8), "greys and is no label map|may mark"),
+        ((probabilities() * 0.8).astype(np.uint8), "greys and is no label map"),
         ((probabilities() / 2).astype(np.uint8), "greys and is no label map"),
         (np.random.default_rng(0).integers(0, 250, (60, 80)).astype(np.uint8), "greys and is no label map"),
         (np.dstack([labelled(0, 255, 0), labelled(0, 0, 255), labelled(0, 0, 0)]).astype(np.uint8), "several colours"),

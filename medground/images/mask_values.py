@@ -34,7 +34,7 @@ _SPREAD = 8
 _LABELS = 3
 """From so many labels on, they must fill areas."""
 _MANY_LABELS = 8
-"""More labels than this must fill half of their areas where neighbours differ by the least steps, as greys of a picture do."""
+"""More labels than this must fill half of their areas if neighbours differ by small steps, as the greys of a picture do."""
 _IGNORED = (255, 65535)
 _ROUNDING = 0.05
 """The largest rounding error of a label that a scale slope explains."""
@@ -176,6 +176,7 @@ def _check_areas(labels: Numbers, distinct: Numbers, name: str) -> None:
     """Refuse the greys of a picture or of probabilities."""
     ranks = np.searchsorted(distinct, labels)
     steps = np.concatenate([np.abs(np.diff(ranks, axis=axis)).ravel() for axis in (0, 1)])
-    slopes = len(distinct) > _MANY_LABELS and (steps == 1).sum() * 2 > (steps > 0).sum()
+    small = (steps > 0) & (steps <= max(1, len(distinct) // 16))
+    slopes = len(distinct) > _MANY_LABELS and small.sum() * 2 > (steps > 0).sum()
     if _filled(labels)[labels != 0].mean() < (0.5 if slopes else 0.05):
         raise InputError(f"the mask {name} holds {len(distinct)} greys and is no label map", hint=_DECLARE)
