@@ -48,20 +48,17 @@ def read_coding(stream: BinaryIO, name: str) -> Coding | None:
 
     Raises:
         InputError: if Pillow would decode other values than the file holds.
+        ValueError, TypeError, KeyError, OSError, SyntaxError, struct.error, OverflowError: of damaged tags, as by Pillow.
     """
-    start = stream.read(54)
-    try:
-        if start.startswith(b"BM") and start[28:29] in b"\2\4\x08" and start[46:50] == b"\2\0\0\0":
-            raise refuse_coding(name, f"BMP of {start[28]} bits with two colours")
-        if start.startswith(_PNG) and len(start) == 54:
-            return Coding(bits=start[24], dtype="u2" if start[24] == 16 else "u1")
-        if start.startswith(_TIFF):
-            return _tiff(stream, name)
-    except (OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, struct.error):
-        pass  # damaged: Pillow refuses it too
-    finally:
-        stream.seek(0)
-    return None
+    start, coding = stream.read(54), None
+    if start.startswith(b"BM") and start[28:29] in b"\2\4\x08" and start[46:50] == b"\2\0\0\0":
+        raise refuse_coding(name, f"BMP of {start[28]} bits with two colours")
+    if start.startswith(_PNG) and len(start) == 54:
+        coding = Coding(bits=start[24], dtype="u2" if start[24] == 16 else "u1")
+    if start.startswith(_TIFF):
+        coding = _tiff(stream, name)
+    stream.seek(0)
+    return coding
 
 
 def unsupported(stream: BinaryIO) -> str | None:
