@@ -258,10 +258,22 @@ def load(volume: Volume, view: View, image_id: str) -> LoadedImage:
     return LoadedImage(id=image_id, kind="nifti", pixels=pixels, spacing=spacing, window=window, details=details)
 
 
-def mask(path: Path, view: View, values: tuple[int, ...] | None = None) -> NDArray[np.bool_]:
-    """Return one slice of a label map as H×W bool: where it holds one of `values`, or is not 0. Raises as `load`."""
+def mask(
+    path: Path, view: View, values: tuple[int, ...] | None = None, placement: Placement | None = None
+) -> NDArray[np.bool_]:
+    """Return one slice of a label map as H×W bool: where it holds one of `values`, or is not 0.
+
+    Args:
+        path: the label map.
+        view: names the slice.
+        values: the values that are foreground.
+        placement: where the slice lies, instead of where `view` says.
+
+    Raises:
+        ViewError, InputError, PluginError: as `load`.
+    """
     volume = Volume(path)
-    stored = volume.values(volume.placement(view))
+    stored = volume.values(placement or volume.placement(view))
     if stored.dtype.kind == "V":
         raise InputError(f"{volume.name} is a colour volume, not a label map", hint="give a map of whole numbers")
     return np.isin(stored, values) if values is not None else stored != 0

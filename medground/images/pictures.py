@@ -56,7 +56,7 @@ Numbers = NDArray[Any]
 
 # EXIF orientation -> what brings the stored array upright (CIPA DC-008, tag 0x0112).
 _ORIENTATION = 0x0112
-_UPRIGHT: dict[int, Callable[[Numbers], Numbers]] = {
+UPRIGHT: dict[int, Callable[[Numbers], Numbers]] = {
     2: lambda a: a[:, ::-1],
     3: lambda a: a[::-1, ::-1],
     4: lambda a: a[::-1],
@@ -138,14 +138,26 @@ def encoded_size(data: bytes, name: str) -> Size:
     Raises:
         InputError: as `decode_picture`, as far as the header tells.
     """
+    lying = orientation_of(io.BytesIO(data), name) >= 5  # orientations 5 to 8 lie on their side
     with _opened(io.BytesIO(data), name) as picture:
         width, height = picture.size
-        # Orientations 5 to 8 lie on their side.
-        # Pillow decodes a PNG to look for EXIF behind its pixels, where next to none has it.
-        may_turn = picture.format != "PNG" or "exif" in picture.info
-        lying = may_turn and picture.getexif().get(_ORIENTATION, 1) >= 5
         picture.verify()
         return (width, height) if lying else (height, width)
+
+
+def orientation_of(stream: BinaryIO, name: str) -> int:
+    """Return the EXIF orientation that a picture states, 1 to 8; 1 where it states none. Raises as `decode_picture`."""
+    with _opened(stream, name) as picture:
+        if picture.format == "PNG":
+            # Pillow decodes a PNG to look for EXIF behind its pixels, where next to none has it.
+            position = stream.tell()
+            stream.seek(0)
+            data = stream.read()
+            stream.seek(position)
+            if not any(chunk in data for chunk in (b"eXIf", b"tEXt", b"zTXt", b"iTXt")):
+                return 1
+        stated = picture.getexif().get(_ORIENTATION, 1)
+        return int(stated) if stated in list(UPRIGHT) else 1
 
 
 def printable(name: str) -> str:
@@ -183,7 +195,7 @@ def _decoded(
     """(the pixels, upright; whether that took an EXIF orientation)."""
     with _opened(stream, name) as picture:
         picture.load()
-        array, upright = convert(picture), _UPRIGHT.get(picture.getexif().get(_ORIENTATION, 1))
+        array, upright = convert(picture), UPRIGHT.get(picture.getexif().get(_ORIENTATION, 1))
         return np.require(array if upright is None else upright(array), requirements=["C", "W"]), upright is not None
 
 

@@ -11,7 +11,7 @@ from PIL import Image as Pillow
 
 from medground.data.duplicates import Fingerprint, fingerprint
 from medground.data.lint.findings import Line
-from medground.data.manifest import read_record_mask
+from medground.data.manifest import misfits, read_record_mask
 from medground.data.region_props import RegionProps, region_props
 from medground.data.statements import untrue
 from medground.errors import InputError
@@ -65,9 +65,8 @@ def check_pixels(line: Line, root: Path, open_once: Opener) -> None:
         line.add("exif_orientation", "its image is stored turned, by an EXIF orientation")
     if image.pixels.min() == image.pixels.max():
         line.add("blank_image", f"every pixel of its image is {list(image.pixels[0, 0])}")
-    if record.size is not None and record.size != list(line.size):
-        line.add("size_stated", f"it states the size {record.size}, and its image is {list(line.size)}")
-    _check_frame(line, line.size)
+    for flaw in misfits(record, line.size):
+        line.add(flaw.code, flaw.text)
     if (mask_path is None and not isinstance(record.mask, Mapping)) or "mask_value" in line.wrong:
         return
     try:
@@ -93,17 +92,6 @@ def _file(line: Line, word: str, name: Any, root: Path) -> Path | None:
         line.add("missing_file", f"its {word} {missing_name(name)!r} does not exist")
         return None
     return path
-
-
-def _check_frame(line: Line, size: Size) -> None:
-    height, width = size
-    box = line.record.box
-    if box and box.valid and box.clip(size) != box:
-        line.add("box_out_of_frame", f"its box {list(box)} leaves its image of {width} x {height} px")
-    for x, y in line.record.points:
-        if not (0 <= x < width and 0 <= y < height):
-            line.add("point_out_of_frame", f"its point ({x:g}, {y:g}) leaves its image of {width} x {height} px")
-            return
 
 
 def _check_mask(line: Line, mask: Bools, size: Size, path: Path | None) -> bool:

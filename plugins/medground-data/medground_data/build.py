@@ -25,18 +25,16 @@ import medground
 from medground.data.duplicates import Fingerprint, fingerprint
 from medground.data.key_points import RULES
 from medground.data.region_props import RegionProps, region_props
-from medground.data.source_samples import BadSample, SourceSample
-from medground.data.splits import SPLITS, assign, leakage_groups, leaking_groups
+from medground.data.source_samples import BadSample, SourceSample, refuse_mask
+from medground.data.splits import GROUPS, SPLITS, Owners, assign, groups_of, joined, leakage_groups, leaking_groups
 from medground.errors import InputError, did_you_mean
-from medground.geometry import Point, Size, box_iou, mask_box
+from medground.geometry import Point, mask_box
 from medground.images.loaded import LoadedImage
 from medground.images.pictures import png_bytes
 from medground.runs.files import sha256_file
 
 Bools = NDArray[np.bool_]
 COMPONENTS = ("all", "largest", "each")
-_STATED = 0.5
-"""A stated box that overlaps the mask's own less than this (IoU) counts another frame or orientation."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +88,8 @@ class Draft:
 
     line: dict[str, Any]
     where: str
-    group: str
+    owners: Owners
+    """What may not part."""
     fingerprint: Fingerprint
     """Of its image."""
     props: RegionProps
@@ -245,7 +244,9 @@ def _drafts(
     """The drafts of one source sample; targets that are filtered out are added to `rejected`."""
     written = writer.write(sample)
     mask = sample.load_mask()
-    _check(sample, mask, written.image.size)
+    if Path(sample.id).name != sample.id or sample.id.startswith("."):
+        raise InputError("its id is not fit to be a file name")
+    refuse_mask(mask, written.image.size, sample.box)
     for number, target in _targets(mask, options.components):
         reason = _unfit(target, options)
         where = sample.where if number is None else f"{sample.where}, component {number}"
@@ -265,7 +266,6 @@ def _drafts(
             "bbox_2d": list(mask_box(target)),
             "point_2d": [list(point) for point in points],
             "size": list(target.shape),
-            "group": hashlib.blake2b(sample.group.encode(errors="surrogatepass"), digest_size=6).hexdigest(),
             **{_RENAMED.get(key, key): value for key, value in sample.labels.items() if key not in _OWN},
         }
         if sample.think:
@@ -277,36 +277,17 @@ def _drafts(
         yield Draft(
             line=line,
             where=where,
-            group=sample.group,
+            owners={**groups_of(sample.labels), "source": sample.group},
             fingerprint=written.fingerprint,
             props=region_props(written.image.pixels, target),
             stated_split=sample.split,
         )
 
 
-_OWN = (
-    "id", "image", "mask", "question", "bbox_2d", "point_2d", "size", "group", "split", "think", "spacing", "patient",
-    "volume",
-)  # fmt: skip
+_OWN = ("id", "image", "mask", "question", "bbox_2d", "point_2d", "size", "split", "think", "spacing", *GROUPS)
 """Labels that are not copied: words of the manifest itself, and names of people, for which ``group`` stands."""
 _RENAMED = {"plane": "source_plane", "slice": "source_slice", "window": "window_used"}
 """In a manifest these words ask for a view of a volume; the images here are pictures already."""
-
-
-def _check(sample: SourceSample, mask: Bools, size: Size) -> None:
-    if Path(sample.id).name != sample.id or sample.id.startswith("."):
-        raise InputError("its id is not fit to be a file name")
-    if mask.shape != size:
-        turned = " (it would fit if it were transposed)" if mask.shape == size[::-1] else ""
-        raise InputError(f"the mask is {mask.shape[0]} x {mask.shape[1]} and its image {size[0]} x {size[1]}{turned}")
-    if not mask.any():
-        raise InputError("the mask is empty")
-    if sample.box is not None:
-        overlap = float(box_iou(sample.box, mask_box(mask)))
-        if overlap < _STATED:
-            raise InputError(
-                f"the stated box overlaps that of the mask by {overlap:.2f}; it counts another frame or orientation"
-            )
 
 
 def _targets(mask: Bools, components: str) -> list[tuple[int | None, Bools]]:
@@ -332,9 +313,11 @@ def _unfit(target: Bools, options: Options) -> str | None:
 
 def _split(drafts: Sequence[Draft], options: Options) -> dict[str, Any]:
     """Set the split of every draft; return what ``build.json`` states about it."""
-    groups = leakage_groups(
-        [draft.group for draft in drafts], [draft.fingerprint for draft in drafts], near=options.near_duplicates
-    )
+    owners = [draft.owners for draft in drafts]
+    groups = leakage_groups(owners, [draft.fingerprint for draft in drafts], near=options.near_duplicates)
+    for draft, first in zip(drafts, joined(owners), strict=True):
+        name = drafts[first].owners["source"]
+        draft.line["group"] = hashlib.blake2b(name.encode(errors="surrogatepass"), digest_size=6).hexdigest()
     stated = [draft.stated_split for draft in drafts]
     keep = options.splits == "keep" or (options.splits == "auto" and all(stated))
     if keep:

@@ -1,18 +1,21 @@
 """COCO: one JSON file of images, annotations and categories; polygons, run lengths and compressed run lengths."""
 
-import json
 import math
 from collections.abc import Callable, Iterator
-from functools import partial
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from medground.data.json_text import id_text, read_json, shown
 from medground.data.source_samples import BadSample, SourceSample
+from medground.data.splits import GROUPS
 from medground.errors import InputError
-from medground.geometry import Box
+from medground.geometry import Box, Size
+from medground.images.mask_frames import in_frame_of, stored_orientation
 from medground.images.paths import inside, safe_name
 from medground.images.pictures import MAX_BYTES
 from medground.images.polygons import polygon_mask
@@ -50,10 +53,10 @@ class CocoReader:
             raise InputError(
                 f"{root.name} does not hold one COCO file but {len(tables)}", hint=f"name the file: {names}"
             )
-        table = load_json(tables[0])
+        table = read_json(tables[0])
         folder = tables[0].parent
         folders = [folder / images] if images is not None else [folder, folder / "images", folder.parent / "images"]
-        inspect = inspect_repeated(folder.parent)
+        inspect, frame_of = inspect_repeated(folder.parent), lru_cache(maxsize=1)(_frame)
         pictures = {entry.get("id"): entry for entry in _objects(table, "images")}
         categories = {entry.get("id"): entry for entry in _objects(table, "categories")}
         for number, annotation in enumerate(_objects(table, "annotations"), start=1):
@@ -68,23 +71,9 @@ class CocoReader:
                     "supercategory": category.get("supercategory"),
                     "modality": modality,
                 }
-                yield _sample(annotation, picture, folders, inspect, where, labels, question)
+                yield _sample(annotation, picture, folders, inspect, frame_of, where, labels, question)
             except InputError as error:
                 yield BadSample(where, error.message)
-
-
-def load_json(path: Path) -> Any:
-    """Return the content of a JSON file of bounded size.
-
-    Raises:
-        InputError: if it is none.
-    """
-    if path.stat().st_size > MAX_BYTES:
-        raise InputError(f"{path.name} takes {path.stat().st_size / 1e6:.0f} MB", hint="split it")
-    try:
-        return json.loads(path.read_text(encoding="utf-8", errors="replace"))
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path.name} is not JSON", hint="download or export it again") from error
 
 
 def _tables(root: Path) -> list[Path]:
@@ -115,6 +104,7 @@ def _sample(
     picture: dict[str, Any],
     folders: list[Path],
     inspect: Inspect,
+    frame_of: Callable[..., "_Frame"],
     where: str,
     labels: dict[str, str | None],
     question: str | None,
@@ -124,18 +114,65 @@ def _sample(
     box = annotation.get("bbox")
     if box is not None and not (_numbers(box) and len(box) == 4):
         raise InputError("has a bbox that is not four finite numbers")
+    if box is not None and min(box[2:]) <= 0:
+        raise InputError(f"has a bbox of no width or no height: {shown(box)}")
+    frame = frame_of(path, picture.get("height"), picture.get("width"))
     return SourceSample(
         id=safe_name(f"{info.id}__{annotation.get('id', where.rpartition(' ')[2])}"),
         where=where,
         load_image=info.load,
-        load_mask=_mask(annotation.get("segmentation"), path),
+        load_mask=_mask(annotation.get("segmentation"), path, frame),
         image_key=info.key,
-        group=str(picture.get("patient") or info.group),
-        labels={**info.labels, **{key: value for key, value in labels.items() if value}},
+        group=info.group,
+        labels={**info.labels, **{key: value for key, value in labels.items() if value}, **_owners(picture)},
         question=question,
-        box=None if box is None else Box(box[0], box[1], box[0] + box[2], box[1] + box[3]),
+        box=None if box is None else frame.box(Box(box[0], box[1], box[0] + box[2], box[1] + box[3])),
         spacing=info.spacing,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Frame:
+    """What an image's annotations count: a picture of `size` (H, W), which is `scale` times (y, x) the one that is there."""
+
+    size: Size
+    scale: tuple[float, float] = (1.0, 1.0)
+
+    def box(self, box: Box) -> Box:
+        y, x = self.scale
+        return Box(box.x1 / x, box.y1 / y, box.x2 / x, box.y2 / y)
+
+
+def _frame(path: Path, height: Any, width: Any) -> _Frame:
+    """The frame that an image's ``height`` and ``width`` state: the picture's own where they state none.
+
+    Raises:
+        InputError: if the picture is neither that size, nor that shape at another size.
+    """
+    size = image_size(path)
+    if height is None and width is None:
+        return _Frame(size)
+    if not (type(height) is int and type(width) is int and height > 0 and width > 0):
+        raise InputError(f"its image states a height and width of {shown((height, width))}")
+    stated = (height, width)
+    turned = stored_orientation(path) >= 5 and stated == size[::-1]
+    if stated == size or turned:
+        return _Frame(stated)
+    scale = stated[0] / size[0], stated[1] / size[1]
+    if abs(scale[0] - scale[1]) * max(size) > 1 + max(scale):
+        raise InputError(f"its image is {size[0]} x {size[1]}, and the file says {stated[0]} x {stated[1]}")
+    return _Frame(stated, scale)
+
+
+def _owners(picture: dict[str, Any]) -> dict[str, str]:
+    """The patient, study, volume and group that an image states."""
+    owners = {}
+    for word in GROUPS:
+        if picture.get(word) not in (None, ""):
+            if (name := id_text(picture[word])) is None:
+                raise InputError(f"its image has a {word} that is no text and no whole number: {shown(picture[word])}")
+            owners[word] = name
+    return owners
 
 
 def _image(name: Any, folders: list[Path]) -> Path:
@@ -147,17 +184,19 @@ def _image(name: Any, folders: list[Path]) -> Path:
     return inside(folders[-1], name, "an image")
 
 
-def _mask(segmentation: Any, image: Path) -> Callable[[], NDArray[np.bool_]]:
+def _mask(segmentation: Any, image: Path, frame: _Frame) -> Callable[[], NDArray[np.bool_]]:
     if isinstance(segmentation, dict):
-        return partial(decode_rle, segmentation)
+        return lambda: in_frame_of(image, decode_rle(segmentation))
     if not isinstance(segmentation, list) or not segmentation:
         raise InputError("has no segmentation")
     if not all(_numbers(entry) and len(entry) >= 6 and len(entry) % 2 == 0 for entry in segmentation):
         raise InputError("has a polygon that is not pairs of finite numbers, three at least")
     if sum(map(len, segmentation)) > 2 * MAX_VERTICES:
         raise InputError(f"has polygons of more than {MAX_VERTICES} corners")
-    polygons = [np.asarray(entry, np.float64).reshape(-1, 2) for entry in segmentation]
-    return lambda: polygon_mask(polygons, image_size(image))
+    y, x = frame.scale
+    polygons = [np.asarray(entry, np.float64).reshape(-1, 2) / (x, y) for entry in segmentation]
+    size = frame.size if frame.scale == (1.0, 1.0) else image_size(image)
+    return lambda: in_frame_of(image, polygon_mask(polygons, size))
 
 
 def _numbers(values: Any) -> bool:

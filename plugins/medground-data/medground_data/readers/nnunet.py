@@ -8,13 +8,13 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from medground.data.json_text import read_json
 from medground.data.source_samples import BadSample, SourceSample
 from medground.errors import InputError, UsageError
 from medground.images.nifti import Volume
 from medground.images.paths import NIFTI_SUFFIXES, safe_name, stem
 from medground.images.read import Inspect, inspect_repeated, read_mask
 from medground.images.view import View
-from medground_data.readers.coco import load_json
 
 FOLDERS = (("imagesTr", "labelsTr", "train"), ("imagesTs", "labelsTs", "test"))
 TABLE = "dataset.json"
@@ -60,7 +60,7 @@ class NnUNetReader:
         if not (root / TABLE).is_file():
             raise InputError(f"{root.name} has no {TABLE}", hint="give the folder of one data set")
         inspect = inspect_repeated(root)
-        table = load_json(root / TABLE)
+        table = read_json(root / TABLE)
         names = _labels(table)
         known = modality or _channel(table, channel)
         for images, labels, split in FOLDERS:
