@@ -73,24 +73,35 @@ def read_json(path: Path) -> Any:
         raise InputError(f"{printable(path.name)} is {error.message}", hint=error.hint) from error
 
 
-def read_json_lines(path: Path) -> Iterator[JsonLine]:
+def read_json_lines(path: Path, *, own: bool = False) -> Iterator[JsonLine]:
     """Parse the lines of a file one by one; empty lines are passed over, bad ones come with their problem.
+
+    Args:
+        path: the file.
+        own: medground wrote it: lines are of any length, and a last one without an end, which a kill has torn, is left out.
 
     Raises:
         InputError: if the file cannot be read, or is no text.
     """
     name = printable(path.name)
     try:
+        longest = MAX_BYTES if own else MAX_LINE
         with path.open("rb") as stream:
-            refuse_archive(stream.read(512), name)
+            refuse_archive(start := stream.read(512), name)
+            if start.startswith((b"\xff\xfe", b"\xfe\xff")):
+                raise InputError(f"{name} is UTF-16 text", hint="save it as UTF-8")
+            if b"\0" in start:
+                raise InputError(f"{name} is no text file", hint="give a file of JSON lines")
             stream.seek(0)
             number = 0
-            while data := stream.readline(MAX_LINE + 1):
+            while data := stream.readline(longest + 1):
                 number += 1
-                if len(data) > MAX_LINE:
+                if own and not data.endswith(b"\n"):
+                    return
+                if len(data) > longest:
                     while data and not data.endswith(b"\n"):
-                        data = stream.readline(MAX_LINE)
-                    yield JsonLine(number, problem=f"longer than {MAX_LINE} bytes")
+                        data = stream.readline(longest)
+                    yield JsonLine(number, problem=f"longer than {longest} bytes")
                 elif data.strip(b"\xef\xbb\xbf \t\r\n"):
                     yield parse_line(data, number)
     except OSError as error:
@@ -108,17 +119,13 @@ def parse_line(data: bytes, number: int) -> JsonLine:
 
 
 def refuse_archive(start: bytes, name: str) -> None:
-    """Raise if a file that begins with `start` is no text.
+    """Raise if a file that begins with `start` is an archive.
 
     Raises:
-        InputError: saying what it is instead.
+        InputError: naming its kind.
     """
     if kind := next((kind for magic, kind in _ARCHIVES.items() if start.startswith(magic)), None):
         raise InputError(f"{name} is a {kind} archive", hint="unpack it and give the folder")
-    if start.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise InputError(f"{name} is UTF-16 text", hint="save it as UTF-8")
-    if b"\0" in start:
-        raise InputError(f"{name} is no text file", hint="give a file of JSON lines")
 
 
 def id_text(value: Any) -> str | None:

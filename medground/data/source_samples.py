@@ -42,6 +42,8 @@ class SourceSample:
     """As the source states them."""
     spacing: tuple[float, float] | None = None
     """(row, column) in mm."""
+    mask_file: Path | None = None
+    """The file of which `load_mask` takes every value but 0; None where it is another."""
     file: Path | None = None
     """The PNG or JPEG file that `load_image` reads as a whole, so that it can be copied; None where there is none."""
 
@@ -73,7 +75,7 @@ def refuse_mask(mask: NDArray[np.bool_], size: Size, box: Box | None) -> None:
         turned = " (it would fit if it were transposed)" if mask.shape == size[::-1] else ""
         raise InputError(f"the mask is {mask.shape[0]} x {mask.shape[1]} and its image {size[0]} x {size[1]}{turned}")
     if not mask.any():
-        raise InputError("the mask is empty", hint="remove the line from the manifest")
+        raise InputError("the mask is empty")
     overlap = 1.0 if box is None else float(box_iou(box, mask_box(mask)))
     if overlap < STATED:
         raise InputError(

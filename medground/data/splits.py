@@ -21,6 +21,24 @@ def groups_of(labels: Mapping[str, str]) -> dict[str, str]:
     return {word: labels[word] for word in GROUPS if labels.get(word)}
 
 
+def pseudonym(name: str) -> str:
+    """Return what stands for the name of a group, which may be a person's, where others see it.
+
+    >>> pseudonym("Doe, Jane")
+    '5aa5aba77eb1'
+    """
+    return hashlib.blake2b(name.encode(errors="surrogatepass"), digest_size=6).hexdigest()
+
+
+def without_names(labels: Mapping[str, str]) -> dict[str, str]:
+    """Return labels as others may see them: a pseudonym as ``group`` stands for the widest of `GROUPS`."""
+    widest = next(iter(groups_of(labels).items()), None)
+    kept = {key: value for key, value in labels.items() if key not in GROUPS}
+    if widest is None:
+        return kept
+    return {**kept, "group": widest[1] if widest[0] == "group" else pseudonym("|".join(widest))}
+
+
 def joined(owners: Sequence[Owners], pairs: Iterable[tuple[int, int]] = ()) -> list[int]:
     """Return for each sample the number of its group: samples are joined that share an owner, or that a pair joins."""
     first_of: dict[tuple[str, str], int] = {}

@@ -138,9 +138,11 @@ def encoded_size(data: bytes, name: str) -> Size:
     Raises:
         InputError: as `decode_picture`, as far as the header tells.
     """
-    lying = orientation_of(io.BytesIO(data), name) >= 5  # orientations 5 to 8 lie on their side
+    orientation = orientation_of(io.BytesIO(data), name)
     with _opened(io.BytesIO(data), name) as picture:
         width, height = picture.size
+        # Orientations 5 to 8 lie on their side; the size that Pillow tells of a TIFF is upright.
+        lying = orientation >= 5 and picture.format != "TIFF"
         picture.verify()
         return (width, height) if lying else (height, width)
 

@@ -7,7 +7,6 @@ from medground.data.duplicates import Fingerprint
 from medground.data.manifest import Record
 from medground.data.region_props import RegionProps
 from medground.data.splits import Owners
-from medground.geometry import Size
 
 Severity = Literal["error", "warning"]
 
@@ -95,8 +94,6 @@ class Line:
 
     record: Record
     findings: list[Finding] = field(default_factory=list)
-    size: Size | None = None
-    """Of the image."""
     fingerprint: Fingerprint | None = None
     """Of the image."""
     props: RegionProps | None = None

@@ -60,13 +60,7 @@ def check_pixels(line: Line, root: Path, open_once: Opener) -> None:
     except InputError as error:
         line.add("unreadable_image", str(error))
         return
-    line.size = image.size
-    if image.reoriented:
-        line.add("exif_orientation", "its image is stored turned, by an EXIF orientation")
-    if image.pixels.min() == image.pixels.max():
-        line.add("blank_image", f"every pixel of its image is {list(image.pixels[0, 0])}")
-    for flaw in misfits(record, line.size):
-        line.add(flaw.code, flaw.text)
+    check_image(line, image)
     if (mask_path is None and not isinstance(record.mask, Mapping)) or "mask_value" in line.wrong:
         return
     try:
@@ -74,10 +68,20 @@ def check_pixels(line: Line, root: Path, open_once: Opener) -> None:
     except InputError as error:
         line.add("unreadable_mask", str(error))
         return
-    if _check_mask(line, mask, line.size, mask_path):
+    if check_mask(line, mask, image.size, mask_path if record.mask_value is None else None):
         line.mask_digest = hashlib.blake2b(np.packbits(mask).tobytes(), digest_size=16).hexdigest()
         line.props = region_props(image.pixels, mask)
-        _check_words(line, line.props)
+        check_statements(line, line.props)
+
+
+def check_image(line: Line, image: LoadedImage) -> None:
+    """Check the image of a line, and the line's numbers against its size."""
+    if image.reoriented:
+        line.add("exif_orientation", "its image is stored turned, by an EXIF orientation")
+    if image.pixels.min() == image.pixels.max():
+        line.add("blank_image", f"every pixel of its image is {image.pixels[0, 0].tolist()}")
+    for flaw in misfits(line.record, image.size):
+        line.add(flaw.code, flaw.text)
 
 
 def _file(line: Line, word: str, name: Any, root: Path) -> Path | None:
@@ -94,8 +98,15 @@ def _file(line: Line, word: str, name: Any, root: Path) -> Path | None:
     return path
 
 
-def _check_mask(line: Line, mask: Bools, size: Size, path: Path | None) -> bool:
-    """Check a mask that was read from `path`, or from run lengths; return True if anything can be measured on it."""
+def check_mask(line: Line, mask: Bools, size: Size, path: Path | None) -> bool:
+    """Check the mask of a line; return True if anything can be measured on it.
+
+    Args:
+        line: with the box and points that are compared with the mask.
+        mask: H×W bool.
+        size: (H, W) of the image.
+        path: the file of which all values but 0 are the mask; None where there is none.
+    """
     if mask.shape != size:
         if mask.shape == size[::-1]:
             line.add("transposed_mask", f"its mask is {list(mask.shape)} and its image {list(size)}")
@@ -107,7 +118,7 @@ def _check_mask(line: Line, mask: Bools, size: Size, path: Path | None) -> bool:
         return False
     if mask.mean() > FULL:
         line.add("full_mask", f"its mask covers {mask.mean():.3f} of its image")
-    if path is not None and line.record.mask_value is None:
+    if path is not None:
         _check_values(line, path)
     turned = _check_box(line, mask)
     if not turned and not any(finding.code == "point_out_of_frame" for finding in line.findings):
@@ -178,7 +189,8 @@ def _short(box: Box) -> str:
     return "[" + ", ".join(f"{value:g}" for value in box) + "]"
 
 
-def _check_words(line: Line, props: RegionProps) -> None:
+def check_statements(line: Line, props: RegionProps) -> None:
+    """Check what the question and the reasoning trace say against what was measured."""
     texts = (
         ("question", line.record.question, "question_contradicts_box"),
         ("think", line.record.think, "think_contradicts_box"),

@@ -19,10 +19,16 @@ def check_record(line: Line) -> None:
         return
     if record.mask is None and record.box is None and not line.wrong & {"mask", "bbox", "bbox_2d"}:
         line.add("missing_word", "it has neither a mask nor a bbox_2d")
-    if len(set(record.points)) < len(record.points):
-        line.add("equal_points", f"its points are the same: {[list(point) for point in record.points]}")
     if "question" not in line.wrong:
         _check_question(line)
+    check_words(line)
+
+
+def check_words(line: Line) -> None:
+    """Check points, split and modality."""
+    record = line.record
+    if len(set(record.points)) < len(record.points):
+        line.add("equal_points", f"its points are the same: {[list(point) for point in record.points]}")
     if record.split is not None and record.split not in SPLITS:
         line.add("bad_split", f"its split is {record.split!r}")
     modality = line.label("modality")

@@ -21,7 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medground.data.dataset import Dataset
-from medground.data.manifest import finite_numbers
+from medground.data.json_text import id_text, shown
+from medground.data.manifest import spacing_of
 from medground.data.source_samples import BadSample
 from medground.data.umrg.locate import files
 from medground.data.umrg.schema import NAMED, NEEDED, arrow, truth
@@ -191,7 +192,7 @@ def _row(values: dict[str, Any], where: str, number: int, split: str, store: Sto
     question = _question(values.get("prompt"))
     about = values.get("extra_info")
     labels, spacing = _labels(about if isinstance(about, dict) else {})
-    name = str((about or {}).get("id") or f"row-{number}") if isinstance(about, dict) else f"row-{number}"
+    name = (isinstance(about, dict) and id_text(about.get("id"))) or f"row-{number}"
     name = next(new for n in itertools.count(1) if (new := name if n == 1 else f"{name}-{n}") not in seen)
     seen.add(name)
     if "modality" not in labels and (modality := _modality(name)):
@@ -239,12 +240,14 @@ def _labels(about: dict[str, Any]) -> tuple[dict[str, str], tuple[float, float] 
     except (ValueError, RecursionError):
         rest = {}
     rest = rest if isinstance(rest, dict) else {}
-    spacing = finite_numbers(rest.pop("spacing", None), 2)
+    spacing = spacing_of(stated := rest.pop("spacing", None))
+    if spacing is None and stated is not None:
+        raise InputError(f"its spacing is not 2 positive numbers: {shown(stated)}")
     labels |= {str(key): str(value) for key, value in rest.items() if _plain(value)}
     # Ours writes the row's number there, which is no label.
     if rest or set(about) >= {*NAMED, "index", "labels"}:
         labels.pop("index", None)
-    return labels, None if spacing is None else (spacing[0], spacing[1])
+    return labels, spacing
 
 
 def _plain(value: Any) -> bool:

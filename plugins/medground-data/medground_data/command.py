@@ -202,6 +202,9 @@ def _report(summary: dict[str, Any], out: Path) -> str:
     rows = [f"{summary['samples']} samples of {summary['images']} images in {out}: {splits}; splits {origin}"]
     if summary["rejected"]:
         rows.append(f"{summary['rejected']} left out: see {out / 'rejected.jsonl'}")
+    if findings := summary["findings"]:
+        counts = ", ".join(f"{count} {code}" for code, count in findings.items())
+        rows.append(f"the linter says of the source: {counts}; see {out / 'findings.jsonl'}")
     if summary["leaking_groups"]:
         rows.append(f"{summary['leaking_groups']} groups have samples in several splits, as the source has it")
     return "\n".join(rows)
@@ -265,8 +268,10 @@ def stats(folder: Path, split: str | None, html: Path | None, pictures: int, as_
 def export(folder: Path, to: Path, kind: str, split: str | None, as_json: bool) -> None:
     """Write the dataset in FOLDER as the published parquet table, or as COCO."""
     from medground.data.export import export as write
+    from medground_data.build import building
 
-    counts = write(folder, to, kind, split=split)
+    with building(to):
+        counts = write(folder, to, kind, split=split)
     if as_json:
         click.echo(json.dumps(counts))
     else:

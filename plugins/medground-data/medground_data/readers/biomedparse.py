@@ -80,6 +80,7 @@ def _of_split(
             question=question,
             split=split,
             spacing=info.spacing,
+            mask_file=mask,
         )
 
 

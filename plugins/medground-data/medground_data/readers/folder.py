@@ -124,6 +124,7 @@ def _of_image(
             question=question,
             split=split,
             spacing=info.spacing,
+            mask_file=path,
             file=info.file,
         )
 

@@ -73,6 +73,7 @@ def _sample(
         box=record.box,
         points=record.points,
         spacing=record.spacing or info.spacing,
+        mask_file=root / record.mask if isinstance(record.mask, str) and record.mask_value is None else None,
         file=info.file,
     )
 

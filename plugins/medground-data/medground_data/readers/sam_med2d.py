@@ -109,6 +109,7 @@ def _sample(
         question=question,
         split=split,
         spacing=info.spacing,
+        mask_file=path,
     )
 
 
