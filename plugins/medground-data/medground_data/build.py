@@ -295,7 +295,7 @@ def _lint(sample: SourceSample, image: LoadedImage, mask: Bools) -> list[SourceF
     )  # fmt: skip
     check_words(line)
     check_image(line, image)
-    if check_mask(line, mask, image.size, sample.mask_file):
+    if check_mask(line, mask, image.size, sample.mask_file) and (sample.question or sample.think):
         check_statements(line, region_props(image.pixels, mask))
     for finding in line.findings:
         if finding.code in _REJECTED:
