@@ -126,6 +126,23 @@ def test_coco_polygons_count_the_stated_size(tmp_path):
     assert "states a height and width of" in bad.reason
 
 
+def test_coco_ids_are_one_of_one_kind(tmp_path):
+    square = [10, 10, 30, 10, 30, 20, 10, 20]
+    coco(tmp_path, (60, 80), (60, 80), square)
+    table = json.loads((tmp_path / "all.json").read_text(encoding="utf-8-sig"))
+
+    def reasons(images, image_id):
+        annotations = [{**table["annotations"][0], "image_id": image_id}]
+        (tmp_path / "all.json").write_text(json.dumps({**table, "images": images, "annotations": annotations}))
+        return [getattr(sample, "reason", None) for sample in read_source(tmp_path)]
+
+    image = table["images"][0]
+    assert reasons([image], "0") == [None]
+    for images, image_id, count in (([image, image], 0, 2), ([{**image, "id": None}], None, 0), ([image], 0.0, 0)):
+        [reason] = reasons(images, image_id)
+        assert f"is that of {count} entries of the file, not of one" in reason
+
+
 def test_coco_groups_are_words_of_the_image(tmp_path):
     [sample] = coco(tmp_path, (60, 80), (60, 80), [10, 10, 30, 10, 30, 20], patient=0, study="s")
     assert (sample.labels["patient"], sample.labels["study"]) == ("0", "s")

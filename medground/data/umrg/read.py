@@ -23,13 +23,13 @@ from numpy.typing import NDArray
 from medground.data.dataset import Dataset
 from medground.data.json_text import id_text, shown
 from medground.data.manifest import spacing_of
-from medground.data.source_samples import BadSample
+from medground.data.source_samples import BadSample, refuse_mask
 from medground.data.umrg.locate import files
 from medground.data.umrg.schema import NAMED, NEEDED, arrow, truth
 from medground.errors import InputError, did_you_mean
 from medground.geometry import Size
 from medground.images.loaded import LoadedImage
-from medground.images.pictures import decode_mask, decode_picture, encoded_size
+from medground.images.pictures import decode_mask, decode_picture, encoded_size, orientation_of
 from medground.types import Mask, Query, Region, Sample, Target
 
 MAX_GROUP_BYTES = 8_000_000_000
@@ -102,7 +102,10 @@ class Row:
         """Decode image and mask. Raises as `load_image`."""
         image = self.load_image()
         box, points, published = truth(self.truth, image.size)
-        region = Region(box=box, points=points, mask=None if self.mask is None else Mask(data=self.load_mask()))
+        mask = None if self.mask is None else self.load_mask()
+        if mask is not None:
+            refuse_mask(mask, image.size, None)
+        region = Region(box=box, points=points, mask=None if mask is None else Mask(data=mask))
         return Sample(
             query=Query(image=image.pixels, question=self.question, id=self.id),
             target=Target(regions=(region,), published=published),
@@ -184,6 +187,8 @@ def _row(values: dict[str, Any], where: str, number: int, split: str, store: Sto
     image = _one(values.get("images"), "image")
     mask = _one(values["masks"], "mask") if values.get("masks") else None
     size = encoded_size(image, "its image")
+    if orientation_of(io.BytesIO(image), "its image") != 1:
+        raise InputError("its image is stored turned (EXIF), and its numbers may count it as stored or as shown")
     if mask is not None and encoded_size(mask, "its mask") != size:
         raise InputError(f"its mask is {encoded_size(mask, 'its mask')} and its image {size}")
     reward_model = values.get("reward_model")

@@ -351,7 +351,12 @@ def _split(drafts: Sequence[Draft], options: Options) -> dict[str, Any]:
         splits = assign(groups, strata, options.fractions, seed=options.seed)
     for draft, split in zip(drafts, splits, strict=True):
         draft.line["split"] = split
-    return {"splits_kept": keep, "groups": len(set(groups)), "leaking_groups": leaking_groups(groups, splits)}
+    return {
+        "splits_kept": keep,
+        "splits_replaced": 0 if keep else sum(map(bool, stated)),
+        "groups": len(set(groups)),
+        "leaking_groups": leaking_groups(groups, splits),
+    }
 
 
 def _summary(built: Drafts, options: Options) -> dict[str, Any]:

@@ -91,7 +91,7 @@ def _recipe_names(ctx: click.Context, param: click.Parameter, incomplete: str) -
 def build(source: Path, out: Path, reader: str | None, options: tuple[str, ...], as_json: bool, **given: Any) -> None:
     """Make samples of the masks of SOURCE: box, key points, question, split.
 
-    OUT gets images/, masks/, manifest.jsonl, build.json and rejected.jsonl (what could not be used, and why). It
+    OUT gets images/, masks/, manifest.jsonl, build.json, findings.jsonl and rejected.jsonl (what could not be used). It
     appears when it is complete. What a reasoner writes is stored in OUT.building as it comes: run the same command again
     after an interruption.
     """
@@ -202,6 +202,8 @@ def _report(summary: dict[str, Any], out: Path) -> str:
     rows = [f"{summary['samples']} samples of {summary['images']} images in {out}: {splits}; splits {origin}"]
     if summary["rejected"]:
         rows.append(f"{summary['rejected']} left out: see {out / 'rejected.jsonl'}")
+    if summary["splits_replaced"]:
+        rows.append(f"{summary['splits_replaced']} samples stated a split and got a new one")
     if findings := summary["findings"]:
         counts = ", ".join(f"{count} {code}" for code, count in findings.items())
         rows.append(f"the linter says of the source: {counts}; see {out / 'findings.jsonl'}")

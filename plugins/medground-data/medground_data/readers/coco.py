@@ -57,15 +57,14 @@ class CocoReader:
         folder = tables[0].parent
         folders = [folder / images] if images is not None else [folder, folder / "images", folder.parent / "images"]
         inspect, frame_of = inspect_repeated(folder.parent), lru_cache(maxsize=1)(_frame)
-        pictures = {entry.get("id"): entry for entry in _objects(table, "images")}
-        categories = {entry.get("id"): entry for entry in _objects(table, "categories")}
+        pictures, categories = _by_id(table, "images"), _by_id(table, "categories")
         for number, annotation in enumerate(_objects(table, "annotations"), start=1):
             where = f"{safe_name(tables[0].name)} annotation {number}"
             try:
-                picture = pictures.get(_key(annotation.get("image_id")))
-                if picture is None:
-                    raise InputError("names an image that the file does not list")
-                category = categories.get(_key(annotation.get("category_id")), {})
+                picture = _named(pictures, annotation, "image_id")
+                category = (
+                    {} if annotation.get("category_id") is None else _named(categories, annotation, "category_id")
+                )
                 labels = {
                     "category": str(category["name"]) if "name" in category else None,
                     "supercategory": category.get("supercategory"),
@@ -95,8 +94,24 @@ def _objects(table: Any, key: str) -> list[dict[str, Any]]:
     return [entry for entry in objects if isinstance(entry, dict)]
 
 
-def _key(value: Any) -> Any:
-    return value if isinstance(value, (int, str)) else None
+def _by_id(table: Any, key: str) -> dict[str, list[dict[str, Any]]]:
+    """The objects of a list by their ids; one id may wrongly have several."""
+    objects: dict[str, list[dict[str, Any]]] = {}
+    for entry in _objects(table, key):
+        if (name := id_text(entry.get("id"))) is not None:
+            objects.setdefault(name, []).append(entry)
+    return objects
+
+
+def _named(objects: dict[str, list[dict[str, Any]]], annotation: dict[str, Any], word: str) -> dict[str, Any]:
+    """The one object that an annotation names."""
+    name = id_text(annotation.get(word))
+    same = objects.get(name, []) if name is not None else []
+    if len(same) != 1:
+        raise InputError(
+            f"its {word} {shown(annotation.get(word))} is that of {len(same)} entries of the file, not of one"
+        )
+    return same[0]
 
 
 def _sample(
