@@ -101,6 +101,10 @@ def test_a_mask_on_another_grid_is_refused(tmp_path, shift):
         read_mask_of(tmp_path / "i.nii", tmp_path / "m.nii", View(plane="axial", slice=1))
 
 
+def _extent(polygon):
+    return max(polygon[::2]) - polygon[0], max(polygon[1::2]) - polygon[1]
+
+
 def coco(folder, size, stated, polygon, **image):
     folder.mkdir(exist_ok=True)
     noise = np.random.default_rng(0).integers(0, 256, (*size, 3)).astype(np.uint8)
@@ -109,7 +113,15 @@ def coco(folder, size, stated, polygon, **image):
     table = {
         "images": [{"id": 0, "file_name": "a.png", "height": height, "width": width, **image}],
         "categories": [{"id": 0, "name": "liver"}],
-        "annotations": [{"id": 0, "image_id": 0, "category_id": 0, "segmentation": [polygon]}],
+        "annotations": [
+            {
+                "id": 0,
+                "image_id": 0,
+                "category_id": 0,
+                "segmentation": [polygon],
+                "bbox": [*polygon[:2], *_extent(polygon)],
+            }
+        ],
     }
     (folder / "all.json").write_text("\ufeff" + json.dumps(table))
     return list(read_source(folder))
@@ -124,6 +136,19 @@ def test_coco_polygons_count_the_stated_size(tmp_path):
     assert bad.reason == "its image is 60 x 80, and the file says 120 x 120"
     [bad] = coco(tmp_path, (60, 80), ("120", 160), square)
     assert "states a height and width of" in bad.reason
+
+
+def test_coco_annotations_of_the_stored_picture_turn_with_it(tmp_path):
+    pixels, _ = stored_scene((20, 30))
+    exif_picture(tmp_path / "a.jpg", pixels, 6)
+    square = [2, 3, 14, 3, 14, 9, 2, 9]
+    [sample] = coco(tmp_path, (20, 30), (20, 30), square, file_name="a.jpg")
+    assert sample.box is None
+    assert np.array_equal(sample.load_mask(), sample.load_image().pixels[..., 0] > 120)
+    [sample] = coco(tmp_path, (20, 30), (30, 20), [11, 2, 17, 2, 17, 14, 11, 14], file_name="a.jpg")
+    assert np.array_equal(sample.load_mask(), sample.load_image().pixels[..., 0] > 120)
+    [bad] = coco(tmp_path, (20, 30), (None, None), square, file_name="a.jpg")
+    assert "stored turned (EXIF), and the file states no height and width" in bad.reason
 
 
 def test_coco_ids_are_one_of_one_kind(tmp_path):

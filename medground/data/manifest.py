@@ -192,6 +192,7 @@ def owners_of(record: Record, root: Path) -> Owners:
     owners = {**groups_of(record.labels), "image": str(record.image)}
     with suppress(MedgroundError):  # who reads the image says what is wrong with it
         path = within(root, record.image)
+        owners["image"] = path.relative_to(root.resolve()).as_posix()
         if is_dicom(path) and (group := DicomFile.read(path).header().group):
             owners["source"] = group
     return owners

@@ -251,7 +251,7 @@ def stats(folder: Path, split: str | None, html: Path | None, pictures: int, as_
         measured = measure(samples, advance)
     figures = summary(measured)
     if html is not None:
-        html.write_text(as_page(folder.resolve().name, figures, measured, samples, pictures), encoding="utf-8")
+        html.write_text(as_page(figures, measured, samples, pictures), encoding="utf-8")
         click.echo(f"wrote {html}", err=True)
     if as_json:
         click.echo(json.dumps({**figures, "rows": rows(measured)}))

@@ -141,21 +141,26 @@ def _sample(
         group=info.group,
         labels={**info.labels, **{key: value for key, value in labels.items() if value}, **_owners(picture)},
         question=question,
-        box=None if box is None else frame.box(Box(box[0], box[1], box[0] + box[2], box[1] + box[3])),
+        box=None if box is None else frame.box(*box),
         spacing=info.spacing,
     )
 
 
 @dataclass(frozen=True, slots=True)
 class _Frame:
-    """What an image's annotations count: a picture of `size` (H, W), which is `scale` times (y, x) the one that is there."""
+    """What an image's annotations count."""
 
     size: Size
+    """(H, W)."""
     scale: tuple[float, float] = (1.0, 1.0)
+    """(y, x): how much larger that is than the picture that is there."""
+    turned: bool = False
+    """True if it is the picture as stored, which is shown otherwise."""
 
-    def box(self, box: Box) -> Box:
-        y, x = self.scale
-        return Box(box.x1 / x, box.y1 / y, box.x2 / x, box.y2 / y)
+    def box(self, x: float, y: float, width: float, height: float) -> Box | None:
+        """A stated box in the picture as shown; None where it is turned, and the mask's box says the same."""
+        down, right = self.scale
+        return None if self.turned else Box(x / right, y / down, (x + width) / right, (y + height) / down)
 
 
 def _frame(path: Path, height: Any, width: Any) -> _Frame:
@@ -164,15 +169,16 @@ def _frame(path: Path, height: Any, width: Any) -> _Frame:
     Raises:
         InputError: if the picture is neither that size, nor that shape at another size.
     """
-    size = image_size(path)
+    size, orientation = image_size(path), stored_orientation(path)
     if height is None and width is None:
+        if orientation != 1:
+            raise InputError("its image is stored turned (EXIF), and the file states no height and width")
         return _Frame(size)
     if not (type(height) is int and type(width) is int and height > 0 and width > 0):
         raise InputError(f"its image states a height and width of {shown((height, width))}")
     stated = (height, width)
-    turned = stored_orientation(path) >= 5 and stated == size[::-1]
-    if stated == size or turned:
-        return _Frame(stated)
+    if stated == size or (orientation >= 5 and stated == size[::-1]):
+        return _Frame(stated, turned=stated != size)
     scale = stated[0] / size[0], stated[1] / size[1]
     if abs(scale[0] - scale[1]) * max(size) > 1 + max(scale):
         raise InputError(f"its image is {size[0]} x {size[1]}, and the file says {stated[0]} x {stated[1]}")

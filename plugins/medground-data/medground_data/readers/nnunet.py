@@ -47,7 +47,7 @@ class NnUNetReader:
         modality: str | None = None,
         question: str | None = None,
     ) -> Iterator[SourceSample | BadSample]:
-        """Yield a source sample per label of a slice.
+        """Return the source samples, one per label of a slice.
 
         Args:
             root: the data set's folder.
@@ -61,21 +61,33 @@ class NnUNetReader:
         """
         if not (root / TABLE).is_file():
             raise InputError(f"{root.name} has no {TABLE}", hint="give the folder of one data set")
-        inspect = inspect_repeated(root)
         table = read_json(root / TABLE)
-        names = _labels(table)
-        known = modality or _channel(table, channel)
+        names, known = _labels(table), modality or _channel(table, channel)
         files = _label_files(root, table)
         _check_slices(plane, slices, window, volumes=any(is_nifti(path) for path, _, _ in files))
-        for path, images, split in files:
-            try:
-                image = _image(images, path, channel)
-                chosen = _chosen(path, image, plane, str(slices), names)
-                for number, name in chosen:
-                    view = View(plane=plane, slice=number, window=window)
-                    yield _sample(inspect, image, path, view, name, names[name], known, question, split)
-            except InputError as error:
-                yield BadSample(safe_name(path.name), error.message)
+        return _samples(root, files, names, known, plane, str(slices), channel, window, question)
+
+
+def _samples(
+    root: Path,
+    files: list[tuple[Path, Path, str]],
+    names: Mapping[str, tuple[int, ...]],
+    modality: str | None,
+    plane: str | None,
+    slices: str,
+    channel: int,
+    window: str | None,
+    question: str | None,
+) -> Iterator[SourceSample | BadSample]:
+    inspect = inspect_repeated(root)
+    for path, images, split in files:
+        try:
+            image = _image(images, path, channel)
+            for number, name in _chosen(path, image, plane, slices, names):
+                view = View(plane=plane, slice=number, window=window)
+                yield _sample(inspect, image, path, view, name, names[name], modality, question, split)
+        except InputError as error:
+            yield BadSample(safe_name(path.name), error.message)
 
 
 def _check_slices(plane: str | None, slices: str | int | None, window: str | None, *, volumes: bool) -> None:
@@ -199,7 +211,7 @@ def _sample(
     stated = {
         "category": name.replace("_", " "),
         **({"modality": modality} if modality else {}),
-        "volume": f"{split}/{stem(labels)}",
+        "volume": stem(labels),
     }
     return SourceSample(
         id=safe_name(f"{info.id}__{name}"),
