@@ -7,6 +7,7 @@ import pytest
 
 import medground
 from medground.cli import main
+from medground.data.open_dataset import open_dataset
 from medground.errors import InputError
 from medground.evaluation.causes import Outcomes
 from medground.frames import Frame
@@ -40,10 +41,14 @@ def phantoms(tmp_path_factory):
     return folder
 
 
-def saved(folder, *pairs):
-    """A file of saved answers, as (text, how it ended)."""
+def saved(folder, phantoms, *pairs):
+    """A file of saved answers about the samples in their order, as (text, how it ended)."""
     path = folder / "answers.jsonl"
-    path.write_text("".join(json.dumps({"prediction": text, "finish_reason": end}) + "\n" for text, end in pairs))
+    lines = [
+        {"id": name, "prediction": text, "finish_reason": end}
+        for name, (text, end) in zip(open_dataset(phantoms).ids, pairs, strict=False)
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return path
 
 
@@ -83,7 +88,7 @@ def test_cut_answers_and_refusals_are_counted_apart(phantoms, tmp_path):
     """Of eight: five cut off, one that refuses, two whole."""
     texts = [(CUT, "length")] * 5 + [("No.", "stop")] + [(WHOLE, "stop")] * 2
     recipe = {**BARE, "segmenter": "ellipse", "data": {"path": str(phantoms)}, "evaluate": {"n_boot": 50}}
-    result = medground.evaluate(recipe, predictions=saved(tmp_path, *texts), out=tmp_path / "out")
+    result = medground.evaluate(recipe, predictions=saved(tmp_path, phantoms, *texts), out=tmp_path / "out")
     condition = result.summary.conditions["answer"]
     assert condition.failures == {"cut_off": 5, "no_answer": 1}
     assert (
@@ -105,12 +110,14 @@ def test_cut_answers_and_refusals_are_counted_apart(phantoms, tmp_path):
 
 def test_how_a_saved_answer_ended_is_one_of_two_words(phantoms, tmp_path):
     with pytest.raises(InputError, match="finish_reason must be"):
-        medground.evaluate({**BARE, "data": {"path": str(phantoms)}}, predictions=saved(tmp_path, (WHOLE, "timeout")))
+        medground.evaluate(
+            {**BARE, "data": {"path": str(phantoms)}}, predictions=saved(tmp_path, phantoms, (WHOLE, "timeout"))
+        )
 
 
 def test_the_first_lines_of_eval_say_why_everything_is_0(phantoms, tmp_path, capsys):
     (tmp_path / "recipe.yaml").write_text(json.dumps({**BARE, "evaluate": {"n_boot": 50}}))
-    answers = saved(tmp_path, *[(CUT, "length")] * 8)
+    answers = saved(tmp_path, phantoms, *[(CUT, "length")] * 8)
     command = ["eval", tmp_path / "recipe.yaml", f"data.path={phantoms}", "--predictions", answers]
     assert cli(*command, "--out", tmp_path / "text") == 0
     first = capsys.readouterr().err.splitlines()[0]
@@ -126,11 +133,11 @@ FAR = WHOLE.replace("[10, 10, 60, 60]", "[0, 0, 1, 1]").replace("[10, 10]", "[0,
 
 def test_answers_that_hit_nothing_are_told_apart_from_answers_that_fail(phantoms, tmp_path):
     recipe = {**BARE, "data": {"path": str(phantoms)}, "evaluate": {"n_boot": 50}}
-    result = medground.evaluate(recipe, predictions=saved(tmp_path, *[(FAR, "stop")] * 8))
+    result = medground.evaluate(recipe, predictions=saved(tmp_path, phantoms, *[(FAR, "stop")] * 8))
     assert result.mean("iou") == 0
     (cause,) = result.summary.causes
     assert cause.startswith("Every score of 8 answers is 0, though most can be read")
-    sound = medground.evaluate(recipe, predictions=saved(tmp_path, *[(WHOLE, "stop")] * 8))
+    sound = medground.evaluate(recipe, predictions=saved(tmp_path, phantoms, *[(WHOLE, "stop")] * 8))
     assert sound.mean("iou") > 0 and sound.summary.causes == []
 
 
@@ -146,7 +153,7 @@ def test_empty_masks_are_counted_and_told(phantoms, tmp_path):
         "data": {"path": str(phantoms)},
         "evaluate": {"n_boot": 50},
     }
-    answers = saved(tmp_path, *[(SPECK, "stop")] * 6, *[("No.", "stop")] * 2)
+    answers = saved(tmp_path, phantoms, *[(SPECK, "stop")] * 6, *[("No.", "stop")] * 2)
     result = medground.evaluate(recipe, predictions=answers, out=tmp_path / "out")
     condition = result.summary.conditions["answer"]
     assert (condition.ok, condition.masks, condition.empty_masks) == (6, 6, 6)

@@ -7,6 +7,7 @@ import pytest
 from medground_data.readers import read_source
 from PIL import Image as Pillow
 
+from medground.data.json_text import JsonLine
 from medground.data.lint import lint
 from medground.data.manifest import parse_record
 from medground.data.open_dataset import open_dataset
@@ -68,7 +69,7 @@ def test_a_run_length_mask_is_read_everywhere(folder):
 
 def test_a_run_length_mask_of_another_size_is_refused_everywhere(folder):
     write(folder, mask=encode_rle(LABELS.T == 3))
-    with pytest.raises(InputError, match="the mask of a is"):
+    with pytest.raises(InputError, match="a: the mask is 30 x 20 and its image 20 x 30"):
         open_dataset(folder)[0]
     assert [finding.code for finding in lint(folder)[0]] == ["transposed_mask"]
 
@@ -90,7 +91,7 @@ def test_bbox_means_bbox_2d_everywhere(folder):
         ({"mask": encode_rle(LABELS == 3), "mask_value": 1}, "mask_value selects a value of a label map"),
         ({"mask": "labels.png", "bbox": [0, 0, 1, 1], "bbox_2d": [0, 0, 2, 2]}, "bbox is not the box of bbox_2d"),
         ({"mask": 3}, "mask is no path and no run lengths: '3'"),
-        ({"mask": "labels.png", "spacing": [1]}, "spacing is not 2 finite numbers: '[1]'"),
+        ({"mask": "labels.png", "spacing": [1]}, "spacing is not 2 positive numbers: '[1]'"),
         ({"mask": "labels.png", "question": ["?"]}, "question is not text"),
     ],
 )
@@ -107,4 +108,4 @@ def test_a_word_of_the_wrong_kind_is_refused_in_the_same_words_everywhere(folder
 
 def test_further_words_are_labels_and_lists_are_not():
     words = {"image": "a.png", "patient": "p7", "age": 3, "contrast": True, "list": [1], "empty": "", "none": None}
-    assert parse_record(json.dumps(words), 1).labels == {"patient": "p7", "age": "3", "contrast": "True"}
+    assert parse_record(JsonLine(1, words)).labels == {"patient": "p7", "age": "3", "contrast": "True"}

@@ -362,7 +362,9 @@ def test_nnunet_slices_are_chosen_by_the_user(tmp_path):
     assert case.load_mask().sum() == 25 and case.load_image().pixels.shape == (11, 9, 3)
     # Stored along L and P, so that the picture is the plane, transposed.
     assert np.array_equal(case.load_mask(), labels[:, :, 4].T == 1)
-    assert {entry.group for entry in every} == {"train/case_7"} and len({entry.image_key for entry in every}) == 3
+    assert {entry.group for entry in every} == {"imagesTr/case_7_0000.nii.gz"} and len(
+        {entry.image_key for entry in every}
+    ) == 3
 
 
 @pytest.mark.parametrize("plane", ["coronal", "sagittal"])
@@ -382,7 +384,7 @@ def test_nnunet_labels_of_another_grid_are_listed(tmp_path):
     results = list(read_source(root, plane="axial", slices="largest"))
     bad = [case for case in results if isinstance(case, BadSample)]
     assert len(results) == 5 and [entry.where for entry in bad] == ["case_8.nii.gz", "case_9.nii.gz"]
-    assert "its image is" in bad[0].reason and "does not exist" in bad[1].reason
+    assert "lies on another grid than its image" in bad[0].reason and "does not exist" in bad[1].reason
 
 
 def test_a_manifest_of_volumes_shares_its_view(tmp_path):

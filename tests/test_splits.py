@@ -65,7 +65,7 @@ def test_another_seed_deals_otherwise():
 def test_what_is_joined_to_the_same_is_joined():
     images = [phantoms.phantom(family, 1).image for family in ("ct", "mri", "xray", "fundus")]
     prints = [fingerprint(image) for image in [*images, images[0], saved_again(images[1])]]
-    groups = ["anna", "bert", "carl", "dora", "bert", "dora"]
+    groups = [{"patient": name} for name in ("anna", "bert", "carl", "dora", "bert", "dora")]
     # anna's picture is also bert's; bert's other one looks like dora's
     assert leakage_groups(groups, prints) == [0, 0, 2, 0, 0, 0]
     assert leakage_groups(groups, prints, near=False) == [0, 0, 2, 3, 0, 3]

@@ -1,6 +1,7 @@
 """Supervised training learns the ideal answer, with the loop, checkpoints and command of GRPO."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -13,13 +14,14 @@ import medground  # noqa: E402
 from medground.cli import medground as command  # noqa: E402
 from medground.data.open_dataset import open_dataset  # noqa: E402
 from medground.errors import InputError, Interrupted, RecipeError  # noqa: E402
+from medground.geometry import Box, Point  # noqa: E402
 from medground.recipe import resolve  # noqa: E402
 from medground.runs.checkpoint import Checkpoints  # noqa: E402
 from medground.runs.folder import read_events  # noqa: E402
 from medground.training.build import build  # noqa: E402
 from medground.training.method import TrainingState  # noqa: E402
 from medground.training.run import train  # noqa: E402
-from medground.types import Completion  # noqa: E402
+from medground.types import Completion, Region, Target  # noqa: E402
 
 
 def test_the_target_is_the_ideal_answer_in_the_models_own_frame(trials):
@@ -45,6 +47,15 @@ def test_a_reasoning_trace_is_part_of_the_target_where_the_data_has_one(trials, 
     samples = open_dataset(manifest)
     made = build(resolve(trials("sft")))
     assert "<think>because 1</think>" in made.method.target(samples[1])[0]
+
+
+@pytest.mark.parametrize(("box", "fault"), [((20, 30, 10, 40), "inverted_box"), ((20, 30, 900, 40), "out_of_frame")])
+def test_an_answer_that_would_be_read_as_a_fault_is_not_taught(trials, box, fault):
+    made = build(resolve(trials("sft")))
+    sample = made.samples[0]
+    target = Target(regions=(Region(box=Box(*box), points=(Point(3, 4), Point(5, 6))),))
+    with pytest.raises(InputError, match=f"'{sample.query.id}' cannot be a target: .* would be read as {fault}"):
+        made.method.target(replace(sample, target=target))
 
 
 def test_the_loss_is_the_mean_over_target_tokens(trials):

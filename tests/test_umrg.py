@@ -225,7 +225,7 @@ BAD = {
     "truth values": (truth(bbox_2d=[True, 2, 3, 4]), "bbox_2d is not 4 finite numbers"),
     "inverted": (truth(bbox_2d=[9, 6, 5, 9]), "does not lie in its image"),
     "beyond": (truth(bbox_2d=[5, 6, 30, 9]), "does not lie in its image"),
-    "point beyond": (truth(point_2d=[[6, 20]]), "do not lie in its image"),
+    "point beyond": (truth(point_2d=[[6, 20]]), "does not lie in its image"),
     "points": (truth(point_2d="x"), "not a list of points"),
 }
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from medground.data.dataset import Dataset
 from medground.data.open_dataset import open_dataset
+from medground.data.splits import without_names
 from medground.data.umrg import write_umrg
 from medground.errors import InputError, UsageError, did_you_mean
 from medground.images.pictures import png_bytes
@@ -88,7 +89,8 @@ def _image(folder: Path, images: dict[str, dict[str, Any]], sample: Sample) -> i
     key = image_key(pixels)[:16]
     if key not in images:
         height, width = sample.query.size
-        images[key] = {"id": len(images) + 1, "file_name": f"{key}.png", "height": height, "width": width}
+        group = {word: name for word, name in without_names(sample.labels).items() if word == "group"}
+        images[key] = {"id": len(images) + 1, "file_name": f"{key}.png", "height": height, "width": width, **group}
         path = folder / "images" / f"{key}.png"
         if not path.exists():
             path.write_bytes(png_bytes(pixels))

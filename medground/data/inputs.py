@@ -68,7 +68,7 @@ def _of_file(path: Path, number: int, folder: Path, question: str, view: View) -
 
 
 _USED = ("", "id", "image", "question", "plane", "slice", "window")
-"""The words of a manifest that are used here; what is wrong with the others does not matter."""
+"""The words of a manifest that are used here; what is wrong with the others does not matter. "" is the line itself."""
 
 
 def _of_manifest(manifest: Path, question: str | None, view: View) -> list[Input]:

@@ -3,17 +3,17 @@
 A line holds ``image`` and, of its target, ``mask`` (a file, or a COCO run-length object) or ``bbox_2d`` (x1, y1, x2, y2 in
 pixels, half-open; ``bbox`` is the same). Optional are ``id``, ``question``, ``think`` (a reasoning trace), ``split``,
 ``point_2d`` ([[x, y], ...]), ``mask_value`` (the value of a label map that is meant), ``mask_threshold`` (the least value of a
-mask that is meant), ``size`` ([H, W]), ``spacing`` (mm per
-pixel along y and x), and ``plane``, ``slice`` and ``window`` of DICOM and NIfTI. Any further text, number or truth value is
-a label.
+mask that is meant), ``size`` ([H, W] of the picture that the numbers count), ``spacing`` (mm per pixel along y and x), and
+``plane``, ``slice`` and ``window`` of DICOM and NIfTI. ``patient``, ``study``, ``volume`` and ``group`` name what may not part
+between splits. Any further text, number or truth value is a label.
 
 Every reader of a manifest parses it here. What is wrong with a line is collected in its record: who reads samples raises
 the first flaw, the linter reports all of them.
 """
 
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,16 +21,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medground.errors import InputError
-from medground.geometry import Box, Point
-from medground.images.paths import inside
-from medground.images.read import read_mask_in_view
+from medground.data.json_text import JsonLine, id_text, read_json_lines, shown
+from medground.data.splits import GROUPS, Owners, groups_of
+from medground.errors import InputError, MedgroundError
+from medground.geometry import Box, Point, Size
+from medground.images.dicom import DicomFile, is_dicom
+from medground.images.loaded import LoadedImage
+from medground.images.mask_frames import in_frame_of, read_mask_of
+from medground.images.paths import inside, within
 from medground.images.rle import decode_rle
 from medground.images.view import View
 
 MANIFEST = "manifest.jsonl"
-MAX_LINE = 10_000_000
-"""Characters; a longer line is refused before it is parsed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +65,8 @@ class Record:
     split: str | None = None
     box: Box | None = None
     points: tuple[Point, ...] = ()
-    size: Any = None
-    """As stated, unchecked."""
+    size: Size | None = None
+    """[H, W] of the picture that the numbers count."""
     spacing: tuple[float, float] | None = None
     plane: str | None = None
     slice: int | None = None
@@ -105,28 +107,19 @@ def manifest_file(path: str | Path) -> Path:
 
 
 def read_records(manifest: Path) -> Iterator[Record]:
-    """Parse the lines of a manifest one by one; empty lines are passed over, bad ones come with their flaws."""
-    with manifest.open(encoding="utf-8", errors="replace") as lines:
-        number = 0
-        while text := lines.readline(MAX_LINE + 1):
-            number += 1
-            if len(text) > MAX_LINE:
-                while text and not text.endswith("\n"):
-                    text = lines.readline(MAX_LINE)
-                flaw = Flaw("not_json", "", f"longer than {MAX_LINE} characters")
-                yield Record(number=number, flaws=(flaw,))
-            elif text.strip():
-                yield parse_record(text, number)
+    """Parse the lines of a manifest one by one; empty lines are passed over, bad ones come with their flaws.
+
+    Raises:
+        InputError: if the file cannot be read, or is no text.
+    """
+    return map(parse_record, read_json_lines(manifest))
 
 
-def parse_record(text: str, number: int) -> Record:
-    """Parse one line of a manifest and check the kind of every word."""
-    try:
-        words = json.loads(text)
-    except (ValueError, RecursionError):
-        return Record(number=number, flaws=(Flaw("not_json", "", "not JSON"),))
-    if not isinstance(words, dict):
-        return Record(number=number, flaws=(Flaw("not_json", "", "not a JSON object"),))
+def parse_record(line: JsonLine) -> Record:
+    """Check the kind of every word of a line of a manifest."""
+    words = line.value
+    if line.problem or not isinstance(words, dict):
+        return Record(number=line.number, flaws=(Flaw("not_json", "", line.problem or "not a JSON object"),))
     values: dict[str, Any] = {}
     flaws = []
     for word, (convert, wrong) in _KINDS.items():
@@ -134,10 +127,12 @@ def parse_record(text: str, number: int) -> Record:
             values[word] = value
         elif words.get(word) not in (None, "") or word == "image":
             code = "missing_word" if word == "image" else "bad_number" if word in _NUMBERS else "bad_word"
-            flaws.append(Flaw(code, word, f"{word} {wrong}: {_shown(words.get(word))}"))
+            flaws.append(Flaw(code, word, f"{word} {wrong}: {shown(words.get(word))}"))
     boxes = [values.pop(word) for word in ("bbox_2d", "bbox") if word in values]
     if len(set(boxes)) > 1:
-        flaws.append(Flaw("bad_word", "bbox", f"bbox is not the box of bbox_2d: {_shown(words['bbox'])}"))
+        flaws.append(Flaw("bad_word", "bbox", f"bbox is not the box of bbox_2d: {shown(words['bbox'])}"))
+    elif boxes and (flaw := _impossible(boxes[0])):
+        flaws.append(flaw)
     chosen = [word for word in ("mask_value", "mask_threshold") if word in values]
     if chosen and isinstance(values.get("mask"), dict):
         flaws.append(
@@ -145,40 +140,95 @@ def parse_record(text: str, number: int) -> Record:
         )
     if len(chosen) > 1:
         flaws.append(Flaw("bad_word", "mask_threshold", "mask_threshold and mask_value are both stated"))
-    labels = {
-        str(key): str(value)
+    labels = {word: values.pop(word) for word in GROUPS if word in values} | {
+        key: str(value)
         for key, value in words.items()
-        if key not in _KINDS and key != "size" and type(value) in (str, int, float, bool) and value != ""
+        if key not in _KINDS and type(value) in (str, int, float, bool) and value != ""
     }
     return Record(
-        number=number, box=boxes[0] if boxes else None, points=values.pop("point_2d", ()), size=words.get("size"),
-        labels=labels, flaws=tuple(flaws), **values,
+        number=line.number, box=boxes[0] if boxes else None, points=values.pop("point_2d", ()), labels=labels,
+        flaws=tuple(flaws), **values,
     )  # fmt: skip
+
+
+def _impossible(box: Box) -> Flaw | None:
+    if box.width < 0 or box.height < 0:
+        return Flaw("inverted_box", "bbox_2d", f"its box {list(box)} has its corners reversed")
+    if box.width < 1 or box.height < 1:
+        return Flaw("degenerate_box", "bbox_2d", f"its box {list(box)} is {box.width:g} x {box.height:g} px")
+    return None
+
+
+def misfits(record: Record, size: Size) -> Iterator[Flaw]:
+    """Yield what of a line cannot be true of its image of `size` (H, W)."""
+    height, width = size
+    box = record.box
+    if record.size is not None and record.size != size:
+        yield Flaw("size_stated", "size", f"it states the size {list(record.size)}, and its image is {list(size)}")
+    if box and box.clip(size) != box:
+        yield Flaw("box_out_of_frame", "bbox_2d", f"its box {list(box)} leaves its image of {width} x {height} px")
+    for x, y in record.points:
+        if not (0 <= x < width and 0 <= y < height):
+            text = f"its point ({x:g}, {y:g}) leaves its image of {width} x {height} px"
+            yield Flaw("point_out_of_frame", "point_2d", text)
+            return
+
+
+def refuse_misfits(record: Record, image: LoadedImage) -> None:
+    """Raise if what a line states cannot be true of its image, or cannot be known to be.
+
+    Raises:
+        InputError: saying the first flaw; for numbers of a picture that is stored turned, where neither a mask nor the
+            size says which way up they count.
+    """
+    for flaw in misfits(record, image.size):
+        raise InputError(flaw.text)
+    upright = record.size == image.size != image.size[::-1]
+    if image.reoriented and record.mask is None and not upright:
+        raise InputError(
+            "its image is stored turned (EXIF), and its box may count the picture as stored or as shown",
+            hint="save the picture upright: mogrify -auto-orient",
+        )
+
+
+def owners_of(record: Record, root: Path) -> Owners:
+    """Return what a line's sample belongs to: its labels' groups, its image, and a DICOM file's patient or series."""
+    owners = {**groups_of(record.labels), "image": str(record.image)}
+    with suppress(MedgroundError):  # who reads the image says what is wrong with it
+        path = within(root, record.image)
+        owners["image"] = path.relative_to(root.resolve()).as_posix()
+        if is_dicom(path) and (group := DicomFile.read(path).header().group):
+            owners["source"] = group
+    return owners
 
 
 def finite_numbers(values: Any, count: int) -> tuple[float, ...] | None:
     """Return a JSON list of `count` finite numbers as floats; None for anything else."""
-    good = isinstance(values, list) and len(values) == count
-    if not good or not all(type(value) in (int, float) and math.isfinite(value) for value in values):
+    if not isinstance(values, list) or len(values) != count or not all(type(value) in (int, float) for value in values):
         return None
-    return tuple(float(value) for value in values)
+    try:
+        numbers = tuple(float(value) for value in values)
+    except OverflowError:  # a whole number beyond every float
+        return None
+    return numbers if all(map(math.isfinite, numbers)) else None
 
 
 def read_record_mask(record: Record, root: Path, view: View) -> NDArray[np.bool_]:
-    """Read the mask that a record names, H×W bool.
+    """Read the mask that a record names in the frame of its image, H×W bool.
 
     Args:
-        record: with a mask.
+        record: with an image and a mask.
         root: the manifest's folder.
         view: how its image is shown.
 
     Raises:
         InputError: if it cannot be read.
     """
+    image = inside(root, record.image, "an image")
     if isinstance(record.mask, Mapping):
-        return decode_rle(record.mask)
+        return in_frame_of(image, decode_rle(record.mask))
     values = None if record.mask_value is None else (record.mask_value,)
-    return read_mask_in_view(inside(root, record.mask, "a mask"), view, values, record.mask_threshold)
+    return read_mask_of(image, inside(root, record.mask, "a mask"), view, values, record.mask_threshold)
 
 
 def _of_types(*types: type) -> Callable[[Any], Any]:
@@ -200,20 +250,27 @@ def _number(value: Any) -> float | None:
     return None if numbers is None else numbers[0]
 
 
-def _shown(value: Any) -> str:
-    return "None" if value is None else repr(str(value)[:60])
+def _size(value: Any) -> Size | None:
+    good = isinstance(value, list) and len(value) == 2 and all(type(side) is int and side > 0 for side in value)
+    return (value[0], value[1]) if good else None
+
+
+def spacing_of(value: Any) -> tuple[float, float] | None:
+    """Return a JSON list of two finite positive numbers, mm along y and x; None for anything else."""
+    numbers = finite_numbers(value, 2)
+    return None if numbers is None or min(numbers) <= 0 else (numbers[0], numbers[1])
 
 
 _TEXT, _WHOLE = (_of_types(str), "is not text"), (_of_types(int), "is not a whole number")
-_NUMBERS = ("bbox_2d", "bbox", "point_2d", "spacing", "mask_threshold")
+_NUMBERS = ("bbox_2d", "bbox", "point_2d", "spacing", "size", "mask_threshold")
 _KINDS: Mapping[str, tuple[Callable[[Any], Any], str]] = {
-    "id": (lambda value: str(value) if type(value) in (str, int, float) else None, "is not text"),
+    **dict.fromkeys(("id", *GROUPS), (id_text, "is no text and no whole number")),
     "image": (_of_types(str), "is not a path"),
     "mask": (lambda value: value if isinstance(value, (str, dict)) and value else None, "is no path and no run lengths"),
     "mask_value": _WHOLE, "mask_threshold": (_number, "is not a finite number"), "question": _TEXT, "think": _TEXT,
     "split": _TEXT, "plane": _TEXT, "slice": _WHOLE,
     "window": _TEXT, "bbox_2d": (_box, "is not 4 finite numbers"), "bbox": (_box, "is not 4 finite numbers"),
     "point_2d": (_points, "is not a list of pairs of finite numbers"),
-    "spacing": (lambda value: finite_numbers(value, 2), "is not 2 finite numbers"),
+    "spacing": (spacing_of, "is not 2 positive numbers"), "size": (_size, "is not [height, width] in whole pixels"),
 }  # fmt: skip
 """Word -> (its value if it is of the right kind, else None; what is wrong otherwise)."""

@@ -1,11 +1,13 @@
 """The samples of a manifest."""
 
-import hashlib
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from medground.data.dataset import Dataset
-from medground.data.manifest import Record, manifest_file, read_record_mask, read_records
+from medground.data.manifest import Record, manifest_file, owners_of, read_record_mask, read_records, refuse_misfits
+from medground.data.source_samples import refuse_mask
+from medground.data.splits import complete_splits
 from medground.errors import InputError
 from medground.geometry import mask_box
 from medground.images.paths import inside
@@ -34,13 +36,14 @@ class ManifestEntry:
         view = self.record.view()
         image = open_image(self.image, view)
         box, mask = self.record.box, None
-        if self.record.mask is not None:
-            mask = read_record_mask(self.record, self.root, view)
-            if mask.shape != image.size:
-                raise InputError(f"the mask of {self.id} is {mask.shape} and its image {image.size}")
-            if not mask.any():
-                raise InputError(f"the mask of {self.id} is empty", hint="remove the line from the manifest")
-            box = box or mask_box(mask)
+        try:
+            refuse_misfits(self.record, image)
+            if self.record.mask is not None:
+                mask = read_record_mask(self.record, self.root, view)
+                refuse_mask(mask, image.size, box)
+                box = box or mask_box(mask)
+        except InputError as error:
+            raise InputError(f"{self.id}: {error.message}", hint=error.hint or "fix or remove the line") from error
         region = Region(box=box, points=self.record.points, mask=None if mask is None else Mask(data=mask))
         return Sample(
             query=Query(image=image.pixels, question=str(self.record.question), id=self.id),
@@ -53,8 +56,8 @@ class ManifestEntry:
 def read_manifest(path: str | Path, *, split: str | None = None, limit: int | None = None) -> Dataset[ManifestEntry]:
     """Read the manifest of a folder (or a manifest file) and check every line.
 
-    A line that names no split is given one: by its patient where there is such a label, else by its image, so that two
-    questions about one image never part; about 8 in 10 are ``train``, one ``val``, one ``test``.
+    A line that names no split is given that of what it belongs with, see `medground.data.splits.complete_splits`: lines of
+    one patient, study, volume, group or image never part.
 
     Args:
         path: a folder with ``manifest.jsonl``, or the file.
@@ -79,9 +82,17 @@ def read_manifest(path: str | Path, *, split: str | None = None, limit: int | No
         entries[entry.id] = entry
     if not entries:
         raise InputError(f"{manifest} holds no samples", hint="build it anew: medground data build")
-    dataset = Dataset(list(entries.values()), [manifest])
+    dataset = Dataset(_with_splits(list(entries.values())), [manifest])
     dataset = dataset if split is None else dataset.of_split(split)
     return dataset if limit is None else dataset[:limit]
+
+
+def _with_splits(entries: Sequence[ManifestEntry]) -> list[ManifestEntry]:
+    stated = [entry.split for entry in entries]
+    if all(stated):
+        return list(entries)
+    splits = complete_splits(stated, [owners_of(entry.record, entry.root) for entry in entries])
+    return [replace(entry, split=split) for entry, split in zip(entries, splits, strict=True)]
 
 
 def _entry(record: Record, root: Path) -> ManifestEntry:
@@ -98,11 +109,5 @@ def _entry(record: Record, root: Path) -> ManifestEntry:
     labels = {**record.labels, **{key: value for key, value in stated.items() if value is not None}}
     return ManifestEntry(
         id=record.id or f"line-{record.number}", record=record, root=root, image=image,
-        split=record.split or _split(labels.get("patient") or str(record.image)), labels=labels,
+        split=record.split or "", labels=labels,
     )  # fmt: skip
-
-
-def _split(name: str) -> str:
-    """One of ten tenths, by name."""
-    tenth = hashlib.blake2b(name.encode(errors="surrogatepass"), digest_size=4).digest()[0] % 10
-    return {0: "test", 1: "val"}.get(tenth, "train")

@@ -9,7 +9,8 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from medground.geometry import Box, Point
+from medground.errors import InputError
+from medground.geometry import Box, Point, Size, box_iou, mask_box
 from medground.images.loaded import LoadedImage
 
 
@@ -28,7 +29,8 @@ class SourceSample:
     image_key: str
     """Equal for source samples of one image."""
     group: str
-    """What may not part between splits: the patient, else the volume, else the image."""
+    """What may not part between splits: the patient, else the volume, else the image. So may the labels of
+    `medground.data.splits.GROUPS` not."""
     labels: Mapping[str, str] = field(default_factory=dict)
     """For example modality, supercategory, category, site, dataset, licence, plane, slice, window."""
     question: str | None = None
@@ -40,6 +42,8 @@ class SourceSample:
     """As the source states them."""
     spacing: tuple[float, float] | None = None
     """(row, column) in mm."""
+    mask_file: Path | None = None
+    """The file of which `load_mask` takes every value but 0; None where it is another."""
     file: Path | None = None
     """The PNG or JPEG file that `load_image` reads as a whole, so that it can be copied; None where there is none."""
 
@@ -50,6 +54,33 @@ class BadSample:
 
     where: str
     reason: str
+
+
+STATED = 0.5
+"""A stated box that overlaps the mask's own less than this (IoU) counts another frame or orientation."""
+
+
+def refuse_mask(mask: NDArray[np.bool_], size: Size, box: Box | None) -> None:
+    """Raise if a mask cannot be that of its image or of its stated box.
+
+    Args:
+        mask: H×W bool.
+        size: (H, W) of its image.
+        box: as stated; None where none is.
+
+    Raises:
+        InputError: if it is of another size, empty, or elsewhere.
+    """
+    if mask.shape != size:
+        turned = " (it would fit if it were transposed)" if mask.shape == size[::-1] else ""
+        raise InputError(f"the mask is {mask.shape[0]} x {mask.shape[1]} and its image {size[0]} x {size[1]}{turned}")
+    if not mask.any():
+        raise InputError("the mask is empty")
+    overlap = 1.0 if box is None else float(box_iou(box, mask_box(mask)))
+    if overlap < STATED:
+        raise InputError(
+            f"the stated box overlaps that of the mask by {overlap:.2f}; it counts another frame or orientation"
+        )
 
 
 class Reader(Protocol):

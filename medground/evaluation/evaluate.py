@@ -192,7 +192,7 @@ def _require_values(recipe: Recipe, *, saved: bool) -> None:
 
 def _samples(recipe: Recipe, pipeline: Pipeline, saved: Predictions | None) -> EvalSamples:
     data, config = recipe.config.data, recipe.config.evaluate
-    if data.path is None and "data" not in recipe.objects and saved is not None and not saved.named:
+    if data.path is None and "data" not in recipe.objects and saved is not None and not saved.with_ids:
         return LineSamples(saved.path, pipeline.prompt_interface)
     return open_dataset(
         recipe.data_source,

@@ -113,7 +113,7 @@ class Evaluator:
                 [self._continued(query, start) for start in group] for query, group in zip(queries, starts, strict=True)
             ]
         if self.predictions is not None:
-            return [self.predictions.of(self.positions[query.id], query.id, query.size) for query in queries]
+            return [self.predictions.of(query.id, query.size) for query in queries]
         rounds = [self.pipeline.completions(queries, sampling) for sampling in self.samplings]
         return [[completion for group in groups for completion in group] for groups in zip(*rounds, strict=True)]
 

@@ -5,22 +5,22 @@ A file of them holds the lines of an evaluation (``samples.jsonl``; its conditio
 the text was cut off) and ``ground_truth``.
 """
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, overload
 
+from medground.data.json_text import read_json_lines, shown
 from medground.data.source_samples import BadSample
 from medground.errors import InputError
 from medground.evaluation.results_file import SAMPLES, AnswerRecord
-from medground.evaluation.scoring import frame_of, read_line
+from medground.evaluation.scoring import frame_of, line_name, read_line
 from medground.geometry import Size
 from medground.protocols import PromptInterface
 from medground.types import Completion, Fault, Sample
 
 
 class Predictions:
-    """Saved completions, by sample.
+    """Saved completions, by sample. They meet samples by id alone; lines without ids are named by their numbers.
 
     Args:
         path: a file of lines, or the folder of an evaluation.
@@ -31,17 +31,19 @@ class Predictions:
 
     def __init__(self, path: Path) -> None:
         self.path = path / SAMPLES if path.is_dir() else path
-        self.named: dict[str, list[Mapping[str, Any]]] = {}
-        self.ordered: list[Mapping[str, Any]] = []
-        for number, line in _objects(self.path):
-            if line.get("condition", "answer") != "answer":
+        self.lines: dict[str, list[Mapping[str, Any]]] = {}
+        with_id = []
+        for line in read_json_lines(self.path):
+            if line.problem or not isinstance(line.value, dict):
+                raise InputError(f"{self.path.name} line {line.number} is {line.problem or 'not a JSON object'}")
+            if line.value.get("condition", "answer") != "answer":
                 continue
-            if isinstance(line.get("id"), str):
-                self.named.setdefault(line["id"], []).append(line)
-            else:
-                self.ordered.append(line)
-            _check(line, number)
-        if self.named and self.ordered:
+            _check(line.value, line.number)
+            self.lines.setdefault(line_name(line), []).append(line.value)
+            with_id.append(line.value.get("id") not in (None, ""))
+        self.with_ids = any(with_id)
+        """True if the lines state ids."""
+        if self.with_ids and not all(with_id):
             raise InputError(
                 f"{self.path.name} names some of its samples and not others", hint='give every line an "id"'
             )
@@ -50,41 +52,22 @@ class Predictions:
         """Stop where these are not the samples that were answered.
 
         Raises:
-            InputError: naming a sample without an answer, or the two counts.
+            InputError: naming a sample without an answer.
         """
-        if self.named:
-            if missing := [name for name in ids if name not in self.named]:
+        if missing := [name for name in ids if name not in self.lines]:
+            if not self.with_ids:
                 raise InputError(
-                    f"{self.path.name} has no answer for {len(missing)} of {len(ids)} samples, the first: {missing[0]}",
-                    hint="give the data it was made with, or fewer samples by evaluate.limit",
+                    f"{self.path.name} holds answers without ids, and they meet samples by id alone",
+                    hint='give every line the "id" of its sample',
                 )
-        elif len(self.ordered) != len(ids):
             raise InputError(
-                f"{self.path.name} holds {len(self.ordered)} answers without ids and the data {len(ids)} samples",
-                hint='give every line an "id"',
+                f"{self.path.name} has no answer for {len(missing)} of {len(ids)} samples, the first: {missing[0]}",
+                hint="give the data it was made with, or fewer samples by evaluate.limit",
             )
 
-    def of(self, index: int, name: str, size: Size) -> list[Completion]:
+    def of(self, name: str, size: Size) -> list[Completion]:
         """Return the saved completions of one sample, an image of `size` (H, W)."""
-        lines = self.named[name] if self.named else [self.ordered[index]]
-        return [completion for line in lines for completion in _completions(line, size)]
-
-
-def _objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"the predictions {path} cannot be read: {error}") from error
-    for number, raw in enumerate(text.split("\n"), start=1):
-        if not raw.strip():
-            continue
-        try:
-            line = json.loads(raw)
-        except (ValueError, RecursionError) as error:
-            raise InputError(f"{path.name} line {number} is not JSON") from error
-        if not isinstance(line, dict):
-            raise InputError(f"{path.name} line {number} is not a JSON object")
-        yield number, line
+        return [completion for line in self.lines[name] for completion in _completions(line, size)]
 
 
 def _check(line: Mapping[str, Any], number: int) -> None:
@@ -105,7 +88,7 @@ def _completions(line: Mapping[str, Any], size: Size) -> list[Completion]:
         raise InputError('a prediction is a text under "prediction"')
     reason = line.get("finish_reason", "stop")
     if reason not in ("stop", "length"):
-        raise InputError(f'finish_reason must be "stop" or "length", not {reason!r}')
+        raise InputError(f'finish_reason must be "stop" or "length", not {shown(reason)}')
     return [Completion(text=text, frame=frame_of(line.get("frame"), size), finish_reason=reason, fault=lost)]
 
 
@@ -121,12 +104,11 @@ class LineSamples(Sequence[Sample]):
 
     def __init__(self, path: Path, interface: PromptInterface) -> None:
         self._root, self._interface = path.parent, interface
-        self._raw = [raw for raw in path.read_bytes().split(b"\n") if raw.strip()]
-        named = [json.loads(raw).get("id") for raw in self._raw]
-        self.ids = [str(name or f"line {number}") for number, name in enumerate(named, start=1)]
+        self._lines = list(read_json_lines(path))
+        self.ids = [line_name(line) for line in self._lines]
 
     def __len__(self) -> int:
-        return len(self._raw)
+        return len(self._lines)
 
     @overload
     def __getitem__(self, index: int) -> Sample: ...
@@ -135,7 +117,7 @@ class LineSamples(Sequence[Sample]):
     def __getitem__(self, index: int | slice) -> Sample | Sequence[Sample]:
         if isinstance(index, slice):
             return [self[position] for position in range(*index.indices(len(self)))]
-        line = read_line(self._raw[index], index + 1, self._root, self._interface)
+        line = read_line(self._lines[index], self._root, self._interface)
         if line.rollout is None:
             raise InputError(line.error or "a line without an answer")
         return line.rollout.sample

@@ -22,6 +22,7 @@ from medground.geometry import Box
 from medground.images.overlay import draw
 from medground.images.rle import decode_rle
 from medground.recipe import Recipe
+from medground.recipe.shareable import without_paths
 from medground.report import Cell, Line, Table, render, rounded, unbroken
 from medground.runs.jsonable import plain
 from medground.types import Fault, Sample
@@ -97,7 +98,7 @@ def evaluation_report(
         "evaluation.html",
         title=f"Evaluation of {recipe.name}",
         causes=summary.causes,
-        recipe=recipe,
+        recipe=without_paths(recipe.dump()),
         summary=summary,
         lead=lead,
         interval=interval,

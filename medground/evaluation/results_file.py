@@ -12,7 +12,9 @@ from typing import Any, Literal
 
 import numpy as np
 
+from medground.data.json_text import read_json_lines
 from medground.data.size_bins import area_fraction, size_name
+from medground.data.splits import GROUPS
 from medground.errors import InputError
 from medground.evaluation.metrics import MaskPrompt, Measurement
 from medground.frames import Frame, FrameDict
@@ -23,9 +25,7 @@ from medground.segmenters.batching import image_key
 from medground.types import Completion, Fault, Grounding, Mask, Sample
 
 SAMPLES = "samples.jsonl"
-CLUSTERS = ("patient", "volume", "group")
-"""Labels that say what belongs together, the strongest first; an image is the last resort."""
-_PRIVATE = frozenset({"patient", "volume", "group", "think"})
+_PRIVATE = frozenset({*GROUPS, "think"})
 """Labels that are not repeated in results."""
 
 
@@ -127,7 +127,7 @@ def cluster_of(sample: Sample, label: str | None = None) -> tuple[str, str]:
 
     Args:
         sample: the sample.
-        label: the label that decides; None takes the patient, else the volume, else the group, else the image.
+        label: the label that decides; None takes the first of `medground.data.splits.GROUPS`, else the image.
 
     Raises:
         InputError: if the sample lacks the label that decides.
@@ -135,7 +135,7 @@ def cluster_of(sample: Sample, label: str | None = None) -> tuple[str, str]:
     labels = sample.labels
     if label is not None and label not in labels:
         raise InputError(f"sample {sample.query.id!r} has no label {label!r}", hint="fix evaluate.cluster")
-    kind = label or next((name for name in CLUSTERS if labels.get(name)), "image")
+    kind = label or next((name for name in GROUPS if labels.get(name)), "image")
     name = image_key(sample.query.image) if kind == "image" else f"{labels.get('dataset', '')}|{labels[kind]}"
     digest = hashlib.blake2b(f"{kind}|{name}".encode(errors="surrogatepass"), digest_size=8).hexdigest()
     return kind, f"{kind}-{digest}"
@@ -252,18 +252,11 @@ def read_records(path: Path) -> Iterator[SampleRecord]:
     Raises:
         InputError: if it cannot be read, or holds something else.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read: {error}") from error
-    whole = text[: text.rfind("\n") + 1]
-    for number, raw in enumerate(whole.splitlines(), start=1):
+    for line in read_json_lines(path, own=True):
+        if line.problem:
+            raise InputError(f"{path} line {line.number} is {line.problem}")
         try:
-            entry = json.loads(raw)
-        except (ValueError, RecursionError) as error:
-            raise InputError(f"{path} line {number} is not JSON") from error
-        try:
-            record = SampleRecord.from_dict(entry)
+            record = SampleRecord.from_dict(line.value)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise InputError(f"{path} line {number} is not a line of an evaluation") from error
+            raise InputError(f"{path} line {line.number} is not a line of an evaluation") from error
         yield record

@@ -6,7 +6,6 @@ can make the masks that mask terms need), ``id`` and ``labels``. The truth's num
 frame the prediction is in the truth's pixels, and nothing is out of frame.
 """
 
-import json
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
@@ -16,9 +15,11 @@ from typing import Any
 
 import numpy as np
 
+from medground.data.json_text import JsonLine, id_text, parse_line, shown
 from medground.errors import InputError
 from medground.frames import Frame, pixels
 from medground.geometry import Box, Point, Size
+from medground.images.mask_frames import in_frame_of, read_mask_of
 from medground.images.read import read_image, read_mask
 from medground.images.rle import decode_rle
 from medground.pipeline.masks import Segmented
@@ -78,7 +79,7 @@ def score_lines(lines: Iterable[bytes], recipe: Recipe, rubric: Rubric, root: Pa
     interface, graph = reader(recipe), Pipeline.from_recipe(recipe)
     numbered = enumerate(lines, start=1)
     while chunk := list(islice(numbered, CHUNK)):
-        read = [read_line(raw, number, root, interface) for number, raw in chunk]
+        read = [read_line(parse_line(raw, number), root, interface) for number, raw in chunk]
         if rubric.needs_mask and "segmenter" in recipe.data:
             read = _with_masks(read, graph)
         rollouts = [line.rollout for line in read if line.rollout is not None]
@@ -107,21 +108,40 @@ def reader(recipe: Recipe) -> PromptInterface:
     return interface
 
 
-def read_line(raw: bytes, number: int, root: Path, interface: PromptInterface) -> ScoringLine:
+def read_line(line: JsonLine, root: Path, interface: PromptInterface) -> ScoringLine:
     """Read one line; what is wrong with it is in its `error`."""
     try:
-        data = json.loads(raw.decode("utf-8"))
-        rollout, has_image = _rollout(data, f"line {number}", root, interface)
-    except (ValueError, RecursionError, InputError) as error:
-        return ScoringLine(number, error=f"line {number}: {error}")
-    return ScoringLine(number, rollout, has_image)
+        if line.problem:
+            raise InputError(line.problem)
+        rollout, has_image = _rollout(line, root, interface)
+    except (ValueError, InputError) as error:
+        return ScoringLine(line.number, error=f"line {line.number}: {error}")
+    return ScoringLine(line.number, rollout, has_image)
 
 
-def _rollout(data: Any, name: str, root: Path, interface: PromptInterface) -> tuple[Rollout, bool]:
+def line_name(line: JsonLine) -> str:
+    """Return the name of a line's sample: its id, see `id_text`; ``line N`` where it states none.
+
+    Raises:
+        InputError: if its id is none.
+    """
+    stated = line.value.get("id") if isinstance(line.value, dict) else None
+    if stated in (None, ""):
+        return f"line {line.number}"
+    if (name := id_text(stated)) is None:
+        raise InputError(
+            f"line {line.number}: id is no text and no whole number: {shown(stated)}", hint='write "id": "NAME"'
+        )
+    return name
+
+
+def _rollout(line: JsonLine, root: Path, interface: PromptInterface) -> tuple[Rollout, bool]:
+    data = line.value
     if not isinstance(data, dict) or not isinstance(data.get("prediction"), str):
         raise InputError('a line is an object with a text "prediction"')
-    target = _target(data.get("ground_truth"), root)
-    image = read_image(_inside(root, data["image"])) if data.get("image") is not None else None
+    path = _inside(root, data["image"]) if data.get("image") is not None else None
+    target = _target(data.get("ground_truth"), root, path)
+    image = None if path is None else read_image(path)
     size = _agreed_size(data, image, target)
     frame = frame_of(data.get("frame"), size)
     if frame is None and size is not None and data.get("size") is not None:
@@ -131,7 +151,7 @@ def _rollout(data: Any, name: str, root: Path, interface: PromptInterface) -> tu
     query = Query(
         image=_blank(size) if image is None else image,
         question=str(data.get("question", "")),
-        id=str(data.get("id") or name),
+        id=line_name(line),
     )
     completion = Completion(text=data["prediction"], frame=frame)
     grounding = interface.parse(completion, size)
@@ -143,22 +163,30 @@ def _rollout(data: Any, name: str, root: Path, interface: PromptInterface) -> tu
 def _labels(data: dict[str, Any]) -> dict[str, str]:
     labels = data.get("labels", {})
     if not isinstance(labels, dict):
-        raise InputError(f"labels must be an object, not {labels!r}")
+        raise InputError(f"labels must be an object, not {shown(labels)}")
     return {str(key): str(value) for key, value in labels.items()}
 
 
-def _target(truth: Any, root: Path) -> Target:
+def _target(truth: Any, root: Path, image: Path | None) -> Target:
     if not isinstance(truth, dict):
         raise InputError('a line needs a "ground_truth" object')
     box: Any = truth.get("bbox_2d")
     points: Any = truth.get("point_2d", [])
     if not _numbers(box, 4):
-        raise InputError(f"ground_truth.bbox_2d must be four finite numbers, not {box!r}")
+        raise InputError(f"ground_truth.bbox_2d must be four finite numbers, not {shown(box)}")
     if not isinstance(points, list) or not all(_numbers(point, 2) for point in points):
-        raise InputError(f"ground_truth.point_2d must be a list of [x, y], not {points!r}")
+        raise InputError(f"ground_truth.point_2d must be a list of [x, y], not {shown(points)}")
+    if box[2] < box[0] or box[3] < box[1]:
+        raise InputError(f"ground_truth.bbox_2d has its corners reversed: {shown(box)}")
     mask = truth.get("mask")
     if mask is not None:
-        mask = decode_rle(mask) if isinstance(mask, dict) else read_mask(_inside(root, mask))
+        if isinstance(mask, dict):
+            mask = decode_rle(mask) if image is None else in_frame_of(image, decode_rle(mask))
+        else:
+            path = _inside(root, mask)
+            mask = read_mask(path) if image is None else read_mask_of(image, path)
+        if not mask.any():
+            raise InputError("ground_truth.mask is empty")
     region = Region(
         box=Box(*(float(value) for value in box)),
         points=tuple(Point(float(x), float(y)) for x, y in points),
@@ -178,7 +206,7 @@ def _numbers(value: Any, length: int) -> bool:
 def _inside(root: Path, name: Any) -> Path:
     """Return a file named in a line; it must lie in the folder of the lines, links followed."""
     if not isinstance(name, str):
-        raise InputError(f"a file must be named by a text, not {name!r}")
+        raise InputError(f"a file must be named by a text, not {shown(name)}")
     try:
         path = (root / name).resolve()
     except OSError as error:
@@ -194,7 +222,7 @@ def _agreed_size(data: dict[str, Any], image: Image | None, target: Target) -> S
     if size is not None and not (
         _numbers(size, 2) and all(type(side) is int and 0 < side <= MAX_SIDE for side in size)
     ):
-        raise InputError(f"size must be [H, W] in whole pixels, not {size!r}")
+        raise InputError(f"size must be [H, W] in whole pixels, not {shown(size)}")
     stated = {
         "size": None if size is None else (size[0], size[1]),
         "image": None if image is None else (image.shape[0], image.shape[1]),
@@ -215,10 +243,10 @@ def frame_of(entry: Any, size: Size | None) -> Frame | None:
         return None
     entry = {"kind": entry} if isinstance(entry, str) else entry
     if not isinstance(entry, dict) or not set(entry) <= {"kind", "size", "order"}:
-        raise InputError(f"frame must be a kind or an object of kind, size and order, not {entry!r}")
+        raise InputError(f"frame must be a kind or an object of kind, size and order, not {shown(entry)}")
     own = entry.get("size")
     if own is not None and not (_numbers(own, 2) and all(type(side) is int for side in own)):
-        raise InputError(f"a frame's size must be [H, W] in whole pixels, not {own!r}")
+        raise InputError(f"a frame's size must be [H, W] in whole pixels, not {shown(own)}")
     of = tuple(own) if own is not None else size
     kind, order = entry.get("kind", "pixel"), entry.get("order", "xy")
     if of is None and (kind, order) == ("pixel", "xy"):

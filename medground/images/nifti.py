@@ -304,17 +304,28 @@ def load(volume: Volume, view: View, image_id: str) -> LoadedImage:
 
 
 def mask(
-    path: Path, view: View, values: tuple[int, ...] | None = None, threshold: float | None = None
+    path: Path,
+    view: View,
+    values: tuple[int, ...] | None = None,
+    threshold: float | None = None,
+    placement: Placement | None = None,
 ) -> NDArray[np.bool_]:
     """Return one slice of a mask as H×W bool: the target by the rules of `medground.images.mask_values`.
 
     The labels of the whole volume decide which rule applies, so that all of its slices are read alike.
 
+    Args:
+        path: the label map.
+        view: names the slice.
+        values: the labels that are meant.
+        threshold: the least value that is meant.
+        placement: where the slice lies, instead of where `view` says.
+
     Raises:
-        ViewError, InputError: as `load`; `InputError` too if the target cannot be known.
+        ViewError, InputError, PluginError: as `load`; `InputError` too if the target cannot be known.
     """
     volume = Volume(path)
-    placement = volume.placement(view)
+    placement = placement or volume.placement(view)
     if threshold is not None and volume.dtype.kind != "V":
         return target_pixels(volume.values(placement), volume.name, threshold=threshold)
     if values is not None:

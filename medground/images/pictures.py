@@ -64,7 +64,7 @@ _DEEP = {"I": Coding(bits=16, dtype="u2"), "F": Coding(bits=32, dtype="f4")}
 
 # EXIF orientation -> what brings the stored array upright (CIPA DC-008, tag 0x0112).
 _ORIENTATION = 0x0112
-_UPRIGHT: dict[int, Callable[[Numbers], Numbers]] = {
+UPRIGHT: dict[int, Callable[[Numbers], Numbers]] = {
     2: lambda a: a[:, ::-1],
     3: lambda a: a[::-1, ::-1],
     4: lambda a: a[::-1],
@@ -191,14 +191,28 @@ def encoded_size(data: bytes, name: str) -> Size:
     Raises:
         InputError: as `decode_picture`, as far as the header tells.
     """
+    orientation = orientation_of(io.BytesIO(data), name)
     with _opened(io.BytesIO(data), name) as (picture, _):
         width, height = picture.size
         # Orientations 5 to 8 lie on their side; the size that Pillow tells of a TIFF is upright.
-        # Pillow decodes a PNG to look for EXIF behind its pixels, where next to none has it.
-        may_turn = picture.format not in ("PNG", "TIFF") or "exif" in picture.info
-        lying = may_turn and picture.getexif().get(_ORIENTATION, 1) >= 5
+        lying = orientation >= 5 and picture.format != "TIFF"
         picture.verify()
         return (width, height) if lying else (height, width)
+
+
+def orientation_of(stream: BinaryIO, name: str) -> int:
+    """Return the EXIF orientation that a picture states, 1 to 8; 1 where it states none. Raises as `decode_picture`."""
+    with _opened(stream, name) as (picture, _):
+        if picture.format == "PNG":
+            # Pillow decodes a PNG to look for EXIF behind its pixels, where next to none has it.
+            position = stream.tell()
+            stream.seek(0)
+            data = stream.read()
+            stream.seek(position)
+            if not any(chunk in data for chunk in (b"eXIf", b"tEXt", b"zTXt", b"iTXt")):
+                return 1
+        stated = picture.getexif().get(_ORIENTATION, 1)
+        return int(stated) if stated in list(UPRIGHT) else 1
 
 
 def printable(name: str) -> str:
@@ -235,7 +249,7 @@ def _decoded(
 ) -> tuple[NDArray[Stored], bool]:
     """(the pixels, upright; whether that took an EXIF orientation)."""
     with _opened(stream, name) as (picture, coding):
-        upright = _UPRIGHT.get(picture.getexif().get(_ORIENTATION, 1))
+        upright = UPRIGHT.get(picture.getexif().get(_ORIENTATION, 1))
         picture.load()
         array = convert(picture, coding)
         if upright is not None and picture.format != "TIFF":  # which Pillow turns as it loads

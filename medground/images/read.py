@@ -84,14 +84,6 @@ def read_mask(
     )
 
 
-def read_mask_in_view(
-    path: Path, view: View, values: tuple[int, ...] | None = None, threshold: float | None = None
-) -> NDArray[np.bool_]:
-    """Read the mask of an image that is shown as `view` says; a mask that is a picture is one of that slice already."""
-    shared = PLAIN if image_kind(path) == "picture" else view
-    return read_mask(path, plane=shared.plane, slice=shared.slice, values=values, threshold=threshold)
-
-
 def inspect_image(path: Path, root: Path, view: View = PLAIN) -> ImageInfo:
     """Identify an image file under `root`; its pixels are decoded when `load` is called, from what was read here.
 

@@ -75,7 +75,7 @@ def _text(runs: list[int]) -> str:
 
 def _size(size: Any) -> tuple[int, int]:
     if not (isinstance(size, list) and len(size) == 2 and all(type(side) is int and side > 0 for side in size)):
-        raise InputError(f"a run-length mask needs size [H, W], not {size!r}")
+        raise InputError(f"a run-length mask needs size [H, W], not {str(size)[:60]}")
     height, width = size
     if height * width > MAX_PIXELS:
         raise InputError(f"a run-length mask claims {height} x {width} pixels", hint=f"the limit is {MAX_PIXELS}")

@@ -15,7 +15,9 @@ def plain(value: Any) -> Any:
     >>> plain({"iou": np.float32(0.5), "worst": float("nan"), "at": (1, 2)})
     {'iou': 0.5, 'worst': None, 'at': [1, 2]}
     """
-    if value is None or isinstance(value, (str, bool, int)):
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()  # half of a surrogate pair is no text
+    if value is None or isinstance(value, (bool, int)):
         return value
     if isinstance(value, (float, np.floating)):
         return float(value) if math.isfinite(value) else None

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from medground.evaluation.causes import Outcomes, total
 from medground.evaluation.results import SCORES
+from medground.recipe.shareable import without_paths
 from medground.report import Cell, Line, Table, render
 from medground.runs.files import write_atomic
 from medground.runs.folder import PREFIX, RunMetadata, Tables, read_events, read_metadata, read_table
@@ -59,7 +60,9 @@ def training_report(folder: Path) -> str:
         card=_card(folder, metadata, steps),
         validation=_validation(validations),
         installed={"Plugins": list(metadata.plugins.items()), "Versions": list(metadata.versions.items())},
-        recipes={title: path.read_text(encoding="utf-8") for title, path in sources.items() if path.is_file()},
+        recipes={
+            title: without_paths(path.read_text(encoding="utf-8")) for title, path in sources.items() if path.is_file()
+        },
     )
 
 

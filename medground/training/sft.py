@@ -8,13 +8,14 @@ from collections.abc import Iterator, Sequence
 
 from torch import nn
 
+from medground.data.json_text import shown
 from medground.errors import InputError, RecipeError
 from medground.protocols import CompletionGroup, Engine, PromptInterface, TrainableReasoner
 from medground.recipe.schema import SftConfig
 from medground.training.method import CheckStop, StepResult, TrainingState
 from medground.training.ranks import pad_to_longest
 from medground.training.schedule import learning_rate, sample_indices, training_horizon
-from medground.types import Sample
+from medground.types import Completion, Sample
 
 THINK = "think"
 """The label of a sample that holds its reasoning trace."""
@@ -99,15 +100,19 @@ class SftTrainer:
         """Return the ideal completion for a sample, as text and as token ids.
 
         Raises:
-            InputError: if the prompt interface cannot write an answer from the sample.
+            InputError: if the prompt interface cannot write an answer from the sample, or would read it as a fault.
         """
         size = sample.query.size
+        frame = self.reasoner.frame(size)
         try:
-            text = self.prompt_interface.answer(
-                sample.target, sample.labels.get(THINK), frame=self.reasoner.frame(size), size=size
-            )
+            text = self.prompt_interface.answer(sample.target, sample.labels.get(THINK), frame=frame, size=size)
         except ValueError as error:
             raise InputError(f"sample {sample.query.id!r} cannot be a target: {error}") from error
+        if fault := self.prompt_interface.parse(Completion(text=text, frame=frame), size).fault:
+            raise InputError(
+                f"sample {sample.query.id!r} cannot be a target: its answer {shown(text[-120:])} would be read as {fault}",
+                hint="take its line out of the manifest, or correct its box, points and think",
+            )
         return text, self.reasoner.tokenize(text)
 
     def close(self) -> None:

@@ -10,7 +10,7 @@ from medground.data.lint.findings import Finding as Finding
 from medground.data.lint.findings import Line as Line
 from medground.data.lint.pixels import check_pixels, open_fingerprinted
 from medground.data.lint.records import check_record
-from medground.data.manifest import manifest_file, read_records
+from medground.data.manifest import manifest_file, owners_of, read_records
 from medground.errors import InputError
 
 
@@ -30,7 +30,7 @@ def lint(path: str | Path, *, advance: Callable[[int], None] = lambda count: Non
     manifest = manifest_file(path)
     root = manifest.parent.resolve()
     open_once = lru_cache(maxsize=1)(open_fingerprinted)  # lines about one image most often follow one another
-    lines = [Line(record) for record in read_records(manifest)]
+    lines = [Line(record, owners=owners_of(record, root)) for record in read_records(manifest)]
     if not lines:
         raise InputError(f"{manifest} holds no samples", hint="build it anew: medground data build")
     for line in lines:

@@ -6,9 +6,9 @@ from collections.abc import Callable, Hashable, Sequence
 from medground.data.category_names import words_of
 from medground.data.duplicates import near_duplicates
 from medground.data.lint.findings import Line
+from medground.data.splits import complete_splits
+from medground.errors import InputError
 
-GROUPS = ("patient", "volume", "group")
-"""Labels whose value may not be in two splits."""
 _SPELT = ("modality", "category", "supercategory")
 
 
@@ -42,6 +42,13 @@ def _splits(lines: Sequence[Line]) -> None:
     if len(without) < len(readable):
         for line in without:
             line.add("no_split", "it names no split, and other lines do")
+    stated = [line.record.split for line in readable]
+    try:
+        splits = complete_splits(stated, [line.owners for line in readable])
+    except InputError:  # whose group is in two splits, which is found below
+        splits = [split or "" for split in stated]
+    for line, split in zip(readable, splits, strict=True):
+        line.split = split
 
 
 def _spelling(lines: Sequence[Line]) -> None:
@@ -56,25 +63,24 @@ def _spelling(lines: Sequence[Line]) -> None:
 
 
 def _leaks(lines: Sequence[Line]) -> None:
-    in_splits = [line for line in lines if line.record.split]
-    for word in GROUPS:
-        for value, same in _by(in_splits, lambda line, word=word: line.label(word)).items():  # type: ignore[misc]
+    in_splits = [line for line in lines if line.split]
+    for kind in sorted({kind for line in in_splits for kind in line.owners} - {"image"}):
+        for value, same in _by(in_splits, lambda line, kind=kind: line.owners.get(kind)).items():  # type: ignore[misc]
             first = same[0]
             for line in same[1:]:
-                if line.record.split != first.record.split:
-                    says = f"its {word} {value!r} is in {first.record.split!r} too ({first.id})"
-                    line.add("group_across_splits", says)
-    by_pixels = _by(in_splits, lambda line: line.fingerprint and (line.fingerprint.pixels, line.record.split))
+                if line.split != first.split:
+                    line.add("group_across_splits", f"its {kind} {value!r} is in {first.split!r} too ({first.id})")
+    by_pixels = _by(in_splits, lambda line: line.fingerprint and (line.fingerprint.pixels, line.split))
     distinct = [same[0] for same in by_pixels.values()]
     prints = [line.fingerprint for line in distinct if line.fingerprint is not None]
     for i, j in near_duplicates(prints):
         first, second = distinct[i], distinct[j]
-        if first.record.split == second.record.split:
+        if first.split == second.split:
             continue
         exact = prints[i].pixels == prints[j].pixels
         code = "duplicate_across_splits" if exact else "near_duplicate_across_splits"
         how = "is" if exact else "looks like"
-        second.add(code, f"its image {how} that of {first.id}, which is in {first.record.split!r}")
+        second.add(code, f"its image {how} that of {first.id}, which is in {first.split!r}")
 
 
 def _conflicts(lines: Sequence[Line]) -> None:

@@ -6,7 +6,7 @@ from typing import Any, Literal
 from medground.data.duplicates import Fingerprint
 from medground.data.manifest import Record
 from medground.data.region_props import RegionProps
-from medground.geometry import Size
+from medground.data.splits import Owners
 
 Severity = Literal["error", "warning"]
 
@@ -94,13 +94,15 @@ class Line:
 
     record: Record
     findings: list[Finding] = field(default_factory=list)
-    size: Size | None = None
-    """Of the image."""
     fingerprint: Fingerprint | None = None
     """Of the image."""
     props: RegionProps | None = None
     mask_digest: str = ""
     """Empty where there is no mask that can be used."""
+    owners: Owners = field(default_factory=dict)
+    """What it belongs to, see `medground.data.splits`."""
+    split: str = ""
+    """As stated, else as it is given; empty where neither can be."""
 
     @property
     def id(self) -> str:

@@ -11,7 +11,7 @@ from PIL import Image as Pillow
 
 from medground.data.duplicates import Fingerprint, fingerprint
 from medground.data.lint.findings import Line
-from medground.data.manifest import read_record_mask
+from medground.data.manifest import misfits, read_record_mask
 from medground.data.region_props import RegionProps, region_props
 from medground.data.statements import untrue
 from medground.errors import InputError
@@ -60,14 +60,7 @@ def check_pixels(line: Line, root: Path, open_once: Opener) -> None:
     except InputError as error:
         line.add("unreadable_image", str(error))
         return
-    line.size = image.size
-    if image.reoriented:
-        line.add("exif_orientation", "its image is stored turned, by an EXIF orientation")
-    if image.pixels.min() == image.pixels.max():
-        line.add("blank_image", f"every pixel of its image is {list(image.pixels[0, 0])}")
-    if record.size is not None and record.size != list(line.size):
-        line.add("size_stated", f"it states the size {record.size}, and its image is {list(line.size)}")
-    _check_frame(line, line.size)
+    check_image(line, image)
     if (mask_path is None and not isinstance(record.mask, Mapping)) or "mask_value" in line.wrong:
         return
     try:
@@ -75,10 +68,21 @@ def check_pixels(line: Line, root: Path, open_once: Opener) -> None:
     except InputError as error:
         line.add("unreadable_mask", str(error))
         return
-    if _check_mask(line, mask, line.size, mask_path):
+    chosen = record.mask_value is not None or record.mask_threshold is not None
+    if check_mask(line, mask, image.size, None if chosen else mask_path):
         line.mask_digest = hashlib.blake2b(np.packbits(mask).tobytes(), digest_size=16).hexdigest()
         line.props = region_props(image.pixels, mask)
-        _check_words(line, line.props)
+        check_statements(line, line.props)
+
+
+def check_image(line: Line, image: LoadedImage) -> None:
+    """Check the image of a line, and the line's numbers against its size."""
+    if image.reoriented:
+        line.add("exif_orientation", "its image is stored turned, by an EXIF orientation")
+    if image.pixels.min() == image.pixels.max():
+        line.add("blank_image", f"every pixel of its image is {image.pixels[0, 0].tolist()}")
+    for flaw in misfits(line.record, image.size):
+        line.add(flaw.code, flaw.text)
 
 
 def _file(line: Line, word: str, name: Any, root: Path) -> Path | None:
@@ -95,19 +99,15 @@ def _file(line: Line, word: str, name: Any, root: Path) -> Path | None:
     return path
 
 
-def _check_frame(line: Line, size: Size) -> None:
-    height, width = size
-    box = line.record.box
-    if box and box.valid and box.clip(size) != box:
-        line.add("box_out_of_frame", f"its box {list(box)} leaves its image of {width} x {height} px")
-    for x, y in line.record.points:
-        if not (0 <= x < width and 0 <= y < height):
-            line.add("point_out_of_frame", f"its point ({x:g}, {y:g}) leaves its image of {width} x {height} px")
-            return
+def check_mask(line: Line, mask: Bools, size: Size, path: Path | None) -> bool:
+    """Check the mask of a line; return True if anything can be measured on it.
 
-
-def _check_mask(line: Line, mask: Bools, size: Size, path: Path | None) -> bool:
-    """Check a mask that was read from `path`, or from run lengths; return True if anything can be measured on it."""
+    Args:
+        line: with the box and points that are compared with the mask.
+        mask: H×W bool.
+        size: (H, W) of the image.
+        path: the file of which all values but 0 are the mask; None where there is none.
+    """
     if mask.shape != size:
         if mask.shape == size[::-1]:
             line.add("transposed_mask", f"its mask is {list(mask.shape)} and its image {list(size)}")
@@ -119,7 +119,7 @@ def _check_mask(line: Line, mask: Bools, size: Size, path: Path | None) -> bool:
         return False
     if mask.mean() > FULL:
         line.add("full_mask", f"its mask covers {mask.mean():.3f} of its image")
-    if path is not None and line.record.mask_value is None and line.record.mask_threshold is None:
+    if path is not None:
         _check_values(line, path, mask)
     turned = _check_box(line, mask)
     if not turned and not any(finding.code == "point_out_of_frame" for finding in line.findings):
@@ -191,7 +191,8 @@ def _short(box: Box) -> str:
     return "[" + ", ".join(f"{value:g}" for value in box) + "]"
 
 
-def _check_words(line: Line, props: RegionProps) -> None:
+def check_statements(line: Line, props: RegionProps) -> None:
+    """Check what the question and the reasoning trace say against what was measured."""
     texts = (
         ("question", line.record.question, "question_contradicts_box"),
         ("think", line.record.think, "think_contradicts_box"),

@@ -4,7 +4,6 @@ from medground.data.category_names import VIEWS, names_in
 from medground.data.lint.findings import Line
 from medground.data.splits import SPLITS
 from medground.errors import did_you_mean
-from medground.geometry import Box
 
 MODALITIES = frozenset(VIEWS) | {"pet", "spect", "histology", "angiography", "drawing", "photograph", "dsa", "cbct"}
 """Known modalities, lower case."""
@@ -20,24 +19,21 @@ def check_record(line: Line) -> None:
         return
     if record.mask is None and record.box is None and not line.wrong & {"mask", "bbox", "bbox_2d"}:
         line.add("missing_word", "it has neither a mask nor a bbox_2d")
-    if record.box is not None:
-        _check_box(line, record.box)
-    if len(set(record.points)) < len(record.points):
-        line.add("equal_points", f"its points are the same: {[list(point) for point in record.points]}")
     if "question" not in line.wrong:
         _check_question(line)
+    check_words(line)
+
+
+def check_words(line: Line) -> None:
+    """Check points, split and modality."""
+    record = line.record
+    if len(set(record.points)) < len(record.points):
+        line.add("equal_points", f"its points are the same: {[list(point) for point in record.points]}")
     if record.split is not None and record.split not in SPLITS:
         line.add("bad_split", f"its split is {record.split!r}")
     modality = line.label("modality")
     if modality and modality.lower() not in MODALITIES:
         line.add("unknown_modality", f"its modality is {modality!r}; {did_you_mean(modality, sorted(MODALITIES))}")
-
-
-def _check_box(line: Line, box: Box) -> None:
-    if box.width < 0 or box.height < 0:
-        line.add("inverted_box", f"its box {list(box)} has its corners reversed")
-    elif box.width < 1 or box.height < 1:
-        line.add("degenerate_box", f"its box {list(box)} is {box.width:g} x {box.height:g} px")
 
 
 def _check_question(line: Line) -> None:

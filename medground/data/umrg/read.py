@@ -21,14 +21,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medground.data.dataset import Dataset
-from medground.data.manifest import finite_numbers
-from medground.data.source_samples import BadSample
+from medground.data.json_text import id_text, shown
+from medground.data.manifest import spacing_of
+from medground.data.source_samples import BadSample, refuse_mask
 from medground.data.umrg.locate import files
 from medground.data.umrg.schema import NAMED, NEEDED, arrow, truth
 from medground.errors import InputError, did_you_mean
 from medground.geometry import Size
 from medground.images.loaded import LoadedImage
-from medground.images.pictures import decode_mask, decode_picture, encoded_size
+from medground.images.pictures import decode_mask, decode_picture, encoded_size, orientation_of
 from medground.types import Mask, Query, Region, Sample, Target
 
 MAX_GROUP_BYTES = 8_000_000_000
@@ -104,7 +105,10 @@ class Row:
         """Decode image and mask. Raises as `load_image`."""
         image = self.load_image()
         box, points, published = truth(self.truth, image.size)
-        region = Region(box=box, points=points, mask=None if self.mask is None else Mask(data=self.load_mask()))
+        mask = None if self.mask is None else self.load_mask()
+        if mask is not None:
+            refuse_mask(mask, image.size, None)
+        region = Region(box=box, points=points, mask=None if mask is None else Mask(data=mask))
         return Sample(
             query=Query(image=image.pixels, question=self.question, id=self.id),
             target=Target(regions=(region,), published=published),
@@ -186,6 +190,8 @@ def _row(values: dict[str, Any], where: str, number: int, split: str, store: Sto
     image = _one(values.get("images"), "image")
     mask = _one(values["masks"], "mask") if values.get("masks") else None
     size = encoded_size(image, "its image")
+    if orientation_of(io.BytesIO(image), "its image") != 1:
+        raise InputError("its image is stored turned (EXIF), and its numbers may count it as stored or as shown")
     if mask is not None and encoded_size(mask, "its mask") != size:
         raise InputError(f"its mask is {encoded_size(mask, 'its mask')} and its image {size}")
     reward_model = values.get("reward_model")
@@ -194,7 +200,7 @@ def _row(values: dict[str, Any], where: str, number: int, split: str, store: Sto
     question = _question(values.get("prompt"))
     about = values.get("extra_info")
     labels, spacing = _labels(about if isinstance(about, dict) else {})
-    name = str((about or {}).get("id") or f"row-{number}") if isinstance(about, dict) else f"row-{number}"
+    name = (isinstance(about, dict) and id_text(about.get("id"))) or f"row-{number}"
     name = next(new for n in itertools.count(1) if (new := name if n == 1 else f"{name}-{n}") not in seen)
     seen.add(name)
     if "modality" not in labels and (modality := _modality(name)):
@@ -242,12 +248,14 @@ def _labels(about: dict[str, Any]) -> tuple[dict[str, str], tuple[float, float] 
     except (ValueError, RecursionError):
         rest = {}
     rest = rest if isinstance(rest, dict) else {}
-    spacing = finite_numbers(rest.pop("spacing", None), 2)
+    spacing = spacing_of(stated := rest.pop("spacing", None))
+    if spacing is None and stated is not None:
+        raise InputError(f"its spacing is not 2 positive numbers: {shown(stated)}")
     labels |= {str(key): str(value) for key, value in rest.items() if _plain(value)}
     # Ours writes the row's number there, which is no label.
     if rest or set(about) >= {*NAMED, "index", "labels"}:
         labels.pop("index", None)
-    return labels, None if spacing is None else (spacing[0], spacing[1])
+    return labels, spacing
 
 
 def _plain(value: Any) -> bool:

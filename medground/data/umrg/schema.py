@@ -99,8 +99,9 @@ def truth(text: Any, size: Size) -> tuple[Box, tuple[Point, ...], Mapping[str, A
     height, width = size
     if not (0 <= x1 <= x2 < width and 0 <= y1 <= y2 < height):
         raise InputError(f"its box {[x1, y1, x2, y2]} does not lie in its image of {width} x {height}")
-    if not all(0 <= x < width and 0 <= y < height for x, y in pixels):
-        raise InputError(f"its points {pixels} do not lie in its image of {width} x {height}")
+    for x, y in pixels:
+        if not (0 <= x < width and 0 <= y < height):
+            raise InputError(f"its point ({x:g}, {y:g}) does not lie in its image of {width} x {height}")
     return (
         Box(x1, y1, x2 + 1, y2 + 1),
         tuple(Point(x + 0.5, y + 0.5) for x, y in pixels),

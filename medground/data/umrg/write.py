@@ -6,6 +6,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from medground.data.splits import without_names
 from medground.data.umrg.schema import FEATURES, NAMED, arrow, published
 from medground.images.pictures import png_bytes
 from medground.types import Sample
@@ -18,7 +19,7 @@ def write_umrg(path: str | Path, samples: Iterable[Sample]) -> int:
     """Write samples as one table that `datasets` opens with decoded images; return how many.
 
     The file appears when it is complete. Boxes and points become inclusive pixel indices again. Labels, a reasoning trace
-    and the spacing are kept in ``extra_info``.
+    and the spacing are kept in ``extra_info``, and a pseudonym in place of patient, study, volume and group.
 
     Args:
         path: of the file, for example ``train.parquet``.
@@ -43,7 +44,7 @@ def write_umrg(path: str | Path, samples: Iterable[Sample]) -> int:
 
 
 def _row(sample: Sample, index: int) -> dict[str, Any]:
-    query, target, labels, mask = sample.query, sample.target, dict(sample.labels), sample.target.mask
+    query, target, labels, mask = sample.query, sample.target, without_names(sample.labels), sample.target.mask
     rest = {key: value for key, value in labels.items() if key not in NAMED}
     if sample.spacing is not None:
         rest["spacing"] = list(sample.spacing)  # type: ignore[assignment]

@@ -1,8 +1,9 @@
 """Build a dataset from source samples: `medground data build`.
 
 A dataset is a folder with ``images/``, ``masks/``, ``manifest.jsonl`` (see `medground.data.manifest`), ``rejected.jsonl``
-(what could not be used: where, and why) and ``build.json`` (how it was built, counts, and a digest of all of it). It is
-built in a folder beside its own, whose name ends in ``.building``, and renamed when it is complete.
+(what could not be used: where, and why), ``findings.jsonl`` (what the linter says of the sources that were used) and
+``build.json`` (how it was built, counts, and a digest of all of it). It is built in a folder beside its own, whose name
+ends in ``.building``, and renamed when it is complete.
 """
 
 import hashlib
@@ -12,31 +13,44 @@ import re
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image as Pillow
 from scipy import ndimage
 
 import medground
-from medground.data.duplicates import Fingerprint, fingerprint
+from medground.data.duplicates import Fingerprint
 from medground.data.key_points import RULES
+from medground.data.lint.findings import Line
+from medground.data.lint.pixels import check_image, check_mask, check_statements
+from medground.data.lint.records import check_words
+from medground.data.manifest import Record
 from medground.data.region_props import RegionProps, region_props
-from medground.data.source_samples import BadSample, SourceSample
-from medground.data.splits import SPLITS, assign, leakage_groups, leaking_groups
+from medground.data.source_samples import BadSample, SourceSample, refuse_mask
+from medground.data.splits import (
+    GROUPS,
+    SPLITS,
+    Owners,
+    assign,
+    groups_of,
+    joined,
+    leakage_groups,
+    leaking_groups,
+    pseudonym,
+)
 from medground.errors import InputError, did_you_mean
-from medground.geometry import Point, Size, box_iou, mask_box
+from medground.geometry import Point, mask_box
 from medground.images.loaded import LoadedImage
 from medground.images.pictures import png_bytes
-from medground.runs.files import sha256_file
+from medground.runs.files import locked, sha256_file
+from medground_data.image_writer import ImageWriter
 
 Bools = NDArray[np.bool_]
 COMPONENTS = ("all", "largest", "each")
-_STATED = 0.5
-"""A stated box that overlaps the mask's own less than this (IoU) counts another frame or orientation."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,11 +104,22 @@ class Draft:
 
     line: dict[str, Any]
     where: str
-    group: str
+    owners: Owners
+    """What may not part."""
     fingerprint: Fingerprint
     """Of its image."""
     props: RegionProps
     stated_split: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFinding:
+    """What the linter says of a source sample that is used all the same."""
+
+    where: str
+    code: str
+    """A key of `medground.data.lint.CODES`."""
+    says: str
 
 
 @dataclass(slots=True)
@@ -103,6 +128,7 @@ class Drafts:
 
     drafts: list[Draft] = field(default_factory=list)
     rejected: list[BadSample] = field(default_factory=list)
+    findings: list[SourceFinding] = field(default_factory=list)
     sources: int = 0
     """Source samples read, bad ones included."""
 
@@ -133,26 +159,44 @@ def build(
     Raises:
         InputError: if `out` holds something, or not one sample could be made.
     """
-    refuse_existing(out)
-    work = out.with_name(f"{out.name}.building")
-    for name in ("images", "masks"):
-        shutil.rmtree(work / name, ignore_errors=True)
-        (work / name).mkdir(parents=True)
-    built = _draft(source, work, options, advance)
-    built.rejected += ask(built.drafts, work)
-    built.drafts = [draft for draft in built.drafts if draft.line.get("question")]
-    if not built.drafts:
-        raise InputError(
-            f"not one sample could be made of {built.sources} source samples",
-            hint=_first(built.rejected) or "the source holds no masks",
-        )
-    splits = _split(built.drafts, options)
-    summary = {**_summary(built, options), **splits, **(about or {})}
-    _write(work, built, summary)
-    if out.is_dir():
-        out.rmdir()
-    os.replace(work, out)
-    return summary
+    with building(out):
+        work = out.with_name(f"{out.name}.building")
+        for name in ("images", "masks"):
+            shutil.rmtree(work / name, ignore_errors=True)
+            (work / name).mkdir(parents=True)
+        built = _draft(source, work, options, advance)
+        built.rejected += ask(built.drafts, work)
+        built.drafts = [draft for draft in built.drafts if draft.line.get("question")]
+        if not built.drafts:
+            raise InputError(
+                f"not one sample could be made of {built.sources} source samples",
+                hint=_first(built.rejected) or "the source holds no masks",
+            )
+        splits = _split(built.drafts, options)
+        summary = {**_summary(built, options), **splits, **(about or {})}
+        _write(work, built, summary)
+        if out.is_dir():
+            out.rmdir()
+        os.replace(work, out)
+        return summary
+
+
+@contextmanager
+def building(out: Path) -> Iterator[None]:
+    """Keep other processes from building at `out`, which is free.
+
+    Raises:
+        RunError: if another process builds there.
+        InputError: if `out` holds something.
+    """
+    out.parent.mkdir(parents=True, exist_ok=True)
+    lock = out.with_name(f"{out.name}.building.lock")
+    with locked(lock, f"{out} is being built by another process", "wait for it, or give another folder"):
+        try:
+            refuse_existing(out)
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
 
 
 def refuse_existing(out: Path) -> None:
@@ -169,7 +213,7 @@ def _draft(
     source: Iterable[SourceSample | BadSample], work: Path, options: Options, advance: Callable[[int], None]
 ) -> Drafts:
     built = Drafts()
-    writer = _ImageWriter(work)
+    writer = ImageWriter(work)
     patient = re.compile(options.group_pattern) if options.group_pattern else None
     for sample in source:
         built.sources += 1
@@ -180,77 +224,27 @@ def _draft(
                 group = f"{sample.labels.get('dataset', '')}|{match[1] if patient.groups else match[0]}"
                 sample = replace(sample, group=group)
             try:
-                built.drafts += _drafts(sample, writer, work, options, built.rejected)
+                built.drafts += _drafts(sample, writer, work, options, built)
             except InputError as error:
                 built.rejected.append(BadSample(sample.where, str(error)))
         advance(1)
     return built
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _WrittenImage:
-    """An image of the dataset."""
-
-    image: LoadedImage
-    fingerprint: Fingerprint
-    name: str
-    """Of its file, in the dataset."""
-
-
-class _ImageWriter:
-    """Writes every image once and remembers the last: that of the next source sample is most often the same."""
-
-    def __init__(self, work: Path) -> None:
-        self.work = work
-        self._last: tuple[str, _WrittenImage] | None = None
-
-    def write(self, sample: SourceSample) -> _WrittenImage:
-        """Read and write the image of a source sample."""
-        if self._last is None or self._last[0] != sample.image_key:
-            self._last = None
-            image = sample.load_image()
-            print_ = fingerprint(image.pixels)
-            self._last = sample.image_key, _WrittenImage(image, print_, self._file(sample, image, print_.pixels[:16]))
-        return self._last[1]
-
-    def _file(self, sample: SourceSample, image: LoadedImage, digest: str) -> str:
-        name = f"images/{digest}"
-        for suffix in (".png", ".jpg"):
-            if (self.work / f"{name}{suffix}").exists():
-                return f"{name}{suffix}"
-        if sample.file is not None and (suffix := _copied_as(sample.file) or ""):
-            shutil.copyfile(sample.file, self.work / f"{name}{suffix}")
-            return f"{name}{suffix}"
-        (self.work / f"{name}.png").write_bytes(png_bytes(image.pixels))
-        return f"{name}.png"
-
-
-def _copied_as(file: Path) -> str | None:
-    """Return the suffix under which a PNG or JPEG file is copied as it is; None if it carries words or is neither.
-
-    EXIF, comments and text chunks may name a person: of such a file only the pixels are taken.
-    """
-    if file.suffix.lower() not in (".png", ".jpg", ".jpeg"):
-        return None
-    with Pillow.open(file) as picture:
-        words = {"exif", "comment", "xmp", "photoshop", "XML:com.adobe.xmp"} | set(getattr(picture, "text", {}))
-        if words & picture.info.keys():
-            return None
-        return {"PNG": ".png", "JPEG": ".jpg"}.get(picture.format or "")
-
-
-def _drafts(
-    sample: SourceSample, writer: _ImageWriter, work: Path, options: Options, rejected: list[BadSample]
-) -> Iterator[Draft]:
-    """The drafts of one source sample; targets that are filtered out are added to `rejected`."""
+def _drafts(sample: SourceSample, writer: ImageWriter, work: Path, options: Options, built: Drafts) -> Iterator[Draft]:
+    """The drafts of one source sample; findings, and targets that are filtered out, are added to `built`."""
     written = writer.write(sample)
     mask = sample.load_mask()
-    _check(sample, mask, written.image.size)
+    if Path(sample.id).name != sample.id or sample.id.startswith("."):
+        raise InputError("its id is not fit to be a file name")
+    findings = _lint(sample, written.image, mask)
+    refuse_mask(mask, written.image.size, sample.box)
+    built.findings += findings
     for number, target in _targets(mask, options.components):
         reason = _unfit(target, options)
         where = sample.where if number is None else f"{sample.where}, component {number}"
         if reason:
-            rejected.append(BadSample(where, reason))
+            built.rejected.append(BadSample(where, reason))
             continue
         name = sample.id if number is None else f"{sample.id}-{number}"
         if (work / "masks" / f"{name}.png").exists():
@@ -265,7 +259,6 @@ def _drafts(
             "bbox_2d": list(mask_box(target)),
             "point_2d": [list(point) for point in points],
             "size": list(target.shape),
-            "group": hashlib.blake2b(sample.group.encode(errors="surrogatepass"), digest_size=6).hexdigest(),
             **{_RENAMED.get(key, key): value for key, value in sample.labels.items() if key not in _OWN},
         }
         if sample.think:
@@ -277,36 +270,41 @@ def _drafts(
         yield Draft(
             line=line,
             where=where,
-            group=sample.group,
+            owners={**groups_of(sample.labels), "source": sample.group},
             fingerprint=written.fingerprint,
             props=region_props(written.image.pixels, target),
             stated_split=sample.split,
         )
 
 
-_OWN = (
-    "id", "image", "mask", "question", "bbox_2d", "point_2d", "size", "group", "split", "think", "spacing", "patient",
-    "volume",
-)  # fmt: skip
+_OWN = ("id", "image", "mask", "question", "bbox_2d", "point_2d", "size", "split", "think", "spacing", *GROUPS)
 """Labels that are not copied: words of the manifest itself, and names of people, for which ``group`` stands."""
 _RENAMED = {"plane": "source_plane", "slice": "source_slice", "window": "window_used"}
 """In a manifest these words ask for a view of a volume; the images here are pictures already."""
 
 
-def _check(sample: SourceSample, mask: Bools, size: Size) -> None:
-    if Path(sample.id).name != sample.id or sample.id.startswith("."):
-        raise InputError("its id is not fit to be a file name")
-    if mask.shape != size:
-        turned = " (it would fit if it were transposed)" if mask.shape == size[::-1] else ""
-        raise InputError(f"the mask is {mask.shape[0]} x {mask.shape[1]} and its image {size[0]} x {size[1]}{turned}")
-    if not mask.any():
-        raise InputError("the mask is empty")
-    if sample.box is not None:
-        overlap = float(box_iou(sample.box, mask_box(mask)))
-        if overlap < _STATED:
-            raise InputError(
-                f"the stated box overlaps that of the mask by {overlap:.2f}; it counts another frame or orientation"
-            )
+def _lint(sample: SourceSample, image: LoadedImage, mask: Bools) -> list[SourceFinding]:
+    """Run the linter's checks of a line on a source sample, whose faults the dataset would no longer show.
+
+    Raises:
+        InputError: for one that makes a wrong target.
+    """
+    line = Line(
+        Record(number=0, id=sample.id, question=sample.question, think=sample.think, split=sample.split, box=sample.box,
+               points=sample.points, labels=sample.labels)
+    )  # fmt: skip
+    check_words(line)
+    check_image(line, image)
+    if check_mask(line, mask, image.size, sample.mask_file) and (sample.question or sample.think):
+        check_statements(line, region_props(image.pixels, mask))
+    for finding in line.findings:
+        if finding.code in _REJECTED:
+            raise InputError(finding.says, hint=finding.remedy)
+    return [SourceFinding(sample.where, finding.code, finding.says) for finding in line.findings]
+
+
+_REJECTED = ("blank_image", "turned_mask", "other_frame")
+"""Codes of the linter that make a wrong target; other numbers are measured anew."""
 
 
 def _targets(mask: Bools, components: str) -> list[tuple[int | None, Bools]]:
@@ -332,9 +330,10 @@ def _unfit(target: Bools, options: Options) -> str | None:
 
 def _split(drafts: Sequence[Draft], options: Options) -> dict[str, Any]:
     """Set the split of every draft; return what ``build.json`` states about it."""
-    groups = leakage_groups(
-        [draft.group for draft in drafts], [draft.fingerprint for draft in drafts], near=options.near_duplicates
-    )
+    owners = [draft.owners for draft in drafts]
+    groups = leakage_groups(owners, [draft.fingerprint for draft in drafts], near=options.near_duplicates)
+    for draft, first in zip(drafts, joined(owners), strict=True):
+        draft.line["group"] = pseudonym(drafts[first].owners["source"])
     stated = [draft.stated_split for draft in drafts]
     keep = options.splits == "keep" or (options.splits == "auto" and all(stated))
     if keep:
@@ -352,7 +351,12 @@ def _split(drafts: Sequence[Draft], options: Options) -> dict[str, Any]:
         splits = assign(groups, strata, options.fractions, seed=options.seed)
     for draft, split in zip(drafts, splits, strict=True):
         draft.line["split"] = split
-    return {"splits_kept": keep, "groups": len(set(groups)), "leaking_groups": leaking_groups(groups, splits)}
+    return {
+        "splits_kept": keep,
+        "splits_replaced": 0 if keep else sum(map(bool, stated)),
+        "groups": len(set(groups)),
+        "leaking_groups": leaking_groups(groups, splits),
+    }
 
 
 def _summary(built: Drafts, options: Options) -> dict[str, Any]:
@@ -363,6 +367,7 @@ def _summary(built: Drafts, options: Options) -> dict[str, Any]:
         "samples": len(built.drafts),
         "images": len({draft.line["image"] for draft in built.drafts}),
         "rejected": len(built.rejected),
+        "findings": dict(sorted(Counter(finding.code for finding in built.findings).items())),
     }
 
 
@@ -376,6 +381,7 @@ def _write(work: Path, built: Drafts, summary: dict[str, Any]) -> None:
     lines = [{**{key: draft.line[key] for key in order}, **draft.line} for draft in built.drafts]
     _write_lines(work / "manifest.jsonl", lines)
     _write_lines(work / "rejected.jsonl", [asdict(sample) for sample in built.rejected])
+    _write_lines(work / "findings.jsonl", [asdict(finding) for finding in built.findings])
     summary["by_split"] = dict(sorted(Counter(str(line["split"]) for line in lines).items()))
     summary["digest"] = digest(work, lines)
     (work / "build.json").write_text(json.dumps(summary, indent=2, sort_keys=True) + "\n", encoding="utf-8")

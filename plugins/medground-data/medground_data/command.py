@@ -91,7 +91,7 @@ def _recipe_names(ctx: click.Context, param: click.Parameter, incomplete: str) -
 def build(source: Path, out: Path, reader: str | None, options: tuple[str, ...], as_json: bool, **given: Any) -> None:
     """Make samples of the masks of SOURCE: box, key points, question, split.
 
-    OUT gets images/, masks/, manifest.jsonl, build.json and rejected.jsonl (what could not be used, and why). It
+    OUT gets images/, masks/, manifest.jsonl, build.json, findings.jsonl and rejected.jsonl (what could not be used). It
     appears when it is complete. What a reasoner writes is stored in OUT.building as it comes: run the same command again
     after an interruption.
     """
@@ -202,6 +202,11 @@ def _report(summary: dict[str, Any], out: Path) -> str:
     rows = [f"{summary['samples']} samples of {summary['images']} images in {out}: {splits}; splits {origin}"]
     if summary["rejected"]:
         rows.append(f"{summary['rejected']} left out: see {out / 'rejected.jsonl'}")
+    if summary["splits_replaced"]:
+        rows.append(f"{summary['splits_replaced']} samples stated a split and got a new one")
+    if findings := summary["findings"]:
+        counts = ", ".join(f"{count} {code}" for code, count in findings.items())
+        rows.append(f"the linter says of the source: {counts}; see {out / 'findings.jsonl'}")
     if summary["leaking_groups"]:
         rows.append(f"{summary['leaking_groups']} groups have samples in several splits, as the source has it")
     return "\n".join(rows)
@@ -246,7 +251,7 @@ def stats(folder: Path, split: str | None, html: Path | None, pictures: int, as_
         measured = measure(samples, advance)
     figures = summary(measured)
     if html is not None:
-        html.write_text(as_page(folder.resolve().name, figures, measured, samples, pictures), encoding="utf-8")
+        html.write_text(as_page(figures, measured, samples, pictures), encoding="utf-8")
         click.echo(f"wrote {html}", err=True)
     if as_json:
         click.echo(json.dumps({**figures, "rows": rows(measured)}))
@@ -265,8 +270,10 @@ def stats(folder: Path, split: str | None, html: Path | None, pictures: int, as_
 def export(folder: Path, to: Path, kind: str, split: str | None, as_json: bool) -> None:
     """Write the dataset in FOLDER as the published parquet table, or as COCO."""
     from medground.data.export import export as write
+    from medground_data.build import building
 
-    counts = write(folder, to, kind, split=split)
+    with building(to):
+        counts = write(folder, to, kind, split=split)
     if as_json:
         click.echo(json.dumps(counts))
     else:

@@ -52,15 +52,13 @@ def show(summary: Mapping[str, Any]) -> None:
     console.print(shown)
 
 
-def as_page(
-    name: str, summary: Mapping[str, Any], measured: Sequence[Figures], samples: Sequence[Sample], pictures: int
-) -> str:
+def as_page(summary: Mapping[str, Any], measured: Sequence[Figures], samples: Sequence[Sample], pictures: int) -> str:
     """Return one self-contained page: counts, distributions, floors, and some samples drawn."""
     splits = list(summary["splits"])
     return render(
         "stats.html",
         folder=Path(__file__).parent / "templates",
-        title=f"Dataset {name}",
+        title=f"Dataset of {len(measured)} samples",
         count=summary["samples"],
         folded_from=_LONG,
         counts={

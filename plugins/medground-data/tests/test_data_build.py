@@ -95,7 +95,7 @@ def test_bad_samples_are_listed_and_good_ones_built(tmp_path):
     assert (summary["cases"], summary["samples"], summary["rejected"]) == (9, 1, 8)
     reasons = {row["where"]: row["reason"] for row in lines(tmp_path / "out", "rejected.jsonl")}
     for number, word in enumerate(
-        ("JSON", "damaged", "empty", "transposed", "6 px", "more than", "stated box", "file name"), start=1
+        ("JSON", "damaged", "empty", "transposed", "6 px", "more than", "mirrored", "file name"), start=1
     ):
         assert word in reasons[f"line {number}"]
     assert [row["id"] for row in lines(tmp_path / "out")] == ["good"]

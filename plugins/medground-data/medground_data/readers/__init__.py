@@ -8,8 +8,10 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from medground.data.json_text import refuse_archive
 from medground.data.source_samples import BadSample, Reader, SourceSample
 from medground.errors import InputError, PluginError, UsageError, did_you_mean
+from medground.images.pictures import open_file
 from medground.registry import build, components
 
 log = logging.getLogger(__name__)
@@ -31,6 +33,9 @@ def read_source(source: str | Path, reader: str | None = None, **options: Any) -
     root = Path(source).expanduser()
     if not root.exists():
         raise InputError(f"{root} does not exist", hint="give a folder or a file")
+    if root.is_file():
+        with open_file(root) as stream:
+            refuse_archive(stream.read(512), root.name)
     name = find_reader(root) if reader is None else reader
     chosen = get_reader(name)
     parameters = {

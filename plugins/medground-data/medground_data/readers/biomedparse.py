@@ -11,8 +11,9 @@ from typing import ClassVar
 
 from medground.data.source_samples import BadSample, SourceSample
 from medground.errors import InputError
+from medground.images.mask_frames import read_mask_of
 from medground.images.paths import list_images, safe_name, stem
-from medground.images.read import inspect_repeated, read_mask
+from medground.images.read import inspect_repeated
 from medground.images.view import PLAIN
 
 SPLITS = ("train", "val", "test")
@@ -72,13 +73,14 @@ def _of_split(
             id=safe_name(stem(mask)),
             where=safe_name(mask.name),
             load_image=info.load,
-            load_mask=partial(read_mask, mask),
+            load_mask=partial(read_mask_of, by_name[owner], mask),
             image_key=info.key,
             group=info.group,
             labels={**info.labels, **{key: value for key, value in labels.items() if value}},
             question=question,
             split=split,
             spacing=info.spacing,
+            mask_file=mask,
         )
 
 

@@ -1,18 +1,21 @@
 """COCO: one JSON file of images, annotations and categories; polygons, run lengths and compressed run lengths."""
 
-import json
 import math
 from collections.abc import Callable, Iterator
-from functools import partial
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from medground.data.json_text import id_text, read_json, shown
 from medground.data.source_samples import BadSample, SourceSample
+from medground.data.splits import GROUPS
 from medground.errors import InputError
-from medground.geometry import Box
+from medground.geometry import Box, Size
+from medground.images.mask_frames import in_frame_of, stored_orientation
 from medground.images.paths import inside, safe_name
 from medground.images.pictures import MAX_BYTES
 from medground.images.polygons import polygon_mask
@@ -50,41 +53,26 @@ class CocoReader:
             raise InputError(
                 f"{root.name} does not hold one COCO file but {len(tables)}", hint=f"name the file: {names}"
             )
-        table = load_json(tables[0])
+        table = read_json(tables[0])
         folder = tables[0].parent
         folders = [folder / images] if images is not None else [folder, folder / "images", folder.parent / "images"]
-        inspect = inspect_repeated(folder.parent)
-        pictures = {entry.get("id"): entry for entry in _objects(table, "images")}
-        categories = {entry.get("id"): entry for entry in _objects(table, "categories")}
+        inspect, frame_of = inspect_repeated(folder.parent), lru_cache(maxsize=1)(_frame)
+        pictures, categories = _by_id(table, "images"), _by_id(table, "categories")
         for number, annotation in enumerate(_objects(table, "annotations"), start=1):
             where = f"{safe_name(tables[0].name)} annotation {number}"
             try:
-                picture = pictures.get(_key(annotation.get("image_id")))
-                if picture is None:
-                    raise InputError("names an image that the file does not list")
-                category = categories.get(_key(annotation.get("category_id")), {})
+                picture = _named(pictures, annotation, "image_id")
+                category = (
+                    {} if annotation.get("category_id") is None else _named(categories, annotation, "category_id")
+                )
                 labels = {
                     "category": str(category["name"]) if "name" in category else None,
                     "supercategory": category.get("supercategory"),
                     "modality": modality,
                 }
-                yield _sample(annotation, picture, folders, inspect, where, labels, question)
+                yield _sample(annotation, picture, folders, inspect, frame_of, where, labels, question)
             except InputError as error:
                 yield BadSample(where, error.message)
-
-
-def load_json(path: Path) -> Any:
-    """Return the content of a JSON file of bounded size.
-
-    Raises:
-        InputError: if it is none.
-    """
-    if path.stat().st_size > MAX_BYTES:
-        raise InputError(f"{path.name} takes {path.stat().st_size / 1e6:.0f} MB", hint="split it")
-    try:
-        return json.loads(path.read_text(encoding="utf-8", errors="replace"))
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path.name} is not JSON", hint="download or export it again") from error
 
 
 def _tables(root: Path) -> list[Path]:
@@ -106,8 +94,24 @@ def _objects(table: Any, key: str) -> list[dict[str, Any]]:
     return [entry for entry in objects if isinstance(entry, dict)]
 
 
-def _key(value: Any) -> Any:
-    return value if isinstance(value, (int, str)) else None
+def _by_id(table: Any, key: str) -> dict[str, list[dict[str, Any]]]:
+    """The objects of a list by their ids; one id may wrongly have several."""
+    objects: dict[str, list[dict[str, Any]]] = {}
+    for entry in _objects(table, key):
+        if (name := id_text(entry.get("id"))) is not None:
+            objects.setdefault(name, []).append(entry)
+    return objects
+
+
+def _named(objects: dict[str, list[dict[str, Any]]], annotation: dict[str, Any], word: str) -> dict[str, Any]:
+    """The one object that an annotation names."""
+    name = id_text(annotation.get(word))
+    same = objects.get(name, []) if name is not None else []
+    if len(same) != 1:
+        raise InputError(
+            f"its {word} {shown(annotation.get(word))} is that of {len(same)} entries of the file, not of one"
+        )
+    return same[0]
 
 
 def _sample(
@@ -115,6 +119,7 @@ def _sample(
     picture: dict[str, Any],
     folders: list[Path],
     inspect: Inspect,
+    frame_of: Callable[..., "_Frame"],
     where: str,
     labels: dict[str, str | None],
     question: str | None,
@@ -124,18 +129,71 @@ def _sample(
     box = annotation.get("bbox")
     if box is not None and not (_numbers(box) and len(box) == 4):
         raise InputError("has a bbox that is not four finite numbers")
+    if box is not None and min(box[2:]) <= 0:
+        raise InputError(f"has a bbox of no width or no height: {shown(box)}")
+    frame = frame_of(path, picture.get("height"), picture.get("width"))
     return SourceSample(
         id=safe_name(f"{info.id}__{annotation.get('id', where.rpartition(' ')[2])}"),
         where=where,
         load_image=info.load,
-        load_mask=_mask(annotation.get("segmentation"), path),
+        load_mask=_mask(annotation.get("segmentation"), path, frame),
         image_key=info.key,
-        group=str(picture.get("patient") or info.group),
-        labels={**info.labels, **{key: value for key, value in labels.items() if value}},
+        group=info.group,
+        labels={**info.labels, **{key: value for key, value in labels.items() if value}, **_owners(picture)},
         question=question,
-        box=None if box is None else Box(box[0], box[1], box[0] + box[2], box[1] + box[3]),
+        box=None if box is None else frame.box(*box),
         spacing=info.spacing,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Frame:
+    """What an image's annotations count."""
+
+    size: Size
+    """(H, W)."""
+    scale: tuple[float, float] = (1.0, 1.0)
+    """(y, x): how much larger that is than the picture that is there."""
+    turned: bool = False
+    """True if it is the picture as stored, which is shown otherwise."""
+
+    def box(self, x: float, y: float, width: float, height: float) -> Box | None:
+        """A stated box in the picture as shown; None where it is turned, and the mask's box says the same."""
+        down, right = self.scale
+        return None if self.turned else Box(x / right, y / down, (x + width) / right, (y + height) / down)
+
+
+def _frame(path: Path, height: Any, width: Any) -> _Frame:
+    """The frame that an image's ``height`` and ``width`` state: the picture's own where they state none.
+
+    Raises:
+        InputError: if the picture is neither that size, nor that shape at another size.
+    """
+    size, orientation = image_size(path), stored_orientation(path)
+    if height is None and width is None:
+        if orientation != 1:
+            raise InputError("its image is stored turned (EXIF), and the file states no height and width")
+        return _Frame(size)
+    if not (type(height) is int and type(width) is int and height > 0 and width > 0):
+        raise InputError(f"its image states a height and width of {shown((height, width))}")
+    stated = (height, width)
+    if stated == size or (orientation >= 5 and stated == size[::-1]):
+        return _Frame(stated, turned=stated != size)
+    scale = stated[0] / size[0], stated[1] / size[1]
+    if abs(scale[0] - scale[1]) * max(size) > 1 + max(scale):
+        raise InputError(f"its image is {size[0]} x {size[1]}, and the file says {stated[0]} x {stated[1]}")
+    return _Frame(stated, scale)
+
+
+def _owners(picture: dict[str, Any]) -> dict[str, str]:
+    """The patient, study, volume and group that an image states."""
+    owners = {}
+    for word in GROUPS:
+        if picture.get(word) not in (None, ""):
+            if (name := id_text(picture[word])) is None:
+                raise InputError(f"its image has a {word} that is no text and no whole number: {shown(picture[word])}")
+            owners[word] = name
+    return owners
 
 
 def _image(name: Any, folders: list[Path]) -> Path:
@@ -147,17 +205,19 @@ def _image(name: Any, folders: list[Path]) -> Path:
     return inside(folders[-1], name, "an image")
 
 
-def _mask(segmentation: Any, image: Path) -> Callable[[], NDArray[np.bool_]]:
+def _mask(segmentation: Any, image: Path, frame: _Frame) -> Callable[[], NDArray[np.bool_]]:
     if isinstance(segmentation, dict):
-        return partial(decode_rle, segmentation)
+        return lambda: in_frame_of(image, decode_rle(segmentation))
     if not isinstance(segmentation, list) or not segmentation:
         raise InputError("has no segmentation")
     if not all(_numbers(entry) and len(entry) >= 6 and len(entry) % 2 == 0 for entry in segmentation):
         raise InputError("has a polygon that is not pairs of finite numbers, three at least")
     if sum(map(len, segmentation)) > 2 * MAX_VERTICES:
         raise InputError(f"has polygons of more than {MAX_VERTICES} corners")
-    polygons = [np.asarray(entry, np.float64).reshape(-1, 2) for entry in segmentation]
-    return lambda: polygon_mask(polygons, image_size(image))
+    y, x = frame.scale
+    polygons = [np.asarray(entry, np.float64).reshape(-1, 2) / (x, y) for entry in segmentation]
+    size = frame.size if frame.scale == (1.0, 1.0) else image_size(image)
+    return lambda: in_frame_of(image, polygon_mask(polygons, size))
 
 
 def _numbers(values: Any) -> bool:

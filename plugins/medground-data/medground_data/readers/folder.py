@@ -11,8 +11,9 @@ from typing import ClassVar
 
 from medground.data.source_samples import BadSample, SourceSample
 from medground.errors import InputError
+from medground.images.mask_frames import read_mask_of
 from medground.images.paths import list_images, missing_name, safe_name, stem
-from medground.images.read import inspect_image, read_mask
+from medground.images.read import inspect_image
 from medground.images.view import View
 
 SPLITS = ("train", "val", "test")
@@ -116,13 +117,14 @@ def _of_image(
             id=safe_name(f"{info.id}__{category}" if category else info.id),
             where=info.name,
             load_image=info.load,
-            load_mask=partial(read_mask, path),
+            load_mask=partial(read_mask_of, image, path, view),
             image_key=info.key,
             group=info.group,
             labels=labels,
             question=question,
             split=split,
             spacing=info.spacing,
+            mask_file=path,
             file=info.file,
         )
 

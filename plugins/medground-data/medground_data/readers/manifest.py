@@ -1,16 +1,14 @@
-"""A manifest of source samples; `medground.data.manifest` states its words.
-
-Beside those, ``patient`` and ``volume`` say what may not part between splits.
-"""
+"""A manifest of source samples; `medground.data.manifest` states its words."""
 
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
-from medground.data.manifest import MANIFEST, Record, read_record_mask, read_records
+from medground.data.manifest import MANIFEST, Record, read_record_mask, read_records, refuse_misfits
 from medground.data.source_samples import BadSample, SourceSample
 from medground.errors import InputError
+from medground.images.loaded import ImageInfo, LoadedImage
 from medground.images.paths import inside, safe_name
 from medground.images.read import Inspect, inspect_repeated
 
@@ -64,10 +62,10 @@ def _sample(
     return SourceSample(
         id=safe_name(record.id or info.id),
         where=where,
-        load_image=info.load,
+        load_image=partial(_load_image, record, info),
         load_mask=partial(read_record_mask, record, root, view),
         image_key=info.key,
-        group=labels.get("patient") or labels.get("volume") or info.group,
+        group=info.group,
         labels={**info.labels, **labels},
         question=record.question or question,
         think=record.think,
@@ -75,5 +73,12 @@ def _sample(
         box=record.box,
         points=record.points,
         spacing=record.spacing or info.spacing,
+        mask_file=root / record.mask if isinstance(record.mask, str) and record.mask_value is None else None,
         file=info.file,
     )
+
+
+def _load_image(record: Record, info: ImageInfo) -> LoadedImage:
+    image = info.load()
+    refuse_misfits(record, image)
+    return image

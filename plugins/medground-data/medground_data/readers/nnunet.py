@@ -1,4 +1,7 @@
-"""nnU-Net: ``imagesTr/CASE_0000.nii.gz``, ``labelsTr/CASE.nii.gz`` and ``dataset.json``; slices of a plane the user names."""
+"""nnU-Net: ``imagesTr/CASE_0000.nii.gz``, ``labelsTr/CASE.nii.gz`` and ``dataset.json``; slices of a plane the user names.
+
+Pictures (``file_ending`` .png, .bmp, .tif) have neither plane nor slices.
+"""
 
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -8,13 +11,15 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from medground.data.json_text import read_json, shown
 from medground.data.source_samples import BadSample, SourceSample
 from medground.errors import InputError, UsageError
-from medground.images.nifti import MAX_LABELS, Volume
-from medground.images.paths import NIFTI_SUFFIXES, safe_name, stem
-from medground.images.read import Inspect, inspect_repeated, read_mask
+from medground.images.mask_frames import mask_placement, read_mask_of
+from medground.images.nifti import MAX_LABELS, Volume, is_nifti
+from medground.images.paths import NIFTI_SUFFIXES, is_image, safe_name, stem
+from medground.images.pictures import read_label_map
+from medground.images.read import Inspect, inspect_repeated
 from medground.images.view import View
-from medground_data.readers.coco import load_json
 
 FOLDERS = (("imagesTr", "labelsTr", "train"), ("imagesTs", "labelsTs", "test"))
 TABLE = "dataset.json"
@@ -33,45 +38,87 @@ class NnUNetReader:
         self,
         root: Path,
         *,
-        plane: str,
-        slices: str | int,
+        plane: str | None = None,
+        slices: str | int | None = None,
         channel: int = 0,
         window: str | None = None,
         modality: str | None = None,
         question: str | None = None,
     ) -> Iterator[SourceSample | BadSample]:
-        """Yield a source sample per label of a slice.
+        """Return the source samples, one per label of a slice.
 
         Args:
             root: the data set's folder.
-            plane: ``axial``, ``coronal`` or ``sagittal``.
-            slices: ``largest`` (of entry label the slice that holds most of it), ``all`` (every slice that holds some), or a
-                slice's number.
+            plane: ``axial``, ``coronal`` or ``sagittal``; of NIfTI.
+            slices: ``largest`` (of every label the slice that holds most of it), ``all`` (every slice that holds some), or a
+                slice's number; of NIfTI.
             channel: the image's channel, the number at the end of its name.
             window: how values become grey, see `View`.
             modality: of every image; None takes the channel's name in ``dataset.json``.
             question: asked of every sample.
         """
-        if str(slices) not in ("largest", "all") and not str(slices).isdigit():
-            raise UsageError(f"slices={slices!r} names none", hint="give largest, all or a number")
-        View(plane=plane, slice=0, window=window)  # refuses a plane or a window that is none, before any file is read
         if not (root / TABLE).is_file():
             raise InputError(f"{root.name} has no {TABLE}", hint="give the folder of one data set")
-        inspect = inspect_repeated(root)
-        table = load_json(root / TABLE)
-        names = _labels(table)
-        known = modality or _channel(table, channel)
-        for images, labels, split in FOLDERS:
-            for path in sorted((root / labels).glob("*")) if (root / labels).is_dir() else ():
-                if path.name.lower().endswith(NIFTI_SUFFIXES):
-                    image = _image(root / images, stem(path), channel)
-                    try:
-                        chosen = _chosen(path, image, plane, str(slices), names)
-                        for number, name in chosen:
-                            view = View(plane=plane, slice=number, window=window)
-                            yield _sample(inspect, image, path, view, name, names[name], known, question, split)
-                    except InputError as error:
-                        yield BadSample(safe_name(path.name), error.message)
+        table = read_json(root / TABLE)
+        names, known = _labels(table), modality or _channel(table, channel)
+        files = _label_files(root, table)
+        _check_slices(plane, slices, window, volumes=any(is_nifti(path) for path, _, _ in files))
+        return _samples(root, files, names, known, plane, str(slices), channel, window, question)
+
+
+def _samples(
+    root: Path,
+    files: list[tuple[Path, Path, str]],
+    names: Mapping[str, tuple[int, ...]],
+    modality: str | None,
+    plane: str | None,
+    slices: str,
+    channel: int,
+    window: str | None,
+    question: str | None,
+) -> Iterator[SourceSample | BadSample]:
+    inspect = inspect_repeated(root)
+    for path, images, split in files:
+        try:
+            image = _image(images, path, channel)
+            for number, name in _chosen(path, image, plane, slices, names):
+                view = View(plane=plane, slice=number, window=window)
+                yield _sample(inspect, image, path, view, name, names[name], modality, question, split)
+        except InputError as error:
+            yield BadSample(safe_name(path.name), error.message)
+
+
+def _check_slices(plane: str | None, slices: str | int | None, window: str | None, *, volumes: bool) -> None:
+    if not volumes:
+        if plane is not None or slices is not None:
+            raise UsageError("the label maps are pictures, which have no plane", hint="leave out plane and slices")
+        return
+    missing = [word for word, value in (("plane", plane), ("slices", slices)) if value is None]
+    if missing:
+        raise UsageError(f"the reader nnunet needs {' and '.join(missing)}", hint=f"give {missing[0]}=...")
+    if str(slices) not in ("largest", "all") and not str(slices).isdigit():
+        raise UsageError(f"slices={slices!r} names none", hint="give largest, all or a number")
+    View(plane=plane, slice=0, window=window)  # refuses a plane or a window that is none, before any file is read
+
+
+def _label_files(root: Path, table: Any) -> list[tuple[Path, Path, str]]:
+    """(label map, folder of its image, split) of every case.
+
+    Raises:
+        InputError: if there are none of a kind that is read.
+    """
+    files = [
+        (path, root / images, split)
+        for images, labels, split in FOLDERS
+        for path in sorted((root / labels).glob("*"))
+        if is_image(path)
+    ]
+    if not files:
+        raise InputError(
+            f"{root.name} holds no label maps that can be read: its file_ending is {shown(table.get('file_ending'))}",
+            hint="convert them to .nii.gz or .png",
+        )
+    return files
 
 
 def _labels(table: Any) -> dict[str, tuple[int, ...]]:
@@ -96,31 +143,36 @@ def _channel(table: Any, channel: int) -> str | None:
     return str(name) if name else None
 
 
-def _image(folder: Path, case: str, channel: int) -> Path:
-    paths = [folder / f"{case}_{channel:04d}{suffix}" for suffix in NIFTI_SUFFIXES]
-    return next((path for path in paths if path.is_file()), paths[-1])
+def _image(folder: Path, labels: Path, channel: int) -> Path:
+    suffixes = NIFTI_SUFFIXES if is_nifti(labels) else (labels.suffix,)
+    paths = [folder / f"{stem(labels)}_{channel:04d}{suffix}" for suffix in suffixes]
+    if not (existing := [path for path in paths if path.is_file()]):
+        raise InputError(f"its image {safe_name(paths[-1].name)} does not exist")
+    return existing[0]
 
 
 def _chosen(
-    labels: Path, image: Path, plane: str, slices: str, names: Mapping[str, tuple[int, ...]]
-) -> list[tuple[int, str]]:
-    """(slice, label) of the source samples of one volume."""
+    labels: Path, image: Path, plane: str | None, slices: str, names: Mapping[str, tuple[int, ...]]
+) -> list[tuple[int | None, str]]:
+    """(slice, label) of the source samples of one label map; a picture has no slice."""
+    if not is_nifti(labels):
+        present = set(np.unique(read_label_map(labels)).tolist())
+        return [(None, name) for name, values in names.items() if present & set(values)]
     volume, picture = Volume(labels), Volume(image)
-    if volume.sides != picture.sides or volume.codes != picture.codes:
-        raise InputError(
-            f"its image is {picture.sides} {picture.codes} and it is {volume.sides} {volume.codes}",
-            hint="labels lie in the voxels of their image",
-        )
-    axis = volume.placement(View(plane=plane, slice=0)).axis
+    first = View(plane=plane, slice=0)
+    placement = mask_placement(picture, volume, first)  # refuses another grid
+    if placement != volume.placement(first):
+        raise InputError("its axes run against its image's", hint="labels lie in the voxels of their image")
+    axis = placement.axis
     areas = _areas(volume, axis)
-    chosen = []
+    chosen: list[tuple[int | None, str]] = []
     for name, values in names.items():
         area = sum((areas[value] for value in values if value in areas), np.zeros(volume.sides[axis], np.int64))
         if slices == "largest":
             chosen += [(int(area.argmax()), name)] if area.any() else []
         else:
             chosen += [(int(number), name) for number in np.flatnonzero(area) if slices in ("all", str(number))]
-    return sorted(chosen)
+    return sorted(chosen, key=lambda pair: (pair[0] or 0, pair[1]))
 
 
 def _areas(volume: Volume, axis: int) -> dict[int, NDArray[np.int64]]:
@@ -158,11 +210,11 @@ def _sample(
     }
     return SourceSample(
         id=safe_name(f"{info.id}__{name}"),
-        where=f"{safe_name(labels.name)} {view.plane} {view.slice}",
+        where=safe_name(labels.name) if view.plane is None else f"{safe_name(labels.name)} {view.plane} {view.slice}",
         load_image=info.load,
-        load_mask=partial(read_mask, labels, plane=view.plane, slice=view.slice, values=values),
+        load_mask=partial(read_mask_of, image, labels, view, values),
         image_key=info.key,
-        group=f"{split}/{stem(labels)}",
+        group=info.group,
         labels={**info.labels, **stated},
         question=question,
         split=split,

@@ -11,12 +11,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
+from medground.data.json_text import read_json
 from medground.data.source_samples import BadSample, SourceSample
 from medground.errors import InputError
+from medground.images.mask_frames import read_mask_of
 from medground.images.paths import inside, safe_name, stem
-from medground.images.read import Inspect, inspect_repeated, read_mask
+from medground.images.read import Inspect, inspect_repeated
 from medground.images.view import PLAIN
-from medground_data.readers.coco import load_json
 
 CLASSES = "SAMed2D_v1_class_mapping_id.json"
 _PATTERNS = ("image2label_*.json", "label2image_*.json", "SAMed2D_v1.json")
@@ -51,10 +52,10 @@ class SamMed2dReader:
             raise InputError(f"{root.name} holds no {' or '.join(_PATTERNS)}", hint="give the folder of the tables")
         folder = tables[0].parent
         inspect = inspect_repeated(folder)
-        classes = load_json(folder / CLASSES) if (folder / CLASSES).is_file() else {}
+        classes = read_json(folder / CLASSES) if (folder / CLASSES).is_file() else {}
         for table in tables:
             split = "train" if "train" in table.stem else "test" if "test" in table.stem else None
-            for number, (image, mask) in enumerate(_pairs(load_json(table), table), start=1):
+            for number, (image, mask) in enumerate(_pairs(read_json(table), table), start=1):
                 where = f"{safe_name(table.name)} entry {number}"
                 try:
                     yield _sample(folder, inspect, image, mask, where, split, classes, modality, question)
@@ -91,7 +92,8 @@ def _sample(
     modality: str | None,
     question: str | None,
 ) -> SourceSample:
-    info = inspect(_file(folder, image, "an image"), PLAIN)
+    picture = _file(folder, image, "an image")
+    info = inspect(picture, PLAIN)
     path = _file(folder, mask, "a mask")
     labels = _labels(stem(str(image)), stem(path), classes)
     if modality is not None:
@@ -100,13 +102,14 @@ def _sample(
         id=safe_name(stem(path)),
         where=where,
         load_image=info.load,
-        load_mask=partial(read_mask, path),
+        load_mask=partial(read_mask_of, picture, path),
         image_key=info.key,
-        group=labels.get("volume") or info.group,
+        group=info.group,
         labels={**info.labels, **labels},
         question=question,
         split=split,
         spacing=info.spacing,
+        mask_file=path,
     )
 
 

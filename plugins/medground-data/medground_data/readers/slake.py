@@ -11,12 +11,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from medground.data.json_text import read_json
 from medground.data.source_samples import BadSample, SourceSample
 from medground.errors import InputError
+from medground.images.mask_frames import read_mask_of
 from medground.images.paths import inside, safe_name
 from medground.images.pictures import read_label_map
-from medground.images.read import inspect_image, read_mask
-from medground_data.readers.coco import load_json
+from medground.images.read import inspect_image
 
 TABLES = {"train": "train.json", "val": "validate.json", "test": "test.json"}
 NAMES = "mask.txt"
@@ -58,7 +59,7 @@ class SlakeReader:
 
 def _names(path: Path) -> dict[int, str]:
     names = {}
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in path.read_text(encoding="utf-8-sig", errors="replace").split("\n"):
         value, _, name = line.partition(":")
         if value.strip().isdigit() and name.strip():
             names[int(value)] = name.strip()
@@ -66,7 +67,7 @@ def _names(path: Path) -> dict[int, str]:
 
 
 def _lines(path: Path) -> list[Any]:
-    table = load_json(path)
+    table = read_json(path)
     if not isinstance(table, list):
         raise InputError(f"{path.name} is not a list of questions", hint="download it again")
     return table
@@ -106,7 +107,7 @@ def _of_image(
                 id=safe_name(f"{folder.name}__{name}" + (f"-{number + 1}" if number else "")),
                 where=where,
                 load_image=info.load,
-                load_mask=partial(read_mask, mask, values=(value,)),
+                load_mask=partial(read_mask_of, path, mask, values=(value,)),
                 image_key=info.key,
                 group=folder.name,
                 labels=labels,

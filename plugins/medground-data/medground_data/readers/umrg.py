@@ -51,7 +51,7 @@ def _sample(row: Row) -> SourceSample:
         load_image=row.load_image,
         load_mask=row.load_mask,
         image_key=row.image_key,
-        group=row.labels.get("patient") or row.image_key,
+        group=row.image_key,
         labels={key: value for key, value in row.labels.items() if key != "think"},
         question=row.question,
         think=row.labels.get("think"),
