@@ -2,7 +2,8 @@
 
 A line holds ``image`` and, of its target, ``mask`` (a file, or a COCO run-length object) or ``bbox_2d`` (x1, y1, x2, y2 in
 pixels, half-open; ``bbox`` is the same). Optional are ``id``, ``question``, ``think`` (a reasoning trace), ``split``,
-``point_2d`` ([[x, y], ...]), ``mask_value`` (the value of a label map that is meant), ``size`` ([H, W]), ``spacing`` (mm per
+``point_2d`` ([[x, y], ...]), ``mask_value`` (the value of a label map that is meant), ``segment`` (of a DICOM
+segmentation, a segment's number or label), ``size`` ([H, W]), ``spacing`` (mm per
 pixel along y and x), and ``plane``, ``slice`` and ``window`` of DICOM and NIfTI. Any further text, number or truth value is
 a label.
 
@@ -56,6 +57,8 @@ class Record:
     mask: str | Mapping[str, Any] | None = None
     """A path relative to the manifest, or a COCO run-length object."""
     mask_value: int | None = None
+    segment: int | str | None = None
+    """Of a DICOM segmentation: a segment's number or label."""
     question: str | None = None
     think: str | None = None
     split: str | None = None
@@ -173,7 +176,8 @@ def read_record_mask(record: Record, root: Path, view: View) -> NDArray[np.bool_
     if isinstance(record.mask, Mapping):
         return decode_rle(record.mask)
     values = None if record.mask_value is None else (record.mask_value,)
-    return read_mask_in_view(inside(root, record.mask, "a mask"), view, values)
+    image = inside(root, record.image, "an image")
+    return read_mask_in_view(inside(root, record.mask, "a mask"), view, values, image, record.segment)
 
 
 def _of_types(*types: type) -> Callable[[Any], Any]:
@@ -200,8 +204,8 @@ _KINDS: Mapping[str, tuple[Callable[[Any], Any], str]] = {
     "id": (lambda value: str(value) if type(value) in (str, int, float) else None, "is not text"),
     "image": (_of_types(str), "is not a path"),
     "mask": (lambda value: value if isinstance(value, (str, dict)) and value else None, "is no path and no run lengths"),
-    "mask_value": _WHOLE, "question": _TEXT, "think": _TEXT, "split": _TEXT, "plane": _TEXT, "slice": _WHOLE,
-    "window": _TEXT, "bbox_2d": (_box, "is not 4 finite numbers"), "bbox": (_box, "is not 4 finite numbers"),
+    "mask_value": _WHOLE, "segment": (_of_types(int, str), "is no number and no label"), "question": _TEXT,
+    "think": _TEXT, "split": _TEXT, "plane": _TEXT, "slice": _WHOLE, "window": _TEXT, "bbox_2d": (_box, "is not 4 finite numbers"), "bbox": (_box, "is not 4 finite numbers"),
     "point_2d": (_points, "is not a list of pairs of finite numbers"),
     "spacing": (lambda value: finite_numbers(value, 2), "is not 2 finite numbers"),
 }  # fmt: skip

@@ -8,10 +8,12 @@ from typing import BinaryIO, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from medground.errors import InputError
 from medground.geometry import Size
 from medground.images import dicom, nifti
+from medground.images.dicom_seg import Segment
 from medground.images.loaded import ImageInfo, ImageKind, LoadedImage
-from medground.images.paths import safe_name, stem
+from medground.images.paths import PREAMBLE, dicom_start, safe_name, stem
 from medground.images.pictures import MAX_BYTES, decode_mask, decode_picture, encoded_size, open_file, printable
 from medground.images.view import PLAIN, View
 from medground.types import Image
@@ -55,27 +57,49 @@ def open_image(path: str | Path, view: View = PLAIN) -> LoadedImage:
 
 
 def read_mask(
-    path: str | Path, *, plane: str | None = None, slice: int | None = None, values: tuple[int, ...] | None = None
+    path: str | Path,
+    *,
+    plane: str | None = None,
+    slice: int | None = None,
+    values: tuple[int, ...] | None = None,
+    image: Path | None = None,
+    segment: Segment | None = None,
 ) -> NDArray[np.bool_]:
     """Read a mask as H×W bool: foreground where the stored value is not 0, or is one of `values`.
+
+    Args:
+        path: the file.
+        plane: of a volume, as `read_image`.
+        slice: of a volume or film; of a DICOM segmentation, the frame of `image`.
+        values: of a label map, which are meant.
+        image: the image's file; a DICOM segmentation is matched to it.
+        segment: of a DICOM segmentation, the number or the label of the segment that is meant.
 
     Raises:
         ViewError, InputError, PluginError: as `read_image`.
     """
     path, view = Path(path), View(plane=plane, slice=slice)
+    if segment is not None and image_kind(path) != "dicom":
+        raise InputError(f"{safe_name(path.name)} is no DICOM segmentation and has no segments", hint="use mask_value")
     if nifti.is_nifti(path):
         return nifti.mask(path, view, values)
     return _read_stream(
         path,
-        of_dicom=lambda file: dicom.mask(file, view, values),
+        of_dicom=lambda file: dicom.mask(file, view, values, image, segment),
         of_picture=lambda stream: decode_mask(stream, printable(path.name), values),
     )
 
 
-def read_mask_in_view(path: Path, view: View, values: tuple[int, ...] | None = None) -> NDArray[np.bool_]:
+def read_mask_in_view(
+    path: Path,
+    view: View,
+    values: tuple[int, ...] | None = None,
+    image: Path | None = None,
+    segment: Segment | None = None,
+) -> NDArray[np.bool_]:
     """Read the mask of an image that is shown as `view` says; a mask that is a picture is one of that slice already."""
     shared = PLAIN if image_kind(path) == "picture" else view
-    return read_mask(path, plane=shared.plane, slice=shared.slice, values=values)
+    return read_mask(path, plane=shared.plane, slice=shared.slice, values=values, image=image, segment=segment)
 
 
 def inspect_image(path: Path, root: Path, view: View = PLAIN) -> ImageInfo:
@@ -159,8 +183,8 @@ def _read_stream(
     if dicom.has_suffix(path):
         return of_dicom(dicom.DicomFile.read(path))
     with open_file(path) as stream:
-        start = stream.read(dicom.PREAMBLE)
-        if dicom.has_magic(start):
-            return of_dicom(dicom.DicomFile.parse(start + stream.read()))
+        if dicom_start(stream.read(PREAMBLE)):
+            stream.seek(0)
+            return of_dicom(dicom.DicomFile.parse(stream.read()))
         stream.seek(0)
         return of_picture(stream)

@@ -116,7 +116,7 @@ def _of_image(
             id=safe_name(f"{info.id}__{category}" if category else info.id),
             where=info.name,
             load_image=info.load,
-            load_mask=partial(read_mask, path),
+            load_mask=partial(read_mask, path, image=image),
             image_key=info.key,
             group=info.group,
             labels=labels,
