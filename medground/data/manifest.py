@@ -205,7 +205,8 @@ _KINDS: Mapping[str, tuple[Callable[[Any], Any], str]] = {
     "image": (_of_types(str), "is not a path"),
     "mask": (lambda value: value if isinstance(value, (str, dict)) and value else None, "is no path and no run lengths"),
     "mask_value": _WHOLE, "segment": (_of_types(int, str), "is no number and no label"), "question": _TEXT,
-    "think": _TEXT, "split": _TEXT, "plane": _TEXT, "slice": _WHOLE, "window": _TEXT, "bbox_2d": (_box, "is not 4 finite numbers"), "bbox": (_box, "is not 4 finite numbers"),
+    "think": _TEXT, "split": _TEXT, "plane": _TEXT, "slice": _WHOLE, "window": _TEXT,
+    "bbox_2d": (_box, "is not 4 finite numbers"), "bbox": (_box, "is not 4 finite numbers"),
     "point_2d": (_points, "is not a list of pairs of finite numbers"),
     "spacing": (lambda value: finite_numbers(value, 2), "is not 2 finite numbers"),
 }  # fmt: skip

@@ -87,6 +87,8 @@ def stored_values(dataset: "Dataset", frame: int, name: str) -> Numbers:
     options: dict[str, Any] = {}
     if not syntax.is_encapsulated:
         _check_length(dataset, element, name)
+        if dataset.BitsAllocated == 1 and dataset.SamplesPerPixel == 1:
+            return _bits(dataset, frame)
     else:
         _check_decoder(syntax, 8, name)
         stream = _frame_header(dataset, frame, name)
@@ -146,10 +148,21 @@ def _check_length(dataset: "Dataset", element: str, name: str) -> None:
     data, frames = dataset[element].value, number_of_frames(dataset)
     expected = -(-bits * frames // 8)
     # Some writers fill up with zeros, but never as much as a frame.
-    if not expected <= len(data) < expected + max(2, expected // frames) or any(data[expected:]):
+    if not expected <= len(data) < expected + max(2, expected // frames) or any(data[expected + expected % 2 :]):
         raise InputError(
             f"{name} holds {len(data)} bytes of pixels where its header states {expected}", hint="export it again"
         )
+
+
+def _bits(dataset: "Dataset", frame: int) -> Numbers:
+    """One frame of bits, which may begin within a byte."""
+    count = dataset.Rows * dataset.Columns
+    data = np.frombuffer(dataset.PixelData, np.uint8)
+    if not little_endian(dataset) and dataset["PixelData"].VR == "OW":
+        data = data[: len(data) // 2 * 2].reshape(-1, 2)[:, ::-1].reshape(-1)
+    first = frame * count
+    bits = np.unpackbits(data[first // 8 : -(-(first + count) // 8)], bitorder="little")
+    return bits[first % 8 :][:count].reshape(dataset.Rows, dataset.Columns)
 
 
 def number_of_frames(dataset: "Dataset") -> int:
