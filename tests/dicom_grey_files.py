@@ -73,7 +73,7 @@ def draw_pixels(dice: random.Random) -> tuple[Pixels, Dataset]:
         low, high = max(low, -1200), min(high, 3000)
     values = random_.integers(low, high, (frames, height, width))
     if syntax == JPEGLSLossless:
-        values = np.repeat(values, 3, axis=2)[:, :, :width]  # noise would overflow the encoder's buffer
+        values = np.repeat(np.sort(values, axis=2)[:, :1], values.shape[1], axis=1)  # noise overflows the encoder
     if syntax == JPEGBaseline8Bit:
         values = np.broadcast_to(np.linspace(20, 220, width).astype(int), (frames, height, width)).copy()
     dataset = header(
@@ -207,11 +207,13 @@ def _modality(
         case.differs["itk"] = "GDCM takes one rescale for all frames of a file"
     for holder, (slope, intercept) in zip(holders, pairs, strict=False):
         holder.RescaleSlope, holder.RescaleIntercept = slope, intercept
-        if dice.random() < 0.5:
-            holder.RescaleType = "HU"
+        holder.RescaleType = dice.choice(["HU", "US", ""])
+        if not holder.RescaleType:
+            del holder.RescaleType
     slope, intercept = pairs[frame]
     case.kind += f" rescale {choice}"
-    return stored * float(slope) + intercept, "HU"
+    stated = holders[min(frame, len(holders) - 1)].get("RescaleType") or ("HU" if pixels.allocated == 16 else "")
+    return stored * float(slope) + intercept, stated
 
 
 def _padding(dice: random.Random, case: Case, pixels: Pixels, frame: int, stored: Any) -> Any:

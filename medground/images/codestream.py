@@ -21,6 +21,8 @@ class FrameHeader:
     """Of a sample."""
     signed: bool = False
     """Only JPEG 2000 can state signed samples."""
+    transformed: bool | None = None
+    """Of JPEG 2000: True if its components are a transform of RGB, which every decoder undoes."""
 
 
 def frame_header(data: bytes) -> FrameHeader | None:
@@ -36,8 +38,18 @@ def frame_header(data: bytes) -> FrameHeader | None:
     if at >= 0:
         right, bottom, left, top = struct.unpack_from(">4I", data, at + 8)
         depth = data[at + 42]
-        return FrameHeader((bottom - top, right - left), (depth & 0x7F) + 1, bool(depth & 0x80))
+        size = (bottom - top, right - left)
+        return FrameHeader(size, (depth & 0x7F) + 1, bool(depth & 0x80), _transformed(data, at + 2))
     return None
+
+
+def _transformed(data: bytes, at: int) -> bool:
+    """The multiple component transform of the COD segment (ISO/IEC 15444-1, A.6.1), from the SIZ segment on."""
+    while data[at : at + 2] != b"\xff\x52":
+        if data[at : at + 1] != b"\xff" or data[at : at + 2] == b"\xff\x90":
+            raise ValueError("no coding style before the first tile")
+        at += 2 + int(struct.unpack_from(">H", data, at + 2)[0])
+    return data[at + 8] != 0
 
 
 def _check_boxes(data: bytes) -> None:

@@ -85,6 +85,7 @@ def measure(dataset: "Dataset", stored: Numbers, frame: int, name: str) -> Measu
             f"{name} states a rescale that is incomplete or contradicted by a table", hint="export it again"
         )
     is_ct = str(dataset.get("SOPClassUID", "")) in _CT and dataset.get("Modality", "CT") == "CT"
+    is_ct &= dataset.BitsAllocated == 16  # as all CT images have; one of 8 bits is a picture of one
     floating, signed = stored.dtype.kind == "f", bool(dataset.get("PixelRepresentation"))
     if table:
         looked_up = read_table(table[0], little_endian(dataset), signed, name).look_up(stored)
@@ -112,8 +113,8 @@ def padding_range(dataset: "Dataset", element: str) -> tuple[float, float] | Non
     if value is None:
         return None
     ends = [value, value if limit is None else limit]
-    if element != "PixelData":
-        return float(min(ends)), float(max(ends))
+    if element != "PixelData":  # what is not finite never counts
+        return (float(min(ends)), float(max(ends))) if np.isfinite(ends).all() else None
     bits = int(dataset.BitsStored)
     whole = [int(end) & (1 << bits) - 1 for end in ends]
     if dataset.PixelRepresentation:

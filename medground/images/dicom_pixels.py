@@ -194,6 +194,11 @@ def _frame_header(dataset: "Dataset", frame: int, name: str) -> FrameHeader | No
         )
     if stream is not None and stream.signed and not dataset.PixelRepresentation:
         raise InputError(f"{name} holds compressed signed values and says they are unsigned", hint="export it again")
+    interpretation = str(dataset.PhotometricInterpretation)
+    transforms = (None, interpretation in ("YBR_RCT", "YBR_ICT"))
+    # PS3.5 8.2.4. RGB is let pass: many writers leave it, and the decoder returns RGB all the same.
+    if stream is not None and interpretation.startswith("YBR") and stream.transformed not in transforms:
+        raise _unknown_colours(name)
     return stream
 
 
