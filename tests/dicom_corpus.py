@@ -19,7 +19,8 @@ def cases(count: int, seed: int) -> Iterator[Case]:
     """`count` files: three of five grey, one coloured, one that must be refused."""
     dice = random.Random(seed)
     for number in range(count):
-        yield (grey, grey, grey, colour, refused)[number % 5](dice)
+        kind = (grey, grey, grey, colour, None)[number % 5]
+        yield kind(dice) if kind else refused(dice, WRONG[number // 5 % len(WRONG)])
 
 
 REFUSALS: dict[str, Callable[[Dataset], Any]] = {
@@ -63,9 +64,11 @@ REFUSALS: dict[str, Callable[[Dataset], Any]] = {
 """What is wrong -> how it is brought about."""
 
 
-def refused(dice: random.Random) -> Case:
+WRONG = (*REFUSALS, "Hounsfield units", "compressed frames", "signs of a stream", "values of a stream")
+
+
+def refused(dice: random.Random, what: str) -> Case:
     """A file that is contradictory, or that holds what cannot be known."""
-    what = dice.choice([*REFUSALS, "Hounsfield units", "compressed frames", "signs of a stream", "values of a stream"])
     rows, columns = 2 * dice.randint(16, 20), 2 * dice.randint(16, 20)
     values = np.random.default_rng(dice.getrandbits(32)).integers(100, 4000, (rows, columns // 2))
     values = np.repeat(values, 2, axis=1)

@@ -10,7 +10,7 @@ import pytest
 pydicom = pytest.importorskip("pydicom", reason="needs pydicom")
 pytest.importorskip("jpeg_ls", reason="needs pyjpegls")
 
-from dicom_corpus import REFUSALS, cases  # noqa: E402
+from dicom_corpus import cases  # noqa: E402
 from dicom_parts import Case  # noqa: E402
 
 from medground.errors import MedgroundError  # noqa: E402
@@ -101,8 +101,3 @@ def test_two_thousand_generated_files(tmp_path):
     outcomes = check(tmp_path, 2000, seed=3)
     print(dict(outcomes))
     assert outcomes["right"] + outcomes["refused"] == 2000 and outcomes["itk agrees"] >= 500
-
-
-def test_the_generator_reaches_every_refusal():
-    kinds = {case.kind.removeprefix("refused: ") for case in cases(600, seed=4) if case.shown is None}
-    assert set(REFUSALS) < kinds
