@@ -29,7 +29,7 @@ from medground.errors import InputError, PluginError, ViewError  # noqa: E402
 from medground.images import dicom  # noqa: E402
 from medground.images.codestream import frame_header  # noqa: E402
 from medground.images.paths import list_images  # noqa: E402
-from medground.images.read import open_image, read_image  # noqa: E402
+from medground.images.read import open_image, read_image, read_mask  # noqa: E402
 from medground.images.view import View  # noqa: E402
 
 
@@ -123,6 +123,11 @@ def test_hounsfield_windows_need_hounsfield_units(tmp_path):
             lung(**fields)
 
 
+def test_a_window_narrower_than_1_is_for_fractions(tmp_path):
+    thirds = dicom_dataset(np.arange(4, dtype=np.uint16)[None], RescaleSlope=0.1, RescaleIntercept=0)
+    assert opened(tmp_path, thirds, window="0.1,0.2").pixels[0, :, 0].tolist() == [0, 128, 255, 255]
+
+
 def test_hounsfield_windows_are_for_ct(tmp_path):
     path = saved(tmp_path / "x.dcm", dicom_dataset(HU, Modality="MR"))
     with pytest.raises(ViewError, match="is not CT but MRI"):
@@ -156,6 +161,36 @@ def test_values_beyond_the_stored_bits_are_refused(tmp_path):
     odd = dicom_dataset(values, BitsStored=12, HighBit=15)
     with pytest.raises(InputError, match="an order of old"):
         opened(tmp_path, odd)
+
+
+def test_masks_hold_labels_that_lie_where_the_image_lies(tmp_path):
+    image = saved(tmp_path / "image.dcm", dicom_dataset(HU, ImagePositionPatient=[0, 0, 4]))
+    labels = np.arange(12, dtype=np.uint8).reshape(3, 4) % 3
+
+    def mask(pixels=labels, image=image, values=None, slice=None, **fields):
+        return read_mask(
+            saved(tmp_path / "m.dcm", dicom_dataset(pixels, **fields)), image=image, values=values, slice=slice
+        )
+
+    assert np.array_equal(mask(), labels != 0) and np.array_equal(mask(values=(2,)), labels == 2)
+    assert np.array_equal(mask(PhotometricInterpretation="MONOCHROME1", values=(1,)), labels == 1)
+    for fields, reason in (
+        ({"PhotometricInterpretation": "MONOCHROME1"}, "shows 0 as white"),
+        ({"RescaleSlope": 1, "RescaleIntercept": -1}, "holds measured values"),
+        ({"ImagePositionPatient": [0, 0, 6]}, "lies otherwise in space"),
+    ):
+        with pytest.raises(InputError, match=reason):
+            mask(**fields)
+    film = saved(tmp_path / "film.dcm", dicom_dataset(np.stack([HU] * 4)))
+    with pytest.raises(InputError, match="holds 3 frames and its image 4"):
+        mask(np.stack([labels] * 3), image=film, slice=1)
+    inverse = dicom_dataset(labels, PhotometricInterpretation="PALETTE COLOR")
+    for name in ("Red", "Green", "Blue"):
+        inverse.add_new(f"{name}PaletteColorLookupTableDescriptor", "US", [3, 0, 16])
+        inverse.add_new(f"{name}PaletteColorLookupTableData", "OW", words([0xFFFF, 0, 0], "", 16))
+    assert np.array_equal(read_mask(saved(tmp_path / "p.dcm", inverse)), labels == 0), "index 0 is white"
+    with pytest.raises(InputError, match="blurred by its compression"):
+        read_mask(saved(tmp_path / "j.dcm", jpeg_dataset("JFIF", "YBR_FULL_422")))
 
 
 SQUARE = np.zeros((16, 32, 3), np.uint8) + np.array([200, 40, 20], np.uint8)
@@ -198,6 +233,19 @@ def test_jpeg_2000_colours_must_be_what_the_stream_does(tmp_path):
     dataset.PhotometricInterpretation = "YBR_RCT"
     with pytest.raises(InputError, match="cannot be known"):
         opened(tmp_path, dataset)
+
+
+def test_colours_of_few_bits_and_halves_in_planes_are_refused(tmp_path):
+    rgb = np.full((4, 6, 3), 9, np.uint8)
+    for fields in ({"BitsStored": 5, "HighBit": 4}, {"PhotometricInterpretation": "YBR_PARTIAL_422"}):
+        with pytest.raises(InputError, match="coloured in a way"):
+            opened(tmp_path, dicom_dataset(rgb, **fields))
+    halved = dicom_dataset(rgb, PhotometricInterpretation="YBR_FULL_422", PlanarConfiguration=0)
+    halved.PixelData = bytes([100, 200, 128, 128] * 12)
+    assert opened(tmp_path, halved).pixels[0, :, 0].tolist() == [100, 200] * 3
+    halved.PlanarConfiguration = 1
+    with pytest.raises(InputError, match="coloured in a way"):
+        opened(tmp_path, halved)
 
 
 def test_frames_that_are_not_stated_are_refused(tmp_path):

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from medground.errors import InputError, MedgroundError, ViewError
 from medground.images import dicom_grey, dicom_pixels
-from medground.images.dicom_seg import Segment, is_segmentation, segment_mask
+from medground.images.dicom_seg import Segment, check_position, is_segmentation, segment_mask
 from medground.images.loaded import LoadedImage
 from medground.images.paths import DICOM_SUFFIXES, PREAMBLE, has_magic, is_dicom_content
 from medground.images.pictures import MAX_BYTES, MAX_PIXELS
@@ -203,31 +203,49 @@ def mask(
     image: Path | None = None,
     segment: Segment | None = None,
 ) -> NDArray[np.bool_]:
-    """Return one frame as H×W bool: stored values that are not 0, or are one of `values`.
+    """Return one frame as H×W bool: stored values that are not 0, or are one of `values`; of a palette, what is not black.
 
     Of a segmentation it is the frame that refers to what `view` names of `image`, and `segment` says which segment.
 
     Raises:
-        InputError, PluginError: as `load`; for a segmentation without its image, or a segment of another kind of file.
+        InputError, PluginError: as `load`; if it does not lie where `image` lies, or holds no labels; for a segmentation
+            without its image, or a segment of another kind of file.
     """
     with _sealed(file.name):
+        shown = DicomFile.read(image) if image is not None and is_dicom(image) else None
         if is_segmentation(file.dataset):
-            if image is None or not is_dicom(image) or values is not None:
+            if shown is None or values is not None:
                 raise InputError(
                     f"{file.name} is a segmentation: it needs the DICOM image it was drawn on, and takes no mask_value",
                     hint='name its "segment", beside a DICOM "image"',
                 )
-            shown = DicomFile.read(image)
             return segment_mask(file.dataset, file.name, shown.dataset, _frame(shown, view), segment)
         if segment is not None:
             raise InputError(f"{file.name} is no segmentation and has no segments", hint="use mask_value for a label")
-        stored = dicom_pixels.stored_values(file.dataset, _frame(file, view), file.name)
-    if values is None:
-        foreground: NDArray[np.bool_] = np.any(stored, axis=2) if stored.ndim == 3 else stored != 0
-        return foreground
-    if stored.ndim == 3:
-        raise InputError(f"{file.name} is a colour image, not a label map", hint="give a map of whole numbers")
-    return np.isin(stored, values)
+        frame = _frame(file, view)
+        if shown is not None:
+            check_position(file.dataset, frame, shown.dataset, _frame(shown, view), file.name)
+        return _labels(file, frame, values)
+
+
+def _labels(file: DicomFile, frame: int, values: tuple[int, ...] | None) -> NDArray[np.bool_]:
+    """Where a frame holds one of `values`, or else is not 0."""
+    dataset, hint = file.dataset, "give a map of whole numbers"
+    stored = dicom_pixels.stored_values(dataset, frame, file.name)
+    if stored.dtype.kind == "f" or dicom_grey.measure(dataset, stored, frame, file.name).changed:
+        raise InputError(f"{file.name} holds measured values, not labels", hint=hint)
+    if dataset.file_meta.TransferSyntaxUID in dicom_pixels.LOSSY_JPEG and len(np.unique(stored)) > 2:
+        raise InputError(f"{file.name} is blurred by its compression and holds no labels", hint=hint)
+    if values is not None:
+        if stored.ndim == 3:
+            raise InputError(f"{file.name} is a colour image, not a label map", hint=hint)
+        return np.isin(stored, values)
+    if dataset.PhotometricInterpretation == "MONOCHROME1":
+        raise InputError(f"{file.name} shows 0 as white (MONOCHROME1)", hint="name the label: mask_value")
+    if dataset.PhotometricInterpretation == "PALETTE COLOR":
+        stored = dicom_pixels.colours(dataset, stored, file.name)[0]
+    foreground: NDArray[np.bool_] = np.any(stored, axis=2) if stored.ndim == 3 else stored != 0
+    return foreground
 
 
 def _spacing(dataset: "Dataset", frame: int) -> tuple[float, float] | None:

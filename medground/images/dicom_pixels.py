@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from pydicom.uid import UID
 
 _ELEMENTS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
-_LOSSY_JPEG = ("1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51")
+LOSSY_JPEG = ("1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51")
+"""Transfer syntaxes."""
 _RLE = "1.2.840.10008.1.2.5"
 _STARTS = (b"\xff\xd8\xff", b"\xff\x4f\xff\x51", b"\x00\x00\x00\x0cjP  ")
 """The first bytes of JPEG, JPEG-LS and JPEG 2000."""
@@ -93,7 +94,7 @@ def stored_values(dataset: "Dataset", frame: int, name: str) -> Numbers:
         _check_decoder(syntax, 8, name)
         stream = _frame_header(dataset, frame, name)
         _check_decoder(syntax, stream.bits if stream else 8, name)
-        if syntax in _LOSSY_JPEG and int(dataset.SamplesPerPixel) == 3:
+        if syntax in LOSSY_JPEG and int(dataset.SamplesPerPixel) == 3:
             return _jpeg_colours(dataset, frame, name)
         if syntax != _RLE:
             options["planar_configuration"] = 0  # of no meaning in a code stream, PS3.3 C.7.6.3.1.3
@@ -115,9 +116,9 @@ def colours(dataset: "Dataset", stored: Numbers, name: str) -> tuple[Image, str]
         tables = read_palette(dataset, little_endian(dataset), name)
         channels = [table.look_up(stored) >> (table.bits - 8) for table in tables]
         return np.stack(channels, axis=2).astype(np.uint8), "colours of the palette"
-    if stored.ndim != 3 or stored.dtype.kind != "u":
+    if stored.ndim != 3 or stored.dtype.kind != "u" or int(dataset.BitsStored) < 8:
         raise _unknown_colours(name)
-    return np.ascontiguousarray(stored >> max(0, int(dataset.BitsStored) - 8)).astype(np.uint8), "colours as stored"
+    return np.ascontiguousarray(stored >> int(dataset.BitsStored) - 8).astype(np.uint8), "colours as stored"
 
 
 def _decoder(syntax: "UID", name: str) -> Any:
@@ -142,7 +143,7 @@ def _check_length(dataset: "Dataset", element: str, name: str) -> None:
     """Uncompressed pixels must fill the frames that the header states, and no more."""
     bits = dataset.Rows * dataset.Columns * int(dataset.SamplesPerPixel) * int(dataset.BitsAllocated)
     if str(dataset.PhotometricInterpretation) == "YBR_FULL_422":
-        if dataset.Columns % 2:
+        if dataset.Columns % 2 or dataset.PlanarConfiguration:
             raise _unknown_colours(name)
         bits = bits // 3 * 2
     data, frames = dataset[element].value, number_of_frames(dataset)

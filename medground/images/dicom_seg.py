@@ -64,7 +64,7 @@ def segment_mask(
         )
     if not own:
         return np.zeros((image.Rows, image.Columns), np.bool_)
-    _check_position(dataset, own[0], image, frame, name)
+    check_position(dataset, own[0], image, frame, name)
     stored = stored_values(dataset, own[0], name)
     if not labels and not np.isin(stored, (0, dataset.get("MaximumFractionalValue") or 1)).all():
         raise InputError(f"{name} is a segmentation of fractions", hint="export it as a binary one")
@@ -124,8 +124,15 @@ def _speaks_of(dataset: "Dataset", index: int, uid: str, frame: int, frames: int
     return False
 
 
-def _check_position(dataset: "Dataset", index: int, image: "Dataset", frame: int, name: str) -> None:
-    """A frame that is turned, mirrored, moved or scaled against its image does not fit, whatever it refers to."""
+def check_position(dataset: "Dataset", index: int, image: "Dataset", frame: int, name: str) -> None:
+    """Refuse a mask that is turned, mirrored, moved or scaled against its image, as far as both say, whatever it refers to.
+
+    Raises:
+        InputError: if it is, or if both are films of different lengths, not counted a segmentation.
+    """
+    frames = number_of_frames(dataset), number_of_frames(image)
+    if not is_segmentation(dataset) and min(frames) > 1 and frames[0] != frames[1]:
+        raise InputError(f"{name} holds {frames[0]} frames and its image {frames[1]}", hint="export it for every frame")
     for sequence, keyword in (
         ("PlaneOrientationSequence", "ImageOrientationPatient"),
         ("PlanePositionSequence", "ImagePositionPatient"),

@@ -51,7 +51,9 @@ def apply_window(
         ends = (0.0, 100.0) if window == "full" else PERCENTILES
         low, high = (float(end) for end in np.percentile(finite, ends)) if finite.size else (0.0, 0.0)
         return rescale(values, low, high), f"{window}: {low:g} to {high:g}"
-    return window_grey(values, *numbers), describe_window(window, *numbers)
+    # LINEAR is not defined for a width below 1, which only measures that are no whole numbers need.
+    function = "LINEAR" if numbers[1] >= 1 else "LINEAR_EXACT"
+    return window_grey(values, *numbers, function), describe_window(window, *numbers)
 
 
 def describe_window(name: str, centre: float, width: float) -> str:
