@@ -1,5 +1,6 @@
 """Generated DICOM files of colours: RGB, YBR, palettes, JPEG."""
 
+import io
 import random
 from typing import Any
 
@@ -24,7 +25,7 @@ def colour(dice: random.Random) -> Case:
     """RGB, YBR and palettes."""
     random_ = np.random.default_rng(dice.getrandbits(32))
     height, width = dice.randint(4, 15), 2 * dice.randint(2, 8)
-    return dice.choice([_rgb, _ybr, _palette, _palette, _lossy])(dice, random_, height, width)
+    return dice.choice([_rgb, _ybr, _palette, _palette, _lossy, _jpeg_2000])(dice, random_, height, width)
 
 
 def _base(
@@ -88,22 +89,26 @@ def to_rgb(ybr: Any) -> Any:
 def _ybr(dice: random.Random, random_: Any, height: int, width: int) -> Case:
     halved = dice.random() < 0.5
     syntax = dice.choice([*NATIVE] if halved else [*NATIVE, RLELossless])
+    frames = dice.choice([1, 1, 3])
     dataset = _base(dice, syntax, "YBR_FULL_422" if halved else "YBR_FULL", height, width, 3, 8)
-    values = random_.integers(0, 256, (height, width, 3))
+    values = random_.integers(0, 256, (frames, height, width, 3))
+    frame = dice.randrange(frames)
+    if frames > 1:
+        dataset.NumberOfFrames = frames
     if halved:
         dataset.PlanarConfiguration = 0
-        values[:, 1::2, 1:] = values[:, ::2, 1:]
+        values[:, :, 1::2, 1:] = values[:, :, ::2, 1:]
         pairs = values.reshape(-1, 2, 3)
         stream = np.stack([pairs[:, 0, 0], pairs[:, 1, 0], pairs[:, 0, 1], pairs[:, 0, 2]], axis=1)
         set_pixels(dataset, words(stream, syntax, 8), "OW" if syntax == ImplicitVRLittleEndian else "OB")
     elif syntax == RLELossless:
-        set_pixels(dataset, encapsulate([_colour_stream(values, syntax, 8)]), "OB", True)
+        set_pixels(dataset, encapsulate([_colour_stream(each, syntax, 8) for each in values]), "OB", True)
     else:
-        planes = values.transpose(2, 0, 1) if dataset.PlanarConfiguration else values
+        planes = values.transpose(0, 3, 1, 2) if dataset.PlanarConfiguration else values
         set_pixels(dataset, words(planes, syntax, 8), "OW" if syntax == ImplicitVRLittleEndian else "OB")
     return Case(
         f"{syntax.name}, {dataset.PhotometricInterpretation}, planar {dataset.PlanarConfiguration}", dataset,
-        shown=to_rgb(values), tolerance=0.51, values=to_rgb(values),
+        frame if frames > 1 else None, shown=to_rgb(values[frame]), tolerance=0.51, values=to_rgb(values[frame]),
     )  # fmt: skip
 
 
@@ -199,4 +204,26 @@ def _lossy(dice: random.Random, random_: Any, height: int, width: int) -> Case:
     case = Case(f"JPEG, {how}, header {tag}, planar {dataset.PlanarConfiguration}", dataset)
     if how != "unmarked" or tag != "RGB":
         case.shown, case.tolerance = np.rint(smooth), 10
+    return case
+
+
+def _jpeg_2000(dice: random.Random, random_: Any, height: int, width: int) -> Case:
+    """Whether components are a transform of RGB is stated by the stream, and the header must agree (PS3.5 8.2.4)."""
+    values = random_.integers(0, 256, (height + 32, width + 32, 3)).astype(np.uint8)
+    transformed, bare = dice.random() < 0.5, dice.random() < 0.5
+    buffer = io.BytesIO()
+    Pillow.fromarray(values).save(buffer, "JPEG2000", mct=int(transformed), irreversible=False, no_jp2=bare)
+    tag = dice.choice(["RGB", "YBR_RCT", "YBR_ICT", "YBR_FULL"])
+    dataset = _base(dice, JPEG2000Lossless, tag, *values.shape[:2], 3, 8)
+    set_pixels(dataset, encapsulate([buffer.getvalue()]), "OB", True)
+    case = Case(
+        f"JPEG 2000, {'transformed' if transformed else 'as they are'}, {'bare' if bare else 'JP2'}, {tag}", dataset
+    )
+    if tag == "RGB" or (tag in ("YBR_RCT", "YBR_ICT") and transformed):
+        case.shown = case.values = values.astype(np.float64)
+    elif tag == "YBR_FULL" and not transformed:
+        case.shown = case.values = to_rgb(values)
+        case.tolerance = 0.51
+    case.differs["pydicom"] = "it takes PlanarConfiguration for the decoder's order; PS3.3 C.7.6.3.1.3 does not"
+    case.differs["itk"] = "GDCM leaves YBR as it is"
     return case
