@@ -36,6 +36,11 @@ REFUSALS: dict[str, Callable[[Dataset], Any]] = {
         setattr(d, "WindowCenter", 2), setattr(d, "WindowWidth", 9), setattr(d, "VOILUTFunction", "CUBIC"),
     ),
     "a window of no width": lambda d: (setattr(d, "WindowCenter", 2), setattr(d, "WindowWidth", 0)),
+    "a linear window of half a value": lambda d: (setattr(d, "WindowCenter", 2), setattr(d, "WindowWidth", 0.5)),
+    "a table for fractions": lambda d: (
+        setattr(d, "RescaleSlope", 0.3), setattr(d, "RescaleIntercept", 0),
+        setattr(d, "VOILUTSequence", nested(LUTDescriptor=[5, 0, 16], LUTData=bytes(10))),
+    ),
     "a presentation that contradicts": lambda d: setattr(d, "PresentationLUTShape", "INVERSE"),
     "a presentation that contradicts MONOCHROME1": lambda d: (
         setattr(d, "PresentationLUTShape", "IDENTITY"), setattr(d, "PhotometricInterpretation", "MONOCHROME1"),

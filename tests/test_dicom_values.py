@@ -198,10 +198,12 @@ SQUARE = np.zeros((16, 32, 3), np.uint8) + np.array([200, 40, 20], np.uint8)
 
 def jpeg_dataset(how, tag, planar=0):
     buffer = io.BytesIO()
-    Pillow.fromarray(SQUARE).save(buffer, "JPEG", quality=95)
+    Pillow.fromarray(SQUARE).save(buffer, "JPEG", quality=95, keep_rgb="RGB" in how)
     stream = buffer.getvalue()
     end = 4 + int.from_bytes(stream[4:6], "big")  # of the JFIF segment
-    if how != "JFIF":
+    if how == "JFIF over RGB":
+        stream = stream[:2] + b"\xff\xe0\x00\x10JFIF\x00\x01\x01\x00\x00\x01\x00\x01\x00\x00" + stream[2:]
+    if how in ("Adobe", "unmarked"):
         adobe = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00\x01" if how == "Adobe" else b""
         stream = stream[:2] + adobe + stream[end:]
     dataset = dicom_dataset(SQUARE, syntax=JPEGBaseline8Bit, PhotometricInterpretation=tag, PlanarConfiguration=planar)
@@ -209,11 +211,11 @@ def jpeg_dataset(how, tag, planar=0):
 
 
 @pytest.mark.parametrize("planar", [0, 1])
-@pytest.mark.parametrize("how", ["JFIF", "Adobe", "unmarked"])
+@pytest.mark.parametrize("how", ["JFIF", "Adobe", "unmarked", "Adobe RGB", "JFIF over RGB"])
 @pytest.mark.parametrize("tag", ["YBR_FULL_422", "YBR_FULL", "RGB", "YBR_PARTIAL_422"])
 def test_jpeg_colours_are_the_streams_else_the_headers(tmp_path, how, tag, planar):
     dataset = jpeg_dataset(how, tag, planar)
-    if (how, tag) == ("unmarked", "RGB") or tag == "YBR_PARTIAL_422":
+    if (how, tag) == ("unmarked", "RGB") or tag == "YBR_PARTIAL_422" or how == "JFIF over RGB":
         with pytest.raises(InputError, match="coloured in a way that cannot be known"):
             opened(tmp_path, dataset)
     else:
@@ -314,6 +316,16 @@ def test_tables_and_windows_stand_in_functional_groups(tmp_path):
     dataset.PerFrameFunctionalGroupsSequence = pydicom.Sequence(groups[:1])
     with pytest.raises(InputError, match="does not describe as many"):
         opened(tmp_path, dataset, slice=1)
+
+
+@pytest.mark.parametrize(("vr", "first"), [("SS", -1024), ("US", 64512)])
+def test_a_table_of_negative_values_begins_below_0_whatever_its_vr(tmp_path, vr, first):
+    table = nested()
+    table[0].add_new("LUTDescriptor", vr, [1025, first, 16])
+    table[0].add_new("LUTData", "OW", words(np.arange(1025) * 51, "", 16))
+    dataset = dicom_dataset(np.array([[0, 257, 514, 1024]], np.uint16), RescaleSlope=1, RescaleIntercept=-1024)
+    dataset.VOILUTSequence = table
+    assert opened(tmp_path, dataset).pixels[0, :, 0].tolist() == [0, 51, 102, 203]
 
 
 def test_axes_are_in_the_result(tmp_path):

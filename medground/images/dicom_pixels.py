@@ -214,8 +214,10 @@ def _jpeg_colours(dataset: "Dataset", frame: int, name: str) -> Image:
     data = import_pydicom().encaps.get_frame(dataset.PixelData, frame, number_of_frames=number_of_frames(dataset))
     with Pillow.open(BytesIO(data), formats=("JPEG",)) as picture:
         named = bytes(component[0] for component in picture.layer)  # type: ignore[attr-defined]
-        marked = "jfif" in picture.info or "adobe_transform" in picture.info or named == b"RGB"
-        if len(named) != 3 or tag not in ("YBR_FULL", "YBR_FULL_422", *(["RGB"] if marked else [])):
+        adobe = picture.info.get("adobe_transform")
+        ybr, rgb = "jfif" in picture.info or adobe == 1, adobe == 0 or named == b"RGB"
+        unstated = not ybr and not rgb and tag == "RGB"
+        if len(named) != 3 or tag not in ("RGB", "YBR_FULL", "YBR_FULL_422") or unstated or (ybr and rgb):
             raise _unknown_colours(name)
         return np.asarray(picture.convert("RGB"))
 

@@ -139,7 +139,7 @@ def check_position(dataset: "Dataset", index: int, image: "Dataset", frame: int,
         ("PixelMeasuresSequence", "PixelSpacing"),
     ):
         ours, theirs = (_numbers(*of, sequence, keyword) for of in ((dataset, index), (image, frame)))
-        if ours is not None and theirs is not None and not np.allclose(ours, theirs, rtol=1e-3, atol=1e-2):
+        if ours is not None and theirs is not None and not np.allclose(ours, theirs, rtol=1e-4, atol=1e-2):
             raise InputError(
                 f"{name} lies otherwise in space than the image", hint="export it on the image's own slices"
             )
