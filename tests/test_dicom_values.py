@@ -128,6 +128,18 @@ def test_a_window_narrower_than_1_is_for_fractions(tmp_path):
     assert opened(tmp_path, thirds, window="0.1,0.2").pixels[0, :, 0].tolist() == [0, 128, 255, 255]
 
 
+def test_only_unsigned_values_of_8_stored_bits_stand_as_they_are(tmp_path):
+    eight = np.arange(0, 256, 5)[None]
+    for fields, pixels in (({}, eight.astype(np.uint8)), ({"BitsStored": 8, "HighBit": 7}, eight.astype(np.uint16))):
+        shown = opened(tmp_path, dicom_dataset(pixels, **fields))
+        assert shown.window == "as stored" and np.array_equal(shown.pixels[..., 0], eight)
+    for fields, pixels in (
+        ({}, (eight - 128).astype(np.int8)), ({"BitsStored": 7, "HighBit": 6}, (eight // 2).astype(np.uint8)),
+        ({"RescaleSlope": 1, "RescaleIntercept": 3}, eight.astype(np.uint8)),
+    ):  # fmt: skip
+        assert opened(tmp_path, dicom_dataset(pixels, **fields)).window.startswith("percentiles")
+
+
 def test_hounsfield_windows_are_for_ct(tmp_path):
     path = saved(tmp_path / "x.dcm", dicom_dataset(HU, Modality="MR"))
     with pytest.raises(ViewError, match="is not CT but MRI"):
