@@ -340,6 +340,12 @@ def test_a_table_of_negative_values_begins_below_0_whatever_its_vr(tmp_path, vr,
     assert opened(tmp_path, dataset).pixels[0, :, 0].tolist() == [0, 51, 102, 203]
 
 
+@pytest.mark.parametrize("fields", [{"RescaleSlope": 2}, {"RescaleIntercept": 2}])
+def test_half_a_rescale_is_refused(tmp_path, fields):
+    with pytest.raises(InputError, match="a rescale that is incomplete"):
+        opened(tmp_path, dicom_dataset(HU, **fields))
+
+
 def test_axes_are_in_the_result(tmp_path):
     for cosines, axes in (
         ([1, 0, 0, 0, 1, 0], "LP"),
