@@ -56,6 +56,7 @@ def dicom_file(path, pixels):
     found.Rows, found.Columns = pixels.shape
     found.BitsAllocated = found.BitsStored = 16
     found.HighBit, found.PixelRepresentation = 15, 1
+    found.RescaleSlope, found.RescaleIntercept = 1, 0
     found.PixelData = pixels.astype("<i2").tobytes()
     found.save_as(path, enforce_file_format=True)
     assert fields == 40 and path.read_bytes().count(CANARY.encode()) >= 40

@@ -3,9 +3,10 @@
 A line holds ``image`` and, of its target, ``mask`` (a file, or a COCO run-length object) or ``bbox_2d`` (x1, y1, x2, y2 in
 pixels, half-open; ``bbox`` is the same). Optional are ``id``, ``question``, ``think`` (a reasoning trace), ``split``,
 ``point_2d`` ([[x, y], ...]), ``mask_value`` (the value of a label map that is meant), ``mask_threshold`` (the least value of a
-mask that is meant), ``size`` ([H, W] of the picture that the numbers count), ``spacing`` (mm per pixel along y and x), and
-``plane``, ``slice`` and ``window`` of DICOM and NIfTI. ``patient``, ``study``, ``volume`` and ``group`` name what may not part
-between splits. Any further text, number or truth value is a label.
+mask that is meant), ``segment`` (of a DICOM segmentation, a segment's number or label), ``size`` ([H, W] of the picture that
+the numbers count), ``spacing`` (mm per pixel along y and x), and ``plane``, ``slice`` and ``window`` of DICOM and NIfTI.
+``patient``, ``study``, ``volume`` and ``group`` name what may not part between splits. Any further text, number or truth
+value is a label.
 
 Every reader of a manifest parses it here. What is wrong with a line is collected in its record: who reads samples raises
 the first flaw, the linter reports all of them.
@@ -60,6 +61,8 @@ class Record:
     """A path relative to the manifest, or a COCO run-length object."""
     mask_value: int | None = None
     mask_threshold: float | None = None
+    segment: int | str | None = None
+    """Of a DICOM segmentation: a segment's number or label."""
     question: str | None = None
     think: str | None = None
     split: str | None = None
@@ -228,7 +231,8 @@ def read_record_mask(record: Record, root: Path, view: View) -> NDArray[np.bool_
     if isinstance(record.mask, Mapping):
         return in_frame_of(image, decode_rle(record.mask))
     values = None if record.mask_value is None else (record.mask_value,)
-    return read_mask_of(image, inside(root, record.mask, "a mask"), view, values, record.mask_threshold)
+    path = inside(root, record.mask, "a mask")
+    return read_mask_of(image, path, view, values, record.mask_threshold, record.segment)
 
 
 def _of_types(*types: type) -> Callable[[Any], Any]:
@@ -267,9 +271,10 @@ _KINDS: Mapping[str, tuple[Callable[[Any], Any], str]] = {
     **dict.fromkeys(("id", *GROUPS), (id_text, "is no text and no whole number")),
     "image": (_of_types(str), "is not a path"),
     "mask": (lambda value: value if isinstance(value, (str, dict)) and value else None, "is no path and no run lengths"),
-    "mask_value": _WHOLE, "mask_threshold": (_number, "is not a finite number"), "question": _TEXT, "think": _TEXT,
-    "split": _TEXT, "plane": _TEXT, "slice": _WHOLE,
-    "window": _TEXT, "bbox_2d": (_box, "is not 4 finite numbers"), "bbox": (_box, "is not 4 finite numbers"),
+    "mask_value": _WHOLE, "mask_threshold": (_number, "is not a finite number"),
+    "segment": (_of_types(int, str), "is no number and no label"), "question": _TEXT, "think": _TEXT,
+    "split": _TEXT, "plane": _TEXT, "slice": _WHOLE, "window": _TEXT,
+    "bbox_2d": (_box, "is not 4 finite numbers"), "bbox": (_box, "is not 4 finite numbers"),
     "point_2d": (_points, "is not a list of pairs of finite numbers"),
     "spacing": (spacing_of, "is not 2 positive numbers"), "size": (_size, "is not [height, width] in whole pixels"),
 }  # fmt: skip

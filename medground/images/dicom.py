@@ -19,29 +19,33 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medground.errors import InputError, MedgroundError, ViewError
-from medground.images import dicom_pixels
+from medground.images import dicom_grey, dicom_pixels
+from medground.images.dicom_seg import Segment, check_position, is_segmentation, segment_mask
 from medground.images.loaded import LoadedImage
 from medground.images.mask_values import target_pixels
-from medground.images.paths import DICOM_SUFFIXES
+from medground.images.paths import DICOM_SUFFIXES, PREAMBLE, has_magic, is_dicom_content
 from medground.images.pictures import MAX_BYTES, MAX_PIXELS
 from medground.images.view import View
+from medground.images.windows import grey_to_rgb
 
 if TYPE_CHECKING:
-    from pydicom.dataset import FileDataset
+    from pydicom.dataset import Dataset, FileDataset
 
-MAGIC = b"DICM"
-"""At byte 128 of most files."""
 _TAGS = [
-    "SOPClassUID", "Modality", "PatientID", "PatientName", "PatientBirthDate", "SeriesInstanceUID", "PixelSpacing",
-    "ImagerPixelSpacing", "NominalScannedPixelSpacing", "SamplesPerPixel", "PhotometricInterpretation", "Rows", "Columns",
-    "PlanarConfiguration", "NumberOfFrames", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation",
-    "ModalityLUTSequence", "RescaleSlope", "RescaleIntercept", "VOILUTSequence", "WindowCenter", "WindowWidth",
-    "VOILUTFunction", "RedPaletteColorLookupTableDescriptor", "GreenPaletteColorLookupTableDescriptor",
+    "SOPClassUID", "SOPInstanceUID", "Modality", "PatientID", "PatientName", "PatientBirthDate", "SeriesInstanceUID",
+    "PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing", "ImageOrientationPatient", "ImagePositionPatient",
+    "SamplesPerPixel", "PhotometricInterpretation", "PixelPresentation", "Rows", "Columns", "PlanarConfiguration",
+    "NumberOfFrames", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PixelPaddingValue",
+    "PixelPaddingRangeLimit", "FloatPixelPaddingValue", "FloatPixelPaddingRangeLimit", "DoubleFloatPixelPaddingValue",
+    "DoubleFloatPixelPaddingRangeLimit", "ModalityLUTSequence", "RescaleSlope", "RescaleIntercept", "RescaleType",
+    "VOILUTSequence", "WindowCenter", "WindowWidth", "VOILUTFunction", "PresentationLUTShape",
+    "RedPaletteColorLookupTableDescriptor", "GreenPaletteColorLookupTableDescriptor",
     "BluePaletteColorLookupTableDescriptor", "RedPaletteColorLookupTableData", "GreenPaletteColorLookupTableData",
     "BluePaletteColorLookupTableData", "SegmentedRedPaletteColorLookupTableData",
     "SegmentedGreenPaletteColorLookupTableData", "SegmentedBluePaletteColorLookupTableData",
-    "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "ExtendedOffsetTable",
-    "ExtendedOffsetTableLengths", "FloatPixelData", "DoubleFloatPixelData", "PixelData",
+    "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "ReferencedSeriesSequence",
+    "SourceImageSequence", "SegmentationType", "SegmentSequence", "MaximumFractionalValue", "FloatPixelData",
+    "DoubleFloatPixelData", "PixelData",
 ]  # fmt: skip
 _MODALITIES = {
     "CT": "CT", "MR": "MRI", "CR": "X-ray", "DX": "X-ray", "RF": "X-ray", "XA": "X-ray", "MG": "mammography",
@@ -54,29 +58,14 @@ _RECORD = "1.2.840.10008.1.3.10"
 """SOP class of a DICOMDIR: a table of contents."""
 
 
-PREAMBLE = 132
-"""Bytes up to the end of the magic number."""
-
-
 def has_suffix(path: Path) -> bool:
     """Return True if a file is named as DICOM."""
     return path.suffix.lower() in DICOM_SUFFIXES
 
 
-def has_magic(start: bytes) -> bool:
-    """Return True if the first `PREAMBLE` bytes of a file end with DICOM's magic number."""
-    return start[128:PREAMBLE] == MAGIC
-
-
 def is_dicom(path: Path) -> bool:
-    """Return True if a file is DICOM by its suffix, or by its magic number."""
-    if has_suffix(path):
-        return True
-    try:
-        with path.open("rb") as file:
-            return has_magic(file.read(PREAMBLE))
-    except (OSError, ValueError):
-        return False
+    """Return True if a file is DICOM by its suffix, or by its first bytes."""
+    return has_suffix(path) or is_dicom_content(path)
 
 
 def neutral_id(path: Path) -> str:
@@ -166,8 +155,8 @@ class DicomFile:
             return Header(
                 group=f"{kind}-{pseudonym}" if pseudonym else "",
                 modality=_MODALITIES.get(str(dataset.get("Modality", ""))),
-                frames=int(dataset.get("NumberOfFrames") or 1),
-                spacing=dicom_pixels.spacing(dataset, frame),
+                frames=dicom_pixels.number_of_frames(dataset),
+                spacing=_spacing(dataset, frame),
             )
 
 
@@ -175,37 +164,115 @@ def load(file: DicomFile, view: View, image_id: str) -> LoadedImage:
     """Decode one frame as H×W×3 uint8 RGB.
 
     Grey: rescale (or the modality LUT), then the window `view` names, else the file's VOI LUT or first window, else 8-bit
-    values as they stand, else percentiles; MONOCHROME1 is inverted. Colour: palettes are looked up, YBR becomes RGB, more
-    than 8 bits keep the high ones. Overlay planes are not drawn. The result's ``window`` says what was done.
+    values as they stand, else percentiles; MONOCHROME1 is inverted; padding counts in no percentile and no full range.
+    Colour: palettes are looked up, YBR becomes RGB, more than 8 bits keep the high ones. Overlay planes are not drawn.
+    The result says the window, the padding and the axes.
 
     Raises:
         ViewError: if a film comes without a frame, or what `view` names cannot be.
-        InputError: if the pixels are missing, damaged or of another size than the header says.
+        InputError: if the pixels are missing, damaged or contradict the header.
         PluginError: without the decoder of its compression.
     """
     with _sealed(file.name):
-        frame = _frame(file, view)
+        frame, dataset = _frame(file, view), file.dataset
         header = file.header(frame)
-        pixels, window = dicom_pixels.to_rgb(file.dataset, frame, view, header.modality, file.name)
-    details: dict[str, Any] = {"format": "DICOM", "window": window}
-    if header.frames > 1:
-        details["frame"] = frame
-    if header.modality:
-        details["modality"] = header.modality
-    if header.spacing:
-        details["spacing_mm"] = list(header.spacing)
+        stored, padding = dicom_pixels.stored_values(dataset, frame, file.name), None
+        if str(dataset.PhotometricInterpretation) in dicom_grey.GREY:
+            grey, window, padding = dicom_grey.show_grey(
+                dataset, stored, frame, view.window, header.modality, file.name
+            )
+            pixels = grey_to_rgb(grey)
+        else:
+            view.refuse_on(file.name, "a colour image", "window")
+            pixels, window = dicom_pixels.colours(dataset, stored, file.name)
+        details: dict[str, Any] = {"format": "DICOM", "window": window}
+        if header.frames > 1:
+            details["frame"] = frame
+        for key, value in (
+            ("modality", header.modality), ("spacing_mm", header.spacing), ("padding", padding),
+            ("axes", _axes(dataset, frame)),
+        ):  # fmt: skip
+            if value:
+                details[key] = list(value) if isinstance(value, tuple) else value
     return LoadedImage(id=image_id, kind="dicom", pixels=pixels, spacing=header.spacing, window=window, details=details)
 
 
 def mask(
-    file: DicomFile, view: View, values: tuple[int, ...] | None = None, threshold: float | None = None
+    file: DicomFile,
+    view: View,
+    values: tuple[int, ...] | None = None,
+    threshold: float | None = None,
+    image: Path | None = None,
+    segment: Segment | None = None,
 ) -> NDArray[np.bool_]:
-    """Return one frame as H×W bool: the target by the rules of `medground.images.mask_values`. Raises as `load`."""
+    """Return one frame as H×W bool: the target by the rules of `medground.images.mask_values`; of a palette, what is not black.
+
+    Of a segmentation it is the frame that refers to what `view` names of `image`, and `segment` says which segment.
+
+    Raises:
+        InputError, PluginError: as `load`; if it does not lie where `image` lies, or holds no labels; for a segmentation
+            without its image, or a segment of another kind of file.
+    """
     with _sealed(file.name):
-        stored = dicom_pixels.stored_values(file.dataset, _frame(file, view), file.name)
+        shown = DicomFile.read(image) if image is not None and is_dicom(image) else None
+        if is_segmentation(file.dataset):
+            if shown is None or values is not None or threshold is not None:
+                raise InputError(
+                    f"{file.name} is a segmentation: it needs the DICOM image it was drawn on, and takes no mask_value",
+                    hint='name its "segment", beside a DICOM "image"',
+                )
+            return segment_mask(file.dataset, file.name, shown.dataset, _frame(shown, view), segment)
+        if segment is not None:
+            raise InputError(f"{file.name} is no segmentation and has no segments", hint="use mask_value for a label")
+        frame = _frame(file, view)
+        if shown is not None:
+            check_position(file.dataset, frame, shown.dataset, _frame(shown, view), file.name)
+        return _labels(file, frame, values, threshold)
+
+
+def _labels(file: DicomFile, frame: int, values: tuple[int, ...] | None, threshold: float | None) -> NDArray[np.bool_]:
+    """Where a frame holds one of `values`, or from `threshold` on, or else its target."""
+    dataset, hint = file.dataset, "give a map of whole numbers"
+    stored = dicom_pixels.stored_values(dataset, frame, file.name)
+    if stored.dtype.kind == "f" or dicom_grey.measure(dataset, stored, frame, file.name).changed:
+        raise InputError(f"{file.name} holds measured values, not labels", hint=hint)
+    if dataset.file_meta.TransferSyntaxUID in dicom_pixels.LOSSY_JPEG and len(np.unique(stored)) > 2:
+        raise InputError(f"{file.name} is blurred by its compression and holds no labels", hint=hint)
+    if values is not None or threshold is not None:
+        if stored.ndim == 3:
+            raise InputError(f"{file.name} is a colour image, not a label map", hint=hint)
+        return target_pixels(stored, file.name, wanted=values, threshold=threshold)
+    if dataset.PhotometricInterpretation == "MONOCHROME1":
+        raise InputError(f"{file.name} shows 0 as white (MONOCHROME1)", hint="name the label: mask_value")
+    if dataset.PhotometricInterpretation == "PALETTE COLOR":
+        stored = dicom_pixels.colours(dataset, stored, file.name)[0]
     if stored.ndim == 3:
-        raise InputError(f"{file.name} is a colour image, not a label map", hint="give a map of whole numbers")
-    return target_pixels(stored, file.name, wanted=values, threshold=threshold)
+        foreground: NDArray[np.bool_] = np.any(stored, axis=2)
+        return foreground
+    return target_pixels(stored, file.name)
+
+
+def _spacing(dataset: "Dataset", frame: int) -> tuple[float, float] | None:
+    """(row, column) of one frame in mm, where the file states it."""
+    for keyword in ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing"):
+        value = dicom_pixels.functional_group(dataset, frame, "PixelMeasuresSequence", keyword).get(keyword)
+        if value is not None and not isinstance(value, str) and len(value) == 2:
+            row, column = float(value[0]), float(value[1])
+            return (row, column) if row > 0 and column > 0 and np.isfinite([row, column]).all() else None
+    return None
+
+
+def _axes(dataset: "Dataset", frame: int) -> str | None:
+    """Where columns and rows count up to, for example ``LP``: the patient's left, and the back."""
+    keyword = "ImageOrientationPatient"
+    cosines = dicom_pixels.functional_group(dataset, frame, "PlaneOrientationSequence", keyword).get(keyword)
+    if cosines is None or len(cosines) != 6 or not np.isfinite([float(cosine) for cosine in cosines]).all():
+        return None
+    letters = ""
+    for direction in np.reshape([float(cosine) for cosine in cosines], (2, 3)):
+        axis = int(np.argmax(np.abs(direction)))
+        letters += ("LR", "PA", "SI")[axis][int(direction[axis] < 0)]
+    return letters
 
 
 @contextmanager
@@ -232,7 +299,7 @@ def _sealed(name: str) -> Iterator[None]:
 
 def _parsed(data: bytes, name: str) -> "FileDataset":
     pydicom = dicom_pixels.import_pydicom()
-    if len(data) < PREAMBLE and MAGIC not in data:
+    if len(data) < PREAMBLE and b"DICM" not in data:
         raise InputError(f"{name} is too short for a DICOM file", hint="copy or export it again")
     bare = not has_magic(data)
     if not bare:
@@ -277,9 +344,10 @@ def _check_deflated(data: bytes, name: str) -> None:
 
 
 def _frame(file: DicomFile, view: View) -> int:
-    frames = int(file.dataset.get("NumberOfFrames") or 1)
-    if frames < 1:
-        raise InputError(f"{file.name} claims {frames} frames", hint="export it again")
+    frames = dicom_pixels.number_of_frames(file.dataset)
+    groups = file.dataset.get("PerFrameFunctionalGroupsSequence")
+    if frames < 1 or (groups and len(groups) < frames):
+        raise InputError(f"{file.name} claims {frames} frames and does not describe as many", hint="export it again")
     view.refuse_on(file.name, "a single DICOM image" if frames == 1 else "a film of frames", "plane")
     if frames == 1:
         if view.slice:

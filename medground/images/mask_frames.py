@@ -29,6 +29,7 @@ def read_mask_of(
     view: View = PLAIN,
     values: tuple[int, ...] | None = None,
     threshold: float | None = None,
+    segment: int | str | None = None,
 ) -> Bools:
     """Read the mask of an image that is shown as `view` says, in the frame of that picture, H×W bool.
 
@@ -38,6 +39,7 @@ def read_mask_of(
         view: how the image is shown.
         values: the labels that are meant; None applies the rules of `medground.images.mask_values`.
         threshold: the least value that is meant.
+        segment: of a DICOM segmentation, the number or the label of the segment that is meant.
 
     Raises:
         ViewError, InputError, PluginError: as `read_mask`; if the two files do not lie in one frame.
@@ -45,12 +47,16 @@ def read_mask_of(
     kind = image_kind(mask)
     if kind == "picture":
         return in_frame_of(
-            image, read_mask(mask, values=values, threshold=threshold), orientation=stored_orientation(mask)
+            image,
+            read_mask(mask, values=values, threshold=threshold, segment=segment),
+            orientation=stored_orientation(mask),
         )
-    if kind == "nifti" and nifti.is_nifti(image):
+    if kind == "nifti" and nifti.is_nifti(image) and segment is None:
         volume = nifti.Volume(mask)
         return nifti.mask(mask, view, values, threshold, mask_placement(nifti.Volume(image), volume, view))
-    return read_mask(mask, plane=view.plane, slice=view.slice, values=values, threshold=threshold)
+    return read_mask(
+        mask, plane=view.plane, slice=view.slice, values=values, threshold=threshold, image=image, segment=segment
+    )
 
 
 def in_frame_of(image: Path, mask: Bools, *, orientation: int = 1) -> Bools:

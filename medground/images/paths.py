@@ -1,6 +1,7 @@
 """Names of files as sources write them: kept inside the source's folder, and made fit for results."""
 
 import re
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif", "
 """Of pictures, lower case."""
 DICOM_SUFFIXES = (".dcm", ".dicom")
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
+PREAMBLE = 132
+"""Bytes of a DICOM file up to the end of its magic number."""
 IMAGE_SUFFIXES = (*SUFFIXES, *DICOM_SUFFIXES, *NIFTI_SUFFIXES)
 """Of everything that can be an image."""
 
@@ -20,19 +23,41 @@ def is_image(path: Path) -> bool:
 
 
 def list_images(folder: Path) -> list[Path]:
-    """Return the image files of a folder and its subfolders, sorted by path; DICOM files need no suffix."""
+    """Return the image files of a folder and its subfolders, sorted by path; DICOM files need no suffix and no preamble."""
     return sorted(path for path in folder.rglob("*") if path.is_file() and (is_image(path) or _bare_dicom(path)))
 
 
 def _bare_dicom(path: Path) -> bool:
     """Return True if a file is DICOM without the suffix, as archives export them; not their table of contents."""
-    if path.name.upper() == "DICOMDIR":
-        return False
+    return path.name.upper() != "DICOMDIR" and is_dicom_content(path)
+
+
+def is_dicom_content(path: Path) -> bool:
+    """Return True if a file can be read and its first bytes are DICOM's, with or without a preamble."""
     try:
         with path.open("rb") as file:
-            return file.read(132)[128:] == b"DICM"
-    except OSError:
+            return dicom_start(file.read(PREAMBLE))
+    except (OSError, ValueError):
         return False
+
+
+def has_magic(start: bytes) -> bool:
+    """Return True if the first `PREAMBLE` bytes of a file end with DICOM's magic number."""
+    return start[128:PREAMBLE] == b"DICM"
+
+
+def dicom_start(start: bytes) -> bool:
+    """Return True if the first `PREAMBLE` bytes are of a DICOM file.
+
+    One without preamble begins with a short element of group 2 or 8: a VR of text or numbers, or a small length.
+    """
+    if has_magic(start):
+        return True
+    for order in ("<", ">"):
+        group, element, length = struct.unpack(f"{order}HHI", start[:8].ljust(8, b"\xff"))
+        if group in (0x0002, 0x0008) and element <= 0x0018:
+            return start[4:6] in (b"UL", b"CS", b"UI", b"OB", b"DA", b"TM", b"SH", b"LO") or length <= 64
+    return False
 
 
 def stem(name: str | Path) -> str:

@@ -8,10 +8,12 @@ from typing import BinaryIO, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from medground.errors import InputError
 from medground.geometry import Size
 from medground.images import dicom, nifti
+from medground.images.dicom_seg import Segment
 from medground.images.loaded import ImageInfo, ImageKind, LoadedImage
-from medground.images.paths import safe_name, stem
+from medground.images.paths import PREAMBLE, dicom_start, safe_name, stem
 from medground.images.pictures import MAX_BYTES, decode_mask, decode_picture, encoded_size, open_file, printable
 from medground.images.view import PLAIN, View
 from medground.types import Image
@@ -61,25 +63,31 @@ def read_mask(
     slice: int | None = None,
     values: tuple[int, ...] | None = None,
     threshold: float | None = None,
+    image: Path | None = None,
+    segment: Segment | None = None,
 ) -> NDArray[np.bool_]:
     """Read a mask as H×W bool: the target by the rules of `medground.images.mask_values`.
 
     Args:
         path: the file.
-        plane: of a volume.
-        slice: of a volume or a film.
+        plane: of a volume, as `read_image`.
+        slice: of a volume or film; of a DICOM segmentation, the frame of `image`.
         values: the labels that are meant.
         threshold: the least value that is meant, for example of probabilities.
+        image: the image's file; a DICOM segmentation is matched to it.
+        segment: of a DICOM segmentation, the number or the label of the segment that is meant.
 
     Raises:
         ViewError, InputError, PluginError: as `read_image`; `InputError` too if the target cannot be known.
     """
     path, view = Path(path), View(plane=plane, slice=slice)
+    if segment is not None and image_kind(path) != "dicom":
+        raise InputError(f"{safe_name(path.name)} is no DICOM segmentation and has no segments", hint="use mask_value")
     if nifti.is_nifti(path):
         return nifti.mask(path, view, values, threshold)
     return _read_stream(
         path,
-        of_dicom=lambda file: dicom.mask(file, view, values, threshold),
+        of_dicom=lambda file: dicom.mask(file, view, values, threshold, image, segment),
         of_picture=lambda stream: decode_mask(stream, printable(path.name), values, threshold),
     )
 
@@ -170,8 +178,8 @@ def _read_stream(
     if dicom.has_suffix(path):
         return of_dicom(dicom.DicomFile.read(path))
     with open_file(path) as stream:
-        start = stream.read(dicom.PREAMBLE)
-        if dicom.has_magic(start):
-            return of_dicom(dicom.DicomFile.parse(start + stream.read()))
+        if dicom_start(stream.read(PREAMBLE)):
+            stream.seek(0)
+            return of_dicom(dicom.DicomFile.parse(stream.read()))
         stream.seek(0)
         return of_picture(stream)

@@ -40,15 +40,23 @@ def window_numbers(window: str) -> tuple[float, float] | None:
     return None if match is None else (float(match[1]), float(match[2]))
 
 
-def apply_window(values: Numbers, window: str) -> tuple[NDArray[np.uint8], str]:
-    """Return (H×W grey, a description) of H×W values through a name, numbers, ``percentiles`` or ``full``."""
+def apply_window(
+    values: Numbers, window: str, counted: NDArray[np.bool_] | None = None
+) -> tuple[NDArray[np.uint8], str]:
+    """Return (H×W grey, a description) of H×W values through a name, numbers, ``percentiles`` or ``full``.
+
+    `counted`, H×W, is False where a value counts in no percentile and no full range.
+    """
     numbers = window_numbers(window)
     if numbers is None:
-        finite = values[np.isfinite(values)] if values.dtype.kind == "f" else values
+        measured = values if counted is None else values[counted]
+        finite = measured[np.isfinite(measured)] if values.dtype.kind == "f" else measured
         ends = (0.0, 100.0) if window == "full" else PERCENTILES
         low, high = (float(end) for end in np.percentile(finite, ends)) if finite.size else (0.0, 0.0)
         return rescale(values, low, high), f"{window}: {low:g} to {high:g}"
-    return window_grey(values, *numbers), describe_window(window, *numbers)
+    # LINEAR is not defined for a width below 1, which only measures that are no whole numbers need.
+    function = "LINEAR" if numbers[1] >= 1 else "LINEAR_EXACT"
+    return window_grey(values, *numbers, function), describe_window(window, *numbers)
 
 
 def describe_window(name: str, centre: float, width: float) -> str:

@@ -1,0 +1,393 @@
+"""What DICOM files say of their values: padding, tables, bits, frames, colours and units, each with a value worked by hand."""
+
+import io
+
+import numpy as np
+import pytest
+
+pydicom = pytest.importorskip("pydicom", reason="needs pydicom")
+jpeg_ls = pytest.importorskip("jpeg_ls", reason="needs pyjpegls")
+
+from dicom_parts import nested, words  # noqa: E402
+from PIL import Image as Pillow  # noqa: E402
+from pydicom.encaps import encapsulate  # noqa: E402
+from pydicom.uid import (  # noqa: E402
+    MPEG2MPML,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    JPEGLSLossless,
+    SecondaryCaptureImageStorage,
+)
+from test_dicom import HU, dicom_dataset, saved  # noqa: E402
+
+from medground.data.inputs import read_inputs  # noqa: E402
+from medground.errors import InputError, PluginError, ViewError  # noqa: E402
+from medground.images import dicom  # noqa: E402
+from medground.images.codestream import frame_header  # noqa: E402
+from medground.images.paths import list_images  # noqa: E402
+from medground.images.read import open_image, read_image, read_mask  # noqa: E402
+from medground.images.view import View  # noqa: E402
+
+
+def opened(folder, dataset, **view):
+    return open_image(saved(folder / "x.dcm", dataset), View(**view))
+
+
+def compressed(dataset, *streams, has_bot=False):
+    dataset.PixelData = encapsulate(list(streams), has_bot=has_bot)
+    dataset["PixelData"].VR, dataset["PixelData"].is_undefined_length = "OB", True
+    return dataset
+
+
+RAMP = np.arange(0, 1024, 4, dtype=np.int16)[None]
+
+
+@pytest.mark.parametrize(
+    ("vr", "value", "limit"), [("SS", 32767, None), ("US", 0x8300, 0x8305), ("SS", -32000, -31995)]
+)
+def test_padding_counts_in_no_percentile_and_no_full_range(tmp_path, vr, value, limit):
+    signed = value - (1 << 16) if value > 32767 else value
+    padded = np.hstack([RAMP, np.full((1, 30), signed, np.int16)])
+    dataset = dicom_dataset(padded, Modality="MR", RescaleSlope=2, RescaleIntercept=-5)
+    dataset.add_new("PixelPaddingValue", vr, value)
+    if limit is not None:
+        dataset.add_new("PixelPaddingRangeLimit", vr, limit)
+    shown = opened(tmp_path, dataset, window="full")
+    assert shown.window == "full: -5 to 2035"
+    assert np.array_equal(shown.pixels[0, :256, 0], np.arange(256))
+    assert opened(tmp_path, dataset).window == "percentiles: 5.2 to 2024.8"
+    assert shown.details["padding"] == [signed, signed if limit is None else signed + 5]
+
+
+def test_padding_of_floats_and_of_a_whole_picture(tmp_path):
+    dataset = dicom_dataset(np.zeros((1, 4), np.uint32))
+    for keyword in ("PixelData", "BitsStored", "HighBit", "PixelRepresentation"):
+        del dataset[keyword]
+    dataset.FloatPixelData = np.array([0, 0.5, 1, -7], np.float32).tobytes()
+    dataset.FloatPixelPaddingValue = -7.0
+    shown = opened(tmp_path, dataset, window="full")
+    assert shown.pixels[0, :, 0].tolist() == [0, 128, 255, 0] and shown.details["padding"] == [-7.0, -7.0]
+    dataset.FloatPixelPaddingValue = float("nan")
+    assert "padding" not in opened(tmp_path, dataset, window="full").details
+    every = dicom_dataset(np.full((2, 2), 9, np.uint16), PixelPaddingValue=9)
+    assert opened(tmp_path, every, window="full").window == "full: 0 to 0"
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian])
+@pytest.mark.parametrize(
+    ("bits", "entries", "red"), [(16, [0, 200, 51456], [0, 0, 201]), (8, [7, 200, 255], [7, 200, 255])]
+)
+def test_palettes_take_the_descriptors_bits(tmp_path, syntax, bits, entries, red):
+    """A dark palette of 16 bits is dark: no entry says by its own size how many bits it has."""
+    index = np.array([[0, 1, 2, 9]], np.uint16)
+    dataset = dicom_dataset(index, syntax=syntax, PhotometricInterpretation="PALETTE COLOR")
+    packed = np.frombuffer(bytes([*entries, 0]), "<u2").tolist() if bits == 8 else entries
+    for name in ("Red", "Green", "Blue"):
+        dataset.add_new(f"{name}PaletteColorLookupTableDescriptor", "US", [3, 0, bits])
+        dataset.add_new(f"{name}PaletteColorLookupTableData", "OW", words(packed, syntax, 16))
+    assert opened(tmp_path, dataset).pixels[0, :, 0].tolist() == [*red, red[-1]]
+    dataset.BluePaletteColorLookupTableDescriptor = [3, 0, 24 - bits]
+    with pytest.raises(InputError, match="not as its descriptor says"):
+        opened(tmp_path, dataset)
+
+
+def test_segmented_palettes_are_expanded(tmp_path):
+    dataset = dicom_dataset(np.arange(6, dtype=np.uint8)[None], PhotometricInterpretation="PALETTE COLOR")
+    for name in ("Red", "Green", "Blue"):
+        dataset.add_new(f"{name}PaletteColorLookupTableDescriptor", "US", [6, 0, 16])
+        codes = [0, 2, 0x1000, 0x2000, 1, 4, 0x6000]  # two entries, then four in equal steps
+        dataset.add_new(f"Segmented{name}PaletteColorLookupTableData", "OW", words(codes, "", 16))
+    assert opened(tmp_path, dataset).pixels[0, :, 0].tolist() == [0x10, 0x20, 0x30, 0x40, 0x50, 0x60]
+    for codes in ([1, 6, 0x6000], [0, 3, 1, 2, 3, 2, 1, 0, 0], [0, 9, *range(9)]):
+        dataset.SegmentedRedPaletteColorLookupTableData = words(codes, "", 16)
+        with pytest.raises(InputError, match="not as its descriptor says"):
+            opened(tmp_path, dataset)
+
+
+def test_hounsfield_windows_need_hounsfield_units(tmp_path):
+    def lung(pixels=HU, **fields):
+        return opened(tmp_path, dicom_dataset(pixels, **fields), window="lung").window
+
+    rescale = {"RescaleSlope": 1, "RescaleIntercept": 0}
+    assert lung(**rescale) == "lung: centre -600, width 1500"
+    assert lung(**rescale, Modality="OT", SOPClassUID=SecondaryCaptureImageStorage, RescaleType="HU")
+    for fields in (
+        {}, {**rescale, "RescaleType": "US"}, {**rescale, "SOPClassUID": SecondaryCaptureImageStorage},
+        {**rescale, "pixels": (HU % 256).astype(np.uint8)}, {**rescale, "Modality": ""},
+    ):  # fmt: skip
+        with pytest.raises(ViewError, match="does not say that its values are Hounsfield units"):
+            lung(**fields)
+
+
+def test_a_window_narrower_than_1_is_for_fractions(tmp_path):
+    thirds = dicom_dataset(np.arange(4, dtype=np.uint16)[None], RescaleSlope=0.1, RescaleIntercept=0)
+    assert opened(tmp_path, thirds, window="0.1,0.2").pixels[0, :, 0].tolist() == [0, 128, 255, 255]
+
+
+def test_only_unsigned_values_of_8_stored_bits_stand_as_they_are(tmp_path):
+    eight = np.arange(0, 256, 5)[None]
+    for fields, pixels in (({}, eight.astype(np.uint8)), ({"BitsStored": 8, "HighBit": 7}, eight.astype(np.uint16))):
+        shown = opened(tmp_path, dicom_dataset(pixels, **fields))
+        assert shown.window == "as stored" and np.array_equal(shown.pixels[..., 0], eight)
+    for fields, pixels in (
+        ({}, (eight - 128).astype(np.int8)), ({"BitsStored": 7, "HighBit": 6}, (eight // 2).astype(np.uint8)),
+        ({"RescaleSlope": 1, "RescaleIntercept": 3}, eight.astype(np.uint8)),
+    ):  # fmt: skip
+        assert opened(tmp_path, dicom_dataset(pixels, **fields)).window.startswith("percentiles")
+
+
+def test_hounsfield_windows_are_for_ct(tmp_path):
+    path = saved(tmp_path / "x.dcm", dicom_dataset(HU, Modality="MR"))
+    with pytest.raises(ViewError, match="is not CT but MRI"):
+        read_image(path, window="lung")
+    assert read_image(path, window="40,400").any()
+
+
+@pytest.mark.parametrize("bits", [13, 16])
+@pytest.mark.parametrize("signs", ["extended", "cut"])
+def test_signed_jpeg_ls_of_any_width(tmp_path, bits, signs):
+    """JPEG-LS is unsigned; the sign is bit 12 of 13 stored ones, however wide the stream is."""
+    values = np.sort(np.random.default_rng(0).integers(-4096, 4096, (16, 16)), axis=None).reshape(16, 16)
+    dataset = dicom_dataset(values.astype(np.int16), syntax=JPEGLSLossless, BitsStored=13, HighBit=12)
+    raw = values & ((1 << (bits if signs == "extended" else 13)) - 1)
+    compressed(dataset, bytes(jpeg_ls.encode_buffer(raw.astype("<u2").tobytes(), 16, 16, 1, bits)))
+    shown = opened(tmp_path, dataset, window="0,8192").pixels[..., 0]
+    assert np.array_equal(shown, np.rint((values + 4096) / 8191 * 255))
+
+
+def test_values_beyond_the_stored_bits_are_refused(tmp_path):
+    values = np.arange(256, dtype=np.uint16).reshape(16, 16) * 64
+    dataset = dicom_dataset(values, syntax=JPEGLSLossless, BitsStored=13, HighBit=12)
+    compressed(dataset, bytes(jpeg_ls.encode_buffer(values.tobytes(), 16, 16, 1, 16)))
+    with pytest.raises(InputError, match="values of more bits"):
+        opened(tmp_path, dataset)
+    signed = dicom_dataset(np.arange(-512, 512, dtype=np.int16).reshape(32, 32))
+    signed.compress(JPEG2000Lossless)
+    signed.PixelRepresentation = 0
+    with pytest.raises(InputError, match="says they are unsigned"):
+        opened(tmp_path, signed)
+    odd = dicom_dataset(values, BitsStored=12, HighBit=15)
+    with pytest.raises(InputError, match="an order of old"):
+        opened(tmp_path, odd)
+
+
+def test_masks_hold_labels_that_lie_where_the_image_lies(tmp_path):
+    image = saved(tmp_path / "image.dcm", dicom_dataset(HU, ImagePositionPatient=[0, 0, 4]))
+    labels = np.arange(12, dtype=np.uint8).reshape(3, 4) % 3
+
+    def mask(pixels=labels, image=image, values=None, slice=None, **fields):
+        return read_mask(
+            saved(tmp_path / "m.dcm", dicom_dataset(pixels, **fields)), image=image, values=values, slice=slice
+        )
+
+    assert np.array_equal(mask(), labels != 0) and np.array_equal(mask(values=(2,)), labels == 2)
+    assert np.array_equal(mask(PhotometricInterpretation="MONOCHROME1", values=(1,)), labels == 1)
+    for fields, reason in (
+        ({"PhotometricInterpretation": "MONOCHROME1"}, "shows 0 as white"),
+        ({"RescaleSlope": 1, "RescaleIntercept": -1}, "holds measured values"),
+        ({"ImagePositionPatient": [0, 0, 6]}, "lies otherwise in space"),
+    ):
+        with pytest.raises(InputError, match=reason):
+            mask(**fields)
+    film = saved(tmp_path / "film.dcm", dicom_dataset(np.stack([HU] * 4)))
+    with pytest.raises(InputError, match="holds 3 frames and its image 4"):
+        mask(np.stack([labels] * 3), image=film, slice=1)
+    inverse = dicom_dataset(labels, PhotometricInterpretation="PALETTE COLOR")
+    for name in ("Red", "Green", "Blue"):
+        inverse.add_new(f"{name}PaletteColorLookupTableDescriptor", "US", [3, 0, 16])
+        inverse.add_new(f"{name}PaletteColorLookupTableData", "OW", words([0xFFFF, 0, 0], "", 16))
+    assert np.array_equal(read_mask(saved(tmp_path / "p.dcm", inverse)), labels == 0), "index 0 is white"
+    with pytest.raises(InputError, match="blurred by its compression"):
+        read_mask(saved(tmp_path / "j.dcm", jpeg_dataset("JFIF", "YBR_FULL_422")))
+
+
+SQUARE = np.zeros((16, 32, 3), np.uint8) + np.array([200, 40, 20], np.uint8)
+
+
+def jpeg_dataset(how, tag, planar=0):
+    buffer = io.BytesIO()
+    Pillow.fromarray(SQUARE).save(buffer, "JPEG", quality=95, keep_rgb="RGB" in how)
+    stream = buffer.getvalue()
+    end = 4 + int.from_bytes(stream[4:6], "big")  # of the JFIF segment
+    if how == "JFIF over RGB":
+        stream = stream[:2] + b"\xff\xe0\x00\x10JFIF\x00\x01\x01\x00\x00\x01\x00\x01\x00\x00" + stream[2:]
+    if how in ("Adobe", "unmarked"):
+        adobe = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00\x01" if how == "Adobe" else b""
+        stream = stream[:2] + adobe + stream[end:]
+    dataset = dicom_dataset(SQUARE, syntax=JPEGBaseline8Bit, PhotometricInterpretation=tag, PlanarConfiguration=planar)
+    return compressed(dataset, stream)
+
+
+@pytest.mark.parametrize("planar", [0, 1])
+@pytest.mark.parametrize("how", ["JFIF", "Adobe", "unmarked", "Adobe RGB", "JFIF over RGB"])
+@pytest.mark.parametrize("tag", ["YBR_FULL_422", "YBR_FULL", "RGB", "YBR_PARTIAL_422"])
+def test_jpeg_colours_are_the_streams_else_the_headers(tmp_path, how, tag, planar):
+    dataset = jpeg_dataset(how, tag, planar)
+    if (how, tag) == ("unmarked", "RGB") or tag == "YBR_PARTIAL_422" or how == "JFIF over RGB":
+        with pytest.raises(InputError, match="coloured in a way that cannot be known"):
+            opened(tmp_path, dataset)
+    else:
+        assert np.abs(opened(tmp_path, dataset).pixels.astype(int) - SQUARE).max() <= 3
+
+
+def test_jpeg_2000_colours_must_be_what_the_stream_does(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (40, 48, 3)).astype(np.uint8)
+    dataset = dicom_dataset(noise)
+    dataset.compress(JPEG2000Lossless)
+    assert np.array_equal(opened(tmp_path, dataset).pixels, noise)
+    dataset.PlanarConfiguration = 1
+    assert np.array_equal(opened(tmp_path, dataset).pixels, noise), "of no meaning in a code stream"
+    plain = pydicom.encaps.get_frame(dataset.PixelData, 0, number_of_frames=1)
+    header = frame_header(plain)
+    assert header is not None and header.transformed is False
+    dataset.PhotometricInterpretation = "YBR_RCT"
+    with pytest.raises(InputError, match="cannot be known"):
+        opened(tmp_path, dataset)
+
+
+def test_colours_of_few_bits_and_halves_in_planes_are_refused(tmp_path):
+    rgb = np.full((4, 6, 3), 9, np.uint8)
+    for fields in ({"BitsStored": 5, "HighBit": 4}, {"PhotometricInterpretation": "YBR_PARTIAL_422"}):
+        with pytest.raises(InputError, match="coloured in a way"):
+            opened(tmp_path, dicom_dataset(rgb, **fields))
+    halved = dicom_dataset(rgb, PhotometricInterpretation="YBR_FULL_422", PlanarConfiguration=0)
+    halved.PixelData = bytes([100, 200, 128, 128] * 12)
+    assert opened(tmp_path, halved).pixels[0, :, 0].tolist() == [100, 200] * 3
+    halved.PlanarConfiguration = 1
+    with pytest.raises(InputError, match="coloured in a way"):
+        opened(tmp_path, halved)
+
+
+def test_frames_that_are_not_stated_are_refused(tmp_path):
+    film = np.stack([HU, HU + 1, HU + 2])
+    dataset = dicom_dataset(film)
+    del dataset.NumberOfFrames
+    with pytest.raises(InputError, match="holds 72 bytes of pixels where its header states 24"):
+        opened(tmp_path, dataset)
+    padded = dicom_dataset(HU)
+    padded.PixelData += bytes(6)
+    assert opened(tmp_path, padded, window="40,400").pixels.any(), "less than a frame of zeros is filling"
+    padded.PixelData = padded.PixelData[:-2] + b"\x01\x00"
+    with pytest.raises(InputError, match="holds 30 bytes"):
+        opened(tmp_path, padded)
+
+
+@pytest.mark.parametrize("has_bot", [True, False])
+def test_compressed_frames_that_are_not_stated_are_refused(tmp_path, has_bot):
+    flat = np.repeat(np.arange(16, dtype=np.uint16)[:, None], 16, axis=1)
+    streams = [bytes(jpeg_ls.encode_buffer((flat + n).tobytes(), 16, 16, 1, 16)) for n in range(3)]
+    dataset = compressed(dicom_dataset(flat, syntax=JPEGLSLossless), *streams, has_bot=has_bot)
+    for stated in (None, 2, 4):
+        if stated:
+            dataset.NumberOfFrames = stated
+        with pytest.raises(InputError, match="holds 3 compressed frames in place of"):
+            opened(tmp_path, dataset, slice=0 if stated else None)
+    dataset.NumberOfFrames = 3
+    shown = opened(tmp_path, dataset, slice=2, window="9,256")
+    assert shown.pixels[:, 0, 0].tolist() == [119 + 2 + row for row in range(16)]
+
+
+def test_a_swapped_table_of_offsets_is_refused(tmp_path):
+    flat = np.repeat(np.arange(16, dtype=np.uint16)[:, None], 16, axis=1)
+    streams = [bytes(jpeg_ls.encode_buffer((flat + n).tobytes(), 16, 16, 1, 16)) for n in range(2)]
+    dataset = compressed(dicom_dataset(flat, syntax=JPEGLSLossless, NumberOfFrames=2), *streams, has_bot=True)
+    table = dataset.PixelData[8:16]
+    dataset.PixelData = dataset.PixelData[:8] + table[4:] + table[:4] + dataset.PixelData[16:]
+    with pytest.raises(InputError, match="compressed frames"):
+        opened(tmp_path, dataset, slice=0)
+
+
+def test_a_decoder_that_is_missing_is_said(tmp_path):
+    deep = b"\xff\xd8\xff\xc1\x00\x0b\x0c\x00\x10\x00\x10\x01\x01\x11\x00" + bytes(20)
+    dataset = dicom_dataset(np.zeros((16, 16), np.uint16), syntax=JPEGExtended12Bit, BitsStored=12, HighBit=11)
+    if pydicom.pixels.get_decoder(JPEGExtended12Bit).available_plugins != ("pillow",):
+        pytest.skip("a decoder of 12 bits is installed")
+    with pytest.raises(PluginError, match="of 12 bits, for which no decoder is installed"):
+        opened(tmp_path, compressed(dataset, deep))
+    film = dicom_dataset(np.zeros((16, 16), np.uint16), syntax=MPEG2MPML)
+    with pytest.raises(InputError, match="compressed in a way that is not read"):
+        opened(tmp_path, compressed(film, bytes(20)))
+
+
+def test_tables_and_windows_stand_in_functional_groups(tmp_path):
+    table = nested(LUTDescriptor=[2, 40, 16], LUTData=words([0, 0x8000], "", 16))
+    table[0]["LUTData"].VR = "OW"
+    dataset = dicom_dataset(np.stack([HU, HU]), WindowCenter=1, WindowWidth=2)
+    dataset.SharedFunctionalGroupsSequence = nested(FrameVOILUTSequence=nested(VOILUTSequence=table))
+    shown = opened(tmp_path, dataset, slice=1)
+    assert shown.window == "file: VOI LUT" and shown.pixels[1, :, 0].tolist() == [0, 0, 128, 128]
+    groups = [nested(FrameVOILUTSequence=nested(WindowCenter=c, WindowWidth=256))[0] for c in (128, 28)]
+    dataset.PerFrameFunctionalGroupsSequence = pydicom.Sequence(groups)
+    dataset.VOILUTFunction = "SIGMOID"  # of the window beside it, not of the group's
+    shown = opened(tmp_path, dataset, slice=1)
+    assert shown.window == "file: centre 28, width 256" and shown.pixels[1, :, 0].tolist() == [139, 140, 141, 255]
+    dataset.PerFrameFunctionalGroupsSequence = pydicom.Sequence(groups[:1])
+    with pytest.raises(InputError, match="does not describe as many"):
+        opened(tmp_path, dataset, slice=1)
+
+
+@pytest.mark.parametrize(("vr", "first"), [("SS", -1024), ("US", 64512)])
+def test_a_table_of_negative_values_begins_below_0_whatever_its_vr(tmp_path, vr, first):
+    table = nested()
+    table[0].add_new("LUTDescriptor", vr, [1025, first, 16])
+    table[0].add_new("LUTData", "OW", words(np.arange(1025) * 51, "", 16))
+    dataset = dicom_dataset(np.array([[0, 257, 514, 1024]], np.uint16), RescaleSlope=1, RescaleIntercept=-1024)
+    dataset.VOILUTSequence = table
+    assert opened(tmp_path, dataset).pixels[0, :, 0].tolist() == [0, 51, 102, 203]
+
+
+@pytest.mark.parametrize("fields", [{"RescaleSlope": 2}, {"RescaleIntercept": 2}])
+def test_half_a_rescale_is_refused(tmp_path, fields):
+    with pytest.raises(InputError, match="a rescale that is incomplete"):
+        opened(tmp_path, dicom_dataset(HU, **fields))
+
+
+def test_axes_are_in_the_result(tmp_path):
+    for cosines, axes in (
+        ([1, 0, 0, 0, 1, 0], "LP"),
+        ([0, 0.99, 0.1, 0, 0.1, -0.99], "PI"),
+        ([-1, 0, 0, 0, 0, 1], "RS"),
+    ):
+        assert opened(tmp_path, dicom_dataset(HU, ImageOrientationPatient=cosines)).details["axes"] == axes
+    assert "axes" not in opened(tmp_path, dicom_dataset(HU)).details
+
+
+def test_the_pseudonym_is_of_number_name_and_birth_date(tmp_path):
+    def group(**fields):
+        return dicom.DicomFile.read(saved(tmp_path / "x.dcm", dicom_dataset(HU, **fields))).header().group
+
+    jane = {"PatientID": "1", "PatientName": "Doe^Jane", "PatientBirthDate": "19500101"}
+    others = [{**jane, key: value} for key, value in (
+        ("PatientID", "2"), ("PatientName", "Roe^Ann"), ("PatientBirthDate", "19600101"))]  # fmt: skip
+    groups = {group(**fields) for fields in (jane, *others)}
+    assert len(groups) == 4 and group(**jane, SeriesInstanceUID="1.2") in groups
+    assert group(SeriesInstanceUID="1.2").startswith("series-") and group() == ""
+
+
+@pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian])
+@pytest.mark.parametrize("with_meta", [True, False])
+def test_files_without_preamble_and_suffix_are_listed_and_read(tmp_path, syntax, with_meta):
+    whole = saved(tmp_path / "whole.dcm", dicom_dataset(HU, syntax=syntax)).read_bytes()
+    if not with_meta:
+        buffer = io.BytesIO()
+        dataset = dicom_dataset(HU, syntax=syntax)
+        del dataset.file_meta
+        implicit, little = syntax == ImplicitVRLittleEndian, syntax != ExplicitVRBigEndian
+        pydicom.dcmwrite(buffer, dataset, implicit_vr=implicit, little_endian=little, enforce_file_format=False)
+        bare = buffer.getvalue()
+    else:
+        bare = whole[132:]
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/IM0001").write_bytes(bare)
+    (tmp_path / "in/notes").write_text("\b a text")
+    (tmp_path / "in/DICOMDIR").write_bytes(whole)
+    assert [path.name for path in list_images(tmp_path / "in")] == ["IM0001"]
+    assert np.array_equal(
+        read_image(tmp_path / "in/IM0001", window="40,400"), read_image(tmp_path / "whole.dcm", window="40,400")
+    )
+    (only,) = read_inputs(tmp_path / "in", "Where?")
+    assert only.id.startswith("dicom-") and not only.problem
