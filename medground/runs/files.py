@@ -222,11 +222,10 @@ def _open_to_append(path: Path) -> IO[bytes]:
         if path.is_symlink():
             raise RunError(f"{path} is a link", hint=f"rm {shlex.quote(str(path))}") from None
         raise
-    file = os.fdopen(handle, "a+b")
     if not _is_own_file(os.fstat(handle)):
-        file.close()
+        os.close(handle)
         raise RunError(f"{path} is a file with a second name, or none", hint=f"rm {shlex.quote(str(path))}")
-    return file
+    return os.fdopen(handle, "a+b")
 
 
 def _is_own_file(status: os.stat_result) -> bool:
