@@ -4,6 +4,7 @@ What a step does belongs to a `Method`: `medground.training.grpo.step` and `medg
 """
 
 import logging
+import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -79,7 +80,8 @@ class Loop:
         saved = read_state(folder)
         if saved.recipe != self.training.digest:
             raise RunError(
-                f"{folder} was made with another recipe", hint="resume with the recipe and overrides of the run"
+                f"{folder} was made with another recipe",
+                hint=f"medground train {shlex.quote(str(self.records.folder))} --resume continues it as it was",
             )
         try:
             self.state = restore(TrainingState, saved.state)
@@ -231,7 +233,8 @@ class Loop:
             count = f"{IN_A_ROW} steps in a row" if in_a_row else f"{recent} of the last {min(step, WINDOW)} steps"
             raise RunError(
                 f"{count} had to be skipped, the last is step {step}",
-                hint=f"the batches are in {self.records.folder / 'incidents'}",
+                hint=f"the batches are in {self.records.folder / 'incidents'}; with other data, rewards or settings it is another "
+                "run: give it another --out",
             )
 
     def _save(self) -> None:
