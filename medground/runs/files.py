@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 from medground.errors import RunError
+from medground.runs.failpoints import failpoint
 from medground.runs.jsonable import restore
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         temporary.unlink(missing_ok=True)
         yield temporary
+        failpoint("files.replace")
         temporary.replace(path)
     except OSError as error:
         error.filename = str(path)
@@ -98,6 +100,7 @@ class JsonLines:
                 if _is_torn(self._file):
                     text = f"\n{text}"
             self._file.write(text.encode())
+            failpoint("files.append")
             self._file.flush()
         except OSError as error:
             error.filename = str(self.path)

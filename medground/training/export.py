@@ -9,6 +9,7 @@ from typing import Any, Literal
 from medground.errors import InputError, RecipeError, RunError
 from medground.pipeline.pipeline import Pipeline
 from medground.recipe import resolve
+from medground.runs import failpoints
 from medground.runs.checkpoint import verify
 from medground.runs.files import lock_folder
 from medground.runs.folder import TRAINED, read_events, read_metadata, read_state
@@ -66,6 +67,7 @@ def export(run: str | Path, to: str | Path, *, adapter: Adapter = "merge") -> Ex
             _merged(folder, temporary)
         else:
             shutil.copytree(checkpoint / "model", temporary, dirs_exist_ok=True)
+        failpoints.failpoint("export.mid")
         card = model_card(**_facts(folder, state, separate))
         (temporary / "README.md").write_text(card, encoding="utf-8")
         (temporary / ".lock").unlink()

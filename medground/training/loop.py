@@ -233,8 +233,8 @@ class Loop:
             count = f"{IN_A_ROW} steps in a row" if in_a_row else f"{recent} of the last {min(step, WINDOW)} steps"
             raise RunError(
                 f"{count} had to be skipped, the last is step {step}",
-                hint=f"the batches are in {self.records.folder / 'incidents'}; with other data, rewards or settings it is another "
-                "run: give it another --out",
+                hint=f"the batches are in {self.records.folder / 'incidents'}; with other data, rewards or settings it is "
+                "another run: give it another --out",
             )
 
     def _save(self) -> None:
