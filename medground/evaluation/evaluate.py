@@ -14,43 +14,37 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from medground.data.dataset import Dataset, GivenSample
+from medground.data.dataset import Dataset
 from medground.data.open_dataset import open_dataset
-from medground.errors import InputError, Interrupted, RecipeError, RunError
+from medground.errors import InputError, Interrupted, RecipeError
 from medground.evaluation import released, summary
 from medground.evaluation.baseline import Baseline
 from medground.evaluation.conditions import Condition, EvalContext, SampleInfo, conditions_of
 from medground.evaluation.evaluator import Evaluator, Start
+from medground.evaluation.identity import EvalSamples, begin, inputs_of, metadata_of
 from medground.evaluation.predictions import LineSamples, Predictions
 from medground.evaluation.report import evaluation_report
 from medground.evaluation.results import EvaluationMetadata, EvaluationSummary, Resampling
-from medground.evaluation.results_file import SAMPLES, ResultsFile, SampleRecord, cluster_of, sample_record
+from medground.evaluation.results_file import ResultsFile, SampleRecord, cluster_of, sample_record
 from medground.evaluation.scoring import reader
 from medground.pipeline.cache import StageCache
 from medground.pipeline.pipeline import Pipeline
 from medground.recipe import Recipe, check, resolve
 from medground.recipe.recipe import Source
 from medground.recipe.schema import EvaluateConfig
-from medground.runs import failpoints, provenance
-from medground.runs.files import content_sha256, lock_folder, read_json, write_atomic
-from medground.runs.folder import write_recipe
-from medground.runs.inputs import RunInputs, component_inputs, sample_inputs
+from medground.runs import failpoints
+from medground.runs.files import lock_folder, write_atomic
+from medground.runs.inputs import RunInputs
 from medground.runs.jsonable import plain
 from medground.types import Sample, Sampling
 
 logger = logging.getLogger(__name__)
-METRICS, METADATA, REPORT = "metrics.json", "run.json", "report.html"
-_DECIDE = ("prompt_interface", "segmenter", "prompt", "allow_untrained", "sampling", "data")
-_LATER = ("n_boot", "level", "batch_size", "published", "pictures")
-"""Settings of ``evaluate`` that change no record."""
+METRICS, REPORT = "metrics.json", "report.html"
 _COMPONENTS = ("reasoner", "prompt_interface", "segmenter", "data", "sampling", "evaluate")
 """Keys of a recipe that an evaluation reads."""
-
-EvalSamples = Dataset[Any] | LineSamples
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,19 +136,14 @@ def evaluate(
         predictions=saved,
         positions=positions,
     )
-    metadata = _metadata(resolved, pipeline, samples, saved)
+    metadata = metadata_of(resolved, pipeline, samples, saved)
     with ExitStack() as stack:
         folder = None if out is None else Path(out)
-        inputs, removed = RunInputs(), list[str]()
+        inputs, results = RunInputs(), ResultsFile(None)
         if folder is not None:
             stack.enter_context(lock_folder(folder))
-            inputs = _inputs(resolved, samples, saved)
-            removed = _begin(folder, resolved, metadata, inputs, resume)
-        results = ResultsFile(folder)
-        if removed:  # what was answered by the others alone stays
-            logger.info("the data has lost %d samples: %s", len(removed), ", ".join(map(repr, removed)))
-            others = {condition.name for condition in requested if condition.needs_others}
-            results.rewrite([key for key in results.records if key[0] not in others and key[1] not in removed])
+            inputs = inputs_of(resolved, samples, saved)
+            results = begin(folder, resolved, metadata, inputs, requested, resume)
         before = len(results.records)
         if before:
             logger.info("%d lines exist already", before)
@@ -183,7 +172,7 @@ def require_unchanged_evaluation(recipe: Recipe, folder: Path) -> list[str]:
         RunError: if something else that fed it has changed, naming the first.
         InputError: if its data cannot be read.
     """
-    return _inputs(recipe, _samples(recipe, Pipeline.from_recipe(recipe), None), None).require_same(folder, "samples")
+    return inputs_of(recipe, _samples(recipe, Pipeline.from_recipe(recipe), None), None).require_same(folder, "samples")
 
 
 def prepare(recipe: Recipe) -> list[str]:
@@ -237,54 +226,6 @@ def _samplings(pipeline: Pipeline, config: EvaluateConfig) -> list[Sampling]:
             "evaluate.seeds with sampling.temperature 0 gives the same answers again", hint="add sampling.temperature=1"
         )
     return [replace(pipeline.sampling, seed=seed) for seed in config.seeds]
-
-
-def _metadata(
-    recipe: Recipe, pipeline: Pipeline, samples: EvalSamples, saved: Predictions | None
-) -> EvaluationMetadata:
-    settings = {key: value for key, value in recipe.settings("evaluate").items() if key not in _LATER}
-    decide = {key: recipe.data.get(key) for key in _DECIDE} | {"evaluate": settings}
-    decide |= {"reasoner": recipe.data.get("reasoner")} if saved is None else {"predictions": True}
-    prompted = saved is None and "prompt_interface" in recipe.data
-    return EvaluationMetadata(
-        recipe=recipe.name,
-        identity=sha256(json.dumps(decide, sort_keys=True).encode()).hexdigest(),
-        samples=len(samples.ids),
-        split=recipe.config.evaluate.split or recipe.config.data.split,
-        unusable=list(samples.bad),
-        predictions_sha256=None if saved is None else content_sha256(saved.path),
-        prompt_sha256=provenance.prompt_sha256(pipeline.prompt_interface) if prompted else None,
-        untrained_prompts=pipeline.untrained,
-        plugins=provenance.plugins(recipe),
-        objects=provenance.objects(recipe),
-        versions=provenance.versions(),
-    )
-
-
-def _inputs(recipe: Recipe, samples: EvalSamples, saved: Predictions | None) -> RunInputs:
-    """Return the digests of what the records are made of."""
-    kinds = ("reasoner", "prompt_interface", "segmenter") if saved is None else ("segmenter",)
-    components = component_inputs(recipe, *kinds)
-    if saved is not None:
-        components["the file of predictions"] = content_sha256(saved.path)
-    entries = samples.entries if isinstance(samples, Dataset) else map(GivenSample, samples)
-    return RunInputs(components=components, samples=sample_inputs(entries))
-
-
-def _begin(folder: Path, recipe: Recipe, metadata: EvaluationMetadata, inputs: RunInputs, resume: bool) -> list[str]:
-    """Write what the evaluation is, or check that the folder holds a part of it; return the samples it has lost since."""
-    removed: list[str] = []
-    path = folder / METADATA
-    if path.exists() or (folder / SAMPLES).exists():
-        if not resume:
-            raise RunError(f"{folder} holds a run already", hint="add --resume to continue it, or choose another --out")
-        if read_json(path, EvaluationMetadata).identity != metadata.identity:
-            raise RunError(f"{folder} holds another evaluation", hint="choose another --out")
-        removed = inputs.require_same(folder, "samples")
-    write_recipe(recipe, folder)
-    inputs.write(folder)
-    write_atomic(path, json.dumps(plain(metadata), indent=1) + "\n")
-    return removed
 
 
 def _answer_all(
