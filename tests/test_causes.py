@@ -17,6 +17,7 @@ from medground.pipeline.rollouts import Group
 from medground.recipe import resolve
 from medground.rewards.rubric import Score
 from medground.runs.folder import RunFolder, RunMetadata
+from medground.runs.inputs import RunInputs
 from medground.training.report import training_report
 from medground.types import Completion, Fault, Mask, Query, Region, Rollout, Sample, Target
 
@@ -244,7 +245,7 @@ def test_the_area_of_run_lengths_is_that_of_the_mask(mask, area):
 def trained(folder, *steps, validation=None):
     """The report of a run with these metrics of its steps, and of its last validation."""
     run = RunFolder(folder, resolve("infer/toy"))
-    run.begin(RunMetadata(recipe="mine", planned_steps=len(steps), seed=0))
+    run.begin(RunMetadata(recipe="mine", planned_steps=len(steps), seed=0), RunInputs())
     for number, metrics in enumerate(steps, start=1):
         run.step(number, {"loss": 0.1, **metrics}, seconds=0.5, skipped=None, warnings=[])
     if validation:

@@ -76,6 +76,44 @@ def test_a_full_or_broken_disk_is_a_clear_error_and_earlier_checkpoints_stay(sav
     assert verify(saved.path(6)) is None
 
 
+def synced(monkeypatch):
+    """Return the list that grows by the identity of every file and folder that is brought to the disk."""
+    identities, fsync = [], os.fsync
+    monkeypatch.setattr(os, "fsync", lambda handle: identities.append(os.fstat(handle).st_ino) or fsync(handle))
+    return identities
+
+
+def test_every_file_and_folder_of_a_checkpoint_is_on_the_disk_before_it_gets_its_name(saved, monkeypatch):
+    identities, before, rename = synced(monkeypatch), [], type(saved.folder).rename
+
+    def renamed(path, target):
+        before.append(set(identities))
+        return rename(path, target)
+
+    monkeypatch.setattr(type(saved.folder), "rename", renamed)
+    final = saved.save(8, content(8), lambda path: before.append(set(identities)))
+    whole = {path.stat().st_ino for path in (final, *final.rglob("*"))}
+    assert len(whole) == 5
+    assert whole <= before[0], "before the rename"
+    assert saved.folder.stat().st_ino in before[1] - before[0], "the rename itself, before it is published"
+
+
+def test_older_checkpoints_stay_until_the_new_one_is_published(saved):
+    steps = []
+    saved.save(8, content(8), lambda path: steps.extend(saved.steps()))
+    assert steps == [8, 6, 4]
+    assert saved.steps() == [8, 6]
+
+
+def test_a_checkpoint_whose_removal_is_interrupted_does_not_look_like_one(saved, monkeypatch):
+    monkeypatch.setenv(failpoints.VARIABLE, "prune.mid:eio")
+    failpoints._passed.clear()
+    with pytest.raises(OSError, match=r"prune\.mid"):
+        saved.save(8, content(8), lambda path: None)
+    assert saved.steps() == [8, 6]
+    assert saved.clean() == [f".tmp-prune-00000004-{os.getpid()}"]
+
+
 def test_leftovers_of_killed_saves_are_removed(saved):
     for name in (".tmp-00000008-1", ".tmp-prune-00000002-1"):
         (saved.folder / name).mkdir()

@@ -1,13 +1,16 @@
 """Files of a run: whole or as before, readable after a kill, locked between processes, on any operating system."""
 
+import errno
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from medground.errors import RunError
-from medground.runs.files import JsonLines, locked, sha256_file, write_atomic
+from medground.runs.files import JsonLines, locked, replacing, sha256_file, write_atomic
 
 
 def test_a_failed_write_leaves_the_file_as_it_was(tmp_path):
@@ -17,6 +20,27 @@ def test_a_failed_write_leaves_the_file_as_it_was(tmp_path):
         write_atomic(path, "half a character: \ud800")
     assert path.read_text() == "first"
     assert [entry.name for entry in tmp_path.iterdir()] == ["summary.json"]
+
+
+def test_a_file_is_on_the_disk_before_it_replaces_another_and_its_folder_after(tmp_path, monkeypatch):
+    path, order, fsync, replace = tmp_path / "summary.json", [], os.fsync, Path.replace
+    write_atomic(path, "first")
+    monkeypatch.setattr(os, "fsync", lambda handle: order.append(os.fstat(handle).st_ino) or fsync(handle))
+    monkeypatch.setattr(Path, "replace", lambda source, target: order.append("moved") or replace(source, target))
+    write_atomic(path, "second")
+    assert order == [path.stat().st_ino, "moved", tmp_path.stat().st_ino]
+
+
+def test_a_disk_that_is_full_is_named_by_the_file_that_was_to_be_written(tmp_path):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with (
+        pytest.raises(OSError, match=r"No space left on device: '.*summary\.json'"),
+        replacing(tmp_path / "summary.json"),
+    ):
+        full()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_lines_come_back_in_order_without_the_one_a_kill_has_torn(tmp_path):

@@ -13,6 +13,7 @@ from medground.pipeline.pipeline import Deferred, Pipeline
 from medground.pipeline.rollouts import RolloutPipeline
 from medground.recipe import resolve
 from medground.rewards.rubric import Rubric, rubric
+from medground.runs.folder import write_recipe
 from medground.types import Completion, Fault, Grounding, Mask, Query, Region, Sample, Sampling, Target
 
 ANSWER = '<think>the bright one</think><answer>{"bbox": [10, 20, 40, 60], "points_1": [20, 30], "points_2": [30, 50]}</answer>'
@@ -257,7 +258,7 @@ def test_loading_refuses_what_cannot_work():
 
 
 def test_a_run_folder_is_a_recipe(tmp_path):
-    resolve("infer/toy", "segmenter=ellipse").write(tmp_path / "run")
+    write_recipe(resolve("infer/toy", "segmenter=ellipse"), tmp_path / "run")
     assert medground.load(tmp_path / "run").recipe.component("segmenter").name == "ellipse"
 
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from medground.errors import RecipeError
 from medground.recipe import InvalidRecipe, find_problems, resolve
 from medground.recipe.schema import GrpoConfig
+from medground.runs.folder import write_recipe
 
 
 def refusal(*arguments, **options):
@@ -298,7 +299,7 @@ def test_an_unreadable_source_is_refused_with_a_reason(write_recipes, tmp_path):
 def test_a_written_folder_reads_as_the_same_recipe(write_recipes, tmp_path):
     write_recipes(sweep="extends: infer/toy\n" + SWEEP)
     recipe = resolve("sweep.yaml", "data.path=???", "segmenter.options={a: 'yes', b: [1.0, null, '1e-6']}")
-    recipe.write(tmp_path)
+    write_recipe(recipe, tmp_path)
     again = resolve(tmp_path)
     assert again.data == recipe.data
     assert again.variants == recipe.variants

@@ -247,7 +247,7 @@ def test_resuming_with_changed_data_is_refused(recipe, split, tmp_path):
         train(made, out=tmp_path / "run", stopped=lambda: done, report=lambda step, metrics: done.append(step))
     lines = own.read_text().splitlines()
     own.write_text("\n".join([*lines[1:], lines[0]]) + "\n")
-    with pytest.raises(RunError, match="the data is not what it was when the run"):
+    with pytest.raises(RunError, match="the order of the samples is not what it was when the run"):
         train(tmp_path / "run", resume=True)
     own.write_bytes(split.read_bytes())
     assert train(tmp_path / "run", resume=True).before == 1

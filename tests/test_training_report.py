@@ -9,6 +9,7 @@ from PIL import Image
 
 from medground.recipe import resolve
 from medground.runs.folder import RunFolder, RunMetadata, read_events
+from medground.runs.inputs import RunInputs
 from medground.training.report import POINTS, REPORT, training_report, write_report
 
 HOSTILE = "<script>alert(1)</script>"
@@ -23,7 +24,10 @@ def run(tmp_path):
     def make(steps, planned=None):
         folder = RunFolder(tmp_path / "run", resolve("infer/toy"))
         opened.append(folder)
-        folder.begin(RunMetadata(recipe="train/mine", planned_steps=planned or steps, seed=3, prompt_sha256="a" * 64))
+        folder.begin(
+            RunMetadata(recipe="train/mine", planned_steps=planned or steps, seed=3, prompt_sha256="a" * 64),
+            RunInputs(),
+        )
         for step in range(1, steps + 1):
             metrics = {"reward": step / steps, "reward/box/mean": 0.5, "reward/box/constant_steps": float(step)}
             metrics |= {

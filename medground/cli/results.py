@@ -10,6 +10,7 @@ from medground.images.pictures import write_mask
 from medground.images.view import View
 from medground.pipeline.result import GroundingResult
 from medground.report import STATEMENT
+from medground.runs.files import replacing
 
 
 def write_result(
@@ -42,13 +43,17 @@ def write_result(
     files: dict[str, str] = {}
     if answer.mask is not None:
         files["mask"] = f"{stem}.mask.png"
-        write_mask(folder / files["mask"], answer.mask.data)
+        with replacing(folder / files["mask"]) as path:
+            write_mask(path, answer.mask.data)
         if image.kind == "nifti":
             files["volume"] = f"{stem}.mask.nii.gz"
-            nifti.write_mask(folder / files["volume"], source, view, answer.mask.data)
+            with replacing(folder / files["volume"]) as path:
+                nifti.write_mask(path, source, view, answer.mask.data)
     if overlay:
         files["overlay"] = f"{stem}.overlay.png"
-        answer.overlay().save(folder / files["overlay"])
+        with replacing(folder / files["overlay"]) as path:
+            answer.overlay().save(path)
     result = {**result, "untrained_prompts": untrained, "files": files, "statement": STATEMENT}
-    (folder / f"{stem}.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    with replacing(folder / f"{stem}.json") as path:
+        path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     return result

@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import click
 
@@ -14,11 +14,14 @@ from medground.data.inputs import Input, read_inputs
 from medground.errors import InputError, Interrupted, RunError
 from medground.evaluation.causes import Outcomes
 from medground.images.loaded import LoadedImage
-from medground.images.read import image_id, image_kind, open_image
-from medground.images.view import PLAIN, View
+from medground.images.read import open_image
+from medground.images.view import View
 from medground.pipeline.pipeline import Pipeline, load
 from medground.recipe import resolve
-from medground.runs.files import JsonLines
+from medground.runs.files import JsonLines, content_sha256, lock_folder
+from medground.runs.folder import write_recipe
+from medground.runs.inputs import RunInputs, component_inputs
+from medground.runs.jsonable import restore
 from medground.runs.progress import progress
 from medground.runs.stopping import interruptible
 from medground.types import Query
@@ -58,33 +61,65 @@ def run(
     """
     resolved = resolve(recipe, *overrides)
     pipeline = load(resolved)
-    manifest = JsonLines(out / "manifest.jsonl", allow_nan=True)
-    _refuse_another(manifest)
-    resolved.write(out)
-    feeds = resolved.digest("reasoner", "prompt_interface", "segmenter", "prompt", "sampling")
-    items = read_inputs(inputs, question, View(plane=plane, slice=slice, window=window))
-    done = _done(manifest)
-    todo = [item for item in items if done.get(item.id) != _key(feeds, item)]
-    _compact(manifest, [item.id for item in items])
-    with interruptible() as stopped, progress("grounding", total=len(items), done=len(items) - len(todo)) as advance:
-        for start in range(0, len(todo), batch_size):
-            if stopped():
-                raise Interrupted(
-                    f"stopped after {len(items) - len(todo) + start} of {len(items)} inputs",
-                    hint="run the same command again to continue",
-                )
-            batch = todo[start : start + batch_size]
-            answered = zip(batch, _ground(pipeline, batch, out, overlays), strict=True)
-            manifest.append(*({**line, "key": _key(feeds, item)} for item, line in answered))
-            advance(len(batch))
-    lines = _compact(manifest, [item.id for item in items])
+    with lock_folder(out):
+        manifest = JsonLines(out / "manifest.jsonl", allow_nan=True)
+        _refuse_another(manifest)
+        write_recipe(resolved, out)
+        settings = resolved.digest("reasoner", "prompt_interface", "segmenter", "prompt", "sampling")
+        content = RunInputs(components=component_inputs(resolved, "reasoner", "prompt_interface", "segmenter")).digest
+        items = read_inputs(inputs, question, View(plane=plane, slice=slice, window=window))
+        keys = {item.id: _key(settings + content, item) for item in items}
+        done = _done(manifest, out / "results", overlays)
+        todo = [item for item in items if not keys[item.id] or done.get(item.id) != keys[item.id]]
+        _compact(manifest, [item.id for item in items])
+        with (
+            interruptible() as stopped,
+            progress("grounding", total=len(items), done=len(items) - len(todo)) as advance,
+        ):
+            for start in range(0, len(todo), batch_size):
+                if stopped():
+                    raise Interrupted(
+                        f"stopped after {len(items) - len(todo) + start} of {len(items)} inputs",
+                        hint="run the same command again to continue",
+                    )
+                batch = todo[start : start + batch_size]
+                answered = zip(batch, _ground(pipeline, batch, out, overlays), strict=True)
+                # An image that has changed since its key was made has none: it is done again next time.
+                current = {item.id: keys[item.id] == _key(settings + content, item) for item in batch}
+                manifest.append(*({**line, "key": keys[item.id] * current[item.id]} for item, line in answered))
+                advance(len(batch))
+        lines = _compact(manifest, [item.id for item in items])
+        manifest.close()
     _summarise(manifest.path, lines, pipeline.sampling.max_completion_length, as_json)
+
+
+class _MaskFigures(TypedDict):
+    area: int
+    score: float
+
+
+class _Line(TypedDict):
+    """What is read again of a line of the manifest."""
+
+    id: str
+    status: str
+    key: str
+    files: NotRequired[dict[str, str]]
+    mask: NotRequired[_MaskFigures | None]
+    usage: NotRequired[dict[str, float]]
+    fault: NotRequired[str | None]
+    cause: NotRequired[str]
 
 
 def _refuse_another(manifest: JsonLines) -> None:
     """Stop before a manifest that no run wrote, such as the input's own, is taken for this run's and written over."""
-    if any(not (isinstance(line, dict) and {"id", "status", "key"} <= line.keys()) for line in manifest.read()):
-        raise InputError(f"{manifest.path} is not the manifest of a run", hint="give another folder with --out")
+    for line in manifest.read():
+        try:
+            restore(_Line, {word: line[word] for word in _Line.__annotations__ if word in line})
+        except (ValueError, TypeError) as error:
+            raise InputError(
+                f"{manifest.path} is not the manifest of a run", hint="give another folder with --out"
+            ) from error
 
 
 def _ground(pipeline: Pipeline, batch: list[Input], out: Path, overlays: bool) -> list[dict[str, Any]]:
@@ -114,23 +149,25 @@ def _ground(pipeline: Pipeline, batch: list[Input], out: Path, overlays: bool) -
 
 
 def _key(feeds: str, item: Input) -> str:
-    """Return what a line answers: the components asked, the image and the question."""
-    if item.problem:
-        return ""
-    parts: list[str | int | None] = [
-        feeds,
-        image_id(item.image) if image_kind(item.image) == "dicom" else item.image.name,
-        item.question,
-    ]
-    if item.view != PLAIN:
-        parts += [item.view.plane, item.view.slice, item.view.window]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+    """Return what a line answers: the components asked, the content of the image and the question; empty if it cannot be."""
+    try:
+        content = "" if item.problem else content_sha256(item.image)
+    except OSError:
+        content = ""
+    parts = [feeds, content, item.question, item.view.plane, item.view.slice, item.view.window]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest() if content else ""
 
 
-def _done(manifest: JsonLines) -> dict[str, str]:
-    """Return Id -> key of what earlier runs finished; failures that were not the model's are tried again."""
+def _done(manifest: JsonLines, results: Path, overlays: bool) -> dict[str, str]:
+    """Return Id -> key of what earlier runs finished and all of whose files are there; failures of others are tried again."""
     newest = {line["id"]: line for line in manifest.read()}
-    return {name: line["key"] for name, line in newest.items() if line["status"] in ("ok", "fault")}
+    return {
+        name: line["key"]
+        for name, line in newest.items()
+        if line["status"] in ("ok", "fault")
+        and (not overlays or "overlay" in line.get("files", {}))
+        and all((results / file).is_file() for file in [f"{name}.json", *line.get("files", {}).values()])
+    }
 
 
 def _compact(manifest: JsonLines, order: list[str]) -> list[dict[str, Any]]:

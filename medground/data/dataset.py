@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar, overload
 
@@ -24,6 +25,14 @@ class Entry(Protocol):
     @property
     def labels(self) -> Mapping[str, str]:
         """For example modality and category."""
+
+    @property
+    def files(self) -> Mapping[str, Path]:
+        """``image`` and ``mask`` -> the file, of those that are files of their own."""
+
+    @property
+    def stated(self) -> str:
+        """All else that decides the sample: a text that differs where the samples do."""
 
     def load(self) -> Sample:
         """Read the image and the mask.
@@ -49,6 +58,26 @@ class GivenSample:
     def labels(self) -> Mapping[str, str]:
         """See `Entry`."""
         return self.sample.labels
+
+    @property
+    def files(self) -> Mapping[str, Path]:
+        """See `Entry`."""
+        return {}
+
+    @property
+    def stated(self) -> str:
+        """See `Entry`."""
+        query, regions = self.sample.query, self.sample.target.regions
+        truth = [(region.box, region.points, region.labels, region.label) for region in regions]
+        labels = sorted(self.sample.labels.items())
+        digest = sha256(
+            repr((query.question, query.image.shape, truth, labels, self.sample.spacing)).encode(
+                "utf-8", "surrogatepass"
+            )
+        )
+        for pixels in (query.image, *(region.mask.data for region in regions if region.mask is not None)):
+            digest.update(pixels.tobytes())
+        return digest.hexdigest()
 
     def load(self) -> Sample:
         """See `Entry`."""

@@ -1,7 +1,9 @@
 """The samples of a manifest."""
 
+import json
+import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from medground.data.dataset import Dataset
@@ -21,11 +23,23 @@ class ManifestEntry:
 
     id: str
     record: Record
+    manifest: Path
     root: Path
-    """The manifest's folder."""
+    """The manifest's folder, links followed."""
     image: Path
     split: str
     labels: dict[str, str]
+
+    @property
+    def files(self) -> dict[str, Path]:
+        """See `medground.data.dataset.Entry`."""
+        mask = {"mask": self.root / self.record.mask} if isinstance(self.record.mask, str) else {}
+        return {"image": self.image, **mask}
+
+    @property
+    def stated(self) -> str:
+        """See `medground.data.dataset.Entry`."""
+        return json.dumps(asdict(replace(self.record, number=0)), sort_keys=True, default=str)
 
     def load(self) -> Sample:
         """Read the image and the mask.
@@ -33,17 +47,24 @@ class ManifestEntry:
         Raises:
             InputError: if they cannot be read, or do not fit one another.
         """
+        try:
+            return self._load()
+        except InputError as error:
+            error.message = f"sample {self.id!r}: {error.message}"
+            number, manifest = self.record.number, shlex.quote(str(self.manifest))
+            line = f"to go on without it, empty its line: sed -i '{number}s/.*//' {manifest}"
+            error.hint = f"{error.hint}; {line}" if error.hint else line
+            raise
+
+    def _load(self) -> Sample:
         view = self.record.view()
         image = open_image(self.image, view)
         box, mask = self.record.box, None
-        try:
-            refuse_misfits(self.record, image)
-            if self.record.mask is not None:
-                mask = read_record_mask(self.record, self.root, view)
-                refuse_mask(mask, image.size, box)
-                box = box or mask_box(mask)
-        except InputError as error:
-            raise InputError(f"{self.id}: {error.message}", hint=error.hint or "fix or remove the line") from error
+        refuse_misfits(self.record, image)
+        if self.record.mask is not None:
+            mask = read_record_mask(self.record, self.root, view)
+            refuse_mask(mask, image.size, box)
+            box = box or mask_box(mask)
         region = Region(box=box, points=self.record.points, mask=None if mask is None else Mask(data=mask))
         return Sample(
             query=Query(image=image.pixels, question=str(self.record.question), id=self.id),
@@ -68,11 +89,10 @@ def read_manifest(path: str | Path, *, split: str | None = None, limit: int | No
         InputError: naming the first line that cannot be used.
     """
     manifest = manifest_file(path)
-    root = manifest.parent.resolve()
     entries: dict[str, ManifestEntry] = {}
     for record in read_records(manifest):
         try:
-            entry = _entry(record, root)
+            entry = _entry(record, manifest)
         except InputError as error:
             raise InputError(
                 f"manifest line {record.number}: {error.message}", hint=error.hint or "fix or remove the line"
@@ -95,7 +115,8 @@ def _with_splits(entries: Sequence[ManifestEntry]) -> list[ManifestEntry]:
     return [replace(entry, split=split) for entry, split in zip(entries, splits, strict=True)]
 
 
-def _entry(record: Record, root: Path) -> ManifestEntry:
+def _entry(record: Record, manifest: Path) -> ManifestEntry:
+    root = manifest.parent.resolve()
     record.refuse_flaws()
     if record.question is None or not record.question.strip():
         raise InputError('needs a "question"')
@@ -108,6 +129,6 @@ def _entry(record: Record, root: Path) -> ManifestEntry:
     stated = {"think": record.think, "window": record.window}
     labels = {**record.labels, **{key: value for key, value in stated.items() if value is not None}}
     return ManifestEntry(
-        id=record.id or f"line-{record.number}", record=record, root=root, image=image,
+        id=record.id or f"line-{record.number}", record=record, manifest=manifest, root=root, image=image,
         split=record.split or "", labels=labels,
     )  # fmt: skip

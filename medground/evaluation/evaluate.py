@@ -4,6 +4,7 @@ metrics.json         means with intervals, groups, faults, comparisons
 report.html          the same for people, in one file
 samples.jsonl        one line per condition and sample: every answer, its masks and values
 run.json             versions, plugins, hashes, settings
+inputs.json          the digests of all that feeds it: what must be equal to resume
 recipe.yaml          the recipe, resolved; recipe.source.yaml as written
 statistics.json      with ``evaluate.protocol: released``: the published system's own aggregation, and its results.json
 """
@@ -11,42 +12,39 @@ statistics.json      with ``evaluate.protocol: released``: the published system'
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from medground.data.dataset import Dataset
 from medground.data.open_dataset import open_dataset
-from medground.errors import InputError, Interrupted, RecipeError, RunError
+from medground.errors import InputError, Interrupted, RecipeError
 from medground.evaluation import released, summary
 from medground.evaluation.baseline import Baseline
 from medground.evaluation.conditions import Condition, EvalContext, SampleInfo, conditions_of
 from medground.evaluation.evaluator import Evaluator, Start
+from medground.evaluation.identity import EvalSamples, begin, inputs_of, metadata_of
 from medground.evaluation.predictions import LineSamples, Predictions
 from medground.evaluation.report import evaluation_report
 from medground.evaluation.results import EvaluationMetadata, EvaluationSummary, Resampling
-from medground.evaluation.results_file import SAMPLES, ResultsFile, SampleRecord, cluster_of, sample_record
+from medground.evaluation.results_file import ResultsFile, SampleRecord, cluster_of, sample_record
 from medground.evaluation.scoring import reader
 from medground.pipeline.cache import StageCache
 from medground.pipeline.pipeline import Pipeline
 from medground.recipe import Recipe, check, resolve
 from medground.recipe.recipe import Source
 from medground.recipe.schema import EvaluateConfig
-from medground.runs import failpoints, provenance
-from medground.runs.files import sha256_file, write_atomic
+from medground.runs import failpoints
+from medground.runs.files import lock_folder, write_atomic
+from medground.runs.inputs import RunInputs
 from medground.runs.jsonable import plain
 from medground.types import Sample, Sampling
 
 logger = logging.getLogger(__name__)
-METRICS, METADATA, REPORT = "metrics.json", "run.json", "report.html"
-_DECIDE = ("prompt_interface", "segmenter", "prompt", "allow_untrained", "sampling", "data")
-_LATER = ("n_boot", "level", "batch_size", "published", "pictures")
-"""Settings of ``evaluate`` that change no record."""
+METRICS, REPORT = "metrics.json", "report.html"
 _COMPONENTS = ("reasoner", "prompt_interface", "segmenter", "data", "sampling", "evaluate")
 """Keys of a recipe that an evaluation reads."""
-
-EvalSamples = Dataset[Any] | LineSamples
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,29 +136,43 @@ def evaluate(
         predictions=saved,
         positions=positions,
     )
-    folder = None if out is None else Path(out)
-    metadata = _metadata(resolved, pipeline, samples, saved)
-    _begin(folder, resolved, metadata, resume)
-    results = ResultsFile(folder)
-    before = len(results.records)
-    if before:
-        logger.info("%d lines exist already", before)
-    skipped = {condition.name: reason for condition in requested if (reason := evaluator.obstacle(condition))}
-    for name, reason in skipped.items():
-        logger.info("condition %s is skipped: %s", name, reason)
-    evaluated = [condition for condition in requested if condition.name not in skipped]
-    if not evaluated:
-        raise RecipeError(f"every condition of {resolved.name!r} is skipped", hint=next(iter(skipped.values())))
-    _answer_all(evaluated, evaluator, samples, results, config, stopped, progress)
-    measured = _summarize(resolved, metadata, evaluated, skipped, results, evaluator, against)
-    records = list(results.records.values())
-    if folder is not None:
-        write_atomic(folder / METRICS, json.dumps(plain(measured), indent=1, allow_nan=False) + "\n")
-        read = None if isinstance(samples, LineSamples) else lambda name: samples[positions[name]]
-        write_atomic(folder / REPORT, evaluation_report(resolved, metadata, measured, records, read))
-        if evaluator.released:
-            released.write(folder, results.of("answer"))
+    metadata = metadata_of(resolved, pipeline, samples, saved)
+    with ExitStack() as stack:
+        folder = None if out is None else Path(out)
+        inputs, results = RunInputs(), ResultsFile(None)
+        if folder is not None:
+            stack.enter_context(lock_folder(folder))
+            inputs = inputs_of(resolved, samples, saved)
+            results = begin(folder, resolved, metadata, inputs, requested, resume)
+        before = len(results.records)
+        if before:
+            logger.info("%d lines exist already", before)
+        skipped = {condition.name: reason for condition in requested if (reason := evaluator.obstacle(condition))}
+        for name, reason in skipped.items():
+            logger.info("condition %s is skipped: %s", name, reason)
+        evaluated = [condition for condition in requested if condition.name not in skipped]
+        if not evaluated:
+            raise RecipeError(f"every condition of {resolved.name!r} is skipped", hint=next(iter(skipped.values())))
+        _answer_all(evaluated, evaluator, samples, inputs, results, config, stopped, progress)
+        measured = _summarize(resolved, metadata, evaluated, skipped, results, evaluator, against)
+        records = list(results.records.values())
+        if folder is not None:
+            write_atomic(folder / METRICS, json.dumps(plain(measured), indent=1, allow_nan=False) + "\n")
+            read = None if isinstance(samples, LineSamples) else lambda name: samples[positions[name]]
+            write_atomic(folder / REPORT, evaluation_report(resolved, metadata, measured, records, read))
+            if evaluator.released:
+                released.write(folder, results.of("answer"))
     return EvaluationResult(folder=folder, summary=measured, records=records, before=before)
+
+
+def require_unchanged_evaluation(recipe: Recipe, folder: Path) -> list[str]:
+    """Return the ids of the samples that an evaluation's data has lost since; no component is built.
+
+    Raises:
+        RunError: if something else that fed it has changed, naming the first.
+        InputError: if its data cannot be read.
+    """
+    return inputs_of(recipe, _samples(recipe, Pipeline.from_recipe(recipe), None), None).require_same(folder, "samples")
 
 
 def prepare(recipe: Recipe) -> list[str]:
@@ -216,51 +228,11 @@ def _samplings(pipeline: Pipeline, config: EvaluateConfig) -> list[Sampling]:
     return [replace(pipeline.sampling, seed=seed) for seed in config.seeds]
 
 
-def _metadata(
-    recipe: Recipe, pipeline: Pipeline, samples: EvalSamples, saved: Predictions | None
-) -> EvaluationMetadata:
-    settings = {key: value for key, value in recipe.settings("evaluate").items() if key not in _LATER}
-    decide = {key: recipe.data.get(key) for key in _DECIDE} | {"evaluate": settings, "ids": list(samples.ids)}
-    predictions = None if saved is None else sha256_file(saved.path)
-    decide |= {"reasoner": recipe.data.get("reasoner")} if saved is None else {"predictions": predictions}
-    prompted = saved is None and "prompt_interface" in recipe.data
-    return EvaluationMetadata(
-        recipe=recipe.name,
-        identity=sha256(json.dumps(decide, sort_keys=True).encode()).hexdigest(),
-        samples=len(samples.ids),
-        split=recipe.config.evaluate.split or recipe.config.data.split,
-        unusable=list(samples.bad),
-        predictions_sha256=predictions,
-        prompt_sha256=provenance.prompt_sha256(pipeline.prompt_interface) if prompted else None,
-        untrained_prompts=pipeline.untrained,
-        plugins=provenance.plugins(recipe),
-        objects=provenance.objects(recipe),
-        versions=provenance.versions(),
-    )
-
-
-def _begin(folder: Path | None, recipe: Recipe, metadata: EvaluationMetadata, resume: bool) -> None:
-    """Make the folder, or check that it holds a part of this evaluation."""
-    if folder is None:
-        return
-    path = folder / METADATA
-    if path.exists() or (folder / SAMPLES).exists():
-        if not resume:
-            raise RunError(f"{folder} holds a run already", hint="add --resume to continue it, or choose another --out")
-        try:
-            identity = json.loads(path.read_text(encoding="utf-8"))["identity"]
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise InputError(f"{path} cannot be read: {error}") from error
-        if identity != metadata.identity:
-            raise RunError(f"{folder} holds another evaluation", hint="choose another --out")
-    recipe.write(folder)
-    write_atomic(path, json.dumps(plain(metadata), indent=1) + "\n")
-
-
 def _answer_all(
     conditions: Sequence[Condition],
     evaluator: Evaluator,
     samples: EvalSamples,
+    inputs: RunInputs,
     results: ResultsFile,
     config: EvaluateConfig,
     stopped: Callable[[], bool],
@@ -279,7 +251,10 @@ def _answer_all(
                 raise Interrupted(
                     f"stopped after {len(results.records)} of {planned} lines", hint="add --resume to continue"
                 )
-            batch = [samples[index] for index in todo[start : start + config.batch_size]]
+            indices = todo[start : start + config.batch_size]
+            batch = [samples[index] for index in indices]
+            if inputs.samples and isinstance(samples, Dataset):
+                inputs.require_unchanged(samples.entries[index] for index in indices)
             starts = [_starts(condition, sample, context, results) for sample in batch]
             groups, questions = evaluator.answers(condition, batch, context, starts)
             records = [

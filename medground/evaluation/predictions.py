@@ -16,6 +16,7 @@ from medground.evaluation.results_file import SAMPLES, AnswerRecord
 from medground.evaluation.scoring import frame_of, line_name, read_line
 from medground.geometry import Size
 from medground.protocols import PromptInterface
+from medground.runs.jsonable import restore
 from medground.types import Completion, Fault, Sample
 
 
@@ -79,7 +80,7 @@ def _check(line: Mapping[str, Any], number: int) -> None:
 
 def _completions(line: Mapping[str, Any], size: Size) -> list[Completion]:
     if "answers" in line:
-        return [AnswerRecord.from_dict(answer).completion for answer in line["answers"]]
+        return [restore(AnswerRecord, answer).completion for answer in line["answers"]]
     text = line["prediction"] if "prediction" in line else line.get("text")
     lost = Fault(line["fault"]) if line.get("fault") in (Fault.TRANSPORT, Fault.TIMEOUT) else None
     if text is None and lost is not None:

@@ -19,8 +19,8 @@ from medground.errors import InputError
 from medground.evaluation.metrics import MaskPrompt, Measurement
 from medground.frames import Frame, FrameDict
 from medground.images.rle import encode_rle
-from medground.runs.files import write_atomic
-from medground.runs.jsonable import plain
+from medground.runs.files import JsonLines
+from medground.runs.jsonable import plain, restore
 from medground.segmenters.batching import image_key
 from medground.types import Completion, Fault, Grounding, Mask, Sample
 
@@ -66,13 +66,6 @@ class AnswerRecord:
     excluded: list[str]
     details: dict[str, dict[str, str]]
 
-    @classmethod
-    def from_dict(cls, entry: Mapping[str, Any]) -> "AnswerRecord":
-        """Return the answer that was written."""
-        masks = {prompt: MaskRecord(**mask) for prompt, mask in entry["masks"].items()}
-        faults = {key: value and Fault(value) for key, value in entry.items() if key in ("fault", "lost")}
-        return cls(**{**entry, **faults, "masks": masks})
-
     @property
     def completion(self) -> Completion:
         """The completion as it was."""
@@ -114,12 +107,6 @@ class SampleRecord:
     values: dict[str, float]
     """Metric -> mean over the answers that have it."""
     answers: list[AnswerRecord]
-
-    @classmethod
-    def from_dict(cls, entry: Mapping[str, Any]) -> "SampleRecord":
-        """Return the record that was written."""
-        answers = [AnswerRecord.from_dict(answer) for answer in entry["answers"]]
-        return cls(**{**entry, "target": TargetRecord(**entry["target"]), "answers": answers})
 
 
 def cluster_of(sample: Sample, label: str | None = None) -> tuple[str, str]:
@@ -228,22 +215,19 @@ class ResultsFile:
         """Append records."""
         self.records.update({(record.condition, record.id): record for record in records})
         if self.path is not None:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write("".join(map(_line, records)))
+            lines = JsonLines(self.path)
+            lines.append(*map(plain, records))
+            lines.close()
 
     def rewrite(self, order: Sequence[tuple[str, str]]) -> None:
         """Keep the records of `order`, (condition, id), in that order."""
         self.records = {key: self.records[key] for key in order}
         if self.path is not None:
-            write_atomic(self.path, "".join(map(_line, self.records.values())))
+            JsonLines(self.path).rewrite(map(plain, self.records.values()))
 
     def of(self, condition: str) -> list[SampleRecord]:
         """Return the records of one condition, in order."""
         return [record for (name, _), record in self.records.items() if name == condition]
-
-
-def _line(record: SampleRecord) -> str:
-    return json.dumps(plain(record), allow_nan=False) + "\n"
 
 
 def read_records(path: Path) -> Iterator[SampleRecord]:
@@ -256,7 +240,7 @@ def read_records(path: Path) -> Iterator[SampleRecord]:
         if line.problem:
             raise InputError(f"{path} line {line.number} is {line.problem}")
         try:
-            record = SampleRecord.from_dict(line.value)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            record: SampleRecord = restore(SampleRecord, line.value)
+        except ValueError as error:
             raise InputError(f"{path} line {line.number} is not a line of an evaluation") from error
         yield record

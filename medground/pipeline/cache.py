@@ -1,19 +1,23 @@
 """What stages produced, kept by what fed them.
 
 A store in memory lasts as long as its graphs; a store with a folder writes one JSON line per entry and is read back
-by the next process. A line torn by a kill is skipped: that entry is simply made again.
+by the next process. What a kill has torn, or another hand has changed into something else, is skipped: that entry is simply
+made again.
 """
 
 import hashlib
 import json
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypedDict
 
 import numpy as np
 
-from medground.frames import Frame
+from medground.frames import Frame, FrameDict
 from medground.runs.files import JsonLines
+from medground.runs.jsonable import restore
 from medground.segmenters.batching import image_key
 from medground.types import Completion, Mask, Query, Sampling, SpatialPrompt
 
@@ -22,6 +26,22 @@ def query_key(feeds: str, query: Query, sampling: Sampling) -> str:
     """Return the identity of a completion stage entry: the components that feed it, the question, the image, the sampling."""
     parts = [feeds, image_key(query.image), query.question, json.dumps(asdict(sampling), sort_keys=True)]
     return hashlib.sha256("\0".join(parts).encode(errors="surrogatepass")).hexdigest()
+
+
+class _Text(TypedDict):
+    """A completion as kept."""
+
+    text: str
+    frame: FrameDict | None
+    finish_reason: Literal["stop", "length"]
+
+
+class _Bits(TypedDict):
+    """A mask as kept."""
+
+    size: tuple[int, int]
+    bits: str
+    score: float
 
 
 class StageCache:
@@ -45,12 +65,12 @@ class StageCache:
             folder.mkdir(parents=True, exist_ok=True)
             for stage in self._entries:
                 file = self._files[stage] = JsonLines(folder / f"{stage}.jsonl", allow_nan=True)
-                self._entries[stage] = dict(file.read())
+                self._entries[stage] = dict(filter(_is_entry, file.read()))
 
     def completions(self, key: str) -> list[Completion] | None:
         """Return the completions kept under a key, or None. Token ids and log-probabilities are not kept."""
-        entry = self._get("completions", key)
-        return None if entry is None else [_completion(item) for item in entry]
+        group: list[Completion] | None = self._get("completions", key, _completions)
+        return group
 
     def put_completions(self, key: str, group: list[Completion]) -> None:
         """Keep a group of completions."""
@@ -59,13 +79,8 @@ class StageCache:
 
     def mask(self, feeds: str, image: str, prompt: SpatialPrompt) -> Mask | None:
         """Return the mask a segmenter gave for an image and a prompt, or None."""
-        entry = self._get("masks", _prompt_key(feeds, image, prompt))
-        if entry is None:
-            return None
-        height, width = entry["size"]
-        packed = np.frombuffer(bytes.fromhex(entry["bits"]), np.uint8)
-        data = np.unpackbits(packed, count=height * width).astype(bool).reshape(height, width)
-        return Mask(data=data, score=entry["score"])
+        mask: Mask | None = self._get("masks", _prompt_key(feeds, image, prompt), _mask)
+        return mask
 
     def put_mask(self, feeds: str, image: str, prompt: SpatialPrompt, mask: Mask) -> None:
         """Keep a mask."""
@@ -73,10 +88,13 @@ class StageCache:
         entry = {"size": list(mask.data.shape), "bits": bits, "score": float(mask.score)}
         self._put("masks", _prompt_key(feeds, image, prompt), entry)
 
-    def _get(self, stage: str, key: str) -> Any:
-        entry = self._entries[stage].get(key)
-        (self.misses if entry is None else self.hits)[stage] += 1
-        return entry
+    def _get(self, stage: str, key: str, read: Callable[[Any], Any]) -> Any:
+        value = None
+        if key in self._entries[stage]:
+            with suppress(ValueError):
+                value = read(self._entries[stage][key])
+        (self.misses if value is None else self.hits)[stage] += 1
+        return value
 
     def _put(self, stage: str, key: str, entry: Any) -> None:
         self._entries[stage][key] = entry
@@ -96,18 +114,34 @@ def _tokens(completion: Completion) -> int:
     return int(completion.usage.get("completion_tokens", 0))
 
 
-def _plain(completion: Completion) -> dict[str, Any]:
+def _is_entry(line: Any) -> bool:
+    return isinstance(line, list) and len(line) == 2 and isinstance(line[0], str)
+
+
+def _plain(completion: Completion) -> _Text:
     return {
         "text": completion.text,
-        "frame": completion.frame and completion.frame.to_dict(),
+        "frame": None if completion.frame is None else completion.frame.to_dict(),
         "finish_reason": completion.finish_reason,
     }
 
 
-def _completion(entry: dict[str, Any]) -> Completion:
-    frame = entry["frame"]
-    return Completion(
-        text=entry["text"],
-        frame=frame and Frame.from_dict(frame),
-        finish_reason=entry["finish_reason"],
-    )
+def _completions(entry: Any) -> list[Completion]:
+    texts: list[_Text] = restore(list[_Text], entry)
+    return [
+        Completion(
+            text=text["text"],
+            frame=None if text["frame"] is None else Frame.from_dict(text["frame"]),
+            finish_reason=text["finish_reason"],
+        )
+        for text in texts
+    ]
+
+
+def _mask(entry: Any) -> Mask:
+    written: _Bits = restore(_Bits, entry)
+    packed, (height, width) = np.frombuffer(bytes.fromhex(written["bits"]), np.uint8), written["size"]
+    if packed.size != -(-height * width // 8):
+        raise ValueError(f"{packed.size} bytes are no mask of {height} x {width}")
+    data = np.unpackbits(packed, count=height * width).astype(bool).reshape(height, width)
+    return Mask(data=data, score=written["score"])

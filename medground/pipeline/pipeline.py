@@ -6,6 +6,7 @@ Every stage is keyed by the components that feed it, so that a pipeline that dif
 takes its completions from their `StageCache` and never builds the reasoner.
 """
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -20,6 +21,7 @@ from medground.pipeline.result import GroundingResult
 from medground.protocols import PromptInterface, Reasoner, Segmenter
 from medground.recipe import Recipe, check, require_checkpoints, resolve
 from medground.recipe.recipe import Source
+from medground.runs.inputs import RunInputs, component_inputs
 from medground.types import (
     Completion,
     Fault,
@@ -45,15 +47,17 @@ class Deferred(Generic[Built]):
 
     Args:
         name: what reports call it.
-        digest: stands for the component and its settings in a `StageCache`.
+        digest: stands for the component and its settings.
         build: makes it.
         factory: gives its class, which may declare prompt kinds, without making it.
+        content: stands for the component's plugin and files; asked for only where a `StageCache` holds what it did.
     """
 
     name: str
     digest: str
     build: Callable[[], Built]
     factory: Callable[[], Any] = lambda: None
+    content: Callable[[], str] = lambda: ""
 
 
 class Pipeline:
@@ -320,10 +324,12 @@ class Pipeline:
         return component.build() if isinstance(component, Deferred) else component
 
     def _feeds(self, *kinds: str) -> str | None:
-        """Return what stands for some components in the cache; None where one of them is an object."""
+        """Return what stands for some components in the cache; None without a cache, or where one of them is an object."""
         components = [self.components.get(kind) for kind in kinds]
-        digests = [component.digest for component in components if isinstance(component, Deferred)]
-        return " ".join(digests) if len(digests) == len(components) else None
+        deferred = [component for component in components if isinstance(component, Deferred)]
+        if self.cache is None or len(deferred) < len(components):
+            return None
+        return " ".join(f"{component.digest} {component.content()}" for component in deferred)
 
 
 def _choice(word: str) -> PromptChoice:
@@ -346,7 +352,8 @@ def _of_recipe(recipe: Recipe, kind: str) -> Any:
         recipe.require_object(kind)
         return registry.build(kind, name, **recipe.component(kind).arguments)
 
-    return Deferred(name, recipe.digest(kind), build, lambda: registry.factory(kind, name))
+    content = functools.cache(lambda: RunInputs(components=component_inputs(recipe, kind)).digest)
+    return Deferred(name, recipe.digest(kind), build, lambda: registry.factory(kind, name), content)
 
 
 def _declared(component: Any, attribute: str) -> frozenset[PromptKind] | None:

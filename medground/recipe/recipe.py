@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 from types import NoneType
 from typing import Any
 
@@ -17,7 +16,7 @@ from medground.recipe.config import ComponentConfig, Config, TermConfig
 from medground.recipe.layers import Layer, from_override, from_row, leaves, merge, ordered
 from medground.recipe.objects import Objects, how_to_do_without, how_to_give, record, remaining, split_values
 from medground.recipe.schema import COMPONENTS, RECIPE_WORDS, SECTIONS
-from medground.recipe.sources import AS_WRITTEN, RESOLVED, RecipeSource, read_source
+from medground.recipe.sources import RecipeSource, read_source
 from medground.recipe.structured import defaults, to_plain
 from medground.recipe.validation import Problem, read_settings
 from medground.recipe.yaml_reader import MISSING
@@ -202,12 +201,6 @@ class Recipe:
         if "path" in data.get("data", {}):
             data["data"] = {**data["data"], "path": _absolute(data["data"]["path"])}
         return replace(self, data=data)
-
-    def write(self, folder: Path) -> None:
-        """Write ``recipe.yaml`` (resolved) and ``recipe.source.yaml`` (as written): the folder is a recipe then."""
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / RESOLVED).write_text(self.dump(), encoding="utf-8")
-        (folder / AS_WRITTEN).write_text(self.text, encoding="utf-8")
 
     def _at(self, dotted: str) -> Any:
         data: Any = self.data

@@ -10,13 +10,17 @@ one before it is used.
 import json
 import logging
 import os
+import re
+import shlex
 import shutil
 from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import TypedDict
 
 from medground.errors import RunError
 from medground.runs import failpoints
 from medground.runs.files import sha256_file, sync
+from medground.runs.jsonable import restore
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +28,15 @@ MANIFEST = "manifest.json"
 FORMAT = 1
 """Of the manifest and of what lies beside it; a newer one is refused, not guessed at."""
 NEWEST_KEPT = 2
+_NAME = re.compile(r"step-(\d{8})")
+
+
+class FileRecord(TypedDict):
+    """What a manifest states of a file."""
+
+    size: int
+    """Bytes."""
+    sha256: str
 
 
 class Checkpoints:
@@ -38,14 +51,15 @@ class Checkpoints:
 
     def clean(self) -> list[str]:
         """Remove what killed saves left behind; return its names. Only the process that owns the run calls it."""
-        orphans = sorted(path for path in self.folder.glob(".tmp-*"))
+        orphans = sorted(path for path in self.folder.glob(".tmp-*") if path.is_dir())
         for path in orphans:
             shutil.rmtree(path)
         return [path.name for path in orphans]
 
     def steps(self) -> list[int]:
-        """Return the steps that have a checkpoint, newest first; unverified."""
-        return sorted((int(path.name.removeprefix("step-")) for path in self.folder.glob("step-*")), reverse=True)
+        """Return the steps that have a checkpoint, newest first; unverified. What has another name is none."""
+        names = (_NAME.fullmatch(path.name) for path in self.folder.glob("step-*") if path.is_dir())
+        return sorted((int(name[1]) for name in names if name), reverse=True)
 
     def path(self, step: int) -> Path:
         """Return the folder of the checkpoint of a step."""
@@ -55,15 +69,21 @@ class Checkpoints:
         """Return the newest checkpoint that is what its manifest says, and put damaged ones aside; None if there is none.
 
         Raises:
-            RunError: if it is of a newer format than this version reads.
+            RunError: if all are damaged, or one is of a newer format than this version reads.
         """
-        for step in self.steps():
-            path = self.path(step)
-            problem = verify(path)
-            if problem is None:
+        damaged: dict[Path, str] = {}
+        for path in map(self.path, self.steps()):
+            if (problem := verify(path)) is None:
+                for other, problem in damaged.items():
+                    other.rename(other.with_name(f".damaged-{other.name}-{os.getpid()}"))
+                    logger.warning("checkpoint %s is damaged (%s); the one before it is used", other.name, problem)
                 return path
-            path.rename(path.with_name(f".damaged-{path.name}-{os.getpid()}"))
-            logger.warning("checkpoint %s is damaged (%s); the one before it is used", path.name, problem)
+            damaged[path] = problem
+        for path, problem in damaged.items():
+            raise RunError(
+                f"every checkpoint in {self.folder} is damaged, the newest, {path.name}: {problem}",
+                hint=f"restore it, or rm -r {shlex.quote(str(self.folder))} and --resume begins at step 1",
+            )
         return None
 
     def save(
@@ -112,24 +132,30 @@ class Checkpoints:
 
 
 def verify(folder: Path) -> str | None:
-    """Return what is wrong with a checkpoint, in a few words; None if every file is as its manifest says.
+    """Return what is wrong with a checkpoint, in a few words; None if it holds the files of its manifest and no others.
 
     Raises:
         RunError: if it is of a newer format.
     """
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        version, files = manifest["format"], manifest["files"]
-    except (OSError, ValueError, KeyError, TypeError):
+        version, files = restore(int, manifest["format"]), restore(dict[str, FileRecord], manifest["files"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return "it has no readable manifest"
     if version > FORMAT:
         raise RunError(
             f"checkpoint {folder.name} has format {version}; this version reads up to {FORMAT}",
             hint="use the version of medground that wrote it, or a newer one",
         )
+    if version < 1 or not files:
+        return "its manifest is of no format, or empty"
+    inside = (path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
+    present = {path.relative_to(folder).as_posix(): path for path in inside}
+    if more := sorted(present.keys() - files.keys() - {MANIFEST}):
+        return f"{more[0]} is not in its manifest"
     for name, stated in files.items():
-        path = folder / name
-        if not path.is_file():
+        path = present.get(name)
+        if path is None or path.is_symlink() or not path.is_file():
             return f"{name} is missing"
         if path.stat().st_size != stated["size"] or sha256_file(path) != stated["sha256"]:
             return f"{name} is not what was written"

@@ -26,6 +26,9 @@ POINTS = (
     "save.after_rename",
     "save.before_latest",
     "prune.mid",
+    "export.mid",
+    "files.append",
+    "files.replace",
 )
 ACTIONS = ("kill", "term", "enospc", "eio")
 

@@ -3,6 +3,7 @@
 recipe.yaml          a recipe like any other: the run's, with the reasoner at its newest checkpoint
 train.yaml           the recipe that is trained, resolved; recipe.source.yaml the same as written
 run.json             versions, plugins, hashes, the plan and the checkpoint rule
+inputs.json          the digests of all that feeds it, see `medground.runs.inputs`
 events.jsonl         one line per step and per thing worth knowing; metric names as in TRL
 completions/         a table per step: every completion, what was parsed of it, its scores
 validation/          a table per validation: every answer, what was parsed of it, its metrics
@@ -14,20 +15,19 @@ checkpoints/         see `medground.runs.checkpoint`
 
 import json
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
+from medground.errors import RunError
 from medground.recipe import Recipe
 from medground.recipe.objects import ObjectRecord
-from medground.recipe.sources import RESOLVED
+from medground.recipe.sources import AS_WRITTEN, RESOLVED
 from medground.runs import failpoints
-from medground.runs.files import JsonLines, locked, write_atomic
+from medground.runs.files import JsonLines, lock_folder, read_json, replacing, write_atomic
+from medground.runs.inputs import RunInputs
 from medground.types import Rollout
-
-if TYPE_CHECKING:
-    from filelock import BaseFileLock
 
 TRAINED = "train.yaml"
 EVENTS = "events.jsonl"
@@ -96,7 +96,6 @@ class RunFolder:
 
     def __init__(self, folder: Path, recipe: Recipe) -> None:
         self.folder, self.recipe = folder, recipe
-        folder.mkdir(parents=True, exist_ok=True)
         self._lock = lock_folder(folder)
         self._events = JsonLines(folder / EVENTS)
 
@@ -110,10 +109,11 @@ class RunFolder:
         """Return True if the folder holds a run."""
         return (folder / EVENTS).exists()
 
-    def begin(self, metadata: RunMetadata) -> None:
+    def begin(self, metadata: RunMetadata, inputs: RunInputs) -> None:
         """Write the recipe and what is known before the first step."""
-        self.recipe.write(self.folder)
-        (self.folder / TRAINED).write_text(self.recipe.dump(), encoding="utf-8")
+        write_recipe(self.recipe, self.folder)
+        write_atomic(self.folder / TRAINED, self.recipe.dump())
+        inputs.write(self.folder)
         record = asdict(metadata)
         write_atomic(self.folder / METADATA, json.dumps(record, indent=1) + "\n")
         self.event("start", **record)
@@ -155,7 +155,8 @@ class RunFolder:
         for name, draw in pictures:
             path = self.folder / "overlays" / f"{PREFIX[kind]}-{step:08d}-{len(drawn)}.png"
             path.parent.mkdir(exist_ok=True)
-            draw().save(path)
+            with replacing(path) as temporary:
+                draw().save(temporary)
             drawn[name] = path.relative_to(self.folder).as_posix()
         folder = self.folder / kind
         folder.mkdir(exist_ok=True)
@@ -175,7 +176,7 @@ class RunFolder:
         """
         if not self._events.path.exists():
             return
-        lines = [line for line in self._events.read() if _stays(line, step, validated)]
+        lines = [line for line in _events(self.folder) if _stays(line, step, validated)]
         self._events.rewrite(lines)
 
     def point_to(self, checkpoint: Path, argument: str) -> None:
@@ -208,34 +209,40 @@ class _ReadOnlyFolder(RunFolder):
     begin = event = step = incident = completions = flush = rewind = point_to = write_state = close = _nothing
 
 
-def lock_folder(folder: Path) -> "BaseFileLock":
-    """Lock a run's folder for this process.
-
-    Raises:
-        RunError: if another process writes to it.
-    """
-    return locked(folder / ".lock", f"another process writes to {folder}", "wait for it, or choose another --out")
+def write_recipe(recipe: Recipe, folder: Path) -> None:
+    """Write ``recipe.yaml`` (resolved) and ``recipe.source.yaml`` (as written): the folder is a recipe then."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomic(folder / RESOLVED, recipe.dump())
+    write_atomic(folder / AS_WRITTEN, recipe.text)
 
 
 def read_state(checkpoint: Path) -> CheckpointState:
-    """Return the state of a checkpoint."""
-    return CheckpointState(**json.loads((checkpoint / STATE).read_text(encoding="utf-8")))
+    """Return the state of a checkpoint; raises as `read_json`."""
+    return read_json(checkpoint / STATE, CheckpointState)
 
 
 def read_metadata(folder: Path) -> RunMetadata:
-    """Return what is known of a run before its first step; nothing is recorded where the folder has no ``run.json``."""
+    """Return what is known of a run before its first step; nothing where it has no ``run.json``. Raises as `read_json`."""
     path = folder / METADATA
-    if not path.is_file():
-        return RunMetadata()
-    record = json.loads(path.read_text(encoding="utf-8"))
-    values = {item.name: record[item.name] for item in fields(RunMetadata) if item.name in record}
-    objects = {key: ObjectRecord(**value) for key, value in values.pop("objects", {}).items()}
-    return RunMetadata(**values, objects=objects)
+    return read_json(path, RunMetadata) if path.is_file() else RunMetadata()
 
 
 def read_events(folder: Path, event: str = "step") -> list[dict[str, Any]]:
-    """Return the lines of one kind from a run folder's events, in order."""
-    return [line for line in JsonLines(folder / EVENTS).read() if line["event"] == event]
+    """Return the lines of one kind from a run folder's events, in order.
+
+    Raises:
+        RunError: if a line is no event.
+    """
+    return [line for line in _events(folder) if line["event"] == event]
+
+
+def _events(folder: Path) -> Iterator[dict[str, Any]]:
+    for line in JsonLines(folder / EVENTS).read():
+        whole = isinstance(line, dict) and isinstance(line.get("event"), str)
+        if not whole or type(line.get("step", 0)) is not int:
+            raise RunError(f"{folder / EVENTS} holds a line that is no event: {str(line)[:60]!r}",
+                           hint="restore it, or choose another --out")  # fmt: skip
+        yield line
 
 
 def read_table(folder: Path, step: int, kind: Tables = "completions") -> list[dict[str, Any]]:
@@ -280,7 +287,7 @@ def _write_table(stem: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         from pyarrow import parquet  # type: ignore[import-untyped, import-not-found, unused-ignore]
     except ImportError:
         lines = (json.dumps(row, ensure_ascii=True, default=_plain) + "\n" for row in rows)
-        stem.with_suffix(".jsonl").write_text("".join(lines), encoding="utf-8")
+        write_atomic(stem.with_suffix(".jsonl"), "".join(lines))
         return
     # Typed by name: tables of all steps can be read as one, though in some of them a column holds nothing.
     types = {
@@ -291,7 +298,8 @@ def _write_table(stem: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     }
     names = dict.fromkeys(key for row in rows for key in row)
     schema = pa.schema([(name, types.get(name, pa.float64())) for name in names])
-    parquet.write_table(pa.Table.from_pylist(rows, schema=schema), stem.with_suffix(".parquet"))
+    with replacing(stem.with_suffix(".parquet")) as temporary:
+        parquet.write_table(pa.Table.from_pylist(rows, schema=schema), temporary)
 
 
 def _utf8(value: Any) -> Any:

@@ -20,17 +20,18 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from medground.errors import Interrupted, MedgroundError, RunError
-from medground.evaluation.evaluate import evaluate
+from medground.evaluation.evaluate import evaluate, require_unchanged_evaluation
 from medground.evaluation.results_file import SAMPLES, read_records
 from medground.pipeline.cache import StageCache
 from medground.recipe import resolve
-from medground.runs.files import write_atomic
-from medground.runs.folder import RunFolder, lock_folder, read_events
+from medground.runs.files import lock_folder, read_json, write_atomic
+from medground.runs.folder import RunFolder, read_events, write_recipe
 from medground.runs.jsonable import plain
 from medground.sweeps.plan import Plan, Trial, plan, without_sweep
 from medground.sweeps.report import sweep_report
 from medground.sweeps.results import SweepSummary, TrainingRecord, TrialRecord, summarize
 from medground.sweeps.tables import as_csv, as_latex, as_markdown
+from medground.training.plan import require_unchanged_training
 from medground.training.run import train
 
 logger = logging.getLogger(__name__)
@@ -76,7 +77,6 @@ def sweep(
     """
     checked = plan(recipe, *overrides)
     folder = Path(out)
-    folder.mkdir(parents=True, exist_ok=True)
     with lock_folder(folder):
         run = _Run(checked, folder, stopped)
         before = run.begin(resume)
@@ -108,11 +108,19 @@ class _Run:
                 continue
             if record.identity != trial.identity:
                 raise RunError(f"{self.folder} holds another {trial.name}", hint="choose another --out")
-            if record.status == "done":
+            lost = self._require_unchanged(trial) if record.status == "done" else []
+            if record.status == "done" and not lost:
                 self.done[trial.name] = record
-        self.plan.recipe.write(self.folder)
+        write_recipe(self.plan.recipe, self.folder)
         self.store = StageCache(self.folder / "store")
         return len(self.done)
+
+    def _require_unchanged(self, trial: Trial) -> list[str]:
+        """Stop if something that fed a trial or its training has changed; return the samples that are gone."""
+        training = self._training(trial)
+        if training is not None:
+            require_unchanged_training(training)
+        return require_unchanged_evaluation(resolve(str(self._path(trial))), self._path(trial) / "eval")
 
     def _path(self, trial: Trial) -> Path:
         return self.folder / "trials" / trial.name
@@ -153,7 +161,7 @@ class _Run:
         if training is not None:
             recipe = replace(recipe, data={**recipe.data, "reasoner": self._reasoner(trial, training)})
         before = _read(path / TRIAL, TrialRecord) or TrialRecord(identity=trial.identity, status="begun")
-        recipe.write(path)
+        write_recipe(recipe, path)
         questions, tokens, start = self.store.misses["completions"], self.store.tokens, time.perf_counter()
 
         def record() -> TrialRecord:
@@ -202,7 +210,7 @@ class _Run:
         assert trial.to_train is not None
         resume = RunFolder.started(training)
         if not resume:
-            without_sweep(trial.to_train).write(training)
+            write_recipe(without_sweep(trial.to_train), training)
         start = time.perf_counter()
         done = train(str(training), out=training, resume=resume, stopped=self.stopped)
         steps = read_events(training)
@@ -246,12 +254,7 @@ def _write(path: Path, record: TrialRecord | TrainingRecord) -> None:
 
 
 def _read(path: Path, kind: type[Record]) -> Record | None:
-    try:
-        return kind(**json.loads(path.read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        return None
-    except (ValueError, TypeError) as error:
-        raise RunError(f"{path} is damaged", hint=f"rm {path}") from error
+    return read_json(path, kind) if path.exists() else None
 
 
 def _cuda() -> Any:

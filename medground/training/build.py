@@ -21,12 +21,13 @@ from medground.rewards.rubric import rubric
 from medground.runs import provenance
 from medground.runs.files import sha256_file
 from medground.runs.folder import RunMetadata
+from medground.runs.inputs import RunInputs
 from medground.training.grpo.rollouts import OwnSampler
 from medground.training.grpo.step import GrpoTrainer
 from medground.training.launcher import world_size
 from medground.training.local_engine import LocalEngine
 from medground.training.method import Method
-from medground.training.plan import method_kind, training_samples
+from medground.training.plan import method_kind, training_inputs, training_samples
 from medground.training.sft import SftTrainer
 from medground.training.validation import Validation, checkpoint_rule, validation
 
@@ -61,6 +62,10 @@ class TrainingRun:
             return str(self.recipe.data["data"]["object"])
         digests = [sha256_file(path) for path in self.samples.files]
         return digests[0] if len(digests) == 1 else sha256("".join(digests).encode()).hexdigest()
+
+    def inputs(self) -> RunInputs:
+        """Return the digests of all that feeds the run."""
+        return training_inputs(self.recipe, self.samples, self.validation.samples if self.validation else None)
 
     def metadata(self) -> RunMetadata:
         """Return what is known of the run before its first step."""

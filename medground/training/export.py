@@ -1,6 +1,6 @@
 """A run's result as a folder that transformers or peft loads as it is, with a model card that says what is known of it."""
 
-import os
+import shlex
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +9,11 @@ from typing import Any, Literal
 from medground.errors import InputError, RecipeError, RunError
 from medground.pipeline.pipeline import Pipeline
 from medground.recipe import resolve
+from medground.runs import failpoints
 from medground.runs.checkpoint import verify
+from medground.runs.files import lock_folder
 from medground.runs.folder import TRAINED, read_events, read_metadata, read_state
+from medground.runs.jsonable import restore
 from medground.runs.provenance import prompt_text
 from medground.training.method import TrainingState
 from medground.training.model_card import model_card
@@ -48,22 +51,32 @@ def export(run: str | Path, to: str | Path, *, adapter: Adapter = "merge") -> Ex
     folder, target = Path(run), Path(to)
     checkpoint = _result(folder)
     saved = read_state(checkpoint)
-    state = TrainingState(**saved.state)
+    state: TrainingState = restore(TrainingState, saved.state)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise InputError(f"{target} is not empty", hint="give a new folder with --to")
     separate = saved.argument == "adapter" and adapter == "separate"
-    temporary = target.parent / f".{target.name}.{os.getpid()}"
+    temporary = target.parent / f".{target.name}.export"  # what a killed export has left is used again
+    if temporary.is_symlink():
+        raise InputError(f"{temporary} is a link", hint=f"rm {shlex.quote(str(temporary))}")
+    lock = lock_folder(temporary)
     try:
+        for path in temporary.iterdir():
+            if path.name != ".lock":
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
         if saved.argument == "adapter" and not separate:
             _merged(folder, temporary)
         else:
-            shutil.copytree(checkpoint / "model", temporary)
+            shutil.copytree(checkpoint / "model", temporary, dirs_exist_ok=True)
+        failpoints.failpoint("export.mid")
         card = model_card(**_facts(folder, state, separate))
         (temporary / "README.md").write_text(card, encoding="utf-8")
+        (temporary / ".lock").unlink()
         temporary.rename(target)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+    finally:
+        lock.release()
     return ExportResult(folder=target, step=state.step, adapter=separate)
 
 

@@ -4,6 +4,7 @@ What a step does belongs to a `Method`: `medground.training.grpo.step` and `medg
 """
 
 import logging
+import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,7 +17,9 @@ from medground.errors import Interrupted, RunError
 from medground.protocols import Tracker
 from medground.runs import failpoints
 from medground.runs.checkpoint import Checkpoints, verify
-from medground.runs.folder import CheckpointState, RunFolder, read_state
+from medground.runs.folder import CheckpointState, RunFolder, read_events, read_state
+from medground.runs.inputs import PARTS, RunInputs
+from medground.runs.jsonable import restore
 from medground.training.build import TrainingRun
 from medground.training.method import StepResult, StopRequested, TrainingState
 from medground.training.report import write_report
@@ -59,13 +62,17 @@ class Loop:
         self.saved_step: int | None = None
         """The step of the newest checkpoint."""
 
-    def resume(self) -> bool:
+    def resume(self, inputs: RunInputs) -> bool:
         """Continue from the newest checkpoint; return False if there is none and the run begins at the beginning.
 
+        Args:
+            inputs: what feeds the run now.
+
         Raises:
-            RunError: if it was made with another recipe.
+            RunError: if it was made with another recipe or other inputs, or cannot be read. Samples that are gone are
+                accepted, those of the validation before the first one: a run whose data holds a bad one must go on.
         """
-        newest = self._newest() if self.engine.rank == 0 else None
+        removed, newest = self._newest(inputs) if self.engine.rank == 0 else ([], None)
         folder: Path | None = self.engine.gather(newest)[0]
         if folder is None:
             self.records.rewind(0)
@@ -73,22 +80,37 @@ class Loop:
         saved = read_state(folder)
         if saved.recipe != self.training.digest:
             raise RunError(
-                f"{folder} was made with another recipe", hint="resume with the recipe and overrides of the run"
+                f"{folder} was made with another recipe",
+                hint=f"medground train {shlex.quote(str(self.records.folder))} --resume continues it as it was",
             )
-        self.engine.load(folder)
-        read_rng(folder, saved.generators)
-        self.state = TrainingState(**saved.state)
+        try:
+            self.state = restore(TrainingState, saved.state)
+            self.engine.load(folder)
+            read_rng(folder, saved.generators)
+        except (ValueError, TypeError, LookupError, AttributeError, OSError, SafetensorError, RuntimeError) as error:
+            raise RunError(
+                f"{folder} cannot be used: {error}", hint="restore it, or begin anew with another --out"
+            ) from error
         self.saved_step = self.state.step
         if self.engine.rank == 0:
             self.checkpoints.prune(self._protected())  # a kill may have come between a save and this
         self.records.point_to(folder, saved.argument)
         self.records.rewind(self.state.step, [step for step, _ in self.state.validated])
+        if removed:
+            self._warn(f"the run continues without {len(removed)} samples: {', '.join(map(repr, removed))}")
+            self.records.event("removed", step=self.state.step, samples=removed)
+            inputs.write(self.records.folder)
         return True
 
-    def _newest(self) -> Path | None:
+    def _newest(self, inputs: RunInputs) -> tuple[list[str], Path | None]:
+        """Return the samples that are gone since the run began, and the newest checkpoint."""
         if orphans := self.checkpoints.clean():
             logger.info("removed %d unfinished checkpoints", len(orphans))
-        return self.checkpoints.newest()
+        newest = self.checkpoints.newest()
+        if newest is None:
+            return [], None
+        parts = PARTS[:1] if read_events(self.records.folder, "validate") else PARTS
+        return inputs.require_same(self.records.folder, *parts), newest
 
     def run(self) -> TrainingState:
         """Do the remaining steps; on the way out everything is on disk.
@@ -211,7 +233,8 @@ class Loop:
             count = f"{IN_A_ROW} steps in a row" if in_a_row else f"{recent} of the last {min(step, WINDOW)} steps"
             raise RunError(
                 f"{count} had to be skipped, the last is step {step}",
-                hint=f"the batches are in {self.records.folder / 'incidents'}",
+                hint=f"the batches are in {self.records.folder / 'incidents'}; with other data, rewards or settings it is "
+                "another run: give it another --out",
             )
 
     def _save(self) -> None:

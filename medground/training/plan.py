@@ -15,6 +15,7 @@ from medground.recipe.objects import how_to_give
 from medground.registry.errors import missing_extra
 from medground.runs import provenance
 from medground.runs.folder import METADATA, TRAINED, read_metadata
+from medground.runs.inputs import PARTS, RunInputs, component_inputs, sample_inputs
 from medground.training.launcher import launched
 
 Kind = Literal["grpo", "sft"]
@@ -111,6 +112,39 @@ def training_samples(recipe: Recipe) -> Dataset[Any]:
     return open_dataset(
         recipe.data_source, split=data.split, limit=data.limit, reader=data.reader, leave_out=data.leave_out
     )
+
+
+def validation_samples(recipe: Recipe) -> Dataset[Any]:
+    """Return the samples a recipe's run is validated on."""
+    config, data = recipe.config.validate, recipe.config.data
+    return open_dataset(
+        recipe.data_source,
+        split=config.split,
+        limit=config.limit,
+        reader=data.reader,
+        leave_out=data.leave_out,  # a checkpoint chosen by what was left out would not be without it
+    )
+
+
+def training_inputs(recipe: Recipe, samples: Dataset[Any], validated: Dataset[Any] | None) -> RunInputs:
+    """Return the digests of all that feeds a run: plugins, weights, templates and every sample."""
+    return RunInputs(
+        components=component_inputs(recipe, "reasoner", "prompt_interface", "segmenter", "reward"),
+        samples=sample_inputs(samples.entries),
+        validation=sample_inputs(() if validated is None else validated.entries),
+    )
+
+
+def require_unchanged_training(run: Path) -> None:
+    """Stop if something that fed a run has changed since, but for samples that are gone; nothing is built.
+
+    Raises:
+        RunError: naming the first that has.
+        InputError: if its data cannot be read.
+    """
+    recipe = plan_training(run, resume=True).recipe
+    validated = validation_samples(recipe) if recipe.config.validate.every else None
+    training_inputs(recipe, training_samples(recipe), validated).require_same(run, *PARTS)
 
 
 def require_for_training(recipe: Recipe) -> None:

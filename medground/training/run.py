@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from medground import registry
 from medground.errors import Interrupted, RecipeError, RunError
 from medground.pipeline.pipeline import Pipeline, load
-from medground.runs.folder import RunFolder, read_events, read_metadata
+from medground.runs.folder import RunFolder, read_events
+from medground.runs.inputs import RunInputs
 from medground.training.plan import TrainingPlan, plan_training, require_for_training
 
 if TYPE_CHECKING:
@@ -155,24 +156,14 @@ def _checked_folder(plan: TrainingPlan) -> Path:
 
 
 def _begin_or_resume(loop: "Loop", resume: bool) -> int:
-    """Continue from the newest checkpoint if `resume`, else begin; return the steps that are done.
-
-    Raises:
-        RunError: if the data is not what the run began with: continued, it would be another run.
-    """
+    """Continue from the newest checkpoint if `resume`, else begin; return the steps that are done."""
     training, records = loop.training, loop.records
     first = training.engine.rank == 0
-    if resume:
-        began_with = read_metadata(records.folder).data_sha256
-        if began_with is not None and began_with != training.data_sha256:
-            raise RunError(
-                f"the data is not what it was when the run in {records.folder} began",
-                hint="restore it, or begin a new run",
-            )
-    if not (resume and loop.resume()):
+    inputs = training.inputs() if first else RunInputs()
+    if not (resume and loop.resume(inputs)):
         if resume and first:
             logger.info("there is no checkpoint yet: the run begins at step 1")
-        records.begin(training.metadata())
+        records.begin(training.metadata(), inputs)
     before = loop.state.step
     for tracker in loop.trackers:
         tracker.begin(records.folder, before)

@@ -7,7 +7,7 @@ from functools import partial
 from statistics import fmean
 from typing import Any
 
-from medground.data.open_dataset import open_dataset
+from medground.data.dataset import Dataset
 from medground.errors import RecipeError, did_you_mean
 from medground.evaluation.causes import is_empty
 from medground.evaluation.metrics import (
@@ -26,6 +26,7 @@ from medground.recipe import InvalidRecipe, Problem, Recipe
 from medground.runs.folder import completion_row
 from medground.training.launcher import interleave
 from medground.training.method import CheckStop
+from medground.training.plan import validation_samples
 from medground.types import Completion, Grounding, Mask, PromptChoice, Rollout, Sample, Sampling, SpatialPrompt
 
 AT_ONCE = 32
@@ -60,7 +61,7 @@ class Validation:
 
     pipeline: Pipeline
     reasoner: Reasoner
-    samples: Sequence[Sample]
+    samples: Dataset[Any]
     sampling: Sampling
     every: int
     metric: str | None = None
@@ -179,18 +180,12 @@ def validation(recipe: Recipe, pipeline: Pipeline, trained: Sequence[str], most_
         RecipeError: if it could not be trusted: an unknown metric, validation on training samples, or a choice by the
             test split.
     """
-    config, data = recipe.config.validate, recipe.config.data
+    config = recipe.config.validate
     if not config.every:
         return None
     if problem := incompatible_validation(recipe):
         raise InvalidRecipe([problem])
-    samples = open_dataset(
-        recipe.data_source,
-        split=config.split,
-        limit=config.limit,
-        reader=data.reader,
-        leave_out=data.leave_out,  # a checkpoint chosen by what was left out would not be without it
-    )
+    samples = validation_samples(recipe)
     shared = set(samples.ids) & set(trained)
     if shared:
         raise RecipeError(

@@ -101,6 +101,18 @@ class Row:
         assert self.mask is not None
         return decode_mask(io.BytesIO(self.store.get(self.mask)), f"the mask of {self.where}")
 
+    @property
+    def files(self) -> Mapping[str, Path]:
+        """None: the table holds the images. See `medground.data.dataset.Entry`."""
+        return {}
+
+    @property
+    def stated(self) -> str:
+        """See `medground.data.dataset.Entry`."""
+        content = [self.store.get(part) for part in (self.image, self.mask) if part is not None]
+        digests = [hashlib.sha256(data).hexdigest() for data in content]
+        return json.dumps([self.question, self.truth, dict(self.labels), self.spacing, *digests], sort_keys=True)
+
     def load(self) -> Sample:
         """Decode image and mask. Raises as `load_image`."""
         image = self.load_image()

@@ -9,6 +9,7 @@ from medground.report import Line, panels
 from medground.rewards.audit.evidence import ASKED, AuditFinding, Evidence, pay, top
 from medground.rewards.audit.probes import CURVES, WRONG_PROBES, errors
 from medground.rewards.audit.scenes import LARGE, REFERENCE
+from medground.runs.files import write_atomic
 from medground.runs.jsonable import plain
 
 
@@ -115,7 +116,7 @@ class Card:
             "curves.svg": self.curves(),
         }
         for name, text in texts.items():
-            (folder / name).write_text(text, encoding="utf-8")
+            write_atomic(folder / name, text)
         return [folder / name for name in texts]
 
 
