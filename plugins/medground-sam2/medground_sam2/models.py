@@ -6,7 +6,6 @@ Both networks answer ``encode([M, 3, S, S])`` with three feature maps ``[M, c, S
 predicted IoUs ``[N, C]``, both float32. Labels are 0 and 1 for clicks, 2 and 3 for the corners of a box.
 """
 
-import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -18,10 +17,12 @@ from typing import Any, ClassVar
 import torch
 
 from medground.devices import dtype_of
-from medground.errors import InputError, PluginError, RecipeError
+from medground.errors import PluginError, RecipeError
+from medground.segmenters.weight_files import read_json
 from medground.segmenters.weights import check_keys, frozen, read_weights
 from medground_sam2.layout import (
     POINTS,
+    ROOTS,
     Architecture,
     Unseen,
     architecture,
@@ -62,7 +63,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
     Raises:
         InputError: if it cannot be read.
     """
-    tensors = read_weights(path)
+    tensors = read_weights(path, ROOTS)
     tensors = {name: tensors[name] for name in without_video(tensors)}
     stored = [name for name in _TWINS if name in tensors]
     if len(stored) == 1:  # transformers may store the two copies of one table once
@@ -70,10 +71,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
     unseen = Unseen()
     config = path / "config.json" if path.is_dir() else path.with_name("config.json")
     if is_transformers(tensors) and config.is_file():
-        try:
-            unseen = Unseen.of_config(json.loads(config.read_text()))
-        except (ValueError, AttributeError) as error:
-            raise InputError(f"{config} is not the configuration of a model: {error}") from error
+        unseen = Unseen.of_config(read_json(config), config)
     return Checkpoint(source=path.name, tensors=tensors, unseen=unseen)
 
 
