@@ -28,7 +28,9 @@ MOST_TOKENIZER = 128 * 2**20
 """Bytes of another JSON file of a checkpoint: vocabularies and tokenizers."""
 MOST_NUMBER = 2**40
 """Of any number in a configuration: the largest are limits of pixels and bases of rotary positions."""
-LAYERS = re.compile(r"(^|_)(layers|layer|depth|depths|blocks|experts|stages)$")
+MOST_NUMBERS = ((r"^model_max_length$", math.inf), (r"(experts|heads|groups)$", 65_536), (r"factor$", 65_536))
+"""Patterns of keys, and the most their numbers may be where that is another."""
+LAYERS = r"^(num_\w*layers|n_layers?|\w*depths?|num_blocks|num_stages)$"
 """Keys that count modules, each of which has tensors of its own."""
 CODE = ("auto_map", "custom_pipelines")
 """Keys through which a checkpoint brings code of its own."""
@@ -160,7 +162,7 @@ def _check_directory(path: Path, size: int) -> None:
 
 
 def check_settings(settings: Any, path: Path, tensors: int) -> None:
-    """Stop at a configuration that brings code, or whose numbers no model with this many tensors has.
+    """Stop at a configuration that brings code, or with numbers that no model has.
 
     Args:
         settings: what `read_json` returns; dictionaries and lists are searched to the bottom.
@@ -170,31 +172,40 @@ def check_settings(settings: Any, path: Path, tensors: int) -> None:
     Raises:
         InputError: naming the key.
     """
-    values = list(settings.items()) if isinstance(settings, dict) else []
-    while values:
-        key, value = values.pop()
-        most = tensors if LAYERS.search(key) else MOST_NUMBER
+    for where, value in walk(settings):
+        key = where.rpartition(".")[2]
+        most = next((most for word, most in (*MOST_NUMBERS, (LAYERS, tensors)) if re.search(word, key)), MOST_NUMBER)
         if key in CODE:
-            raise InputError(
-                f"{path.parent.name}/{path.name} has {key!r}, which would run code from the checkpoint",
-                hint="use a checkpoint of an architecture that its library has itself",
+            reason, hint = (
+                "which would run code from the checkpoint",
+                "use a checkpoint of an architecture its library has",
             )
-        if "attn_implementation" in key and not ATTENTIONS.issuperset(
-            [value] if isinstance(value, str) else value or ()
-        ):
-            raise InputError(
-                f"{path.parent.name}/{path.name} has {key}: {str(value)[:80]!r}, which would fetch code",
-                hint=f"take it out; the recipe chooses among {', '.join(sorted(ATTENTIONS))}",
+        elif "attn_implementation" in where and isinstance(value, str) and value not in ATTENTIONS:
+            reason, hint = (
+                "which would fetch code",
+                f"take it out; a recipe chooses among {', '.join(sorted(ATTENTIONS))}",
             )
-        if isinstance(value, dict):
-            values += value.items()
-        elif isinstance(value, list):
-            values += [(key, item) for item in value]
         elif isinstance(value, int | float) and not abs(value) <= most:  # NaN too
-            raise InputError(
-                f"{path.parent.name}/{path.name} has {key}: {str(value)[:40]}, which no model of {tensors:,} tensors has",
-                hint="copy it from the released checkpoint",
-            )
+            reason, hint = f"which no model of {tensors:,} tensors has", "copy it from the released checkpoint"
+        else:
+            continue
+        raise InputError(f"{path.parent.name}/{path.name} has {where[-80:]!r}: {repr(value)[:80]}, {reason}", hint=hint)
+
+
+def walk(settings: Any) -> Iterator[tuple[str, Any]]:
+    """Yield every value in a parsed JSON file with its keys, joined by dots; an item of a list has the keys of the list.
+
+    >>> list(walk({"a": {"b": [1]}}))[-1]
+    ('a.b', 1)
+    """
+    values = [("", settings)]
+    while values:
+        where, value = values.pop()
+        yield where, value
+        if isinstance(value, dict):
+            values += [(f"{where}.{key}"[-200:] if where else key, item) for key, item in value.items()]
+        elif isinstance(value, list):
+            values += [(where, item) for item in value]
 
 
 @contextmanager

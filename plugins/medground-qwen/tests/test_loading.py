@@ -19,11 +19,11 @@ SPOILT = {
     ),
     "a tokenizer that is none": (
         lambda folder: (folder / "tokenizer.json").write_text("{}"),
-        "cannot be loaded, its processor",
+        "tokenizer.json is wrong: Exception",
     ),
     "a template that is none": (
         lambda folder: (folder / "chat_template.jinja").write_text("{% for m in %}"),
-        "cannot be loaded, its chat template",
+        "the chat template of folder is wrong: TemplateSyntaxError",
     ),
     "a configuration that is a list": (
         lambda folder: (folder / "config.json").write_text("[]"),
@@ -35,7 +35,7 @@ SPOILT = {
     ),
     "weights that lack one": (lambda folder: without_one(folder), "lacks 1 of the model's weights, such as"),
     "weights of another shape": (lambda folder: of_another_shape(folder), "in shape ["),
-    "an index that names a shard that is not there": (lambda folder: sharded(folder), "cannot be loaded, its model"),
+    "an index that names a shard that is not there": (lambda folder: sharded(folder), "names model-00002-of-00002.safetensors, which is not"),
 }
 
 
