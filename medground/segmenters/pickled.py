@@ -31,7 +31,7 @@ BYTES = {"float64": 8, "int64": 8, "float32": 4, "int32": 4, "float16": 2, "bflo
 """Of one element, where it is not one."""
 INERT = ("torch.optim.", "collections.", "builtins.dict", "builtins.set", "torch.device")
 """What a file may name that is no tensor: it stands beside the weights, and becomes an empty dictionary."""
-MOST_STEPS = 1_000_000
+MOST_STEPS = 500_000
 """Instructions of one file; a tensor takes about 30."""
 MAGIC = 0x1950A86A20F9469CFC6C
 """The first number of a file that PyTorch wrote before its version 1.6."""

@@ -18,7 +18,7 @@ import torch
 
 from medground.devices import dtype_of
 from medground.errors import PluginError, RecipeError
-from medground.segmenters.weight_files import read_json
+from medground.segmenters.weight_files import read_json, refusing
 from medground.segmenters.weights import check_keys, frozen, read_weights
 from medground_sam2.layout import (
     POINTS,
@@ -187,11 +187,10 @@ def build(
     unit = math.lcm(32, 4 * sizes.windows[0])
     if image_size <= 0 or image_size % unit:
         raise RecipeError(f"image_size {image_size} is not a multiple of {unit}, which {path.name} needs")
-    if backend == "official":
-        model = load_official(checkpoint, sizes, image_size)
-        return OfficialNetwork(model, device=device, dtype=dtype, compile=compile)
-    model = load_transformers(checkpoint, sizes, image_size)
-    return TransformersNetwork(model, device=device, dtype=dtype, compile=compile)
+    official = backend == "official"
+    with refusing(f"the weights in {path.name} make no SAM 2"):
+        model = (load_official if official else load_transformers)(checkpoint, sizes, image_size)
+    return (OfficialNetwork if official else TransformersNetwork)(model, device=device, dtype=dtype, compile=compile)
 
 
 def load_transformers(checkpoint: Checkpoint, sizes: Architecture, image_size: int) -> torch.nn.Module:
