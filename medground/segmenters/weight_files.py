@@ -30,7 +30,7 @@ MOST_NUMBER = 2**40
 """Of any number in a configuration: the largest are limits of pixels and bases of rotary positions."""
 MOST_NUMBERS = ((r"^model_max_length$", math.inf), (r"(experts|heads|groups)$", 65_536), (r"factor$", 65_536))
 """Patterns of keys, and the most their numbers may be where that is another."""
-LAYERS = r"^(num_\w*layers|n_layers?|\w*depths?|num_blocks|num_stages)$"
+LAYERS = r"^(num_\w*layers|layers|n_layers?|\w*depths?|num_blocks|num_stages)$"
 """Keys that count modules, each of which has tensors of its own."""
 CODE = ("auto_map", "custom_pipelines")
 """Keys through which a checkpoint brings code of its own."""

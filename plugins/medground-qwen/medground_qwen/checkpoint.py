@@ -80,11 +80,9 @@ def locate(checkpoint: str, family: Family, revision: str | None) -> Path:
         check_file(template)
     config = read_json(folder / "config.json")
     kind = config.get("model_type", "")
-    if family.model_types and kind not in family.model_types:
-        raise InputError(
-            f"{folder.name} is a {str(kind or 'nameless')[:40]} model",
-            hint=did_you_mean(str(kind)[:40], family.model_types),
-        )
+    kind = kind[:80] if isinstance(kind, str) else ""
+    if not kind or (family.model_types and kind not in family.model_types):
+        raise InputError(f"{folder.name} is a {kind or 'nameless'} model", hint=did_you_mean(kind, family.model_types))
     return folder
 
 

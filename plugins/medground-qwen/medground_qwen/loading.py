@@ -102,6 +102,13 @@ def _model(folder: Path, dtype: str, attention: str) -> Any:
 def _check_size(folder: Path) -> None:
     """Stop where config.json means a far larger model than the files hold, before memory is taken for it."""
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    text = config.get_text_config()
+    rotary = getattr(text, "rope_parameters", None) or {}
+    head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    if (sections := rotary.get("mrope_section")) and 2 * sum(sections) > head:
+        raise InputError(
+            f"{folder.name} has mrope_section: {sections} in heads of {head}", hint="copy or fetch it again"
+        )
     with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(config)
     model.tie_weights()

@@ -92,7 +92,9 @@ def test_an_adapter_of_another_model_is_refused(fault, trained, make, tmp_path):
         else:
             tensors["base_model.model.other.lora_A.weight"] = tensors[name].clone()
         save_file(tensors, path)
-    with pytest.raises(InputError, match=r"no adapter_model\.safetensors|no adapter of this model|do not fit the model"):
+    with pytest.raises(
+        InputError, match=r"no adapter_model\.safetensors|no adapter of this model|do not fit the model"
+    ):
         make(adapter=str(tmp_path), lora_rank=2)
 
 

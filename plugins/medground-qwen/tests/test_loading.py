@@ -35,7 +35,10 @@ SPOILT = {
     ),
     "weights that lack one": (lambda folder: without_one(folder), "lacks 1 of the model's weights, such as"),
     "weights of another shape": (lambda folder: of_another_shape(folder), "in shape ["),
-    "an index that names a shard that is not there": (lambda folder: sharded(folder), "names model-00002-of-00002.safetensors, which is not"),
+    "an index that names a shard that is not there": (
+        lambda folder: sharded(folder),
+        "names model-00002-of-00002.safetensors, which is not",
+    ),
 }
 
 
