@@ -25,8 +25,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
+
+from medground.types import Sampling
 
 Write = Callable[[Path], Any]
 REFUSED, LOADED = True, False
@@ -760,7 +763,10 @@ def shard(folder: Path, *, lose: bool = False, index: Any = None) -> None:
 def load_vlm(folder: Path, **arguments: Any) -> Any:
     from medground_qwen import factories
 
-    return factories.qwen3_vl(checkpoint=str(folder), device="cpu", **arguments)
+    reasoner = factories.qwen3_vl(checkpoint=str(folder), device="cpu", **arguments)
+    image = {"type": "image", "image": np.full((90, 70, 3), 99, np.uint8)}
+    messages = [{"role": "user", "content": [image, {"type": "text", "text": "Which lesion is new?"}]}]
+    return reasoner.generate([messages], Sampling(num_generations=2, max_completion_length=3))
 
 
 def adapter_folder(target: Path) -> Path:

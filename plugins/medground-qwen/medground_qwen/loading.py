@@ -9,12 +9,15 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 from transformers.utils import logging
 
 from medground.errors import InputError, RecipeError
+from medground.geometry import Size
 from medground.segmenters.weight_files import read_header, refusing
 from medground.segmenters.weights import check_finite, holdings, some
-from medground.types import Sampling
+from medground.types import Messages, Sampling
 from medground_qwen.bounded import try_tokenizer
 from medground_qwen.reasoner import VisionLanguageReasoner
 
+TRIED = ((300, 200), (64, 400))
+"""Sizes of the images that a processor is tried on, (H, W)."""
 MOST_MISSING = 2**24
 """Weights that may be missing, and a quarter of the model: which ones is said once it is loaded."""
 MOST_BUFFERS = 2**28
@@ -49,22 +52,27 @@ def load(folder: Path, *, dtype: str, device: str, attention: str) -> tuple[Any,
 
 
 def check_answer(reasoner: VisionLanguageReasoner, folder: Path) -> None:
-    """Stop at a checkpoint whose files do not fit together: the reasoner reads one small image and writes one token.
+    """Stop at a checkpoint whose files do not fit together: the reasoner reads images and writes one token.
 
     Raises:
         InputError: naming the folder.
         RecipeError: if there is not enough memory for it.
     """
-    image = {"type": "image", "image": np.zeros((32, 32, 3), np.uint8)}
-    messages = [{"role": "user", "content": [image, {"type": "text", "text": "Where?"}]}]
     sampling = Sampling(num_generations=1, max_completion_length=1, temperature=0.0)
     with refusing(f"{folder.name} cannot answer"):
+        for size in TRIED:
+            reasoner.encode(_question(size))
         try:
-            ((completion,),) = reasoner.generate([messages], sampling)
+            ((completion,),) = reasoner.generate([_question((32, 32))], sampling)
         except torch.OutOfMemoryError as error:
             raise RecipeError(f"{folder.name} has no memory to compute in", hint="write device: cpu") from error
     if completion.logprobs is None or not np.isfinite(completion.logprobs).all():
         raise InputError(f"{folder.name} computes NaN", hint="write dtype: float32, or fetch it again")
+
+
+def _question(size: Size) -> Messages:
+    image = {"type": "image", "image": np.zeros((*size, 3), np.uint8)}
+    return [{"role": "user", "content": [image, {"type": "text", "text": "Where?"}]}]
 
 
 def _model(folder: Path, dtype: str, attention: str) -> Any:
