@@ -25,6 +25,92 @@ def test_reading_module_loads_no_torch():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+def write(state, path):
+    save_file(state, path) if path.suffix == ".safetensors" else torch.save(state, path)
+    return path
+
+
+@pytest.mark.parametrize("file", ["m.pth", "m.safetensors"])
+@pytest.mark.parametrize(
+    "before",
+    ["module.", "_orig_mod.", "module._orig_mod.", "_fsdp_wrapped_module.", "model.", "sam.", "net.model._orig_mod."],
+)
+def test_every_format_takes_off_what_training_puts_before_names(tmp_path, before, file):
+    state = {"encoder.weight": torch.ones(2), "decoder.weight": torch.zeros(3)}
+    path = write({before + key: value for key, value in state.items()}, tmp_path / file)
+    assert same(read_weights(path, ["encoder"]), state)
+
+
+def test_parts_inside_names_are_taken_off_and_others_stay(tmp_path):
+    state = {"encoder._orig_mod.weight": torch.ones(2), "loss.module.weight": torch.ones(1)}
+    assert read_weights(write(state, tmp_path / "m.pth"), ["encoder"]).keys() == {"encoder.weight", "loss.weight"}
+    state = {"sam.encoder.weight": torch.ones(2), "loss.weight": torch.ones(1)}
+    assert read_weights(write(state, tmp_path / "m.pth"), ["encoder"]).keys() == {"encoder.weight", "loss.weight"}
+    assert read_weights(tmp_path / "m.pth").keys() == state.keys()
+
+
+@pytest.mark.parametrize("file", ["m.pth", "m.safetensors"])
+def test_two_models_in_one_file_are_refused(tmp_path, file):
+    state = {"a.encoder.weight": torch.ones(2), "b.encoder.weight": torch.ones(2)}
+    with pytest.raises(InputError, match="holds more than one model, under a, b"):
+        read_weights(write(state, tmp_path / file), ["encoder"])
+    state = {"encoder.weight": torch.ones(2), "_orig_mod.encoder.weight": torch.ones(2)}
+    with pytest.raises(InputError, match="holds two tensors of one name"):
+        read_weights(write(state, tmp_path / file), ["encoder"])
+
+
+def test_an_unknown_wrapper_is_named(tmp_path):
+    torch.save({"network": model().state_dict(), "epoch": 3}, tmp_path / "m.pth")
+    with pytest.raises(InputError, match="it holds 2 names, such as epoch, network"):
+        read_weights(tmp_path / "m.pth")
+
+
+def test_the_nearest_of_several_wrappers_is_opened(tmp_path):
+    torch.save({"checkpoint": {"state_dict": {"model": model().state_dict()}}}, tmp_path / "m.pth")
+    assert same(read_weights(tmp_path / "m.pth"), dict(model().state_dict()))
+
+
+def test_only_the_tensors_that_are_wanted_are_read(tmp_path):
+    torch.save(
+        {"model": model().state_dict(), "optimizer": {"state": {0: torch.full((500,), 0.5)}}}, tmp_path / "m.pth"
+    )
+    content = tmp_path.joinpath("m.pth").read_bytes()
+    at = content.index(torch.full((500,), 0.5).numpy().tobytes())
+    tmp_path.joinpath("m.pth").write_bytes(content[:at] + b"x" + content[at + 1 :])
+    assert same(read_weights(tmp_path / "m.pth"), dict(model().state_dict()))
+
+
+def test_a_damaged_byte_of_a_tensor_is_noticed(tmp_path):
+    torch.save({"a": torch.full((500,), 0.5)}, tmp_path / "m.pth")
+    content = tmp_path.joinpath("m.pth").read_bytes()
+    at = content.index(torch.full((500,), 0.5).numpy().tobytes())
+    tmp_path.joinpath("m.pth").write_bytes(content[: at + 9] + b"x" + content[at + 10 :])
+    with pytest.raises(InputError, match="Bad CRC-32"):
+        read_weights(tmp_path / "m.pth")
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_every_dtype_and_layout_is_read_as_torch_reads_it(tmp_path, zipped):
+    whole = torch.arange(24.0)
+    dtypes = ("float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool")
+    state = {name: torch.arange(6).to(getattr(torch, name)) for name in dtypes}
+    state |= {"view": whole[3:9].view(2, 3), "transposed": whole.view(4, 6).t(), "empty": torch.zeros(0, 3)}
+    state |= {"number": torch.tensor(2.5), "parameter": torch.nn.Parameter(torch.ones(2)), "strided": whole[::5]}
+    torch.save(state, tmp_path / "m.pth", _use_new_zipfile_serialization=zipped)
+    loaded, expected = read_weights(tmp_path / "m.pth"), torch.load(tmp_path / "m.pth", weights_only=True)
+    assert same(loaded, expected)
+    assert {key: value.dtype for key, value in loaded.items()} == {key: value.dtype for key, value in expected.items()}
+
+
+def test_weights_that_are_not_finite_are_named():
+    state = dict(model().state_dict())
+    for number in (float("nan"), float("inf"), float("-inf")):
+        broken = state | {"0.bias": torch.tensor([0.0, 1.0, number, 2.0])}
+        with pytest.raises(InputError, match=r"m\.pth holds NaN or infinity in 1 tensors: 0\.bias"):
+            load_strictly(model(), broken, "m.pth")
+    load_strictly(model(), state, "m.pth")
+
+
 @pytest.mark.parametrize("wrap", [None, "model", "state_dict", "model_state_dict"])
 @pytest.mark.parametrize("prefix", ["", "module."])
 def test_wrappers_and_prefixes(tmp_path, wrap, prefix):

@@ -4,7 +4,6 @@ Nothing in it names a file or a patient: a cluster is a hash.
 """
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -4,30 +4,23 @@ torch and safetensors are imported when a function is called, never by importing
 """
 
 import difflib
-import json
-import pickle
-import struct
-import zipfile
-from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medground.devices import device_of, dtype_of
 from medground.errors import InputError, RecipeError
+from medground.segmenters.pickled import PickledFile, StoredTensor
+from medground.segmenters.weight_files import check_file, open_archive, read_header
 
 if TYPE_CHECKING:
     import torch
 
-WRAPPERS = ("model", "state_dict", "model_state_dict")
-"""Keys under which training code stores the weights of a checkpoint."""
-OPTIMIZERS = ("SGD", "Adam", "AdamW", "Adamax", "Adagrad", "Adadelta", "NAdam", "RAdam", "RMSprop")
-"""torch.optim classes whose pickled objects are passed over where training code left them beside the weights."""
-POINTER = b"version https://git-lfs.github.com/spec/"
-"""How a file begins that git-LFS has not replaced by its content."""
-LONGEST_HEADER = 100_000_000
-"""Bytes; what safetensors itself reads at most."""
-_UNREADABLE = (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError, IndexError, TypeError)
+WRAPPERS = frozenset({"state_dict", "model", "model_state_dict", "module", "checkpoint"})
+"""Keys under which training code stores the weights of a checkpoint, one in another."""
+WRAPPING = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_forward_module", "_checkpoint_wrapped_module"})
+"""Parts of names that data-parallel training, torch.compile, FSDP, Lightning and activation checkpointing put in."""
+ALONE = "save its state dict alone, as safetensors"
 
 
 class NotFetched(InputError):
@@ -79,7 +72,7 @@ def _in_cache(repository: str, file: str, revision: str | None) -> Path | None:
 
 
 def check_whole(path: Path) -> None:
-    """Stop at weights that are a git-LFS pointer or shorter than they say; reads headers only, without torch.
+    """Stop at weights that are no regular file, a git-LFS pointer or shorter than they say; reads headers only, without torch.
 
     Args:
         path: a weights file, or a folder with safetensors files.
@@ -88,147 +81,122 @@ def check_whole(path: Path) -> None:
         InputError: naming the file.
     """
     for file in sorted(path.glob("*.safetensors")) if path.is_dir() else [path]:
-        try:
-            _check_header(file)
-        except OSError as error:
-            raise InputError(f"{file} cannot be read: {error.strerror or error}") from error
+        begin = check_file(file)
+        if file.suffix == ".safetensors":
+            read_header(file)
+        elif begin.startswith(b"PK"):
+            open_archive(file).close()
 
 
-def _check_header(path: Path) -> None:
-    with path.open("rb") as file:
-        begin = file.read(len(POINTER))
-        if begin == POINTER:
-            raise InputError(
-                f"{path} is a git-LFS pointer, a text that stands for the weights",
-                hint=f"git -C {path.parent} lfs pull",
-            )
-        size = path.stat().st_size
-        if path.suffix == ".safetensors" and (promised := _promised(begin, file.read)) and size < promised:
-            raise InputError(
-                f"{path} is truncated: {size:,} of at least {promised:,} bytes are here", hint="copy or fetch it again"
-            )
-    if begin.startswith(b"PK") and not zipfile.is_zipfile(path):
-        raise InputError(f"{path} is truncated: {size:,} bytes, and the end is missing", hint="copy or fetch it again")
-
-
-def _promised(begin: bytes, read: Callable[[int], bytes]) -> int:
-    """The least a safetensors file holds by its own header, bytes; 0 where the header is none, which its reader says."""
-    if len(begin) < 8:
-        return 8
-    length = int.from_bytes(begin[:8], "little")
-    if length > LONGEST_HEADER:
-        return 0
-    text = begin[8:] + read(max(0, length + 8 - len(begin)))
-    if len(text) < length:
-        return length + 8
-    try:
-        header = json.loads(text[:length])
-        return (
-            8
-            + length
-            + max((entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"), default=0)
-        )
-    except (ValueError, TypeError, LookupError, AttributeError):
-        return 0
-
-
-def read_weights(path: Path) -> "dict[str, torch.Tensor]":
+def read_weights(path: Path, roots: Sequence[str] = ()) -> "dict[str, torch.Tensor]":
     """Return the tensors of a checkpoint file or of a Hugging Face folder, on the CPU, by name.
 
-    Takes the weights out of a wrapper like ``{"model": ..., "optimizer": ...}`` and strips the ``module.`` that
-    data-parallel training puts before names.
+    The same wrappers are taken off in every format: dictionaries around the weights (`WRAPPERS`, one in another too), the
+    parts of names that training puts there (`WRAPPING`), and, where `roots` says how the model's own names begin, what stands
+    before them: Lightning's ``model.`` or ``sam.``.
+
+    Args:
+        path: a safetensors file, a ``.pt``, ``.pth`` or ``.bin`` file, or a folder with ``model.safetensors`` or its shards.
+        roots: first parts of the model's names, for example ``image_encoder``; one of them is in every checkpoint of it.
 
     Raises:
         InputError: if the file is damaged, of another kind, or holds objects that are not weights.
     """
     check_whole(path)
-    if path.is_dir():
-        return _read_folder(path)
-    if path.suffix == ".safetensors":
-        return _read_safetensors(path)
-    return _unwrap(_read_pickle(path), path)
+    if path.suffix == ".safetensors" or path.is_dir():
+        tensors = _read_safetensors(_shards(path) if path.is_dir() else [path])
+        return {new: tensors[name] for name, new in _own_names(tensors, roots, path.name).items()}
+    file = PickledFile(path)
+    stored = _without_wrappers(file.content, path.name)
+    return file.read({new: stored[name] for name, new in _own_names(stored, roots, path.name).items()})
 
 
-def _read_folder(folder: Path) -> "dict[str, torch.Tensor]":
+def _shards(folder: Path) -> list[Path]:
     whole = folder / "model.safetensors"
     shards = [whole] if whole.exists() else sorted(folder.glob("model-*-of-*.safetensors"))
-    if shards:
-        return {key: tensor for shard in shards for key, tensor in _read_safetensors(shard).items()}
-    raise InputError(
-        f"the folder {folder} holds no model.safetensors",
-        hint="name the weights file itself if it is a .pt or .pth",
-    )
+    if not shards:
+        raise InputError(
+            f"the folder {folder} holds no model.safetensors",
+            hint="name the weights file itself if it is a .pt or .pth",
+        )
+    return shards
 
 
-def _read_safetensors(path: Path) -> "dict[str, torch.Tensor]":
+def _read_safetensors(paths: Sequence[Path]) -> "dict[str, torch.Tensor]":
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError, struct.error) as error:
-        raise InputError(f"{path.name} is not a readable safetensors file: {error}", hint="fetch it again") from error
-
-
-def _read_pickle(path: Path) -> Any:
-    import torch
-
-    try:
-        with torch.serialization.safe_globals(_allowed()):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
-    except _UNREADABLE as error:
-        text = str(error)
-        if "Unsupported global" in text or "WeightsUnpickler" in text or "Unsupported operand" in text:
-            named = text.partition("GLOBAL ")[2].split(" ")[0]
-            what = f"the object {named}" if named else "objects"
+    tensors: dict[str, torch.Tensor] = {}
+    for path in paths:
+        try:
+            shard = load_file(path)
+        except (SafetensorError, OSError, ValueError, LookupError, RuntimeError) as error:
             raise InputError(
-                f"{path.name} holds {what} besides tensors, or is no checkpoint, and is not opened",
-                hint="only weights are read; save its state dict alone, or as safetensors",
+                f"{path.name} is not a readable safetensors file: {error}", hint="fetch it again"
             ) from error
-        raise InputError(
-            f"{path.name} is damaged, truncated or no PyTorch checkpoint: {(text.splitlines() or ['unreadable'])[0]}",
-            hint="compare its size and hash with the published file, and fetch it again",
-        ) from error
+        if twice := sorted(shard.keys() & tensors.keys()):
+            raise InputError(
+                f"{path.name} holds tensors that another shard holds too: {some(twice)}", hint="fetch it again"
+            )
+        tensors |= shard
+    return tensors
 
 
-class _Discarded:
-    """Stands in for a pickled optimiser, whose own code need not run to be thrown away."""
-
-    def __setstate__(self, state: Any) -> None:
-        pass
-
-
-def _allowed() -> list[Any]:
-    """Exactly what a file may name beyond torch's own list: the optimisers, and the dictionaries their state uses."""
-    import torch
-
-    classes = [getattr(torch.optim, name) for name in OPTIMIZERS]
-    return [
-        *((_Discarded, f"{owner.__module__}.{owner.__qualname__}") for owner in classes),
-        (_plain, "collections.defaultdict"),  # torch fills plain and ordered dictionaries only
-        dict,
-    ]
-
-
-def _plain(factory: Any = None) -> OrderedDict[Any, Any]:
-    return OrderedDict()
-
-
-def _unwrap(loaded: Any, path: Path) -> "dict[str, torch.Tensor]":
-    import torch
-
-    for wrapper in WRAPPERS:
-        if isinstance(loaded, Mapping) and isinstance(loaded.get(wrapper), Mapping):
-            loaded = loaded[wrapper]
-            break
-    if not isinstance(loaded, Mapping) or not loaded:
-        raise InputError(f"{path.name} holds a {type(loaded).__name__}, not a dictionary of weights")
-    strange = [str(key) for key, value in loaded.items() if not isinstance(value, torch.Tensor)]
+def _without_wrappers(content: Any, source: str) -> dict[str, StoredTensor]:
+    """Return the dictionary of weights in what a file holds."""
+    inside = dict(_dictionaries(content))
+    if len(inside) > 1:
+        raise InputError(f"{source} holds more than one model, under {some(sorted(inside))}", hint=ALONE)
+    weights = next(iter(inside.values()), content)
+    if not isinstance(weights, dict) or not weights:
+        raise InputError(f"{source} holds a {type(weights).__name__}, not a dictionary of weights", hint=ALONE)
+    strange = [str(key) for key, value in weights.items() if not isinstance(value, StoredTensor)]
     if strange:
-        raise InputError(f"{path.name} is not a dictionary of weights: no tensors under {_some(strange)}")
-    return {str(key).removeprefix("module."): value for key, value in loaded.items()}
+        raise InputError(
+            f"{source} is no dictionary of weights: it holds {holdings(weights)}, and no tensors under {some(strange)}",
+            hint=ALONE,
+        )
+    return {str(key): value for key, value in weights.items()}
+
+
+def _dictionaries(content: Any, path: str = "", depth: int = 4) -> Iterator[tuple[str, dict[Any, Any]]]:
+    """Yield the dictionaries with tensors that lie under known wrappers, and under which."""
+    if isinstance(content, dict) and any(isinstance(value, StoredTensor) for value in content.values()):
+        yield path, content
+    elif isinstance(content, dict) and depth:
+        for key in WRAPPERS & content.keys():
+            yield from _dictionaries(content[key], f"{path}.{key}" if path else key, depth - 1)
+
+
+def _own_names(names: Iterable[str], roots: Sequence[str], source: str) -> dict[str, str]:
+    """Return the name that the model has for each name in a file."""
+    plain = {name: ".".join(part for part in name.split(".") if part not in WRAPPING) for name in names}
+    before = {
+        f".{name}"[:start].removeprefix(".")
+        for name in plain.values()
+        for root in roots
+        if (start := f".{name}".find(f".{root}.")) >= 0
+    }
+    if len(before) > 1 and "" not in before:
+        raise InputError(
+            f"{source} holds more than one model, under {some(sorted(before))}", hint="save the state dict of one alone"
+        )
+    prefix = f"{before.pop()}." if len(before) == 1 else ""
+    own = {name: text.removeprefix(prefix.removeprefix(".")) for name, text in plain.items()}
+    if len(set(own.values())) < len(own):
+        raise InputError(
+            f"{source} holds two tensors of one name once {some(sorted(WRAPPING))} are left out", hint=ALONE
+        )
+    return own
+
+
+def holdings(names: Collection[str]) -> str:
+    """Return how many names there are, and the first.
+
+    >>> holdings(["net.a", "net.b", "net.c", "net.d"])
+    '4 names, such as net.a, net.b, net.c'
+    """
+    return f"{len(names)} names, such as {', '.join(str(name)[:80] for name in sorted(map(str, names))[:3])}"
 
 
 def load_strictly(model: "torch.nn.Module", weights: "Mapping[str, torch.Tensor]", source: str) -> None:
@@ -248,10 +216,10 @@ def load_strictly(model: "torch.nn.Module", weights: "Mapping[str, torch.Tensor]
 
 
 def check_keys(expected: Mapping[str, Sequence[int]], weights: "Mapping[str, torch.Tensor]", source: str) -> None:
-    """Stop with one sentence unless `weights` has exactly the `expected` names and shapes.
+    """Stop with one sentence unless `weights` has exactly the `expected` names and shapes, and finite numbers.
 
     Raises:
-        InputError: naming what is missing, extra or of another shape.
+        InputError: naming what is missing, extra, of another shape, or not finite.
     """
     shapes = {
         f"{key} ({'x'.join(map(str, weights[key].shape))}, expected {'x'.join(map(str, shape))})"
@@ -259,7 +227,7 @@ def check_keys(expected: Mapping[str, Sequence[int]], weights: "Mapping[str, tor
         if key in weights and tuple(weights[key].shape) != tuple(shape)
     }
     differences = [
-        f"{len(names)} {what}: {_some(sorted(names))}"
+        f"{len(names)} {what}: {some(sorted(names))}"
         for what, names in (
             ("missing", expected.keys() - weights.keys()),
             ("unexpected", weights.keys() - expected.keys()),
@@ -268,12 +236,36 @@ def check_keys(expected: Mapping[str, Sequence[int]], weights: "Mapping[str, tor
         if names
     ]
     if differences:
-        raise InputError(f"the weights in {source} do not fit the model: {'; '.join(differences)}")
+        raise InputError(
+            f"the weights in {source} do not fit the model: {'; '.join(differences)}; the file holds {holdings(weights)}",
+            hint="compare it with the released file",
+        )
+    check_finite(weights.items(), source)
 
 
-def _some(names: Sequence[str], most: int = 3) -> str:
+def check_finite(weights: "Iterable[tuple[str, torch.Tensor]]", source: str) -> None:
+    """Stop at weights that are NaN or infinite.
+
+    Raises:
+        InputError: naming the first of them.
+    """
+    import torch
+
+    names = [
+        name
+        for name, tensor in weights
+        if tensor.is_floating_point() and tensor.numel() and not torch.stack(torch.aminmax(tensor)).isfinite().all()
+    ]
+    if names:
+        raise InputError(
+            f"{source} holds NaN or infinity in {len(names)} tensors: {some(names)}", hint="fetch it again"
+        )
+
+
+def some(names: Sequence[str], most: int = 3) -> str:
+    """Return the first names, and how many more there are."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+    return ", ".join(name[:120] for name in names[:most]) + more
 
 
 def frozen(model: "torch.nn.Module", *, device: str, dtype: str) -> "torch.nn.Module":

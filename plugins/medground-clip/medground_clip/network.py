@@ -1,10 +1,11 @@
 """An open_clip model from local files: embeds crops and texts as unit vectors."""
 
 import json
-import pickle
+import logging
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,27 @@ import torch
 from huggingface_hub import constants
 from numpy.typing import NDArray
 from open_clip import transform
+from open_clip.convert import convert_state_dict
+from open_clip.model import convert_to_custom_text_state_dict
 from PIL import Image as Pictures
 
 from medground.errors import InputError, RecipeError, did_you_mean
-from medground.segmenters.weights import find_weights
+from medground.segmenters.weight_files import MOST_TOKENIZER, check_settings, read_json, refusing
+from medground.segmenters.weights import check_keys, find_weights, read_weights
 from medground.types import Image
 
 CONFIG = "open_clip_config.json"
-_UNREADABLE = (OSError, RuntimeError, ValueError, KeyError, TypeError, AssertionError, EOFError, pickle.UnpicklingError)
+WEIGHTS = (
+    "open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin",
+    "open_clip_pytorch_model.pth", "model.safetensors", "pytorch_model.bin", "pytorch_model.pth", "model.pth",
+)  # fmt: skip
+"""The weights of a folder: the first of these that is there, as open_clip chooses, else the only file of weights."""
+ROOTS = ("visual", "image_encoder")
+"""How names begin in what open_clip loads."""
+SCALARS = ("logit_scale", "logit_bias")
+"""Stored with and without an axis."""
+MOST_LAYERS = 1024
+OFFLINE = "nothing is downloaded: the folder needs config, weights and tokenizer, a file its own model name"
 
 
 class Network:
@@ -39,23 +53,24 @@ class Network:
 
     def __init__(self, *, checkpoint: str, model: str | None, device: str) -> None:
         path = find_weights(checkpoint)
-        name, weights = _identify(path, model)
-        try:
-            with _no_downloads():
-                self._model = open_clip.create_model(
-                    name, pretrained=weights, device=device, require_pretrained=True, weights_only=True
-                ).eval()
-                self._tokenize = open_clip.get_tokenizer(name)
-        except _UNREADABLE as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise InputError(
-                f"{path} cannot be loaded as an open_clip model: {reason}",
-                hint="nothing is downloaded: the folder needs config, weights and tokenizer, a file its own model name",
-            ) from error
-        settings = transform.PreprocessCfg(**self._model.visual.preprocess_cfg)
-        settings.resize_mode = "longest"  # the whole region, padded; the usual centre crop would cut a long one
-        self._prepare = transform.image_transform_v2(settings, is_train=False)
-        self._device = device
+        name, file = _identify(path, model)
+        weights = read_weights(file, ROOTS)
+        with _no_downloads(), refusing(f"{path} cannot be loaded as an open_clip model", hint=OFFLINE):
+            create = partial(open_clip.create_model, name, load_weights=False, pretrained_text=False)
+            with torch.device("meta"):  # whether the weights fit is known before any memory is taken
+                empty = create(device="meta")
+            fitting = _as_open_clip_names(empty, weights)
+            check_keys({key: tuple(tensor.shape) for key, tensor in empty.state_dict().items()}, fitting, file.name)
+            self._model = create(device=device).eval()
+            self._model.load_state_dict(fitting)
+            self._tokenize = open_clip.get_tokenizer(name)
+            settings = transform.PreprocessCfg(**self._model.visual.preprocess_cfg)
+            settings.resize_mode = "longest"  # the whole region, padded; the usual centre crop would cut a long one
+            self._prepare = transform.image_transform_v2(settings, is_train=False)
+            self._device = device
+            crop, text = self.regions([np.zeros((8, 8, 3), np.uint8)]), self.texts(["a"])
+            if not np.isfinite(crop @ text.T).all():
+                raise InputError(f"{path} does not compare an image with a text in numbers", hint=OFFLINE)
 
     def regions(self, crops: Sequence[Image]) -> NDArray[np.float32]:
         """Return [N, D] unit vectors of N crops, each h x w x 3 uint8 RGB."""
@@ -73,14 +88,22 @@ class Network:
         return unit
 
 
-def _identify(path: Path, model: str | None) -> tuple[str, str | None]:
-    """Return open_clip's name of the model, and its weights file where the name does not imply it."""
+def _identify(path: Path, model: str | None) -> tuple[str, Path]:
+    """Return open_clip's name of the model, and its weights file."""
     if path.is_dir():
         if model is not None:
             raise RecipeError(f"model is not used with a folder: {path} names its own", hint="leave out model")
         if not (path / CONFIG).is_file():
             raise InputError(f"the folder {path} holds no {CONFIG}", hint="name the weights file and its model instead")
-        return f"local-dir:{path}", None
+        others = [file for suffix in ("safetensors", "bin", "pth") for file in path.glob(f"*.{suffix}")]
+        files = [path / name for name in WEIGHTS if (path / name).exists()] or others
+        if not files or (files is others and len(files) > 1):
+            raise InputError(f"the folder {path} holds {len(files)} files of weights", hint=f"call one {WEIGHTS[0]}")
+        for file in sorted(path.glob("*.json")):
+            settings = read_json(file, MOST_TOKENIZER)
+            if file.name.endswith("config.json"):
+                check_settings(settings, file, MOST_LAYERS)
+        return f"local-dir:{path}", files[0]
     if model is None:
         raise RecipeError(
             f"the weights file {path.name} needs its architecture", hint="add model, for example ViT-B-32"
@@ -91,18 +114,32 @@ def _identify(path: Path, model: str | None) -> tuple[str, str | None]:
         raise RecipeError(
             f"{model} fetches its tokenizer when it is built", hint="give a folder with config, weights and tokenizer"
         )
-    return model, str(path)
+    return model, path
+
+
+def _as_open_clip_names(model: torch.nn.Module, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return the weights as open_clip's own loading renames and reshapes them."""
+    state = convert_state_dict(model, weights)
+    if "positional_embedding" in state and not hasattr(model, "positional_embedding"):
+        state = convert_to_custom_text_state_dict(state)
+    state.pop("text.transformer.embeddings.position_ids", None)
+    return {
+        name: tensor.reshape(-1)[0] if name in SCALARS and tensor.numel() == 1 else tensor
+        for name, tensor in state.items()
+    }
 
 
 @contextmanager
 def _no_downloads() -> Iterator[None]:
-    """Make the hub's client refuse to connect, so that a missing file is an error."""
-    before = constants.HF_HUB_OFFLINE
+    """Make the hub's client refuse to connect, so that a missing file is an error, and open_clip not say that weights miss."""
+    before, level = constants.HF_HUB_OFFLINE, logging.root.manager.disable
     constants.HF_HUB_OFFLINE = True
+    logging.disable(logging.WARNING)
     try:
         yield
     finally:
         constants.HF_HUB_OFFLINE = before
+        logging.disable(level)
 
 
 def write_tiny(folder: Path) -> None:

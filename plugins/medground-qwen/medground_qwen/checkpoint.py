@@ -1,17 +1,44 @@
 """What can be known of a released checkpoint and of an attention implementation without torch."""
 
 import importlib.util
-import json
+import math
+from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
+from medground.devices import DTYPES
 from medground.errors import InputError, PluginError, RecipeError, did_you_mean
-from medground.segmenters.weights import check_whole, find_weights
+from medground.segmenters.weight_files import (
+    ATTENTIONS,
+    MOST_SETTINGS,
+    MOST_TOKENIZER,
+    check_file,
+    check_settings,
+    read_header,
+    read_json,
+    walk,
+)
+from medground.segmenters.weights import find_weights
 from medground_qwen.families import Family
 
 Attention = Literal["sdpa", "flash_attention_2", "eager"]
-REFUSED = ("auto_map", "_attn_implementation_internal")
-"""Configuration keys through which a checkpoint would bring code of its own."""
+QUANTISED = ("quantization_config", "compression_config")
+"""Keys of quantised weights, which do not train; some of their methods fetch kernels."""
+DTYPE_KEYS = ("dtype", "torch_dtype")
+SIDE, AREA = 2**13, 2**22
+"""The most pixels of a side, and of the area, that an image is enlarged to."""
+PIXELS = {
+    "patch_size": (1, SIDE), "merge_size": (1, 64), "temporal_patch_size": (1, 64), "height": (1, SIDE), "width": (1, SIDE),
+    "shortest_edge": (1, AREA), "min_pixels": (1, AREA), "longest_edge": (1, 2**31), "max_pixels": (1, 2**31),
+    "image_seq_length": (0, 2**16), "image_seq_len": (0, 2**16), "num_image_tokens": (0, 2**16),
+    "num_additional_image_tokens": (0, 2**16), "max_patches": (1, 4096), "min_patches": (0, 64),
+}  # fmt: skip
+"""The least and the most of what processors' configurations say in pixels and in tokens of an image."""
+TEXTS = (".jinja", ".txt", ".model", ".tiktoken")
+"""Suffixes of files that tokenizers and templates are read from."""
+MOST_FILES = 4096
+RELEASED = "copy it from the released checkpoint"
 PROCESSOR = ("processor_config.json", "preprocessor_config.json")
 """Either says how images are prepared."""
 TEMPLATES = ("chat_template.jinja", "chat_template.json", "additional_chat_templates")
@@ -27,7 +54,9 @@ def locate(checkpoint: str, family: Family, revision: str | None) -> Path:
     folder = find_weights(f"{checkpoint}@{revision}" if revision else checkpoint)
     if not folder.is_dir():
         raise InputError(f"{folder.name} is a file", hint="give the folder of a released checkpoint")
-    names = sorted(path.name for path in folder.iterdir())
+    names = sorted(path.name for path in islice(folder.iterdir(), MOST_FILES + 1))
+    if len(names) > MOST_FILES:
+        raise InputError(f"{folder.name} holds more than {MOST_FILES} files", hint="give the folder of one checkpoint")
     if "config.json" not in names:
         raise InputError(f"{folder.name} holds no config.json", hint="give the folder of a released checkpoint")
     if not any(name.endswith(".safetensors") for name in names):
@@ -37,26 +66,71 @@ def locate(checkpoint: str, family: Family, revision: str | None) -> Path:
             f"{folder.name} holds no {PROCESSOR[0]} and no {PROCESSOR[1]}",
             hint="copy it from the released checkpoint, beside config.json",
         )
-    if not any(name in TEMPLATES or _mentions_template(folder / name) for name in names):
+    if not any(name in TEMPLATES or _brings_template(folder / name) for name in names):
         raise InputError(
             f"{folder.name} has no chat template",
             hint=f"copy {TEMPLATES[0]} from the released checkpoint, beside config.json",
         )
-    check_whole(folder)
+    headers = [read_header(folder / name) for name in names if name.endswith(".safetensors")]
+    tensors = sum(map(len, headers))
     for name in names:
-        if name.endswith(".json"):
-            _check_json(folder / name)
-    kind = _json(folder / "config.json").get("model_type", "")
-    if family.model_types and kind not in family.model_types:
-        raise InputError(
-            f"{folder.name} is a {kind or 'nameless'} model", hint=did_you_mean(str(kind), family.model_types)
-        )
+        if not (folder / name).is_dir():
+            _check_member(folder / name, names, tensors)
+    for template in folder.glob("additional_chat_templates/*"):
+        check_file(template)
+    config = read_json(folder / "config.json")
+    kind = config.get("model_type", "")
+    kind = kind[:80] if isinstance(kind, str) else ""
+    if not kind or (family.model_types and kind not in family.model_types):
+        raise InputError(f"{folder.name} is a {kind or 'nameless'} model", hint=did_you_mean(kind, family.model_types))
     return folder
 
 
-def _mentions_template(path: Path) -> bool:
+def _brings_template(path: Path) -> bool:
     """Return True if a tokenizer's or a processor's configuration brings the template itself."""
-    return path.name in ("tokenizer_config.json", *PROCESSOR) and b'"chat_template"' in path.read_bytes()
+    return path.name in ("tokenizer_config.json", *PROCESSOR) and any(
+        where.rpartition(".")[2] == "chat_template" for where, _ in walk(read_json(path))
+    )
+
+
+def _check_member(path: Path, names: Sequence[str], tensors: int) -> None:
+    """Stop at a file that is none, is too large for what it is called, or says what no checkpoint says."""
+    if path.name.endswith(".safetensors"):
+        return
+    if not path.name.endswith(".json"):
+        check_file(path)
+        if path.suffix in TEXTS and path.stat().st_size > MOST_TOKENIZER:
+            raise InputError(f"{path} is larger than {MOST_TOKENIZER:,} bytes", hint=RELEASED)
+        return
+    configures = path.name.endswith("config.json")
+    settings = read_json(path, MOST_SETTINGS if configures else MOST_TOKENIZER)
+    if not isinstance(settings, dict) and path.name not in ("vocab.json", "added_tokens.json"):
+        raise InputError(f"{path} is no configuration of a model", hint=RELEASED)
+    if configures:
+        check_settings(settings, path, tensors)
+        for where, value in walk(settings):
+            key = where.rpartition(".")[2]
+            if not _plausible(key, value, processor=path.name in PROCESSOR):
+                raise InputError(
+                    f"{path} has {key}: {str(value)[:40]}, which no released checkpoint has", hint=RELEASED
+                )
+    elif path.name.endswith(".safetensors.index.json"):
+        shards = settings.get("weight_map")
+        absent = (
+            [str(name) for name in shards.values() if name not in names] if isinstance(shards, dict) else ["no shards"]
+        )
+        if absent:
+            raise InputError(f"{path} names {absent[0][:80]}, which is not in the folder", hint=RELEASED)
+
+
+def _plausible(key: str, value: Any, *, processor: bool) -> bool:
+    """Return False for dtypes that are none, quantised weights, and sizes of images that no processor has."""
+    if key in DTYPE_KEYS:
+        return value is None or str(value).removeprefix("torch.") in (*DTYPES, "float64", "auto")
+    if key in QUANTISED:
+        return value is None
+    least, most = PIXELS.get(key, (-math.inf, math.inf)) if processor else (-math.inf, math.inf)
+    return type(value) is not int or least <= value <= most
 
 
 def check_adapter(folder: str) -> None:
@@ -69,19 +143,21 @@ def check_adapter(folder: str) -> None:
         ("adapter_model.safetensors", "pickled weights are not loaded"),
         ("adapter_config.json", "copy it from where the adapter was saved"),
     ):
-        if not Path(folder, name).is_file():
+        if not Path(folder, name).exists():
             raise InputError(f"{folder} holds no {name}", hint=hint)
-    check_whole(Path(folder))
-    _json(Path(folder, "adapter_config.json"))
+    read_header(Path(folder, "adapter_model.safetensors"))
+    read_json(Path(folder, "adapter_config.json"))
 
 
 def check_attention(attention: str, device: str, dtype: str) -> None:
-    """Stop where an attention implementation is not installed, or cannot run on a device with a dtype; imports no torch.
+    """Stop where an attention implementation is none of ours, is not installed, or cannot run so; imports no torch.
 
     Raises:
         PluginError: if its package is not installed.
-        RecipeError: if it cannot run so.
+        RecipeError: if it is another word, or cannot run on the device with the dtype.
     """
+    if attention not in ATTENTIONS:
+        raise RecipeError(f"there is no attention {attention!r:.80}", hint=did_you_mean(attention[:80], ATTENTIONS))
     if attention != "flash_attention_2":
         return
     if importlib.util.find_spec("flash_attn") is None:
@@ -93,29 +169,3 @@ def check_attention(attention: str, device: str, dtype: str) -> None:
         raise RecipeError(
             f"attention: {attention} runs on CUDA in 16 bits, not on {device} in {dtype}", hint="write attention: sdpa"
         )
-
-
-def _check_json(path: Path) -> None:
-    """Return True if a file is JSON and, if it is a configuration, brings no code."""
-    settings = _json(path)
-    if not path.name.endswith("config.json"):
-        return
-    text = path.read_text(encoding="utf-8")
-    for key in REFUSED:
-        if f'"{key}"' in text:
-            raise InputError(
-                f"{path.parent.name}/{path.name} has {key!r}, which would run code from the checkpoint",
-                hint="use a checkpoint of an architecture that transformers has itself",
-            )
-    if not isinstance(settings, dict):
-        raise InputError(f"{path} is no configuration of a model", hint="copy it from the released checkpoint")
-
-
-def _json(path: Path) -> Any:
-    check_whole(path)
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # of encoding too
-        raise InputError(
-            f"{path} is damaged or truncated: {error}", hint="copy it from the released checkpoint"
-        ) from error

@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from medground.arguments import AtLeast, Count, Positive
 from medground.devices import Device, Dtype, device_of, require_modules
 from medground.frames import Kind, Order
+from medground.segmenters.weight_files import refusing
+from medground_qwen import bounded
+from medground_qwen.adapters import check_stated
 from medground_qwen.checkpoint import Attention, check_adapter, check_attention, locate
 from medground_qwen.families import QWEN2_5_VL, QWEN3_VL, Family, any_family
 
@@ -47,7 +50,8 @@ def reasoner(
         share: compute image and prompt once per group in the update.
         lora_rank: train a LoRA adapter of this rank; 0 trains the weights themselves.
         lora_alpha: LoRA scale; twice the rank if None.
-        adapter: a folder with a LoRA adapter to start from, as a run saves it.
+        adapter: a folder with a LoRA adapter to start from, as a run saves it; `lora_rank`, `lora_alpha` and `train_vision`
+            must be what it has, where they are given.
         train_vision: train the vision tower and its merger too.
         gradient_checkpointing: trade compute for activation memory.
         logprob_chunk: positions whose logits are held at a time.
@@ -57,11 +61,14 @@ def reasoner(
     folder = locate(checkpoint, family, revision)
     if adapter is not None:
         check_adapter(adapter)
+        check_stated(adapter, lora_rank, lora_alpha)
     check_attention(attention, device, dtype)
     there = device_of(device)
     check_attention(attention, there, dtype)  # again, now that it is known what auto means
 
-    from medground_qwen.loading import load
+    bounded.start()  # while torch is imported
+
+    from medground_qwen.loading import check_answer, load
     from medground_qwen.reasoner import VisionLanguageReasoner
     from medground_qwen.trainable import choose_trainable
 
@@ -74,15 +81,18 @@ def reasoner(
         train_vision=train_vision,
         gradient_checkpointing=gradient_checkpointing,
     )
-    return VisionLanguageReasoner(
-        model,
-        processor,
-        family,
-        share=share,
-        max_pixels=max_pixels,
-        logprob_chunk=logprob_chunk,
-        rows_at_once=rows_at_once,
-    )
+    with refusing(f"{folder.name} cannot be a reasoner"):
+        built = VisionLanguageReasoner(
+            model,
+            processor,
+            family,
+            share=share,
+            max_pixels=max_pixels,
+            logprob_chunk=logprob_chunk,
+            rows_at_once=rows_at_once,
+        )
+    check_answer(built, folder)
+    return built
 
 
 qwen2_5_vl = partial(reasoner, QWEN2_5_VL)

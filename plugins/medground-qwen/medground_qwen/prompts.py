@@ -3,6 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import Tensor
 from medground.frames import Frame
 from medground.geometry import Size
 from medground.types import Image, Messages, image_of
+from medground_qwen.bounded import render
 
 PER_TOKEN = ("mm_token_type_ids", "token_type_ids")
 """Processor outputs with one value per token; a completion's tokens are 0 in them: text."""
@@ -120,8 +122,10 @@ class Encoder:
         return text, image, words.ids
 
     def _text(self, messages: Messages) -> str:
-        text: str = self.processor.apply_chat_template(_turns(messages), tokenize=False, add_generation_prompt=True)
-        return text
+        template, tokenizer = self.processor.chat_template, self.processor.tokenizer
+        if isinstance(template, dict):
+            template = template["default"]
+        return render(template, _turns(messages), tokenizer.special_tokens_map, Path(tokenizer.name_or_path).name)
 
     def _both(self, text: str, image: Any) -> "tuple[_Words, dict[str, Tensor]]":
         encoded = self.processor(text=[text], images=[image], return_tensors="pt")

@@ -12,7 +12,7 @@ pytest.importorskip("peft", reason="needs peft")
 from medground_qwen.calls import cache_name, checkpoint_activations  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 
-from medground.errors import InputError  # noqa: E402
+from medground.errors import InputError, RecipeError  # noqa: E402
 
 IDS = [[5, 9, 30]]
 
@@ -92,8 +92,85 @@ def test_an_adapter_of_another_model_is_refused(fault, trained, make, tmp_path):
         else:
             tensors["base_model.model.other.lora_A.weight"] = tensors[name].clone()
         save_file(tensors, path)
-    with pytest.raises(InputError, match=r"no adapter_model\.safetensors|no adapter of this model"):
+    with pytest.raises(
+        InputError, match=r"no adapter_model\.safetensors|no adapter of this model|do not fit the model"
+    ):
         make(adapter=str(tmp_path), lora_rank=2)
+
+
+def renamed(folder, change):
+    path = folder / "adapter_model.safetensors"
+    save_file({change(name): value for name, value in load_file(path).items()}, path)
+
+
+def test_an_adapter_of_other_layer_names_is_refused_and_both_are_named(trained, make, tmp_path):
+    trained.save(tmp_path)
+    renamed(tmp_path, lambda name: name.replace("language_model.", ""))
+    with pytest.raises(
+        InputError, match=r"it adapts model\.layers\.0\.\S+, .* the model has .* model\.language_model\.layers\.0"
+    ):
+        make(adapter=str(tmp_path))
+
+
+def test_an_adapter_of_a_compiled_model_is_loaded(trained, make, tmp_path):
+    trained.save(tmp_path)
+    renamed(tmp_path, lambda name: name.replace("base_model.model.", "base_model.model._orig_mod."))
+    assert torch.equal(logps(make(adapter=str(tmp_path))), logps(trained))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence", "hint"),
+    [
+        ({"lora_rank": 4}, "lora_rank: 4 is not the rank of the adapter .*: 2", "write lora_rank: 2"),
+        ({"lora_alpha": 8}, "lora_alpha: 8 is not the one of the adapter .*: 4", "write lora_alpha: 4"),
+        ({"lora_rank": 2, "train_vision": True}, "does not adapt the vision tower", "write train_vision: false"),
+    ],
+)
+def test_a_recipe_that_says_otherwise_than_the_adapter_is_refused(arguments, sentence, hint, trained, make, tmp_path):
+    trained.save(tmp_path)
+    with pytest.raises(RecipeError, match=sentence) as caught:
+        make(adapter=str(tmp_path), **arguments)
+    assert hint in caught.value.hint
+
+
+def test_an_adapter_of_the_vision_tower_trains_only_where_the_recipe_says_so(make, tmp_path):
+    make(lora_rank=2, train_vision=True).save(tmp_path)
+    with pytest.raises(RecipeError, match=r"train_vision: false, but the adapter .* adapts the vision tower"):
+        make(adapter=str(tmp_path), lora_rank=2)
+    assert trained_parameters(make(adapter=str(tmp_path), lora_rank=2, train_vision=True))
+    assert not trained_parameters(make(adapter=str(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "sentence"),
+    [
+        ("r", 3, r"of another shape: .*lora_A.weight \(2x\d+, expected 3x"),
+        ("r", 10**9, "has r: 1000000000, which is no rank"),
+        ("lora_alpha", 0, "has lora_alpha: 0, which is no scale"),
+        ("target_modules", ["gate_proj"], "which its target_modules do not name"),
+        ("use_dora", True, "has use_dora, which is more than a plain LoRA"),
+        ("init_lora_weights", "pissa", "has init_lora_weights, which is more than a plain LoRA"),
+        ("peft_type", "IA3", "is no configuration of a LoRA adapter"),
+    ],
+)
+def test_a_configuration_that_is_not_the_adapters_is_refused(key, value, sentence, trained, make, tmp_path):
+    trained.save(tmp_path)
+    path = tmp_path / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+    with pytest.raises(InputError, match=sentence):
+        make(adapter=str(tmp_path))
+
+
+def test_a_rank_stabilized_adapter_keeps_its_scale(trained, make, tmp_path):
+    trained.save(tmp_path)
+    plain = logps(make(adapter=str(tmp_path)))
+    path = tmp_path / "adapter_config.json"
+    settings = json.loads(path.read_text())
+    path.write_text(json.dumps(settings | {"use_rslora": True}))
+    stabilized = logps(make(adapter=str(tmp_path)))
+    path.write_text(json.dumps(settings | {"lora_alpha": settings["lora_alpha"] * 2**0.5}))
+    torch.testing.assert_close(stabilized, logps(make(adapter=str(tmp_path))))
+    assert not torch.equal(stabilized, plain)
 
 
 class Older:

@@ -1,6 +1,7 @@
 """A damaged checkpoint folder is refused in one sentence that names the fault."""
 
 import json
+import os
 import shutil
 
 import pytest
@@ -19,11 +20,11 @@ SPOILT = {
     ),
     "a tokenizer that is none": (
         lambda folder: (folder / "tokenizer.json").write_text("{}"),
-        "cannot be loaded, its processor",
+        "tokenizer.json is wrong: Exception",
     ),
     "a template that is none": (
         lambda folder: (folder / "chat_template.jinja").write_text("{% for m in %}"),
-        "cannot be loaded, its chat template",
+        "the chat template of folder is wrong: TemplateSyntaxError",
     ),
     "a configuration that is a list": (
         lambda folder: (folder / "config.json").write_text("[]"),
@@ -34,8 +35,56 @@ SPOILT = {
         "cannot be loaded, its",
     ),
     "weights that lack one": (lambda folder: without_one(folder), "lacks 1 of the model's weights, such as"),
+    "weights that the model does not have": (
+        lambda folder: with_others(folder),
+        "holds 1 that the model does not have, such as policy.extra",
+    ),
+    "weights that are NaN": (lambda folder: with_nan(folder), "holds NaN or infinity in"),
+    "code in JSON escapes": (
+        lambda folder: insert(folder, '"auto\\u005fmap": {"AutoModel": "evil.Model"}'),
+        "has 'auto_map'",
+    ),
+    "an attention of a repository": (
+        lambda folder: insert(folder, '"_attn_implementation": "evil/kernel"'),
+        "which would fetch code",
+    ),
+    "an attention of a repository, for a part": (
+        lambda folder: insert(folder, '"_attn\\u005fimplementation": {"text_config": "evil/kernel"}'),
+        "which would fetch code",
+    ),
+    "ten million layers": (
+        lambda folder: insert(folder, '"x": {"num_hidden_layers": 10000000}'),
+        "has 'x.num_hidden_layers': 10000000, which no model of 80 tensors has",
+    ),
+    "quantised weights": (
+        lambda folder: insert(folder, '"quantization_config": {"quant_method": "mxfp4"}'),
+        "has quantization_config",
+    ),
+    "a configuration that is a pipe": (lambda folder: pipe(folder / "generation_config.json"), "is no regular file"),
+    "a shard outside the folder": (
+        lambda folder: (folder / "model.safetensors.index.json").write_text(
+            '{"weight_map": {"a": "../b.safetensors"}}'
+        ),
+        "names ../b.safetensors, which is not in the folder",
+    ),
+    "patches of no pixels": (lambda folder: of_pixels(folder, patch_size=0), "has patch_size: 0"),
+    "images enlarged without bound": (
+        lambda folder: of_pixels(folder, size={"shortest_edge": 10**9, "longest_edge": 10**9}),
+        "edge: 1000000000, which no released checkpoint has",
+    ),
+    "a template without an image": (
+        lambda folder: (folder / "chat_template.jinja").write_text("hello"),
+        "cannot answer",
+    ),
+    "a template that fills the memory": (
+        lambda folder: (folder / "chat_template.jinja").write_text("{{ 'a' * 10 ** 10 }}"),
+        "is wrong: MemoryError",
+    ),
     "weights of another shape": (lambda folder: of_another_shape(folder), "in shape ["),
-    "an index that names a shard that is not there": (lambda folder: sharded(folder), "cannot be loaded, its model"),
+    "an index that names a shard that is not there": (
+        lambda folder: sharded(folder),
+        "names model-00002-of-00002.safetensors, which is not",
+    ),
 }
 
 
@@ -45,6 +94,40 @@ def without_one(folder):
     weights = load_file(folder / "model.safetensors")
     del weights[next(name for name in weights if "mlp" in name)]
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def change(folder, changed):
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(folder / "model.safetensors")
+    save_file(changed(weights), folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def with_others(folder):
+    import torch
+
+    change(folder, lambda weights: weights | {"policy.extra": torch.ones(1)})
+
+
+def with_nan(folder):
+    change(folder, lambda weights: {name: value * float("nan") for name, value in weights.items()})
+
+
+def insert(folder, text):
+    path = folder / "config.json"
+    path.write_text(path.read_text().replace("{", "{" + text + ",", 1))
+
+
+def pipe(path):
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+
+
+def of_pixels(folder, **settings):
+    path = folder / "processor_config.json"
+    content = json.loads(path.read_text())
+    content["image_processor"] |= settings
+    path.write_text(json.dumps(content))
 
 
 def of_another_shape(folder):
@@ -96,6 +179,50 @@ def test_attention_that_is_not_installed_names_its_package(folder):
     with pytest.raises(PluginError, match="needs the package flash-attn") as caught:
         load(folder, attention="flash_attention_2")
     assert caught.value.hint.startswith("pip install flash-attn")
+
+
+def test_attention_from_python_is_one_of_ours(folder):
+    with pytest.raises(RecipeError, match="there is no attention 'evil/kernel'"):
+        load(folder, attention="evil/kernel")
+
+
+@pytest.mark.slow
+def test_a_template_that_does_not_end_is_ended(folder):
+    (folder / "chat_template.jinja").write_text(
+        "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
+    )
+    with pytest.raises(InputError, match="the chat template of folder takes more than 5 s"):
+        load(folder)
+    load(shutil.copytree(toy_vlm(), folder.with_name("good")))
+
+
+def toy_vlm():
+    from medground_qwen import factories
+
+    return os.path.join(os.path.dirname(factories.__file__), "toy_vlm")
+
+
+def test_templates_render_as_transformers_renders_them(folder):
+    reasoner = load(folder)
+    messages = conversation()
+    texts = [
+        [{"type": "image"} if part["type"] == "image" else part for part in turn["content"]]
+        if isinstance(turn["content"], list)
+        else [{"type": "text", "text": turn["content"]}]
+        for turn in messages
+    ]
+    turns = [{"role": turn["role"], "content": content} for turn, content in zip(messages, texts, strict=True)]
+    expected = reasoner.processor.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    assert reasoner.sampler_prompts([messages])[0].text == expected
+
+
+def test_one_child_renders_for_every_reasoner_of_a_process(folder):
+    from medground_qwen import bounded
+
+    load(folder)
+    first = bounded._CHILD._process.pid
+    load(folder)
+    assert bounded._CHILD._process.pid == first
 
 
 @pytest.mark.parametrize("arguments", [{"device": "cpu", "dtype": "bfloat16"}, {"device": "auto", "dtype": "float32"}])

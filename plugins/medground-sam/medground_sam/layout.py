@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from medground.errors import InputError
+from medground.segmenters.weights import holdings
 
 if TYPE_CHECKING:
     import torch
@@ -118,6 +119,8 @@ class Sizes:
         return self.image // self.patch
 
 
+ROOTS = ("image_encoder", "vision_encoder")
+"""How names of either layout begin."""
 DECODER_HEADS = 8
 """Attention heads of the mask decoder in every published SAM; no tensor shows it."""
 
@@ -132,15 +135,20 @@ def sizes_of(weights: "Mapping[str, torch.Tensor]", source: str) -> Sizes:
     shapes = {named(name): tuple(tensor.shape) for name, tensor in weights.items()}
     try:
         return _read(shapes)
-    except (KeyError, IndexError, ZeroDivisionError) as error:
-        what = f"lacks {error.args[0]}" if isinstance(error, KeyError) else "has tensors of unexpected rank"
-        raise InputError(f"{source} is no SAM checkpoint: it {what}") from error
+    except (KeyError, IndexError, ValueError, ArithmeticError) as error:
+        what = (
+            f"lacks {error.args[0]}" if isinstance(error, KeyError) else f"has tensors of unexpected shapes ({error})"
+        )
+        raise InputError(
+            f"{source} is no SAM checkpoint: it {what}; it holds {holdings(weights)}",
+            hint="the segmenters sam, medsam and sammed2d take the published files",
+        ) from error
 
 
 def _read(shapes: dict[str, tuple[int, ...]]) -> Sizes:
     _, grid, _, width = shapes["image_encoder.pos_embed"]
     patch = shapes["image_encoder.patch_embed.proj.weight"][2]
-    depth = _count(shapes, r"image_encoder\.blocks\.(\d+)\.norm1\.weight")
+    depth = _count(shapes, r"image_encoder\.blocks\.(\d{1,4})\.norm1\.weight")
     if depth == 0:
         raise KeyError("image_encoder.blocks.0.norm1.weight")
     tables = [shapes[f"image_encoder.blocks.{block}.attn.rel_pos_h"] for block in range(depth)]
@@ -152,6 +160,8 @@ def _read(shapes: dict[str, tuple[int, ...]]) -> Sizes:
     hidden = shapes[f"image_encoder.blocks.{adapters[0]}.Adapter.channel.0.weight"][0] if adapters else 0
     prompt = shapes["prompt_encoder.no_mask_embed.weight"][1]
     cross = shapes["mask_decoder.transformer.layers.0.cross_attn_token_to_image.q_proj.weight"][0]
+    if width % tables[0][1] or not cross or cross % DECODER_HEADS or prompt % cross or grid * patch == 0:
+        raise ValueError(f"width {width}, prompt {prompt}, cross attention {cross}, {grid} patches of {patch} px")
     return Sizes(
         image=grid * patch,
         patch=patch,
@@ -164,7 +174,7 @@ def _read(shapes: dict[str, tuple[int, ...]]) -> Sizes:
         prompt=prompt,
         mask_channels=shapes["prompt_encoder.mask_downscaling.3.weight"][0],
         masks=shapes["mask_decoder.mask_tokens.weight"][0] - 1,
-        decoder_depth=_count(shapes, r"mask_decoder\.transformer\.layers\.(\d+)\.norm1\.weight"),
+        decoder_depth=_count(shapes, r"mask_decoder\.transformer\.layers\.(\d{1,4})\.norm1\.weight"),
         decoder_mlp=shapes["mask_decoder.transformer.layers.0.mlp.lin1.weight"][0],
         decoder_downsample=prompt // cross,
         iou_hidden=shapes["mask_decoder.iou_prediction_head.layers.0.weight"][0],
@@ -174,5 +184,7 @@ def _read(shapes: dict[str, tuple[int, ...]]) -> Sizes:
 
 
 def _count(shapes: dict[str, tuple[int, ...]], pattern: str) -> int:
-    numbers = [int(match[1]) for name in shapes if (match := re.fullmatch(pattern, name))]
-    return max(numbers, default=-1) + 1
+    numbers = {int(match[1]) for name in shapes if (match := re.fullmatch(pattern, name))}
+    if numbers != set(range(len(numbers))):
+        raise ValueError(f"{pattern} is there {len(numbers)} times, but not from 0 on")
+    return len(numbers)

@@ -15,6 +15,7 @@ from torch import nn
 
 from medground.devices import dtype_of
 from medground.errors import PluginError
+from medground.segmenters.weight_files import refusing
 from medground.segmenters.weights import check_keys, frozen
 from medground_sam.adapters import attach
 from medground_sam.contract import MEAN, STD
@@ -150,9 +151,10 @@ def build(
         InputError: if the weights do not fit.
         PluginError: if the backend's package is missing.
     """
-    with torch.device("meta"):  # no memory and no random numbers for weights that are about to be replaced
-        network = TransformersNetwork(sizes) if backend == "transformers" else OfficialNetwork(sizes)
-    network.load(weights, source)
+    with refusing(f"the weights in {source} make no SAM"):
+        with torch.device("meta"):  # no memory and no random numbers for weights that are about to be replaced
+            network = TransformersNetwork(sizes) if backend == "transformers" else OfficialNetwork(sizes)
+        network.load(weights, source)
     frozen(network.module, device=device, dtype="float32")
     network.encoder.to(dtype_of(dtype))
     if compile:

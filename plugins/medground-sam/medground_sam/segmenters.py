@@ -74,7 +74,7 @@ class Sam(EmbeddingSegmenter):
 
         from medground_sam import codec, layout, networks
 
-        weights = read_weights(path)
+        weights = read_weights(path, layout.ROOTS)
         network = networks.build(
             layout.sizes_of(weights, path.name),
             weights,

@@ -8,12 +8,19 @@ import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from medground.errors import InputError, RecipeError
+from medground.segmenters.weight_files import AGAIN
+from medground.segmenters.weights import holdings
 
 log = logging.getLogger(__name__)
 
+ROOTS = ("image_encoder", "vision_encoder")
+"""How names of either layout begin."""
+MOST = 4096
+"""Of any number in the configuration that is used: heads, windows, blocks."""
 TRUNK = "image_encoder.trunk."
 POINTS = "sam_prompt_encoder.point_embeddings."
 _VIDEO = (
@@ -150,15 +157,27 @@ class Unseen:
     decoder_heads: int | None = None
 
     @classmethod
-    def of_config(cls, config: Mapping[str, Any]) -> "Unseen":
-        """Read it from the ``config.json`` of a transformers folder."""
-        trunk = config.get("vision_config", {}).get("backbone_config", {})
-        return cls(
-            heads=trunk.get("num_attention_heads_per_stage"),
-            windows=trunk.get("window_size_per_stage"),
-            global_blocks=trunk.get("global_attention_blocks"),
-            decoder_heads=config.get("mask_decoder_config", {}).get("num_attention_heads"),
-        )
+    def of_config(cls, config: Any, path: Path) -> "Unseen":
+        """Take it from the ``config.json`` of a transformers folder.
+
+        Raises:
+            InputError: if that is no configuration of a SAM 2 model.
+        """
+        try:
+            trunk = config.get("vision_config", {}).get("backbone_config", {})
+            unseen = cls(
+                heads=trunk.get("num_attention_heads_per_stage"),
+                windows=trunk.get("window_size_per_stage"),
+                global_blocks=trunk.get("global_attention_blocks"),
+                decoder_heads=config.get("mask_decoder_config", {}).get("num_attention_heads"),
+            )
+            blocks = [block + 1 for block in unseen.global_blocks or ()]
+            numbers = [*(unseen.heads or ()), *(unseen.windows or ()), *blocks, unseen.decoder_heads or 1]
+        except (AttributeError, TypeError) as error:
+            raise InputError(f"{path} is not the configuration of a model: {error}", hint=AGAIN) from error
+        if len(numbers) > MOST or not all(type(number) is int and 1 <= number <= MOST for number in numbers):
+            raise InputError(f"{path} is not the configuration of a SAM 2 model: {str(numbers)[:80]}", hint=AGAIN)
+        return unseen
 
     def over(self, other: "Unseen") -> "Unseen":
         """Return this, completed by `other`."""
@@ -182,20 +201,21 @@ def architecture(shapes: Mapping[str, Sequence[int]], unseen: Unseen, source: st
     """
     try:
         return _read(shapes, unseen, source)
-    except KeyError as error:
-        hint = None
+    except (KeyError, IndexError, ValueError, ArithmeticError) as error:
+        hint = "give a published file or folder of SAM 2"
         if "image_encoder.patch_embed.proj.weight" in shapes:
             hint = "this is a checkpoint of the first SAM: use the segmenter sam, medsam or sammed2d"
+        what = f"{error.args[0]} is missing" if isinstance(error, KeyError) else f"unexpected shapes ({error})"
         raise InputError(
-            f"the weights in {source} are not a SAM 2 model: {error.args[0]} is missing", hint=hint
+            f"the weights in {source} are not a SAM 2 model: {what}; the file holds {holdings(shapes)}", hint=hint
         ) from None
 
 
 def _read(shapes: Mapping[str, Sequence[int]], unseen: Unseen, source: str) -> Architecture:
-    blocks = [int(name.split(".")[3]) for name in shapes if name.startswith(f"{TRUNK}blocks.")]
-    if not blocks:
-        raise KeyError(f"{TRUNK}blocks.0.attn.proj.weight")
-    depth = 1 + max(blocks)
+    blocks = {name.split(".")[3] for name in shapes if name.startswith(f"{TRUNK}blocks.")}
+    depth = max(1, len(blocks))
+    if missing := {str(block) for block in range(depth)} - blocks:
+        raise KeyError(f"{TRUNK}blocks.{min(missing)}.attn.proj.weight")
     starts = [i for i in range(depth) if i == 0 or f"{TRUNK}blocks.{i}.proj.weight" in shapes]
     stages = tuple(end - start for start, end in zip(starts, [*starts[1:], depth], strict=True))
     widths = tuple(shapes[f"{TRUNK}blocks.{start}.attn.proj.weight"][0] for start in starts)
@@ -204,7 +224,13 @@ def _read(shapes: Mapping[str, Sequence[int]], unseen: Unseen, source: str) -> A
     hidden = shapes["image_encoder.neck.convs.0.conv.weight"][0]
     decoder = "sam_mask_decoder."
     layers = {name.split(".")[3] for name in shapes if name.startswith(f"{decoder}transformer.layers.")}
+    if not (window and min(widths) and shapes[f"{decoder}mask_tokens.weight"][0]):
+        raise ValueError(f"window {window}, widths {list(widths)}")
     heads, windows, global_blocks = _usual(stages, widths, window, unseen, source)
+    cross = shapes[f"{decoder}transformer.final_attn_token_to_image.q_proj.weight"][0]
+    decoder_heads = unseen.decoder_heads or 8
+    if not cross or hidden % cross or cross % decoder_heads or hidden % decoder_heads:
+        raise ValueError(f"{hidden} channels, {cross} of cross attention, {decoder_heads} heads in the decoder")
     return Architecture(
         stages=stages,
         widths=widths,
@@ -216,8 +242,8 @@ def _read(shapes: Mapping[str, Sequence[int]], unseen: Unseen, source: str) -> A
         mask_channels=shapes["sam_prompt_encoder.mask_downscaling.3.weight"][0],
         decoder_layers=len(layers),
         decoder_mlp=shapes[f"{decoder}transformer.layers.0.mlp.layers.0.weight"][0],
-        decoder_heads=unseen.decoder_heads or 8,
-        decoder_downsample=hidden // shapes[f"{decoder}transformer.final_attn_token_to_image.q_proj.weight"][0],
+        decoder_heads=decoder_heads,
+        decoder_downsample=hidden // cross,
         masks=shapes[f"{decoder}mask_tokens.weight"][0] - 1,
         iou_hidden=shapes[f"{decoder}iou_prediction_head.layers.0.weight"][0],
     )

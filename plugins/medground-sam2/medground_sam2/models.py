@@ -6,7 +6,6 @@ Both networks answer ``encode([M, 3, S, S])`` with three feature maps ``[M, c, S
 predicted IoUs ``[N, C]``, both float32. Labels are 0 and 1 for clicks, 2 and 3 for the corners of a box.
 """
 
-import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -18,10 +17,12 @@ from typing import Any, ClassVar
 import torch
 
 from medground.devices import dtype_of
-from medground.errors import InputError, PluginError, RecipeError
+from medground.errors import PluginError, RecipeError
+from medground.segmenters.weight_files import read_json, refusing
 from medground.segmenters.weights import check_keys, frozen, read_weights
 from medground_sam2.layout import (
     POINTS,
+    ROOTS,
     Architecture,
     Unseen,
     architecture,
@@ -62,7 +63,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
     Raises:
         InputError: if it cannot be read.
     """
-    tensors = read_weights(path)
+    tensors = read_weights(path, ROOTS)
     tensors = {name: tensors[name] for name in without_video(tensors)}
     stored = [name for name in _TWINS if name in tensors]
     if len(stored) == 1:  # transformers may store the two copies of one table once
@@ -70,10 +71,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
     unseen = Unseen()
     config = path / "config.json" if path.is_dir() else path.with_name("config.json")
     if is_transformers(tensors) and config.is_file():
-        try:
-            unseen = Unseen.of_config(json.loads(config.read_text()))
-        except (ValueError, AttributeError) as error:
-            raise InputError(f"{config} is not the configuration of a model: {error}") from error
+        unseen = Unseen.of_config(read_json(config), config)
     return Checkpoint(source=path.name, tensors=tensors, unseen=unseen)
 
 
@@ -189,11 +187,10 @@ def build(
     unit = math.lcm(32, 4 * sizes.windows[0])
     if image_size <= 0 or image_size % unit:
         raise RecipeError(f"image_size {image_size} is not a multiple of {unit}, which {path.name} needs")
-    if backend == "official":
-        model = load_official(checkpoint, sizes, image_size)
-        return OfficialNetwork(model, device=device, dtype=dtype, compile=compile)
-    model = load_transformers(checkpoint, sizes, image_size)
-    return TransformersNetwork(model, device=device, dtype=dtype, compile=compile)
+    official = backend == "official"
+    with refusing(f"the weights in {path.name} make no SAM 2"):
+        model = (load_official if official else load_transformers)(checkpoint, sizes, image_size)
+    return (OfficialNetwork if official else TransformersNetwork)(model, device=device, dtype=dtype, compile=compile)
 
 
 def load_transformers(checkpoint: Checkpoint, sizes: Architecture, image_size: int) -> torch.nn.Module:
