@@ -254,7 +254,14 @@ class Reward(Protocol):
     >>> isinstance(term, medground.Reward), term.needs_mask, term.range
     (True, True, (0.0, 1.0))
 
-    Optional: ``batch(rollouts) -> list[RewardResult]``, one per rollout, in order; for a term that runs a model.
+    A term that medground does not ship runs in a child that is forked for each batch: what it changes is lost, random
+    generators included, and it reaches no accelerator.
+
+    Optional:
+        batch(rollouts) -> list[RewardResult]: one per rollout, in order; for a term that runs a model.
+        in_process: True makes it run in medground's own process, for a term that needs a device or keeps state; one that
+            takes longer than its time limit then ends the run.
+        time_limit: seconds that a batch may take; 60 by default.
     """
 
     needs_mask: bool

@@ -80,7 +80,7 @@ def test_fixed_points_are_left_alone():
 
 
 def test_a_strip_is_refused():
-    with pytest.raises(ValueError, match="aspect"):
+    with pytest.raises(InputError, match="aspect"):
         fixed_point((1, 1000), factor=28, min_pixels=3136, max_pixels=12845056)
 
 

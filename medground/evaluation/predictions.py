@@ -18,6 +18,8 @@ from medground.geometry import Size
 from medground.protocols import PromptInterface
 from medground.types import Completion, Fault, Sample
 
+WITHOUT_TEXT = [fault for fault in Fault if fault.without_text]
+
 
 class Predictions:
     """Saved completions, by sample.
@@ -98,7 +100,7 @@ def _completions(line: Mapping[str, Any], size: Size) -> list[Completion]:
     if "answers" in line:
         return [AnswerRecord.from_dict(answer).completion for answer in line["answers"]]
     text = line["prediction"] if "prediction" in line else line.get("text")
-    lost = Fault(line["fault"]) if line.get("fault") in (Fault.TRANSPORT, Fault.TIMEOUT) else None
+    lost = Fault(line["fault"]) if line.get("fault") in WITHOUT_TEXT else None
     if text is None and lost is not None:
         text = ""
     if not isinstance(text, str):

@@ -5,24 +5,35 @@ normalised; weight 0 observes. A term that answers None abstains: it adds nothin
 an infinity, a wrong type or a wrong number of results *fails* for that sample: the failure is counted and named, the
 sample has no total, and nobody mistakes it for a zero.
 
-A term runs in this process. One that never returns is not stopped.
+Terms that medground ships run in this process. Others run in a child (`medground.rewards.isolation`) that is forked for
+each batch and ends with it, unless they declare ``in_process``. A term that ends its process or takes too long fails.
 """
 
+import json
+import logging
 import math
 import numbers
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import numpy as np
 
-from medground.errors import RecipeError
+from medground.errors import RecipeError, RunError
 from medground.recipe import Recipe, resolve
 from medground.recipe.recipe import Source
-from medground.registry import build
+from medground.registry import OWN, build, components
+from medground.rewards.isolation import LINE, SECONDS, Ending, Send, can_fork, run_in_child, watch
+from medground.runs.jsonable import plain
 from medground.types import RewardResult, Rollout
+
+TIMEOUTS = 3
+"""A rubric stops after so many batches in a row in which one term did not finish in time."""
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +52,42 @@ class Term:
         """True when the term wants the segmenter's mask."""
         return bool(getattr(self.reward, "needs_mask", False))
 
+    @property
+    def shipped(self) -> bool:
+        """True for a component that medground ships."""
+        return type(self.reward).__module__.partition(".")[0] in _own_packages()
+
+    @property
+    def in_process(self) -> bool:
+        """True when it runs in this process: shipped, declared so, or where there are no forked children."""
+        return self.shipped or bool(getattr(self.reward, "in_process", False)) or not _children()
+
+    @property
+    def time_limit(self) -> float:
+        """Seconds that it may take for one batch."""
+        limit: float = getattr(self.reward, "time_limit", SECONDS)
+        return limit
+
+
+@cache
+def _own_packages() -> frozenset[str]:
+    return frozenset(component.package for component in components("reward") if component.distribution == OWN)
+
+
+@cache
+def _children() -> bool:
+    if not can_fork():
+        logger.warning("this system forks no children: terms of others run in this process")
+    return can_fork()
+
 
 @dataclass(frozen=True, slots=True)
 class Failure:
     """Why a sample got no number from a term, or no score at all."""
 
     kind: str
-    """raised, nan, infinite, wrong_type, wrong_length, released; or the value of a fault that is not the model's."""
+    """raised, nan, infinite, wrong_type, wrong_length, left (it ended its process), late, garbled, released; or the value
+    of a fault that is not the model's."""
     cause: str
     """One sentence naming the term, the sample and the reason."""
 
@@ -108,6 +148,12 @@ class Rubric:
                 raise RecipeError(
                     f"the weight of term {term.label!r} is not finite: {term.weight}", hint="set a finite number"
                 )
+            if not (isinstance(term.time_limit, int | float) and 0 < term.time_limit < math.inf):
+                raise RecipeError(
+                    f"the time_limit of term {term.label!r} is no number of seconds: {term.time_limit!r}",
+                    hint="set time_limit to a number above 0",
+                )
+        self._late: Counter[str] = Counter()
 
     def __repr__(self) -> str:
         return f"Rubric({', '.join(f'{term.label} x {term.weight:g}' for term in self.terms)})"
@@ -123,16 +169,40 @@ class Rubric:
         return any(term.needs_mask for term in self.terms)
 
     def __call__(self, rollouts: Sequence[Rollout]) -> list[Score]:
-        """Return one score per rollout, in order; a rollout with a fault that is not the model's is not scored."""
+        """Return one score per rollout, in order; a rollout with a fault that is not the model's is not scored.
+
+        Raises:
+            RunError: if a term did not finish in time in `TIMEOUTS` batches in a row.
+        """
         scores = [_unscored(rollout) for rollout in rollouts]
         scorable = [rollout for rollout, score in zip(rollouts, scores, strict=True) if score is None]
         with _read_only(scorable):
-            columns = {term.label: _run(term, scorable) for term in self.terms} if scorable else {}
+            columns = {term.label: self._column(term, scorable) for term in self.terms} if scorable else {}
         sums = iter(
             _sum({label: column[index] for label, column in columns.items()}, _name(rollout))
             for index, rollout in enumerate(scorable)
         )
         return [next(sums) if score is None else score for score in scores]
+
+    def _column(self, term: Term, rollouts: Sequence[Rollout]) -> list[TermScore]:
+        """Return what one term says about a batch."""
+        if term.shipped:
+            return list(_run(term, rollouts))
+        if term.in_process:
+            with watch(f"term {term.label!r}", term.time_limit):
+                return list(_run(term, rollouts))
+        column = _run_apart(term, rollouts)
+        last = column[-1].failure
+        if last is None or last.kind != Ending.LATE:
+            self._late[term.label] = 0
+            return column
+        self._late[term.label] += 1
+        if self._late[term.label] == TIMEOUTS:
+            raise RunError(
+                f"{last.cause}, in {TIMEOUTS} batches in a row",
+                hint="set time_limit = SECONDS on it if it is only slow",
+            )
+        return column
 
 
 def _unscored(rollout: Rollout) -> Score | None:
@@ -157,19 +227,54 @@ def _sum(terms: Mapping[str, TermScore], name: str) -> Score:
     return Score(total=total, terms=terms, failures=failures)
 
 
-def _run(term: Term, rollouts: Sequence[Rollout]) -> list[TermScore]:
+def _run(term: Term, rollouts: Sequence[Rollout]) -> Iterator[TermScore]:
     batch = getattr(term.reward, "batch", None)
     if batch is None:
-        return [_judge(term, rollout, _attempt(term.reward, rollout)) for rollout in rollouts]
+        yield from (_judge(term, rollout, _attempt(term.reward, rollout)) for rollout in rollouts)
+        return
     answers = _attempt(batch, rollouts)
     if isinstance(answers, BaseException):
-        return [_judge(term, rollout, answers) for rollout in rollouts]
-    if not isinstance(answers, Sequence) or isinstance(answers, str):
-        return [_fail(term, rollout, "wrong_type", f"returned {_kind(answers)} for a batch") for rollout in rollouts]
-    if len(answers) != len(rollouts):
+        yield from (_judge(term, rollout, answers) for rollout in rollouts)
+    elif not isinstance(answers, Sequence) or isinstance(answers, str):
+        reason = f"returned {_kind(answers)} for a batch"
+        yield from (_fail(term, rollout, "wrong_type", reason) for rollout in rollouts)
+    elif len(answers) != len(rollouts):
         reason = f"returned {len(answers)} results for {len(rollouts)} samples"
-        return [_fail(term, rollout, "wrong_length", reason) for rollout in rollouts]
-    return [_judge(term, rollout, answer) for rollout, answer in zip(rollouts, answers, strict=True)]
+        yield from (_fail(term, rollout, "wrong_length", reason) for rollout in rollouts)
+    else:
+        yield from (_judge(term, rollout, answer) for rollout, answer in zip(rollouts, answers, strict=True))
+
+
+def _run_apart(term: Term, rollouts: Sequence[Rollout]) -> list[TermScore]:
+    """Run a term in a child; the sample at which the child ended, and those after it, fail."""
+
+    def work(send: Send) -> None:
+        for score in _run(term, rollouts):
+            send(_as_line(score))
+
+    result = run_in_child(work, term.time_limit)
+    scores = [_from_line(term, rollout, line) for rollout, line in zip(rollouts, result.lines, strict=False)]
+    if len(scores) < len(rollouts):
+        ending = Ending.GARBLED if result.ending is Ending.DONE else result.ending
+        scores += [_fail(term, rollouts[len(scores)], ending, result.cause)] * (len(rollouts) - len(scores))
+    return scores
+
+
+def _as_line(score: TermScore) -> bytes:
+    failure = score.failure and [score.failure.kind, score.failure.cause[: LINE // 16]]
+    line = json.dumps([score.value, plain(score.details), failure]).encode()
+    return line if len(line) < LINE else json.dumps([score.value, {"details": "too long"}, failure]).encode()
+
+
+def _from_line(term: Term, rollout: Rollout, line: bytes) -> TermScore:
+    """Return what a child sent, checked: whatever the term did to the child, no other value gets through."""
+    try:
+        value, details, failure = json.loads(line)
+        if not isinstance(details, dict) or not (value is None or (type(value) is float and math.isfinite(value))):
+            raise ValueError
+        return TermScore(value, term.weight, details, failure and Failure(*map(str, failure)))
+    except (ValueError, TypeError, RecursionError):
+        return _fail(term, rollout, Ending.GARBLED, "gave back no text that can be read")
 
 
 def _attempt(function: Callable[[Any], Any], argument: Any) -> Any:
@@ -247,6 +352,23 @@ def usable_groups(groups: Iterable[Sequence[Score]]) -> list[bool]:
     Dropping single members would bias the group's baseline, so a failure costs its whole group.
     """
     return [all(score.total is not None for score in group) for group in groups]
+
+
+def why_no_total(scores: Iterable[Score]) -> str:
+    """Return in words which weighted terms failed or abstained in scores without a total, and why; the most frequent first.
+
+    >>> why_no_total(Rubric([Term("mine", lambda rollout: None)])([]))
+    ''
+    """
+    reasons: Counter[str] = Counter()
+    for score in scores:
+        if score.total is not None:
+            continue
+        reasons.update(failure.cause for failure in score.failures[:1])
+        silent = [] if score.failures else [pair for pair in score.terms.items() if pair[1].weight != 0]
+        for label, term in silent:
+            reasons[f"term {label!r} abstained ({term.details.get('undefined', 'it says not why')})"] += 1
+    return "; ".join(f"{reason}, {count} times" if count > 1 else reason for reason, count in reasons.most_common(4))
 
 
 def failure_counts(scores: Iterable[Score]) -> Counter[str]:

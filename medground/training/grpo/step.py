@@ -21,7 +21,7 @@ from medground.errors import RecipeError
 from medground.pipeline.rollouts import RolloutPipeline
 from medground.protocols import CompletionGroup, Engine, RolloutSource, TrainableReasoner
 from medground.recipe.schema import GrpoConfig
-from medground.rewards.rubric import ConstantAlarm
+from medground.rewards.rubric import ConstantAlarm, why_no_total
 from medground.runs import failpoints
 from medground.training.grpo import metrics
 from medground.training.grpo.batch import Batch, MicroBatch, Minibatch
@@ -83,7 +83,8 @@ class GrpoTrainer:
             except NotFinite as error:
                 skipped = str(error)
         else:
-            skipped = "no group could be scored"
+            reasons = why_no_total(score for group in batch.groups for score in group.scores)
+            skipped = f"no group could be scored: {reasons}"
 
         # After the update: a step that is given up must not have counted for the alarm.
         warnings = [*self._reward_warnings(state, batch), *self._mismatch_warnings(stats)]
