@@ -5,6 +5,7 @@ import importlib
 import numpy as np
 import pytest
 
+from medground.errors import InputError
 from medground.frames import Frame, fixed_point, pixels
 
 FACTOR = {"qwen2_vl": 28, "qwen2_5_vl": 28, "qwen3_vl": 32}

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from medground.errors import RunError
-from medground.runs.exits import end_process, say_last
+from medground.runs.exits import blame, end_process, say_last
 
 SECONDS = 60.0
 """How long a term may take for one batch, where it declares no ``time_limit``."""
@@ -225,7 +225,7 @@ def watch(what: str, seconds: float) -> Iterator[None]:
     timer.start()
     faulthandler.dump_traceback_later(seconds + GRACE, exit=True, file=2)  # where the block keeps Python from running
     try:
-        with contextlib.redirect_stdout(sys.stderr):
+        with blame(what), contextlib.redirect_stdout(sys.stderr):
             yield
     finally:
         faulthandler.cancel_dump_traceback_later()

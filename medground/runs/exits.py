@@ -2,7 +2,8 @@
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import NoReturn
 
 from medground.errors import RunError
@@ -10,6 +11,8 @@ from medground.errors import RunError
 _leave: Callable[[int], NoReturn] = os._exit
 _decided: int | None = None
 """The exit code of the command; None while it runs."""
+_running = "code that this command runs"
+"""What is to blame where the process ends early."""
 
 
 def refuse_early_exit() -> None:
@@ -23,19 +26,30 @@ def refuse_early_exit() -> None:
         if os.getpid() != own:
             _leave(code)
         if _decided is None:
-            say_last("error: code that this command runs ended the process before the command was done")
+            say_last(f"error: {_running} ended the process before the command was done")
         end_process(code or (1 if _decided is None else _decided))
 
     def unless_own(replace: Callable[..., NoReturn]) -> Callable[..., NoReturn]:
         def program(path: str, *arguments: object) -> NoReturn:
             if os.getpid() == own:
-                raise RunError(f"code that this command runs would replace the process by another program: {path}")
+                raise RunError(f"{_running} would replace the process by another program: {path}")
             replace(path, *arguments)
 
         return program
 
     for module in (os, sys.modules[os.name]):
         vars(module).update(_exit=leave, execv=unless_own(os.execv), execve=unless_own(os.execve))
+
+
+@contextmanager
+def blame(what: str) -> Iterator[None]:
+    """Name `what` where the block ends the process early."""
+    global _running
+    before, _running = _running, what
+    try:
+        yield
+    finally:
+        _running = before
 
 
 def decide(code: int) -> None:

@@ -70,6 +70,15 @@ class GrpoTrainer:
         self.epoch_length, self.planned = training_horizon(len(samples), config)
         self.updates_per_step = -(-config.train_batch_size // config.mini_batch_size) * config.num_iterations
 
+    def check(self, sample: Sample) -> None:
+        """See `Method.check`."""
+        self.reasoner.frame(sample.query.size)
+
+    def check_length(self, sample: Sample) -> None:
+        """See `Method.check_length`."""
+        messages = self.pipeline.pipeline.prompt_interface.render(sample.query)
+        self._require_length(self.reasoner.group(messages, [self.reasoner.tokenize("")]), sample.query.id)
+
     def step(self, state: TrainingState, check_stop: CheckStop) -> StepResult:
         """See `Method.step`."""
         self.source.sync(self.engine.named_weights(), state.step)
@@ -162,14 +171,16 @@ class GrpoTrainer:
         """
         rollouts = batch.groups[micro.group].rollouts
         group = self.reasoner.group(micro.messages, [rollout.completion for rollout in rollouts])
+        self._require_length(group, rollouts[0].sample.query.id)
+        return group
+
+    def _require_length(self, group: CompletionGroup, name: str) -> None:
         length, limit = max(group.prompt_lengths), self.config.max_prompt_length
         if length > limit:
-            name = rollouts[0].sample.query.id
             raise RecipeError(
                 f"the prompt of sample {name!r} takes {length} tokens, more than grpo.max_prompt_length={limit}",
                 hint=f"set grpo.max_prompt_length={length} or more, or set reasoner.max_pixels",
             )
-        return group
 
     def micro_loss(
         self, micro: MicroBatch | None, completions: CompletionGroup, stats: StepStats, *, log: bool
