@@ -80,6 +80,22 @@ def test_fixed_points_are_left_alone():
             assert fixed_point(once, factor=factor, min_pixels=low, max_pixels=high) == once
 
 
+@pytest.mark.parametrize("limits", [(256, 4096), (3136, 1003520), (3136, 12845056)])
+def test_a_thin_image_has_a_fixed_point_within_the_limits(limits):
+    """Up to 200 to 1: many need the rule more than once."""
+    rule = {"factor": 16, "min_pixels": limits[0], "max_pixels": limits[1]}
+    for side in range(2, 40):
+        for ratio in (20, 60, 110, 167, 200):
+            once = fixed_point((side, side * ratio), **rule)
+            assert limits[0] <= once[0] * once[1] <= limits[1]
+            assert fixed_point(once, **rule) == once
+
+
+def test_the_rule_is_applied_until_it_changes_nothing():
+    """3 x 500 becomes 16 x 816 (16 * sqrt(256 / 1500) up), which is above the limit, and then 16 x 256."""
+    assert fixed_point((3, 500), factor=16, min_pixels=256, max_pixels=4096) == (16, 256)
+
+
 def test_a_strip_is_refused():
     with pytest.raises(InputError, match="aspect"):
         fixed_point((1, 1000), factor=28, min_pixels=3136, max_pixels=12845056)
