@@ -122,20 +122,21 @@ def fixed_point(size: Size, *, factor: int, min_pixels: int, max_pixels: int) ->
     Raises:
         InputError: if there is none, or one side is more than 200 times the other: the processors refuse that too.
     """
+    resized = size
     for _ in range(PASSES):
-        resized = _resized(size, factor, min_pixels, max_pixels)
-        if resized == size:
-            return size
-        size = resized
-    raise InputError(f"an image of {size[0]}x{size[1]} is resized again and again", hint="pad or crop it")
+        if min(resized) <= 0 or max(resized) / min(resized) > 200:
+            break
+        before, resized = resized, _resized(resized, factor, min_pixels, max_pixels)
+        if resized == before:
+            return resized
+    height, width = size
+    raise InputError(
+        f"an image of {height}x{width} has no usable aspect ratio (at most 200 to 1)", hint="pad or crop it"
+    )
 
 
 def _resized(size: Size, factor: int, min_pixels: int, max_pixels: int) -> Size:
     height, width = size
-    if min(size) <= 0 or max(size) / min(size) > 200:
-        raise InputError(
-            f"an image of {height}x{width} has no usable aspect ratio (at most 200 to 1)", hint="pad or crop it"
-        )
     rows, columns = (max(factor, round(side / factor) * factor) for side in size)
     if rows * columns > max_pixels:
         shrink = float(np.sqrt(height * width / max_pixels))

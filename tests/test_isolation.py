@@ -261,3 +261,19 @@ def test_the_children_of_a_killed_command_end_with_it(tmp_path):
     parent.wait()
     assert select.select([child], [], [], 20)[0] == [child]  # readable once it has ended
     os.close(child)
+
+
+@pytest.mark.gpu
+def test_children_are_forked_beside_a_cuda_context():
+    torch = pytest.importorskip("torch", reason="needs torch")
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    before = torch.ones(8, device="cuda").sum()
+
+    def uses_the_device(rollout):
+        return float(torch.ones(8, device="cuda").sum())
+
+    scores = Rubric([Term("plain", lambda rollout: 1.0), Term("device", uses_the_device, 0.0)])(rollouts(2))
+    assert [score.total for score in scores] == [1.0, 1.0]
+    assert "Cannot re-initialize CUDA in forked subprocess" in scores[0].failures[0].cause
+    assert float(before + torch.ones(8, device="cuda").sum()) == 16.0
