@@ -20,7 +20,8 @@ import numpy as np
 from medground.geometry import Box, Point
 from medground.recipe import resolve
 from medground.registry import build
-from medground.rewards.rubric import Rubric, Term, rubric
+from medground.rewards.rubric import Rubric, rubric
+from medground.rewards.term import Term
 from medground.types import Completion, Query, Region, RewardResult, Rollout, Sample, Target
 
 RECIPES = ("train/soft", "train/hard", "train/base", "train/medreasoner_soft", "train/medreasoner_hard")

@@ -254,20 +254,13 @@ class Reward(Protocol):
     >>> isinstance(term, medground.Reward), term.needs_mask, term.range
     (True, True, (0.0, 1.0))
 
-    A term that medground does not ship runs in a child that is forked for each batch: what it changes is lost, random
-    generators included, and it reaches no accelerator.
-
-    Optional:
-        batch(rollouts) -> list[RewardResult]: one per rollout, in order; for a term that runs a model.
-        in_process: True makes it run in medground's own process, for a term that needs a device or keeps state; one that
-            takes longer than its time limit then ends the run.
-        time_limit: seconds that a batch may take; 60 by default.
+    Optional: ``batch(rollouts) -> list[RewardResult]``, one each, in order; ``time_limit`` of a batch, s; ``in_process = True``
+    for a term that needs a device or keeps state: others that medground does not ship run in a child forked per batch.
     """
 
     needs_mask: bool
     """True makes training run the segmenter."""
-    range: tuple[float, float]
-    """The smallest and largest value it can give."""
+    range: tuple[float, float]  # the smallest and largest value it can give
 
     def __call__(self, rollout: Rollout) -> RewardResult:
         """Return the raw value for one rollout; a value of None abstains."""

@@ -271,12 +271,8 @@ class Fault(StrEnum):
     @property
     def of_model(self) -> bool:
         """True when the model's own text is to blame; only then may it count against the model."""
-        return not self.without_text and self not in (Fault.SEGMENTER, Fault.OUT_OF_MEMORY)
-
-    @property
-    def without_text(self) -> bool:
-        """True when no text could be had at all: the server failed, or the reasoner cannot take the image or the question."""
-        return self in (Fault.TRANSPORT, Fault.TIMEOUT, Fault.UNUSABLE_INPUT)
+        ours = (Fault.TRANSPORT, Fault.TIMEOUT, Fault.SEGMENTER, Fault.OUT_OF_MEMORY, Fault.UNUSABLE_INPUT)
+        return self not in ours
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

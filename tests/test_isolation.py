@@ -17,7 +17,8 @@ from medground_rewards.boxes import BboxIou
 from medground.errors import InputError, RecipeError, RunError
 from medground.rewards.adapters import from_trl, from_verl, user_reward
 from medground.rewards.isolation import Ending, run_in_child
-from medground.rewards.rubric import Rubric, Term
+from medground.rewards.rubric import Rubric
+from medground.rewards.term import Term
 from medground.types import Completion, Grounding, Query, Region, Rollout, Sample, Target
 
 BAD = Path(bad_terms.__file__)

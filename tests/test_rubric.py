@@ -17,7 +17,8 @@ import medground
 from medground.errors import InputError, RecipeError
 from medground.geometry import Box, Point
 from medground.rewards.adapters import from_trl, from_verl, user_reward
-from medground.rewards.rubric import ConstantAlarm, Rubric, Term, failure_counts, usable_groups
+from medground.rewards.rubric import ConstantAlarm, Rubric, failure_counts, usable_groups
+from medground.rewards.term import Term
 from medground.types import (
     Completion,
     Fault,

@@ -38,7 +38,8 @@ def score(recipe: str, file: Path, overrides: tuple[str, ...], own: tuple[str, .
     from medground.evaluation.scoring import score_lines
     from medground.recipe import resolve
     from medground.rewards.adapters import user_reward
-    from medground.rewards.rubric import Rubric, Term, rubric
+    from medground.rewards.rubric import Rubric, rubric
+    from medground.rewards.term import Term
     from medground.runs.jsonable import plain
 
     resolved = resolve(recipe, *overrides)
@@ -98,7 +99,8 @@ def _under_audit(what: str, overrides: tuple[str, ...]) -> "tuple[Recipe, Rubric
     from medground.recipe import resolve
     from medground.registry import components
     from medground.rewards.adapters import user_reward
-    from medground.rewards.rubric import Rubric, Term, rubric
+    from medground.rewards.rubric import Rubric, rubric
+    from medground.rewards.term import Term
 
     if "=" in what:
         return resolve({"prompt_interface": "bbox_points"}, *overrides), Rubric([Term(*user_reward(what))])

@@ -115,7 +115,7 @@ def _fault(rollout: Rollout) -> Fault | None:
 
 def _lost_whole(rollout: Rollout) -> bool:
     """Return True if there is no text to measure at all, not merely no mask."""
-    return rollout.completion.fault is not None or (rollout.fault is not None and rollout.fault.without_text)
+    return rollout.completion.fault is not None or rollout.fault in (Fault.TRANSPORT, Fault.TIMEOUT)
 
 
 def prompted_by(name: str) -> MaskPrompt | None:

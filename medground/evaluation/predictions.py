@@ -18,7 +18,7 @@ from medground.geometry import Size
 from medground.protocols import PromptInterface
 from medground.types import Completion, Fault, Sample
 
-WITHOUT_TEXT = [fault for fault in Fault if fault.without_text]
+WITHOUT_TEXT = (Fault.TRANSPORT, Fault.TIMEOUT, Fault.UNUSABLE_INPUT)
 
 
 class Predictions:

@@ -12,10 +12,11 @@ from functools import cached_property
 from typing import Any, Generic, TypeVar, get_args
 
 from medground import registry
-from medground.errors import InputError, RecipeError, did_you_mean
+from medground.errors import RecipeError, did_you_mean
 from medground.images.query import ImageSource, as_query
 from medground.pipeline.cache import StageCache, query_key
-from medground.pipeline.masks import Answers, Segmented, check_counts, segment
+from medground.pipeline.completions import generate
+from medground.pipeline.masks import Answers, Segmented, segment
 from medground.pipeline.result import GroundingResult
 from medground.protocols import PromptInterface, Reasoner, Segmenter
 from medground.recipe import Recipe, check, require_checkpoints, resolve
@@ -24,7 +25,6 @@ from medground.types import (
     Completion,
     Fault,
     Grounding,
-    Messages,
     PromptChoice,
     PromptKind,
     Query,
@@ -278,8 +278,7 @@ class Pipeline:
             if self.recipe is not None and "reasoner" not in vars(self):  # not built yet
                 require_checkpoints(self.recipe, "reasoner", *["segmenter"] * self.segments)
             conversations = [self.prompt_interface.render(queries[index]) for index in missing]
-            answers = _generate(self.reasoner, conversations, sampling)
-            check_counts("reasoner", [len(group) for group in answers], [sampling.num_generations] * len(conversations))
+            answers = generate(self.reasoner, conversations, sampling)
             for index, group in zip(missing, answers, strict=True):
                 groups[index] = group
                 if cache and all(completion.fault is None for completion in group):
@@ -325,17 +324,6 @@ class Pipeline:
         components = [self.components.get(kind) for kind in kinds]
         digests = [component.digest for component in components if isinstance(component, Deferred)]
         return " ".join(digests) if len(digests) == len(components) else None
-
-
-def _generate(reasoner: Reasoner, batch: Sequence[Messages], sampling: Sampling) -> list[list[Completion]]:
-    """Return the completions of every conversation; one that the reasoner cannot take alone gets a fault."""
-    try:
-        return reasoner.generate(batch, sampling)
-    except InputError as error:
-        if len(batch) > 1:
-            return [_generate(reasoner, [messages], sampling)[0] for messages in batch]
-        refused = Completion(text="", frame=None, fault=Fault.UNUSABLE_INPUT, cause=str(error))
-        return [[refused] * sampling.num_generations]
 
 
 def _choice(word: str) -> PromptChoice:

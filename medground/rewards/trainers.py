@@ -18,7 +18,8 @@ from medground.frames import Frame
 from medground.geometry import Box, Point, Size
 from medground.images.query import as_query
 from medground.images.rle import decode_rle
-from medground.rewards.rubric import Rubric, Score, Term, why_no_total
+from medground.rewards.rubric import Rubric, Score, why_no_total
+from medground.rewards.term import Term
 from medground.types import Completion, Mask, Query, Region, Rollout, Sample, Target
 
 if TYPE_CHECKING:
