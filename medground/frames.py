@@ -11,8 +11,11 @@ from typing import Literal, TypedDict
 import numpy as np
 from numpy.typing import ArrayLike
 
+from medground.errors import InputError
 from medground.geometry import Floats, Size
 
+PASSES = 10
+"""How often the rule of a patch grid is applied to find a size that it leaves alone: two passes, for thin images more."""
 Kind = Literal["pixel", "permille", "unit"]
 Order = Literal["xy", "yx"]
 
@@ -117,11 +120,23 @@ def fixed_point(size: Size, *, factor: int, min_pixels: int, max_pixels: int) ->
     (840, 840)
 
     Raises:
-        ValueError: if one side is more than 200 times the other, as the processors refuse it too.
+        InputError: if there is none, or one side is more than 200 times the other: the processors refuse that too.
     """
+    resized = size
+    for _ in range(PASSES):
+        if min(resized) <= 0 or max(resized) / min(resized) > 200:
+            break
+        before, resized = resized, _resized(resized, factor, min_pixels, max_pixels)
+        if resized == before:
+            return resized
     height, width = size
-    if min(size) <= 0 or max(size) / min(size) > 200:
-        raise ValueError(f"an image of {height}x{width} has no usable aspect ratio (at most 200 to 1)")
+    raise InputError(
+        f"an image of {height}x{width} has no usable aspect ratio (at most 200 to 1)", hint="pad or crop it"
+    )
+
+
+def _resized(size: Size, factor: int, min_pixels: int, max_pixels: int) -> Size:
+    height, width = size
     rows, columns = (max(factor, round(side / factor) * factor) for side in size)
     if rows * columns > max_pixels:
         shrink = float(np.sqrt(height * width / max_pixels))

@@ -254,13 +254,13 @@ class Reward(Protocol):
     >>> isinstance(term, medground.Reward), term.needs_mask, term.range
     (True, True, (0.0, 1.0))
 
-    Optional: ``batch(rollouts) -> list[RewardResult]``, one per rollout, in order; for a term that runs a model.
+    Optional: ``batch(rollouts) -> list[RewardResult]``, one each, in order; ``time_limit`` of a batch, s; ``in_process = True``
+    for a term that needs a device or keeps state: others that medground does not ship run in a child forked per batch.
     """
 
     needs_mask: bool
     """True makes training run the segmenter."""
-    range: tuple[float, float]
-    """The smallest and largest value it can give."""
+    range: tuple[float, float]  # the smallest and largest value it can give
 
     def __call__(self, rollout: Rollout) -> RewardResult:
         """Return the raw value for one rollout; a value of None abstains."""

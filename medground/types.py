@@ -233,7 +233,7 @@ class Completion:
     cause: str = ""
     """One sentence about `fault`, where there is one."""
     fault: "Fault | None" = None
-    """Set when no text could be had at all (transport, timeout); never the model's doing."""
+    """Set when no text could be had at all (transport, timeout, unusable input); never the model's doing."""
 
     def __repr__(self) -> str:
         frame = "no frame" if self.frame is None else f"{self.frame.kind} frame"
@@ -266,11 +266,13 @@ class Fault(StrEnum):
     TIMEOUT = "timeout"
     SEGMENTER = "segmenter"
     OUT_OF_MEMORY = "out_of_memory"
+    UNUSABLE_INPUT = "unusable_input"
 
     @property
     def of_model(self) -> bool:
         """True when the model's own text is to blame; only then may it count against the model."""
-        return self not in (Fault.TRANSPORT, Fault.TIMEOUT, Fault.SEGMENTER, Fault.OUT_OF_MEMORY)
+        ours = (Fault.TRANSPORT, Fault.TIMEOUT, Fault.SEGMENTER, Fault.OUT_OF_MEMORY, Fault.UNUSABLE_INPUT)
+        return self not in ours
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -328,7 +330,7 @@ class Rollout:
     grounding: Grounding
     """What was read of it; its regions hold their masks where a term needs them."""
     fault: Fault | None = None
-    """A failure that is not the model's: transport, timeout, segmenter, out of memory. Such a rollout is not scored."""
+    """A failure that is not the model's, as of a server or a segmenter. Such a rollout is not scored."""
     cause: str = ""
     """One sentence about `fault`."""
 

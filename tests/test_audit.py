@@ -18,7 +18,8 @@ from medground.registry import build
 from medground.rewards.audit import audit
 from medground.rewards.audit.probes import CURVES
 from medground.rewards.audit.scenes import LARGE, REFERENCE, Scorer
-from medground.rewards.rubric import Rubric, Term, rubric
+from medground.rewards.rubric import Rubric, rubric
+from medground.rewards.term import Term
 
 OURS = ["train/soft", "train/hard", "train/base", pytest.param("train/mask", marks=pytest.mark.slow)]
 

@@ -5,6 +5,7 @@ import importlib
 import numpy as np
 import pytest
 
+from medground.errors import InputError
 from medground.frames import Frame, fixed_point, pixels
 
 FACTOR = {"qwen2_vl": 28, "qwen2_5_vl": 28, "qwen3_vl": 32}
@@ -79,8 +80,26 @@ def test_fixed_points_are_left_alone():
             assert fixed_point(once, factor=factor, min_pixels=low, max_pixels=high) == once
 
 
+@pytest.mark.parametrize("limits", [(256, 4096), (3136, 1003520), (3136, 12845056)])
+def test_a_thin_image_has_a_fixed_point_within_the_limits(limits):
+    """Up to 100 to 1, and many beyond: rounding sides to patches makes some thinner than 200 to 1."""
+    rule = {"factor": 16, "min_pixels": limits[0], "max_pixels": limits[1]}
+    for side in range(2, 40):
+        for ratio in (20, 60, 100):
+            once = fixed_point((side, side * ratio), **rule)
+            assert limits[0] <= once[0] * once[1] <= limits[1]
+            assert fixed_point(once, **rule) == once
+
+
+def test_the_rule_is_applied_until_it_changes_nothing():
+    """3 x 500 becomes 16 x 816 (16 * sqrt(256 / 1500) up), which is above the limit, and then 16 x 256."""
+    assert fixed_point((3, 500), factor=16, min_pixels=256, max_pixels=4096) == (16, 256)
+
+
 def test_a_strip_is_refused():
-    with pytest.raises(ValueError, match="aspect"):
+    with pytest.raises(InputError, match="an image of 17x3400 has no usable aspect ratio"):  # it would become 16x3392
+        fixed_point((17, 3400), factor=16, min_pixels=3136, max_pixels=1003520)
+    with pytest.raises(InputError, match="aspect"):
         fixed_point((1, 1000), factor=28, min_pixels=3136, max_pixels=12845056)
 
 

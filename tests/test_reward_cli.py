@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from medground.cli.reward import reward
-from medground.errors import InputError
+from medground.errors import InputError, RunError
 from medground.images.pictures import write_mask
 from medground.images.rle import decode_rle
 
@@ -40,7 +40,7 @@ def score(tmp_path):
         text = "".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines)
         (tmp_path / "lines.jsonl").write_text(text, encoding="utf-8", errors="surrogateescape")
         result = CliRunner().invoke(reward, ["score", recipe, str(tmp_path / "lines.jsonl"), *arguments])
-        if result.exception is not None and not isinstance(result.exception, (InputError, SystemExit)):
+        if result.exception is not None and not isinstance(result.exception, (InputError, RunError, SystemExit)):
             raise result.exception
         results = [json.loads(line, parse_constant=pytest.fail) for line in result.stdout.splitlines()]
         code = getattr(result.exception, "exit_code", result.exit_code)
@@ -169,7 +169,7 @@ def test_the_users_own_term_is_scored_and_its_file_hashed(score, tmp_path):
 def test_a_failing_term_is_named_in_its_line_and_counted(score, tmp_path):
     (tmp_path / "my.py").write_text("def fn(rollout):\n    return float('nan')\n")
     code, (results,), summary = score([line()], "--term", f"bad={tmp_path / 'my.py'}:fn")
-    assert (code, results["score"]) == (0, None)
+    assert (code, results["score"]) == (1, None)
     failure = results["terms"]["bad"]["details"]["failure"]
     assert failure["kind"] == "nan"
     assert "'line 1'" in failure["cause"]

@@ -14,6 +14,7 @@ import click
 
 from medground.cli.plugin_commands import plugin_commands
 from medground.errors import Interrupted, MedgroundError
+from medground.runs.exits import refuse_early_exit
 from medground.training.launcher import exit_process, rank
 
 COMMANDS = {
@@ -87,6 +88,8 @@ class _StderrHandler(logging.Handler):
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line and end the process with its exit code."""
     words = sys.argv[1:] if arguments is None else arguments
+    if arguments is None:
+        refuse_early_exit()
     try:
         code: Any = medground.main(words, prog_name="medground", standalone_mode=False)
     except click.exceptions.Exit as error:

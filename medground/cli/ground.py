@@ -7,14 +7,14 @@ import click
 
 from medground.cli.completion import OVERRIDE, RECIPE
 from medground.cli.view_options import view_options
-from medground.errors import RunError
+from medground.errors import InputError, RunError
 from medground.evaluation.causes import Outcomes, is_empty
 from medground.images.loaded import LoadedImage
 from medground.images.read import open_image
 from medground.images.view import View
 from medground.pipeline.pipeline import load
 from medground.pipeline.result import GroundingResult
-from medground.types import Query
+from medground.types import Fault, Query
 
 
 @click.command()
@@ -49,6 +49,8 @@ def ground(
     loaded = open_image(image, view)
     pipeline = load(recipe, *overrides)
     answer = pipeline(Query(image=loaded.pixels, question=question, id=loaded.id))
+    if answer.fault is Fault.UNUSABLE_INPUT:
+        raise InputError(answer.cause)
     result = write_result(answer, out, loaded.id, untrained=pipeline.untrained, image=loaded, source=image, view=view)
     if as_json:
         click.echo(json.dumps(result))

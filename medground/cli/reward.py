@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from medground.cli.completion import OVERRIDE, RECIPE
-from medground.errors import InputError
+from medground.errors import InputError, RunError
 
 if TYPE_CHECKING:
     from medground.evaluation.scoring import ScoreResult
@@ -38,7 +38,8 @@ def score(recipe: str, file: Path, overrides: tuple[str, ...], own: tuple[str, .
     from medground.evaluation.scoring import score_lines
     from medground.recipe import resolve
     from medground.rewards.adapters import user_reward
-    from medground.rewards.rubric import Rubric, Term, rubric
+    from medground.rewards.rubric import Rubric, rubric
+    from medground.rewards.term import Term
     from medground.runs.jsonable import plain
 
     resolved = resolve(recipe, *overrides)
@@ -55,6 +56,11 @@ def score(recipe: str, file: Path, overrides: tuple[str, ...], own: tuple[str, .
         first = tally.bad[0]
         raise InputError(
             f"{len(tally.bad)} of {tally.lines} lines of {file.name} are invalid", hint=f"the first is {first}"
+        )
+    if tally.unscored:
+        raise RunError(
+            f"{len(tally.unscored)} of {tally.lines} lines of {file.name} have no score: {tally.unscored[0]}",
+            hint="mend the term, or take it out: rewards.NAME=null",
         )
 
 
@@ -93,7 +99,8 @@ def _under_audit(what: str, overrides: tuple[str, ...]) -> "tuple[Recipe, Rubric
     from medground.recipe import resolve
     from medground.registry import components
     from medground.rewards.adapters import user_reward
-    from medground.rewards.rubric import Rubric, Term, rubric
+    from medground.rewards.rubric import Rubric, rubric
+    from medground.rewards.term import Term
 
     if "=" in what:
         return resolve({"prompt_interface": "bbox_points"}, *overrides), Rubric([Term(*user_reward(what))])
@@ -120,12 +127,16 @@ class _Tally:
     def __init__(self) -> None:
         self.lines = 0
         self.bad: list[str] = []
+        self.unscored: list[str] = []
+        """Why a weighted term gave no number, for each line that has no score because of one."""
         self.scores: list[float] = []
         self.values: dict[str, list[float]] = {}
         self.weights: dict[str, float] = {}
         self.faults: Counter[str] = Counter()
         self.failures: Counter[str] = Counter()
         self.causes: dict[str, str] = {}
+        self.abstentions: Counter[tuple[str, str]] = Counter()
+        """(Label, reason) -> lines."""
 
     def add(self, result: "ScoreResult") -> None:
         self.lines += 1
@@ -135,6 +146,9 @@ class _Tally:
             self.scores.append(result.score)
         if result.fault is not None:
             self.faults[result.fault] += 1
+        failures = [term.details.get("failure") for term in result.terms.values() if term.weight != 0]
+        causes = [failure["cause"] for failure in failures if failure and failure["kind"] != "released"]
+        self.unscored += causes[:1]
         for label, term in result.terms.items():
             self.weights[label] = term.weight
             self.values.setdefault(label, []).extend(() if term.value is None else (term.value,))
@@ -142,6 +156,8 @@ class _Tally:
                 key = f"{label}: {failure['kind']}"
                 self.failures[key] += 1
                 self.causes.setdefault(key, failure["cause"])
+            elif term.value is None:
+                self.abstentions[label, term.details.get("undefined", "it says not why")] += 1
 
     def text(self) -> str:
         mean = f"{sum(self.scores) / len(self.scores):.4f}" if self.scores else "none"
@@ -149,6 +165,7 @@ class _Tally:
         for label, values in self.values.items():
             shown = f"{sum(values) / len(values):.4f}" if values else "abstains"
             rows.append(f"  {label:<24} {shown:>8}  x {self.weights[label]:g}")
+        rows += [f"  {label} abstained {count} times: {reason}" for (label, reason), count in self.abstentions.items()]
         rows += [f"  fault {fault}: {count}" for fault, count in sorted(self.faults.items())]
         rows += [f"  failed {what} {count} times, first: {self.causes[what]}" for what, count in self.failures.items()]
         return "\n".join(rows)

@@ -24,7 +24,7 @@ from medground.runs.inputs import RunInputs, component_inputs
 from medground.runs.jsonable import restore
 from medground.runs.progress import progress
 from medground.runs.stopping import interruptible
-from medground.types import Query
+from medground.types import Fault, Query
 
 
 @click.command()
@@ -139,6 +139,9 @@ def _ground(pipeline: Pipeline, batch: list[Input], out: Path, overlays: bool) -
     answers = pipeline.batch([query for _, query, _ in queries])
     for (index, query, image), answer in zip(queries, answers, strict=True):
         item = batch[index]
+        if answer.fault is Fault.UNUSABLE_INPUT:
+            lines[index] = {"id": item.id, "status": "unreadable", "cause": answer.cause}
+            continue
         result = write_result(
             answer, out / "results", query.id, untrained=pipeline.untrained, overlay=overlays, image=image,
             source=item.image, view=item.view,

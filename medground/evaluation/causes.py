@@ -24,6 +24,7 @@ _SAYS: Mapping[Fault, tuple[str, str]] = {
     ),
     Fault.TRANSPORT: ("lost on the way (transport)", "look at their cause, fix it, and run again"),
     Fault.TIMEOUT: ("not there in time (timeout)", "raise reasoner.timeout, and run again"),
+    Fault.UNUSABLE_INPUT: ("missing because the model cannot take the input (unusable_input)", "look at their cause"),
     Fault.SEGMENTER: ("without a mask because the segmenter failed (segmenter)", "look at their cause"),
     Fault.OUT_OF_MEMORY: (
         "without a mask because memory ran out (out_of_memory)",

@@ -19,6 +19,8 @@ from medground.protocols import PromptInterface
 from medground.runs.jsonable import restore
 from medground.types import Completion, Fault, Sample
 
+WITHOUT_TEXT = (Fault.TRANSPORT, Fault.TIMEOUT, Fault.UNUSABLE_INPUT)
+
 
 class Predictions:
     """Saved completions, by sample. They meet samples by id alone; lines without ids are named by their numbers.
@@ -82,7 +84,7 @@ def _completions(line: Mapping[str, Any], size: Size) -> list[Completion]:
     if "answers" in line:
         return [restore(AnswerRecord, answer).completion for answer in line["answers"]]
     text = line["prediction"] if "prediction" in line else line.get("text")
-    lost = Fault(line["fault"]) if line.get("fault") in (Fault.TRANSPORT, Fault.TIMEOUT) else None
+    lost = Fault(line["fault"]) if line.get("fault") in WITHOUT_TEXT else None
     if text is None and lost is not None:
         text = ""
     if not isinstance(text, str):

@@ -16,7 +16,8 @@ from medground import registry
 from medground.errors import RecipeError, did_you_mean
 from medground.images.query import ImageSource, as_query
 from medground.pipeline.cache import StageCache, query_key
-from medground.pipeline.masks import Answers, Segmented, check_counts, segment
+from medground.pipeline.completions import generate
+from medground.pipeline.masks import Answers, Segmented, segment
 from medground.pipeline.result import GroundingResult
 from medground.protocols import PromptInterface, Reasoner, Segmenter
 from medground.recipe import Recipe, check, require_checkpoints, resolve
@@ -281,8 +282,7 @@ class Pipeline:
             if self.recipe is not None and "reasoner" not in vars(self):  # not built yet
                 require_checkpoints(self.recipe, "reasoner", *["segmenter"] * self.segments)
             conversations = [self.prompt_interface.render(queries[index]) for index in missing]
-            answers = self.reasoner.generate(conversations, sampling)
-            check_counts("reasoner", [len(group) for group in answers], [sampling.num_generations] * len(conversations))
+            answers = generate(self.reasoner, conversations, sampling)
             for index, group in zip(missing, answers, strict=True):
                 groups[index] = group
                 if cache and all(completion.fault is None for completion in group):

@@ -1,9 +1,10 @@
 """Reward functions written elsewhere: TRL's, verl's, and one's own file, as terms of a rubric.
 
-They run unmodified, in this process, on copies of the texts. One that hangs is not stopped.
+They run unmodified, on copies of the texts, where the terms of others run: see `medground.rewards.rubric`.
 """
 
 import asyncio
+import contextlib
 import hashlib
 import importlib.util
 import inspect
@@ -14,9 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from medground.errors import InputError, RecipeError, did_you_mean
+from medground.rewards.isolation import SECONDS, Ending, Send, can_fork, run_in_child, watch
 from medground.types import RewardResult, Rollout
 
 ANY = (-float("inf"), float("inf"))
+DECLARED = ("needs_mask", "in_process", "time_limit")
+"""Attributes that a function may have, as a term has them."""
 
 
 def truth_json(rollout: Rollout) -> str:
@@ -60,6 +64,7 @@ class FromTRL:
         trainer_state: Any = None,
     ) -> None:
         self.function = function
+        _take_over(self, function)
         self.conversational = conversational
         self.columns = dict(columns or {})
         self.trainer_state = trainer_state
@@ -141,6 +146,7 @@ class FromVerl:
         truth: Callable[[Rollout], Any] = truth_json,
     ) -> None:
         self.function = function
+        _take_over(self, function)
         self.data_source = data_source
         self.truth = truth
 
@@ -175,13 +181,14 @@ class UserReward:
         sha256: of the file's bytes.
     """
 
+    needs_mask = False
     range = ANY
 
     def __init__(self, function: Callable[[Rollout], Any], *, source: str, sha256: str) -> None:
         self.function = function
         self.source = source
         self.sha256 = sha256
-        self.needs_mask = bool(getattr(function, "needs_mask", False))
+        _take_over(self, function)
         if hasattr(function, "batch"):
             self.batch = self._batch
 
@@ -229,15 +236,38 @@ def user_reward(text: str) -> tuple[str, UserReward]:
 
 
 def _run_file(path: Path, label: str) -> Any:
+    """Run a file as a module: in a child first, so that one that ends its process or hangs is refused.
+
+    Raises:
+        InputError: if it does not run to its end.
+    """
     spec = importlib.util.spec_from_file_location(f"medground_own_{label}", path)
     if spec is None or spec.loader is None:
         raise InputError(f"the file of term {label!r} is not Python: {path.name}", hint="name a .py file")
-    module = importlib.util.module_from_spec(spec)
+    module, run = importlib.util.module_from_spec(spec), spec.loader.exec_module
+
+    def attempt(send: Send) -> None:
+        with contextlib.suppress(Exception, SystemExit):  # raised again below
+            run(module)
+
+    if can_fork():
+        trial = run_in_child(attempt, SECONDS)
+        if trial.ending is not Ending.DONE:
+            raise InputError(
+                f"the file of term {label!r} {trial.cause} when it is run", hint="let it define functions only"
+            )
     try:
-        spec.loader.exec_module(module)
-    except Exception as error:
+        with watch(f"the file of term {label!r}", SECONDS):
+            run(module)
+    except (Exception, SystemExit) as error:
         raise InputError(f"the file of term {label!r} fails: {type(error).__name__}: {error}") from error
     return module
+
+
+def _take_over(term: Any, function: Callable[..., Any]) -> None:
+    """Let a term declare what the function that it calls declares: see `medground.protocols.Reward`."""
+    declared = {name: getattr(function, name) for name in DECLARED if hasattr(function, name)}
+    vars(term).update(declared)
 
 
 def _name(function: Callable[..., Any]) -> str:

@@ -4,68 +4,27 @@ Raw value, weight and weighted sum are three things and stay three things. Weigh
 normalised; weight 0 observes. A term that answers None abstains: it adds nothing. A term that raises, or returns NaN,
 an infinity, a wrong type or a wrong number of results *fails* for that sample: the failure is counted and named, the
 sample has no total, and nobody mistakes it for a zero.
-
-A term runs in this process. One that never returns is not stopped.
 """
 
 import math
-import numbers
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from medground.errors import RecipeError
+from medground.errors import RecipeError, RunError
 from medground.recipe import Recipe, resolve
 from medground.recipe.recipe import Source
 from medground.registry import build
-from medground.types import RewardResult, Rollout
+from medground.rewards.isolation import Ending
+from medground.rewards.term import Failure, Term, TermScore, run_term
+from medground.types import Rollout
 
-
-@dataclass(frozen=True, slots=True)
-class Term:
-    """One reward under the label it has in a recipe."""
-
-    label: str
-    """Names the term in scores, logs and reports; unique within a rubric."""
-    reward: Callable[[Rollout], Any]
-    """A `medground.protocols.Reward`, or any function of a rollout that returns a number or None."""
-    weight: float = 1.0
-    """Factor in the total, taken as written; 0 observes."""
-
-    @property
-    def needs_mask(self) -> bool:
-        """True when the term wants the segmenter's mask."""
-        return bool(getattr(self.reward, "needs_mask", False))
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """Why a sample got no number from a term, or no score at all."""
-
-    kind: str
-    """raised, nan, infinite, wrong_type, wrong_length, released; or the value of a fault that is not the model's."""
-    cause: str
-    """One sentence naming the term, the sample and the reason."""
-
-
-@dataclass(frozen=True, slots=True)
-class TermScore:
-    """What one term said about one sample."""
-
-    value: float | None
-    """The raw value; None when it abstained or failed."""
-    weight: float
-    details: Mapping[str, Any] = field(default_factory=dict)
-    failure: Failure | None = None
-
-    @property
-    def weighted(self) -> float:
-        """What it adds to the total."""
-        return 0.0 if self.value is None else self.weight * self.value
+TIMEOUTS = 3
+"""A rubric stops after so many batches in a row in which one term did not finish in time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +48,8 @@ class Score:
 class Rubric:
     """Weighted terms, called on rollouts.
 
-    >>> from medground.rewards.rubric import Rubric, Term
+    >>> from medground.rewards.rubric import Rubric
+    >>> from medground.rewards.term import Term
     >>> Rubric([Term("length", len, 0.5)])
     Rubric(length x 0.5)
 
@@ -108,6 +68,12 @@ class Rubric:
                 raise RecipeError(
                     f"the weight of term {term.label!r} is not finite: {term.weight}", hint="set a finite number"
                 )
+            if not (isinstance(term.time_limit, int | float) and 0 < term.time_limit < math.inf):
+                raise RecipeError(
+                    f"the time_limit of term {term.label!r} is no number of seconds: {term.time_limit!r}",
+                    hint="set time_limit to a number above 0",
+                )
+        self._late: Counter[str] = Counter()
 
     def __repr__(self) -> str:
         return f"Rubric({', '.join(f'{term.label} x {term.weight:g}' for term in self.terms)})"
@@ -123,16 +89,35 @@ class Rubric:
         return any(term.needs_mask for term in self.terms)
 
     def __call__(self, rollouts: Sequence[Rollout]) -> list[Score]:
-        """Return one score per rollout, in order; a rollout with a fault that is not the model's is not scored."""
+        """Return one score per rollout, in order; a rollout with a fault that is not the model's is not scored.
+
+        Raises:
+            RunError: if a term did not finish in time in `TIMEOUTS` batches in a row.
+        """
         scores = [_unscored(rollout) for rollout in rollouts]
         scorable = [rollout for rollout, score in zip(rollouts, scores, strict=True) if score is None]
         with _read_only(scorable):
-            columns = {term.label: _run(term, scorable) for term in self.terms} if scorable else {}
+            columns = {term.label: self._column(term, scorable) for term in self.terms} if scorable else {}
         sums = iter(
-            _sum({label: column[index] for label, column in columns.items()}, _name(rollout))
+            _sum({label: column[index] for label, column in columns.items()}, rollout.sample.query.id)
             for index, rollout in enumerate(scorable)
         )
         return [next(sums) if score is None else score for score in scores]
+
+    def _column(self, term: Term, rollouts: Sequence[Rollout]) -> list[TermScore]:
+        """Return what one term says about a batch."""
+        column = run_term(term, rollouts)
+        last = column[-1].failure
+        if last is None or last.kind != Ending.LATE:
+            self._late[term.label] = 0
+            return column
+        self._late[term.label] += 1
+        if self._late[term.label] == TIMEOUTS:
+            raise RunError(
+                f"{last.cause}, in {TIMEOUTS} batches in a row",
+                hint="set time_limit = SECONDS on it if it is only slow",
+            )
+        return column
 
 
 def _unscored(rollout: Rollout) -> Score | None:
@@ -140,7 +125,7 @@ def _unscored(rollout: Rollout) -> Score | None:
     fault = rollout.fault or rollout.completion.fault
     if fault is None or fault.of_model:
         return None
-    cause = f"sample {_name(rollout)!r} was not scored: {rollout.cause or fault.value}"
+    cause = f"sample {rollout.sample.query.id!r} was not scored: {rollout.cause or fault.value}"
     return Score(total=None, terms={}, failures=(Failure(fault.value, cause),))
 
 
@@ -155,68 +140,6 @@ def _sum(terms: Mapping[str, TermScore], name: str) -> Score:
         cause = f"the weighted sum is {total} on sample {name!r}, although every term is finite"
         return Score(total=None, terms=terms, failures=(*failures, Failure("infinite", cause)))
     return Score(total=total, terms=terms, failures=failures)
-
-
-def _run(term: Term, rollouts: Sequence[Rollout]) -> list[TermScore]:
-    batch = getattr(term.reward, "batch", None)
-    if batch is None:
-        return [_judge(term, rollout, _attempt(term.reward, rollout)) for rollout in rollouts]
-    answers = _attempt(batch, rollouts)
-    if isinstance(answers, BaseException):
-        return [_judge(term, rollout, answers) for rollout in rollouts]
-    if not isinstance(answers, Sequence) or isinstance(answers, str):
-        return [_fail(term, rollout, "wrong_type", f"returned {_kind(answers)} for a batch") for rollout in rollouts]
-    if len(answers) != len(rollouts):
-        reason = f"returned {len(answers)} results for {len(rollouts)} samples"
-        return [_fail(term, rollout, "wrong_length", reason) for rollout in rollouts]
-    return [_judge(term, rollout, answer) for rollout, answer in zip(rollouts, answers, strict=True)]
-
-
-def _attempt(function: Callable[[Any], Any], argument: Any) -> Any:
-    try:
-        return function(argument)
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - the boundary to terms: what they raise costs one sample
-        return error
-
-
-def _judge(term: Term, rollout: Rollout, answer: Any) -> TermScore:
-    """Turn what a term answered into a finite value, an abstention or a named failure."""
-    if isinstance(answer, BaseException):
-        message = _attempt(str, answer)
-        reason = message if isinstance(message, str) else "its message cannot be read"
-        return _fail(term, rollout, "raised", f"raised {type(answer).__name__}: {reason}")
-    result = answer if isinstance(answer, RewardResult) else RewardResult(answer)
-    value, details = result.value, result.details
-    if not isinstance(details, Mapping):
-        return _fail(term, rollout, "wrong_type", f"returned {_kind(details)} as details, not a mapping")
-    if value is None:
-        released = details.get("released")
-        if released is None:
-            return TermScore(None, term.weight, details)
-        return _fail(term, rollout, "released", f"reproduces a released number that is {released}", details)
-    if type(value) is not float and not isinstance(value, numbers.Real | np.bool_):
-        return _fail(term, rollout, "wrong_type", f"returned {_kind(value)}, not a number or None", details)
-    number = _attempt(float, value)
-    if isinstance(number, OverflowError):
-        return _fail(term, rollout, "infinite", "returned a number too large for a float", details)
-    if isinstance(number, BaseException):
-        return _judge(term, rollout, number)
-    if math.isfinite(number):
-        return TermScore(number, term.weight, details)
-    return _fail(term, rollout, "nan" if math.isnan(number) else "infinite", f"returned {number}", details)
-
-
-def _fail(term: Term, rollout: Rollout, kind: str, reason: str, details: Mapping[str, Any] | None = None) -> TermScore:
-    failure = Failure(kind, f"term {term.label!r} {reason} on sample {_name(rollout)!r}")
-    return TermScore(None, term.weight, details or {}, failure)
-
-
-def _name(rollout: Rollout) -> str:
-    return rollout.sample.query.id
-
-
-def _kind(value: Any) -> str:
-    return f"a {type(value).__name__}"
 
 
 @contextmanager
@@ -247,6 +170,23 @@ def usable_groups(groups: Iterable[Sequence[Score]]) -> list[bool]:
     Dropping single members would bias the group's baseline, so a failure costs its whole group.
     """
     return [all(score.total is not None for score in group) for group in groups]
+
+
+def why_no_total(scores: Iterable[Score]) -> str:
+    """Return in words which weighted terms failed or abstained in scores without a total, and why; the most frequent first.
+
+    >>> why_no_total(Rubric([Term("mine", lambda rollout: None)])([]))
+    ''
+    """
+    reasons: Counter[str] = Counter()
+    for score in scores:
+        if score.total is not None:
+            continue
+        reasons.update(failure.cause for failure in score.failures[:1])
+        silent = [] if score.failures else [pair for pair in score.terms.items() if pair[1].weight != 0]
+        for label, term in silent:
+            reasons[f"term {label!r} abstained ({term.details.get('undefined', 'it says not why')})"] += 1
+    return "; ".join(f"{reason}, {count} times" if count > 1 else reason for reason, count in reasons.most_common(4))
 
 
 def failure_counts(scores: Iterable[Score]) -> Counter[str]:

@@ -18,7 +18,8 @@ from medground.frames import Frame
 from medground.geometry import Box, Point, Size
 from medground.images.query import as_query
 from medground.images.rle import decode_rle
-from medground.rewards.rubric import Rubric, Score, Term
+from medground.rewards.rubric import Rubric, Score, why_no_total
+from medground.rewards.term import Term
 from medground.types import Completion, Mask, Query, Region, Rollout, Sample, Target
 
 if TYPE_CHECKING:
@@ -113,8 +114,7 @@ def to_verl(
     ) -> dict[str, float]:
         (score,) = scorer([{**(extra_info or {}), "ground_truth": ground_truth}], [solution_str])
         if score.total is None:
-            cause = "; ".join(failure.cause for failure in score.failures) or "every term abstains"
-            raise RunError(f"an answer to {data_source} data has no score: {cause}")
+            raise RunError(f"an answer to {data_source} data has no score: {why_no_total([score])}")
         values = {label: term.value for label, term in score.terms.items() if term.value is not None}
         return {"score": score.total, **values}
 

@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from typing import NoReturn, TypeVar
 
 from medground.errors import RunError
+from medground.runs.exits import decide, end_process
 
 T = TypeVar("T")
 GRACE = 15.0
@@ -52,12 +53,10 @@ def exit_process(code: int) -> NoReturn:
     One of several ends without Python's teardown: threads of communication libraries may abort in it after all work is
     done, and the launcher would take that for a failure.
     """
+    decide(code)
     if not launched():
         sys.exit(code)
-    for stream in (sys.stdout, sys.stderr):
-        if stream is not None:
-            stream.flush()
-    os._exit(code)
+    end_process(code)
 
 
 def start(arguments: Sequence[str], count: int) -> int:

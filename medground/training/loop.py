@@ -131,7 +131,7 @@ class Loop:
             state.advance(result)
             with _disk_errors(state.step):
                 self._record(result, time.perf_counter() - started)
-            self._check_skips()
+            self._check_skips(result.skipped)
             best = self._validate()
             if best or state.step % self.training.config.save_every == 0 or state.step == planned:
                 self._save()
@@ -224,7 +224,7 @@ class Loop:
                 self.records.event("result", step=best, checkpoint=chosen.name)
         self._write_report()
 
-    def _check_skips(self) -> None:
+    def _check_skips(self, reason: str | None) -> None:
         step, skipped = self.state.step, self.state.skipped
         recent = sum(number > step - WINDOW for number in skipped)
         in_a_row = all(step - back in skipped for back in range(IN_A_ROW))
@@ -232,7 +232,7 @@ class Loop:
             self._write_report()
             count = f"{IN_A_ROW} steps in a row" if in_a_row else f"{recent} of the last {min(step, WINDOW)} steps"
             raise RunError(
-                f"{count} had to be skipped, the last is step {step}",
+                f"{count} had to be skipped, the last is step {step}: {reason}",
                 hint=f"the batches are in {self.records.folder / 'incidents'}; with other data, rewards or settings it is "
                 "another run: give it another --out",
             )

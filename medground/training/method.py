@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from medground.types import Sample
+
 
 class StopRequested(Exception):
     """Raised by `CheckStop` inside a step that has changed nothing yet: the run is to end."""
@@ -61,6 +63,22 @@ class Method(Protocol):
 
     planned: int
     """Steps of the whole run."""
+
+    def check(self, sample: Sample) -> None:
+        """Check that a sample can be trained on, without its length.
+
+        Raises:
+            InputError: if not.
+        """
+        ...
+
+    def check_length(self, sample: Sample) -> None:
+        """Check that a sample takes no more tokens than the recipe allows.
+
+        Raises:
+            RecipeError: if it does.
+        """
+        ...
 
     def step(self, state: TrainingState, check_stop: CheckStop) -> StepResult:
         """Do step ``state.step + 1``. `state` is read; only its alarm is written."""

@@ -120,6 +120,7 @@ def execute(
 
     from medground.training.build import build, build_engine  # imports torch
     from medground.training.loop import Loop
+    from medground.training.usable import require_usable_samples
 
     engine = build_engine(recipe)
     first = engine.rank == 0
@@ -132,6 +133,8 @@ def execute(
         training = build(recipe, engine)
         stack.callback(training.method.close)
 
+        if not plan.resume:
+            require_usable_samples(training, stopped)
         loop = Loop(training, records, trackers, stopped=stopped, report=report if first else _no_report)
         before = _begin_or_resume(loop, plan.resume)
         if first:

@@ -96,6 +96,14 @@ class SftTrainer:
             incident={"targets": texts} if skipped else None,
         )
 
+    def check(self, sample: Sample) -> None:
+        """See `Method.check`."""
+        self.target(sample)
+
+    def check_length(self, sample: Sample) -> None:
+        """See `Method.check_length`."""
+        self._rows([sample], [self.target(sample)[1]])
+
     def target(self, sample: Sample) -> tuple[str, list[int]]:
         """Return the ideal completion for a sample, as text and as token ids.
 

@@ -9,6 +9,7 @@ class Letters:
 
     needs_mask = False
     range = (0.0, 1.0)
+    in_process = True  # it counts its calls
 
     def __init__(self, *, letters: str = "aeiouAEIOU0123456789", bad: tuple = (), value: str = "nan", dull: int = 0):
         self.letters, self.bad, self.value, self.dull = letters, set(bad), float(value), dull

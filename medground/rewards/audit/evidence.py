@@ -9,7 +9,8 @@ from typing import Any
 from medground.protocols import PromptInterface
 from medground.rewards.audit.probes import CURVES, best_wrong, follow, honest, probes
 from medground.rewards.audit.scenes import CURVED, LARGE, LONG, MEDIUM, REFERENCE, SMALL, TINY, Scene, Scorer
-from medground.rewards.rubric import Rubric, Score, Term
+from medground.rewards.rubric import Rubric, Score
+from medground.rewards.term import Term
 
 ASKED = (REFERENCE, LARGE)
 """Scenes on which every single probe is scored."""

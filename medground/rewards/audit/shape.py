@@ -6,7 +6,8 @@ from medground.geometry import box_iou, disc_iou
 from medground.rewards.audit.evidence import SMALLER, AuditFinding, Evidence, pay, prefers_wrong, top
 from medground.rewards.audit.probes import CURVES, errors
 from medground.rewards.audit.scenes import CURVED, LARGE, LONG, REFERENCE, TINY, Scene
-from medground.rewards.rubric import Score, Term
+from medground.rewards.rubric import Score
+from medground.rewards.term import Term
 
 FLAT = 0.02
 """A term still in full at a larger relative error than this has a plateau before perfect."""

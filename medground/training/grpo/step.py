@@ -21,7 +21,7 @@ from medground.errors import RecipeError
 from medground.pipeline.rollouts import RolloutPipeline
 from medground.protocols import CompletionGroup, Engine, RolloutSource, TrainableReasoner
 from medground.recipe.schema import GrpoConfig
-from medground.rewards.rubric import ConstantAlarm
+from medground.rewards.rubric import ConstantAlarm, why_no_total
 from medground.runs import failpoints
 from medground.training.grpo import metrics
 from medground.training.grpo.batch import Batch, MicroBatch, Minibatch
@@ -70,6 +70,15 @@ class GrpoTrainer:
         self.epoch_length, self.planned = training_horizon(len(samples), config)
         self.updates_per_step = -(-config.train_batch_size // config.mini_batch_size) * config.num_iterations
 
+    def check(self, sample: Sample) -> None:
+        """See `Method.check`."""
+        self.reasoner.frame(sample.query.size)
+
+    def check_length(self, sample: Sample) -> None:
+        """See `Method.check_length`."""
+        messages = self.pipeline.pipeline.prompt_interface.render(sample.query)
+        self._require_length(self.reasoner.group(messages, [self.reasoner.tokenize("")]), sample.query.id)
+
     def step(self, state: TrainingState, check_stop: CheckStop) -> StepResult:
         """See `Method.step`."""
         self.source.sync(self.engine.named_weights(), state.step)
@@ -83,7 +92,8 @@ class GrpoTrainer:
             except NotFinite as error:
                 skipped = str(error)
         else:
-            skipped = "no group could be scored"
+            reasons = why_no_total(score for group in batch.groups for score in group.scores)
+            skipped = f"no group could be scored: {reasons}"
 
         # After the update: a step that is given up must not have counted for the alarm.
         warnings = [*self._reward_warnings(state, batch), *self._mismatch_warnings(stats)]
@@ -161,14 +171,16 @@ class GrpoTrainer:
         """
         rollouts = batch.groups[micro.group].rollouts
         group = self.reasoner.group(micro.messages, [rollout.completion for rollout in rollouts])
+        self._require_length(group, rollouts[0].sample.query.id)
+        return group
+
+    def _require_length(self, group: CompletionGroup, name: str) -> None:
         length, limit = max(group.prompt_lengths), self.config.max_prompt_length
         if length > limit:
-            name = rollouts[0].sample.query.id
             raise RecipeError(
                 f"the prompt of sample {name!r} takes {length} tokens, more than grpo.max_prompt_length={limit}",
                 hint=f"set grpo.max_prompt_length={length} or more, or set reasoner.max_pixels",
             )
-        return group
 
     def micro_loss(
         self, micro: MicroBatch | None, completions: CompletionGroup, stats: StepStats, *, log: bool

@@ -11,6 +11,7 @@ import torch
 from PIL import Image as Pillow
 from torch import Tensor
 
+from medground.errors import InputError
 from medground.frames import Frame
 from medground.geometry import Size
 from medground.types import Image, Messages, image_of
@@ -75,7 +76,7 @@ class Encoder:
     """Conversations about one image each as a model's inputs.
 
     What the text becomes depends on the text and the size the image is seen at alone, so it is kept; images of one size
-    go through the image processor together.
+    go through the image processor together. What a conversation says is text: a special token's name in it is no token.
 
     Args:
         processor: the model's processor.
@@ -84,7 +85,11 @@ class Encoder:
 
     def __init__(self, processor: Any, rope: Any) -> None:
         self.processor, self.rope = processor, rope
-        self._known: OrderedDict[tuple[str, Size], _Words] = OrderedDict()
+        self._known: OrderedDict[tuple[_Text, Size], _Words] = OrderedDict()
+        added = processor.tokenizer.added_tokens_decoder.values()
+        self._controls = [token.content for token in added if token.special]
+        pictured = (getattr(processor, f"{kind}_token", None) for kind in ("image", "video"))
+        self._pictured = {token for token in pictured if isinstance(token, str)}
 
     def __call__(self, batch: Sequence[Messages], sizes: Sequence[Size], frames: Sequence[Frame]) -> list[Prompt]:
         """Encode conversations.
@@ -95,6 +100,7 @@ class Encoder:
             frames: what each answer's numbers will count.
 
         Raises:
+            InputError: if the text names every special token, so that none is left to stand for it.
             ValueError: if the processor changed a size all the same, so that the frame would be wrong.
         """
         images = [
@@ -115,31 +121,80 @@ class Encoder:
         ]
 
     def words(self, messages: Messages, size: Size) -> tuple[str, Image, Tensor]:
-        """Return a conversation's text, its image at `size` (H, W), and its ids [P]; known ids need no processing of pixels."""
+        """Return a conversation's text, its image at `size` (H, W), and its ids [P]; known ids need no processing of pixels.
+
+        Raises:
+            InputError: if the text names a special token: whoever reads it without the ids takes it for one.
+        """
         text, image = self._text(messages), resize(image_of(messages), size)
+        if text.parts:
+            name = next(token for token in self._controls if token in text.parts[0])
+            raise InputError(f"the text names the control token {name}", hint="take it out of the question")
         seen = Pillow.fromarray(image)
         words = self._both(text, seen)[0] if self.rope is None else self._words(text, seen, size)
-        return text, image, words.ids
+        return text.template, image, words.ids
 
-    def _text(self, messages: Messages) -> str:
+    def plain_ids(self, text: str) -> list[int]:
+        """Return the ids of a text in which the name of a special token is text."""
+        ids: list[int] = self.processor.tokenizer(text, add_special_tokens=False, split_special_tokens=True)[
+            "input_ids"
+        ]
+        return ids
+
+    def _text(self, messages: Messages) -> "_Text":
+        turns = _turns(messages)
+        texts = [part for turn in turns for part in turn["content"] if part["type"] == "text"]
+        naming = [part for part in texts if any(token in part["text"] for token in self._controls)]
+        parts, marker = tuple(part["text"] for part in naming), ""
+        if naming:
+            for part in naming:
+                part["text"] = ""
+            bare = self._rendered(turns)
+            free = [token for token in self._controls if token not in bare and token not in self._pictured]
+            if not free:
+                raise InputError(
+                    "the text names control tokens, and none is left to stand for it", hint="take them out"
+                )
+            marker = free[0]
+            for part in naming:
+                part["text"] = marker
+        return _Text(self._rendered(turns), marker, parts)
+
+    def _rendered(self, turns: list[dict[str, Any]]) -> str:
         template, tokenizer = self.processor.chat_template, self.processor.tokenizer
         if isinstance(template, dict):
             template = template["default"]
-        return render(template, _turns(messages), tokenizer.special_tokens_map, Path(tokenizer.name_or_path).name)
+        return render(template, turns, tokenizer.special_tokens_map, Path(tokenizer.name_or_path).name)
 
-    def _both(self, text: str, image: Any) -> "tuple[_Words, dict[str, Tensor]]":
-        encoded = self.processor(text=[text], images=[image], return_tensors="pt")
+    def _both(self, text: "_Text", image: Any) -> "tuple[_Words, dict[str, Tensor]]":
+        encoded = self.processor(text=[text.template], images=[image], return_tensors="pt")
         ids = encoded.pop("input_ids")
         encoded.pop("attention_mask", None)
         per_token = {key: encoded.pop(key)[0] for key in PER_TOKEN if key in encoded}
         inputs = {key: value for key, value in encoded.items() if isinstance(value, Tensor)}
+        if text.parts:
+            ids, per_token = self._inserted(text, ids[0], per_token)
         positions = None
         if self.rope is not None:
             kinds, grid = per_token["mm_token_type_ids"].unsqueeze(0), inputs["image_grid_thw"]
             positions = self.rope(ids, mm_token_type_ids=kinds, image_grid_thw=grid)[0][:, 0]
         return _Words(ids[0], per_token, positions), inputs
 
-    def _words(self, text: str, image: Any, size: Size) -> "_Words":
+    def _inserted(self, text: "_Text", ids: Tensor, per_token: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the ids [1, P] and what goes with them, with the parts of the text in the places of the marker."""
+        marked = (ids == self.processor.tokenizer.convert_tokens_to_ids(text.marker)).nonzero().flatten().tolist()
+        columns = {"ids": ids, **per_token}
+        pieces: dict[str, list[Tensor]] = {key: [] for key in columns}
+        start = 0
+        for index, part in zip(marked, text.parts, strict=True):
+            own = torch.tensor(self.plain_ids(part), dtype=ids.dtype)
+            for key, column in columns.items():
+                pieces[key] += [column[start:index], own if key == "ids" else column.new_zeros(len(own))]
+            start = index + 1
+        whole = {key: torch.cat([*pieces[key], column[start:]]) for key, column in columns.items()}
+        return whole.pop("ids").unsqueeze(0), whole
+
+    def _words(self, text: "_Text", image: Any, size: Size) -> "_Words":
         words = self._known.pop((text, size), None) or self._both(text, image)[0]
         self._known[text, size] = words
         if len(self._known) > KEPT:
@@ -157,6 +212,18 @@ class Encoder:
             for index, grid, pixels in zip(indices, grids, rows, strict=True):
                 out[index] = {"pixel_values": pixels, "image_grid_thw": grid.unsqueeze(0)}
         return out
+
+
+@dataclass(frozen=True, slots=True)
+class _Text:
+    """A conversation as text."""
+
+    template: str
+    """With the chat template applied; parts that name special tokens are a marker in it."""
+    marker: str
+    """A special token that stands nowhere else."""
+    parts: tuple[str, ...]
+    """What the markers stand for, in order."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -194,7 +261,9 @@ def _turns(messages: Messages) -> list[dict[str, Any]]:
     return [
         {
             "role": turn["role"],
-            "content": [{"type": "image"} if part["type"] == "image" else part for part in _parts(turn["content"])],
+            "content": [
+                {"type": "image"} if part["type"] == "image" else dict(part) for part in _parts(turn["content"])
+            ],
         }
         for turn in messages
     ]

@@ -105,8 +105,7 @@ class VisionLanguageReasoner:
 
     def tokenize(self, text: str) -> list[int]:
         """Return a target text as completion ids with the end token: what supervised training teaches to write."""
-        ids: list[int] = self.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
-        return [*ids, self.processor.tokenizer.eos_token_id]
+        return [*self._encoder.plain_ids(text), self.processor.tokenizer.eos_token_id]
 
     def generate(
         self, batch: Sequence[Messages], sampling: Sampling, seeds: Sequence[int] | None = None
@@ -146,7 +145,7 @@ class VisionLanguageReasoner:
         training = self.model.training
         self.model.eval()
         for messages, prefix in zip(batch, prefixes, strict=True):
-            ids = self.processor.tokenizer(prefix, add_special_tokens=False)["input_ids"]
+            ids = self._encoder.plain_ids(prefix)
             prompt, seed = self.encode(messages).then(ids), seed_of(sampling.seed, messages)
             (group,) = sample(
                 self.model,

@@ -35,6 +35,15 @@ def registered():
     return found
 
 
+def test_a_negative_click_is_no_point_of_the_answer():
+    """Foreground clicks on the key points and a background click beside them: a perfect answer, for every point term."""
+    answer = rollout(truth=TRUTH, points_truth=PAIR, box=TRUTH, points=PAIR)
+    (region,) = answer.grounding.regions
+    clicked = replace(region, points=(PAIR[0], (0.0, 0.0), PAIR[1]), labels=(1, 0, 1))
+    answer = replace(answer, grounding=replace(answer.grounding, regions=(clicked,)))
+    assert [term()(answer).value for term in POINTS] == [1.0, 1.0, 1.0]
+
+
 def moved(box, dx, dy):
     return (box[0] + dx, box[1] + dy, box[2] + dx, box[3] + dy)
 

@@ -1,0 +1,53 @@
+"""What can be wrong with a run's samples, known before its first step."""
+
+from collections.abc import Callable
+
+from medground.errors import InputError
+from medground.geometry import Size
+from medground.training.build import TrainingRun
+from medground.training.schedule import sample_indices
+
+NAMED = 3
+"""So many of the samples that cannot be used are named."""
+
+
+def require_usable_samples(training: TrainingRun, stopped: Callable[[], bool]) -> None:
+    """Read the samples that the run draws, each rank its share, and stop if one cannot be trained on.
+
+    Tokens are counted of the longest question at every size that images are seen at.
+
+    Args:
+        training: the built run.
+        stopped: ends the check early.
+
+    Raises:
+        InputError: naming the first samples that cannot be read or have no answer, and why.
+        RecipeError: if a prompt is longer than the recipe allows.
+    """
+    samples, config, method, engine = training.samples, training.config, training.method, training.engine
+    drawn = min(len(samples), method.planned * config.train_batch_size)
+    order = sample_indices(
+        0, drawn, samples=len(samples), batch=config.train_batch_size, seed=training.recipe.config.seed
+    )
+    indices = sorted(set(order))
+    problems: list[str] = []
+    longest: dict[Size, tuple[int, int]] = {}
+    for index in indices[engine.rank :: engine.world_size]:
+        if stopped():
+            break
+        try:
+            sample = samples[index]
+            method.check(sample)
+        except InputError as error:
+            problems.append(f"{samples.ids[index]!r}: {error.message}")
+            continue
+        size = training.reasoner.frame(sample.query.size).size
+        longest[size] = max(longest.get(size, (0, 0)), (len(sample.query.question), index))
+    problems = [problem for share in engine.gather(problems) for problem in share]
+    if problems:
+        raise InputError(
+            f"{len(problems)} of {len(indices)} samples cannot be trained on: {'; '.join(problems[:NAMED])}",
+            hint="repair them, or take their lines out of the manifest",
+        )
+    for _, index in longest.values():
+        method.check_length(samples[index])
