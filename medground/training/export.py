@@ -1,7 +1,9 @@
 """A run's result as a folder that transformers or peft loads as it is, with a model card that says what is known of it."""
 
+import glob
 import os
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -52,6 +54,7 @@ def export(run: str | Path, to: str | Path, *, adapter: Adapter = "merge") -> Ex
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise InputError(f"{target} is not empty", hint="give a new folder with --to")
     separate = saved.argument == "adapter" and adapter == "separate"
+    _remove_leftovers(target)
     temporary = target.parent / f".{target.name}.{os.getpid()}"
     try:
         if saved.argument == "adapter" and not separate:
@@ -65,6 +68,23 @@ def export(run: str | Path, to: str | Path, *, adapter: Adapter = "merge") -> Ex
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     return ExportResult(folder=target, step=state.step, adapter=separate)
+
+
+def _remove_leftovers(target: Path) -> None:
+    """Remove what exports to the same folder left beside it when they were killed."""
+    for path in target.parent.glob(f".{glob.escape(target.name)}.*"):
+        process = path.suffix[1:]
+        if process.isdecimal() and not _is_alive(int(process)):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_alive(process: int) -> bool:
+    with suppress(PermissionError, OverflowError):  # another user's; no number of a process
+        try:
+            os.kill(process, 0)
+        except ProcessLookupError:
+            return False
+    return True
 
 
 def _result(folder: Path) -> Path:

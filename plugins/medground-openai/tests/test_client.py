@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import pytest
 from medground_openai import client
-from medground_openai.client import Client, NotAnswered, checked_url
+from medground_openai.client import Client, NotAnswered
 from medground_openai.reasoner import OpenAIReasoner
 from openai_servers import KEY, answer, conversation, reply
 
@@ -155,7 +155,7 @@ def test_proxies_of_the_environment_are_not_used(serve, make, monkeypatch):
 )
 def test_an_invalid_address_is_refused_without_showing_the_key(url):
     with pytest.raises(RecipeError) as caught:
-        checked_url(url)
+        OpenAIReasoner(base_url=url, model="m")
     assert KEY not in str(caught.value)
 
 
@@ -168,11 +168,11 @@ def test_a_trailing_slash_is_ignored(serve, make):
 
 @pytest.mark.parametrize("value", [None, "", "two words", "line\nbreak", "schlüssel"])
 def test_a_malformed_key_is_refused_and_not_shown(value, monkeypatch):
-    monkeypatch.delenv("SOME_KEY", raising=False)
+    monkeypatch.delenv("MEDGROUND_SOME_KEY", raising=False)
     if value is not None:
-        monkeypatch.setenv("SOME_KEY", value)
-    with pytest.raises(RecipeError, match="SOME_KEY") as caught:
-        OpenAIReasoner(model="m", api_key_env="SOME_KEY")
+        monkeypatch.setenv("MEDGROUND_SOME_KEY", value)
+    with pytest.raises(RecipeError, match="MEDGROUND_SOME_KEY") as caught:
+        OpenAIReasoner(model="m", api_key_env="MEDGROUND_SOME_KEY")
     assert not value or value not in str(caught.value)
 
 
@@ -187,7 +187,7 @@ def test_the_key_is_stored_in_no_object(serve, make):
     reasoner = make(serve())
     ask(reasoner)
     assert KEY not in repr(reasoner) + repr(reasoner.client) + str(vars(reasoner))
-    plain = OpenAIReasoner(base_url=reasoner.base_url, model="m", frame="unit", api_key_env="CANARY_KEY")
+    plain = OpenAIReasoner(base_url=reasoner.base_url, model="m", frame="unit", api_key_env="MEDGROUND_CANARY_KEY")
     pickled = pickle.dumps(plain)
     assert KEY.encode() not in pickled
     assert pickle.loads(pickled).frame((80, 80)) == plain.frame((80, 80))
