@@ -1,7 +1,6 @@
 """The released parsers give the outputs of the released code."""
 
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -10,8 +9,7 @@ from medground_prompts.reading import MAX_ANSWER, MAX_CHARS, MAX_DEPTH
 
 from medground.types import Completion, Fault, Grounding
 
-SHARED = Path(os.environ.get("MEDGROUND_SHARED", Path(__file__).resolve().parents[4] / "shared"))
-ORACLE = SHARED / "oracle" / "released_rewards.jsonl"
+ORACLE = Path(__file__).resolve().parents[3] / "tests" / "data" / "released_rewards.jsonl"
 SIZE = (840, 840)
 
 OK = '{"bbox": [445, 136, 708, 729], "points_1": [534, 273], "points_2": [595, 455]}'
@@ -140,7 +138,6 @@ def test_how_deep_an_object_may_nest_does_not_depend_on_the_caller(parser):
     assert read(parser, whole(OK[:-1] + ', "more": [' + "[]," * MAX_DEPTH + '"' + "[" * 999 + '"]}')).fault is None
 
 
-@pytest.mark.skipif(not ORACLE.exists(), reason="the file of released outputs is not beside this checkout")
 def test_levels_and_values_equal_the_released_ones_on_every_oracle_case():
     cases = [json.loads(line) for line in ORACLE.read_text(encoding="utf-8").splitlines()]
     assert len(cases) == 300
