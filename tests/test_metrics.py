@@ -261,3 +261,60 @@ def test_released_evaluation_values_on_every_oracle_case():
                 assert result.values[name] == pytest.approx(expected[key], abs=1e-12)
         equal += 1
     assert equal == 300
+
+
+def line(length, *, extra=(), size=(40, 40)):
+    """A row of pixels at the top, and single ones elsewhere."""
+    mask = np.zeros(size, bool)
+    mask[0, :length] = True
+    for row, column in extra:
+        mask[row, column] = True
+    return mask
+
+
+def test_hd95_is_the_larger_of_two_directed_percentiles():
+    """Two of 22 pixels lie 10 away: of 22 distances the 95th percentile is 9.5, of all 42 together it would be 0."""
+    plain, more = line(20), line(20, extra=[(10, 3), (10, 9)])
+    assert hd95(plain, more) == hd95(more, plain) == pytest.approx(9.5)
+    assert hd95(plain, more, (0.5, 2.0)) == pytest.approx(4.75)
+    assert hd95(line(20, extra=[(10, 3)]), plain) == 0.0, "one of 21 is beyond the percentile"
+
+
+@pytest.mark.parametrize(("size", "near"), [((20, 20), 1), ((200, 200), 2), ((400, 300), 3)])
+def test_boundaries_agree_within_a_share_of_the_diagonal_and_one_pixel_at_least(size, near):
+    """0.75 % of 28, 283 and 500 px: 0.2 becomes 1, and 2.1 and 3.75 stay as they are."""
+    first = np.zeros(size, bool)
+    first[4, 5:15] = True
+    assert boundary_f(first, np.roll(first, near, axis=0)) == 1.0
+    assert boundary_f(first, np.roll(first, near + 1, axis=0)) == 0.0
+
+
+def test_the_boundary_measure_is_a_harmonic_mean_by_hand():
+    """All 10 pixels of one lie on the other, and half of the other's 20 lie within one pixel of them."""
+    first, second = line(9, size=(20, 20)), line(20, size=(20, 20))
+    precision, recall = 1.0, 10 / 20
+    assert boundary_f(first, second) == pytest.approx(2 * precision * recall / (precision + recall))
+    assert boundary_f(second, first) == pytest.approx(2 * precision * recall / (precision + recall))
+
+
+def test_the_small_numbers_in_released_denominators_show_on_small_figures():
+    assert compat_iou([0, 0, 0.01, 0.01], [0, 0, 0.01, 0.01]) == pytest.approx(1e-4 / (1e-4 + 1e-6), rel=1e-9)
+    area = math.pi * 0.005**2
+    pair = [[0, 0], [0.01, 0]]
+    assert compat_pdice(pair, pair) == pytest.approx(2 * area / (area + 1e-5), rel=1e-9)
+
+
+def test_released_discs_touch_and_contain_with_a_small_slack():
+    """Radii 5 and 5, then 5 and 2: disjoint from d = 10 - 1e-5 on, contained up to d = 3 + 1e-5."""
+
+    def shifted(d, radius=5.0):
+        return [[d - radius, 0], [d + radius, 0]]
+
+    assert compat_pdice(shifted(10.0), shifted(0.0)) == compat_pdice(shifted(10 - 9e-6), shifted(0.0)) == 0.0
+    assert compat_pdice(shifted(9.9), shifted(0.0)) > 0
+    inside, large = math.pi * 4, math.pi * 25
+    for d in (0.0, 3.0, 3 + 9e-6):
+        assert compat_pdice(shifted(d, 2.0), shifted(0.0)) == pytest.approx(2 * inside / (large + 1e-5), rel=1e-12)
+    # Radii 5 at d = 6: half angles acos(3/5), so the lens is 2 * 25 * acos(0.6) - 24.
+    lens = 50 * math.acos(0.6) - 24
+    assert compat_pdice(shifted(6.0), shifted(0.0)) == pytest.approx(2 * lens / (2 * large - lens + 1e-5), rel=1e-12)
