@@ -3,11 +3,11 @@
     make mutants                                     400 mutations of all areas, with a result file in benchmarks/
     python benchmarks/mutants.py --areas loss,step   those of some areas alone
 
-The library cosmic-ray makes the mutations; SEED draws an equal number for every area. A mutation of annotations,
-decorators or documentation alone is not drawn. Each runs in a copy of the working tree without the shared folder of real images, so that
-only what a clone holds can notice it: the fast tests in the files named here for its area, up to the first failure. That
-they fail, crash, or take several times as long as without a mutation counts as noticed. `mutants_equivalent.toml` strikes
-mutations that change nothing a test could see, with a reason each.
+The library cosmic-ray makes the mutations; SEED draws an equal number for every area. A mutation of annotations, decorators or
+documentation alone is not drawn. Each runs in a copy of the working tree without the shared folder of real images, so that only
+what a clone holds can notice it: the fast tests in the files named here for its area, up to the first failure. That they fail,
+crash, or take several times as long as without a mutation counts as noticed. `mutants_equivalent.toml` strikes mutations that
+change nothing a test could see, with a reason each.
 """
 
 import argparse
@@ -55,6 +55,7 @@ HEAVY = (
     "rich",
 )
 """Imported once, before the processes that run the tests are forked."""
+IMPORTED_EARLY = "ignore::pytest.PytestAssertRewriteWarning"
 AREAS: dict[str, tuple[list[str], list[str]]] = {
     "loss": (["medground/training/grpo/loss.py"], ["tests/test_grpo_loss.py", "tests/test_grpo_math.py"]),
     "advantage": (["medground/training/grpo/advantage.py"], ["tests/test_grpo_math.py"]),
@@ -261,7 +262,7 @@ def _tests(files: list[str]) -> None:
     import pytest
 
     fast = "not slow and not soak and not gpu and not vllm"
-    code = pytest.main([*files, "-x", "-q", "-p", "no:cacheprovider", "-m", fast])
+    code = pytest.main([*files, "-xq", "-p", "no:cacheprovider", "-W", IMPORTED_EARLY, "-m", fast])
     import medground
 
     if not str(medground.__file__).startswith(os.getcwd()):
