@@ -30,6 +30,8 @@ def test_rates_by_hand():
 def test_a_rate_beyond_the_last_update_is_finite():
     config = TrainingConfig(learning_rate=8.0, schedule=LearningRateSchedule.linear, warmup_ratio=1.0)
     assert learning_rate(2, 2, config) == 8.0
+    config = TrainingConfig(learning_rate=8.0, schedule=LearningRateSchedule.linear, warmup_ratio=0.5)
+    assert learning_rate(2, 2, config) == 0.0
 
 
 def epochs(count, seed=0, samples=11, batch=3):
@@ -59,6 +61,7 @@ def test_the_order_does_not_depend_on_where_drawing_starts():
 
 def test_an_epoch_holds_whole_batches():
     assert [epoch_length(samples, 4) for samples in (4, 5, 7, 8)] == [4, 4, 4, 8]
+    assert [epoch_length(samples, 3) for samples in (8, 9, 10)] == [6, 9, 9]
     for samples, says in ((3, "train_batch_size to 3 or less"), (0, "check data.path")):
         with pytest.raises(RecipeError, match="train_batch_size is 4") as caught:
             epoch_length(samples, 4)

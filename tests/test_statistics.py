@@ -179,6 +179,8 @@ def test_intervals_without_spread_or_without_a_second_cluster():
     same = np.full((6, 1), 0.25)
     assert estimate(same, list("aabbcc"))[0] == Estimate(0.25, 0.25, 0.25, 6, 3)
     assert estimate(same, list("aaaaaa"))[0] == Estimate(0.25, None, None, 6, 1)
+    rounded = estimate(np.full((9, 1), 0.1), list("abbccccdd"))[0]
+    assert (rounded.low, rounded.high) == pytest.approx((0.1, 0.1), abs=1e-12), "draws differ by rounding alone"
     (two,) = estimate(np.array([[0.0], [1.0]]), ["a", "b"])
     assert (two.mean, two.clusters, two.low, two.high) == (0.5, 2, 0.0, 1.0)
 
