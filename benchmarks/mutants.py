@@ -331,32 +331,37 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=COUNT, help="mutations of all areas together")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--out", type=Path, help="the result file; benchmarks/mutants_DATE.md without")
+    parser.add_argument(
+        "--log", type=Path, help="takes the outcomes as they come; what it holds is not tried out again"
+    )
     chosen = parser.parse_args()
     per_area = -(-chosen.count // len(AREAS))
     drawn = [item for area in chosen.areas.split(",") for item in draw(area, per_area)][: chosen.count]
-    sys.stderr.write(f"{len(drawn)} mutations\n")
     with tempfile.TemporaryDirectory() as folder:
-        log = Path(folder, "outcomes.jsonl")
-        share = [
-            multiprocessing.Process(target=_work, args=(number, chosen.jobs, drawn, log))
-            for number in range(chosen.jobs)
-        ]
-        for process in share:
+        log = chosen.log or Path(folder, "outcomes.jsonl")
+        log.touch()
+        left = [(mutation, mutated) for mutation, mutated in drawn if mutation not in _outcomes(log)]
+        sys.stderr.write(f"{len(drawn)} mutations, {len(left)} to try out\n")
+        jobs = [multiprocessing.Process(target=_work, args=(job, chosen.jobs, left, log)) for job in range(chosen.jobs)]
+        for process in jobs:
             process.start()
-        for process in share:
+        for process in jobs:
             process.join()
-        lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
-    order = {
-        (mutation.path, mutation.operator, mutation.occurrence): number for number, (mutation, _) in enumerate(drawn)
-    }
-    lines.sort(key=lambda line: order[line["path"], line["operator"], line["occurrence"]])
-    if len(lines) < len(drawn) or any(process.exitcode for process in share):
+        outcomes = _outcomes(log)
+    if any(process.exitcode for process in jobs):
         sys.exit("not all mutations were tried out")
-    text, good = report(lines)
+    text, good = report([{**asdict(mutation), "outcome": outcomes[mutation]} for mutation, _ in drawn])
     out = chosen.out or ROOT / "benchmarks" / f"mutants_{datetime.date.today()}.md"
     out.write_text(text, encoding="utf-8")
     sys.stdout.write(text)
     sys.exit(not good)
+
+
+def _outcomes(log: Path) -> dict[Mutation, str]:
+    lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    return {
+        Mutation(**{key: value for key, value in line.items() if key != "outcome"}): line["outcome"] for line in lines
+    }
 
 
 if __name__ == "__main__":

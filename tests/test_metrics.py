@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from medground.evaluation.compat import compat_iou, compat_pdice
-from medground.evaluation.metrics import measure
+from medground.evaluation.metrics import measure, outline, prompted_by
 from medground.evaluation.surface import boundary_f, hd95
 from medground.geometry import Box, Point, box_iou, disc_dice, mask_boundary, mask_dice, surface_distances
 from medground.types import Completion, Fault, Grounding, Mask, Query, Region, Rollout, Sample, SpatialPrompt, Target
@@ -318,3 +318,23 @@ def test_released_discs_touch_and_contain_with_a_small_slack():
     # Radii 5 at d = 6: half angles acos(3/5), so the lens is 2 * 25 * acos(0.6) - 24.
     lens = 50 * math.acos(0.6) - 24
     assert compat_pdice(shifted(6.0), shifted(0.0)) == pytest.approx(2 * lens / (2 * large - lens + 1e-5), rel=1e-12)
+
+
+def test_the_outline_of_points_is_the_square_around_their_disc():
+    points = (Point(10, 20), Point(16, 28))  # 10 px apart, so radius 5 about (13, 24)
+    assert outline(Region(points=points)) == Box(8, 19, 18, 29)
+    assert outline(Region(box=TRUE_BOX, points=points)) == TRUE_BOX
+    assert outline(Region(points=(Point(3, 4), Point(3, 4)))) == Box(2.5, 3.5, 3.5, 4.5), "one pixel at least"
+    assert outline(Region(points=(Point(3, 4),))) is None
+
+
+def test_an_answer_without_an_outline_has_no_floor():
+    values = measure(rollout(box=None, points=(Point(20, 20),), mask=disc_mask(), truth=disc_mask())).values
+    assert "dice_ellipse" not in values and values["dice_over_ellipse"] == values["dice_joint"] == 1
+
+
+def test_which_metric_needs_which_mask():
+    assert [prompted_by(name) for name in ("iou", "pdice", "iou_compat", "dice_ellipse")] == [None] * 4
+    assert (prompted_by("dice_box"), prompted_by("dice_points")) == ("box", "points")
+    joint = ("dice_joint", "mask_iou", "dice_over_ellipse", "boundary_f", "hd95_px", "hd95_mm")
+    assert {prompted_by(name) for name in joint} == {"joint"}
