@@ -93,6 +93,11 @@ def test_the_base_parser_takes_the_first_braces_even_in_the_think_block():
     assert read("released_base", f"<think>{{}}</think><answer>{OK}</answer>").answer_level == 1
 
 
+def test_the_base_parser_needs_braces_that_close():
+    for text in ('{"bbox": [1', "}", "} {", "{}", "{"):
+        assert read("released_base", text).fault is Fault.NO_ANSWER, text
+
+
 def test_the_base_think_level_is_1_only_when_the_blocks_are_the_whole_text():
     assert read("released_base", f"<think>a</think>\n\t<answer>{OK}</answer>").think_level == 1
     for text in (f"<think>a</think>b<answer>{OK}</answer>", f"<think>a<answer>{OK}</answer>", f" {whole(OK)}"):
