@@ -12,7 +12,7 @@ export OMP_NUM_THREADS ?= 1
 export OMP_WAIT_POLICY ?= PASSIVE
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test test-fast test-slow test-vllm test-newest test-oldest constraints lint soak benchmarks clean
+.PHONY: demo test test-fast test-slow test-vllm test-newest test-oldest constraints lint soak mutants benchmarks clean
 
 # An extra index for pip, for example torch's index of CPU builds: `make demo TORCH_INDEX=URL`.
 ifdef TORCH_INDEX
@@ -72,6 +72,11 @@ lint: $(VENV)/.test
 
 soak: $(VENV)/.test
 	$(BIN)/python -m pytest -q -m soak
+
+# Draw 400 faults and see whether the fast tests notice them; it takes about an hour on two idle cores.
+mutants: $(VENV)/.test
+	$(PIP_INSTALL) -q --no-build-isolation -e ".[mutants]"
+	$(BIN)/python benchmarks/mutants.py
 
 benchmarks: $(VENV)/.test
 	$(BIN)/python benchmarks/startup.py

@@ -104,7 +104,7 @@ def box_intersection(a: ArrayLike, b: ArrayLike) -> Any:
     bx1, by1, bx2, by2 = _corners(b)
     width = np.maximum(np.minimum(ax2, bx2) - np.maximum(ax1, bx1), 0.0)
     height = np.maximum(np.minimum(ay2, by2) - np.maximum(ay1, by1), 0.0)
-    return width * height * ((box_area(a) > 0) & (box_area(b) > 0))
+    return width * height  # of an inverted box, one is 0: its own right edge lies left of its left one
 
 
 def box_iou(a: ArrayLike, b: ArrayLike) -> Any:

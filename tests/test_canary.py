@@ -1,4 +1,5 @@
-"""No output contains patient data: a word is written into 40 DICOM fields and the file's name, then searched for."""
+"""No output contains patient data: a word is written into 40 DICOM fields, 24 places of other formats and the names of files
+and folders, then searched for."""
 
 import json
 import logging
@@ -9,6 +10,7 @@ import pytest
 
 pydicom = pytest.importorskip("pydicom", reason="needs pydicom")
 
+from PIL import Image, PngImagePlugin  # noqa: E402
 from pydicom.dataset import Dataset, FileMetaDataset  # noqa: E402
 from pydicom.sequence import Sequence  # noqa: E402
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian  # noqa: E402
@@ -61,6 +63,33 @@ def dicom_file(path, pixels):
     found.save_as(path, enforce_file_format=True)
     assert fields == 40 and path.read_bytes().count(CANARY.encode()) >= 40
     return path
+
+
+def pictures(folder):
+    """Write a PNG, a JPEG, a TIFF and a NIfTI volume with the word in 24 places; return how often it can be read in them."""
+    pixels = np.full((64, 64, 3), 30, np.uint8)
+    pixels[10:30, 12:40] = 200
+    picture = Image.fromarray(pixels)
+    exif = Image.Exif()
+    for tag in (0x010E, 0x013B, 0x8298, 0x010F):  # description, artist, copyright, maker
+        exif[tag] = CANARY
+    exif.get_ifd(0x8769)[0x9286] = f"ASCII\0\0\0{CANARY}".encode()  # comment of the user
+    texts = PngImagePlugin.PngInfo()
+    texts.add_text("Patient", CANARY)
+    texts.add_text("Comment", CANARY * 40, zip=True)
+    texts.add_itxt("XML:com.adobe.xmp", CANARY)
+    picture.save(folder / "one.png", pnginfo=texts, exif=exif)
+    picture.save(folder / "two.jpg", exif=exif, comment=CANARY.encode(), xmp=CANARY.encode())
+    picture.save(folder / "three.tiff", tiffinfo={270: CANARY, 315: CANARY, 305: CANARY, 316: CANARY})
+    nibabel = pytest.importorskip("nibabel", reason="needs nibabel")
+    volume = nibabel.Nifti1Image(np.moveaxis(np.stack([pixels[..., 0]] * 2), 0, -1).astype(np.int16), np.eye(4))
+    for field in ("descrip", "aux_file", "intent_name", "db_name"):
+        volume.header[field] = CANARY.encode()
+    volume.header.extensions.append(nibabel.nifti1.Nifti1Extension("comment", CANARY.encode()))
+    nibabel.save(volume, folder / "four.nii")
+    data = {path.suffix: path.read_bytes().count(CANARY.encode()) for path in folder.iterdir()}
+    assert data[".png"] >= 7 and data[".jpg"] >= 7 and data[".tiff"] == 4 and data[".nii"] == 5
+    return sum(data.values())
 
 
 @pytest.fixture
@@ -151,6 +180,24 @@ def test_patient_data_of_a_dicom_file_is_in_no_output_file_or_name(source, tmp_p
     found = [json.loads(line) for line in written["run/manifest.jsonl"].decode().splitlines()]
     assert len(found) == 3 and all(line["id"].startswith("dicom-") for line in found)
     assert sorted(line["status"] for line in found) == ["ok", "unreadable", "unreadable"]
+
+
+def test_patient_data_of_pictures_and_volumes_is_in_no_output(tmp_path, capfd, caplog):
+    caplog.set_level(logging.INFO)  # below, Pillow logs every tag it reads; the command line shows no such message
+    folder = tmp_path / f"of {CANARY}"
+    folder.mkdir()
+    assert pictures(folder) >= 20, "and 40 in DICOM files"
+    out = tmp_path / "out"
+    codes = [cli("ground", folder / "four.nii", "Which?", "--plane", "axial", "--slice", 1, "--out", out / "volume")]
+    for name in ("one.png", "two.jpg", "three.tiff"):
+        codes.append(cli("ground", folder / name, "Which?", "--out", out / name, "--json"))
+    (folder / "four.nii").unlink()
+    codes.append(cli("run", folder, "--question", "Which?", "--out", out / "run", "--json"))
+    streams = capfd.readouterr()
+    streams = streams._replace(out=streams.out.replace(str(folder), ""), err=streams.err.replace(str(folder), ""))
+    written = nowhere(out, streams, caplog)
+    assert codes == [0] * 5 and len([name for name in written if name.endswith(".mask.png")]) == 7
+    assert "volume/four.mask.nii.gz" in written or any(name.endswith(".nii.gz") for name in written)
 
 
 @pytest.mark.slow

@@ -488,8 +488,9 @@ def _group(iou, pdice, joint, count):
     return {"mean_iou": iou, "mean_pdice": pdice, **zero, "mean_dice_joint": joint, "count": count}
 
 
-def test_released_numbers_of_the_oracle_cases_aggregate_as_released(shared, tmp_path):
-    cases = [json.loads(line) for line in (shared / "oracle" / "released_rewards.jsonl").read_text().splitlines()]
+def test_released_numbers_of_the_oracle_cases_aggregate_as_released(tmp_path):
+    path = Path(__file__).with_name("data") / "released_rewards.jsonl"
+    cases = [json.loads(line) for line in path.read_text().splitlines()]
     cases = [case for case in cases if not any(math.isnan(case["eval"].get(key, 0)) for key in ("iou", "pdice"))]
     lines = [
         {

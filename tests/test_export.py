@@ -1,7 +1,10 @@
 """An exported run is what transformers and peft load as it is; its card says what the run recorded."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -139,6 +142,17 @@ def test_a_folder_that_holds_something_is_left_alone(run, tmp_path):
     with pytest.raises(RunError, match=r"step-00000002 is damaged: model/model\.safetensors is not what was written"):
         export(folder, tmp_path / "other")
     assert [path.name for path in tmp_path.iterdir() if "other" in path.name] == []
+
+
+def test_what_a_killed_export_left_is_removed(run, tmp_path):
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    left = [tmp_path / name for name in (f".out.{ended.pid}", f".out.{os.getppid()}", f".other.{ended.pid}", ".out.9x")]
+    for folder in left:
+        folder.mkdir()
+        (folder / "model.safetensors").touch()
+    export(run(), tmp_path / "out")
+    assert [folder.exists() for folder in left] == [False, True, True, True], "a process that goes on keeps its own"
 
 
 def test_a_run_without_a_checkpoint_has_nothing_to_export(trials, tmp_path):

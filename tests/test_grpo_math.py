@@ -235,7 +235,45 @@ def test_the_batch_spread_is_that_of_all_ranks():
     torch.testing.assert_close(torch.cat(parts), advantages(rewards, scale="batch"))
 
 
-@pytest.mark.parametrize("wrong", [torch.zeros(3, 1), torch.zeros(4), torch.tensor([[1.0, math.inf]])])
+def test_two_valid_rewards_are_enough_and_one_is_not():
+    """Of 1 and 0 the standard deviation is sqrt(1/2): half of it on either side."""
+    rewards = torch.tensor([[1.0, NAN, 0.0], [NAN, 3.0, NAN], [NAN, NAN, NAN]], dtype=torch.float64)
+    found = advantages(rewards, eps=0.0)
+    assert found.tolist() == [pytest.approx([math.sqrt(0.5), 0.0, -math.sqrt(0.5)]), [0.0] * 3, [0.0] * 3]
+    assert advantages(rewards, eps=0.25)[0, 0] == pytest.approx(0.5 / (math.sqrt(0.5) + 0.25))
+    assert constant_groups(rewards).tolist() == [False, True, True]
+
+
+def test_groups_with_gaps_can_be_constant():
+    rewards = torch.tensor([[0.5, NAN, 0.5], [0.5, NAN, 0.6], [-4.0, -4.0, NAN]], dtype=torch.float64)
+    assert constant_groups(rewards).tolist() == [True, False, True]
+    assert advantages(rewards, eps=1e-3)[0].tolist() == [0.0, 0.0, 0.0]
+
+
+def test_what_counts_as_equal_grows_with_the_rewards():
+    """A millionth of the largest reward, and of 1 where all are smaller."""
+    rewards = torch.tensor([[1e3, 1e3 + 9e-4], [1e3, 1e3 + 2e-3], [1e-9, 9e-7], [0.0, 2e-6], [-1e3, -1e3 - 9e-4]])
+    assert constant_groups(rewards.double()).tolist() == [True, False, True, False, True]
+
+
+def test_the_spread_of_the_batch_by_hand():
+    """The four rewards 0, 1, 1, 2 have the mean 1 and the variance 2/3."""
+    rewards = torch.tensor([[0.0, 1.0], [1.0, 2.0]], dtype=torch.float64)
+    spread = math.sqrt(2 / 3)
+    assert spread_of(rewards) == pytest.approx(spread)
+    assert moments(rewards) == (4.0, 6.0, 4)
+    for given, divisor in ((None, spread + 0.5), (2.0, 2.5), (0.0, 0.5)):
+        found = advantages(rewards, scale="batch", eps=0.5, batch_std=given)
+        assert found.tolist() == [pytest.approx([-0.5 / divisor, 0.5 / divisor])] * 2
+    assert [spread_from(5.0, 25.0, count) for count in (0, 1)] == [0.0, 0.0]
+    assert spread_from(3.0, 3.0 - 1e-12, 3) == 0.0, "rounding below 0 is 0"
+    assert spread_from(1.0, 1.0, 2) == pytest.approx(math.sqrt(0.5))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [torch.zeros(3, 1), torch.zeros(4), torch.zeros(2, 3, 4), torch.tensor([[1.0, math.inf]]), torch.zeros(2, 0)],
+)
 def test_groups_that_cannot_be_compared_are_refused(wrong):
     with pytest.raises(ValueError, match=r"group|infinite"):
         advantages(wrong)

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +11,11 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from medground.evaluation.compat import compat_iou, compat_pdice
-from medground.evaluation.metrics import measure
+from medground.evaluation.metrics import measure, outline, prompted_by
 from medground.evaluation.surface import boundary_f, hd95
 from medground.geometry import Box, Point, box_iou, disc_dice, mask_boundary, mask_dice, surface_distances
 from medground.types import Completion, Fault, Grounding, Mask, Query, Region, Rollout, Sample, SpatialPrompt, Target
 
-SHARED = Path(os.environ.get("MEDGROUND_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 SIZE = (40, 60)
 TRUE_BOX = Box(10, 10, 30, 30)
 TRUE_POINTS = (Point(15, 15), Point(25, 25))
@@ -236,9 +234,7 @@ def test_a_released_nan_is_null_and_outside_the_mean():
 
 
 def test_released_evaluation_values_on_every_oracle_case():
-    path = SHARED / "oracle" / "released_rewards.jsonl"
-    if not path.exists():
-        pytest.skip("the oracle file is not here")
+    path = Path(__file__).with_name("data") / "released_rewards.jsonl"
     from medground.registry import build
 
     interface = build("prompt_interface", "bbox_points", parser="released_eval")
@@ -265,3 +261,80 @@ def test_released_evaluation_values_on_every_oracle_case():
                 assert result.values[name] == pytest.approx(expected[key], abs=1e-12)
         equal += 1
     assert equal == 300
+
+
+def line(length, *, extra=(), size=(40, 40)):
+    """A row of pixels at the top, and single ones elsewhere."""
+    mask = np.zeros(size, bool)
+    mask[0, :length] = True
+    for row, column in extra:
+        mask[row, column] = True
+    return mask
+
+
+def test_hd95_is_the_larger_of_two_directed_percentiles():
+    """Two of 22 pixels lie 10 away: of 22 distances the 95th percentile is 9.5, of all 42 together it would be 0."""
+    plain, more = line(20), line(20, extra=[(10, 3), (10, 9)])
+    assert hd95(plain, more) == hd95(more, plain) == pytest.approx(9.5)
+    assert hd95(plain, more, (0.5, 2.0)) == pytest.approx(4.75)
+    assert hd95(line(20, extra=[(10, 3)]), plain) == 0.0, "one of 21 is beyond the percentile"
+
+
+@pytest.mark.parametrize(("size", "near"), [((20, 20), 1), ((200, 200), 2), ((400, 300), 3)])
+def test_boundaries_agree_within_a_share_of_the_diagonal_and_one_pixel_at_least(size, near):
+    """0.75 % of 28, 283 and 500 px: 0.2 becomes 1, and 2.1 and 3.75 stay as they are."""
+    first = np.zeros(size, bool)
+    first[4, 5:15] = True
+    assert boundary_f(first, np.roll(first, near, axis=0)) == 1.0
+    assert boundary_f(first, np.roll(first, near + 1, axis=0)) == 0.0
+
+
+def test_the_boundary_measure_is_a_harmonic_mean_by_hand():
+    """All 10 pixels of one lie on the other, and half of the other's 20 lie within one pixel of them."""
+    first, second = line(9, size=(20, 20)), line(20, size=(20, 20))
+    precision, recall = 1.0, 10 / 20
+    assert boundary_f(first, second) == pytest.approx(2 * precision * recall / (precision + recall))
+    assert boundary_f(second, first) == pytest.approx(2 * precision * recall / (precision + recall))
+
+
+def test_the_small_numbers_in_released_denominators_show_on_small_figures():
+    assert compat_iou([0, 0, 0.01, 0.01], [0, 0, 0.01, 0.01]) == pytest.approx(1e-4 / (1e-4 + 1e-6), rel=1e-9)
+    area = math.pi * 0.005**2
+    pair = [[0, 0], [0.01, 0]]
+    assert compat_pdice(pair, pair) == pytest.approx(2 * area / (area + 1e-5), rel=1e-9)
+
+
+def test_released_discs_touch_and_contain_with_a_small_slack():
+    """Radii 5 and 5, then 5 and 2: disjoint from d = 10 - 1e-5 on, contained up to d = 3 + 1e-5."""
+
+    def shifted(d, radius=5.0):
+        return [[d - radius, 0], [d + radius, 0]]
+
+    assert compat_pdice(shifted(10.0), shifted(0.0)) == compat_pdice(shifted(10 - 9e-6), shifted(0.0)) == 0.0
+    assert compat_pdice(shifted(9.9), shifted(0.0)) > 0
+    inside, large = math.pi * 4, math.pi * 25
+    for d in (0.0, 3.0, 3 + 9e-6):
+        assert compat_pdice(shifted(d, 2.0), shifted(0.0)) == pytest.approx(2 * inside / (large + 1e-5), rel=1e-12)
+    # Radii 5 at d = 6: half angles acos(3/5), so the lens is 2 * 25 * acos(0.6) - 24.
+    lens = 50 * math.acos(0.6) - 24
+    assert compat_pdice(shifted(6.0), shifted(0.0)) == pytest.approx(2 * lens / (2 * large - lens + 1e-5), rel=1e-12)
+
+
+def test_the_outline_of_points_is_the_square_around_their_disc():
+    points = (Point(10, 20), Point(16, 28))  # 10 px apart, so radius 5 about (13, 24)
+    assert outline(Region(points=points)) == Box(8, 19, 18, 29)
+    assert outline(Region(box=TRUE_BOX, points=points)) == TRUE_BOX
+    assert outline(Region(points=(Point(3, 4), Point(3, 4)))) == Box(2.5, 3.5, 3.5, 4.5), "one pixel at least"
+    assert outline(Region(points=(Point(3, 4),))) is None
+
+
+def test_an_answer_without_an_outline_has_no_floor():
+    values = measure(rollout(box=None, points=(Point(20, 20),), mask=disc_mask(), truth=disc_mask())).values
+    assert "dice_ellipse" not in values and values["dice_over_ellipse"] == values["dice_joint"] == 1
+
+
+def test_which_metric_needs_which_mask():
+    assert [prompted_by(name) for name in ("iou", "pdice", "iou_compat", "dice_ellipse")] == [None] * 4
+    assert (prompted_by("dice_box"), prompted_by("dice_points")) == ("box", "points")
+    joint = ("dice_joint", "mask_iou", "dice_over_ellipse", "boundary_f", "hd95_px", "hd95_mm")
+    assert {prompted_by(name) for name in joint} == {"joint"}

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import math
-import os
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +17,6 @@ from medground.errors import InputError, RunError
 from medground.images.pictures import write_mask
 from medground.images.rle import decode_rle
 
-SHARED = Path(os.environ.get("MEDGROUND_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 TRUTH = {"bbox_2d": [10, 10, 30, 30], "point_2d": [[15, 15], [25, 25]]}
 PERFECT = (
     '<think>a shadow</think><answer>{"bbox": [10, 10, 30, 30], "points_1": [15, 15], "points_2": [25, 25]}</answer>'
@@ -259,9 +257,7 @@ def test_an_invalid_run_length_mask_is_refused(rle):
 
 @pytest.mark.parametrize("mode", ["soft", "hard", "base"])
 def test_released_numbers_on_every_oracle_case(mode):
-    path = SHARED / "oracle" / "released_rewards.jsonl"
-    if not path.exists():
-        pytest.skip("the oracle file is not here")
+    path = Path(__file__).with_name("data") / "released_rewards.jsonl"
     result = CliRunner().invoke(reward, ["score", f"train/medreasoner_{mode}", str(path), "--json"])
     cases = [json.loads(text) for text in path.read_text().splitlines()]
     results = [json.loads(text, parse_constant=pytest.fail) for text in result.stdout.splitlines()]

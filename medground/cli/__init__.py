@@ -7,7 +7,9 @@ or extra, 5 interrupted and resumable, 70 our bug.
 import errno
 import importlib
 import logging
+import signal
 import sys
+import traceback
 from typing import Any, NoReturn, cast
 
 import click
@@ -15,6 +17,8 @@ import click
 from medground.cli.plugin_commands import plugin_commands
 from medground.errors import Interrupted, MedgroundError
 from medground.runs.exits import refuse_early_exit
+from medground.runs.stopping import terminable
+from medground.terminal import clean_streams, printable
 from medground.training.launcher import exit_process, rank
 
 COMMANDS = {
@@ -78,48 +82,61 @@ def medground(debug: bool, local_rank: str | None) -> None:
 
 
 class _StderrHandler(logging.Handler):
-    """Write messages as people's text to the current `sys.stderr`: a progress bar replaces it to print above itself."""
+    """Write messages as people's text to the current `sys.stderr`: a progress bar puts its own there, to print above itself."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one message."""
-        sys.stderr.write(f"{record.getMessage()}\n")
+        sys.stderr.write(f"{printable(record.getMessage())}\n")
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line and end the process with its exit code."""
-    words = sys.argv[1:] if arguments is None else arguments
     if arguments is None:
         refuse_early_exit()
     try:
-        code: Any = medground.main(words, prog_name="medground", standalone_mode=False)
-    except click.exceptions.Exit as error:
-        code = error.exit_code
-    except click.Abort:
-        code = _fail("interrupted", "run the same command again", 5)
-    except click.ClickException as error:
-        error.show()
-        code = 2
-    except MedgroundError as error:
-        if "--debug" in words:
-            raise
-        # All ranks are interrupted together; the first one prints it.
-        silent = isinstance(error, Interrupted) and rank() > 0
-        code = error.exit_code if silent else _fail(error.message, error.hint, error.exit_code)
+        with clean_streams(), terminable():
+            code = _run(sys.argv[1:] if arguments is None else arguments)
     except BrokenPipeError:
         # stdout was closed, for example by `head`: flushing it at exit would fail again.
         sys.stdout = None
         code = 1
-    except Exception as error:  # the command line ends with an exit code, whatever happens
+    except KeyboardInterrupt:  # a second one, or while an error was printed
+        code = 5
+    if arguments is None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # what is done stays done while Python ends
+    exit_process(code)
+
+
+def _run(words: list[str]) -> int:
+    try:
+        code: Any = medground.main(words, prog_name="medground", standalone_mode=False)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except click.exceptions.Exit as error:
+        return error.exit_code
+    except click.Abort:
+        return _fail("interrupted", "run the same command again", 5)
+    except click.ClickException as error:
+        error.show(sys.stderr)
+        return 2
+    except BrokenPipeError:
+        raise
+    except Exception as error:  # noqa: BLE001 - the command line ends with an exit code, whatever happens
         if "--debug" in words:
-            raise
-        code = _report_unexpected(error, words)
-    exit_process(code if isinstance(code, int) else 0)
+            sys.stderr.write(traceback.format_exc())
+            return 1
+        if not isinstance(error, MedgroundError):
+            return _report_unexpected(error, words)
+        # All ranks are interrupted together; the first one prints it.
+        silent = isinstance(error, Interrupted) and rank() > 0
+        return error.exit_code if silent else _fail(error.message, error.hint, error.exit_code)
 
 
 def _report_unexpected(error: Exception, words: list[str]) -> int:
     """Report a path that cannot be used (most often --out), a failure of a plugin's command, or else our bug."""
     if isinstance(error, OSError) and (error.filename or error.errno == errno.ENOSPC):
-        subject = f"{error.filename or 'the result'} cannot be used: {error.strerror}"
+        # Of a copy that fails, the second file is the one that is written.
+        subject = f"{error.filename2 or error.filename or 'the result'} cannot be used: {error.strerror}"
         return _fail(subject, "check the path, its permissions and the space left", 1)
     from medground.registry import OWN, components
     from medground.registry.errors import as_plugin_error

@@ -17,6 +17,7 @@ from medground.errors import PluginError
 from medground.registry import KINDS, Component, components
 from medground.registry.errors import missing_extra
 from medground.registry.isolation import SECONDS, check_plugin
+from medground.terminal import console, printable
 
 KIND_WORDS = [kind.replace("_", "-") for kind in KINDS]
 NEW_KINDS = ["segmenter", "reward", "prompt-interface", "reasoner", "reader", "command"]
@@ -147,8 +148,8 @@ def _table(columns: list[str], rows: list[list[str]]) -> None:
             click.echo("\t".join(row[index] for index in used))
         return
     from rich.box import SIMPLE_HEAD
-    from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for index in used:
@@ -156,5 +157,5 @@ def _table(columns: list[str], rows: list[list[str]]) -> None:
             columns[index], overflow="fold", style="red" if columns[index] in ("problem", "cause") else None
         )
     for row in rows:
-        table.add_row(*(row[index].replace("[", r"\[") for index in used))
-    Console().print(table)
+        table.add_row(*(Text(printable(row[index])) for index in used))
+    console(sys.stdout).print(table)

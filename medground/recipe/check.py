@@ -7,6 +7,7 @@ from itertools import islice
 from medground import registry
 from medground.errors import MedgroundError, PluginError, RecipeError
 from medground.recipe.config import ComponentConfig
+from medground.recipe.consent import consented
 from medground.recipe.recipe import Recipe
 from medground.recipe.schema import PromptChoice
 from medground.recipe.validation import MAX_PROBLEMS, InvalidRecipe, Problem
@@ -74,6 +75,10 @@ def _problems(recipe: Recipe, strict_missing: bool) -> Iterator[tuple[Problem, M
     for key, kind, component in recipe.components():
         if not recipe.is_object(key):
             yield from _binding(recipe, kind, key, component)
+        try:
+            consented(key, component.arguments, recipe.origin)
+        except RecipeError as error:
+            yield Problem(key, recipe.origin(key), error.message.partition(": ")[2], error.hint), None
     if problem := _untrained(recipe):
         yield problem, None
     if strict_missing:

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from medground.errors import RecipeError, did_you_mean
 from medground.recipe.config import ComponentConfig, Config, TermConfig
+from medground.recipe.consent import consented
 from medground.recipe.layers import Layer, from_override, from_row, leaves, merge, ordered
 from medground.recipe.objects import Objects, how_to_do_without, how_to_give, record, remaining, split_values
 from medground.recipe.schema import COMPONENTS, RECIPE_WORDS, SECTIONS
@@ -67,14 +68,20 @@ class Recipe:
         terms: dict[str, TermConfig] = {}
         for label, term in self.data.get("rewards", {}).items():
             name, arguments = _split(term, "weight")
-            terms[label] = TermConfig(name, float(term["weight"]), arguments)
+            terms[label] = TermConfig(
+                name, float(term["weight"]), consented(f"rewards.{label}", arguments, self.origin)
+            )
         return terms
 
     @property
     def trackers(self) -> list[ComponentConfig]:
         """Every tracker, in order."""
         self._require("trackers")
-        return [ComponentConfig(*_split(tracker)) for tracker in self.data.get("trackers", ())]
+        trackers = [_split(tracker) for tracker in self.data.get("trackers", ())]
+        return [
+            ComponentConfig(name, consented(f"trackers.{index}", arguments, self.origin))
+            for index, (name, arguments) in enumerate(trackers)
+        ]
 
     def components(self) -> Iterator[tuple[str, str, ComponentConfig]]:
         """Yield (dotted key, kind, component) of everything the recipe names; values may be missing.
@@ -102,12 +109,14 @@ class Recipe:
         """Return the one component of a kind, for example ``"segmenter"``.
 
         Raises:
-            RecipeError: if the recipe names none, or one of its values must still be given.
+            RecipeError: if the recipe names none, one of its values must still be given, or a file consents to what only
+                the user can consent to.
         """
         if kind not in self.data:
             raise RecipeError(f"the recipe {self.name!r} names no {kind}", hint=f"add {kind}=NAME")
         self._require(kind)
-        return ComponentConfig(*_split(self.data[kind]))
+        name, arguments = _split(self.data[kind])
+        return ComponentConfig(name, consented(kind, arguments, self.origin))
 
     def settings(self, section: str) -> Any:
         """Return a section with its defaults as plain data.

@@ -22,6 +22,8 @@ RESOLVED = "recipe.yaml"
 """In a run folder: the resolved recipe."""
 AS_WRITTEN = "recipe.source.yaml"
 """In a run folder: the files it came from and the overrides."""
+MAPPING = "mapping"
+"""The origin of what a mapping from Python holds; a file's has a colon and a line."""
 
 
 @cache
@@ -73,7 +75,7 @@ def read_source(source: "str | os.PathLike[str] | Mapping[str, Any]") -> RecipeS
     """
     files = _Files()
     if isinstance(source, Mapping):
-        name = "mapping"
+        name = MAPPING
         files.add(_to_yaml(source), name, None, ())
     else:
         name, file = _locate(source)

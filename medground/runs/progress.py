@@ -10,6 +10,8 @@ from typing import Any
 
 import click
 
+from medground.terminal import clean_streams, console, printable
+
 SHOWN = ("reward", "loss", "kl", "entropy", "completions/mean_length", "grad_norm")
 EVERY = 30.0
 """Seconds between two lines about a run's steps where there is no terminal."""
@@ -39,11 +41,10 @@ def counted(what: str) -> Iterator[Callable[[int, int | None], None]]:
     if not sys.stderr.isatty():
         yield lambda done, total: None
         return
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
+    with Progress(*columns, console=console(sys.stderr)) as bar, clean_streams():
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
@@ -62,7 +63,7 @@ def training_progress() -> Iterator[tuple[Callable[[int, int], None], Callable[[
     from rich.live import Live
 
     shown = _Dashboard()
-    with Live(shown, console=shown.console, refresh_per_second=4):
+    with Live(shown, console=shown.console, refresh_per_second=4), clean_streams():
         yield shown.begin, shown.report
 
 
@@ -116,10 +117,9 @@ class _Dashboard:
     """The live display on a terminal while a run trains."""
 
     def __init__(self) -> None:
-        from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-        self.console = Console(stderr=True)
+        self.console = console(sys.stderr)
         columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[pace]}"))
         self.bar = Progress(*columns, console=self.console)
         self.task = self.bar.add_task("", total=None, pace="")
@@ -141,7 +141,7 @@ class _Dashboard:
         from rich.console import Group
         from rich.text import Text
 
-        return Group(self.bar, *(Text(f"{name:<10} {line}") for name, line in self.lines.items() if line))
+        return Group(self.bar, *(Text(printable(f"{name:<10} {line}")) for name, line in self.lines.items() if line))
 
 
 def _of_validation(metrics: Metrics) -> bool:

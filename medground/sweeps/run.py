@@ -203,8 +203,8 @@ class _Run:
             finally:
                 _free_memory()
         self.trained[training.name] = record
-        reasoner: dict[str, Any] = resolve(str(training)).with_absolute_paths().data["reasoner"]
-        return reasoner
+        name, arguments = resolve(str(training)).with_absolute_paths().component("reasoner")
+        return {"name": name, **arguments}
 
     def _train(self, trial: Trial, training: Path) -> TrainingRecord:
         assert trial.to_train is not None

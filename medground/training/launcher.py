@@ -68,7 +68,7 @@ def start(arguments: Sequence[str], count: int) -> int:
     port = _free_port()
     children = [
         subprocess.Popen(
-            [sys.executable, "-m", "medground", *arguments],
+            [sys.executable, "-P", "-m", "medground", *arguments],  # -P: no module of the current folder is imported
             env={**os.environ, **_environment(number, count, port)},
             start_new_session=True,  # a terminal's Ctrl-C reaches this process alone, which forwards it once
         )

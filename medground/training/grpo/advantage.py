@@ -41,16 +41,15 @@ def advantages(
     if torch.isinf(values).any():
         raise ValueError("a reward is infinite; a failed reward is NaN")
     valid = ~values.isnan()
-    count = valid.sum(dim=1, keepdim=True)
     centred = _centred(values, valid)
     if scale == "none":
         spread = torch.ones_like(centred)
     elif scale == "group":
-        variance = centred.square().sum(dim=1, keepdim=True) / (count - 1).clamp(min=1)
+        variance = centred.square().sum(dim=1, keepdim=True) / (valid.sum(dim=1, keepdim=True) - 1).clamp(min=1)
         spread = variance.sqrt() + eps
     else:
         spread = torch.full_like(centred, (batch_std if batch_std is not None else spread_of(rewards)) + eps)
-    return torch.where(_constant(values, valid) | ~valid | (count < 2), 0.0, centred / spread)
+    return torch.where(_constant(values, valid) | ~valid, 0.0, centred / spread)
 
 
 def spread_of(rewards: Tensor) -> float:
@@ -76,8 +75,7 @@ def spread_from(total: float, squares: float, count: int) -> float:
 def constant_groups(rewards: Tensor) -> Tensor:
     """Return [N] bool: the groups without a signal: their valid rewards are equal or fewer than two."""
     values = rewards.detach().to(torch.float64)
-    valid = ~values.isnan()
-    return (_constant(values, valid) | (valid.sum(dim=1, keepdim=True) < 2)).squeeze(1)
+    return _constant(values, ~values.isnan()).squeeze(1)
 
 
 def _centred(values: Tensor, valid: Tensor) -> Tensor:
@@ -87,8 +85,8 @@ def _centred(values: Tensor, valid: Tensor) -> Tensor:
 
 
 def _constant(values: Tensor, valid: Tensor) -> Tensor:
-    """Return [N, 1] bool."""
+    """Return [N, 1] bool; a group with fewer than two valid rewards is constant."""
     highest = torch.where(valid, values, -math.inf).amax(dim=1, keepdim=True)
     lowest = torch.where(valid, values, math.inf).amin(dim=1, keepdim=True)
-    size = torch.where(valid, values.abs(), 0.0).amax(dim=1, keepdim=True).clamp(min=1.0)
+    size = torch.where(valid, values.abs(), 1.0).amax(dim=1, keepdim=True).clamp(min=1.0)
     return highest - lowest <= SAME * size

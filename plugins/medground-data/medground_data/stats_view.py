@@ -1,5 +1,6 @@
 """The output of `medground data stats`: tables on a terminal, and a page."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import numpy as np
 from medground.data.stats import Figures, histogram
 from medground.images.overlay import draw
 from medground.report import Line, Table, render
+from medground.terminal import console, printable
 from medground.types import Region, Sample
 
 _SHOWN = {
@@ -30,26 +32,26 @@ _QUARTILES = ("min", "q1", "median", "q3", "max", "mean")
 def show(summary: Mapping[str, Any]) -> None:
     """Print tables on stdout."""
     from rich import table
-    from rich.console import Console
+    from rich.text import Text
 
-    console = Console()
+    shown_on = console(sys.stdout)
     splits = list(summary["splits"])
     for word, names in summary["counts"].items():
         if list(names) == ["unnamed"]:
             continue
-        shown = table.Table(title=f"samples by {word}", title_justify="left")
+        shown = table.Table(title=Text(printable(f"samples by {word}")), title_justify="left")
         for heading in (word, "all", *splits):
-            shown.add_column(heading, justify="left" if heading == word else "right")
+            shown.add_column(Text(printable(heading)), justify="left" if heading == word else "right")
         for name, counts in names.items():
-            shown.add_row(name, *(str(counts[column]) for column in ("all", *splits)))
-        console.print(shown)
+            shown.add_row(Text(printable(name)), *(str(counts[column]) for column in ("all", *splits)))
+        shown_on.print(shown)
     shown = table.Table(title="figures", title_justify="left")
     for heading in ("", *_QUARTILES):
         shown.add_column(heading, justify="left" if not heading else "right")
     for name, values in summary["figures"].items():
         if values is not None:
             shown.add_row(_SHOWN[name], *(f"{values[column]:.3g}" for column in _QUARTILES))
-    console.print(shown)
+    shown_on.print(shown)
 
 
 def as_page(summary: Mapping[str, Any], measured: Sequence[Figures], samples: Sequence[Sample], pictures: int) -> str:

@@ -9,7 +9,6 @@ import functools
 import http.client
 import io
 import json
-import os
 import random
 import re
 import socket
@@ -21,7 +20,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from medground.errors import RecipeError
+from medground.servers import key_from
 from medground.types import Fault
 
 MAX_BYTES = 16_000_000
@@ -29,6 +28,8 @@ MAX_BYTES = 16_000_000
 FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0
 """Seconds: the backoff before the first retry is drawn from [0, FIRST_WAIT], its bound doubles up to LONGEST_WAIT."""
 PIECE = 65536
+SHORTEST_KEY = 8
+"""Characters: what is shorter, such as the EMPTY of a local server, is no secret."""
 PASSING = (408, 409, 425, 429)
 """Statuses below 500 after which another attempt may help."""
 
@@ -172,46 +173,6 @@ class _Reader(io.RawIOBase):
         return count
 
 
-def checked_url(base_url: str) -> str:
-    """Return a server's address as given by a user, without a slash at its end.
-
-    Raises:
-        RecipeError: if it is no http(s) address, or could hold a secret (a user, a query); it is not repeated then.
-    """
-    hint = "write it as https://host/v1; a key goes into the environment variable that api_key_env names"
-    try:
-        address = urlsplit(base_url)
-        usable = address.scheme in ("http", "https") and bool(address.hostname) and address.port != 0
-    except ValueError:
-        usable = False
-    if not usable or not base_url.isascii() or re.search(r"[\s\x00-\x1f\x7f]", base_url):
-        raise RecipeError("base_url is not the address of a server", hint=hint)
-    if "@" in address.netloc or address.query or address.fragment:
-        raise RecipeError("base_url holds more than a host and a path", hint=hint)
-    return base_url.rstrip("/")
-
-
-def key_from(variable: str | None) -> str | None:
-    """Return the key in an environment variable; None where none is named.
-
-    Raises:
-        RecipeError: if it is not set, or holds what no header can carry. Neither the key nor `variable`, which may be
-            a key by mistake, is repeated unless it looks like a name.
-    """
-    if variable is None:
-        return None
-    if not re.fullmatch(r"[A-Z_][A-Z0-9_]{0,63}", variable):
-        raise RecipeError(
-            "api_key_env is not the name of an environment variable (capitals, digits, _)",
-            hint="put the key into a variable, for example OPENAI_API_KEY, and name that",
-        )
-    key = os.environ.get(variable, "")
-    if not re.fullmatch(r"[!-~]+", key):
-        problem = "holds characters no key has" if key else "is not set"
-        raise RecipeError(f"the environment variable {variable} {problem}", hint=f"export {variable}=YOUR_KEY")
-    return key
-
-
 def _connection(scheme: str, host: str, port: int | None, timeout: float) -> http.client.HTTPConnection:
     if timeout <= 0:
         raise TimeoutError
@@ -257,9 +218,20 @@ def _complaint(status: int, body: bytes, key: str | None) -> str:
         return f"the server answered {status}: it does not accept the key, or the account may not use this model"
     message = _error_field(body, "message")
     printable = "".join(letter for letter in message if letter.isprintable())[:200]
-    quoted = f", saying {printable!r}" if printable and not (key and key in message) else ""
+    quoted = f", saying {printable!r}" if printable and without_key(message, key) == message else ""
     known = {404: " (is base_url right, and the model's name?)", 429: " (too many requests, or no quota left)"}
     return f"the server answered {status}{known.get(status, '')}{quoted}"
+
+
+def without_key(text: str, key: str | None) -> str:
+    """Return a server's text with ``[key]`` for every echo of the key, letters that no key has between its own included.
+
+    >>> without_key("not sk-a\u200bbc def0!", "sk-abcdef0")
+    'not [key]!'
+    """
+    if key is None or len(key) < SHORTEST_KEY:
+        return text
+    return re.sub("[^!-~]*".join(map(re.escape, key)), "[key]", text)
 
 
 def _error_field(body: bytes, field: str) -> str:

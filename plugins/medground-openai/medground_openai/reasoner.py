@@ -1,21 +1,20 @@
 """The reasoner: a model behind a server that speaks the OpenAI API."""
 
 import hashlib
-import ipaddress
 import logging
 from collections.abc import Mapping, Sequence
 from functools import cache, cached_property
 from typing import Any, get_args
-from urllib.parse import urlsplit
 
 import numpy as np
 
 from medground.errors import RecipeError, did_you_mean
 from medground.frames import Frame, Kind, Order, fixed_point
 from medground.geometry import Size
+from medground.servers import checked_url, key_from, remote_host
 from medground.types import Completion, Messages, Sampling, image_of, text_of
 from medground_openai import calibration, wire
-from medground_openai.client import Client, NotAnswered, checked_url, key_from
+from medground_openai.client import Client, NotAnswered, without_key
 from medground_openai.parallel import run_parallel
 
 log = logging.getLogger(__name__)
@@ -39,11 +38,13 @@ class OpenAIReasoner:
     Args:
         base_url: the server, for example ``https://host/v1``.
         model: the model's name there.
-        api_key_env: the environment variable that holds the key; no key is sent if None.
+        api_key_env: the environment variable that holds the key: OPENAI_API_KEY, OPENROUTER_API_KEY or a name that
+            starts with MEDGROUND_. No key is sent if None.
         frame: what the model's numbers count: ``pixel`` of the image as sent, ``permille`` or ``unit``; None finds
             it with eight small requests at the first use, and stops where they are inconclusive.
         order: ``xy``, or ``yx`` where it writes y first; where `frame` is None, found too.
-        allow_upload: consent to send images and questions to a server that is not on this machine.
+        allow_upload: consent to send images and questions to a server that is not on this machine, which a recipe file
+            cannot give; MEDGROUND_ALLOW_UPLOAD=host in the environment is another way to give it.
         max_image_side: images are shrunk to this longest side, px.
         side_multiple: both sides sent are multiples of this, px, so that a processor with such a grid resizes nothing.
         image_format: ``png``, or ``jpeg`` (quality 95), which is smaller and not exact.
@@ -78,7 +79,8 @@ class OpenAIReasoner:
         price_prompt: float | None = None,
         price_completion: float | None = None,
     ) -> None:
-        self.base_url, self.model = checked_url(base_url), model
+        self.base_url = checked_url(base_url, allow_upload=allow_upload, argument="reasoner.allow_upload")
+        self.model = model
         _known("frame", frame, (None, *get_args(Kind)))
         _known("order", order, get_args(Order))
         _known("image_format", image_format, get_args(wire.Format))
@@ -103,7 +105,7 @@ class OpenAIReasoner:
         )
         self._declared = frame
         self._several = "n" not in self.body
-        self._consent(allow_upload)
+        self._announce()
 
     def __repr__(self) -> str:
         return f"OpenAIReasoner(base_url={self.base_url!r}, model={self.model!r}, frame={self._declared!r})"
@@ -182,10 +184,10 @@ class OpenAIReasoner:
                 return {}
             lost = Completion(text="", frame=frame, fault=error.fault, cause=error.cause)
             return dict.fromkeys(indices, lost)
-        usage = self._usage(answers.usage)
+        usage, key = self._usage(answers.usage), key_from(self.client.api_key_env)
         return {
             indices[number]: Completion(
-                text=answer.text,
+                text=without_key(answer.text, key),
                 frame=frame,
                 finish_reason=answer.finish_reason,
                 usage=usage if number == min(answers.choices) else {},
@@ -219,16 +221,9 @@ class OpenAIReasoner:
         )
         return kind, order
 
-    def _consent(self, allowed: bool) -> None:
-        address = urlsplit(self.base_url)
-        if _loopback(address.hostname or ""):
-            return
-        if not allowed:
-            raise RecipeError(
-                f"{address.hostname} is not this machine, and images and questions would be sent there",
-                hint="if they may leave this machine, set reasoner.allow_upload=true",
-            )
-        if self.base_url not in _announced:
+    def _announce(self) -> None:
+        """Log once in this process what leaves this machine."""
+        if remote_host(self.base_url) and self.base_url not in _announced:
             _announced.add(self.base_url)
             log.warning(
                 "every image's pixels (%s, at most %d px a side) and every question go to %s%s; file names and "
@@ -236,7 +231,7 @@ class OpenAIReasoner:
                 self.image_format.upper(),
                 self.max_image_side,
                 self.base_url,
-                "" if address.scheme == "https" else ", unencrypted",
+                "" if self.base_url.startswith("https:") else ", unencrypted",
             )
 
 
@@ -250,15 +245,6 @@ def seed_of(seed: int, messages: Messages) -> int:
 def _size(messages: Messages) -> Size:
     height, width = image_of(messages).shape[:2]
     return height, width
-
-
-def _loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _known(argument: str, value: Any, options: Sequence[Any]) -> None:

@@ -61,10 +61,16 @@ def clock() -> Clock:
 @pytest.fixture
 def make(clock, monkeypatch) -> Callable[..., OpenAIReasoner]:
     """``make(stub, **arguments)`` builds a reasoner with its key in the environment, on the test's clock."""
-    monkeypatch.setenv("CANARY_KEY", KEY)
+    monkeypatch.setenv("MEDGROUND_CANARY_KEY", KEY)
 
     def built(stub: Stub, **arguments: Any) -> OpenAIReasoner:
-        given = {"model": "stub", "frame": "permille", "api_key_env": "CANARY_KEY", "side_multiple": 8, **arguments}
+        given = {
+            "model": "stub",
+            "frame": "permille",
+            "api_key_env": "MEDGROUND_CANARY_KEY",
+            "side_multiple": 8,
+            **arguments,
+        }
         reasoner = OpenAIReasoner(base_url=stub.url, **given)
         draw = random.Random(0).random
         reasoner.client = replace(reasoner.client, clock=clock, sleep=clock.sleep, draw=draw)

@@ -12,9 +12,9 @@ from dataclasses import replace
 
 import pytest
 from medground_openai import client
-from medground_openai.client import Client, NotAnswered, checked_url
+from medground_openai.client import Client, NotAnswered
 from medground_openai.reasoner import OpenAIReasoner
-from openai_servers import KEY, answer, conversation, reply
+from openai_servers import KEY, answer, choice, conversation, reply
 
 from medground.errors import RecipeError
 from medground.types import Fault, Sampling
@@ -155,7 +155,7 @@ def test_proxies_of_the_environment_are_not_used(serve, make, monkeypatch):
 )
 def test_an_invalid_address_is_refused_without_showing_the_key(url):
     with pytest.raises(RecipeError) as caught:
-        checked_url(url)
+        OpenAIReasoner(base_url=url, model="m")
     assert KEY not in str(caught.value)
 
 
@@ -168,11 +168,11 @@ def test_a_trailing_slash_is_ignored(serve, make):
 
 @pytest.mark.parametrize("value", [None, "", "two words", "line\nbreak", "schlüssel"])
 def test_a_malformed_key_is_refused_and_not_shown(value, monkeypatch):
-    monkeypatch.delenv("SOME_KEY", raising=False)
+    monkeypatch.delenv("MEDGROUND_SOME_KEY", raising=False)
     if value is not None:
-        monkeypatch.setenv("SOME_KEY", value)
-    with pytest.raises(RecipeError, match="SOME_KEY") as caught:
-        OpenAIReasoner(model="m", api_key_env="SOME_KEY")
+        monkeypatch.setenv("MEDGROUND_SOME_KEY", value)
+    with pytest.raises(RecipeError, match="MEDGROUND_SOME_KEY") as caught:
+        OpenAIReasoner(model="m", api_key_env="MEDGROUND_SOME_KEY")
     assert not value or value not in str(caught.value)
 
 
@@ -183,11 +183,52 @@ def test_a_key_given_as_the_name_of_its_variable_is_refused_and_not_shown(pasted
     assert not pasted or pasted not in str(caught.value)
 
 
+def spread(text):
+    """Put a letter that is not seen, a space or a line's end after every letter."""
+    return "".join(letter + "\u200b\u2060 \n"[index % 4] for index, letter in enumerate(text))
+
+
+@pytest.mark.parametrize("echo", [KEY, spread(KEY), "\ufeff".join(KEY)])
+def test_a_server_that_echoes_the_key_is_not_quoted(serve, make, echo):
+    body = {"error": {"message": f"who is {echo}?"}}
+    result = ask(make(serve(lambda handler, request: reply(handler, body, 400))))
+    assert result.cause == "the server answered 400"
+
+
+@pytest.mark.parametrize("echo", [KEY, spread(KEY)])
+def test_an_answer_that_echoes_the_key_holds_a_word_in_its_place(serve, make, echo):
+    stub = serve(lambda handler, request: reply(handler, {"choices": [choice(f"<think>{echo}!</think>")]}))
+    assert ask(make(stub)).text.replace(" ", "").replace("\n", "").replace("\u200b", "") == "<think>[key]!</think>"
+
+
+def test_a_short_key_of_a_local_server_is_an_ordinary_word(serve, make, monkeypatch):
+    monkeypatch.setenv("MEDGROUND_CANARY_KEY", "EMPTY")
+    stub = serve(lambda handler, request: reply(handler, {"choices": [choice("EMPTY space")]}))
+    assert ask(make(stub)).text == "EMPTY space"
+
+
+@pytest.mark.parametrize(
+    "variable", ["AWS_SECRET_ACCESS_KEY", "HF_TOKEN", "openai_api_key", "MEDGROUND_", "XOPENAI_API_KEY"]
+)
+def test_a_key_is_read_from_no_other_variable(variable, monkeypatch):
+    monkeypatch.setenv(variable, "anything")
+    with pytest.raises(RecipeError, match="neither OPENAI_API_KEY, OPENROUTER_API_KEY nor"):
+        OpenAIReasoner(model="m", api_key_env=variable)
+
+
+@pytest.mark.parametrize("variable", ["OPENAI_API_KEY", "OPENROUTER_API_KEY", "MEDGROUND_GEMINI_KEY"])
+def test_a_key_is_read_from_the_variables_for_keys(variable, monkeypatch, serve, make):
+    monkeypatch.setenv(variable, "sk-123456789")
+    stub = serve()
+    ask(make(stub, api_key_env=variable))
+    assert stub.received[0]["key"] == "Bearer sk-123456789"
+
+
 def test_the_key_is_stored_in_no_object(serve, make):
     reasoner = make(serve())
     ask(reasoner)
     assert KEY not in repr(reasoner) + repr(reasoner.client) + str(vars(reasoner))
-    plain = OpenAIReasoner(base_url=reasoner.base_url, model="m", frame="unit", api_key_env="CANARY_KEY")
+    plain = OpenAIReasoner(base_url=reasoner.base_url, model="m", frame="unit", api_key_env="MEDGROUND_CANARY_KEY")
     pickled = pickle.dumps(plain)
     assert KEY.encode() not in pickled
     assert pickle.loads(pickled).frame((80, 80)) == plain.frame((80, 80))

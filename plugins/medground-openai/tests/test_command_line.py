@@ -49,7 +49,7 @@ def medground(*arguments, cwd):
         capture_output=True,
         text=True,
         cwd=cwd,
-        env={**os.environ, "CANARY_KEY": KEY},
+        env={**os.environ, "MEDGROUND_CANARY_KEY": KEY},
     )
 
 
@@ -57,7 +57,7 @@ def medground(*arguments, cwd):
 def here(monkeypatch, capsys, tmp_path):
     """Run the command line in this process."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("CANARY_KEY", KEY)
+    monkeypatch.setenv("MEDGROUND_CANARY_KEY", KEY)
 
     def run(*arguments):
         with pytest.raises(SystemExit) as ended:
@@ -69,7 +69,13 @@ def here(monkeypatch, capsys, tmp_path):
 
 
 def recipe(stub, *more):
-    given = {"base_url": stub.url, "model": "stub", "frame": "permille", "api_key_env": "CANARY_KEY", "retries": 0}
+    given = {
+        "base_url": stub.url,
+        "model": "stub",
+        "frame": "permille",
+        "api_key_env": "MEDGROUND_CANARY_KEY",
+        "retries": 0,
+    }
     return ["--recipe", "infer/openai", *[f"reasoner.{key}={value}" for key, value in given.items()], *more]
 
 
@@ -117,7 +123,7 @@ def test_a_run_records_token_counts_and_no_key(serve, named, here, tmp_path):
     assert again.returncode == 0 and "1800 prompt_tokens" in again.stderr
     assert len(stub.received) == 2, "what is done stays done"
     written = files(tmp_path / "out") + (done.stdout + done.stderr + again.stderr).encode()
-    assert b"CANARY_KEY" in written and KEY.encode() not in written
+    assert b"MEDGROUND_CANARY_KEY" in written and KEY.encode() not in written
 
 
 def failing(status):
@@ -194,7 +200,7 @@ def test_an_evaluation_leaves_out_transport_failures_and_sums_usage(serve, here,
     ("override", "words"),
     [
         ("reasoner.base_url=https://api.example.com/v1", "allow_upload"),
-        ("reasoner.api_key_env=NOT_SET_HERE", "NOT_SET_HERE is not set"),
+        ("reasoner.api_key_env=MEDGROUND_NOT_SET", "MEDGROUND_NOT_SET is not set"),
         ("reasoner.frame=permil", "permille"),
         ("reasoner.image_format=gif", "image_format"),
         ("reasoner.concurrency=0", "concurrency"),

@@ -76,10 +76,16 @@ def writing(numbers):
 def ask(source, monkeypatch, capsys, tmp_path):
     """``ask(url, *more)`` runs the command with a key in the environment."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("CANARY_KEY", KEY)
+    monkeypatch.setenv("MEDGROUND_CANARY_KEY", KEY)
 
     def run(url, *more):
-        given = {"base_url": url, "model": "stub", "frame": "pixel", "api_key_env": "CANARY_KEY", "retries": 0}
+        given = {
+            "base_url": url,
+            "model": "stub",
+            "frame": "pixel",
+            "api_key_env": "MEDGROUND_CANARY_KEY",
+            "retries": 0,
+        }
         sets = [word for key, value in given.items() for word in ("--set", f"reasoner.{key}={value}")]
         command = ["data", "build", str(source), "--out", "made", "--questions", "reasoner", "--reasoner", "openai"]
         with pytest.raises(SystemExit) as ended:

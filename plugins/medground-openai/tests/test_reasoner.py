@@ -179,6 +179,14 @@ def test_a_remote_server_needs_consent(host):
     assert "allow_upload" in str(caught.value)
 
 
+def test_the_environment_consents_to_the_hosts_it_names(monkeypatch):
+    monkeypatch.setenv("MEDGROUND_ALLOW_UPLOAD", "other, API.example.com")
+    OpenAIReasoner(base_url="https://api.example.com:8443/v1", model="m")
+    for host in ("example.com", "api.example.com.evil", "xapi.example.com"):
+        with pytest.raises(RecipeError, match="not this machine"):
+            OpenAIReasoner(base_url=f"https://{host}/v1", model="m")
+
+
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "127.8.8.8", "[::1]"])
 def test_a_loopback_server_needs_no_consent(host, caplog):
     OpenAIReasoner(base_url=f"http://{host}:8000/v1", model="m")

@@ -96,8 +96,14 @@ def wait_for(process, url, log):
 
 @pytest.fixture
 def make(served, monkeypatch):
-    monkeypatch.setenv("VLLM_KEY", KEY)
-    given = {"base_url": served[1], "model": "tiny", "frame": "pixel", "api_key_env": "VLLM_KEY", "retries": 0}
+    monkeypatch.setenv("MEDGROUND_VLLM_KEY", KEY)
+    given = {
+        "base_url": served[1],
+        "model": "tiny",
+        "frame": "pixel",
+        "api_key_env": "MEDGROUND_VLLM_KEY",
+        "retries": 0,
+    }
     return lambda **more: OpenAIReasoner(**{**given, **more})
 
 
@@ -112,7 +118,12 @@ def texts(groups):
 def test_the_reasoner_passes_the_conformance_kit(make, served):
     make()  # the key is set
     check_reasoner(
-        OpenAIReasoner, base_url=served[1], model="tiny", frame="pixel", api_key_env="VLLM_KEY", max_image_side=112
+        OpenAIReasoner,
+        base_url=served[1],
+        model="tiny",
+        frame="pixel",
+        api_key_env="MEDGROUND_VLLM_KEY",
+        max_image_side=112,
     )
 
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 from medground_prompts import Bbox, BboxPoints, Points
-from medground_prompts.reading import MAX_ANSWER, MAX_BRACKETS, MAX_CHARS
+from medground_prompts.reading import MAX_ANSWER, MAX_BRACKETS, MAX_CHARS, MAX_DEPTH, unfenced
 
 from medground.frames import Frame, pixels
 from medground.types import Completion, Fault, Grounding
@@ -195,3 +195,17 @@ def test_think_levels_and_none_without_thinking():
 def test_a_completion_that_never_arrived_keeps_its_own_fault():
     found = BboxPoints().parse(Completion(text="", frame=None, fault=Fault.TIMEOUT), SIZE)
     assert (found.fault, found.think_level) == (Fault.TIMEOUT, None)
+
+
+def test_the_limits_are_those_of_the_documents():
+    assert (MAX_CHARS, MAX_ANSWER, MAX_BRACKETS, MAX_DEPTH) == (65_536, 16_384, 64, 800)
+    longest = whole() + " " * (MAX_CHARS - len(whole()))
+    assert read(longest).fault is None and read(longest + " ").fault is Fault.TOO_LONG
+
+
+@pytest.mark.parametrize(
+    ("text", "content"),
+    [("```json```", ""), ("``````", ""), ("```", "```"), ("````", "````"), ("```a", "```a"), ("a```", "a```")],
+)
+def test_a_fence_opens_and_closes(text, content):
+    assert unfenced(text) == content

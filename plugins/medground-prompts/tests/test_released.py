@@ -1,7 +1,6 @@
 """The released parsers give the outputs of the released code."""
 
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -10,8 +9,7 @@ from medground_prompts.reading import MAX_ANSWER, MAX_CHARS, MAX_DEPTH
 
 from medground.types import Completion, Fault, Grounding
 
-SHARED = Path(os.environ.get("MEDGROUND_SHARED", Path(__file__).resolve().parents[4] / "shared"))
-ORACLE = SHARED / "oracle" / "released_rewards.jsonl"
+ORACLE = Path(__file__).resolve().parents[3] / "tests" / "data" / "released_rewards.jsonl"
 SIZE = (840, 840)
 
 OK = '{"bbox": [445, 136, 708, 729], "points_1": [534, 273], "points_2": [595, 455]}'
@@ -95,6 +93,11 @@ def test_the_base_parser_takes_the_first_braces_even_in_the_think_block():
     assert read("released_base", f"<think>{{}}</think><answer>{OK}</answer>").answer_level == 1
 
 
+def test_the_base_parser_needs_braces_that_close():
+    for text in ('{"bbox": [1', "}", "} {", "{}", "{"):
+        assert read("released_base", text).fault is Fault.NO_ANSWER, text
+
+
 def test_the_base_think_level_is_1_only_when_the_blocks_are_the_whole_text():
     assert read("released_base", f"<think>a</think>\n\t<answer>{OK}</answer>").think_level == 1
     for text in (f"<think>a</think>b<answer>{OK}</answer>", f"<think>a<answer>{OK}</answer>", f" {whole(OK)}"):
@@ -140,7 +143,6 @@ def test_how_deep_an_object_may_nest_does_not_depend_on_the_caller(parser):
     assert read(parser, whole(OK[:-1] + ', "more": [' + "[]," * MAX_DEPTH + '"' + "[" * 999 + '"]}')).fault is None
 
 
-@pytest.mark.skipif(not ORACLE.exists(), reason="the file of released outputs is not beside this checkout")
 def test_levels_and_values_equal_the_released_ones_on_every_oracle_case():
     cases = [json.loads(line) for line in ORACLE.read_text(encoding="utf-8").splitlines()]
     assert len(cases) == 300

@@ -6,12 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from medground.errors import RecipeError
+
 
 class TensorBoard:
     """See `medground.protocols.Tracker`.
 
     Args:
-        folder: where the event files go; a relative one counts from the run's folder.
+        folder: where the event files go, inside the run's folder.
     """
 
     def __init__(self, *, folder: str = "tensorboard") -> None:
@@ -26,8 +28,17 @@ class TensorBoard:
         return f"TensorBoard(folder={self.folder!r})"
 
     def begin(self, folder: Path, step: int) -> None:
-        """See `Tracker.begin`; readers drop what earlier files of the folder hold of later steps."""
-        self._writer = self._open(str(folder / self.folder))
+        """See `Tracker.begin`; readers drop what earlier files of the folder hold of later steps.
+
+        Raises:
+            RecipeError: if its own folder is outside the run's.
+        """
+        target = folder / self.folder
+        if not target.resolve().is_relative_to(folder.resolve()):
+            raise RecipeError(
+                f"the folder of tracker tensorboard is outside the run: {self.folder}", hint="name one inside the run"
+            )
+        self._writer = self._open(str(target))
         start = self._event.SessionLog(status=self._event.SessionLog.START)
         self._write(step=step + 1, session_log=start)
 

@@ -7,6 +7,7 @@ pytest.importorskip("tensorboard", reason="needs tensorboard")
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import medground
+from medground.errors import RecipeError
 
 
 def read(folder):
@@ -44,6 +45,19 @@ def test_repeated_steps_replace_lost_ones(tmp_path):
     resumed.close()
     assert read(tmp_path / "board")["reward"] == [(1, 0.25), (2, 0.25), (3, 0.75), (4, 0.75), (5, 0.75)]
     lost.close()
+
+
+def test_nothing_is_written_outside_the_run(tmp_path):
+    run, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+    run.mkdir()
+    elsewhere.mkdir()
+    (run / "link").symlink_to(elsewhere)
+    for folder in (str(elsewhere), "../elsewhere", "link", "link/deeper"):
+        with pytest.raises(RecipeError, match="outside the run"):
+            tracker(run, 0, folder=folder)
+    assert list(elsewhere.iterdir()) == []
+    tracker(run, 0, folder="deep/board").close()
+    assert list((run / "deep" / "board").iterdir())
 
 
 def test_a_tracker_that_never_began_can_be_closed():

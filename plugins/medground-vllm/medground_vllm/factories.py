@@ -59,7 +59,8 @@ def vllm_server(
         master_port: for ``nccl``, free on this side.
         concurrency: questions under way at a time.
         timeout: of one question or one transfer, s.
-        allow_upload: whether images and questions may go to a server that is not on this machine.
+        allow_upload: consent to send images and questions to a server that is not on this machine, which a recipe file
+            cannot give; MEDGROUND_ALLOW_UPLOAD=host in the environment is another way to give it.
     """
     from medground_vllm.rollout import VllmRollout
     from medground_vllm.server import Http, Server

@@ -7,7 +7,6 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from ipaddress import ip_address
 from typing import Any, Literal, Protocol
 from urllib.parse import urlsplit
 
@@ -15,6 +14,7 @@ from PIL import Image as Pillow
 
 from medground.errors import RecipeError, RunError
 from medground.protocols import Engine, SamplerPrompt, Serving
+from medground.servers import checked_url, remote_host
 from medground.types import Image, Messages, Sampling
 from medground_vllm import api
 from medground_vllm.rollout import Answer, Cache, Route, Written
@@ -31,20 +31,15 @@ class Http:
         allow_upload: whether images may leave this machine.
 
     Raises:
-        RecipeError: if the server is on another machine and the recipe does not allow that.
+        RecipeError: as `medground.servers.checked_url`.
     """
 
     def __init__(self, base_url: str, *, timeout: float, allow_upload: bool) -> None:
-        host = urlsplit(base_url).hostname or ""
-        here = _loopback(host)
-        if not here and not allow_upload:
-            raise RecipeError(
-                f"every image and question of the run would be sent to {host or base_url!r}",
-                hint="set rollout.allow_upload=true if the data may go there",
-            )
-        self.base_url, self.timeout = base_url.rstrip("/"), timeout
+        self.base_url = checked_url(base_url, allow_upload=allow_upload, argument="rollout.allow_upload")
+        self.timeout = timeout
         # What is on this machine is not asked through a proxy.
-        self._opener = urllib.request.build_opener(*([urllib.request.ProxyHandler({})] if here else []))
+        handlers = [] if remote_host(base_url) else [urllib.request.ProxyHandler({})]
+        self._opener = urllib.request.build_opener(*handlers)
 
     def __repr__(self) -> str:
         return f"Http({self.base_url!r})"
@@ -203,10 +198,3 @@ def _data_url(image: Image) -> str:
     file = io.BytesIO()
     Pillow.fromarray(image).save(file, "PNG", compress_level=1)
     return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
-
-
-def _loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -254,7 +254,7 @@ def test_a_failing_or_misconfigured_server_is_reported(server, tmp_path):
 
 
 def test_images_are_not_sent_to_another_machine_without_consent(tmp_path):
-    with pytest.raises(RecipeError, match=r"would be sent to .gpu\.example\.org") as said:
+    with pytest.raises(RecipeError, match="images and questions would be sent there") as said:
         factories.vllm_server(base_url="http://gpu.example.org:8000", folder=str(tmp_path))
     assert "allow_upload=true" in said.value.hint
     factories.vllm_server(base_url="http://gpu.example.org:8000", folder=str(tmp_path), allow_upload=True)
