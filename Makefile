@@ -11,6 +11,8 @@ PIP_INSTALL  = $(BIN)/pip install $(addprefix -c ,$(CONSTRAINTS))
 export OMP_NUM_THREADS ?= 1
 export OMP_WAIT_POLICY ?= PASSIVE
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
+# Tests start many processes, and each would compile everything anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test test-fast test-slow test-vllm test-newest test-oldest constraints lint soak benchmarks clean
 

@@ -109,7 +109,7 @@ def hub() -> Iterator[Hub]:
         }
         server.licences["someone/model"] = "mit"
         server.files["zzzyzh/U-MRG"] = {"train.parquet": b"rows"}
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
         yield server
         server.shutdown()
 
