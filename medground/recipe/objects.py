@@ -86,22 +86,21 @@ def split_values(values: Mapping[str, Any]) -> tuple[list[str], dict[str, Any]]:
     return overrides, objects
 
 
-def record(data: Mapping[str, Any], objects: Objects) -> dict[str, Any]:
+def stand_in(data: Mapping[str, Any], objects: Objects, records: Mapping[str, ObjectRecord]) -> dict[str, Any]:
     """Return a recipe's data with the name and the hash of every object in its place; a term keeps its weight."""
     recorded = dict(data)
     for key, given in objects.items():
-        digest = describe(key, given).sha256
         section, _, label = key.partition(".")
-        stand_in = {"name": _definition(given).__qualname__, "object": digest}
+        component = {"name": _definition(given).__qualname__, "object": records[key].sha256}
         if section == "data":
             settings = data.get("data") or to_plain(defaults(SECTIONS["data"]))
-            recorded["data"] = {**settings, "path": None, "reader": None, "object": digest}
+            recorded["data"] = {**settings, "path": None, "reader": None, "object": records[key].sha256}
         elif label:
             terms = dict(recorded.get("rewards", {}))
-            terms[label] = {"weight": terms.get(label, {}).get("weight", 1.0), **stand_in}
+            terms[label] = {"weight": terms.get(label, {}).get("weight", 1.0), **component}
             recorded["rewards"] = terms
         else:
-            recorded[key] = stand_in
+            recorded[key] = component
     return recorded
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from medground import registry
 from medground.protocols import PromptInterface, Reasoner
 from medground.recipe import Recipe
-from medground.recipe.objects import ObjectRecord, describe
+from medground.recipe.objects import ObjectRecord
 from medground.types import Query, text_of
 
 LIBRARIES = ("medground", "numpy", "torch", "transformers", "peft", "safetensors", "vllm")
@@ -26,7 +26,7 @@ def plugins(recipe: Recipe) -> dict[str, str]:
 
 def objects(recipe: Recipe) -> dict[str, ObjectRecord]:
     """Return dotted key -> what is recorded of every object that was given from Python."""
-    return {key: describe(key, given) for key, given in recipe.objects.items()}
+    return dict(recipe.records)
 
 
 def versions() -> dict[str, str]:

@@ -57,33 +57,26 @@ class Sampler(Protocol):
 
     def open(self, serving: Serving, engine: Engine) -> None:
         """Get ready to write in place of a policy whose weights an engine holds."""
-        ...
 
     def wake(self, part: Literal["weights", "kv_cache"]) -> None:
         """Take back what `sleep` gave away."""
-        ...
 
     def push(self, weights: "Iterator[tuple[str, torch.Tensor]]", version: str) -> None:
         """Replace all weights, by checkpoint name, and call them `version`."""
-        ...
 
     def reset(self, cache: Cache) -> None:
         """Forget what a cache holds."""
-        ...
 
     def generate(
         self, prompts: Sequence[SamplerPrompt], batch: Sequence[Messages], sampling: Sampling, seeds: Sequence[int]
     ) -> list[Answer]:
         """Return one answer per conversation, of ``sampling.num_generations`` completions; the i-th drawn with seed + i."""
-        ...
 
     def sleep(self) -> None:
         """Give device memory away, the weights with it."""
-        ...
 
     def close(self) -> None:
         """Free everything."""
-        ...
 
 
 class VllmRollout:
