@@ -86,6 +86,19 @@ def split_values(values: Mapping[str, Any]) -> tuple[list[str], dict[str, Any]]:
     return overrides, objects
 
 
+def as_values(objects: Objects) -> dict[str, Any]:
+    """Return objects by the recipe's top-level keys, as `split_values` takes them.
+
+    >>> as_values({"segmenter": 1, "rewards.mine": len})
+    {'segmenter': 1, 'rewards': {'mine': <built-in function len>}}
+    """
+    values: dict[str, Any] = {}
+    for key, given in objects.items():
+        section, _, label = key.partition(".")
+        values[section] = values.get(section, {}) | {label: given} if label else given
+    return values
+
+
 def stand_in(data: Mapping[str, Any], objects: Objects, records: Mapping[str, ObjectRecord]) -> dict[str, Any]:
     """Return a recipe's data with the name and the hash of every object in its place; a term keeps its weight."""
     recorded = dict(data)
