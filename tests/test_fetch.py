@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from medground.recipe import resolve
-from medground.recipe.hub import hub_items, parse_hub_id
+from medground.runs.hub import hub_items, parse_hub_id
 
 pytest.importorskip("huggingface_hub")
 
