@@ -121,7 +121,7 @@ class RegionGrowing:
             region = (smooth(region.astype(np.float32), 1) > 0.5) & allowed
             if not region.any():
                 continue
-            score = _box_fit(region, prompt.box) if prompt.box is not None else _edge_fit(region, edges)
+            score = _edge_fit(region, edges) if prompt.box is None else float(box_iou(mask_box(region), prompt.box))
             if score > best_score:
                 best, best_score = region, score
         return best, best_score
@@ -213,10 +213,6 @@ def _edges(colours: Floats) -> Floats:
     down[1:-1] = grey[2:] - grey[:-2]
     across[:, 1:-1] = grey[:, 2:] - grey[:, :-2]
     return np.hypot(down, across)
-
-
-def _box_fit(region: Bools, box: Box) -> float:
-    return float(box_iou(mask_box(region), box))
 
 
 def _edge_fit(region: Bools, edges: Floats) -> float:

@@ -1,6 +1,6 @@
 """The rollout source: what vLLM writes, checked against what the trainer believes, as completions of its reasoner."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -161,9 +161,6 @@ class VllmRollout:
         ids = list(written.ids)
         if len(written.logprobs) != len(ids) or not ids:
             raise RunError(f"vLLM gave {len(written.logprobs)} log-probabilities for {len(ids)} tokens")
-        if odd := self._forbidden(ids):
+        if odd := [token for token in ids if token in self.serving.forbidden]:
             raise RunError(f"vLLM wrote {self.serving.forbidden[odd[0]]}, which breaks the next forward pass")
         return self.reasoner.completion(ids, written.logprobs, prompt.frame, stopped=ids[-1] in self.serving.end)
-
-    def _forbidden(self, ids: Iterable[int]) -> list[int]:
-        return [token for token in ids if token in self.serving.forbidden]
