@@ -46,8 +46,9 @@ demo: $(VENV)/.demo
 
 test: lint test-fast test-slow
 
+# `--dist loadfile`: what the tests of a file share is made once.
 test-fast: $(VENV)/.test
-	$(BIN)/python -m pytest -q -n 2 -m "not slow and not soak and not gpu and not vllm"
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow and not soak and not gpu and not vllm"
 
 test-slow: $(VENV)/.test
 	$(BIN)/python -m pytest -q -n 2 -m "slow and not soak and not gpu and not vllm"

@@ -264,7 +264,7 @@ def resolve(
         left = remaining(source.objects, map(from_override, overrides))
         gone = tuple(f"{key}=" for key in source.objects if key not in left)
         earlier = [text for text in source.overrides if not text.startswith(gone)]  # for example its weight
-        known = {key: source.records[key] for key in left if key not in objects}
+        known = {key: record for key, record in source.records.items() if key in left and key not in objects}
         recipe = _compose(source.source, (*earlier, *overrides), source.row, {**left, **objects}, known)
     else:
         recipe = source
