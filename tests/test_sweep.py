@@ -59,6 +59,16 @@ class WholeImage:
         return [Mask(data=np.ones(image.shape[:2], bool), score=1.0) for _ in prompts]
 
 
+class Scored:
+    """A reward term from Python."""
+
+    def __init__(self, needs_mask):
+        self.needs_mask = needs_mask
+
+    def __call__(self, rollout):
+        return 1.0
+
+
 class TestPlan:
     def test_an_impossible_trial_is_skipped_with_a_reason(self, swap):
         checked = plan(swap)
@@ -100,6 +110,18 @@ class TestPlan:
             trial.name for trial in plan(swap, "sweep.seeds=[3,5]", "variants.filled.sampling.temperature=1").possible
         ]
         assert names == ["ellipse", "filled.seed3", "filled.seed5"]
+
+    @pytest.mark.parametrize(("needs_mask", "trainings"), [(False, 1), (True, 2)])
+    def test_trials_share_a_training_unless_a_term_from_python_sees_their_masks(self, data, needs_mask, trainings):
+        recipe = {
+            "reasoner": "toy_vlm",
+            "prompt_interface": "bbox",
+            "data": {"path": str(data)},
+            "grpo": {},
+            "evaluate": {"split": "train"},
+            "variants": {"ellipse": {"segmenter": "ellipse"}, "filled": {"segmenter": "box_fill"}},
+        }
+        assert len(plan(recipe, rewards={"mine": Scored(needs_mask)}).trainings) == trainings
 
     def test_datasets_change_what_is_measured_and_not_what_is_trained(self, data):
         checked = plan(

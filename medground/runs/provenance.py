@@ -10,7 +10,7 @@ import numpy as np
 from medground import registry
 from medground.protocols import PromptInterface, Reasoner
 from medground.recipe import Recipe
-from medground.recipe.objects import ObjectRecord
+from medground.recipe.objects import ObjectRecord, describe
 from medground.types import Query, text_of
 
 LIBRARIES = ("medground", "numpy", "torch", "transformers", "peft", "safetensors", "vllm")
@@ -25,8 +25,12 @@ def plugins(recipe: Recipe) -> dict[str, str]:
 
 
 def objects(recipe: Recipe) -> dict[str, ObjectRecord]:
-    """Return dotted key -> what is recorded of every object that was given from Python."""
-    return dict(recipe.records)
+    """Return dotted key -> what is recorded of every object that was given from Python.
+
+    Samples were hashed when the recipe was made; other objects are hashed again, because their attributes may have changed.
+    """
+    given = recipe.objects.items()
+    return {key: recipe.records[key] if key == "data" else describe(key, value) for key, value in given}
 
 
 def versions() -> dict[str, str]:
