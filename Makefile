@@ -11,6 +11,8 @@ PIP_INSTALL  = $(BIN)/pip install $(addprefix -c ,$(CONSTRAINTS))
 export OMP_NUM_THREADS ?= 1
 export OMP_WAIT_POLICY ?= PASSIVE
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
+# Tests start many processes, and each would compile everything anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test test-fast test-slow test-vllm test-newest test-oldest constraints lint soak mutants benchmarks clean
 
@@ -44,8 +46,9 @@ demo: $(VENV)/.demo
 
 test: lint test-fast test-slow
 
+# `--dist loadfile`: what the tests of a file share is made once.
 test-fast: $(VENV)/.test
-	$(BIN)/python -m pytest -q -n 2 -m "not slow and not soak and not gpu and not vllm"
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow and not soak and not gpu and not vllm"
 
 test-slow: $(VENV)/.test
 	$(BIN)/python -m pytest -q -n 2 -m "slow and not soak and not gpu and not vllm"

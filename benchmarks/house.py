@@ -13,7 +13,7 @@ from collections import Counter
 from pathlib import Path
 
 FOREIGN = (
-    "recipe/yaml_reader.py", "recipe/layers.py", "recipe/structured.py", "recipe/validation.py", "recipe/hub.py",
+    "recipe/yaml_reader.py", "recipe/layers.py", "recipe/structured.py", "recipe/validation.py", "runs/hub.py",
     "data/umrg/", "data/manifest.py", "data/inputs.py", "data/lint/records.py",
     "evaluation/predictions.py", "evaluation/scoring.py", "images/rle.py", "registry/discovery.py", "cli/run.py",
 )  # fmt: skip

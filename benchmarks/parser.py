@@ -11,17 +11,21 @@ processor time is that of parsing alone.
 
 import argparse
 import itertools
+import runpy
 import time
+from pathlib import Path
 
 import numpy as np
 from medground_prompts import BboxPoints
-from medground_prompts.fuzz import ATTACKS, completions
 from medground_prompts.parsers import PARSERS
 from medground_prompts.reading import MAX_CHARS
 
 from medground.frames import pixels
 from medground.types import Completion
 
+TESTS = Path(__file__).resolve().parents[1] / "plugins" / "medground-prompts" / "tests"
+CORPUS = runpy.run_path(str(TESTS / "malformed_completions.py"))
+ATTACKS, completions = CORPUS["ATTACKS"], CORPUS["completions"]
 SIZE = (840, 840)
 LENGTHS = (8_000, 16_000, 32_000, 64_000)
 FLOOR = 20e-6

@@ -25,7 +25,7 @@ Messages = list[dict[str, Any]]
 """Chat turns ``{"role", "content"}``; content is a list of ``{"type": "image", "image": Image}`` and
 ``{"type": "text", "text": str}`` parts."""
 PromptKind = Literal["box", "points", "negative_points"]
-PromptChoice = Literal["both", "box", "points"]
+PromptChoice = StrEnum("PromptChoice", ["both", "box", "points"])
 """Which parts of a region prompt the segmenter."""
 
 
@@ -130,10 +130,10 @@ class Region:
     def __post_init__(self) -> None:
         object.__setattr__(self, "labels", _point_labels(self.points, self.labels))
 
-    def prompt(self, choice: PromptChoice = "both") -> SpatialPrompt | None:
+    def prompt(self, choice: PromptChoice = PromptChoice.both) -> SpatialPrompt | None:
         """Return the prompt for a segmenter, made of the chosen parts; None where the region lacks them."""
-        box = None if choice == "points" else self.box
-        points, labels = ((), ()) if choice == "box" else (self.points, self.labels)
+        box = None if choice == PromptChoice.points else self.box
+        points, labels = ((), ()) if choice == PromptChoice.box else (self.points, self.labels)
         return SpatialPrompt(box=box, points=points, labels=labels) if box is not None or points else None
 
 

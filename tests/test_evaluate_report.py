@@ -142,6 +142,7 @@ def test_a_page_leads_with_the_first_condition_where_the_answers_are_not_asked_f
     assert "the true box through the segmenter" in (tmp_path / "o" / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_a_thousand_cases_stay_under_twenty_megabytes(run):
     recipe = resolve(str(run), "evaluate.published=[]")
     result = medground.evaluate(recipe)

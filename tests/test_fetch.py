@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from medground.recipe import resolve
-from medground.recipe.hub import hub_items, parse_hub_id
+from medground.runs.hub import hub_items, parse_hub_id
 
 pytest.importorskip("huggingface_hub")
 
@@ -109,7 +109,7 @@ def hub() -> Iterator[Hub]:
         }
         server.licences["someone/model"] = "mit"
         server.files["zzzyzh/U-MRG"] = {"train.parquet": b"rows"}
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
         yield server
         server.shutdown()
 

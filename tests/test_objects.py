@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 import sys
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from medground.cli import main  # noqa: E402
 from medground.errors import Interrupted, RecipeError, RunError  # noqa: E402
 from medground.recipe import resolve  # noqa: E402
 from medground.recipe.objects import describe  # noqa: E402
+from medground.runs import provenance  # noqa: E402
 from medground.runs.folder import read_events, read_metadata  # noqa: E402
 
 
@@ -180,6 +182,33 @@ def test_the_hash_of_samples_changes_with_what_they_hold(tiny):
     hashes = [describe("data", samples).sha256 for samples in some]
     assert len(set(hashes)) == len(hashes)
     assert hashes[0] == describe("data", [_sample("a")]).sha256
+
+
+class CountedSamples(Sequence):
+    """Samples that count how often all of them are read."""
+
+    def __init__(self, samples):
+        self.samples, self.readings = samples, 0
+
+    def __len__(self):
+        return len(self.samples)
+
+    def __getitem__(self, index):
+        return self.samples[index]
+
+    def __iter__(self):
+        self.readings += 1
+        return iter(self.samples)
+
+
+def test_samples_are_hashed_once_for_a_recipe_its_variants_and_what_is_recorded():
+    samples = CountedSamples([_sample("a")])
+    recipe = resolve({"reasoner": "toy", "variants": {"other": {"seed": 1}}}, values={"data": samples})
+    other = resolve(recipe, "prompt=box", variant="other")
+    assert provenance.objects(other) == provenance.objects(recipe)
+    assert other.data["data"]["object"] == provenance.objects(recipe)["data"].sha256
+    assert samples.readings == 1
+    assert describe("data", samples) == provenance.objects(recipe)["data"]
 
 
 def test_a_function_is_a_term_of_a_training_run(trials, tmp_path):

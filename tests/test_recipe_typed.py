@@ -8,7 +8,8 @@ import pytest
 from medground.errors import RecipeError
 from medground.recipe import resolve
 from medground.recipe.objects import describe
-from medground.recipe.schema import SECTIONS, GeneralConfig, GrpoConfig, GrpoLoss, PromptChoice, SftConfig
+from medground.recipe.schema import SECTIONS, GeneralConfig, GrpoConfig, GrpoLoss, SftConfig
+from medground.types import PromptChoice
 
 SCHEMAS = [GeneralConfig, *SECTIONS.values()]
 

@@ -7,9 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from medground_toy import phantoms
 
+from medground import open_dataset
 from medground.errors import InputError, Interrupted, PluginError, RecipeError, RunError
 from medground.evaluation.evaluate import evaluate
 from medground.evaluation.results_file import SampleRecord, TargetRecord
@@ -18,6 +20,7 @@ from medground.sweeps.plan import plan
 from medground.sweeps.results import pool
 from medground.sweeps.run import sweep
 from medground.sweeps.tables import as_csv, as_latex, as_markdown
+from medground.types import Mask
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = {"n_boot": 50, "pictures": 0}
@@ -45,6 +48,25 @@ def swap(data):
             "clicked": {"segmenter": "box_fill", "prompt": "points"},
         },
     }
+
+
+class WholeImage:
+    """A segmenter from Python: its mask is the whole image."""
+
+    accepts = frozenset({"box", "points"})
+
+    def segment(self, image, prompts):
+        return [Mask(data=np.ones(image.shape[:2], bool), score=1.0) for _ in prompts]
+
+
+class Scored:
+    """A reward term from Python."""
+
+    def __init__(self, needs_mask):
+        self.needs_mask = needs_mask
+
+    def __call__(self, rollout):
+        return 1.0
 
 
 class TestPlan:
@@ -88,6 +110,18 @@ class TestPlan:
             trial.name for trial in plan(swap, "sweep.seeds=[3,5]", "variants.filled.sampling.temperature=1").possible
         ]
         assert names == ["ellipse", "filled.seed3", "filled.seed5"]
+
+    @pytest.mark.parametrize(("needs_mask", "trainings"), [(False, 1), (True, 2)])
+    def test_trials_share_a_training_unless_a_term_from_python_sees_their_masks(self, data, needs_mask, trainings):
+        recipe = {
+            "reasoner": "toy_vlm",
+            "prompt_interface": "bbox",
+            "data": {"path": str(data)},
+            "grpo": {},
+            "evaluate": {"split": "train"},
+            "variants": {"ellipse": {"segmenter": "ellipse"}, "filled": {"segmenter": "box_fill"}},
+        }
+        assert len(plan(recipe, rewards={"mine": Scored(needs_mask)}).trainings) == trainings
 
     def test_datasets_change_what_is_measured_and_not_what_is_trained(self, data):
         checked = plan(
@@ -163,6 +197,20 @@ class TestRun:
         assert "was not trained for points" in page and "://" not in page.replace("http://www.w3.org/2000/svg", "")
         with pytest.raises(RunError, match="holds a sweep already"):
             sweep(swap, out=tmp_path)
+
+    def test_objects_take_part_in_every_trial_and_a_reasoner_cannot(self, swap, data, tmp_path):
+        del swap["variants"]["clicked"], swap["variants"]["filled"], swap["data"]
+        swap["variants"] |= {"mine": {}, "mine_boxed": {"prompt": "box"}}
+        given = {"segmenter": WholeImage(), "data": list(open_dataset(data))}
+        done = sweep(swap, out=tmp_path, **given)
+        means = {row.variant: row.metrics["dice_joint"].mean for row in done.summary.rows}
+        assert means == dict.fromkeys(means, evaluate(swap, **given).mean("dice_joint"))
+        assert list(means) == ["ellipse", "mine", "mine_boxed"]
+        assert sweep(swap, out=tmp_path, resume=True, **given).before == 3
+        with pytest.raises(RunError, match="holds another ellipse"):
+            sweep(swap, out=tmp_path, resume=True, data=given["data"])
+        with pytest.raises(RecipeError, match="the reasoner of a sweep is an object"):
+            sweep(swap, out=tmp_path / "other", reasoner=object(), **given)
 
     def test_a_failing_trial_stops_no_other_and_is_tried_again(self, swap, tmp_path, monkeypatch):
         swap["variants"]["odd"] = {"segmenter": "ellipse", "evaluate.cluster": "nothing"}

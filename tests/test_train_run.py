@@ -377,6 +377,7 @@ def killed_at(point, start, trials, tmp_path, turn=3):
     assert_sound(tmp_path / "run", recipe, tmp_path / "whole", max(saved, default=0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("point", ["save.before_rename"])
 def test_a_killed_run_resumes_as_the_uninterrupted_one(point, start, trials, tmp_path):
     killed_at(point, start, trials, tmp_path)
@@ -417,6 +418,7 @@ def test_runs_killed_at_fifty_random_times_resume_as_the_uninterrupted_one(start
         shutil.rmtree(out)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("point", ["update.mid"])
 def test_sigterm_saves_the_last_finished_step_and_exits_5(point, start, trials, tmp_path):
     _terminated(point, 3, start, trials, tmp_path)

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image as Pillow
-from trl import GRPOTrainer
 
 import medground
 from medground.errors import InputError, RunError
@@ -31,6 +30,8 @@ def truth(**more):
 
 def trl_rewards(functions, prompts, completions, **columns):
     """The [N, F] rewards that TRL's trainer computes with its own method, from rows as its data loader gives them."""
+    from trl import GRPOTrainer  # takes seconds, which only these tests need
+
     rows = [{name: values[index] for name, values in columns.items()} for index in range(len(prompts))]
     trainer = SimpleNamespace(
         accelerator=SimpleNamespace(device=torch.device("cpu"), is_main_process=False),

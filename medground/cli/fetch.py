@@ -19,7 +19,7 @@ def fetch(recipe: str, overrides: tuple[str, ...], yes: bool, as_json: bool) -> 
     Revisions and hashes are recorded in medground.lock.json in the hub's cache folder.
     """
     from medground.recipe import resolve
-    from medground.recipe.hub import download, hub_items, look_up
+    from medground.runs.hub import download, hub_items, look_up
 
     listings = [look_up(item) for item in hub_items(resolve(recipe, *overrides))]
     if not listings:

@@ -9,7 +9,7 @@ import numpy as np
 
 from medground.errors import RunError
 from medground.frames import Frame
-from medground.geometry import Box, Floats, Point, Size
+from medground.geometry import Box, Point, Size
 from medground.images.overlay import draw
 from medground.images.read import read_image
 from medground.pipeline.pipeline import Pipeline
@@ -149,19 +149,11 @@ def _rendered(truth: SpatialPrompt, frame: Frame, size: Size) -> SpatialPrompt:
 
 
 def _hop(name: str, prompt: SpatialPrompt, truth: SpatialPrompt, unit: tuple[float, float]) -> Hop:
-    drift = np.concatenate(
-        [
-            np.abs(np.reshape(prompt.box, (-1, 2)) - np.reshape(truth.box or (), (-1, 2))) if prompt.box else _none(),
-            np.abs(np.reshape(prompt.points, (-1, 2)) - np.reshape(truth.points, (-1, 2)))
-            if prompt.points
-            else _none(),
-        ]
+    pairs = [(prompt.box, truth.box), (prompt.points, truth.points)]
+    drift = np.abs(
+        np.concatenate([np.reshape(own, (-1, 2)) - np.reshape(true or (), (-1, 2)) for own, true in pairs if own])
     )
     return Hop(name=name, prompt=prompt, pixels=float(drift.max()), units=float((drift / unit).max()))
-
-
-def _none() -> Floats:
-    return np.empty((0, 2))
 
 
 def _size(image: Image) -> Size:

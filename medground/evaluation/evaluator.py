@@ -156,7 +156,7 @@ class Evaluator:
         self, condition: Condition, pairs: Sequence[tuple[Sample, Grounding]], prompts: Sequence[MaskPrompt]
     ) -> list[dict[MaskPrompt, Segmented]]:
         """Return what was segmented for every answer, by what prompted it; nothing for an answer that failed."""
-        joint: PromptChoice = "both" if condition.regions is not None else self.pipeline.prompt_choice
+        joint = PromptChoice.both if condition.regions is not None else self.pipeline.prompt_choice
         if condition.perfect_segmenter:
             return [{"joint": _perfect(sample, grounding, joint)} for sample, grounding in pairs]
         results: list[dict[MaskPrompt, Segmented]] = [{} for _ in pairs]
@@ -167,7 +167,7 @@ class Evaluator:
                 continue
             for prompt in prompts:
                 order.append((index, prompt))
-                choice = joint if prompt == "joint" else prompt
+                choice = joint if prompt == "joint" else PromptChoice(prompt)
                 jobs.append((sample.query.image, [region.prompt(choice) for region in grounding.regions]))
         if self.segments:
             for (index, prompt), segmented in zip(order, self.pipeline.masks(jobs), strict=True):

@@ -10,7 +10,7 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from typing import Any, Generic, TypeVar, get_args
+from typing import Any, Generic, TypeVar
 
 from medground import registry
 from medground.errors import RecipeError, did_you_mean
@@ -333,11 +333,11 @@ class Pipeline:
 
 
 def _choice(word: str) -> PromptChoice:
-    choices: tuple[PromptChoice, ...] = get_args(PromptChoice)
-    for choice in choices:
-        if choice == word:
-            return choice
-    raise RecipeError(f"prompt must be both, box or points: {word!r}", hint=did_you_mean(word, choices))
+    try:
+        return PromptChoice(word)
+    except ValueError as error:
+        hint = did_you_mean(word, list(PromptChoice))
+        raise RecipeError(f"prompt must be both, box or points: {word!r}", hint=hint) from error
 
 
 def _of_recipe(recipe: Recipe, kind: str) -> Any:

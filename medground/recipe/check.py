@@ -9,9 +9,9 @@ from medground.errors import MedgroundError, PluginError, RecipeError
 from medground.recipe.config import ComponentConfig
 from medground.recipe.consent import consented
 from medground.recipe.recipe import Recipe
-from medground.recipe.schema import PromptChoice
 from medground.recipe.validation import MAX_PROBLEMS, InvalidRecipe, Problem
 from medground.recipe.yaml_reader import MISSING
+from medground.types import PromptChoice
 
 PROMPT_KINDS: Mapping[PromptChoice, frozenset[str]] = {
     PromptChoice.both: frozenset({"box", "points", "negative_points"}),

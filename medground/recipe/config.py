@@ -10,12 +10,12 @@ from medground.recipe.schema import (
     EvaluateConfig,
     GeneralConfig,
     GrpoConfig,
-    PromptChoice,
     SamplingConfig,
     SftConfig,
     SweepConfig,
     ValidationConfig,
 )
+from medground.types import PromptChoice
 
 T = TypeVar("T")
 

@@ -86,22 +86,34 @@ def split_values(values: Mapping[str, Any]) -> tuple[list[str], dict[str, Any]]:
     return overrides, objects
 
 
-def record(data: Mapping[str, Any], objects: Objects) -> dict[str, Any]:
+def as_values(objects: Objects) -> dict[str, Any]:
+    """Return objects by the recipe's top-level keys, as `split_values` takes them.
+
+    >>> as_values({"segmenter": 1, "rewards.mine": len})
+    {'segmenter': 1, 'rewards': {'mine': <built-in function len>}}
+    """
+    values: dict[str, Any] = {}
+    for key, given in objects.items():
+        section, _, label = key.partition(".")
+        values[section] = values.get(section, {}) | {label: given} if label else given
+    return values
+
+
+def stand_in(data: Mapping[str, Any], objects: Objects, records: Mapping[str, ObjectRecord]) -> dict[str, Any]:
     """Return a recipe's data with the name and the hash of every object in its place; a term keeps its weight."""
     recorded = dict(data)
     for key, given in objects.items():
-        digest = describe(key, given).sha256
         section, _, label = key.partition(".")
-        stand_in = {"name": _definition(given).__qualname__, "object": digest}
+        component = {"name": _definition(given).__qualname__, "object": records[key].sha256}
         if section == "data":
             settings = data.get("data") or to_plain(defaults(SECTIONS["data"]))
-            recorded["data"] = {**settings, "path": None, "reader": None, "object": digest}
+            recorded["data"] = {**settings, "path": None, "reader": None, "object": records[key].sha256}
         elif label:
             terms = dict(recorded.get("rewards", {}))
-            terms[label] = {"weight": terms.get(label, {}).get("weight", 1.0), **stand_in}
+            terms[label] = {"weight": terms.get(label, {}).get("weight", 1.0), **component}
             recorded["rewards"] = terms
         else:
-            recorded[key] = stand_in
+            recorded[key] = component
     return recorded
 
 

@@ -15,7 +15,16 @@ from medground.errors import RecipeError, did_you_mean
 from medground.recipe.config import ComponentConfig, Config, TermConfig
 from medground.recipe.consent import consented
 from medground.recipe.layers import Layer, from_override, from_row, leaves, merge, ordered
-from medground.recipe.objects import Objects, how_to_do_without, how_to_give, record, remaining, split_values
+from medground.recipe.objects import (
+    ObjectRecord,
+    Objects,
+    describe,
+    how_to_do_without,
+    how_to_give,
+    remaining,
+    split_values,
+    stand_in,
+)
 from medground.recipe.schema import COMPONENTS, RECIPE_WORDS, SECTIONS
 from medground.recipe.sources import RecipeSource, read_source
 from medground.recipe.structured import defaults, to_plain
@@ -45,6 +54,8 @@ class Recipe:
     """The name of the variant that was chosen."""
     objects: Objects = field(default_factory=dict, repr=False)
     """Given from Python. They are no part of `data`, which holds their names and hashes."""
+    records: Mapping[str, ObjectRecord] = field(default_factory=dict, repr=False)
+    """What a run records of each of the objects, which are hashed once."""
 
     @cached_property
     def config(self) -> Config:
@@ -139,7 +150,7 @@ class Recipe:
             raise RecipeError(
                 f"the recipe {self.name!r} has no variant {name!r}", hint=did_you_mean(name, self.variants)
             )
-        return _compose(self.source, self.overrides, name, self.objects)
+        return _compose(self.source, self.overrides, name, self.objects, self.records)
 
     def is_object(self, key: str) -> bool:
         """Return True if what stands at a dotted key is an object from Python, given again or not."""
@@ -250,18 +261,25 @@ def resolve(
     texts, objects = split_values(values or {})
     overrides = (*overrides, *texts)
     if not isinstance(source, Recipe):
-        recipe = _compose(read_source(source), overrides, None, objects)
+        recipe = _compose(read_source(source), overrides, None, objects, {})
     elif overrides or objects:
         left = remaining(source.objects, map(from_override, overrides))
         gone = tuple(f"{key}=" for key in source.objects if key not in left)
         earlier = [text for text in source.overrides if not text.startswith(gone)]  # for example its weight
-        recipe = _compose(source.source, (*earlier, *overrides), source.row, {**left, **objects})
+        known = {key: record for key, record in source.records.items() if key in left and key not in objects}
+        recipe = _compose(source.source, (*earlier, *overrides), source.row, {**left, **objects}, known)
     else:
         recipe = source
     return recipe if variant is None else recipe.variant(variant)
 
 
-def _compose(source: RecipeSource, overrides: Sequence[str], row: str | None, objects: Objects) -> Recipe:
+def _compose(
+    source: RecipeSource,
+    overrides: Sequence[str],
+    row: str | None,
+    objects: Objects,
+    known: Mapping[str, ObjectRecord],
+) -> Recipe:
     rows = _rows(source)
     chosen = [] if row is None else from_row(row, *rows[row])
     merged = merge([*source.layers, *chosen, *ordered(map(from_override, overrides))])
@@ -269,7 +287,8 @@ def _compose(source: RecipeSource, overrides: Sequence[str], row: str | None, ob
         merged.data.pop(word, None)
     settings = read_settings(merged.data, merged.origin)
     given = {path for path, _ in leaves(merged.data)}
-    data = record(_fill(merged.data, settings), objects)
+    records = {key: known.get(key) or describe(key, given) for key, given in objects.items()}
+    data = stand_in(_fill(merged.data, settings), objects, records)
     return Recipe(
         name=source.name if row is None else f"{source.name}:{row}",
         data=data,
@@ -279,6 +298,7 @@ def _compose(source: RecipeSource, overrides: Sequence[str], row: str | None, ob
         overrides=tuple(overrides),
         row=row,
         objects=objects,
+        records=records,
     )
 
 

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from medground.types import PromptChoice
+
 COMPONENTS = ("reasoner", "prompt_interface", "segmenter", "engine", "rollout")
 """Top-level keys that hold one component, named as its kind; null means none."""
 RECIPE_WORDS = ("extends", "variants")
@@ -35,8 +37,6 @@ BELOW_ONE = 0.9999999
 """The largest value of what must stay below 1."""
 
 
-PromptChoice = StrEnum("PromptChoice", ["both", "box", "points"])
-"""Which part of the spatial prompt the segmenter is given."""
 GrpoLoss = StrEnum("GrpoLoss", ["grpo", "dr_grpo", "dapo", "gspo", "cispo"])
 """The published losses; `medground.training.grpo.loss` defines each."""
 Aggregation = StrEnum("Aggregation", ["by_loss", "sequence_mean", "token_mean", "constant", "sequence_sum"])

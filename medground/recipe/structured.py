@@ -42,7 +42,7 @@ def defaults(schema: type) -> DictConfig:
 
 def read(schema: type[T], values: Mapping[str, Any]) -> T:
     """Return a section, defaults and `values`, as an instance of its dataclass; none of the values is missing."""
-    return cast(T, OmegaConf.to_object(OmegaConf.merge(defaults(schema), values)))
+    return cast(T, OmegaConf.to_object(OmegaConf.merge(_prototype(cast(type, schema)), values)))
 
 
 def to_plain(section: DictConfig) -> dict[str, Any]:

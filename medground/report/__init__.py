@@ -3,13 +3,9 @@
 Text is text: whatever a model wrote is shown, never run.
 """
 
-from medground.report.charts import panels as panels
-from medground.report.numbers import rounded as rounded
-from medground.report.page import STATEMENT as STATEMENT
-from medground.report.page import Cell as Cell
-from medground.report.page import Table as Table
-from medground.report.page import render as render
-from medground.report.page import unbroken as unbroken
-from medground.report.plot import Line as Line
+from medground.report.charts import panels
+from medground.report.numbers import rounded
+from medground.report.page import STATEMENT, Cell, Table, render, unbroken
+from medground.report.plot import Line
 
 __all__ = ["STATEMENT", "Cell", "Line", "Table", "panels", "render", "rounded", "unbroken"]

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import groupby
 
 Line = tuple[Sequence[float], Sequence[float | None]]
 """(x, y) of the points of one line."""
@@ -62,20 +63,16 @@ class Plot:
 
     def curve(self, line: Line, index: int, marks: int = MARKED) -> list[str]:
         """Draw a line of one series, broken where a value is missing, with marks upon it."""
-        body, piece = [], list[tuple[float, float]]()
-        spots = [self.spot(x, y) if _is_finite(y) else None for x, y in zip(*line, strict=True)]  # type: ignore[arg-type]
-        for spot in [*spots, None]:
-            if spot is not None:
-                piece.append(spot)
-            elif piece:
-                points = " ".join(f"{x:.1f},{y:.1f}" for x, y in piece)
-                body.append(f'<polyline points="{points}" {style(index)}/>')
-                piece = []
-        there = [spot for spot in spots if spot is not None]
-        every = max(1, len(there) // marks) if marks else 0
-        if len(there) == 1 and not marks:
-            every = 1
-        return body + [mark(x, y, index) for x, y in (there[::every] if every else [])]
+        values = zip(*line, strict=True)
+        spots = [self.spot(x, y) if y is not None and math.isfinite(y) else None for x, y in values]
+        pieces = [[spot for spot in piece if spot] for drawn, piece in groupby(spots, key=bool) if drawn]
+        points = [" ".join(f"{x:.1f},{y:.1f}" for x, y in piece) for piece in pieces]
+        there = [spot for piece in pieces for spot in piece]
+        every = max(1, len(there) // marks) if marks else int(len(there) == 1)  # a lone point is marked in any case
+        return [
+            *(f'<polyline points="{coordinates}" {style(index)}/>' for coordinates in points),
+            *(mark(x, y, index) for x, y in (there[::every] if every else ())),
+        ]
 
 
 def finite(xs: Sequence[float], ys: Sequence[float | None]) -> list[tuple[float, float]]:
@@ -135,7 +132,3 @@ def whole(title: str, words: str, body: Sequence[str], width: float, height: flo
     head = f'<svg xmlns="http://www.w3.org/2000/svg" class="chart" viewBox="0 0 {width} {height}" role="img"'
     size = f' width="{width}" height="{height}"' if sized else ""
     return f"{head}{size}><title>{escape(title)}</title><desc>{escape(words)}</desc>{''.join(body)}</svg>"
-
-
-def _is_finite(value: float | None) -> bool:
-    return value is not None and math.isfinite(value)

@@ -25,8 +25,12 @@ def plugins(recipe: Recipe) -> dict[str, str]:
 
 
 def objects(recipe: Recipe) -> dict[str, ObjectRecord]:
-    """Return dotted key -> what is recorded of every object that was given from Python."""
-    return {key: describe(key, given) for key, given in recipe.objects.items()}
+    """Return dotted key -> what is recorded of every object that was given from Python.
+
+    Samples were hashed when the recipe was made; other objects are hashed again, because their attributes may have changed.
+    """
+    given = recipe.objects.items()
+    return {key: recipe.records[key] if key == "data" else describe(key, value) for key, value in given}
 
 
 def versions() -> dict[str, str]:

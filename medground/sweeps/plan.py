@@ -17,6 +17,7 @@ from medground.errors import RecipeError, did_you_mean
 from medground.evaluation.evaluate import prepare
 from medground.evaluation.metrics import DEFINITIONS
 from medground.recipe import InvalidRecipe, Recipe, check, find_problems, incompatibility, leaves, resolve
+from medground.recipe.recipe import Source
 from medground.training.plan import method_kind, training_samples
 
 TRAINS = ("grpo", "sft")
@@ -97,13 +98,15 @@ class Plan:
         return trainings
 
 
-def plan(recipe: Any, *overrides: str) -> Plan:
+def plan(recipe: Source, *overrides: str, **values: Any) -> Plan:
     """Resolve and check every trial of a recipe; no component is built.
 
     Args:
         recipe: a recipe's name, a file, a run folder or a mapping; it has variants.
         overrides: ``"a.b=c"`` for every trial, ``"variants.NAME.a.b=c"`` for the rows whose names fit NAME, in which ``*``
             stands for anything.
+        values: from Python, by the recipe's top-level keys, for every trial: sections, or objects in the places of the
+            prompt interface, the segmenter, reward terms and data.
 
     Raises:
         RecipeError: if a trial cannot be used as written; one whose parts cannot work together is only skipped.
@@ -111,7 +114,9 @@ def plan(recipe: Any, *overrides: str) -> Plan:
         InputError: if a trial's data cannot be read.
     """
     common, own = _sorted_out(overrides)
-    whole = resolve(recipe, *common)
+    whole = resolve(recipe, *common, values=values)
+    if "reasoner" in whole.objects:
+        raise RecipeError("the reasoner of a sweep is an object", hint="pass reasoner=NAME: each trial builds its own")
     if not whole.variants:
         raise RecipeError(f"the recipe {whole.name!r} has no variants", hint="write variants: {name: {key: value}}")
     rows = {name: [text for glob, text in own if fnmatchcase(name, glob)] for name in whole.variants}
@@ -127,7 +132,7 @@ def plan(recipe: Any, *overrides: str) -> Plan:
         trial
         for name, more in rows.items()
         for label, dataset in datasets.items()
-        for trial in _trials(recipe, common, name, more, label, dataset, seeds)
+        for trial in _trials(whole, name, more, label, dataset, seeds)
     ]
     if len({trial.name.casefold() for trial in trials}) < len(trials):
         raise RecipeError("two trials would have one name", hint="name variants and datasets by letters and digits")
@@ -187,20 +192,20 @@ def _yaml(value: Any) -> str:
 
 
 def _trials(
-    source: Any, common: list[str], variant: str, own: list[str], label: str, dataset: list[str], seeds: list[int]
+    whole: Recipe, variant: str, own: list[str], label: str, dataset: list[str], seeds: list[int]
 ) -> Iterator[Trial]:
-    resolved = resolve(source, *common, *own, variant=variant)
+    resolved = resolve(whole, *own, variant=variant)
     trains = any(kind in resolved.data for kind in TRAINS)
     used: Sequence[int | None] = seeds if trains or _draws(resolved) else ()
     for seed in used or (None,):
         more = [] if seed is None else [f"seed={seed}", f"sampling.seed={seed}"]
-        measured = resolve(source, *common, *own, *more, *dataset, variant=variant)
+        measured = resolve(whole, *own, *more, *dataset, variant=variant)
         yield Trial(
             variant=variant,
             dataset=label,
             seed=seed,
             recipe=measured,
-            to_train=resolve(source, *common, *own, *more, variant=variant) if trains else None,
+            to_train=resolve(whole, *own, *more, variant=variant) if trains else None,
             skipped=incompatibility(measured),
         )
 
@@ -243,15 +248,16 @@ def _metrics(names: list[str]) -> list[str]:
 
 
 def _training_digest(recipe: Recipe) -> str:
-    masks = any(_needs_mask(component) for component, _, _ in recipe.terms.values()) and "grpo" in recipe.data
+    masks = any(_needs_mask(recipe, label) for label in recipe.terms) and "grpo" in recipe.data
     validates = recipe.config.validate.every > 0
     left_out = {*_MEASURES, *(() if masks or validates else _SEGMENTS)} - ({"sampling"} if validates else set())
     return recipe.digest(*(key for key in recipe.data if key not in left_out))
 
 
-def _needs_mask(component: str) -> bool:
-    """Return True if a term looks at masks, or might: a factory that does not say is taken to."""
-    return bool(getattr(registry.factory("reward", component), "needs_mask", True))
+def _needs_mask(recipe: Recipe, label: str) -> bool:
+    """Return True if a term looks at masks, or might: a factory or an object that does not say is taken to."""
+    term = recipe.objects.get(f"rewards.{label}") or registry.factory("reward", recipe.terms[label].name)
+    return bool(getattr(term, "needs_mask", True))
 
 
 def without_sweep(recipe: Recipe) -> Recipe:

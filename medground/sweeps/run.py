@@ -24,6 +24,8 @@ from medground.evaluation.evaluate import evaluate, require_unchanged_evaluation
 from medground.evaluation.results_file import SAMPLES, read_records
 from medground.pipeline.cache import StageCache
 from medground.recipe import resolve
+from medground.recipe.objects import as_values
+from medground.recipe.recipe import Source
 from medground.runs.files import lock_folder, read_json, write_atomic
 from medground.runs.folder import RunFolder, read_events, write_recipe
 from medground.runs.jsonable import plain
@@ -52,11 +54,12 @@ class SweepResult:
 
 
 def sweep(
-    recipe: Any,
+    recipe: Source,
     *overrides: str,
     out: str | Path,
     resume: bool = False,
     stopped: Callable[[], bool] = lambda: False,
+    **values: Any,
 ) -> SweepResult:
     """Do every trial of a recipe that can be done; a trial that fails is recorded and does not stop the others.
 
@@ -69,13 +72,15 @@ def sweep(
         resume: continue what `out` holds: done trials are kept, interrupted ones continued, failed ones tried again, and
             added ones done.
         stopped: called often; once it returns True the sweep saves and ends with `Interrupted`.
+        values: for every trial, by the recipe's top-level keys, as `medground.train` takes them; ``prompt_interface``,
+            ``segmenter``, ``rewards`` and ``data`` can be objects. A reasoner cannot: every trial builds its own.
 
     Raises:
         RecipeError, PluginError, InputError: before anything starts, if a trial cannot be used as written.
         RunError: if `out` holds another sweep, or no trial could be done.
         Interrupted: if `stopped` ended it; it can be resumed.
     """
-    checked = plan(recipe, *overrides)
+    checked = plan(recipe, *overrides, **values)
     folder = Path(out)
     with lock_folder(folder):
         run = _Run(checked, folder, stopped)
@@ -177,7 +182,14 @@ class _Run:
 
         _write(path / TRIAL, replace(before, identity=trial.identity, status="begun", cause=None))
         try:
-            result = evaluate(str(path), out=path / "eval", resume=True, store=self.store, stopped=self.stopped)
+            result = evaluate(
+                str(path),
+                out=path / "eval",
+                resume=True,
+                store=self.store,
+                stopped=self.stopped,
+                **as_values(recipe.objects),
+            )
         except Interrupted:
             _write(path / TRIAL, record())
             raise
@@ -212,7 +224,8 @@ class _Run:
         if not resume:
             write_recipe(without_sweep(trial.to_train), training)
         start = time.perf_counter()
-        done = train(str(training), out=training, resume=resume, stopped=self.stopped)
+        given = as_values(trial.to_train.objects)
+        done = train(str(training), out=training, resume=resume, stopped=self.stopped, **given)
         steps = read_events(training)
         record = TrainingRecord(
             steps=done.steps,

@@ -7,13 +7,13 @@ Each check makes the component from its factory and the arguments given, tries e
 `medground.protocols`, and raises one `ConformanceError` that lists all the promises broken, with the culprit values.
 """
 
-from medground.testing.command import check_command as check_command
-from medground.testing.findings import ConformanceError as ConformanceError
-from medground.testing.prompt_interface import check_prompt_interface as check_prompt_interface
-from medground.testing.reader import check_reader as check_reader
-from medground.testing.reasoner import check_reasoner as check_reasoner
-from medground.testing.reward import check_reward as check_reward
-from medground.testing.segmenter import check_segmenter as check_segmenter
+from medground.testing.command import check_command
+from medground.testing.findings import ConformanceError
+from medground.testing.prompt_interface import check_prompt_interface
+from medground.testing.reader import check_reader
+from medground.testing.reasoner import check_reasoner
+from medground.testing.reward import check_reward
+from medground.testing.segmenter import check_segmenter
 
 __all__ = [
     "ConformanceError",

@@ -10,6 +10,7 @@ import numpy as np
 from medground.frames import Frame, Kind, Order, pixels
 from medground.geometry import Size
 from medground.hookspecs import Factory
+from medground.protocols import PromptInterface
 from medground.testing import examples
 from medground.testing.findings import Findings, check_kinds, make, shown
 from medground.types import Completion, Fault, Grounding, Query, image_of, text_of
@@ -42,7 +43,7 @@ def check_prompt_interface(factory: Factory, /, **arguments: Any) -> None:
     findings.conclude()
 
 
-def nasty_texts(interface: Any) -> Iterator[str]:
+def nasty_texts(interface: PromptInterface) -> Iterator[str]:
     """Yield what models really write when they fail: cut off, doubled, unbalanced, huge, not numbers, not text."""
     perfect = ""
     size = (37, 53)
@@ -83,12 +84,12 @@ def _frames(size: Size) -> list[Frame | None]:
     return frames
 
 
-def _check_render(interface: Any, query: Query, findings: Findings) -> None:
+def _check_render(interface: PromptInterface, query: Query, findings: Findings) -> None:
     before = query.image.copy()
     messages = interface.render(query)
     shape = [turn.get("role") for turn in messages]
     findings.expect(shape == ["user"], "render gives one user turn, image first", f"the turns are {shape}")
-    content = messages[0].get("content")
+    content = messages[0].get("content", [])
     if not findings.expect(
         isinstance(content, list) and content, "a turn's content is a list of parts", shown(content)
     ):
@@ -110,7 +111,7 @@ def _check_render(interface: Any, query: Query, findings: Findings) -> None:
 
 
 def _check_round_trip(
-    interface: Any, provides: frozenset[str], size: Size, frame: Frame | None, findings: Findings
+    interface: PromptInterface, provides: frozenset[str], size: Size, frame: Frame | None, findings: Findings
 ) -> None:
     target = examples.target(size)
     (truth,) = target.regions
@@ -143,7 +144,7 @@ def _check_round_trip(
         )
 
 
-def _check_think(interface: Any, findings: Findings) -> None:
+def _check_think(interface: PromptInterface, findings: Findings) -> None:
     size, words = (37, 53), "The left lung is darker, so I look there."
     text = interface.answer(examples.target(size), think=words, frame=pixels(size), size=size)
     grounding = interface.parse(Completion(text=text, frame=pixels(size)), size)
@@ -154,7 +155,7 @@ def _check_think(interface: Any, findings: Findings) -> None:
         )
 
 
-def _check_total(interface: Any, text: str, findings: Findings) -> None:
+def _check_total(interface: PromptInterface, text: str, findings: Findings) -> None:
     size = (37, 53)
     quoted = repr(text if len(text) <= 60 else f"{text[:40]}... ({len(text)} characters)")
     completion = Completion(text=text, frame=pixels(size))

@@ -1,13 +1,14 @@
 """Does a reader keep the promises of `medground.data.source_samples.Reader`?"""
 
 import inspect
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
-from medground.data.source_samples import BadSample, SourceSample
+from medground.data.source_samples import BadSample, Reader, SourceSample
 from medground.errors import InputError
 from medground.hookspecs import Factory
 from medground.testing.findings import Findings, shown
@@ -47,7 +48,7 @@ def check_reader(factory: Factory, source: str | Path, /, **options: Any) -> Non
     findings.conclude()
 
 
-def _check_recognises(reader: Any, root: Path, findings: Findings) -> None:
+def _check_recognises(reader: Reader, root: Path, findings: Findings) -> None:
     promise = "recognises is True for its own layout and False for an empty folder"
     with findings.attempt(promise), TemporaryDirectory() as empty:
         answer = reader.recognises(root)
@@ -72,5 +73,5 @@ def _check_sample(sample: SourceSample, findings: Findings) -> None:
         )
 
 
-def _names(samples: list[Any]) -> list[tuple[str, str]]:
+def _names(samples: Sequence[SourceSample | BadSample]) -> list[tuple[str, str]]:
     return [(getattr(sample, "where", ""), getattr(sample, "id", "")) for sample in samples]

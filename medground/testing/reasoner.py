@@ -9,6 +9,7 @@ import numpy as np
 
 from medground.frames import Frame
 from medground.hookspecs import Factory
+from medground.protocols import Reasoner
 from medground.testing import examples
 from medground.testing.findings import Findings, make, shown
 from medground.types import Completion, Messages, Sampling, image_of, text_of
@@ -32,7 +33,7 @@ def check_reasoner(factory: Factory, /, **arguments: Any) -> None:
     findings.conclude()
 
 
-def _check_sampling(reasoner: Any, sampling: Sampling, findings: Findings) -> None:
+def _check_sampling(reasoner: Reasoner, sampling: Sampling, findings: Findings) -> None:
     conversations = examples.conversations()
     before = copy.deepcopy(conversations)
     groups = reasoner.generate(conversations, sampling)
@@ -54,7 +55,7 @@ def _check_sampling(reasoner: Any, sampling: Sampling, findings: Findings) -> No
 
 
 def _well_formed(
-    reasoner: Any, conversations: Sequence[Messages], groups: Any, sampling: Sampling, findings: Findings
+    reasoner: Reasoner, conversations: Sequence[Messages], groups: Any, sampling: Sampling, findings: Findings
 ) -> bool:
     count = len(conversations)
     broken_before = len(findings.culprits)
@@ -75,7 +76,7 @@ def _well_formed(
     return len(findings.culprits) == broken_before
 
 
-def _check_frame(reasoner: Any, messages: Messages, completion: Any, findings: Findings) -> None:
+def _check_frame(reasoner: Reasoner, messages: Messages, completion: Any, findings: Findings) -> None:
     promise = "frame(size) says beforehand which frame the answer will have"
     if getattr(completion, "frame", None) is None:
         return

@@ -13,6 +13,7 @@ from medground.errors import RunError
 from medground.frames import pixels
 from medground.geometry import Box, Point
 from medground.hookspecs import Factory
+from medground.protocols import Reward
 from medground.testing import examples
 from medground.testing.findings import Findings, make, shown
 from medground.types import (
@@ -125,7 +126,7 @@ def _limits(term: Any, findings: Findings) -> tuple[float, float]:
 
 
 def _check_one(
-    term: Any,
+    term: Reward,
     what: str,
     rollout: Rollout,
     limits: tuple[float, float],
@@ -176,7 +177,7 @@ def _well_formed(result: Any, what: str, limits: tuple[float, float], findings: 
 
 
 def _check_mask_unread(
-    term: Any, rollouts: Mapping[str, Rollout], results: Mapping[str, RewardResult], findings: Findings
+    term: Reward, rollouts: Mapping[str, Rollout], results: Mapping[str, RewardResult], findings: Findings
 ) -> None:
     for what, result in results.items():
         with findings.attempt("every rollout can be scored", f"{what} without its mask"):

@@ -7,6 +7,7 @@ import numpy as np
 
 from medground.errors import SegmenterError
 from medground.hookspecs import Factory
+from medground.protocols import BatchSegmenter, Segmenter
 from medground.testing import examples
 from medground.testing.findings import Findings, check_kinds, make, shown
 from medground.types import Image, Mask, SpatialPrompt
@@ -32,7 +33,9 @@ def check_segmenter(factory: Factory, /, **arguments: Any) -> None:
     findings.conclude()
 
 
-def _check_image(segmenter: Any, what: str, image: Image, prompts: Sequence[SpatialPrompt], findings: Findings) -> None:
+def _check_image(
+    segmenter: Segmenter, what: str, image: Image, prompts: Sequence[SpatialPrompt], findings: Findings
+) -> None:
     before = image.copy()
     with findings.attempt("no prompts give []", what):
         none = segmenter.segment(image, [])
@@ -57,7 +60,7 @@ def _check_image(segmenter: Any, what: str, image: Image, prompts: Sequence[Spat
             )
 
 
-def _check_hostile(segmenter: Any, findings: Findings) -> None:
+def _check_hostile(segmenter: Segmenter, findings: Findings) -> None:
     image = examples.image((37, 53))
     for what, prompt in examples.hostile_prompts((37, 53)).items():
         with findings.attempt("any prompt gives a mask or a SegmenterError", what):
@@ -68,7 +71,7 @@ def _check_hostile(segmenter: Any, findings: Findings) -> None:
             _well_formed(masks, [prompt], image, what, findings)
 
 
-def _check_batch(segmenter: Any, accepts: frozenset[str], findings: Findings) -> None:
+def _check_batch(segmenter: BatchSegmenter, accepts: frozenset[str], findings: Findings) -> None:
     images = [examples.image((37, 53)), examples.image((64, 48), seed=1), examples.image((37, 53), seed=2)]
     prompts: list[list[SpatialPrompt]] = [examples.prompts(_size(image), accepts) for image in images]
     prompts[1] = []

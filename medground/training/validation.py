@@ -129,7 +129,7 @@ class Validation:
         prompt = self._mask_prompt
         if prompt is None:
             return rollouts
-        choice = self.pipeline.prompt_choice if prompt == "joint" else prompt
+        choice = self.pipeline.prompt_choice if prompt == "joint" else PromptChoice(prompt)
         masks = self.pipeline.masks(
             [(rollout.sample.query.image, _prompts(rollout.grounding, choice)) for rollout in rollouts]
         )

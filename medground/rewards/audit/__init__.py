@@ -5,10 +5,9 @@ on NaN shows here in seconds.
 """
 
 from medground.protocols import PromptInterface
-from medground.rewards.audit.card import Card as Card
+from medground.rewards.audit.card import Card
 from medground.rewards.audit.checks import judge
-from medground.rewards.audit.evidence import AuditFinding as AuditFinding
-from medground.rewards.audit.evidence import collect
+from medground.rewards.audit.evidence import AuditFinding, collect
 from medground.rewards.rubric import Rubric
 
 __all__ = ["AuditFinding", "Card", "audit"]

@@ -1,6 +1,7 @@
 """Checks on the shape of what is paid: full at perfect, falling with the error, the same at every size."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from operator import itemgetter
 
 from medground.geometry import box_iou, disc_iou
 from medground.rewards.audit.evidence import SMALLER, AuditFinding, Evidence, pay, prefers_wrong, top
@@ -88,16 +89,10 @@ def monotone(evidence: Evidence) -> Iterator[AuditFinding]:
         if prefers_wrong(evidence, term):
             continue
         slack = (0.02 if term.needs_mask else 1e-6) * abs(term.weight)
-        worst: tuple[float, str, float] | None = None
-        for scene in CURVED:
-            for name, curve in CURVES.items():
-                values = evidence.along(scene, name, term.label) or []
-                for index in range(1, len(values)):
-                    rise = values[index] - min(values[:index])
-                    if rise > slack and (worst is None or rise > worst[0]):
-                        worst = rise, name, float(errors(curve)[index])
-        if worst:
-            rise, name, error = worst
+        curves = [(name, evidence.along(scene, name, term.label) or []) for scene in CURVED for name in CURVES]
+        rise, index, name = max(((*_rise(values), name) for name, values in curves), key=itemgetter(0))
+        if rise > slack:
+            error = float(errors(CURVES[name])[index])
             yield AuditFinding(
                 "not monotone",
                 term.label,
@@ -111,16 +106,10 @@ def plateau(evidence: Evidence) -> Iterator[AuditFinding]:
     for term in evidence.terms:
         if prefers_wrong(evidence, term):
             continue
-        widest: tuple[float, str, float] | None = None
-        for scene in CURVED:
-            for name in CURVES:
-                end = _flat_until(evidence, scene, name, term)
-                if end > FLAT:
-                    overlap = _overlap(scene, name, end)
-                    if widest is None or overlap < widest[0]:
-                        widest = overlap, name, end
-        if widest:
-            overlap, name, end = widest
+        ends = [(scene, name, _flat_until(evidence, scene, name, term)) for scene in CURVED for name in CURVES]
+        plateaus = [(_overlap(scene, name, end), name, end) for scene, name, end in ends if end > FLAT]
+        if plateaus:
+            overlap, name, end = min(plateaus, key=itemgetter(0))
             measure = "box IoU" if CURVES[name].part == "box" else "disc IoU"
             yield AuditFinding(
                 "plateau",
@@ -180,15 +169,14 @@ def absolute_pixels(evidence: Evidence) -> Iterator[AuditFinding]:
     """Check that the same relative error earns the same on a small target as on a large one."""
     for term in evidence.terms:
         limit = (RASTER if term.needs_mask else EXACT) * abs(term.weight)
-        widest: tuple[float, str, str] | None = None
-        for scene in SMALLER:
-            for name in CURVES if scene.name in evidence.curves else ():
-                one, other = (evidence.along(where, name, term.label) for where in (LARGE, scene))
-                gap = max((abs(a - b) for a, b in zip(one or (), other or (), strict=False)), default=0.0)
-                if gap > limit and (widest is None or gap > widest[0]):
-                    widest = gap, name, scene.name
-        if widest:
-            gap, name, where = widest
+        gaps = [
+            (_gap(evidence.along(LARGE, name, term.label), evidence.along(scene, name, term.label)), name, scene.name)
+            for scene in SMALLER
+            for name in CURVES
+            if scene.name in evidence.curves
+        ]
+        gap, name, where = max(gaps, key=itemgetter(0), default=(0.0, "", ""))
+        if gap > limit:
             yield AuditFinding(
                 "absolute pixels",
                 term.label,
@@ -196,3 +184,14 @@ def absolute_pixels(evidence: Evidence) -> Iterator[AuditFinding]:
                 f"error ({name}): something in it counts pixels.",
                 {"gap": gap, "curve": name, "scene": where},
             )
+
+
+def _rise(values: Sequence[float]) -> tuple[float, int]:
+    """Return the largest rise along a curve above what came before it, and where; 0 where it never rises."""
+    rises = [(value - min(values[:index]), index) for index, value in enumerate(values) if index > 0]
+    return max(rises, key=itemgetter(0), default=(0.0, 0))
+
+
+def _gap(one: Sequence[float] | None, other: Sequence[float] | None) -> float:
+    """Return the largest difference along two curves; 0 where one of them is not known."""
+    return max((abs(a - b) for a, b in zip(one or (), other or (), strict=False)), default=0.0)

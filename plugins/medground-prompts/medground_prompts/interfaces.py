@@ -54,11 +54,6 @@ class _Interface:
         """True when the parser is one of the released system's."""
         return self.parser.startswith("released_")
 
-    @property
-    def answer_format(self) -> str:
-        """The blocks a completion consists of, with names in place of numbers."""
-        return wording.form(self.schema, self.style, think=self.think)
-
     def render(self, query: Query) -> Messages:
         """Return one user turn: the image, then the template with its placeholders filled."""
         text = wording.fill(self.text, question=query.question, form=self.schema.form(self.style))

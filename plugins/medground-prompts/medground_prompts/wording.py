@@ -6,7 +6,7 @@ The text is a template: ``{Question}`` stands for the question, ``{Answer}`` for
 
 import re
 
-from medground_prompts.schema import Schema, Style
+from medground_prompts.schema import Schema
 
 IMAGE = "<image>"
 THINKING = "<think> thinking process here </think>"
@@ -92,8 +92,3 @@ Rules
 
 Example output
 {THINKING}<answer>{{Answer}}</answer>"""
-
-
-def form(schema: Schema, style: Style, *, think: bool) -> str:
-    """Return the whole answer format, blocks included, as the example of a prompt shows it."""
-    return (THINKING if think else "") + f"<answer>{schema.form(style)}</answer>"

@@ -6,8 +6,8 @@ import math
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from malformed_completions import ALPHABET, ATTACKS, completions
 from medground_prompts import Bbox, BboxPoints, Points
-from medground_prompts.fuzz import ALPHABET, ATTACKS, completions
 from medground_prompts.parsers import PARSERS
 
 from medground.frames import Frame, pixels

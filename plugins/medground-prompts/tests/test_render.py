@@ -27,17 +27,20 @@ def test_the_prompt_asks_for_what_the_parser_reads(factory, asked, unasked, thin
     assert f"\nQuestion: {QUERY.question}\n" in text
     assert all(part in text for part in asked)
     assert not any(part in text for part in unasked)
-    assert text.endswith("\n" + interface.answer_format)
+    assert text.splitlines()[-1].endswith(f"<answer>{interface.schema.form('single_quoted')}</answer>")
     assert ("<think>" in text) == think
     assert "{Question}" not in text and text.count("{Answer}") == 1  # the question's own
 
 
 def test_the_answer_format_is_the_published_one():
-    assert BboxPoints(style="single_quoted").answer_format == (
+    assert text_of(BboxPoints(style="single_quoted").render(QUERY)).splitlines()[-1] == (
         "<think> thinking process here </think>"
         "<answer>{'bbox': [xmin, ymin, xmax, ymax], 'points_1': [x1, y1], 'points_2': [x2, y2]}</answer>"
     )
-    assert Bbox(think=False).answer_format == '<answer>{"bbox": [xmin, ymin, xmax, ymax]}</answer>'
+    assert (
+        text_of(Bbox(think=False).render(QUERY)).splitlines()[-1]
+        == '<answer>{"bbox": [xmin, ymin, xmax, ymax]}</answer>'
+    )
 
 
 def test_the_reasoning_prompt_names_the_nine_modalities_in_order():
@@ -60,7 +63,6 @@ def test_the_image_comes_first_and_the_text_starts_where_the_placeholder_line_en
 def test_without_instructions_the_text_is_the_question():
     plain = Bbox(instructions=False)
     assert text_of(plain.render(QUERY)) == f"\n{QUERY.question}"
-    assert plain.answer_format == Bbox().answer_format
 
 
 def test_text_before_the_image_placeholder_is_kept(tmp_path: Path):

@@ -33,7 +33,6 @@ def fundus(canvas: Canvas, shapes: Shapes) -> tuple[Floats, list[Structure]]:
 
     bright = canvas.rng.random() < 0.5  # which of the two lesions lies above
     spots = [(-side * between(0.3, 0.5), -between(0.35, 0.5)), (-side * between(0.3, 0.5), between(0.35, 0.5))]
-    regions = []
     deposit, heart = lesion(canvas, *spots[0 if bright else 1], between(0.13, 0.16), shapes)
     bleed, clot = lesion(canvas, *spots[1 if bright else 0], between(0.14, 0.17), shapes)
     mottle = canvas.noise(28)[..., None]
@@ -65,11 +64,12 @@ def fundus(canvas: Canvas, shapes: Shapes) -> tuple[Floats, list[Structure]]:
             paint(ground, canvas.strokes(shine) * 0.35, [0.95, 0.55, 0.35])
     paint(picture, soft(view, 0.02), ground)
     picture += canvas.grain(0.012)[..., None] * (view > 0)[..., None]
-    regions.append(region("optic disc", "eye structure", disc, tone="bright"))
-    regions.append(region("atrophy crescent", "abnormality", pale, tone="bright"))
-    regions.append(region("exudate", "abnormality", deposit, heart, "bright"))
-    regions.append(region("haemorrhage", "abnormality", bleed, clot, "dark"))
-    return picture, regions
+    return picture, [
+        region("optic disc", "eye structure", disc, tone="bright"),
+        region("atrophy crescent", "abnormality", pale, tone="bright"),
+        region("exudate", "abnormality", deposit, heart, "bright"),
+        region("haemorrhage", "abnormality", bleed, clot, "dark"),
+    ]
 
 
 def _twig(canvas: Canvas, root: Floats, along: Floats, turn: int, width: float) -> tuple[Floats, float, float]:
@@ -96,17 +96,14 @@ def histology(canvas: Canvas, shapes: Shapes) -> tuple[Floats, list[Structure]]:
     diagonal = int(canvas.rng.integers(2))
     order = [0, 3, 1, 2] if diagonal else [1, 2, 0, 3]
     spots = [(places[i][0] + between(-0.06, 0.06), places[i][1] + between(-0.06, 0.06)) for i in order]
-    glands, nests = [], []
-    for spot, radius in zip(spots[:2], (between(0.25, 0.29), between(0.21, 0.25)), strict=True):
-        glands.append(lesion(canvas, *spot, radius, shapes)[0])
-    for spot in spots[2:]:
-        nests.append(lesion(canvas, *spot, between(0.23, 0.27), shapes))
+    radii = between(0.25, 0.29), between(0.21, 0.25)
+    glands = [lesion(canvas, *spot, radius, shapes)[0] for spot, radius in zip(spots[:2], radii, strict=True)]
+    nests = [lesion(canvas, *spot, between(0.23, 0.27), shapes) for spot in spots[2:]]
     solid = union(*glands, *(whole for whole, _ in nests))
-    lumens, walls = [], []
+    lumens = []
     for gland in glands:
         rough = gland + 0.008 * canvas.noise(26)
         lumens.append(rough - 0.085)
-        walls.append(gland)
         paint(picture, soft(gland + 0.02, 0.02) * 0.6, [0.97, 0.86, 0.91])
         paint(picture, soft(gland, 3 * p), [0.80, 0.60, 0.80] + 0.03 * canvas.noise(30)[..., None])
         paint(picture, soft(rough - 0.08, 0.02), [0.965, 0.945, 0.965])
@@ -115,7 +112,7 @@ def histology(canvas: Canvas, shapes: Shapes) -> tuple[Floats, list[Structure]]:
         paint(picture, soft(whole, 3 * p), [0.74, 0.53, 0.76] + 0.03 * canvas.noise(30)[..., None])
         paint(picture, soft(core, 4 * p), [0.55, 0.36, 0.64] + 0.03 * canvas.noise(30)[..., None])
 
-    ring = soft(common(union(*walls) - 0.016, -union(*lumens) - 0.012), 0.01)
+    ring = soft(common(union(*glands) - 0.016, -union(*lumens) - 0.012), 0.01)
     crowd = soft(union(*(whole for whole, _ in nests)) - 0.01, 0.01)
     layers = (
         (0.085, 0.026, 0.42 * (solid < -0.03), (0.48, 0.30, 0.60)),

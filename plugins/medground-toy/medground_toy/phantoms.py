@@ -14,7 +14,6 @@ writes ``images/*.png``, ``masks/*.png`` and ``manifest.jsonl``, one line per sa
 """
 
 import argparse
-import io
 import json
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -166,20 +165,14 @@ def write(folder: Path, drawn_samples: Iterable[Sample]) -> Path:
         (region,) = target.regions
         image = f"images/{query.id.rpartition('-')[0]}.png"
         mask = f"masks/{query.id}.png"
-        (folder / image).write_bytes(_png(query.image))
-        (folder / mask).write_bytes(_png(np.asarray(target.mask).astype(np.uint8) * 255))
+        Pillow.fromarray(query.image).save(folder / image)
+        Pillow.fromarray(np.asarray(target.mask).astype(np.uint8) * 255).save(folder / mask)
         line = {"id": query.id, "image": image, "mask": mask, "question": query.question}
         numbers = {"bbox_2d": list(region.box or ()), "point_2d": [list(point) for point in region.points]}
         lines.append(json.dumps({**line, **numbers, "size": list(query.size), **sample.labels}))
     manifest = folder / "manifest.jsonl"
     manifest.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return manifest
-
-
-def _png(array: Image) -> bytes:
-    buffer = io.BytesIO()
-    Pillow.fromarray(array).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,6 +1,6 @@
 """Regions an image offers, and how well each fits the words of a question."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,30 +30,26 @@ class Proposal:
     """Its Dice with the ellipse of its box, squeezed to [0, 1] and scaled by the box's own roundness."""
 
 
-# What each word asks of a region: larger is better, about -1 to 1.
-_WORDS: dict[str, Callable[[Proposal], float]] = {}
-
-
-def _word(words: str, ask: Callable[[Proposal], float]) -> None:
-    _WORDS.update(dict.fromkeys(words.split(), ask))
-
-
 def _far(along: float) -> float:
     """Return how far to one side a region lies; the outermost region is no better for being outermost."""
     return 1.5 * float(np.clip(4 * along, -1, 1))
 
 
-_word("left leftmost left-hand", lambda p: _far(-p.x))
-_word("right rightmost right-hand", lambda p: _far(p.x))
-_word("upper top above high higher superior uppermost", lambda p: _far(-p.y))
-_word("lower bottom below low beneath inferior lowermost base", lambda p: _far(p.y))
-_word("middle central centre center midline", lambda p: 1 - 2 * float(np.hypot(p.x, p.y)))
-_word("bright brighter brightest light lighter white whitish pale dense dense-looking opaque", lambda p: p.light)
-_word("dark darker darkest black blackish lucent hollow", lambda p: -p.light)
-_word("large larger largest big biggest broad", lambda p: 2 * p.size)
-_word("small smaller smallest tiny little", lambda p: -2 * p.size)
-_word("round rounded circular oval", lambda p: p.round)
-_word("irregular ragged lobed crescent curved winding", lambda p: -p.round)
+_SENSES: Mapping[str, Callable[[Proposal], float]] = {
+    "left leftmost left-hand": lambda p: _far(-p.x),
+    "right rightmost right-hand": lambda p: _far(p.x),
+    "upper top above high higher superior uppermost": lambda p: _far(-p.y),
+    "lower bottom below low beneath inferior lowermost base": lambda p: _far(p.y),
+    "middle central centre center midline": lambda p: 1 - 2 * float(np.hypot(p.x, p.y)),
+    "bright brighter brightest light lighter white whitish pale dense dense-looking opaque": lambda p: p.light,
+    "dark darker darkest black blackish lucent hollow": lambda p: -p.light,
+    "large larger largest big biggest broad": lambda p: 2 * p.size,
+    "small smaller smallest tiny little": lambda p: -2 * p.size,
+    "round rounded circular oval": lambda p: p.round,
+    "irregular ragged lobed crescent curved winding": lambda p: -p.round,
+}
+"""Words -> what they ask of a region: larger is better, about -1 to 1."""
+_WORDS = {word: sense for words, sense in _SENSES.items() for word in words.split()}
 
 
 def fit(proposal: Proposal, words: list[str]) -> float:

@@ -244,7 +244,7 @@ def ultrasound(canvas: Canvas, shapes: Shapes) -> tuple[Floats, list[Structure]]
     paint(tissue, soft(0.13 - np.abs(deep - 0.36), 0.1) * 0.6, 0.42)
     fibres = np.clip(1 - 3 * np.abs(canvas.noise(10, 2) + 12 * warp), 0, 1)
     tissue += 0.12 * fibres * (deep > 0.15)
-    regions, flip = [], int(canvas.rng.choice([-1, 1]))
+    flip = int(canvas.rng.choice([-1, 1]))
     level = canvas.rng.permutation([between(-0.25, -0.05), between(0.1, 0.3)])
     mass_at, cyst_at = (flip * between(0.3, 0.4), float(level[0])), (-flip * between(0.3, 0.4), float(level[1]))
     whole, core = lesion(canvas, *mass_at, between(0.17, 0.22), shapes)
@@ -262,9 +262,10 @@ def ultrasound(canvas: Canvas, shapes: Shapes) -> tuple[Floats, list[Structure]]
     speckle = _speckle(canvas, reach, beam)
     picture = np.clip(tissue + 0.16 * np.log(speckle + 0.1) * np.clip(tissue * 2.4, 0.25, 1), 0, 1)
     picture *= soft(sector, 3 * p)
-    regions.append(region("solid mass", "abnormality", common(whole, sector), common(core, sector), "dark"))
-    regions.append(region("cyst", "abnormality", common(cyst, sector), common(inner, sector), "dark"))
-    return np.maximum(picture, np.float32(0.015)), regions
+    return np.maximum(picture, np.float32(0.015)), [
+        region("solid mass", "abnormality", common(whole, sector), common(core, sector), "dark"),
+        region("cyst", "abnormality", common(cyst, sector), common(inner, sector), "dark"),
+    ]
 
 
 def _speckle(canvas: Canvas, reach: Floats, beam: Floats) -> Floats:

@@ -20,7 +20,7 @@ _WORD = re.compile(r"[a-z]+(?:-[a-z]+)*")
 class _Framed:
     """A reasoner that sees the image as it is and states in which frame it writes."""
 
-    def __init__(self, frame: Kind, order: Order) -> None:
+    def __init__(self, *, frame: Kind = "pixel", order: Order = "xy") -> None:
         Frame(frame, (1, 1), order)  # refuses a wrong word here rather than at the first answer
         self.kind: Kind = frame
         self.order: Order = order
@@ -41,9 +41,6 @@ class RuleReasoner(_Framed):
         frame: what its numbers count: ``pixel`` of the image, ``permille`` or ``unit``.
         order: ``xy``, or ``yx`` to write y first.
     """
-
-    def __init__(self, *, frame: Kind = "pixel", order: Order = "xy") -> None:
-        super().__init__(frame, order)
 
     def __repr__(self) -> str:
         return f"RuleReasoner(frame={self.kind!r}, order={self.order!r})"
@@ -82,7 +79,7 @@ class ScriptedReasoner(_Framed):
     def __init__(self, *, texts: Sequence[str] = ("",), frame: Kind = "pixel", order: Order = "xy") -> None:
         if isinstance(texts, str) or not texts:
             raise ValueError("texts is a list of at least one text")
-        super().__init__(frame, order)
+        super().__init__(frame=frame, order=order)
         self.texts = tuple(texts)
 
     def __repr__(self) -> str:

@@ -1,6 +1,8 @@
 """Segmenters without weights: two floors that never look at the image, and two that do."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,35 +13,32 @@ from medground.types import Image, Mask, PromptKind, SpatialPrompt
 from medground_toy.regions import Bools, Floats, at_points, fill_holes, otsu, smooth
 
 
+@dataclass(eq=False)
 class BoxFill:
     """Everything inside the box: the floor that any segmenter must beat."""
 
-    accepts: frozenset[PromptKind] = frozenset({"box"})
-
-    def __repr__(self) -> str:
-        return "BoxFill()"
+    accepts: ClassVar[frozenset[PromptKind]] = frozenset({"box"})
 
     def segment(self, image: Image, prompts: Sequence[SpatialPrompt]) -> list[Mask]:
         """Return one mask per prompt: the pixels whose centre lies in the box; points are not used."""
         return [Mask(data=_box_pixels(_need_box(prompt, self), image), score=0.5) for prompt in prompts]
 
 
+@dataclass(eq=False)
 class Ellipse:
     """The ellipse inscribed in the box; for points alone, the disc that has the two farthest ones as its diameter.
 
     The floor that evaluation reports subtract. It never looks at the image.
     """
 
-    accepts: frozenset[PromptKind] = frozenset({"box", "points"})
-
-    def __repr__(self) -> str:
-        return "Ellipse()"
+    accepts: ClassVar[frozenset[PromptKind]] = frozenset({"box", "points"})
 
     def segment(self, image: Image, prompts: Sequence[SpatialPrompt]) -> list[Mask]:
         """Return one mask per prompt; where there is a box it decides."""
         return [Mask(data=_ellipse_pixels(prompt, image), score=0.5) for prompt in prompts]
 
 
+@dataclass(eq=False, kw_only=True)
 class Threshold:
     """Otsu's threshold inside the box, the side that fills its middle; points alone are given a box around them.
 
@@ -47,13 +46,8 @@ class Threshold:
         margin: for points alone, the box reaches this many times their distance beyond them.
     """
 
-    accepts: frozenset[PromptKind] = frozenset({"box", "points"})
-
-    def __init__(self, *, margin: float = 1.5) -> None:
-        self.margin = margin
-
-    def __repr__(self) -> str:
-        return f"Threshold(margin={self.margin})"
+    accepts: ClassVar[frozenset[PromptKind]] = frozenset({"box", "points"})
+    margin: float = 1.5
 
     def segment(self, image: Image, prompts: Sequence[SpatialPrompt]) -> list[Mask]:
         """Return one mask per prompt; the score is the share of variance the threshold explains."""
@@ -83,6 +77,7 @@ class Threshold:
         return Box(*(xy.min(axis=0) - reach), *(xy.max(axis=0) + reach))
 
 
+@dataclass(eq=False, kw_only=True)
 class RegionGrowing:
     """Grows from the points, or from the middle of the box, over pixels of like colour.
 
@@ -91,15 +86,10 @@ class RegionGrowing:
     positive one is never taken. Images of more than `side` pixels a side are grown at a coarser step.
     """
 
-    accepts: frozenset[PromptKind] = frozenset({"box", "points", "negative_points"})
+    accepts: ClassVar[frozenset[PromptKind]] = frozenset({"box", "points", "negative_points"})
+    side: int = 512
     tolerances = tuple(float(t) for t in np.geomspace(6, 90, 10))
     """Differences of colour, in 8-bit levels, that a region may span on either side of its seeds."""
-
-    def __init__(self, *, side: int = 512) -> None:
-        self.side = side
-
-    def __repr__(self) -> str:
-        return f"RegionGrowing(side={self.side})"
 
     def segment(self, image: Image, prompts: Sequence[SpatialPrompt]) -> list[Mask]:
         """Return one mask per prompt; the score is the fit of the winning tolerance, in [0, 1]."""
@@ -131,7 +121,7 @@ class RegionGrowing:
             region = (smooth(region.astype(np.float32), 1) > 0.5) & allowed
             if not region.any():
                 continue
-            score = _box_fit(region, prompt.box) if prompt.box is not None else _edge_fit(region, edges)
+            score = _edge_fit(region, edges) if prompt.box is None else float(box_iou(mask_box(region), prompt.box))
             if score > best_score:
                 best, best_score = region, score
         return best, best_score
@@ -223,10 +213,6 @@ def _edges(colours: Floats) -> Floats:
     down[1:-1] = grey[2:] - grey[:-2]
     across[:, 1:-1] = grey[:, 2:] - grey[:, :-2]
     return np.hypot(down, across)
-
-
-def _box_fit(region: Bools, box: Box) -> float:
-    return float(box_iou(mask_box(region), box))
 
 
 def _edge_fit(region: Bools, edges: Floats) -> float:

@@ -1,6 +1,6 @@
 """The rollout source: what vLLM writes, checked against what the trainer believes, as completions of its reasoner."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -57,33 +57,26 @@ class Sampler(Protocol):
 
     def open(self, serving: Serving, engine: Engine) -> None:
         """Get ready to write in place of a policy whose weights an engine holds."""
-        ...
 
     def wake(self, part: Literal["weights", "kv_cache"]) -> None:
         """Take back what `sleep` gave away."""
-        ...
 
     def push(self, weights: "Iterator[tuple[str, torch.Tensor]]", version: str) -> None:
         """Replace all weights, by checkpoint name, and call them `version`."""
-        ...
 
     def reset(self, cache: Cache) -> None:
         """Forget what a cache holds."""
-        ...
 
     def generate(
         self, prompts: Sequence[SamplerPrompt], batch: Sequence[Messages], sampling: Sampling, seeds: Sequence[int]
     ) -> list[Answer]:
         """Return one answer per conversation, of ``sampling.num_generations`` completions; the i-th drawn with seed + i."""
-        ...
 
     def sleep(self) -> None:
         """Give device memory away, the weights with it."""
-        ...
 
     def close(self) -> None:
         """Free everything."""
-        ...
 
 
 class VllmRollout:
@@ -168,9 +161,6 @@ class VllmRollout:
         ids = list(written.ids)
         if len(written.logprobs) != len(ids) or not ids:
             raise RunError(f"vLLM gave {len(written.logprobs)} log-probabilities for {len(ids)} tokens")
-        if odd := self._forbidden(ids):
+        if odd := [token for token in ids if token in self.serving.forbidden]:
             raise RunError(f"vLLM wrote {self.serving.forbidden[odd[0]]}, which breaks the next forward pass")
         return self.reasoner.completion(ids, written.logprobs, prompt.frame, stopped=ids[-1] in self.serving.end)
-
-    def _forbidden(self, ids: Iterable[int]) -> list[int]:
-        return [token for token in ids if token in self.serving.forbidden]

@@ -79,11 +79,9 @@ class Transfer(Protocol):
 
     def __call__(self, weights: Iterator[tuple[str, Any]], version: str, rank: int) -> None:
         """Send all weights and name them; called on every rank, rank 0 sends."""
-        ...
 
     def close(self) -> None:
         """Clean up."""
-        ...
 
 
 class Server:

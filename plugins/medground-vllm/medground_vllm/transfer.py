@@ -21,11 +21,9 @@ class Service(Protocol):
 
     def post(self, path: str, body: Any = None) -> Any:
         """Post JSON, return what comes back."""
-        ...
 
     def get(self, path: str) -> Any:
         """Get JSON."""
-        ...
 
 
 class Disk:

@@ -8,9 +8,7 @@ A recipe names published weights by their hub id, ``owner/name[/file][@revision]
 agree (the files themselves were not available), null where no licence is stated.
 """
 
-import hashlib
 import json
-import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -22,6 +20,7 @@ from typing import Any, TypedDict
 from medground.errors import PluginError, RunError
 from medground.recipe import Recipe
 from medground.recipe.checkpoints import KEYS, checkpoints
+from medground.runs.files import sha256_file, write_atomic
 
 LOCK = "medground.lock.json"
 """In the hub's cache folder: id -> `LockEntry`."""
@@ -186,7 +185,7 @@ def download(listing: Listing) -> Download:
             name: Path(hub.hf_hub_download(item.repository, name, repo_type=item.kind, revision=item.revision))
             for name in listing.files
         }
-    hashes = {name: _sha256(path) for name, path in paths.items()}
+    hashes = {name: sha256_file(path) for name, path in paths.items()}
     entry = _read_lock().get(item.id)
     recorded = entry["sha256"] if entry and entry["commit"] == listing.commit else {}
     for name, expected in [*listing.sha256.items(), *recorded.items()]:
@@ -246,14 +245,9 @@ class _KnownSource(TypedDict, total=False):
 
 def _known_source(repository: str) -> _KnownSource:
     """Return the entry of sources.json for a repository, else for its owner."""
-    text = files("medground.recipe").joinpath("sources.json").read_text(encoding="utf-8")
+    text = files("medground.runs").joinpath("sources.json").read_text(encoding="utf-8")
     table: dict[str, _KnownSource] = json.loads(text)
     return table.get(repository) or table.get(repository.split("/")[0]) or {}
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _remove(path: Path) -> None:
@@ -283,6 +277,4 @@ def _read_lock() -> dict[str, LockEntry]:
 def _write_lock(entries: Mapping[str, LockEntry]) -> None:
     path = _lock_path()
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(entries, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    write_atomic(path, json.dumps(entries, indent=1, sort_keys=True) + "\n")
