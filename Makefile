@@ -14,7 +14,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 # Tests start many processes, and each would compile everything anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-fast test-slow test-vllm test-newest test-oldest constraints lint soak mutants benchmarks clean
+.PHONY: demo test test-fast test-slow test-vllm test-newest test-oldest constraints lint docs soak mutants benchmarks clean
 
 # An extra index for pip, for example torch's index of CPU builds: `make demo TORCH_INDEX=URL`.
 ifdef TORCH_INDEX
@@ -73,6 +73,10 @@ lint: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+# The documents as a site; they are read, not imported, so nothing else needs to be installed.
+docs: $(VENV)/.docs
+	$(BIN)/zensical build --strict
+
 soak: $(VENV)/.test
 	$(BIN)/python -m pytest -q -m soak
 
@@ -92,6 +96,10 @@ $(VENV)/.venv:
 # sam2, into isolated build environments.
 BUILD = hatchling editables setuptools wheel
 
+$(VENV)/.docs: $(CONSTRAINTS) $(VENV)/.venv
+	@$(PIP_INSTALL) -q zensical mkdocstrings-python
+	@touch $@
+
 $(VENV)/.demo: pyproject.toml $(CONSTRAINTS) $(VENV)/.venv
 	@printf '%s\n' "Install into $(VENV), once; this takes some minutes. README.md states the size of the download and how to reduce it."
 	@$(PIP_INSTALL) -q --upgrade $(BUILD)
@@ -105,4 +113,4 @@ $(VENV)/.test: pyproject.toml $(CONSTRAINTS) $(VENV)/.venv
 	@touch $@
 
 clean:
-	rm -rf $(VENV) .venv-* demo build dist
+	rm -rf $(VENV) .venv-* demo site build dist

@@ -1,5 +1,6 @@
 """Hooks of the build: add what plugins/*/pyproject.toml declare to the tables of the root pyproject.toml."""
 
+import re
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -17,15 +18,22 @@ def plugin_projects(root: str) -> dict[str, dict[str, Any]]:
     return {f"plugins/{file.parent.name}": tomllib.loads(file.read_text("utf-8"))["project"] for file in files}
 
 
+def absolute_readme(root: str, source: str) -> str:
+    """Return README.md with the addresses of its links and pictures, as a package index needs them."""
+    text = Path(root, "README.md").read_text("utf-8")
+    text = re.sub(r"!\[([^]]*)\]\((?!https?:)", rf"![\1]({source}/raw/main/", text)
+    return re.sub(r"(?<!!)\[([^]]*)\]\((?!https?:|#)", rf"[\1]({source}/blob/main/", text)
+
+
 class PluginMetadata(MetadataHookInterface):
-    """Adds the plugins' entry points, an extra for the dependencies of each, and the extra ``all``.
+    """Adds the plugins' entry points, an extra for the dependencies of each, the extra ``all``, and the README.
 
     Its table in pyproject.toml holds the core's own `entry-points` and `optional-dependencies`, and `not-in-all`: the
     extras that ``all`` leaves out. An extra ``x`` of a plugin ``medground-y`` becomes ``y-x``.
     """
 
     def update(self, metadata: dict[str, Any]) -> None:
-        """Set both tables; see `MetadataHookInterface`.
+        """Set them; see `MetadataHookInterface`.
 
         Raises:
             ValueError: if two plugins declare the same component or extra.
@@ -39,6 +47,10 @@ class PluginMetadata(MetadataHookInterface):
             for extra, more in project.get("optional-dependencies", {}).items():
                 _add(extras, {f"{short}-{extra}": [f"{CORE}[{short}]", *more] if required else more})
         chosen = sorted(extras.keys() - set(self.config["not-in-all"]))
+        metadata["readme"] = {
+            "content-type": "text/markdown",
+            "text": absolute_readme(self.root, metadata["urls"]["Source"]),
+        }
         metadata["entry-points"] = {CORE: components}
         metadata["optional-dependencies"] = extras | {"all": [f"{CORE}[{','.join(chosen)}]"]}
 

@@ -10,12 +10,12 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-FENCE = re.compile(r"^```(\w+)(?: +(\S+))?\n(.*?)^```", re.MULTILINE | re.DOTALL)
+FENCE = re.compile(r"^(<!-- norun -->\n)?```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
 def snippets(document: Path) -> list[tuple[str, str, str]]:
-    """Return (language, mark, text) of every fenced block; the mark is a word after the language."""
-    return [(match[1], match[2] or "", match[3]) for match in FENCE.finditer(document.read_text())]
+    """Return (language, mark, text) of every fenced block; the mark is a comment before it."""
+    return [(match[2], match[1] or "", match[3]) for match in FENCE.finditer(document.read_text())]
 
 
 def named_file(text: str) -> tuple[str, str] | None:
@@ -40,8 +40,8 @@ def test_every_snippet_runs(document, tmp_path, monkeypatch):
     )
     namespace: dict = {"__name__": "__main__"}
     for language, mark, text in snippets(document):
-        # `norun` marks snippets that cannot run here: set-up commands, output, and weights that need a download.
-        if mark == "norun" or language not in ("sh", "python", "yaml", "toml"):
+        # `<!-- norun -->` marks snippets that cannot run here: set-up commands, output, and weights that need a download.
+        if mark or language not in ("sh", "python", "yaml", "toml"):
             continue
         file = named_file(text)
         if file:

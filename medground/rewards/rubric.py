@@ -228,17 +228,25 @@ class ConstantAlarm:
         return length == self.steps
 
 
-def rubric(recipe: Source, *overrides: str) -> Rubric:
-    """Return the rubric of a recipe (a name, a path, or a resolved recipe), with overrides as on the command line.
+def rubric(recipe: Source | None = None, *overrides: str, rewards: Mapping[str, Any] | None = None) -> Rubric:
+    """Return the rubric of a recipe (a name, a path, or a resolved recipe), of terms given from Python, or of both.
 
     >>> rubric("train/toy")
     Rubric(format_think x 0, format_seg x 0.2, bbox_iou x 1, mask_dice x 0.5)
+    >>> rubric("train/toy", rewards={"mask_dice": None, "short": (lambda rollout: 1.0, 0.1)})
+    Rubric(format_think x 0, format_seg x 0.2, bbox_iou x 1, short x 0.1)
+
+    Args:
+        recipe: None has no terms of its own.
+        overrides: as on the command line.
+        rewards: label -> a function of a rollout, with weight 1 or as (function, weight); a weight; a term's mapping;
+            None removes a term.
 
     Raises:
         RecipeError: if the recipe cannot be used as written, or has no rewards.
         PluginError: if a term's component is missing, broken or lacks its extra.
     """
-    resolved = resolve(recipe, *overrides)
+    resolved = resolve({} if recipe is None else recipe, *overrides, values={"rewards": rewards} if rewards else None)
     if not resolved.terms:
         raise RecipeError(
             f"the recipe {resolved.name!r} has no rewards", hint="add a line below rewards:, for example bbox_iou: 1"
