@@ -116,7 +116,8 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 def _report_unexpected(error: Exception, words: list[str]) -> int:
     """Report a path that cannot be used (most often --out), a failure of a plugin's command, or else our bug."""
     if isinstance(error, OSError) and (error.filename or error.errno == errno.ENOSPC):
-        subject = f"{error.filename or 'the result'} cannot be used: {error.strerror}"
+        # Of a copy that fails the second name is the file that was to be written.
+        subject = f"{error.filename2 or error.filename or 'the result'} cannot be used: {error.strerror}"
         return _fail(subject, "check the path, its permissions and the space left", 1)
     from medground.registry import OWN, components
     from medground.registry.errors import as_plugin_error
