@@ -68,7 +68,7 @@ def test_a_run_length_mask_is_read_everywhere(folder):
 
 def test_a_run_length_mask_of_another_size_is_refused_everywhere(folder):
     write(folder, mask=encode_rle(LABELS.T == 3))
-    with pytest.raises(InputError, match="the mask of a is"):
+    with pytest.raises(InputError, match="sample 'a': the mask is"):
         open_dataset(folder)[0]
     assert [finding.code for finding in lint(folder)[0]] == ["transposed_mask"]
 
