@@ -1,10 +1,8 @@
 """An exported run is what transformers and peft load as it is; its card says what the run recorded."""
 
 import json
-import os
 import re
-import subprocess
-import sys
+import resource
 
 import pytest
 
@@ -16,6 +14,7 @@ from click.testing import CliRunner  # noqa: E402
 import medground  # noqa: E402
 from medground.cli import medground as command  # noqa: E402
 from medground.errors import InputError, RunError  # noqa: E402
+from medground.runs.files import lock_folder  # noqa: E402
 from medground.runs.folder import read_events, read_metadata  # noqa: E402
 from medground.training.export import export  # noqa: E402
 from medground.training.run import train  # noqa: E402
@@ -144,15 +143,28 @@ def test_a_folder_that_holds_something_is_left_alone(run, tmp_path):
     assert [path.name for path in tmp_path.iterdir() if "other" in path.name] == []
 
 
-def test_what_a_killed_export_left_is_removed(run, tmp_path):
-    ended = subprocess.Popen([sys.executable, "-c", ""])
-    ended.wait()
-    left = [tmp_path / name for name in (f".out.{ended.pid}", f".out.{os.getppid()}", f".other.{ended.pid}", ".out.9x")]
-    for folder in left:
-        folder.mkdir()
-        (folder / "model.safetensors").touch()
-    export(run(), tmp_path / "out")
-    assert [folder.exists() for folder in left] == [False, True, True, True], "a process that goes on keeps its own"
+@pytest.mark.parametrize("rank", [0, 2])
+def test_a_disk_that_is_full_is_named_and_nothing_is_left(run, tmp_path, rank):
+    """The operating system refuses to write a file beyond a limit."""
+    folder, limits = run(rank=rank), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+    try:
+        with pytest.raises(RunError, match=r"out cannot be written: .*File too large"):
+            export(folder, tmp_path / "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_a_second_export_to_the_same_folder_is_refused(run, tmp_path):
+    folder = run()
+    lock = lock_folder(tmp_path / ".out.export")
+    with pytest.raises(RunError, match=r"another process writes to .*\.out\.export"):
+        export(folder, tmp_path / "out")
+    lock.release()
+    (tmp_path / ".out.export" / "half").write_text("left by a killed export")
+    assert "half" not in [path.name for path in export(folder, tmp_path / "out").folder.iterdir()]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "run"]
 
 
 def test_a_run_without_a_checkpoint_has_nothing_to_export(trials, tmp_path):

@@ -52,6 +52,7 @@ class RunMetadata:
     planned_steps: int | None = None
     samples: int | None = None
     data_sha256: str | None = None
+    """Of all samples, those of its validation included: images, masks and lines."""
     prompt_sha256: str | None = None
     processor_sha256: str | None = None
     seed: int | None = None

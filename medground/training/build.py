@@ -2,8 +2,7 @@
 
 import random
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from hashlib import sha256
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -19,7 +18,6 @@ from medground.recipe import Recipe
 from medground.recipe.schema import GrpoConfig, SftConfig, TrainingConfig
 from medground.rewards.rubric import rubric
 from medground.runs import provenance
-from medground.runs.files import sha256_file
 from medground.runs.folder import RunMetadata
 from medground.runs.inputs import RunInputs
 from medground.training.grpo.rollouts import OwnSampler
@@ -55,26 +53,18 @@ class TrainingRun:
         """The hash of what decides the numbers: the whole recipe but its trackers and its engine."""
         return self.recipe.digest(*(key for key in self.recipe.data if key not in ("trackers", "engine")))
 
-    @property
-    def data_sha256(self) -> str:
-        """The SHA-256 of the data file; of several, of their digests."""
-        if self.recipe.is_object("data"):
-            return str(self.recipe.data["data"]["object"])
-        digests = [sha256_file(path) for path in self.samples.files]
-        return digests[0] if len(digests) == 1 else sha256("".join(digests).encode()).hexdigest()
-
     def inputs(self) -> RunInputs:
         """Return the digests of all that feeds the run."""
         return training_inputs(self.recipe, self.samples, self.validation.samples if self.validation else None)
 
-    def metadata(self) -> RunMetadata:
-        """Return what is known of the run before its first step."""
+    def metadata(self, inputs: RunInputs) -> RunMetadata:
+        """Return what is known of the run before its first step; `inputs` are its own."""
         return RunMetadata(
             recipe=self.recipe.name,
             recipe_sha256=self.digest,
             planned_steps=self.method.planned,
             samples=len(self.samples),
-            data_sha256=self.data_sha256,
+            data_sha256=replace(inputs, components={}).digest,
             prompt_sha256=provenance.prompt_sha256(self.pipeline.prompt_interface),
             processor_sha256=provenance.processor_sha256(self.reasoner),
             seed=self.recipe.config.seed,

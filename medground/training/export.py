@@ -13,7 +13,6 @@ from medground.runs import failpoints
 from medground.runs.checkpoint import verify
 from medground.runs.files import lock_folder
 from medground.runs.folder import TRAINED, read_events, read_metadata, read_state
-from medground.runs.jsonable import restore
 from medground.runs.provenance import prompt_text
 from medground.training.method import TrainingState
 from medground.training.model_card import model_card
@@ -51,9 +50,11 @@ def export(run: str | Path, to: str | Path, *, adapter: Adapter = "merge") -> Ex
     folder, target = Path(run), Path(to)
     checkpoint = _result(folder)
     saved = read_state(checkpoint)
-    state: TrainingState = restore(TrainingState, saved.state)
+    state = TrainingState.of(saved)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise InputError(f"{target} is not empty", hint="give a new folder with --to")
+    from safetensors import SafetensorError  # there is no run without it
+
     separate = saved.argument == "adapter" and adapter == "separate"
     temporary = target.parent / f".{target.name}.export"  # what a killed export has left is used again
     if temporary.is_symlink():
@@ -72,10 +73,11 @@ def export(run: str | Path, to: str | Path, *, adapter: Adapter = "merge") -> Ex
         (temporary / "README.md").write_text(card, encoding="utf-8")
         (temporary / ".lock").unlink()
         temporary.rename(target)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+    except (shutil.Error, SafetensorError) as error:  # also for a full disk
+        cause = error.args[0][0][2] if isinstance(error, shutil.Error) else error
+        raise RunError(f"{target} cannot be written: {cause}", hint="make room, and give the command again") from error
     finally:
+        shutil.rmtree(temporary, ignore_errors=True)
         lock.release()
     return ExportResult(folder=target, step=state.step, adapter=separate)
 

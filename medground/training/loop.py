@@ -19,7 +19,6 @@ from medground.runs import failpoints
 from medground.runs.checkpoint import Checkpoints, verify
 from medground.runs.folder import CheckpointState, RunFolder, read_events, read_state
 from medground.runs.inputs import PARTS, RunInputs
-from medground.runs.jsonable import restore
 from medground.training.build import TrainingRun
 from medground.training.method import StepResult, StopRequested, TrainingState
 from medground.training.report import write_report
@@ -83,8 +82,8 @@ class Loop:
                 f"{folder} was made with another recipe",
                 hint=f"medground train {shlex.quote(str(self.records.folder))} --resume continues it as it was",
             )
+        self.state = TrainingState.of(saved)
         try:
-            self.state = restore(TrainingState, saved.state)
             self.engine.load(folder)
             read_rng(folder, saved.generators)
         except (ValueError, TypeError, LookupError, AttributeError, OSError, SafetensorError, RuntimeError) as error:

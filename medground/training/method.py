@@ -4,6 +4,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from medground.errors import RunError
+from medground.runs.folder import CheckpointState
+from medground.runs.jsonable import restore
 from medground.types import Sample
 
 
@@ -31,6 +34,21 @@ class TrainingState:
     """`ConstantAlarm.runs`."""
     validated: list[tuple[int, float | None]] = field(default_factory=list)
     """(step, value of the metric that chooses) of every validation."""
+
+    @classmethod
+    def of(cls, saved: CheckpointState) -> "TrainingState":
+        """Return what a checkpoint holds.
+
+        Raises:
+            RunError: if it is something else.
+        """
+        try:
+            state: TrainingState = restore(cls, saved.state)
+        except ValueError as error:
+            raise RunError(
+                f"the state of the checkpoint is damaged: {error}", hint="restore it, or begin anew with another --out"
+            ) from error
+        return state
 
     def advance(self, result: "StepResult") -> None:
         """Count a finished step."""

@@ -166,7 +166,7 @@ def _begin_or_resume(loop: "Loop", resume: bool) -> int:
     if not (resume and loop.resume(inputs)):
         if resume and first:
             logger.info("there is no checkpoint yet: the run begins at step 1")
-        records.begin(training.metadata(), inputs)
+        records.begin(training.metadata(inputs), inputs)
     before = loop.state.step
     for tracker in loop.trackers:
         tracker.begin(records.folder, before)

@@ -169,6 +169,7 @@ def _asker(given: dict[str, Any], stopped: Callable[[], bool]) -> "QuestionSourc
 def _writer(given: dict[str, Any], stopped: Callable[[], bool]) -> "QuestionSource":
     from medground.recipe import resolve
     from medground.registry import build as make
+    from medground.runs.inputs import RunInputs, component_inputs
     from medground_data.llm_questions import FromReasoner
 
     if (given["reasoner"] is None) == (given["recipe"] is None):
@@ -177,7 +178,7 @@ def _writer(given: dict[str, Any], stopped: Callable[[], bool]) -> "QuestionSour
     name, arguments = resolved.component("reasoner")
     return FromReasoner(
         reasoner=make("reasoner", name, **arguments),
-        who=resolved.digest("reasoner"),
+        who=resolved.digest("reasoner") + RunInputs(components=component_inputs(resolved, "reasoner")).digest,
         confirm=lambda cost: _confirm(cost, name, given["yes"]),
         check=given["check"],
         attempts=given["attempts"],
