@@ -78,6 +78,19 @@ def test_palettes_take_the_descriptors_bits(tmp_path, syntax, bits, entries, red
             opened(tmp_path, dataset)
 
 
+@pytest.mark.parametrize(("bits", "read"), [(8, True), (16, True), (12, False)])
+def test_palettes_have_8_or_16_bits(tmp_path, bits, read):
+    dataset = dicom_dataset(np.array([[0, 1, 2, 2]], np.uint8), PhotometricInterpretation="PALETTE COLOR")
+    for name in ("Red", "Green", "Blue"):
+        dataset.add_new(f"{name}PaletteColorLookupTableDescriptor", "US", [3, 0, bits])
+        dataset.add_new(f"{name}PaletteColorLookupTableData", "OW", words([1, 2, 3], "", 16))
+    if read:
+        assert opened(tmp_path, dataset).pixels[0, :, 0].tolist() == ([1, 2, 3, 3] if bits == 8 else [0] * 4)
+    else:
+        with pytest.raises(InputError, match="not as its descriptor says"):
+            opened(tmp_path, dataset)
+
+
 def test_segmented_palettes_are_expanded(tmp_path):
     dataset = dicom_dataset(np.arange(6, dtype=np.uint8)[None], PhotometricInterpretation="PALETTE COLOR")
     for name in ("Red", "Green", "Blue"):
