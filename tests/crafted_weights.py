@@ -29,6 +29,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
+from medground import registry
 from medground.types import Sampling
 
 Write = Callable[[Path], Any]
@@ -147,11 +148,15 @@ def nested_tuples(depth: int) -> bytes:
     return b")" + b"".join(b"q" + bytes([level]) + b"h" + bytes([level]) + b"\x86" for level in range(depth))
 
 
-def toy() -> dict[str, torch.Tensor]:
-    """Return the weights of the small SAM of the package."""
+def toy_path() -> str:
     from medground_sam.segmenters import ToySam
 
-    return load_file(ToySam.published)
+    return ToySam.published
+
+
+def toy() -> dict[str, torch.Tensor]:
+    """Return the weights of the small SAM of the package."""
+    return load_file(toy_path())
 
 
 def changed(*changes: Callable[[dict[str, torch.Tensor]], Any]) -> dict[str, torch.Tensor]:
@@ -504,11 +509,7 @@ SAFETENSORS: dict[str, tuple[bool, str, Write]] = {
 
 
 def load_sam(path: Path) -> Any:
-    from medground_sam import Sam, ToySam
-
-    if not path.exists() and not path.is_symlink():
-        return ToySam(device="cpu")
-    return Sam(checkpoint=str(path), device="cpu")
+    return registry.build("segmenter", "sam", checkpoint=str(path), device="cpu")
 
 
 def mutated(content: bytes, rng: random.Random) -> bytes:
@@ -761,9 +762,7 @@ def shard(folder: Path, *, lose: bool = False, index: Any = None) -> None:
 
 
 def load_vlm(folder: Path, **arguments: Any) -> Any:
-    from medground_qwen import factories
-
-    reasoner = factories.qwen3_vl(checkpoint=str(folder), device="cpu", **arguments)
+    reasoner = registry.build("reasoner", "qwen3_vl", checkpoint=str(folder), device="cpu", **arguments)
     image = {"type": "image", "image": np.full((90, 70, 3), 99, np.uint8)}
     messages = [{"role": "user", "content": [image, {"type": "text", "text": "Which lesion is new?"}]}]
     return reasoner.generate([messages], Sampling(num_generations=2, max_completion_length=3))
@@ -934,7 +933,7 @@ def main(folder: Path, kind: str, rounds: int, seed: int) -> None:
         BASES[kind](folder / f"{kind}-good")
     good = {"folder": folder / "folder-good", "adapter": folder / "adapter-good", "clip": folder / "clip-good"}
     with contextlib.suppress(MedgroundError):  # so that imports are not counted
-        LOADERS[kind](good.get(kind, Path("absent.pth")))
+        LOADERS[kind](good.get(kind, Path(toy_path())))
     cases: Any = random_changes(kind, folder, rounds, seed) if rounds else crafted(kind, folder)
     for title, load, *_ in cases:
         start, error, message = time.monotonic(), "", ""
