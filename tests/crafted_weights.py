@@ -7,7 +7,6 @@ error ("" where it loads), the message, the seconds; then the most bytes the pro
 random changes, 0 loads the crafted files instead. A file that takes a minute ends the process.
 """
 
-import contextlib
 import io
 import json
 import os
@@ -29,6 +28,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
+from medground import registry
 from medground.types import Sampling
 
 Write = Callable[[Path], Any]
@@ -147,11 +147,15 @@ def nested_tuples(depth: int) -> bytes:
     return b")" + b"".join(b"q" + bytes([level]) + b"h" + bytes([level]) + b"\x86" for level in range(depth))
 
 
-def toy() -> dict[str, torch.Tensor]:
-    """Return the weights of the small SAM of the package."""
+def toy_path() -> str:
     from medground_sam.segmenters import ToySam
 
-    return load_file(ToySam.published)
+    return ToySam.published
+
+
+def toy() -> dict[str, torch.Tensor]:
+    """Return the weights of the small SAM of the package."""
+    return load_file(toy_path())
 
 
 def changed(*changes: Callable[[dict[str, torch.Tensor]], Any]) -> dict[str, torch.Tensor]:
@@ -504,11 +508,7 @@ SAFETENSORS: dict[str, tuple[bool, str, Write]] = {
 
 
 def load_sam(path: Path) -> Any:
-    from medground_sam import Sam, ToySam
-
-    if not path.exists() and not path.is_symlink():
-        return ToySam(device="cpu")
-    return Sam(checkpoint=str(path), device="cpu")
+    return registry.build("segmenter", "sam", checkpoint=str(path), device="cpu")
 
 
 def mutated(content: bytes, rng: random.Random) -> bytes:
@@ -761,9 +761,7 @@ def shard(folder: Path, *, lose: bool = False, index: Any = None) -> None:
 
 
 def load_vlm(folder: Path, **arguments: Any) -> Any:
-    from medground_qwen import factories
-
-    reasoner = factories.qwen3_vl(checkpoint=str(folder), device="cpu", **arguments)
+    reasoner = registry.build("reasoner", "qwen3_vl", checkpoint=str(folder), device="cpu", **arguments)
     image = {"type": "image", "image": np.full((90, 70, 3), 99, np.uint8)}
     messages = [{"role": "user", "content": [image, {"type": "text", "text": "Which lesion is new?"}]}]
     return reasoner.generate([messages], Sampling(num_generations=2, max_completion_length=3))
@@ -838,6 +836,45 @@ def reclipped(change: Callable[[dict[str, torch.Tensor]], Any]) -> Write:
     return write
 
 
+def sam2_folder(target: Path) -> Path:
+    from medground_sam2 import models
+
+    torch.manual_seed(0)
+    models.tiny().save_pretrained(target)
+    return target
+
+
+def load_sam2(path: Path) -> Any:
+    return registry.build("segmenter", "sam2", checkpoint=str(path), image_size=128, device="cpu")
+
+
+BACKBONE = ("vision_config", "backbone_config")
+SAM2: dict[str, tuple[bool, str, Write]] = {
+    "as saved": (LOADED, "", lambda folder: None),
+    **{name: (LOADED, "", reweighted(lambda w, rename=rename: {rename(key): tensor for key, tensor in w.items()}))
+       for name, rename in WRAPPERS.items()},
+    "one missing": (REFUSED, "1 missing: mask_decoder.iou_token.weight",
+                    reweighted(lambda w: {key: t for key, t in w.items() if "iou_token" not in key})),
+    "one more": (REFUSED, "1 unexpected: loss", reweighted(lambda w: w | {"loss": torch.ones(1)})),
+    "NaN": (REFUSED, "NaN", reweighted(with_nan)),
+    "the first SAM": (REFUSED, "is missing", lambda folder: save_file(toy(), folder / "model.safetensors")),
+    "a block of a high number": (REFUSED, "",
+                                 reweighted(lambda w: w | {"vision_encoder.backbone.blocks.999999999.x": torch.ones(1)})),
+    "a block of no number": (REFUSED, "", reweighted(lambda w: w | {"vision_encoder.backbone.blocks.x.y": torch.ones(1)})),
+    **{f"{key} of shape {shape}": (REFUSED, "", reweighted(
+        lambda w, key=key, shape=shape: w | {key: torch.ones(shape)}))
+       for key in ("vision_encoder.backbone.pos_embed_window", "vision_encoder.backbone.pos_embed",
+                   "vision_encoder.backbone.blocks.0.attn.proj.weight", "prompt_encoder.mask_embed.conv2.weight",
+                   "mask_decoder.mask_tokens.weight", "prompt_encoder.point_embed.weight")
+       for shape in ((), (1,), (0, 0), (1, 1, 1, 1), (7, 7, 7, 7))},
+    "a configuration that is a pipe": (LOADED, "", fifo("config.json")),
+    **{f"config.json is {content or 'empty'}": (REFUSED, "", replaced("config.json", content))
+       for content in ("", "[]", "5", '{"vision_config": 5}', "[" * 100_000)},
+    **{f"{keys[-1]} is {to}": (REFUSED, "", setting("config.json", *keys, to=to))
+       for keys in ((*BACKBONE, "num_attention_heads_per_stage"), (*BACKBONE, "window_size_per_stage"),
+                    (*BACKBONE, "global_attention_blocks"), ("mask_decoder_config", "num_attention_heads"))
+       for to in ([0], [-1] * 4, "x", 5.5, [10**9], {"a": 1}, [[1]], [3] * 4) if not (to == [3] * 4 and "global" in keys[-1])},
+}  # fmt: skip
 CLIP = "open_clip_config.json"
 CLIPS: dict[str, tuple[bool, str, Write]] = {
     "as saved": (LOADED, "", lambda folder: None),
@@ -908,14 +945,22 @@ def random_changes(kind: str, folder: Path, rounds: int, seed: int) -> Iterator[
         shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-CRAFTED = {"pickle": PICKLES, "safetensors": SAFETENSORS, "folder": FOLDERS, "adapter": ADAPTERS, "clip": CLIPS}
-BASES = {"folder": vlm_folder, "adapter": adapter_folder, "clip": clip_folder}
+CRAFTED = {
+    "pickle": PICKLES,
+    "safetensors": SAFETENSORS,
+    "folder": FOLDERS,
+    "adapter": ADAPTERS,
+    "clip": CLIPS,
+    "sam2": SAM2,
+}
+BASES = {"folder": vlm_folder, "adapter": adapter_folder, "clip": clip_folder, "sam2": sam2_folder}
 LOADERS: dict[str, Callable[[Path], Any]] = {
     "pickle": load_sam,
     "safetensors": load_sam,
     "folder": load_vlm,
     "adapter": lambda path: load_vlm(_toy_vlm(), adapter=str(path), lora_rank=2, lora_alpha=4),
     "clip": load_clip,
+    "sam2": load_sam2,
 }
 KINDS = tuple(CRAFTED)
 
@@ -932,9 +977,7 @@ def main(folder: Path, kind: str, rounds: int, seed: int) -> None:
 
     if kind in BASES:
         BASES[kind](folder / f"{kind}-good")
-    good = {"folder": folder / "folder-good", "adapter": folder / "adapter-good", "clip": folder / "clip-good"}
-    with contextlib.suppress(MedgroundError):  # so that imports are not counted
-        LOADERS[kind](good.get(kind, Path("absent.pth")))
+    LOADERS[kind](folder / f"{kind}-good" if kind in BASES else Path(toy_path()))  # so that imports are not counted
     cases: Any = random_changes(kind, folder, rounds, seed) if rounds else crafted(kind, folder)
     for title, load, *_ in cases:
         start, error, message = time.monotonic(), "", ""

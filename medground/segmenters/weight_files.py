@@ -219,11 +219,11 @@ def refusing(what: str, *, hint: str = "compare its files with the released ones
         hint: the remedy.
 
     Raises:
-        InputError: for any error but those of medground.
+        InputError: for any error but those of medground, and of a library that is not installed.
     """
     try:
         yield
-    except MedgroundError:
+    except (MedgroundError, ImportError):
         raise
     except BaseException as error:
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":

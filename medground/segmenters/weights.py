@@ -37,8 +37,11 @@ def find_weights(checkpoint: str | Path) -> Path:
         NotFetched: if it can only be a hub id, and the hub's cache does not hold it.
     """
     path = Path(checkpoint).expanduser()
-    if path.exists():
-        return path
+    try:
+        if path.exists():
+            return path
+    except OSError as error:
+        raise InputError(f"{str(path)[:200]} cannot be read: {error.strerror}", hint="check the path") from error
     name, _, revision = str(checkpoint).partition("@")
     levels = name.split("/")
     if not name.startswith(("/", ".", "~")) and len(levels) >= 2 and all(levels):

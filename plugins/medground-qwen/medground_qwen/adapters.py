@@ -153,7 +153,8 @@ def _targets(model: Any, weights: Mapping[str, Any], folder: str, rank: int) -> 
 
     layers = {name: module for name, module in model.named_modules() if isinstance(module, Linear)}
     targets = sorted({name.rpartition(".lora_")[0] for name in weights})
-    if strange := [target for target in targets if target not in layers]:
+    strange = [target or "no layer" for target in targets or [""] if target not in layers]
+    if strange:
         raise InputError(
             f"{folder} is no adapter of this model: it adapts {some(strange)}; the model has {holdings(layers)}",
             hint=OURS,

@@ -11,7 +11,6 @@ from medground.devices import DTYPES
 from medground.errors import InputError, PluginError, RecipeError, did_you_mean
 from medground.segmenters.weight_files import (
     ATTENTIONS,
-    MOST_SETTINGS,
     MOST_TOKENIZER,
     check_file,
     check_settings,
@@ -35,6 +34,11 @@ PIXELS = {
     "num_additional_image_tokens": (0, 2**16), "max_patches": (1, 4096), "min_patches": (0, 64),
 }  # fmt: skip
 """The least and the most of what processors' configurations say in pixels and in tokens of an image."""
+CONFIGURATIONS = (
+    "config.json", "generation_config.json", "tokenizer_config.json", "special_tokens_map.json", "processor_config.json",
+    "preprocessor_config.json", "video_preprocessor_config.json",
+)  # fmt: skip
+"""What transformers takes settings from."""
 TEXTS = (".jinja", ".txt", ".model", ".tiktoken")
 """Suffixes of files that tokenizers and templates are read from."""
 MOST_FILES = 4096
@@ -95,18 +99,14 @@ def _brings_template(path: Path) -> bool:
 
 def _check_member(path: Path, names: Sequence[str], tensors: int) -> None:
     """Stop at a file that is none, is too large for what it is called, or says what no checkpoint says."""
-    if path.name.endswith(".safetensors"):
-        return
-    if not path.name.endswith(".json"):
+    if path.suffix in TEXTS:
         check_file(path)
-        if path.suffix in TEXTS and path.stat().st_size > MOST_TOKENIZER:
+        if path.stat().st_size > MOST_TOKENIZER:
             raise InputError(f"{path} is larger than {MOST_TOKENIZER:,} bytes", hint=RELEASED)
-        return
-    configures = path.name.endswith("config.json")
-    settings = read_json(path, MOST_SETTINGS if configures else MOST_TOKENIZER)
-    if not isinstance(settings, dict) and path.name not in ("vocab.json", "added_tokens.json"):
-        raise InputError(f"{path} is no configuration of a model", hint=RELEASED)
-    if configures:
+    elif path.name in CONFIGURATIONS:
+        settings = read_json(path)
+        if not isinstance(settings, dict):
+            raise InputError(f"{path} is no configuration of a model", hint=RELEASED)
         check_settings(settings, path, tensors)
         for where, value in walk(settings):
             key = where.rpartition(".")[2]
@@ -114,13 +114,12 @@ def _check_member(path: Path, names: Sequence[str], tensors: int) -> None:
                 raise InputError(
                     f"{path} has {key}: {str(value)[:40]}, which no released checkpoint has", hint=RELEASED
                 )
-    elif path.name.endswith(".safetensors.index.json"):
-        shards = settings.get("weight_map")
-        absent = (
-            [str(name) for name in shards.values() if name not in names] if isinstance(shards, dict) else ["no shards"]
-        )
-        if absent:
-            raise InputError(f"{path} names {absent[0][:80]}, which is not in the folder", hint=RELEASED)
+    elif path.suffix == ".json":
+        content = read_json(path, MOST_TOKENIZER)
+        shards = content.get("weight_map", {}) if isinstance(content, dict) else {}
+        shards = shards.values() if isinstance(shards, dict) else [shards]
+        if absent := [str(name)[:80] for name in shards if name not in names]:
+            raise InputError(f"{path} names {absent[0]}, which is not in the folder", hint=RELEASED)
 
 
 def _plausible(key: str, value: Any, *, processor: bool) -> bool:
