@@ -18,7 +18,6 @@ from medground.pipeline.masks import Segmented
 from medground.pipeline.pipeline import Pipeline
 from medground.types import Completion, Fault, Grounding, PromptChoice, Query, Rollout, Sample, Sampling, Target
 
-
 logger = logging.getLogger(__name__)
 
 

@@ -7,6 +7,7 @@ from functools import partial
 from statistics import fmean
 from typing import Any
 
+from medground.data.dataset import Dataset
 from medground.data.open_dataset import open_dataset
 from medground.errors import RecipeError, did_you_mean
 from medground.evaluation.causes import is_empty
@@ -60,7 +61,7 @@ class Validation:
 
     pipeline: Pipeline
     reasoner: Reasoner
-    samples: Sequence[Sample]
+    samples: Dataset[Any]
     sampling: Sampling
     every: int
     metric: str | None = None
