@@ -236,6 +236,17 @@ def test_a_declared_term_that_ends_the_process_ends_the_command_with_1(tmp_path,
 
 
 @pytest.mark.slow
+def test_a_term_that_leaves_does_not_end_a_training_run_as_if_it_were_done(trials, tmp_path):
+    pytest.importorskip("torch", reason="needs torch")
+    from medground.training.run import train
+
+    with pytest.raises(
+        RunError, match=r"3 steps in a row had to be skipped.*term 'bye' ended its process \(exit status 0\)"
+    ):
+        train(trials(max_steps=9), out=tmp_path / "run", rewards={"bye": bad_terms.leaves})
+
+
+@pytest.mark.slow
 def test_the_children_of_a_killed_command_end_with_it(tmp_path):
     (tmp_path / "answers.jsonl").write_text(f"{ANSWER}\n")
     (tmp_path / "waits.py").write_text(

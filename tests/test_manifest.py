@@ -69,7 +69,7 @@ def test_a_run_length_mask_is_read_everywhere(folder):
 
 def test_a_run_length_mask_of_another_size_is_refused_everywhere(folder):
     write(folder, mask=encode_rle(LABELS.T == 3))
-    with pytest.raises(InputError, match="a.: the mask is 30 x 20 and its image 20 x 30"):
+    with pytest.raises(InputError, match=r"a.: the mask is 30 x 20 and its image 20 x 30"):
         open_dataset(folder)[0]
     assert [finding.code for finding in lint(folder)[0]] == ["transposed_mask"]
 

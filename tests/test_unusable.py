@@ -64,6 +64,29 @@ def test_an_evaluation_leaves_an_unusable_sample_out_of_its_means_and_counts_it(
     assert result.summary.conditions["answer"].excluded == {Fault.UNUSABLE_INPUT: 1}
 
 
+@pytest.mark.parametrize("conditions", [["answer"], ["answer", "oracle_box", "swapped"]])
+def test_an_evaluation_goes_on_where_an_image_cannot_be_read(tmp_path, caplog, conditions):
+    folder = tmp_path / "data"
+    (folder / "images").mkdir(parents=True)
+    lines = []
+    for name in "abc":
+        Image.new("RGB", (64, 48), (9, 99, 9)).save(folder / "images" / f"{name}.png")
+        lines.append({"id": name, "image": f"images/{name}.png", "question": "Where?", "bbox_2d": [1, 1, 9, 9]})
+    (folder / "manifest.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    (folder / "images" / "b.png").write_bytes((folder / "images" / "b.png").read_bytes()[:60])
+    result = evaluate(medground.load("infer/toy"), data=str(folder), conditions=conditions, out=tmp_path / "out")
+    assert [(record.id, record.answers[0].fault is Fault.UNUSABLE_INPUT) for record in result.records] == [
+        ("a", False),
+        ("b", True),
+        ("c", False),
+    ] * len(conditions)
+    for name in conditions:
+        assert result.summary.conditions[name].excluded == {Fault.UNUSABLE_INPUT: 1}
+        assert result.summary.conditions[name].metrics["iou"].n == 2
+    assert "sample 'b' cannot be read: " in caplog.text
+    assert (tmp_path / "out" / "report.html").exists()
+
+
 @pytest.mark.parametrize("kind", ["grpo", "sft"])
 def test_samples_that_cannot_be_trained_on_are_named_before_the_first_step(trials, tmp_path, kind):
     recipe = trials(kind, max_steps=9)
@@ -72,7 +95,7 @@ def test_samples_that_cannot_be_trained_on_are_named_before_the_first_step(trial
         sample("strip", size=(1, 300)),
         sample("line", size=(500, 1)),
     ]
-    with pytest.raises(InputError, match="2 of 6 samples cannot be trained on: 'strip': an image of 1x300") as error:
+    with pytest.raises(InputError, match="2 of 6 samples cannot be used: 'strip': an image of 1x300") as error:
         train(recipe, out=tmp_path / "run", data=samples)
     assert "'line': an image of 500x1" in str(error.value)
     assert not (tmp_path / "run" / "run.json").exists()

@@ -23,7 +23,7 @@ from medground.errors import InputError, Interrupted, RecipeError
 from medground.evaluation import released, summary
 from medground.evaluation.baseline import Baseline
 from medground.evaluation.conditions import Condition, EvalContext, SampleInfo, conditions_of
-from medground.evaluation.evaluator import Evaluator, Start
+from medground.evaluation.evaluator import Evaluator, Start, Unreadable, read_sample
 from medground.evaluation.identity import EvalSamples, begin, inputs_of, metadata_of
 from medground.evaluation.predictions import LineSamples, Predictions
 from medground.evaluation.report import evaluation_report
@@ -240,10 +240,14 @@ def _answer_all(
 ) -> None:
     """Evaluate every condition on every sample that has no record yet, in batches; leave the records in their order."""
     planned = len(conditions) * len(samples.ids)
-    context = EvalContext(seed=config.seed)
+    context, lost = EvalContext(seed=config.seed), dict[int, Unreadable]()
     if any(condition.needs_others for condition in conditions):
-        infos = [_info(samples[index], config.cluster) for index in range(len(samples))]
-        context = EvalContext(seed=config.seed, samples=infos, read=samples.__getitem__)
+        entries = ((index, read_sample(samples, index, lost)) for index in range(len(samples)))
+        infos = {index: _info(entry, config.cluster) for index, entry in entries if isinstance(entry, Sample)}
+        usable = list(infos)
+        context = EvalContext(
+            seed=config.seed, samples=list(infos.values()), read=lambda position: samples[usable[position]]
+        )
     for condition in conditions:
         todo = [index for index, name in enumerate(samples.ids) if (condition.name, name) not in results.records]
         for start in range(0, len(todo), config.batch_size):
@@ -252,9 +256,10 @@ def _answer_all(
                     f"stopped after {len(results.records)} of {planned} lines", hint="add --resume to continue"
                 )
             indices = todo[start : start + config.batch_size]
-            batch = [samples[index] for index in indices]
             if inputs.samples and isinstance(samples, Dataset):
                 inputs.require_unchanged(samples.entries[index] for index in indices)
+            read = [read_sample(samples, index, lost) for index in indices]
+            batch = [sample for sample in read if isinstance(sample, Sample)]
             starts = [_starts(condition, sample, context, results) for sample in batch]
             groups, questions = evaluator.answers(condition, batch, context, starts)
             records = [
@@ -262,6 +267,17 @@ def _answer_all(
                     condition.name, sample, cluster_of(sample, config.cluster)[1], group, asked_question=question
                 )
                 for sample, group, question in zip(batch, groups, questions, strict=True)
+            ]
+            records += [
+                sample_record(
+                    condition.name,
+                    entry.sample,
+                    cluster_of(entry.sample, config.cluster)[1],
+                    evaluator.unreadable(condition, *entry),
+                    asked_question="",
+                )
+                for entry in read
+                if isinstance(entry, Unreadable)
             ]
             failpoints.failpoint("eval.mid")
             results.add(records)

@@ -1,18 +1,24 @@
 """One condition over a batch of samples: completions or given regions, groundings, masks, metrics."""
 
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from medground.errors import RecipeError
+import numpy as np
+
+from medground.data.dataset import Dataset
+from medground.errors import InputError, RecipeError
 from medground.evaluation.conditions import Condition, EvalContext, perfect_mask
 from medground.evaluation.metrics import MaskPrompt, measure
 from medground.evaluation.predictions import Predictions
 from medground.evaluation.results_file import AnswerRecord, answer_record
 from medground.pipeline.masks import Segmented
 from medground.pipeline.pipeline import Pipeline
-from medground.types import Completion, Grounding, PromptChoice, Query, Rollout, Sample, Sampling
+from medground.types import Completion, Fault, Grounding, PromptChoice, Query, Rollout, Sample, Sampling, Target
+
+logger = logging.getLogger(__name__)
 
 
 class Start(NamedTuple):
@@ -21,6 +27,28 @@ class Start(NamedTuple):
     answer: AnswerRecord
     think: str
     """The reasoning to go on from, in place of its own."""
+
+
+class Unreadable(NamedTuple):
+    """A sample whose image or mask cannot be read."""
+
+    sample: Sample
+    """What is known of it: its id and labels."""
+    cause: str
+
+
+def read_sample(samples: Sequence[Sample], index: int, lost: dict[int, Unreadable]) -> Sample | Unreadable:
+    """Return a sample; where its image or mask cannot be read, one without them, and why, which is put into `lost`."""
+    if index in lost or not isinstance(samples, Dataset):
+        return lost.get(index) or samples[index]
+    try:
+        return samples[index]
+    except InputError as error:
+        entry = samples.entries[index]
+        logger.warning("sample %r cannot be read: %s", entry.id, error)
+        query = Query(image=np.zeros((1, 1, 3), np.uint8), question="", id=entry.id)
+        lost[index] = Unreadable(Sample(query=query, target=Target(regions=()), labels=entry.labels), str(error))
+        return lost[index]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +130,11 @@ class Evaluator:
             for query, group in zip(queries, groups, strict=True)
         ]
         return self._measured(condition, samples, groundings), [query.question for query in queries]
+
+    def unreadable(self, condition: Condition, sample: Sample, cause: str) -> list[AnswerRecord]:
+        """Return the answer of a sample that cannot be read: a fault that is not the model's."""
+        completion = Completion(text="", frame=None, fault=Fault.UNUSABLE_INPUT, cause=cause)
+        return [self._answer(condition, sample, completion, Grounding(fault=Fault.UNUSABLE_INPUT), {}, self.prompts())]
 
     def _completions(
         self, condition: Condition, queries: Sequence[Query], starts: Sequence[Sequence[Start]]

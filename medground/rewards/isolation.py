@@ -75,7 +75,7 @@ def run_in_child(work: Callable[[Send], None], seconds: float) -> ChildResult:
         RunError: if the system gives no child.
     """
     for stream in (sys.stdout, sys.stderr):
-        if stream is not None and not stream.closed:
+        if stream is not None and not getattr(stream, "closed", False):
             stream.flush()  # else the child has the unwritten text too
     reading, writing = os.pipe()
     parent = os.getpid()

@@ -12,7 +12,7 @@ NAMED = 3
 
 
 def require_usable_samples(training: TrainingRun, stopped: Callable[[], bool]) -> None:
-    """Read the samples that the run draws, each rank its share, and stop if one cannot be trained on.
+    """Read the samples that the run draws and validates on, each rank its share, and stop if one cannot be used.
 
     Tokens are counted of the longest question at every size that images are seen at.
 
@@ -29,24 +29,26 @@ def require_usable_samples(training: TrainingRun, stopped: Callable[[], bool]) -
     order = sample_indices(
         0, drawn, samples=len(samples), batch=config.train_batch_size, seed=training.recipe.config.seed
     )
-    indices = sorted(set(order))
+    needed = [(samples, index) for index in sorted(set(order))]
+    if training.validation is not None:
+        needed += [(training.validation.samples, index) for index in range(len(training.validation.samples))]
     problems: list[str] = []
     longest: dict[Size, tuple[int, int]] = {}
-    for index in indices[engine.rank :: engine.world_size]:
+    for dataset, index in needed[engine.rank :: engine.world_size]:
         if stopped():
             break
         try:
-            sample = samples[index]
-            method.check(sample)
+            sample = dataset[index]
+            size = training.reasoner.frame(sample.query.size).size
+            if dataset is samples:
+                method.check(sample)
+                longest[size] = max(longest.get(size, (0, 0)), (len(sample.query.question), index))
         except InputError as error:
-            problems.append(f"{samples.ids[index]!r}: {error.message}")
-            continue
-        size = training.reasoner.frame(sample.query.size).size
-        longest[size] = max(longest.get(size, (0, 0)), (len(sample.query.question), index))
+            problems.append(f"{dataset.ids[index]!r}: {error.message}")
     problems = [problem for share in engine.gather(problems) for problem in share]
     if problems:
         raise InputError(
-            f"{len(problems)} of {len(indices)} samples cannot be trained on: {'; '.join(problems[:NAMED])}",
+            f"{len(problems)} of {len(needed)} samples cannot be used: {'; '.join(problems[:NAMED])}",
             hint="repair them, or take their lines out of the manifest",
         )
     for _, index in longest.values():

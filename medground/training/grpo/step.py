@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from medground.errors import RecipeError
 from medground.pipeline.rollouts import RolloutPipeline
-from medground.protocols import CompletionGroup, Engine, RolloutSource, TrainableReasoner
+from medground.protocols import CompletionGroup, Engine, RolloutSource, ServedReasoner, TrainableReasoner
 from medground.recipe.schema import GrpoConfig
 from medground.rewards.rubric import ConstantAlarm, why_no_total
 from medground.runs import failpoints
@@ -27,7 +27,7 @@ from medground.training.grpo import metrics
 from medground.training.grpo.batch import Batch, MicroBatch, Minibatch
 from medground.training.grpo.loss import UNCORRECTED, importance, objective_of, policy_loss
 from medground.training.grpo.metrics import StepStats
-from medground.training.grpo.rollouts import Rollouts
+from medground.training.grpo.rollouts import OwnSampler, Rollouts
 from medground.training.method import CheckStop, StepResult, TrainingState
 from medground.training.ranks import pad_to_longest
 from medground.training.schedule import learning_rate, training_horizon
@@ -73,6 +73,8 @@ class GrpoTrainer:
     def check(self, sample: Sample) -> None:
         """See `Method.check`."""
         self.reasoner.frame(sample.query.size)
+        if isinstance(self.reasoner, ServedReasoner) and not isinstance(self.source, OwnSampler):
+            self.reasoner.sampler_prompts([self.pipeline.pipeline.prompt_interface.render(sample.query)])
 
     def check_length(self, sample: Sample) -> None:
         """See `Method.check_length`."""
