@@ -10,11 +10,10 @@ import pytest
 
 pydicom = pytest.importorskip("pydicom", reason="needs pydicom")
 
+from PIL import Image, PngImagePlugin  # noqa: E402
 from pydicom.dataset import Dataset, FileMetaDataset  # noqa: E402
 from pydicom.sequence import Sequence  # noqa: E402
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian  # noqa: E402
-
-from PIL import Image, PngImagePlugin  # noqa: E402
 
 from medground.cli import main  # noqa: E402
 
