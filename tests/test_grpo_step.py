@@ -295,11 +295,45 @@ def test_masks_of_other_ranks_shrink_to_a_pixel_that_says_whether_they_are_empty
 
 
 def test_the_rate_of_an_update_counts_all_updates_of_the_run(trials):
-    """Four steps of two updates: linear decay from 8 loses one with every update."""
-    made = built(trials(mini_batch_size=1, learning_rate=8.0, schedule="linear", warmup_ratio=0.0))
-    assert (made.method.planned, made.method.updates_per_step) == (4, 2)
-    rates = [made.method._learning_rates(step)(update) for step in range(4) for update in range(2)]
-    assert rates == pytest.approx([8, 7, 6, 5, 4, 3, 2, 1])
+    """Four steps of three updates: linear decay from 12 loses one with every update."""
+    made = built(trials(train_batch_size=3, mini_batch_size=1, learning_rate=12.0, schedule="linear", warmup_ratio=0.0))
+    assert (made.method.planned, made.method.updates_per_step) == (4, 3)
+    rates = [made.method._learning_rates(step)(update) for step in range(4) for update in range(3)]
+    assert rates == pytest.approx(range(12, 0, -1))
+
+
+def test_a_step_draws_by_its_own_number_and_position(trials):
+    made = built(trials())
+    original, asked = made.method.rollouts.draw, []
+
+    def draw(step, start, check_stop):
+        asked.append((step, start))
+        return original(step, start, check_stop)
+
+    made.method.rollouts.draw = draw
+    made.method.step(TrainingState(step=3, drawn=6), go_on)
+    assert asked == [(4, 6)]
+
+
+def test_a_step_whose_loss_is_no_number_is_skipped_by_name(trials):
+    made = built(trials(reasoner={"bad": [1]}))
+    before = {name: value.detach().clone() for name, value in made.engine.masters.items()}
+    result = made.method.step(TrainingState(), go_on)
+    assert result.skipped == "the loss is nan" and result.incident is not None
+    assert all(torch.equal(value, before[name]) for name, value in made.engine.masters.items())
+
+
+def test_what_ranks_computed_is_added_up(trials, monkeypatch):
+    """Two ranks that did the same: their losses are a sum, their updates the same ones."""
+    made = built(trials())
+    batch = dataclasses.replace(made.method.rollouts.draw(1, 0, go_on), constant=torch.tensor([False, False]))
+    batch.advantages[:] = torch.tensor([1.0, 0.5, 0.25])
+    alone = made.method.update(batch, lambda update: 0.0, go_on)
+    monkeypatch.setattr(type(made.engine), "world_size", 2)
+    monkeypatch.setattr(made.engine, "gather", lambda stats: [stats, stats])
+    both = made.method.update(batch, lambda update: 0.0, go_on)
+    assert alone.loss and both.loss == pytest.approx(2 * alone.loss)
+    assert (both.updates, both.tokens_computed) == (alone.updates, 2 * alone.tokens_computed)
 
 
 @pytest.mark.parametrize("settings", [{"num_generations": 1}, {"temperature": 0.0}, {"temperature": -1.0}])
