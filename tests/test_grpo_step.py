@@ -2,6 +2,9 @@
 
 import dataclasses
 import math
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,16 +12,22 @@ import pytest
 torch = pytest.importorskip("torch", reason="needs torch")
 pytest.importorskip("transformers", reason="needs transformers")
 
-from medground.pipeline.rollouts import Group  # noqa: E402
+from medground.errors import RecipeError  # noqa: E402
+from medground.pipeline.pipeline import Pipeline  # noqa: E402
+from medground.pipeline.rollouts import Group, RolloutPipeline  # noqa: E402
 from medground.recipe import resolve  # noqa: E402
 from medground.recipe.schema import GrpoConfig  # noqa: E402
+from medground.rewards.rubric import rubric  # noqa: E402
 from medground.training.build import build  # noqa: E402
+from medground.training.grpo import rollouts as rollouts_module  # noqa: E402
 from medground.training.grpo import step as step_module  # noqa: E402
 from medground.training.grpo.batch import Batch  # noqa: E402
 from medground.training.grpo.loss import Objective  # noqa: E402
+from medground.training.grpo.rollouts import Rollouts  # noqa: E402
 from medground.training.method import TrainingState  # noqa: E402
+from medground.training.plan import training_samples  # noqa: E402
 from medground.training.schedule import sample_indices, sampling_seed  # noqa: E402
-from medground.types import Completion, Grounding, Query, Rollout, Sample, Target  # noqa: E402
+from medground.types import Completion, Grounding, Mask, Query, Rollout, Sample, Target  # noqa: E402
 
 
 def go_on():
@@ -187,6 +196,7 @@ def test_groups_that_are_drawn_again_have_seeds_of_their_own(trials):
     ]
     assert asked == expected and batch.drawn == 4
     assert [group.sample.query.id for group in batch.groups] == names[2:]
+    assert batch.dummy_prompt is batch.messages[0]
 
 
 def test_a_loss_that_is_not_finite_changes_nothing(trials):
@@ -198,3 +208,136 @@ def test_a_loss_that_is_not_finite_changes_nothing(trials):
     assert stepped == [0.5]
     with pytest.raises(step_module.NotFinite, match="the loss is nan"):
         made.method.backward(torch.tensor(math.nan, requires_grad=True))
+
+
+class Writer:
+    """A rollout source whose texts follow from the seeds."""
+
+    def __init__(self):
+        self.calls = []
+
+    def generate(self, batch, sampling, seeds):
+        self.calls.append(len(batch))
+        return [
+            [
+                Completion(text=format((seed + index) * 7919, "x")[-9:], frame=None)
+                for index in range(sampling.num_generations)
+            ]
+            for seed in seeds
+        ]
+
+
+class Ranks:
+    """Engines of processes that stand for threads here."""
+
+    def __init__(self, count):
+        self.count, self.barrier, self.slots = count, threading.Barrier(count, timeout=60), [None] * count
+
+    def engine(self, rank):
+        def gather(mine):
+            self.slots[rank] = mine
+            self.barrier.wait()
+            everyone = list(self.slots)
+            self.barrier.wait()
+            return everyone
+
+        return SimpleNamespace(rank=rank, world_size=self.count, gather=gather)
+
+
+def draws(recipe, ranks):
+    """The batch of step 2 on every rank, with the calls of its source."""
+    group, samples = Ranks(ranks), training_samples(recipe)
+    writers = [Writer() for _ in range(ranks)]
+
+    def draw(rank):
+        pipeline = RolloutPipeline(Pipeline.from_recipe(recipe), rubric(recipe))
+        rollouts = Rollouts(pipeline, samples, recipe.config.grpo, 5, writers[rank], group.engine(rank))
+        return rollouts.draw(2, 4, go_on)
+
+    with ThreadPoolExecutor(ranks) as pool:
+        return list(zip(pool.map(draw, range(ranks)), writers, strict=True))
+
+
+@pytest.mark.parametrize("batch_size", [4, 1])
+def test_ranks_share_out_the_groups_of_a_batch_and_know_all_scores(trials, batch_size):
+    """Texts, rewards and advantages are those of one process; only the owner of a group has its conversation and pixels."""
+    recipe = resolve(trials(train_batch_size=batch_size, mini_batch_size=1))
+    ((alone, _),) = draws(recipe, 1)
+    for rank, (batch, writer) in enumerate(draws(recipe, 3)):
+        texts = [[each.completion.text for each in group.rollouts] for group in batch.groups]
+        assert texts == [[each.completion.text for each in group.rollouts] for group in alone.groups]
+        assert torch.equal(batch.rewards, alone.rewards) and torch.equal(batch.advantages, alone.advantages)
+        own = [index % 3 == rank for index in range(batch_size)]
+        assert [messages is not None for messages in batch.messages] == own
+        assert [group.sample.query.image.shape != (1, 1, 3) for group in batch.groups] == own
+        ids = [group.sample.query.id for group in batch.groups]
+        assert ids == [group.sample.query.id for group in alone.groups]
+        assert sum(writer.calls) == sum(own)
+        assert batch.dummy_prompt, "a rank without a group has a conversation for its dummy passes"
+        assert not any(own) or batch.dummy_prompt is next(filter(None, batch.messages))
+
+
+def test_a_step_is_sampled_in_calls_of_at_most_256_completions(trials, monkeypatch):
+    """Between two calls a run can be stopped; ranks call equally often."""
+    monkeypatch.setattr(rollouts_module, "AT_ONCE", 7)
+    recipe = resolve(trials(train_batch_size=5, mini_batch_size=1))
+    ((_, writer),) = draws(recipe, 1)
+    assert writer.calls == [2, 2, 1], "two groups of three completions at once"
+    assert [writer.calls for _, writer in draws(recipe, 2)] == [[2, 1], [2, 0]]
+
+
+def test_masks_of_other_ranks_shrink_to_a_pixel_that_says_whether_they_are_empty():
+    full, empty = np.zeros((6, 6), bool), np.zeros((6, 6), bool)
+    full[2, 3] = True
+    shrunk = [rollouts_module._one_pixel(Mask(data=data, score=0.5)) for data in (full, empty)]
+    assert [mask.data.tolist() for mask in shrunk] == [[[True]], [[False]]] and shrunk[0].score == 0.5
+    assert rollouts_module._one_pixel(None) is None
+
+
+def test_the_rate_of_an_update_counts_all_updates_of_the_run(trials):
+    """Four steps of three updates: linear decay from 12 loses one with every update."""
+    made = built(trials(train_batch_size=3, mini_batch_size=1, learning_rate=12.0, schedule="linear", warmup_ratio=0.0))
+    assert (made.method.planned, made.method.updates_per_step) == (4, 3)
+    rates = [made.method._learning_rates(step)(update) for step in range(4) for update in range(3)]
+    assert rates == pytest.approx(range(12, 0, -1))
+
+
+def test_a_step_draws_by_its_own_number_and_position(trials):
+    made = built(trials())
+    original, asked = made.method.rollouts.draw, []
+
+    def draw(step, start, check_stop):
+        asked.append((step, start))
+        return original(step, start, check_stop)
+
+    made.method.rollouts.draw = draw
+    made.method.step(TrainingState(step=3, drawn=6), go_on)
+    assert asked == [(4, 6)]
+
+
+def test_a_step_whose_loss_is_no_number_is_skipped_by_name(trials):
+    made = built(trials(reasoner={"bad": [1]}))
+    before = {name: value.detach().clone() for name, value in made.engine.masters.items()}
+    result = made.method.step(TrainingState(), go_on)
+    assert result.skipped == "the loss is nan" and result.incident is not None
+    assert all(torch.equal(value, before[name]) for name, value in made.engine.masters.items())
+
+
+def test_what_ranks_computed_is_added_up(trials, monkeypatch):
+    """Two ranks that did the same: their losses are a sum, their updates the same ones."""
+    made = built(trials())
+    batch = dataclasses.replace(made.method.rollouts.draw(1, 0, go_on), constant=torch.tensor([False, False]))
+    batch.advantages[:] = torch.tensor([1.0, 0.5, 0.25])
+    alone = made.method.update(batch, lambda update: 0.0, go_on)
+    monkeypatch.setattr(type(made.engine), "world_size", 2)
+    monkeypatch.setattr(made.engine, "gather", lambda stats: [stats, stats])
+    both = made.method.update(batch, lambda update: 0.0, go_on)
+    assert alone.loss and both.loss == pytest.approx(2 * alone.loss)
+    assert (both.updates, both.tokens_computed) == (alone.updates, 2 * alone.tokens_computed)
+
+
+@pytest.mark.parametrize("settings", [{"num_generations": 1}, {"temperature": 0.0}, {"temperature": -1.0}])
+def test_completions_that_cannot_differ_are_refused(settings):
+    config = GrpoConfig(**{"num_generations": 2, "temperature": 1.0, **settings})
+    with pytest.raises(RecipeError, match="several sampled completions"):
+        Rollouts(None, [], config, 0, Writer(), Ranks(1).engine(0))

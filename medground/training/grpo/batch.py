@@ -120,7 +120,7 @@ class Batch:
         completions = self._completions(index)
         in_loss = [not config.mask_truncated or completion.finish_reason == "stop" for completion in completions]
         lengths = torch.tensor([_length(completion) for completion in completions])
-        tokens = torch.arange(max(1, int(lengths.max()))) < lengths.unsqueeze(1)
+        tokens = torch.arange(int(lengths.max())) < lengths.unsqueeze(1)
         return tokens & torch.tensor(in_loss).unsqueeze(1)
 
     def _completions(self, index: int) -> list[Completion]:
