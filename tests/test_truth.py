@@ -18,7 +18,7 @@ from medground.data.source_samples import BadSample
 from medground.data.splits import complete_splits
 from medground.errors import InputError
 from medground.images.rle import encode_rle
-from medground.recipe.shareable import without_paths
+from medground.runs.shareable import without_paths
 
 QUESTION = "Which bright region of the picture is meant?"
 

@@ -22,9 +22,9 @@ from medground.geometry import Box
 from medground.images.overlay import draw
 from medground.images.rle import decode_rle
 from medground.recipe import Recipe
-from medground.recipe.shareable import without_paths
 from medground.report import Cell, Line, Table, render, rounded, unbroken
 from medground.runs.jsonable import plain
+from medground.runs.shareable import without_paths
 from medground.types import Fault, Sample
 
 Records = Sequence[SampleRecord]

@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 from medground.evaluation.causes import Outcomes, total
 from medground.evaluation.results import SCORES
-from medground.recipe.shareable import without_paths
 from medground.report import Cell, Line, Table, render
 from medground.runs.files import write_atomic
 from medground.runs.folder import PREFIX, RunMetadata, Tables, read_events, read_metadata, read_table
+from medground.runs.shareable import without_paths
 
 REPORT = "report.html"
 POINTS = 300

@@ -8,9 +8,9 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from medground.errors import RecipeError
-from medground.recipe.hub import parse_hub_id
 from medground.recipe.layers import leaves
 from medground.recipe.yaml_reader import MISSING, parse
+from medground.runs.hub import parse_hub_id
 
 
 def without_paths(text: str) -> str:
