@@ -71,7 +71,7 @@ BLACK, PAPER, RED, DARK = (0, 0, 0), (255, 255, 255), (220, 20, 60), (9, 9, 9)
         Pillow.fromarray(TRUTH.astype(np.uint16)),
         Pillow.fromarray(TRUTH.astype(np.uint16) * 65535),
     ],
-    ids=str,
+    ids=lambda picture: picture.mode,
 )
 def test_one_colour_on_black_is_the_target_whatever_its_index_or_value(picture):
     assert np.array_equal(read(encoded(picture)), TRUTH)
