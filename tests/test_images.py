@@ -119,7 +119,7 @@ def test_exif_orientation_is_applied(tmp_path, orientation):
     for name in ("x.png", "x.tif"):
         path = saved(tmp_path, Pillow.fromarray(np.ascontiguousarray(stored)), name, exif=exif)
         assert np.array_equal(read_image(path), upright)
-        assert open_image(path).reoriented == (orientation > 1)
+        assert open_image(path).reoriented == ("orientation" in open_image(path).details) == (orientation > 1)
         assert image_size(path) == upright.shape[:2]
         mask = saved(tmp_path, Pillow.fromarray(np.ascontiguousarray(stored[..., 0] > 99)), f"m{name}", exif=exif)
         assert np.array_equal(read_mask(mask), upright[..., 0] > 99)
@@ -171,6 +171,9 @@ def test_tiff_samples_rise_and_fall_as_their_photometric_interpretation_says(tmp
     path.write_bytes(tiff(samples, samples.dtype.itemsize * 8, photometric))
     steps = np.diff(read_image(path)[0, :, 0].astype(int))
     assert (steps >= 0).all() == rises and (steps <= 0).all() != rises
+    if photometric == 0:
+        with pytest.raises(InputError, match="inverted, so it holds no label values"):
+            read_mask(path, values=(1,))
     if photometric == 1 and samples.dtype.kind in "iu":
         assert np.array_equal(read_mask(path, values=(int(samples[0, 100]),)), samples == samples[0, 100])
 

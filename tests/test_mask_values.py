@@ -106,6 +106,20 @@ def test_a_colour_with_soft_edges_is_cut_at_half_of_it():
     assert overlap(read(encoded(red)), TRUTH) > 0.97
 
 
+def test_soft_transparency_is_cut_at_half_of_it():
+    alpha = np.asarray(WHITE.filter(ImageFilter.GaussianBlur(1)))
+    shape = np.dstack([np.full((*SIDES, 3), 255, np.uint8), alpha])
+    assert overlap(read(encoded(shape)), TRUTH) > 0.97
+
+
+def test_noise_without_greys_is_no_label():
+    """Compression that is nearly lossless leaves a few blacks and whites, and no grey."""
+    noisy = np.where(TRUTH, 255, 0)
+    noisy[::5, ::7] = np.where(TRUTH, 253, 2)[::5, ::7]
+    noisy[40:46, 28:36], noisy[:9, :9], noisy[2, 3] = 254, 1, 0
+    assert np.array_equal(read(encoded(noisy.astype(np.uint8))), TRUTH | (noisy == 254))
+
+
 def labelled(*values):
     """A map of areas: one value for each column of 16 pixels."""
     return np.repeat(np.repeat(np.array([values]), 16, axis=1), 20, axis=0)
@@ -128,6 +142,32 @@ def test_labels_of_few_bits_count_as_stored(bits):
         assert np.array_equal(read(png(stored, bits, 0), values=(value,)), stored == value)
 
 
+def disc_and_lines(*values):
+    """A white disc, and one-pixel lines of labels far from it."""
+    labels = np.where((np.indices(SIDES)[0] - 20) ** 2 + (np.indices(SIDES)[1] - 20) ** 2 < 100, 255, 0)
+    for number, value in enumerate(values):
+        labels[:, 60 + 4 * number] = value
+    return labels.astype(np.uint8)
+
+
+def one_pixel():
+    picture = Pillow.new("L", (64, 64))
+    picture.putpixel((32, 32), 255)
+    return picture
+
+
+def strip(picture):
+    """A picture with an area of grey between its black and its white."""
+    picture = np.asarray(picture).copy()
+    picture[:20, :20], picture[:20, 20:26], picture[:20, 26:] = 255, 128, 0
+    return picture
+
+
+def wide_probabilities():
+    y, x = np.mgrid[:120, :160]
+    return np.exp(-((y - 60) ** 2 + (x - 70) ** 2) / 800)
+
+
 def probabilities():
     y, x = np.mgrid[:60, :80]
     return 255 * np.exp(-((y - 30) ** 2 + (x - 40) ** 2) / 300)
@@ -142,6 +182,13 @@ def probabilities():
         (labelled(0, 1, 65535).astype(np.uint16), "65535 may mark"),
         (labelled(0, 1, 255).astype(np.uint16), "255 may mark"),
         (labelled(0, 128, 255).astype(np.uint8), "255 may mark"),
+        (labelled(0, 40000, 65535).astype(np.uint16), "65535 may mark"),
+        (disc_and_lines(128), "255 may mark"),
+        (disc_and_lines(100, 150), "255 may mark"),
+        (strip(WHITE), "255 may mark"),
+        (strip(WHITE.filter(ImageFilter.GaussianBlur(1))), "255 may mark|greys and is no label map"),
+        ((wide_probabilities() * 200).astype(np.uint8), "greys and is no label map"),
+        (one_pixel().resize((96, 96), Pillow.Resampling.BICUBIC), "greys and is no label map"),
         (labelled(1, 2).astype(np.uint8), "no 0 for the background: 1, 2"),
         (probabilities().astype(np.uint8), "greys and is no label map|may mark"),
         ((probabilities() * 0.8).astype(np.uint8), "greys and is no label map"),
@@ -199,6 +246,7 @@ def test_fractions_need_a_threshold_and_nan_is_refused():
 def test_labels_are_rounded_by_what_their_slope_explains():
     slope = 2 / 65535
     assert whole_numbers(np.array([0.99998, 2.0000153, 0.0]), "m", slope).tolist() == [1, 2, 0]
+    assert whole_numbers(np.array([2035.0002]), "m").tolist() == [2035]
     for values, step in (([0.7], 0.7), ([0.5], 0.5), ([0.99998], 0.0), ([0.9], 1.0), ([0.502], 1 / 255)):
         with pytest.raises(InputError, match="fractions"):
             whole_numbers(np.array(values), "m", step)
