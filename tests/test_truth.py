@@ -312,6 +312,7 @@ def test_reports_show_a_recipe_without_local_paths(tmp_path):
     [
         "data:\n  path: /home/KANARIENVOGEL/scans\n",
         "data: {path: KANARIENVOGEL}\n",
+        "# /home/KANARIENVOGEL/mine.yaml\nseed: 1\n---\n# command line\n# data.path=KANARIENVOGEL\n",
         'data:\n  path: "\\x4bANARIENVOGEL/a b"\n',
         "reasoner:\n  name: toy\n  checkpoint: ~/KANARIENVOGEL\ntrackers:\n- {name: x, folder: ../KANARIENVOGEL}\n",
     ],

@@ -190,7 +190,7 @@ def refuse_misfits(record: Record, image: LoadedImage) -> None:
     if image.reoriented and record.mask is None and not upright:
         raise InputError(
             "its image is stored turned (EXIF), and its box may count the picture as stored or as shown",
-            hint="save the picture upright: mogrify -auto-orient",
+            hint='state "size": [HEIGHT, WIDTH] of the picture that it counts; of a square one, save the picture upright',
         )
 
 

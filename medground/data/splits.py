@@ -33,10 +33,10 @@ def pseudonym(name: str) -> str:
 def without_names(labels: Mapping[str, str]) -> dict[str, str]:
     """Return labels as others may see them: a pseudonym as ``group`` stands for the widest of `GROUPS`."""
     widest = next(iter(groups_of(labels).items()), None)
-    kept = {key: value for key, value in labels.items() if key not in GROUPS}
+    rest = {key: value for key, value in labels.items() if key not in GROUPS}
     if widest is None:
-        return kept
-    return {**kept, "group": widest[1] if widest[0] == "group" else pseudonym("|".join(widest))}
+        return rest
+    return {**rest, "group": widest[1] if widest[0] == "group" else pseudonym("|".join(widest))}
 
 
 def joined(owners: Sequence[Owners], pairs: Iterable[tuple[int, int]] = ()) -> list[int]:

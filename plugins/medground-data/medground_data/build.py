@@ -25,10 +25,7 @@ from scipy import ndimage
 import medground
 from medground.data.duplicates import Fingerprint
 from medground.data.key_points import RULES
-from medground.data.lint.findings import Line
-from medground.data.lint.pixels import check_image, check_mask, check_statements
-from medground.data.lint.records import check_words
-from medground.data.manifest import Record
+from medground.data.lint.source import SourceFinding, lint_source
 from medground.data.region_props import RegionProps, region_props
 from medground.data.source_samples import BadSample, SourceSample, refuse_mask
 from medground.data.splits import (
@@ -44,7 +41,6 @@ from medground.data.splits import (
 )
 from medground.errors import InputError, did_you_mean
 from medground.geometry import Point, mask_box
-from medground.images.loaded import LoadedImage
 from medground.images.pictures import png_bytes
 from medground.runs.files import locked, sha256_file
 from medground_data.image_writer import ImageWriter
@@ -110,16 +106,6 @@ class Draft:
     """Of its image."""
     props: RegionProps
     stated_split: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class SourceFinding:
-    """What the linter says of a source sample that is used all the same."""
-
-    where: str
-    code: str
-    """A key of `medground.data.lint.CODES`."""
-    says: str
 
 
 @dataclass(slots=True)
@@ -237,7 +223,7 @@ def _drafts(sample: SourceSample, writer: ImageWriter, work: Path, options: Opti
     mask = sample.load_mask()
     if Path(sample.id).name != sample.id or sample.id.startswith("."):
         raise InputError("its id is not fit to be a file name")
-    findings = _lint(sample, written.image, mask)
+    findings = lint_source(sample, written.image, mask)
     refuse_mask(mask, written.image.size, sample.box)
     built.findings += findings
     for number, target in _targets(mask, options.components):
@@ -281,30 +267,6 @@ _OWN = ("id", "image", "mask", "question", "bbox_2d", "point_2d", "size", "split
 """Labels that are not copied: words of the manifest itself, and names of people, for which ``group`` stands."""
 _RENAMED = {"plane": "source_plane", "slice": "source_slice", "window": "window_used"}
 """In a manifest these words ask for a view of a volume; the images here are pictures already."""
-
-
-def _lint(sample: SourceSample, image: LoadedImage, mask: Bools) -> list[SourceFinding]:
-    """Run the linter's checks of a line on a source sample, whose faults the dataset would no longer show.
-
-    Raises:
-        InputError: for one that makes a wrong target.
-    """
-    line = Line(
-        Record(number=0, id=sample.id, question=sample.question, think=sample.think, split=sample.split, box=sample.box,
-               points=sample.points, labels=sample.labels)
-    )  # fmt: skip
-    check_words(line)
-    check_image(line, image)
-    if check_mask(line, mask, image.size, sample.mask_file) and (sample.question or sample.think):
-        check_statements(line, region_props(image.pixels, mask))
-    for finding in line.findings:
-        if finding.code in _REJECTED:
-            raise InputError(finding.says, hint=finding.remedy)
-    return [SourceFinding(sample.where, finding.code, finding.says) for finding in line.findings]
-
-
-_REJECTED = ("blank_image", "turned_mask", "other_frame")
-"""Codes of the linter that make a wrong target; other numbers are measured anew."""
 
 
 def _targets(mask: Bools, components: str) -> list[tuple[int | None, Bools]]:
