@@ -128,6 +128,28 @@ def test_frames_of_one_film_are_matched_by_number(tmp_path):
         read_mask(unnumbered, image=path, slice=3)
 
 
+def test_references_may_stand_in_several_sequences(series, tmp_path):
+    paths, _, images, frames = series
+    seg = segmentation(frames, images)
+    del seg.ReferencedSeriesSequence
+    for path, count in ((paths[1], 4), (paths[2], 10)):
+        assert read_mask(save(tmp_path / "s.dcm", seg), image=path, segment=1).sum() == count
+    with pytest.raises(InputError, match="does not refer to the image"):
+        read_mask(tmp_path / "s.dcm", image=paths[0], segment=1)
+    seg.SourceImageSequence = Sequence([item(ReferencedSOPInstanceUID=images[0].SOPInstanceUID)])
+    assert not read_mask(save(tmp_path / "s.dcm", seg), image=paths[0], segment=1).any()
+    one = segmentation([frames[1]], images, labels=["liver"])
+    own = one.PerFrameFunctionalGroupsSequence[0]
+    one.SharedFunctionalGroupsSequence[0].DerivationImageSequence = own.DerivationImageSequence
+    del own.DerivationImageSequence
+    assert read_mask(save(tmp_path / "s.dcm", one), image=paths[2]).sum() == 10
+    source = nested(SourceImageSequence=Sequence([item(ReferencedSOPInstanceUID=images[1].SOPInstanceUID)]))
+    own.DerivationImageSequence = source  # of the frame: it goes before the shared one
+    own.PlanePositionSequence[0].ImagePositionPatient = [0, 0, 2]
+    path = save(tmp_path / "s.dcm", one)
+    assert read_mask(path, image=paths[1]).sum() == 10 and not read_mask(path, image=paths[2]).any()
+
+
 def test_what_does_not_fit_is_refused(series, tmp_path):
     paths, seg, images, frames = series
     other = save(tmp_path / "other.dcm", slice_of(2))

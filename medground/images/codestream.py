@@ -53,9 +53,9 @@ def _transformed(data: bytes, at: int) -> bool:
 
 
 def _check_boxes(data: bytes) -> None:
-    """Refuse a JP2 file with a box of length 0 before its code stream: pydicom's parser would never leave it."""
+    """Refuse a JP2 file without code stream, or a box of length 0 before it: pydicom's parser would never leave it."""
     offset = 12
-    while data.startswith(_JP2) and offset < len(data) and data[offset + 4 : offset + 8] != b"jp2c":
+    while data.startswith(_JP2) and data[offset + 4 : offset + 8] != b"jp2c":
         length = int.from_bytes(data[offset : offset + 4], "big")
         if length == 0:
             raise ValueError("a box without length before the code stream")

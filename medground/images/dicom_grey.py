@@ -156,7 +156,7 @@ def _windowed(
         raise ViewError(
             f"{name} names no window", hint="take lung, bone, brain, soft_tissue, percentiles or CENTRE,WIDTH"
         )
-    if not measured.changed and values.dtype.kind == "u" and int(dataset.BitsStored) == 8:
+    if values.dtype.kind == "u" and int(dataset.BitsStored) == 8:
         return values.astype(np.uint8), "as stored"
     return apply_window(values, "percentiles", counted)
 
