@@ -43,7 +43,9 @@ def samples(draw):
     rows, columns = np.nonzero(mask)
     picked = dice.integers(len(rows), size=draw(st.integers(0, 2)))
     text = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12)
-    labels = draw(st.dictionaries(st.sampled_from(("category", "supercategory", "modality", "think", "hospital")), text))
+    labels = draw(
+        st.dictionaries(st.sampled_from(("category", "supercategory", "modality", "think", "hospital")), text)
+    )
     return Sample(
         query=Query(
             image=dice.integers(0, 256, (height, width, 3)).astype(np.uint8),
