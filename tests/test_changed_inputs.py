@@ -396,3 +396,17 @@ class TestTraining:
         invert(tmp_path / "data" / first(tmp_path / "data")["image"])
         assert medground.train(given, out=tmp_path / "run", resume=True).before == 0
         assert medground.train(given, out=tmp_path / "run", resume=True).before == 1
+
+    @pytest.mark.slow
+    def test_a_sweep_refuses_another_image_under_a_training_that_is_done(self, trials, tiny, tmp_path):
+        """The image is that of a sample that is trained on and not measured."""
+        shutil.copytree(tiny / "data", tmp_path / "data")
+        given = trials("sft", max_steps=1) | {"variants": {"a": {}}}
+        given["data"] = {"path": str(tmp_path / "data"), "split": "train"}
+        given["evaluate"] = {"split": "train", "limit": 1, "n_boot": 20, "pictures": 0}
+        given["sampling"] = {"max_completion_length": 4}
+        sweep(given, out=tmp_path / "out")
+        last = open_dataset(tmp_path / "data", split="train").entries[-1]
+        invert(last.image)
+        with pytest.raises(RunError, match=r"the image of sample '.*' is not what it was when the run in .*trained/a"):
+            sweep(given, out=tmp_path / "out", resume=True)
