@@ -254,11 +254,12 @@ def check_finite(weights: "Iterable[tuple[str, torch.Tensor]]", source: str) -> 
     """
     import torch
 
-    names = [
-        name
-        for name, tensor in weights
-        if tensor.is_floating_point() and tensor.numel() and not torch.stack(torch.aminmax(tensor)).isfinite().all()
-    ]
+    names = []
+    for name, tensor in weights:
+        if tensor.is_floating_point() and tensor.numel():
+            ends = torch.aminmax(tensor if tensor.element_size() > 1 else tensor.float())  # NaN where there is one
+            if not torch.stack(ends).isfinite().all():
+                names.append(name)
     if names:
         raise InputError(
             f"{source} holds NaN or infinity in {len(names)} tensors: {some(names)}", hint="fetch it again"
