@@ -3,10 +3,11 @@
     python tests/crafted_weights.py FOLDER KIND ROUNDS SEED
 
 writes files into FOLDER, loads each as its component does, and prints one line of JSON per file: its name, the class of the
-error ("" where it loads), the message, the seconds; then the most bytes the process had. KIND is one of `KINDS`; ROUNDS counts
-random changes, 0 loads the crafted files instead. A file that takes a minute ends the process.
+error ("" where it loads), the message, the seconds of computing; then the most bytes the process had. KIND is one of `KINDS`;
+ROUNDS counts random changes, 0 loads the crafted files instead. A file that takes five minutes ends the process.
 """
 
+import copy
 import io
 import json
 import os
@@ -17,7 +18,6 @@ import shutil
 import signal
 import struct
 import sys
-import time
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -564,17 +564,14 @@ def mutated_json(settings: Any, rng: random.Random) -> Any:
     places = [(settings, key) for key in settings]
     for container, key in places:
         inside = container[key]
-        places += (
-            [(inside, index) for index in (inside if isinstance(inside, dict) else range(len(inside)))]
-            if isinstance(inside, dict | list)
-            else []
-        )
+        if isinstance(inside, dict | list):
+            places += [(inside, index) for index in (inside if isinstance(inside, dict) else range(len(inside)))]
     container, key = rng.choice(places)
     if rng.random() < 0.15:
         del container[key]
     elif rng.random() < 0.1:
-        container[key] = rng.choice(places)[0]
-        container[key] = json.loads(json.dumps(container[key], default=str)) if container[key] is not container else 1
+        other, place = rng.choice(places)
+        container[key] = copy.deepcopy(other[place])
     else:
         container[key] = rng.choice(
             (None, True, "", "x", "evil/kernel", 0, 1, -1, 2, 3, 7, 64, 1e-9, 0.5, -0.5, 10**7, 10**13, 2**31, 10**40, 1e308,
@@ -873,7 +870,8 @@ SAM2: dict[str, tuple[bool, str, Write]] = {
     **{f"{keys[-1]} is {to}": (REFUSED, "", setting("config.json", *keys, to=to))
        for keys in ((*BACKBONE, "num_attention_heads_per_stage"), (*BACKBONE, "window_size_per_stage"),
                     (*BACKBONE, "global_attention_blocks"), ("mask_decoder_config", "num_attention_heads"))
-       for to in ([0], [-1] * 4, "x", 5.5, [10**9], {"a": 1}, [[1]], [3] * 4) if not (to == [3] * 4 and "global" in keys[-1])},
+       for to in ([0], [-1] * 4, "x", 5.5, [10**9], {"a": 1}, [[1]], [3] * 4) 
+       if "global" not in keys[-1] or to not in ([0], [3] * 4)},
 }  # fmt: skip
 CLIP = "open_clip_config.json"
 CLIPS: dict[str, tuple[bool, str, Write]] = {
@@ -971,6 +969,12 @@ def _toy_vlm() -> Path:
     return Path(factories.__file__).with_name("toy_vlm")
 
 
+def computed() -> float:
+    """Return the seconds that this process and its ended children have computed: what others do on the machine is not in it."""
+    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+
+
 def main(folder: Path, kind: str, rounds: int, seed: int) -> None:
     """Load every file and print what came of it."""
     from medground.errors import MedgroundError
@@ -980,15 +984,15 @@ def main(folder: Path, kind: str, rounds: int, seed: int) -> None:
     LOADERS[kind](folder / f"{kind}-good" if kind in BASES else Path(toy_path()))  # so that imports are not counted
     cases: Any = random_changes(kind, folder, rounds, seed) if rounds else crafted(kind, folder)
     for title, load, *_ in cases:
-        start, error, message = time.monotonic(), "", ""
-        signal.alarm(60)
+        start, error, message = computed(), "", ""
+        signal.alarm(300)
         try:
             load()
         except MedgroundError as caught:
             error, message = "refused", str(caught)
         except BaseException as caught:  # noqa: BLE001  what escapes is what is looked for
             error, message = type(caught).__name__, str(caught)
-        print(json.dumps([title, error, message, time.monotonic() - start]), flush=True)
+        print(json.dumps([title, error, message, computed() - start]), flush=True)
     print(json.dumps(["", "", "", 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss]))
 
 

@@ -8,7 +8,7 @@ from medground.errors import InputError, RecipeError
 torch = pytest.importorskip("torch")
 from safetensors.torch import save_file  # noqa: E402
 
-from medground.segmenters.weights import check_whole, find_weights, frozen, load_strictly, read_weights  # noqa: E402
+from medground.segmenters.weights import check_finite, check_whole, find_weights, frozen, load_strictly, read_weights  # noqa: E402
 
 
 def model() -> "torch.nn.Module":
@@ -109,6 +109,8 @@ def test_weights_that_are_not_finite_are_named():
         with pytest.raises(InputError, match=r"m\.pth holds NaN or infinity in 1 tensors: 0\.bias"):
             load_strictly(model(), broken, "m.pth")
     load_strictly(model(), state, "m.pth")
+    with pytest.raises(InputError, match="NaN or infinity"):
+        check_finite([("a", torch.tensor([float("nan")]).to(torch.float8_e4m3fn))], "m.pth")
 
 
 @pytest.mark.parametrize("wrap", [None, "model", "state_dict", "model_state_dict"])

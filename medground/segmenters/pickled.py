@@ -22,6 +22,8 @@ from medground.segmenters.weight_files import AGAIN, MOST_HEADER, check_file, ch
 if TYPE_CHECKING:
     import torch
 
+Content = Any
+"""What a pickle describes: dictionaries, lists, tuples, numbers, text, and a `StoredTensor` for every tensor."""
 DTYPES = {
     "Double": "float64", "Float": "float32", "Half": "float16", "BFloat16": "bfloat16", "Long": "int64",
     "Int": "int32", "Short": "int16", "Char": "int8", "Byte": "uint8", "Bool": "bool",
@@ -94,7 +96,7 @@ class PickledFile:
         self.path, self.size = path, path.stat().st_size
         self._offsets: dict[str, int] = {}
         with self._refusing():
-            self.content: Any = self._archived() if self._zipped else self._legacy()
+            self.content: Content = self._archived() if self._zipped else self._legacy()
 
     def read(self, wanted: Mapping[str, StoredTensor]) -> "dict[str, torch.Tensor]":
         """Return tensors on the CPU; storages that nobody wants are not read.
@@ -137,7 +139,7 @@ class PickledFile:
             raise ValueError(f"a storage has {count:,} of {storage.bytes:,} bytes")
         return content
 
-    def _archived(self) -> Any:
+    def _archived(self) -> Content:
         with open_archive(self.path) as archive:
             programs = [name for name in archive.namelist() if name.endswith("/data.pkl")]
             folders = {name.removesuffix("/data.pkl") for name in programs}
@@ -151,7 +153,7 @@ class PickledFile:
                 raise ValueError(f"{programs[0]} is longer than {MOST_HEADER:,} bytes")
             return _interpret(io.BytesIO(archive.read(programs[0])), self.size, {})
 
-    def _legacy(self) -> Any:
+    def _legacy(self) -> Content:
         with self.path.open("rb") as file:
             storages: dict[str, Storage] = {}
             magic, _protocol, _system, content, keys = (_interpret(file, self.size, storages) for _ in range(5))
@@ -187,12 +189,12 @@ class _Foreign(Exception):
     """A class or function that is not needed to describe tensors."""
 
 
-def _interpret(program: BinaryIO, size: int, storages: dict[str, Storage]) -> Any:
+def _interpret(program: BinaryIO, size: int, storages: dict[str, Storage]) -> Content:
     """Return what a pickle describes, up to its STOP; `size` bounds its storages, which `storages` collects by key."""
-    stack: list[Any] = []
-    marks: list[list[Any]] = []
-    memo: dict[int, Any] = {}
-    argument: Any
+    stack: list[Content] = []
+    marks: list[list[Content]] = []
+    memo: dict[int, Content] = {}
+    argument: Content
     for step, (opcode, argument, _) in enumerate(pickletools.genops(program)):
         if step > MOST_STEPS:
             raise ValueError(f"it takes more than {MOST_STEPS:,} steps to read")
@@ -251,7 +253,7 @@ def _interpret(program: BinaryIO, size: int, storages: dict[str, Storage]) -> An
     raise ValueError("it has no end")
 
 
-def _fresh(instruction: str) -> Any:
+def _fresh(instruction: str) -> Content:
     constants = {"EMPTY_TUPLE": (), "NONE": None, "NEWTRUE": True, "NEWFALSE": False}
     return constants.get(instruction, {} if instruction == "EMPTY_DICT" else [])
 
@@ -266,7 +268,7 @@ def _name(module: str, name: str) -> _Name:
     return full
 
 
-def _set(target: Any, items: list[Any]) -> None:
+def _set(target: Content, items: list[Content]) -> None:
     """Put key, value, key, value, ... into a dictionary; the hash of a key takes one step."""
     for key, value in zip(items[::2], items[1::2], strict=True):
         if not isinstance(target, dict) or not isinstance(key, str | int | float | StoredTensor | None):
@@ -274,7 +276,7 @@ def _set(target: Any, items: list[Any]) -> None:
         target[key] = value
 
 
-def _storage(identity: Any, size: int, storages: dict[str, Storage]) -> Storage:
+def _storage(identity: Content, size: int, storages: dict[str, Storage]) -> Storage:
     kind, storage_type, key, _, elements = identity[:5]
     if kind != "storage" or any(view is not None for view in identity[5:]):
         raise ValueError(f"it refers to {str(kind)[:40]!r} outside")
@@ -287,7 +289,7 @@ def _storage(identity: Any, size: int, storages: dict[str, Storage]) -> Storage:
     return known
 
 
-def _call(function: Any, arguments: Any) -> Any:
+def _call(function: Content, arguments: Content) -> Content:
     if not isinstance(function, _Name):
         raise TypeError(f"it calls a {type(function).__name__}")
     match str(function), arguments:
@@ -304,7 +306,7 @@ def _call(function: Any, arguments: Any) -> Any:
         case "torch.Size", (tuple() | list() as shape,):
             return tuple(shape)
         case "collections.OrderedDict", ([*pairs],):
-            ordered: dict[Any, Any] = {}
+            ordered: dict[Content, Content] = {}
             for pair in pairs:
                 _set(ordered, list(pair))
             return ordered

@@ -16,6 +16,8 @@ from typing import Any
 
 from medground.errors import InputError, MedgroundError
 
+Parsed = Any
+"""The content of a JSON file."""
 POINTER = b"version https://git-lfs.github.com/spec/"
 """How a file begins that git-LFS has not replaced by its content."""
 MOST_TENSORS = 65_536
@@ -61,7 +63,7 @@ def check_file(path: Path) -> bytes:
     return begin
 
 
-def read_json(path: Path, most: int = MOST_SETTINGS) -> Any:
+def read_json(path: Path, most: int = MOST_SETTINGS) -> Parsed:
     """Return the content of a JSON file of at most `most` bytes.
 
     Raises:
@@ -161,7 +163,7 @@ def _check_directory(path: Path, size: int) -> None:
         raise _damaged(path, f"its directory is {max(lengths):,} bytes long")
 
 
-def check_settings(settings: Any, path: Path, tensors: int) -> None:
+def check_settings(settings: Parsed, path: Path, tensors: int) -> None:
     """Stop at a configuration that brings code, or with numbers that no model has.
 
     Args:
@@ -192,7 +194,7 @@ def check_settings(settings: Any, path: Path, tensors: int) -> None:
         raise InputError(f"{path.parent.name}/{path.name} has {where[-80:]!r}: {repr(value)[:80]}, {reason}", hint=hint)
 
 
-def walk(settings: Any) -> Iterator[tuple[str, Any]]:
+def walk(settings: Parsed) -> Iterator[tuple[str, Parsed]]:
     """Yield every value in a parsed JSON file with its keys, joined by dots; an item of a list has the keys of the list.
 
     >>> list(walk({"a": {"b": [1]}}))[-1]

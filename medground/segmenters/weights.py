@@ -6,11 +6,11 @@ torch and safetensors are imported when a function is called, never by importing
 import difflib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from medground.devices import device_of, dtype_of
 from medground.errors import InputError, RecipeError
-from medground.segmenters.pickled import PickledFile, StoredTensor
+from medground.segmenters.pickled import Content, PickledFile, StoredTensor
 from medground.segmenters.weight_files import check_file, open_archive, read_header
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ def _read_safetensors(paths: Sequence[Path]) -> "dict[str, torch.Tensor]":
     return tensors
 
 
-def _without_wrappers(content: Any, source: str) -> dict[str, StoredTensor]:
+def _without_wrappers(content: Content, source: str) -> dict[str, StoredTensor]:
     """Return the dictionary of weights in what a file holds."""
     inside = dict(_dictionaries(content))
     if len(inside) > 1:
@@ -162,7 +162,7 @@ def _without_wrappers(content: Any, source: str) -> dict[str, StoredTensor]:
     return {str(key): value for key, value in weights.items()}
 
 
-def _dictionaries(content: Any, path: str = "", depth: int = 4) -> Iterator[tuple[str, dict[Any, Any]]]:
+def _dictionaries(content: Content, path: str = "", depth: int = 4) -> Iterator[tuple[str, dict[Content, Content]]]:
     """Yield the dictionaries with tensors that lie under known wrappers, and under which."""
     if isinstance(content, dict) and any(isinstance(value, StoredTensor) for value in content.values()):
         yield path, content
@@ -254,11 +254,12 @@ def check_finite(weights: "Iterable[tuple[str, torch.Tensor]]", source: str) -> 
     """
     import torch
 
-    names = [
-        name
-        for name, tensor in weights
-        if tensor.is_floating_point() and tensor.numel() and not torch.stack(torch.aminmax(tensor)).isfinite().all()
-    ]
+    names = []
+    for name, tensor in weights:
+        if tensor.is_floating_point() and tensor.numel():
+            ends = torch.aminmax(tensor if tensor.element_size() > 1 else tensor.float())  # NaN where there is one
+            if not torch.stack(ends).isfinite().all():
+                names.append(name)
     if names:
         raise InputError(
             f"{source} holds NaN or infinity in {len(names)} tensors: {some(names)}", hint="fetch it again"

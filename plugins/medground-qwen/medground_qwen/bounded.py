@@ -6,6 +6,7 @@ One child serves a whole process. It knows nothing, writes nothing, and ends whe
 import atexit
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -17,10 +18,13 @@ from typing import Any
 
 from medground.errors import InputError
 
-SECONDS = 5.0
-"""For one request, once the child is ready."""
-READY_SECONDS = 120.0
-"""For the child to import its library: a busy machine is slow."""
+SECONDS = 5
+"""Of computing, for one request."""
+MOST_WAITING = 120.0
+"""Seconds of waiting for the child: on a busy machine five seconds of computing, or importing its library, take so long."""
+READY = b"ready"
+"""What the child says first."""
+RELEASED = "copy it from the released checkpoint"
 MEMORY = 2**30
 """Bytes of address space of the child, of which its library takes a fifth."""
 MOST_TEXT = 2**22
@@ -92,37 +96,36 @@ class _Child:
         with self._lock:
             pipe = self.start()
             try:
-                if not self._ready and not pipe.poll(READY_SECONDS):
-                    raise EOFError
                 if not self._ready:
-                    pipe.recv_bytes()
-                    self._ready = True
+                    self._ready = _received(pipe) == READY
                 pipe.send_bytes(json.dumps(request, default=str).encode())
-                if not pipe.poll(SECONDS):
-                    self.end()
-                    raise InputError(
-                        f"{what} takes more than {SECONDS:g} s", hint="copy it from the released checkpoint"
-                    )
-                reply = json.loads(pipe.recv_bytes(8 * MOST_TEXT))
+                reply = json.loads(_received(pipe))
             except (EOFError, OSError) as error:
-                self.end()
-                raise InputError(
-                    f"{what} takes more than {MEMORY >> 20} MiB, or crashes",
-                    hint="copy it from the released checkpoint",
-                ) from error
+                slow = self.end() in (-signal.SIGXCPU, -signal.SIGKILL)
+                limit = f"{SECONDS} s" if slow else f"{MEMORY >> 20} MiB, or crashes"
+                raise InputError(f"{what} takes more than {limit}", hint=RELEASED) from error
         if "error" in reply:
-            raise InputError(f"{what} is wrong: {reply['error']}", hint="copy it from the released checkpoint")
+            raise InputError(f"{what} is wrong: {reply['error']}", hint=RELEASED)
         text: str = reply["text"]
         return text
 
-    def end(self) -> None:
-        """End it, if it is this process's own."""
+    def end(self) -> int | None:
+        """End it, if it is this process's own, and return its exit status."""
+        status = None
         if self._process is not None and self._owner == os.getpid():
             self._process.kill()
-            self._process.wait()
+            status = self._process.wait()
         if self._pipe is not None:
             self._pipe.close()
         self._process = self._pipe = None
+        return status
+
+
+def _received(pipe: "Connection[bytes, bytes]") -> bytes:
+    """Return the next message; none for a long time is the end, too."""
+    if not pipe.poll(MOST_WAITING):
+        raise EOFError
+    return pipe.recv_bytes(8 * MOST_TEXT)
 
 
 _CHILD = _Child()
@@ -139,12 +142,12 @@ def serve(descriptor: int) -> None:
     pipe: Connection[bytes, bytes] = Connection(descriptor)
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    pipe.send_bytes(b"ready")
+    pipe.send_bytes(READY)
     with suppress(EOFError):
         while True:
             request = json.loads(pipe.recv_bytes())
-            used = sum(resource.getrusage(resource.RUSAGE_SELF)[:2])  # a loop ends even if the parent is gone
-            resource.setrlimit(resource.RLIMIT_CPU, (int(used + 2 * SECONDS), resource.RLIM_INFINITY))
+            used = sum(resource.getrusage(resource.RUSAGE_SELF)[:2])
+            resource.setrlimit(resource.RLIMIT_CPU, (int(used) + SECONDS, resource.RLIM_INFINITY))
             pipe.send_bytes(json.dumps(_reply(request)).encode())
 
 

@@ -122,10 +122,10 @@ def _check_size(folder: Path) -> None:
     model.tie_weights()
     meant = sum(parameter.numel() for parameter in model.parameters())
     shapes = {name: shape for file in folder.glob("*.safetensors") for name, shape in read_header(file).items()}
-    held = sum(int(np.prod(shape, dtype=object)) for shape in shapes.values())
-    if meant > held * 1.25 + MOST_MISSING or sum(buffer.numel() for buffer in model.buffers()) > MOST_BUFFERS:
+    stored = sum(int(np.prod(shape, dtype=object)) for shape in shapes.values())
+    if meant > stored * 1.25 + MOST_MISSING or sum(buffer.numel() for buffer in model.buffers()) > MOST_BUFFERS:
         raise InputError(
-            f"{folder.name} lacks weights: its config.json means a model of {meant:,}, the files hold {held:,}; "
+            f"{folder.name} lacks weights: its config.json means a model of {meant:,}, the files hold {stored:,}; "
             f"they hold {holdings(shapes)}",
             hint="copy or fetch it again",
         )
