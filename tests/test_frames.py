@@ -170,3 +170,11 @@ def test_internvl_tiles_and_gemmas_square_do_not_move_coordinates():
         for frame in (family_frame("internvl", size), family_frame("gemma", size)):
             corner = frame.to_pixels([1000, 1000], size)
             assert corner.tolist() == [size[1], size[0]]
+
+
+def test_a_picture_of_one_pixel_has_a_size_that_a_model_can_see():
+    """Grown to the least number of pixels, and one without a side is refused."""
+    assert fixed_point((1, 1), factor=28, min_pixels=56 * 56, max_pixels=1 << 20) == (56, 56)
+    for size in ((0, 5), (5, 0)):
+        with pytest.raises(ValueError, match="no usable aspect ratio"):
+            fixed_point(size, factor=28, min_pixels=56 * 56, max_pixels=1 << 20)

@@ -240,6 +240,7 @@ def test_two_valid_rewards_are_enough_and_one_is_not():
     rewards = torch.tensor([[1.0, NAN, 0.0], [NAN, 3.0, NAN], [NAN, NAN, NAN]], dtype=torch.float64)
     found = advantages(rewards, eps=0.0)
     assert found.tolist() == [pytest.approx([math.sqrt(0.5), 0.0, -math.sqrt(0.5)]), [0.0] * 3, [0.0] * 3]
+    assert advantages(rewards)[0, 0].item() == pytest.approx(0.5 / (math.sqrt(0.5) + 1e-4), rel=1e-9)
     assert advantages(rewards, eps=0.25)[0, 0] == pytest.approx(0.5 / (math.sqrt(0.5) + 0.25))
     assert constant_groups(rewards).tolist() == [False, True, True]
 

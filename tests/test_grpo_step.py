@@ -168,7 +168,10 @@ def test_a_pass_of_a_part_of_a_group_is_given_its_own_rows(trials, losses):
     made = built(trials(micro_batch_size=2))
     batch = dataclasses.replace(made.method.rollouts.draw(1, 0, go_on), constant=torch.tensor([False, False]))
     batch.advantages[:] = torch.tensor([1.0, 0.25, -1.0])
+    encoded, original = [], made.method.encode
+    made.method.encode = lambda batch, micro: encoded.append(micro.group) or original(batch, micro)
     stats = made.method.update(batch, lambda update: 0.0, go_on)
+    assert encoded == [0, 1], "each group's prompt is encoded once"
     assert [call["advantages"].tolist() for call in losses] == [[1.0, 0.25], [-1.0]] * 2
     for call in losses:
         assert close(call["sampler_logps"], call["logps"], call["mask"])
