@@ -5,6 +5,7 @@ control sequences: it writes through `console`, and cleans its texts by `printab
 """
 
 import contextlib
+import io
 import os
 import sys
 from collections.abc import Iterator
@@ -41,7 +42,13 @@ class CleanStream:
         self.stream, self.forgiving = stream, forgiving
 
     def write(self, text: str) -> int:
-        """Write a text; return its length."""
+        """Write a text; return its length.
+
+        Raises:
+            TypeError: for bytes, which `buffer` takes.
+        """
+        if not isinstance(text, str):
+            raise TypeError(f"a stream of text takes no {type(text).__name__}")
         with self._errors():
             self.stream.write(printable(text))
         return len(text)
@@ -54,10 +61,29 @@ class CleanStream:
     def _errors(self) -> contextlib.AbstractContextManager[None]:
         return contextlib.suppress(OSError, ValueError) if self.forgiving else contextlib.nullcontext()
 
+    @property
+    def buffer(self) -> "CleanBytes":
+        """Bytes as text, cleaned too."""
+        return CleanBytes(self)
+
     def __getattr__(self, name: str) -> Any:
-        if name == "buffer":  # its bytes would pass uncleaned
-            raise AttributeError(name)
         return getattr(self.stream, name)
+
+
+class CleanBytes(io.RawIOBase):
+    """A stream of UTF-8 bytes that hands them to a `CleanStream`."""
+
+    def __init__(self, stream: CleanStream) -> None:
+        self.stream = stream
+
+    def writable(self) -> bool:
+        """Return True."""
+        return True
+
+    def write(self, data: Any) -> int:
+        """Write bytes that end with a whole character; return their number."""
+        self.stream.write(bytes(data).decode(errors="replace"))
+        return len(data)
 
 
 @contextlib.contextmanager

@@ -368,7 +368,6 @@ class TestTraining:
             medground.train(stopped / "run", resume=True)
 
     def test_a_run_goes_on_without_a_bad_sample_by_the_command_that_its_error_names(self, trials, tiny, tmp_path):
-        from medground.runs.folder import read_events
         from medground.training.schedule import sample_indices
 
         shutil.copytree(tiny / "data", tmp_path / "data")
@@ -377,10 +376,27 @@ class TestTraining:
         (last,) = sample_indices(7, 1, samples=8, batch=2, seed=resolve(given).config.seed)
         bad = json.loads((tmp_path / "data" / "manifest.jsonl").read_text().splitlines()[last])
         Image.new("L", (64, 64)).save(tmp_path / "data" / bad["mask"])
-        with pytest.raises(InputError, match=f"sample '{bad['id']}': the mask is empty") as error:
+        with pytest.raises(InputError, match=f"cannot be used: sample '{bad['id']}': the mask is empty") as error:
             medground.train(given, out=tmp_path / "run")
         command = error.value.hint.partition("empty its line: ")[2]
         assert subprocess.run(command, shell=True).returncode == 0
+        done = medground.train(given, out=tmp_path / "run", resume=True)
+        assert (done.before, done.steps) == (0, 4)
+
+    def test_a_run_goes_on_without_a_sample_that_is_gone_from_the_manifest(self, trials, tiny, tmp_path):
+        from medground.runs.folder import read_events
+        from medground.training.schedule import sample_indices
+
+        shutil.copytree(tiny / "data", tmp_path / "data")
+        given = trials(save_every=1)
+        given["data"]["path"] = str(tmp_path / "data")
+        with pytest.raises(Interrupted, match="stopped after step 3 of 4"):
+            medground.train(given, out=tmp_path / "run", stopped=lambda: len(read_events(tmp_path / "run")) >= 3)
+        (last,) = sample_indices(7, 1, samples=8, batch=2, seed=resolve(given).config.seed)
+        manifest = tmp_path / "data" / "manifest.jsonl"
+        lines = manifest.read_text().splitlines()
+        bad, lines[last] = json.loads(lines[last]), ""
+        manifest.write_text("\n".join(lines) + "\n")
         done = medground.train(given, out=tmp_path / "run", resume=True)
         assert (done.before, done.steps) == (3, 4)
         (event,) = read_events(tmp_path / "run", "removed")

@@ -8,6 +8,7 @@ import pytest
 from medground.cli import main
 from medground.errors import RecipeError
 from medground.recipe import find_problems, resolve
+from medground.runs.folder import write_recipe
 from medground.training import launcher
 
 REMOTE, KEY = "base_url: https://gpu7/v1", "api_key_env: OPENAI_API_KEY"
@@ -84,7 +85,7 @@ def test_what_python_gives_counts():
 
 
 def test_consent_is_asked_again_when_the_folder_of_a_run_is_used(tmp_path, monkeypatch):
-    resolve(recipe(tmp_path, REMOTE), TYPED).write(tmp_path / "run")
+    write_recipe(resolve(recipe(tmp_path, REMOTE), TYPED), tmp_path / "run")
     with pytest.raises(RecipeError, match=r"recipe\.yaml:\d+: the recipe allows uploads"):
         resolve(str(tmp_path / "run")).component("reasoner")
     assert resolve(str(tmp_path / "run"), TYPED).component("reasoner").arguments["allow_upload"] is True

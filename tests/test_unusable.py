@@ -95,7 +95,7 @@ def test_samples_that_cannot_be_trained_on_are_named_before_the_first_step(trial
         sample("strip", size=(1, 300)),
         sample("line", size=(500, 1)),
     ]
-    with pytest.raises(InputError, match="2 of 6 samples cannot be used: 'strip': an image of 1x300") as error:
+    with pytest.raises(InputError, match="2 of 6 samples cannot be used: sample 'strip': an image of 1x300") as error:
         train(recipe, out=tmp_path / "run", data=samples)
     assert "'line': an image of 500x1" in str(error.value)
     assert not (tmp_path / "run" / "run.json").exists()

@@ -123,9 +123,10 @@ class _Run:
     def _require_unchanged(self, trial: Trial) -> list[str]:
         """Stop if something that fed a trial or its training has changed; return the samples that are gone."""
         training = self._training(trial)
-        if training is not None:
-            require_unchanged_training(training)
-        return require_unchanged_evaluation(resolve(str(self._path(trial))), self._path(trial) / "eval")
+        if training is not None and trial.to_train is not None:
+            require_unchanged_training(training, as_values(trial.to_train.objects))
+        recipe = resolve(str(self._path(trial)), values=as_values(trial.recipe.objects))
+        return require_unchanged_evaluation(recipe, self._path(trial) / "eval")
 
     def _path(self, trial: Trial) -> Path:
         return self.folder / "trials" / trial.name

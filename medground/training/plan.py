@@ -135,14 +135,14 @@ def training_inputs(recipe: Recipe, samples: Dataset[Any], validated: Dataset[An
     )
 
 
-def require_unchanged_training(run: Path) -> None:
+def require_unchanged_training(run: Path, values: Mapping[str, Any] | None = None) -> None:
     """Stop if something that fed a run has changed since, but for samples that are gone; nothing is built.
 
     Raises:
         RunError: naming the first that has.
         InputError: if its data cannot be read.
     """
-    recipe = plan_training(run, resume=True).recipe
+    recipe = plan_training(run, resume=True, values=values).recipe
     validated = validation_samples(recipe) if recipe.config.validate.every else None
     training_inputs(recipe, training_samples(recipe), validated).require_same(run, *PARTS)
 

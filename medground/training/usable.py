@@ -33,6 +33,7 @@ def require_usable_samples(training: TrainingRun, stopped: Callable[[], bool]) -
     if training.validation is not None:
         needed += [(training.validation.samples, index) for index in range(len(training.validation.samples))]
     problems: list[str] = []
+    hints: list[str] = []
     longest: dict[Size, tuple[int, int]] = {}
     for dataset, index in needed[engine.rank :: engine.world_size]:
         if stopped():
@@ -44,12 +45,14 @@ def require_usable_samples(training: TrainingRun, stopped: Callable[[], bool]) -
                 method.check(sample)
                 longest[size] = max(longest.get(size, (0, 0)), (len(sample.query.question), index))
         except InputError as error:
-            problems.append(f"{dataset.ids[index]!r}: {error.message}")
-    problems = [problem for share in engine.gather(problems) for problem in share]
+            named = error.message.startswith("sample ")
+            problems.append(error.message if named else f"sample {dataset.ids[index]!r}: {error.message}")
+            hints.append(error.hint or "repair the sample, or take its line out of the manifest")
+    problems, hints = ([text for share in engine.gather(texts) for text in share] for texts in (problems, hints))
     if problems:
         raise InputError(
             f"{len(problems)} of {len(needed)} samples cannot be used: {'; '.join(problems[:NAMED])}",
-            hint="repair them, or take their lines out of the manifest",
+            hint="; ".join(dict.fromkeys(hints[:NAMED])),
         )
     for _, index in longest.values():
         method.check_length(samples[index])

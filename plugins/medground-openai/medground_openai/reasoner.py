@@ -123,7 +123,7 @@ class OpenAIReasoner:
         """Return the (H, W) at which an original of `size` is sent."""
         shrink = min(1.0, self.max_image_side / max(size))
         height, width = (max(1, round(side * shrink)) for side in size)
-        limit = max(self.max_image_side, self.side_multiple, 56) ** 2
+        limit = max(self.max_image_side, 2 * self.side_multiple, 112) ** 2  # less leaves no size between both limits
         return fixed_point((height, width), factor=self.side_multiple, min_pixels=LEAST_PIXELS, max_pixels=limit)
 
     def generate(self, batch: Sequence[Messages], sampling: Sampling) -> list[list[Completion]]:

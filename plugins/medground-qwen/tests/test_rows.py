@@ -1,6 +1,7 @@
 """Different queries in one forward pass give the values that each gives alone."""
 
 import pytest
+from medground_qwen.prompts import _Text
 from qwen_inputs import RAGGED, conversation
 
 torch = pytest.importorskip("torch", reason="needs torch")
@@ -77,14 +78,12 @@ def test_encoding_in_a_batch_or_again_equals_the_processor(make):
     kept, fresh = make(), make()
     kept.encode_all(BATCH)
     for messages, found in zip(BATCH, kept.encode_all(BATCH), strict=True):
-        alone, _ = fresh._encoder._both(
-            fresh.processor.apply_chat_template(
-                [{"role": "user", "content": [{"type": "image"}, messages[0]["content"][1]]}],
-                tokenize=False,
-                add_generation_prompt=True,
-            ),
-            messages[0]["content"][0]["image"],
+        text = fresh.processor.apply_chat_template(
+            [{"role": "user", "content": [{"type": "image"}, messages[0]["content"][1]]}],
+            tokenize=False,
+            add_generation_prompt=True,
         )
+        alone, _ = fresh._encoder._both(_Text(text, "", ()), messages[0]["content"][0]["image"])
         assert torch.equal(found.ids, alone.ids)
         assert torch.equal(found.positions, alone.positions)
         assert all(torch.equal(value, alone.per_token[key]) for key, value in found.per_token.items())

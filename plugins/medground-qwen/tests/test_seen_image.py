@@ -29,7 +29,7 @@ class Processor:
     """An image processor that shrinks what it is given to a grid of its own."""
 
     def __init__(self, grid):
-        self.image_processor = self
+        self.image_processor, self.tokenizer = self, SimpleNamespace(added_tokens_decoder={})
         self.patch_size, self.grid = 8, grid
 
     def __call__(self, images, return_tensors):
