@@ -176,5 +176,5 @@ def test_a_picture_of_one_pixel_has_a_size_that_a_model_can_see():
     """Grown to the least number of pixels, and one without a side is refused."""
     assert fixed_point((1, 1), factor=28, min_pixels=56 * 56, max_pixels=1 << 20) == (56, 56)
     for size in ((0, 5), (5, 0)):
-        with pytest.raises(ValueError, match="no usable aspect ratio"):
+        with pytest.raises(InputError, match="no usable aspect ratio"):
             fixed_point(size, factor=28, min_pixels=56 * 56, max_pixels=1 << 20)
