@@ -67,6 +67,11 @@ def test_run_lengths_and_boxes_of_a_turned_picture_are_turned_or_refused(tmp_pat
     write(bbox=[2, 3, 14, 9])
     with pytest.raises(InputError, match="its box may count the picture as stored or as shown"):
         open_dataset(tmp_path)[0]
+    write(mask=encode_rle(mask), spacing=[0.5, 0.25])
+    with pytest.raises(InputError, match="its spacing may be that of the picture as stored or as shown"):
+        open_dataset(tmp_path)[0]
+    write(mask=encode_rle(mask), spacing=[0.5, 0.25], size=[30, 20])
+    assert open_dataset(tmp_path)[0].spacing == (0.5, 0.25)
     write(bbox=[11, 2, 17, 14], size=[30, 20])
     assert open_dataset(tmp_path)[0].target.region.box == (11, 2, 17, 14)
 

@@ -187,6 +187,11 @@ def refuse_misfits(record: Record, image: LoadedImage) -> None:
     for flaw in misfits(record, image.size):
         raise InputError(flaw.text)
     upright = record.size == image.size != image.size[::-1]
+    if image.reoriented and record.spacing and record.spacing[0] != record.spacing[1] and not upright:
+        raise InputError(
+            "its image is stored turned (EXIF), and its spacing may be that of the picture as stored or as shown",
+            hint='state "size": [HEIGHT, WIDTH] of the picture that it counts; of a square one, save the picture upright',
+        )
     if image.reoriented and record.mask is None and not upright:
         raise InputError(
             "its image is stored turned (EXIF), and its box may count the picture as stored or as shown",
