@@ -176,6 +176,15 @@ def test_masks_hold_labels_that_lie_where_the_image_lies(tmp_path):
         inverse.add_new(f"{name}PaletteColorLookupTableDescriptor", "US", [3, 0, 16])
         inverse.add_new(f"{name}PaletteColorLookupTableData", "OW", words([0xFFFF, 0, 0], "", 16))
     assert np.array_equal(read_mask(saved(tmp_path / "p.dcm", inverse)), labels == 0), "index 0 is white"
+    colours = {"PhotometricInterpretation": "RGB", "SamplesPerPixel": 3, "PlanarConfiguration": 0}
+    red = np.where(labels[..., None] == 1, [255, 0, 0], [0, 0, 0]).astype(np.uint8)
+    assert np.array_equal(mask(red, **colours), labels == 1), "the one colour on black"
+    for pixels, fields, reason in (
+        (np.where(red.any(axis=2, keepdims=True), red, np.uint8(255)), colours, "several colours"),
+        (np.where(labels == 2, 99, labels).astype(np.uint8), {"PixelPaddingValue": 99}, "padding beside its labels"),
+    ):
+        with pytest.raises(InputError, match=reason):
+            mask(pixels, **fields)
     odds = dicom_dataset(np.zeros((1, 4), np.uint32))
     for keyword in ("PixelData", "BitsStored", "HighBit", "PixelRepresentation"):
         del odds[keyword]

@@ -10,9 +10,9 @@ from PIL import ImageFilter
 from raster_files import png
 
 from medground.data.manifest_dataset import read_manifest
-from medground.errors import InputError
+from medground.errors import InputError, ViewError
 from medground.images.mask_values import target_pixels, whole_numbers
-from medground.images.pictures import decode_mask, png_bytes
+from medground.images.pictures import decode_mask, decode_picture, png_bytes
 
 SIDES = (60, 80)
 
@@ -206,6 +206,53 @@ def test_what_cannot_be_known_is_refused(mask, reason):
     with pytest.raises(InputError, match=reason) as error:
         read(encoded(mask))
     assert error.value.hint and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int16])
+@pytest.mark.parametrize("white", [5, 50, 128, 200])
+def test_soft_edges_below_white_are_no_labels(dtype, white):
+    soft = np.rint(np.asarray(WHITE.filter(ImageFilter.GaussianBlur(0.7))) * (white / 255)).astype(dtype)
+    with pytest.raises(InputError, match="soft edges") as error:
+        target_pixels(soft, "m", full=255 if dtype == np.uint8 else None)
+    assert "mask_threshold" in str(error.value.hint)
+    assert overlap(target_pixels(soft, "m", threshold=white / 2), TRUTH) > 0.97
+    assert np.array_equal(target_pixels(np.where(TRUTH, white, 0).astype(dtype), "m"), TRUTH)
+
+
+def test_labels_that_resizing_mixed_are_refused():
+    mixed = np.asarray(Pillow.fromarray(labelled(0, 50, 0, 100).astype(np.uint8)).filter(ImageFilter.GaussianBlur(0.7)))
+    with pytest.raises(InputError, match="soft edges, of"):
+        read(encoded(mixed))
+    lines = labelled(0, 50, 0, 100)
+    lines[3], lines[:, 40] = 7, 9
+    assert np.array_equal(read(encoded(lines.astype(np.uint8))), lines > 0), "thin labels stay labels"
+
+
+def test_a_jpeg_in_a_tiff_is_cut_and_holds_no_label_values():
+    data = encoded(WHITE, "TIFF", compression="jpeg")
+    assert np.array_equal(read(data), TRUTH)
+    with pytest.raises(InputError, match="lossy, scaled or inverted"):
+        read(data, values=(255,))
+
+
+@pytest.mark.parametrize("maximum", [1, 3, 100])
+def test_a_pnm_of_another_maximum_shows_its_target_and_states_no_labels(maximum):
+    data = b"P5 80 60 %d\n" % maximum + (TRUTH * np.uint8(maximum)).tobytes()
+    assert np.array_equal(read(data), TRUTH)
+    with pytest.raises(InputError, match="scaled"):
+        read(data, values=(maximum,))
+    whole = b"P5 80 60 255\n" + (TRUTH * np.uint8(maximum)).tobytes()
+    assert np.array_equal(read(whole, values=(maximum,)), TRUTH)
+
+
+def test_a_window_in_numbers_is_refused_where_a_pnm_is_scaled():
+    def shown(maximum, window):
+        data = b"P5 4 1 %d\n" % maximum + np.array([0, 1000, 2000, 4000], ">u2").tobytes()
+        return decode_picture(io.BytesIO(data), "x.pgm", window).pixels[0, :, 0].tolist()
+
+    assert shown(65535, "2000,4000")[2] == 128 and shown(4000, "full") == shown(65535, "full")
+    with pytest.raises(ViewError, match="scaled"):
+        shown(4000, "2000,4000")
 
 
 def test_a_lossy_mask_of_more_than_black_and_white_is_refused():

@@ -39,6 +39,8 @@ class Coding:
     dtype: str = "u1"
     """numpy's, of one sample; of fewer bits than 8, and of 12, the next larger."""
     white_is_zero: bool = False
+    scaled: bool = False
+    """True if the decoder scales the values, so that they are not those that the file holds."""
     about: str = ""
     """Of a TIFF, in words."""
 

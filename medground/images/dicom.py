@@ -22,7 +22,7 @@ from medground.errors import InputError, MedgroundError, ViewError
 from medground.images import dicom_grey, dicom_pixels
 from medground.images.dicom_seg import Segment, check_position, is_segmentation, segment_mask
 from medground.images.loaded import LoadedImage
-from medground.images.mask_values import target_pixels
+from medground.images.mask_values import brightness, target_pixels
 from medground.images.paths import DICOM_SUFFIXES, PREAMBLE, has_magic, is_dicom_content
 from medground.images.pictures import MAX_BYTES, MAX_PIXELS
 from medground.images.view import View
@@ -205,7 +205,7 @@ def mask(
     image: Path | None = None,
     segment: Segment | None = None,
 ) -> NDArray[np.bool_]:
-    """Return one frame as H×W bool: the target by the rules of `medground.images.mask_values`; of a palette, what is not black.
+    """Return one frame as H×W bool: the target by the rules of `medground.images.mask_values`, by what a palette shows.
 
     Of a segmentation it is the frame that refers to what `view` names of `image`, and `segment` says which segment.
 
@@ -244,11 +244,12 @@ def _labels(file: DicomFile, frame: int, values: tuple[int, ...] | None, thresho
         return target_pixels(stored, file.name, wanted=values, threshold=threshold)
     if dataset.PhotometricInterpretation == "MONOCHROME1":
         raise InputError(f"{file.name} shows 0 as white (MONOCHROME1)", hint="name the label: mask_value")
-    if dataset.PhotometricInterpretation == "PALETTE COLOR":
-        stored = dicom_pixels.colours(dataset, stored, file.name)[0]
-    if stored.ndim == 3:
-        foreground: NDArray[np.bool_] = np.any(stored, axis=2)
-        return foreground
+    if str(dataset.PhotometricInterpretation) not in dicom_grey.GREY:
+        shown = brightness(dicom_pixels.colours(dataset, stored, file.name)[0], file.name)
+        return target_pixels(shown, file.name, full=255)
+    padding = dicom_grey.padding_range(dataset, "PixelData")
+    if padding is not None and padding != (0, 0) and ((stored >= padding[0]) & (stored <= padding[1])).any():
+        raise InputError(f"{file.name} holds padding beside its labels", hint='name the label: "mask_value"')
     return target_pixels(stored, file.name)
 
 

@@ -6,7 +6,8 @@ Without a stated value or threshold, a mask of whole numbers is read by the firs
 2. Black and white with soft edges, from resizing or lossy compression, is cut at half of the full scale. Edges are soft where
    every grey pixel lies between black and white pixels near by, and no grey fills an area.
 3. Anything else is a label map, and every label is target. It is refused if it has no 0, a negative value, or a greatest value
-   that often marks what is to be ignored: 255, 65535, or one far above the others.
+   that often marks what is to be ignored: 255, 65535, or one far above the others. So it is if its edges are soft:
+   several values fill no area, and lie between those of their neighbours.
 
 Fractions, NaN and pictures of many greys are refused.
 """
@@ -31,11 +32,15 @@ _NEAR, _FAR = 4, 32
 """Pixels, of the edges of few and of many greys."""
 _SPREAD = 8
 """Grey pixels per white pixel, beyond which a picture has slopes rather than edges."""
+_BLENDED = 0.95
+"""Share of the pixels of values without areas that lie between their neighbours where edges are soft."""
 _LABELS = 3
 """From so many labels on, they must fill areas."""
 _MANY_LABELS = 8
 """More labels than this must fill half of their areas if neighbours differ by small steps, as the greys of a picture do."""
 _IGNORED = (255, 65535)
+_GREYISH = 24
+"""Steps of 255 by which the channels of a grey, or of a shade, may differ by compression."""
 _ROUNDING = 0.05
 """The largest rounding error of a label that a scale slope explains."""
 
@@ -80,7 +85,30 @@ def target_pixels(
         _check_labels(distinct, name)
         if len(inside) > _LABELS:
             _check_areas(labels, inside, name)
+        _check_edges(labels, name)
     return np.not_equal(labels, 0)
+
+
+def brightness(colours: Numbers, name: str) -> NDArray[np.uint8]:
+    """Return the brightness of a mask in colours, H×W: that of grey ones, and 0 to 255 where one colour lies on black.
+
+    Args:
+        colours: H×W×3, 0 to 255.
+        name: names the mask in messages.
+
+    Raises:
+        InputError: if it shows several colours.
+    """
+    colours = colours.astype(np.int16)
+    brightest = colours.max(axis=2)
+    step = _GREYISH if brightest.max() > _GREYISH * 4 else 0.5  # dark colours may be labels
+    if (brightest - colours.min(axis=2)).max() <= step:
+        return np.asarray(brightest, np.uint8)
+    # Of one colour, every pixel is a shade; its brightest pixel is the full one.
+    colour = colours.reshape(-1, 3)[brightest.argmax()] / brightest.max()
+    if np.abs(colours - brightest[..., None] * colour).max() > step:
+        raise InputError(f"the mask {name} shows several colours", hint="save the one you mean as 0 and 255")
+    return np.asarray(np.rint(brightest * (255.0 / brightest.max())), np.uint8)
 
 
 def finite(values: Numbers, name: str) -> Numbers:
@@ -170,6 +198,19 @@ def _check_labels(distinct: Numbers, name: str) -> None:
         raise InputError(
             f"the mask {name} holds {shown}, and {greatest:g} may mark what is to be ignored", hint=_DECLARE
         )
+
+
+def _check_edges(labels: Numbers, name: str) -> None:
+    """Refuse labels with soft edges, which resizing makes: none of the values between two labels is one."""
+    from scipy import ndimage
+
+    thin = ~np.isin(labels, labels[_filled(labels)])
+    values = len(np.unique(labels[thin]))
+    if values < 2:
+        return
+    between = (ndimage.minimum_filter(labels, 3) < labels) & (labels < ndimage.maximum_filter(labels, 3))
+    if between[thin].mean() >= _BLENDED:
+        raise InputError(f"the mask {name} has soft edges, of {values} values that may be no labels", hint=_DECLARE)
 
 
 def _check_areas(labels: Numbers, distinct: Numbers, name: str) -> None:

@@ -11,7 +11,7 @@ import warnings
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
@@ -23,9 +23,9 @@ from PIL import UnidentifiedImageError
 from medground.errors import InputError, ViewError
 from medground.geometry import Size
 from medground.images.codings import Coding, read_coding, refuse_coding, unsupported
-from medground.images.mask_values import target_pixels, whole_numbers
+from medground.images.mask_values import brightness, target_pixels, whole_numbers
 from medground.images.view import View
-from medground.images.windows import WINDOWS, Numbers, apply_window, grey_to_rgb
+from medground.images.windows import WINDOWS, Numbers, apply_window, grey_to_rgb, window_numbers
 from medground.types import Image
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "GIF", "PPM")
@@ -34,8 +34,6 @@ MAX_PIXELS = 64_000_000
 """The most pixels a file may claim in its header: 192 MB of RGB, decoded."""
 MAX_BYTES = 512_000_000
 """The largest file that is opened."""
-_GREYISH = 24
-"""Steps of 255 by which the channels of a grey, or of a shade, may differ by compression."""
 
 # What Pillow 12 and 13 raise on damaged files, by decoder and damage; found by mutation, see tests/test_bad_images.py.
 _DECODER_ERRORS = (
@@ -113,6 +111,8 @@ def decode_picture(stream: BinaryIO, name: str, window: str | None = None) -> Pi
             return _rgb(picture)
         if window == "file" or window in WINDOWS:
             raise ViewError(f"{name} states no {window} window", hint="take percentiles, full or CENTRE,WIDTH")
+        if coding.scaled and window is not None and window_numbers(window):
+            raise ViewError(f"{name} is a PNM whose values are scaled", hint="take percentiles or full")
         grey, description = apply_window(_samples(picture, coding), window or "percentiles")
         shown.append(description)
         return grey_to_rgb(grey)
@@ -150,7 +150,7 @@ def decode_mask(
         else:
             shown = _samples(picture, coding)
             full = (1 << coding.bits) - 1 if coding.dtype[0] == "u" else None
-        return target_pixels(shown, name, full=full, lossy=picture.format in ("JPEG", "MPO"))
+        return target_pixels(shown, name, full=full, lossy=_is_lossy(picture))
 
     return _decoded(stream, name, target)[0]
 
@@ -273,6 +273,8 @@ def _opened(stream: BinaryIO, name: str) -> Iterator[tuple[Pillow.Image, Coding]
                     raise InputError(
                         f"{name} has a transparent value of {coding.bits} bits", hint="save it with 8 bits"
                     )
+                if picture.format == "PPM":
+                    coding = _pnm(picture)
                 yield picture, coding or _DEEP.get(picture.mode, Coding())
     except UnidentifiedImageError as error:
         about = coding.about if coding else unsupported(stream)
@@ -287,6 +289,13 @@ def _opened(stream: BinaryIO, name: str) -> Iterator[tuple[Pillow.Image, Coding]
         raise InputError(
             f"{name} is damaged or incomplete", hint="open it in a viewer and save it again, or copy it anew"
         ) from error
+
+
+def _pnm(picture: Pillow.Image) -> Coding:
+    """The coding of a PNM. One with another maximum than 255 or 65535 has a decoder that scales its values."""
+    [(decoder, _, _, arguments), *_] = picture.tile  # type: ignore[attr-defined]
+    scaled = decoder.startswith("ppm") and isinstance(arguments, tuple) and arguments[1] not in (255, 65535)
+    return replace(_DEEP.get(picture.mode, Coding()), scaled=scaled)
 
 
 def _check_size(stream: BinaryIO, name: str) -> None:
@@ -334,15 +343,21 @@ def _samples(picture: Pillow.Image, coding: Coding) -> Numbers:
     return samples
 
 
+def _is_lossy(picture: Pillow.Image) -> bool:
+    """Return True if a picture was compressed as JPEG, in a file of its own or in a TIFF."""
+    return picture.format in ("JPEG", "MPO") or picture.info.get("compression") == "jpeg"
+
+
 def _labels(picture: Pillow.Image, coding: Coding, name: str) -> Numbers:
     """The whole numbers of a label map as stored, H×W."""
     stored: Numbers = np.asarray(picture)
     if picture.mode == "RGB" and coding.bits == 8 and (stored == stored[..., :1]).all():
         stored = stored[..., 0]
-    if stored.ndim == 2 and picture.format not in ("JPEG", "MPO") and not coding.white_is_zero:
+    if stored.ndim == 2 and not (_is_lossy(picture) or coding.white_is_zero or coding.scaled):
         return _samples(picture, coding) if picture.mode not in ("P", "RGB") else stored
     raise InputError(
-        f"the mask {name} is coloured, lossy or inverted, so it holds no label values", hint="save it as a grey PNG"
+        f"the mask {name} is coloured, lossy, scaled or inverted, so it holds no label values",
+        hint="save it as a grey PNG",
     )
 
 
@@ -357,14 +372,6 @@ def _shown(picture: Pillow.Image, coding: Coding, name: str) -> Numbers:
         colours = np.rint(colours * (alpha / 255.0)).astype(np.int16)
     else:
         colours = colours * (alpha > 0)
-    brightest = colours.max(axis=2)
-    step = _GREYISH if brightest.max() > _GREYISH * 4 else 0.5  # dark colours may be labels
-    if (alpha == 0).any() and (alpha > 0).any() and not brightest.any():
+    if (alpha == 0).any() and (alpha > 0).any() and not colours.any():
         raise InputError(f"the mask {name} is black on transparent", hint="save its target as 0 and 255")
-    if (brightest - colours.min(axis=2)).max() <= step:
-        return np.asarray(brightest, np.uint8)
-    # Of one colour, every pixel is a shade; its brightest pixel is the full one.
-    colour = colours.reshape(-1, 3)[brightest.argmax()] / brightest.max()
-    if np.abs(colours - brightest[..., None] * colour).max() > step:
-        raise InputError(f"the mask {name} shows several colours", hint="save the one you mean as 0 and 255")
-    return np.asarray(np.rint(brightest * (255.0 / brightest.max())), np.uint8)
+    return brightness(colours, name)
