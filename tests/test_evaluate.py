@@ -188,6 +188,16 @@ def test_saved_answers_are_scored_again_without_their_reasoner(plain, phantoms, 
         medground.evaluate(recipe(phantoms), predictions=_lines(tmp_path, [{"id": "x", "prediction": ""}]))
 
 
+def test_predictions_that_answer_one_sample_twice_and_another_once_are_refused(phantoms, tmp_path):
+    ids = open_dataset(phantoms).ids
+    lines = [{"id": name, "prediction": ""} for name in ids]
+    with pytest.raises(InputError, match=f"has 2 answers for sample {ids[0]} and 1 for {ids[1]}"):
+        medground.evaluate(recipe(phantoms), predictions=_lines(tmp_path, [*lines, lines[0]]))
+    unusable = {"id": ids[0], "text": None, "fault": "unusable_input"}
+    result = medground.evaluate(recipe(phantoms), predictions=_lines(tmp_path, [unusable, *lines[1:], *lines[1:]]))
+    assert [len(record.answers) for record in result.records] == [1, *[2] * (len(ids) - 1)]
+
+
 def test_lines_with_predictions_and_truths_need_no_dataset(phantoms, tmp_path):
     truth = {"bbox_2d": [10, 10, 60, 60], "point_2d": [[10, 10], [20, 20]]}
     lines = [{"prediction": answer((10, 10, 60, 60)), "ground_truth": truth}, {"prediction": "", "ground_truth": truth}]

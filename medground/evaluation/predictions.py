@@ -55,7 +55,7 @@ class Predictions:
         """Stop where these are not the samples that were answered.
 
         Raises:
-            InputError: naming a sample without an answer.
+            InputError: naming a sample without an answer, or one with more answers than another.
         """
         if missing := [name for name in ids if name not in self.lines]:
             if not self.with_ids:
@@ -67,6 +67,18 @@ class Predictions:
                 f"{self.path.name} has no answer for {len(missing)} of {len(ids)} samples, the first: {missing[0]}",
                 hint="give the data it was made with, or fewer samples by evaluate.limit",
             )
+        counts = {name: number for name in ids if (number := self._number_of_answers(name))}
+        if len(set(counts.values())) > 1:
+            fewest, most = min(counts, key=counts.__getitem__), max(counts, key=counts.__getitem__)
+            raise InputError(
+                f"{self.path.name} has {counts[most]} answers for sample {most} and {counts[fewest]} for {fewest}",
+                hint="give every sample the same number of answers; a line may be there twice",
+            )
+
+    def _number_of_answers(self, name: str) -> int:
+        """Return how many answers a sample has, 0 for one that no model could be asked."""
+        answers = [answer for line in self.lines[name] for answer in line.get("answers", [line])]
+        return 0 if any(answer.get("fault") == Fault.UNUSABLE_INPUT for answer in answers) else len(answers)
 
     def of(self, name: str, size: Size) -> list[Completion]:
         """Return the saved completions of one sample, an image of `size` (H, W)."""

@@ -198,7 +198,11 @@ def holdings(names: Collection[str]) -> str:
 
     >>> holdings(["net.a", "net.b", "net.c", "net.d"])
     '4 names, such as net.a, net.b, net.c'
+    >>> holdings([])
+    'no names'
     """
+    if not names:
+        return "no names"
     return f"{len(names)} names, such as {', '.join(str(name)[:80] for name in sorted(map(str, names))[:3])}"
 
 
