@@ -109,3 +109,24 @@ def test_a_word_of_the_wrong_kind_is_refused_in_the_same_words_everywhere(folder
 def test_further_words_are_labels_and_lists_are_not():
     words = {"image": "a.png", "patient": "p7", "age": 3, "contrast": True, "list": [1], "empty": "", "none": None}
     assert parse_record(JsonLine(1, words)).labels == {"patient": "p7", "age": "3", "contrast": "True"}
+
+
+@pytest.mark.parametrize(
+    ("word", "meant"),
+    [
+        ("mask_values", "mask_value"),
+        ("patient_id", "patient"),
+        ("Spacing", "spacing"),
+        ("box", "bbox"),
+        ("masks", "mask"),
+    ],
+)
+def test_a_word_that_is_nearly_one_of_a_manifest_is_no_label(folder, word, meant):
+    write(folder, **{word: [0, 0, 9, 9] if word == "box" else "1"})
+    with pytest.raises(InputError, match=f"{word} is no word of a manifest: write {meant}, or rename the label"):
+        open_dataset(folder)
+
+
+def test_other_words_are_labels(folder):
+    write(folder, bbox_2d=[0, 0, 9, 9], site="left", scanner="a", image_id="7")
+    assert {"site": "left", "scanner": "a", "image_id": "7"}.items() <= open_dataset(folder)[0].labels.items()

@@ -6,12 +6,13 @@ pixels, half-open; ``bbox`` is the same). Optional are ``id``, ``question``, ``t
 mask that is meant), ``segment`` (of a DICOM segmentation, a segment's number or label), ``size`` ([H, W] of the picture that
 the numbers count), ``spacing`` (mm per pixel along y and x), and ``plane``, ``slice`` and ``window`` of DICOM and NIfTI.
 ``patient``, ``study``, ``volume`` and ``group`` name what may not part between splits. Any further text, number or truth
-value is a label.
+value is a label, unless its name is nearly one of these words: that is taken for a misspelling.
 
 Every reader of a manifest parses it here. What is wrong with a line is collected in its record: who reads samples raises
 the first flaw, the linter reports all of them.
 """
 
+import difflib
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
@@ -143,6 +144,11 @@ def parse_record(line: JsonLine) -> Record:
         )
     if len(chosen) > 1:
         flaws.append(Flaw("bad_word", "mask_threshold", "mask_threshold and mask_value are both stated"))
+    for word in words.keys() - _KINDS.keys():
+        if near := difflib.get_close_matches(word.lower(), _KINDS, n=1, cutoff=0.8):
+            flaws.append(
+                Flaw("bad_word", word, f"{word} is no word of a manifest: write {near[0]}, or rename the label")
+            )
     labels = {word: values.pop(word) for word in GROUPS if word in values} | {
         key: str(value)
         for key, value in words.items()
