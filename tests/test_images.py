@@ -188,6 +188,10 @@ def test_tiff_samples_rise_and_fall_as_their_photometric_interpretation_says(tmp
         (tiff(np.zeros((3, 4, 3), np.uint16), 16, 2, planes=2), "3 x 16-bit unsigned integers, RGB, in planes"),
         (tiff(np.zeros((3, 4, 4), np.uint8), 8, 2), "4 x 8-bit unsigned integers, RGB"),
         (tiff(ramp("u1", 0, 9), 8, 1, tags=[(259, "H", [34887])]), "black is zero, LERC"),
+        (tiff(ramp("u1", 0, 9), 8, 1, tags=[(259, "H", [50000])]), "black is zero, Zstandard"),
+        (tiff(ramp("u1", 0, 9), 8, 1, tags=[(259, "H", [50001])]), "black is zero, WebP"),
+        (tiff(ramp("f8", 0, 9), 64, 1, tags=[(259, "H", [8])]), "black is zero, Deflate"),
+        (tiff(ramp("u1", 0, 9), 8, 1, tags=[(259, "H", [9])]), "black is zero, compression 9"),
         (tiff(ramp("i2", 0, 9), 16, 1, order=">", tags=[(259, "H", [5])]), "big-endian, LZW"),
         (tiff(ramp("u1", 0, 3), 2, 3, tags=[(320, "H", [255] * 12)]), "palette"),
         (b"MM\0+\0\x08\0\0" + b"\0" * 60, "BigTIFF, big-endian"),
@@ -204,6 +208,12 @@ def test_a_coding_that_would_be_misread_is_refused_by_name(tmp_path, data, reaso
         with pytest.raises(InputError, match=reason) as error:
             read(tmp_path / "x.tif")
         assert error.value.hint
+
+
+def test_a_large_tiff_is_read(tmp_path):
+    path = saved(tmp_path, Pillow.fromarray(colours()), "x.tif", big_tiff=True)
+    assert path.read_bytes()[:4] == b"II+\0"
+    assert np.array_equal(read_image(path), colours())
 
 
 def test_inks_without_adobes_marker_are_refused(tmp_path):
