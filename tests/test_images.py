@@ -10,6 +10,7 @@ from medground.errors import InputError, ViewError
 from medground.images import pictures
 from medground.images.pictures import png_bytes, write_mask
 from medground.images.read import image_size, open_image, read_image, read_mask
+from medground.images.rle import decode_rle, encode_rle
 
 
 def colours(height=6, width=9):
@@ -148,6 +149,27 @@ def test_masks_round_trip(tmp_path):
     for wrong in (mask.astype(np.uint8), mask[None]):
         with pytest.raises(ValueError, match="H x W bool"):
             write_mask(tmp_path / "m.png", wrong)
+
+
+@pytest.mark.parametrize(("runs", "counts"), [((0, 5, 3, 2), "053M"), ((0, 25, 3, 5), "0i03\\O"), ((1, 1, 40), "11X1")])
+def test_run_lengths_are_written_as_coco_writes_them(runs, counts):
+    """From the fourth run on, the difference to the run two before: 2 - 5 = -3, and 5 - 25 = -20, of two groups.
+
+    -3 is 29 in five bits, with the sign bit 16. -20 is 12 with 32 for more, then 31; 25 has bit 16, so a 0 follows it, and
+    40 is 8 with more, then 1. Every character is 48 above its group.
+    """
+    mask = np.repeat([index % 2 == 1 for index in range(len(runs))], runs)[:, None]
+    assert encode_rle(mask) == {"size": [sum(runs), 1], "counts": counts}
+    assert np.array_equal(decode_rle({"size": [sum(runs), 1], "counts": counts}), mask)
+
+
+def test_palettes_of_two_bits_and_big_endian_numbers_with_signs_are_read_from_tiff(tmp_path):
+    indices = np.array([[0, 1, 2, 3]], np.uint8)
+    colours = [0, 65535, 0, 0, 0, 0, 65535, 0, 0, 0, 0, 65535]  # of the four, red, then green, then blue
+    (tmp_path / "p.tif").write_bytes(tiff(indices, 2, 3, tags=[(320, "H", colours)]))
+    assert read_image(tmp_path / "p.tif").tolist() == [[[0, 0, 0], [255, 0, 0], [0, 255, 0], [0, 0, 255]]]
+    (tmp_path / "b.tif").write_bytes(tiff(np.array([[-2, 0, 300]], np.int16), 16, 1, order=">"))
+    assert read_mask(tmp_path / "b.tif", values=(300,)).tolist() == [[False, False, True]]
 
 
 def ramp(dtype, low, high):
