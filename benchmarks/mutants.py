@@ -97,7 +97,10 @@ AREAS: dict[str, tuple[list[str], list[str]]] = {
             "tests/test_dicom_corpus.py",
         ],
     ),
-    "nifti": (["medground/images/nifti.py", "medground/images/nifti_header.py"], ["tests/test_nifti.py"]),
+    "nifti": (
+        ["medground/images/nifti.py", "medground/images/nifti_header.py"],
+        ["tests/test_nifti.py", "tests/test_nifti_headers.py"],
+    ),
     "masks": (
         [
             "medground/images/pictures.py",
