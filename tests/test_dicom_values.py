@@ -20,7 +20,7 @@ from test_dicom_streams import jpeg_dataset, opened  # noqa: E402
 
 from medground.data.inputs import read_inputs  # noqa: E402
 from medground.errors import InputError, ViewError  # noqa: E402
-from medground.images import dicom  # noqa: E402
+from medground.images import dicom, dicom_grey  # noqa: E402
 from medground.images.paths import list_images  # noqa: E402
 from medground.images.read import read_image, read_mask  # noqa: E402
 
@@ -225,6 +225,36 @@ def test_a_table_of_0_entries_holds_65536(tmp_path):
 def test_half_a_rescale_is_refused(tmp_path, fields):
     with pytest.raises(InputError, match="a rescale that is incomplete"):
         opened(tmp_path, dicom_dataset(HU, **fields))
+
+
+def test_a_rescale_that_changes_nothing_may_stand_beside_a_table(tmp_path):
+    table = nested(LUTDescriptor=[2, 0, 16], ModalityLUTType="HU", LUTData=words([7, 9], "", 16))
+    pixels = np.array([[0, 1]], np.uint8)
+    for fields in ({}, {"RescaleSlope": 1, "RescaleIntercept": 0}):
+        dataset = dicom_dataset(pixels, ModalityLUTSequence=table, **fields)
+        measured = dicom_grey.measure(dataset, pixels, 0, "x")
+        assert (measured.values.tolist(), measured.changed, measured.hounsfield) == ([[7, 9]], True, True)
+    for slope, intercept in ((1, -1), (1, 1), (2, 0)):
+        dataset = dicom_dataset(pixels, ModalityLUTSequence=table, RescaleSlope=slope, RescaleIntercept=intercept)
+        with pytest.raises(InputError, match="contradicted by a table"):
+            dicom_grey.measure(dataset, pixels, 0, "x")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "bits", "slope", "intercept", "negative"),
+    [
+        (np.int16, 12, 1, 2048, False), (np.int16, 12, 1, 2047, True),  # -2048 to 2047
+        (np.int16, 12, -1, 2047, False), (np.int16, 12, -1, 2046, True),
+        (np.uint8, 8, -1, 255, False), (np.uint8, 8, -1, 254, True),  # 0 to 255
+        (np.uint8, 8, 2, 0, False), (np.uint8, 8, 2, -0.5, True),
+    ],
+)  # fmt: skip
+def test_values_may_be_negative_where_the_least_stored_one_or_the_greatest_is(dtype, bits, slope, intercept, negative):
+    pixels = np.array([[1, 3]], dtype)
+    dataset = dicom_dataset(pixels, BitsStored=bits, HighBit=bits - 1, RescaleSlope=slope, RescaleIntercept=intercept)
+    measured = dicom_grey.measure(dataset, pixels, 0, "x")
+    assert measured.values.tolist() == [[slope + intercept, 3 * slope + intercept]]
+    assert measured.negative == negative
 
 
 def test_axes_are_in_the_result(tmp_path):
