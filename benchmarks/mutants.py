@@ -118,7 +118,13 @@ AREAS: dict[str, tuple[list[str], list[str]]] = {
             "medground/data/splits.py",
             "medground/data/manifest_dataset.py",
         ],
-        ["tests/test_manifest.py", "tests/test_samples.py", "tests/test_splits.py", "tests/test_truth.py"],
+        [
+            "tests/test_manifest.py",
+            "tests/test_samples.py",
+            "tests/test_splits.py",
+            "tests/test_truth.py",
+            "tests/test_mask_values.py",
+        ],
     ),
     "weights": (
         [

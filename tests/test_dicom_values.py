@@ -20,7 +20,7 @@ from test_dicom_streams import jpeg_dataset, opened  # noqa: E402
 
 from medground.data.inputs import read_inputs  # noqa: E402
 from medground.errors import InputError, ViewError  # noqa: E402
-from medground.images import dicom, dicom_grey  # noqa: E402
+from medground.images import dicom, dicom_grey, dicom_pixels  # noqa: E402
 from medground.images.paths import list_images  # noqa: E402
 from medground.images.read import read_image, read_mask  # noqa: E402
 
@@ -109,6 +109,13 @@ def test_segmented_palettes_are_expanded(tmp_path):
         dataset.SegmentedRedPaletteColorLookupTableData = words(codes, "", 16)
         with pytest.raises(InputError, match="not as its descriptor says"):
             opened(tmp_path, dataset)
+
+
+def test_one_sample_a_pixel_is_a_colour_of_a_palette_alone():
+    for interpretation in ("RGB", "YBR_FULL"):
+        dataset = dicom_dataset(np.arange(6, dtype=np.uint8)[None], PhotometricInterpretation=interpretation)
+        with pytest.raises(InputError, match="coloured in a way that cannot be known"):
+            dicom_pixels.colours(dataset, np.arange(6, dtype=np.uint8)[None], "x")
 
 
 def test_hounsfield_windows_need_hounsfield_units(tmp_path):
