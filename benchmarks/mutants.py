@@ -343,7 +343,7 @@ def report(lines: list[dict[str, Any]]) -> tuple[str, bool]:
         outcomes = Counter(line["outcome"] for line in of_area)
         left = sum(line in survived for line in of_area)
         rows.append(
-            f"| {area} | {len(of_area)} | {outcomes['noticed']} | {outcomes['timeout']} | "
+            f"| {area} | {len(of_area)} | {outcomes['noticed'] + outcomes['timeout']} | {outcomes['timeout']} | "
             f"{outcomes['survived'] - left} | {left} |"
         )
     text = [
