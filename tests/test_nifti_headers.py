@@ -77,6 +77,7 @@ def test_a_slice_that_is_not_there_is_answered_with_those_that_are(tmp_path):
         (struct.pack("<i", 348) + bytes(343), "is not a NIfTI file"),
         (struct.pack("<i", 540) + bytes(400), "is not a NIfTI file"),
         (nifti_file(VOXELS, sform=RAS, offset=0), "says its voxels begin at byte 0, and its header takes 352"),
+        (nifti_file(VOXELS, sform=RAS, offset=348), "says its voxels begin at byte 348, and its header takes 352"),
     ],
 )
 def test_what_is_wrong_with_a_header_is_said(tmp_path, data, reason):
