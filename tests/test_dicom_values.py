@@ -105,6 +105,10 @@ def test_segmented_palettes_are_expanded(tmp_path):
     assert opened(tmp_path, dataset).pixels[0, :, 0].tolist() == [16, 32, 48, 64, 80, 96]
     for name in ("Red", "Green", "Blue"):
         dataset[f"{name}PaletteColorLookupTableDescriptor"].value = [6, 0, 16]
+        # One entry, two in steps of 0x1000, three more.
+        codes = [0, 1, 0x1000, 1, 2, 0x3000, 1, 3, 0x6000]
+        dataset[f"Segmented{name}PaletteColorLookupTableData"].value = words(codes, "", 16)
+    assert opened(tmp_path, dataset).pixels[0, :, 0].tolist() == [0x10, 0x20, 0x30, 0x40, 0x50, 0x60]
     for codes in ([1, 6, 0x6000], [0, 3, 1, 2, 3, 2, 1, 0, 0], [0, 9, *range(9)]):
         dataset.SegmentedRedPaletteColorLookupTableData = words(codes, "", 16)
         with pytest.raises(InputError, match="not as its descriptor says"):
@@ -136,6 +140,11 @@ def test_hounsfield_windows_need_hounsfield_units(tmp_path):
 def test_a_window_narrower_than_1_is_for_fractions(tmp_path):
     thirds = dicom_dataset(np.arange(4, dtype=np.uint16)[None], RescaleSlope=0.1, RescaleIntercept=0)
     assert opened(tmp_path, thirds, window="0.1,0.2").pixels[0, :, 0].tolist() == [0, 128, 255, 255]
+
+
+@pytest.mark.parametrize("fields", [{"WindowCenter": 40}, {"WindowWidth": 400}])
+def test_half_a_window_is_none(tmp_path, fields):
+    assert opened(tmp_path, dicom_dataset(HU, **fields)).window.startswith("percentiles")
 
 
 def test_only_unsigned_values_of_8_stored_bits_stand_as_they_are(tmp_path):

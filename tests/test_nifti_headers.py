@@ -1,5 +1,6 @@
 """What a NIfTI header says is taken or refused by its numbers: shapes, sizes, units, and where its voxels begin."""
 
+import io
 import struct
 
 import numpy as np
@@ -11,6 +12,7 @@ from raster_files import nifti as nifti_file
 
 from medground.errors import InputError, ViewError
 from medground.images import nifti
+from medground.images.nifti_header import read_exactly
 from medground.images.view import View
 
 VOXELS = np.arange(24, dtype=np.int16).reshape((2, 3, 4), order="F")  # 0, 1, 2, ... in the file
@@ -91,3 +93,14 @@ def test_the_window_of_a_file_is_from_its_least_to_its_greatest_value_shown(tmp_
         nifti.Volume(written(tmp_path / "v.nii", display=(4, 12))), View(plane="axial", slice=0, window="file"), "v"
     )
     assert shown.window == "file: centre 8, width 8"
+
+
+def test_bytes_that_come_in_pieces_are_put_together():
+    class Pieces(io.BytesIO):
+        def read(self, size=-1):
+            return super().read(min(size, 4))
+
+    for stream in (Pieces, io.BytesIO):
+        assert read_exactly(stream(b"0123456789"), 9) == b"012345678"
+        assert read_exactly(stream(b"012"), 9) == b"012"
+        assert read_exactly(stream(b""), 9) == b""
