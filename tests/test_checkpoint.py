@@ -68,12 +68,39 @@ def test_a_newer_format_is_refused_and_nothing_is_touched(saved):
 def test_a_full_or_broken_disk_is_a_clear_error_and_earlier_checkpoints_stay(saved, monkeypatch, point, number):
     monkeypatch.setenv(failpoints.VARIABLE, f"{point}:{number}")
     failpoints._passed.clear()
-    with pytest.raises(RunError, match="step 8 could not be written: ") as found:
+    with pytest.raises(RunError) as found:
         saved.save(8, content(8), pytest.fail)
-    assert os.strerror(getattr(errno, number.upper())) in str(found.value)
+    reason = os.strerror(getattr(errno, number.upper()))
+    assert found.value.message == f"the checkpoint of step 8 could not be written: {reason}"
     assert re.search(r"1,\d\d\d bytes were written before that and [\d,]+ are free", str(found.value))
     assert sorted(path.name for path in saved.folder.iterdir()) == ["step-00000004", "step-00000006"]
     assert verify(saved.path(6)) is None
+
+
+def test_a_failure_without_a_number_is_told_in_its_words(saved):
+    def write(folder):
+        raise OSError("the share is gone")
+
+    with pytest.raises(RunError, match="step 8 could not be written: the share is gone"):
+        saved.save(8, write, pytest.fail)
+
+
+def test_a_file_too_many_or_a_link_in_a_checkpoint_is_damage(saved, tmp_path):
+    path = saved.path(6)
+    (path / "model" / "more").touch()
+    assert verify(path) == "model/more is not in its manifest"
+    (path / "model" / "more").unlink()
+    assert verify(path) is None
+    (path / "state.json").rename(tmp_path / "state.json")
+    (path / "state.json").symlink_to(tmp_path / "state.json")
+    assert verify(path) == "state.json is missing"
+
+
+@pytest.mark.parametrize("change", [{"format": 0}, {"files": {}}])
+def test_a_manifest_of_no_format_or_without_files_is_damage(saved, change):
+    manifest = saved.path(6) / "manifest.json"
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), **change}))
+    assert verify(saved.path(6)) == "its manifest is of no format, or empty"
 
 
 def synced(monkeypatch):

@@ -20,7 +20,7 @@ from test_dicom_streams import jpeg_dataset, opened  # noqa: E402
 
 from medground.data.inputs import read_inputs  # noqa: E402
 from medground.errors import InputError, ViewError  # noqa: E402
-from medground.images import dicom  # noqa: E402
+from medground.images import dicom, dicom_grey, dicom_pixels  # noqa: E402
 from medground.images.paths import list_images  # noqa: E402
 from medground.images.read import read_image, read_mask  # noqa: E402
 
@@ -105,10 +105,21 @@ def test_segmented_palettes_are_expanded(tmp_path):
     assert opened(tmp_path, dataset).pixels[0, :, 0].tolist() == [16, 32, 48, 64, 80, 96]
     for name in ("Red", "Green", "Blue"):
         dataset[f"{name}PaletteColorLookupTableDescriptor"].value = [6, 0, 16]
+        # One entry, two in steps of 0x1000, three more.
+        codes = [0, 1, 0x1000, 1, 2, 0x3000, 1, 3, 0x6000]
+        dataset[f"Segmented{name}PaletteColorLookupTableData"].value = words(codes, "", 16)
+    assert opened(tmp_path, dataset).pixels[0, :, 0].tolist() == [0x10, 0x20, 0x30, 0x40, 0x50, 0x60]
     for codes in ([1, 6, 0x6000], [0, 3, 1, 2, 3, 2, 1, 0, 0], [0, 9, *range(9)]):
         dataset.SegmentedRedPaletteColorLookupTableData = words(codes, "", 16)
         with pytest.raises(InputError, match="not as its descriptor says"):
             opened(tmp_path, dataset)
+
+
+def test_one_sample_a_pixel_is_a_colour_of_a_palette_alone():
+    for interpretation in ("RGB", "YBR_FULL"):
+        dataset = dicom_dataset(np.arange(6, dtype=np.uint8)[None], PhotometricInterpretation=interpretation)
+        with pytest.raises(InputError, match="coloured in a way that cannot be known"):
+            dicom_pixels.colours(dataset, np.arange(6, dtype=np.uint8)[None], "x")
 
 
 def test_hounsfield_windows_need_hounsfield_units(tmp_path):
@@ -129,6 +140,11 @@ def test_hounsfield_windows_need_hounsfield_units(tmp_path):
 def test_a_window_narrower_than_1_is_for_fractions(tmp_path):
     thirds = dicom_dataset(np.arange(4, dtype=np.uint16)[None], RescaleSlope=0.1, RescaleIntercept=0)
     assert opened(tmp_path, thirds, window="0.1,0.2").pixels[0, :, 0].tolist() == [0, 128, 255, 255]
+
+
+@pytest.mark.parametrize("fields", [{"WindowCenter": 40}, {"WindowWidth": 400}])
+def test_half_a_window_is_none(tmp_path, fields):
+    assert opened(tmp_path, dicom_dataset(HU, **fields)).window.startswith("percentiles")
 
 
 def test_only_unsigned_values_of_8_stored_bits_stand_as_they_are(tmp_path):
@@ -234,6 +250,36 @@ def test_a_table_of_0_entries_holds_65536(tmp_path):
 def test_half_a_rescale_is_refused(tmp_path, fields):
     with pytest.raises(InputError, match="a rescale that is incomplete"):
         opened(tmp_path, dicom_dataset(HU, **fields))
+
+
+def test_a_rescale_that_changes_nothing_may_stand_beside_a_table(tmp_path):
+    table = nested(LUTDescriptor=[2, 0, 16], ModalityLUTType="HU", LUTData=words([7, 9], "", 16))
+    pixels = np.array([[0, 1]], np.uint8)
+    for fields in ({}, {"RescaleSlope": 1, "RescaleIntercept": 0}):
+        dataset = dicom_dataset(pixels, ModalityLUTSequence=table, **fields)
+        measured = dicom_grey.measure(dataset, pixels, 0, "x")
+        assert (measured.values.tolist(), measured.changed, measured.hounsfield) == ([[7, 9]], True, True)
+    for slope, intercept in ((1, -1), (1, 1), (2, 0)):
+        dataset = dicom_dataset(pixels, ModalityLUTSequence=table, RescaleSlope=slope, RescaleIntercept=intercept)
+        with pytest.raises(InputError, match="contradicted by a table"):
+            dicom_grey.measure(dataset, pixels, 0, "x")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "bits", "slope", "intercept", "negative"),
+    [
+        (np.int16, 12, 1, 2048, False), (np.int16, 12, 1, 2047, True),  # -2048 to 2047
+        (np.int16, 12, -1, 2047, False), (np.int16, 12, -1, 2046, True),
+        (np.uint8, 8, -1, 255, False), (np.uint8, 8, -1, 254, True),  # 0 to 255
+        (np.uint8, 8, 2, 0, False), (np.uint8, 8, 2, -0.5, True),
+    ],
+)  # fmt: skip
+def test_values_may_be_negative_where_the_least_stored_one_or_the_greatest_is(dtype, bits, slope, intercept, negative):
+    pixels = np.array([[1, 3]], dtype)
+    dataset = dicom_dataset(pixels, BitsStored=bits, HighBit=bits - 1, RescaleSlope=slope, RescaleIntercept=intercept)
+    measured = dicom_grey.measure(dataset, pixels, 0, "x")
+    assert measured.values.tolist() == [[slope + intercept, 3 * slope + intercept]]
+    assert measured.negative == negative
 
 
 def test_axes_are_in_the_result(tmp_path):

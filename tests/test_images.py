@@ -10,6 +10,7 @@ from medground.errors import InputError, ViewError
 from medground.images import pictures
 from medground.images.pictures import png_bytes, write_mask
 from medground.images.read import image_size, open_image, read_image, read_mask
+from medground.images.rle import decode_rle, encode_rle
 
 
 def colours(height=6, width=9):
@@ -150,6 +151,27 @@ def test_masks_round_trip(tmp_path):
             write_mask(tmp_path / "m.png", wrong)
 
 
+@pytest.mark.parametrize(("runs", "counts"), [((0, 5, 3, 2), "053M"), ((0, 25, 3, 5), "0i03\\O"), ((1, 1, 40), "11X1")])
+def test_run_lengths_are_written_as_coco_writes_them(runs, counts):
+    """From the fourth run on, the difference to the run two before: 2 - 5 = -3, and 5 - 25 = -20, of two groups.
+
+    -3 is 29 in five bits, with the sign bit 16. -20 is 12 with 32 for more, then 31; 25 has bit 16, so a 0 follows it, and
+    40 is 8 with more, then 1. Every character is 48 above its group.
+    """
+    mask = np.repeat([index % 2 == 1 for index in range(len(runs))], runs)[:, None]
+    assert encode_rle(mask) == {"size": [sum(runs), 1], "counts": counts}
+    assert np.array_equal(decode_rle({"size": [sum(runs), 1], "counts": counts}), mask)
+
+
+def test_palettes_of_two_bits_and_big_endian_numbers_with_signs_are_read_from_tiff(tmp_path):
+    indices = np.array([[0, 1, 2, 3]], np.uint8)
+    colours = [0, 65535, 0, 0, 0, 0, 65535, 0, 0, 0, 0, 65535]  # of the four, red, then green, then blue
+    (tmp_path / "p.tif").write_bytes(tiff(indices, 2, 3, tags=[(320, "H", colours)]))
+    assert read_image(tmp_path / "p.tif").tolist() == [[[0, 0, 0], [255, 0, 0], [0, 255, 0], [0, 0, 255]]]
+    (tmp_path / "b.tif").write_bytes(tiff(np.array([[-2, 0, 300]], np.int16), 16, 1, order=">"))
+    assert read_mask(tmp_path / "b.tif", values=(300,)).tolist() == [[False, False, True]]
+
+
 def ramp(dtype, low, high):
     return np.linspace(low, high, 201).astype(dtype)[None].repeat(3, axis=0)
 
@@ -188,6 +210,10 @@ def test_tiff_samples_rise_and_fall_as_their_photometric_interpretation_says(tmp
         (tiff(np.zeros((3, 4, 3), np.uint16), 16, 2, planes=2), "3 x 16-bit unsigned integers, RGB, in planes"),
         (tiff(np.zeros((3, 4, 4), np.uint8), 8, 2), "4 x 8-bit unsigned integers, RGB"),
         (tiff(ramp("u1", 0, 9), 8, 1, tags=[(259, "H", [34887])]), "black is zero, LERC"),
+        (tiff(ramp("u1", 0, 9), 8, 1, tags=[(259, "H", [50000])]), "black is zero, Zstandard"),
+        (tiff(ramp("u1", 0, 9), 8, 1, tags=[(259, "H", [50001])]), "black is zero, WebP"),
+        (tiff(ramp("f8", 0, 9), 64, 1, tags=[(259, "H", [8])]), "black is zero, Deflate"),
+        (tiff(ramp("u1", 0, 9), 8, 1, tags=[(259, "H", [9])]), "black is zero, compression 9"),
         (tiff(ramp("i2", 0, 9), 16, 1, order=">", tags=[(259, "H", [5])]), "big-endian, LZW"),
         (tiff(ramp("u1", 0, 3), 2, 3, tags=[(320, "H", [255] * 12)]), "palette"),
         (b"MM\0+\0\x08\0\0" + b"\0" * 60, "BigTIFF, big-endian"),
@@ -204,6 +230,12 @@ def test_a_coding_that_would_be_misread_is_refused_by_name(tmp_path, data, reaso
         with pytest.raises(InputError, match=reason) as error:
             read(tmp_path / "x.tif")
         assert error.value.hint
+
+
+def test_a_large_tiff_is_read(tmp_path):
+    path = saved(tmp_path, Pillow.fromarray(colours()), "x.tif", big_tiff=True)
+    assert path.read_bytes()[:4] == b"II+\0"
+    assert np.array_equal(read_image(path), colours())
 
 
 def test_inks_without_adobes_marker_are_refused(tmp_path):

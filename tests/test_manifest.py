@@ -9,7 +9,7 @@ from PIL import Image as Pillow
 
 from medground.data.json_text import JsonLine
 from medground.data.lint import lint
-from medground.data.manifest import parse_record
+from medground.data.manifest import misfits, parse_record
 from medground.data.open_dataset import open_dataset
 from medground.data.source_samples import BadSample
 from medground.errors import InputError
@@ -111,6 +111,7 @@ def test_further_words_are_labels_and_lists_are_not():
     assert parse_record(JsonLine(1, words)).labels == {"patient": "p7", "age": "3", "contrast": "True"}
 
 
+<<<<<<< HEAD
 @pytest.mark.parametrize(
     ("word", "meant"),
     [
@@ -130,3 +131,44 @@ def test_a_word_that_is_nearly_one_of_a_manifest_is_no_label(folder, word, meant
 def test_other_words_are_labels(folder):
     write(folder, bbox_2d=[0, 0, 9, 9], site="left", scanner="a", image_id="7")
     assert {"site": "left", "scanner": "a", "image_id": "7"}.items() <= open_dataset(folder)[0].labels.items()
+=======
+def test_a_line_that_is_no_object_or_no_json_is_its_only_flaw(folder):
+    assert [flaw.text for flaw in parse_record(JsonLine(1, [1])).flaws] == ["not a JSON object"]
+    assert [flaw.text for flaw in parse_record(JsonLine(1, {}, problem="not JSON")).flaws] == ["not JSON"]
+    (folder / "manifest.jsonl").write_text("[1]\n")
+    with pytest.raises(InputError, match="manifest line 1: not a JSON object") as error:
+        open_dataset(folder)
+    assert error.value.hint == "fix or remove the line"
+
+
+def test_the_first_of_two_flaws_is_raised(folder):
+    write(folder, mask="labels.png", mask_value="1", question=3)
+    with pytest.raises(InputError, match="mask_value is not a whole number: '1'"):
+        open_dataset(folder)
+    assert [flaw.word for flaw in parse_record(JsonLine(1, {"image": "a", "split": 1, "plane": 2})).flaws] == [
+        "split", "plane"]  # fmt: skip
+
+
+def test_spacing_and_size_are_two_numbers_along_y_and_x():
+    record = parse_record(JsonLine(1, {"image": "a.png", "spacing": [0.5, 2], "size": [20, 30]}))
+    assert (record.spacing, record.size, record.flaws) == ((0.5, 2.0), (20, 30), ())
+    for size in ([20, 30, 3], [20], 20, [20, 0], [20, 30.0]):
+        record = parse_record(JsonLine(1, {"image": "a.png", "size": size}))
+        assert record.size is None
+        assert record.flaws[0].text.startswith("size is not [height, width] in whole pixels")
+
+
+def test_bbox_2d_is_the_box_where_bbox_is_another():
+    record = parse_record(JsonLine(1, {"image": "a.png", "bbox_2d": [1, 2, 3, 4], "bbox": [1, 2, 2, 2]}))
+    assert record.box == (1, 2, 3, 4)
+    assert [flaw.word for flaw in record.flaws] == ["bbox"]
+
+
+@pytest.mark.parametrize(
+    ("point", "inside"),
+    [((0, 0), True), ((29.9, 19.9), True), ((30, 0), False), ((0, 20), False), ((-0.1, 0), False), ((0, -0.1), False)],
+)
+def test_a_point_lies_inside_from_0_to_below_the_side(point, inside):
+    record = parse_record(JsonLine(1, {"image": "a.png", "point_2d": [list(point)]}))
+    assert [flaw.code for flaw in misfits(record, SIZE)] == ([] if inside else ["point_out_of_frame"])
+>>>>>>> v-mutants

@@ -255,6 +255,15 @@ def test_a_window_in_numbers_is_refused_where_a_pnm_is_scaled():
         shown(4000, "2000,4000")
 
 
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_slope_along_either_axis_is_no_label_map(turned):
+    """12 labels that rise by 1, one row each but the last of five: 4 of 16 rows have their value on all sides."""
+    rows = np.array([0] * 4 + [*range(1, 12)] + [12] * 5, np.uint8)
+    slope = np.repeat(rows[:, None], 20, axis=1)
+    with pytest.raises(InputError, match="holds 13 greys and is no label map"):
+        read(encoded(slope.T.copy() if turned else slope))
+
+
 def test_a_lossy_mask_of_more_than_black_and_white_is_refused():
     with pytest.raises(InputError, match="lossy and not black and white"):
         read(encoded(np.repeat(labelled(0, 120, 120, 120, 240), 3, axis=1).astype(np.uint8), "JPEG"))

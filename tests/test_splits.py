@@ -12,7 +12,7 @@ from medground_toy import phantoms
 from PIL import Image as Pillow
 
 from medground.data.duplicates import connected_components, fingerprint, near_duplicates
-from medground.data.splits import assign, leakage_groups, leaking_groups
+from medground.data.splits import assign, leakage_groups, leaking_groups, pseudonym, without_names
 from medground.images.read import read_image
 
 FRACTIONS = {"train": 0.8, "val": 0.1, "test": 0.1}
@@ -56,6 +56,23 @@ def test_fractions_and_strata_are_met_where_groups_allow():
     for stratum, total in Counter(strata).items():
         shares = Counter(split for split, one in zip(result, strata, strict=True) if one == stratum)
         assert all(abs(shares[name] / total - share) < 0.03 for name, share in FRACTIONS.items())
+
+
+def test_a_group_goes_where_the_share_of_its_strata_and_of_the_empty_split_is_greatest():
+    """Of 8 samples, 6 are wanted for train and 2 for test: of the 5 a, 3.75 and 1.25, of the 3 b, 2.25 and 0.75.
+
+    The four a: train 3/4 + 6/6, test 1/4 + 2/2. The three b: train 3/4 + 2/6, test 1/4 + 2/2. The last a: train
+    -0.25/5 + 2/6, test 1.25/5 - 1/2.
+    """
+    splits = assign([0, 0, 0, 0, 1, 1, 1, 2], "aaaabbba", {"train": 0.75, "test": 0.25}, seed=0)
+    assert splits == ["train"] * 4 + ["test"] * 3 + ["train"]
+
+
+def test_labels_that_others_see_hold_one_group_without_a_name():
+    assert without_names({"modality": "ct"}) == {"modality": "ct"}
+    assert without_names({"modality": "ct", "group": "g1"}) == {"modality": "ct", "group": "g1"}
+    named = {"modality": "ct", "study": "s", "patient": "Doe"}
+    assert without_names(named) == {"modality": "ct", "group": pseudonym("patient|Doe")}
 
 
 def test_another_seed_deals_otherwise():

@@ -11,7 +11,7 @@ from PIL import Image as Pillow
 
 import medground
 from medground.cli import main
-from medground.data.json_text import MAX_LINE, parse_json, read_json_lines
+from medground.data.json_text import MAX_LINE, parse_json, read_json, read_json_lines
 from medground.data.lint import lint
 from medground.data.open_dataset import open_dataset
 from medground.data.source_samples import BadSample
@@ -78,6 +78,28 @@ def test_an_archive_and_other_encodings_are_named(tmp_path):
     (tmp_path / "x.jsonl").write_text('{"a": 1}', encoding="utf-16")
     with pytest.raises(InputError, match="is UTF-16 text"):
         list(read_json_lines(tmp_path / "x.jsonl"))
+
+
+def test_a_line_has_at_most_ten_million_bytes_with_its_end(tmp_path):
+    longest = b'"' + b"x" * 9_999_997 + b'"\n'
+    (tmp_path / "x.jsonl").write_bytes(longest + b'"x' + longest[1:] + b"3\n")
+    lines = list(read_json_lines(tmp_path / "x.jsonl"))
+    assert [(line.number, line.problem) for line in lines] == [
+        (1, ""), (2, "longer than 10000000 bytes"), (3, "")]  # fmt: skip
+    assert (len(lines[0].value), lines[2].value) == (9_999_997, 3)
+
+
+def test_the_last_line_of_a_file_that_is_being_written_is_not_read(tmp_path):
+    (tmp_path / "x.jsonl").write_bytes(b'1\n2\n{"a": 3')
+    assert [line.value for line in read_json_lines(tmp_path / "x.jsonl", own=True)] == [1, 2]
+    assert [line.problem for line in read_json_lines(tmp_path / "x.jsonl")] == ["", "", "not JSON"]
+
+
+def test_a_json_file_of_more_than_512_mb_is_refused_with_its_size(tmp_path):
+    with (tmp_path / "x.json").open("wb") as file:
+        file.truncate(600_499_999)  # takes no room on disk
+    with pytest.raises(InputError, match=r"x\.json takes 600 MB"):
+        read_json(tmp_path / "x.json")
 
 
 def test_a_byte_order_mark_is_no_content():

@@ -1,9 +1,14 @@
+import io
+import json
+import struct
 import subprocess
 import sys
+import zipfile
 
 import pytest
 
 from medground.errors import InputError, RecipeError
+from medground.segmenters.weight_files import check_settings, read_json
 
 torch = pytest.importorskip("torch")
 from safetensors.torch import save_file  # noqa: E402
@@ -185,6 +190,98 @@ def test_a_truncated_safetensors_file_says_how_much_is_missing(tmp_path):
             check_whole(place)
 
 
+@pytest.mark.parametrize("size", [8, 107])
+def test_a_safetensors_header_that_is_cut_says_how_much_is_missing(tmp_path, size):
+    (tmp_path / "m.safetensors").write_bytes((100).to_bytes(8, "little") + b" " * (size - 8))
+    with pytest.raises(InputError, match=f"truncated: {size} of at least 108 bytes"):
+        check_whole(tmp_path / "m.safetensors")
+
+
+def test_a_tensor_of_an_unknown_dtype_is_one_sentence(tmp_path):
+    header = json.dumps({"a": {"dtype": "X9", "shape": [1], "data_offsets": [0, 1]}}).encode()
+    (tmp_path / "m.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + b"0")
+    with pytest.raises(InputError, match=r"m\.safetensors is not a readable safetensors file"):
+        read_weights(tmp_path / "m.safetensors")
+
+
+LONGEST = 16 * 2**20
+
+
+def end_of_archive(length, start=0, count=0):
+    """The last record of a zip archive: how long its directory is, and where it starts."""
+    return struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, count, count, length, start, 0)
+
+
+def wide_end(length, start=0, count=0):
+    """The record of the same in 64 bits, which goes before it."""
+    return struct.pack("<4sQ2H2L4Q", b"PK\6\6", 44, 45, 45, 0, 0, count, count, length, start)
+
+
+@pytest.mark.parametrize("wide", [False, True])
+def test_an_archive_with_a_long_directory_is_refused_before_it_is_read(tmp_path, wide):
+    for length, refusal in ((LONGEST + 1, "its directory is 16,777,217 bytes long"), (LONGEST, "is damaged")):
+        end = wide_end(length) + end_of_archive(0xFFFFFFFF) if wide else end_of_archive(length)
+        (tmp_path / "m.pth").write_bytes(b"PK\3\4" + bytes(96) + end)
+        with pytest.raises(InputError, match=refusal) as error:
+            check_whole(tmp_path / "m.pth")
+        assert ("its directory" in error.value.message) == (length > LONGEST)
+
+
+def test_an_archive_whose_directory_is_stated_in_64_bits_is_read(tmp_path):
+    torch.save(dict(model().state_dict()), tmp_path / "m.pth")
+    data = (tmp_path / "m.pth").read_bytes()
+    count, length, start = struct.unpack("<HLL", data[-12:-2])
+    body = data[: start + length]
+    locator = struct.pack("<4sLQL", b"PK\6\7", 0, len(body), 1)
+    last = end_of_archive(0xFFFFFFFF, 0xFFFFFFFF, 0xFFFF)
+    (tmp_path / "m.pth").write_bytes(body + wide_end(length, start, count) + locator + last)
+    assert same(read_weights(tmp_path / "m.pth"), dict(model().state_dict()))
+
+
+def archive():
+    """The record of a zip archive of one file of 1000 bytes, and the entry of its directory."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as writer:
+        writer.writestr("a/data.pkl", bytes(1000))
+    data = stream.getvalue()
+    length, start = struct.unpack("<LL", data[-10:-2])
+    return data[:start], data[start : start + length]
+
+
+def test_records_that_share_their_bytes_are_refused(tmp_path):
+    body, entry = archive()
+    data = body + entry * 3 + end_of_archive(3 * len(entry), len(body), 3)
+    (tmp_path / "m.pth").write_bytes(data)
+    with pytest.raises(InputError, match=f"its 3 records promise 3,000 bytes in a file of {len(data):,}"):
+        check_whole(tmp_path / "m.pth")
+
+
+@pytest.mark.parametrize(("at", "value"), [(8, b"\1\0"), (10, b"\x08\0"), (20, b"\xe7\3\0\0")])
+def test_records_that_are_encrypted_or_compressed_are_refused(tmp_path, at, value):
+    """Flag 1 is encryption, method 8 is deflation, and 999 bytes for 1000 are neither."""
+    body, entry = archive()
+    changed = entry[:at] + value + entry[at + len(value) :]
+    (tmp_path / "m.pth").write_bytes(body + changed + end_of_archive(len(entry), len(body), 1))
+    with pytest.raises(InputError, match="holds compressed records, which PyTorch does not write"):
+        check_whole(tmp_path / "m.pth")
+
+
+def test_a_configuration_has_at_most_4_mib(tmp_path):
+    path = tmp_path / "config.json"
+    path.write_bytes(b"{}".ljust(4_194_304))
+    assert read_json(path) == {}
+    path.write_bytes(b"{}".ljust(4_194_305))
+    with pytest.raises(InputError, match="larger than 4,194,304 bytes"):
+        read_json(path)
+
+
+def test_a_number_of_a_configuration_is_at_most_2_to_the_40(tmp_path):
+    check_settings({"rope": 1_099_511_627_776, "deep": [{"base": -1_099_511_627_776}]}, tmp_path / "config.json", 9)
+    for number in (1_099_511_627_777, -1_099_511_627_777, float("nan")):
+        with pytest.raises(InputError, match=r"config\.json has 'deep\.base': .*which no model of 9 tensors has"):
+            check_settings({"deep": [{"base": number}]}, tmp_path / "config.json", 9)
+
+
 @pytest.mark.parametrize(
     "content", [b"<!DOCTYPE html><html>", b"\x89PNG\r\n\x1a\n" + bytes(99), b"PK\x03\x04" + bytes(40)]
 )
@@ -233,6 +330,8 @@ def test_where_checkpoints_are_found(tmp_path, monkeypatch):
     assert find_weights(file) == file and find_weights(str(tmp_path)) == tmp_path
     with pytest.raises(InputError, match=r"does not exist.*did you mean 'medsam_vit_b.pth'"):
         find_weights(tmp_path / "medsam_vit_B.pth")
+    with pytest.raises(InputError, match=r"the checkpoint of_no_owner\.pth does not exist"):
+        find_weights("of_no_owner.pth")
 
 
 def test_the_hub_cache_is_read_and_nothing_is_downloaded(tmp_path, monkeypatch):
