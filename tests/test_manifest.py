@@ -111,7 +111,6 @@ def test_further_words_are_labels_and_lists_are_not():
     assert parse_record(JsonLine(1, words)).labels == {"patient": "p7", "age": "3", "contrast": "True"}
 
 
-<<<<<<< HEAD
 @pytest.mark.parametrize(
     ("word", "meant"),
     [
@@ -131,7 +130,8 @@ def test_a_word_that_is_nearly_one_of_a_manifest_is_no_label(folder, word, meant
 def test_other_words_are_labels(folder):
     write(folder, bbox_2d=[0, 0, 9, 9], site="left", scanner="a", image_id="7")
     assert {"site": "left", "scanner": "a", "image_id": "7"}.items() <= open_dataset(folder)[0].labels.items()
-=======
+
+
 def test_a_line_that_is_no_object_or_no_json_is_its_only_flaw(folder):
     assert [flaw.text for flaw in parse_record(JsonLine(1, [1])).flaws] == ["not a JSON object"]
     assert [flaw.text for flaw in parse_record(JsonLine(1, {}, problem="not JSON")).flaws] == ["not JSON"]
@@ -171,4 +171,3 @@ def test_bbox_2d_is_the_box_where_bbox_is_another():
 def test_a_point_lies_inside_from_0_to_below_the_side(point, inside):
     record = parse_record(JsonLine(1, {"image": "a.png", "point_2d": [list(point)]}))
     assert [flaw.code for flaw in misfits(record, SIZE)] == ([] if inside else ["point_out_of_frame"])
->>>>>>> v-mutants

@@ -9,6 +9,7 @@ from medground.types import RewardResult
 
 class Letters:
     needs_mask = False
+    in_process = True  # it counts its calls
     range = (0.0, 1.0)
 
     def __init__(
