@@ -156,6 +156,14 @@ def test_predictions_meet_samples_by_id_in_any_order_and_spelling(tmp_path):
         medground.evaluate(recipe, predictions=saved)
 
 
+def test_predictions_of_samples_that_are_not_measured_are_counted(tmp_path, caplog):
+    folder = write(tmp_path, {"id": "a", "mask": None, "bbox": [2, 4, 14, 14]})
+    recipe = {"prompt_interface": "bbox_points", "data": {"path": str(folder)}, "evaluate": {"n_boot": 20}}
+    saved = predictions(tmp_path / "p.jsonl", ("a", (2, 4, 14, 14)), ("b", (2, 4, 14, 14)), ("c", (2, 4, 14, 14)))
+    assert medground.evaluate(recipe, predictions=saved).mean("iou") == 1
+    assert "p.jsonl answers 2 samples that are not measured, the first: b" in caplog.messages
+
+
 # Groups and splits
 
 

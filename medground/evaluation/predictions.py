@@ -5,6 +5,7 @@ A file of them holds the lines of an evaluation (``samples.jsonl``; its conditio
 the text was cut off) and ``ground_truth``.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, overload
@@ -19,6 +20,7 @@ from medground.protocols import PromptInterface
 from medground.runs.jsonable import restore
 from medground.types import Completion, Fault, Sample
 
+logger = logging.getLogger(__name__)
 WITHOUT_TEXT = (Fault.TRANSPORT, Fault.TIMEOUT, Fault.UNUSABLE_INPUT)
 
 
@@ -52,7 +54,7 @@ class Predictions:
             )
 
     def match(self, ids: Sequence[str]) -> None:
-        """Stop where these are not the samples that were answered.
+        """Stop where these are not the samples that were answered; log how many answers are about others.
 
         Raises:
             InputError: naming a sample without an answer, or one with more answers than another.
@@ -66,6 +68,11 @@ class Predictions:
             raise InputError(
                 f"{self.path.name} has no answer for {len(missing)} of {len(ids)} samples, the first: {missing[0]}",
                 hint="give the data it was made with, or fewer samples by evaluate.limit",
+            )
+        measured = set(ids)
+        if others := [name for name in self.lines if name not in measured]:
+            logger.warning(
+                "%s answers %d samples that are not measured, the first: %s", self.path.name, len(others), others[0]
             )
         counts = {name: number for name in ids if (number := self._number_of_answers(name))}
         if len(set(counts.values())) > 1:
