@@ -22,6 +22,7 @@ def test_a_box_knows_its_measures():
     assert box.centre == g.Point(25, 40)
     assert box.valid
     assert box.clip((50, 30)) == g.Box(10, 20, 30, 50)
+    assert g.Box(-9, -8, -7, -6).clip((50, 30)) == g.Box(0, 0, 0, 0)
 
 
 @pytest.mark.parametrize(
