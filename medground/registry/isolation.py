@@ -14,6 +14,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from medground.children import start_python
 from medground.errors import MedgroundError
 from medground.registry.discovery import Component, components, uninstall_hint
 from medground.registry.errors import missing_extra
@@ -47,19 +48,11 @@ def check_plugin(component: Component, seconds: float = SECONDS) -> Problem | No
     Returns:
         What is wrong, or None.
     """
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(folder or os.getcwd() for folder in sys.path)}
     code = "from medground.registry.isolation import answer; answer()"
     with tempfile.TemporaryDirectory(prefix="medground-", ignore_cleanup_errors=True) as folder:
         path, printed = Path(folder, "answer.json"), Path(folder, "stdout")
         with printed.open("wb") as stdout:
-            child = subprocess.Popen(
-                [sys.executable, "-P", "-c", code, component.distribution, component.module, str(path)],
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=stdout,
-                stderr=subprocess.DEVNULL,
-                start_new_session=True,
-            )
+            child = start_python(code, component.distribution, component.module, str(path), stdout=stdout)
             try:
                 status = _wait(child, seconds)
                 if status is None and path.with_name(IMPORTED).exists():

@@ -41,6 +41,7 @@ ATTENTIONS = frozenset({"sdpa", "eager", "flash_attention_2"})
 MOST_REASON = 240
 """Characters that are shown of an error of another library."""
 AGAIN = "copy or fetch it again"
+RELEASED = "copy it from the released checkpoint"
 
 
 def check_file(path: Path) -> bytes:
@@ -71,13 +72,11 @@ def read_json(path: Path, most: int = MOST_SETTINGS) -> Parsed:
     """
     check_file(path)
     if path.stat().st_size > most:
-        raise InputError(f"{path} is larger than {most:,} bytes", hint="copy it from the released checkpoint")
+        raise InputError(f"{path} is larger than {most:,} bytes", hint=RELEASED)
     try:
         return json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:  # ValueError: of encoding too
-        raise InputError(
-            f"{path} is damaged or truncated: {error}", hint="copy it from the released checkpoint"
-        ) from error
+        raise InputError(f"{path} is damaged or truncated: {error}", hint=RELEASED) from error
 
 
 def read_header(path: Path) -> dict[str, tuple[int, ...]]:
@@ -188,7 +187,7 @@ def check_settings(settings: Parsed, path: Path, tensors: int) -> None:
                 f"take it out; a recipe chooses among {', '.join(sorted(ATTENTIONS))}",
             )
         elif isinstance(value, int | float) and not abs(value) <= most:  # NaN too
-            reason, hint = f"which no model of {tensors:,} tensors has", "copy it from the released checkpoint"
+            reason, hint = f"which no model of {tensors:,} tensors has", RELEASED
         else:
             continue
         raise InputError(f"{path.parent.name}/{path.name} has {where[-80:]!r}: {repr(value)[:80]}, {reason}", hint=hint)

@@ -8,7 +8,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -16,7 +15,9 @@ from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 from typing import Any
 
+from medground.children import start_python
 from medground.errors import InputError
+from medground.segmenters.weight_files import RELEASED
 
 SECONDS = 5
 """Of computing, for one request."""
@@ -24,7 +25,6 @@ MOST_WAITING = 120.0
 """Seconds of waiting for the child: on a busy machine five seconds of computing, or importing its library, take so long."""
 READY = b"ready"
 """What the child says first."""
-RELEASED = "copy it from the released checkpoint"
 MEMORY = 2**30
 """Bytes of address space of the child, of which its library takes a fifth."""
 MOST_TEXT = 2**22
@@ -76,17 +76,8 @@ class _Child:
         if self._pipe is not None and self._owner == os.getpid():
             return self._pipe
         ours, its = Pipe()
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(folder or os.getcwd() for folder in sys.path)}
         code = f"from medground_qwen.bounded import serve; serve({its.fileno()})"
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-c", code],
-            env=environment,
-            pass_fds=[its.fileno()],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+        self._process = start_python(code, pass_fds=[its.fileno()])
         its.close()
         self._pipe, self._owner, self._ready = ours, os.getpid(), False
         return ours

@@ -12,6 +12,7 @@ from medground.errors import InputError, PluginError, RecipeError, did_you_mean
 from medground.segmenters.weight_files import (
     ATTENTIONS,
     MOST_TOKENIZER,
+    RELEASED,
     check_file,
     check_settings,
     read_header,
@@ -42,7 +43,6 @@ CONFIGURATIONS = (
 TEXTS = (".jinja", ".txt", ".model", ".tiktoken")
 """Suffixes of files that tokenizers and templates are read from."""
 MOST_FILES = 4096
-RELEASED = "copy it from the released checkpoint"
 PROCESSOR = ("processor_config.json", "preprocessor_config.json")
 """Either says how images are prepared."""
 TEMPLATES = ("chat_template.jinja", "chat_template.json", "additional_chat_templates")
@@ -68,7 +68,7 @@ def locate(checkpoint: str, family: Family, revision: str | None) -> Path:
     if not any(name in names for name in PROCESSOR):
         raise InputError(
             f"{folder.name} holds no {PROCESSOR[0]} and no {PROCESSOR[1]}",
-            hint="copy it from the released checkpoint, beside config.json",
+            hint=f"{RELEASED}, beside config.json",
         )
     if not any(name in TEMPLATES or _brings_template(folder / name) for name in names):
         raise InputError(

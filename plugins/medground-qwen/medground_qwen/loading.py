@@ -10,7 +10,7 @@ from transformers.utils import logging
 
 from medground.errors import InputError, RecipeError
 from medground.geometry import Size
-from medground.segmenters.weight_files import read_header, refusing
+from medground.segmenters.weight_files import AGAIN, read_header, refusing
 from medground.segmenters.weights import check_finite, holdings, some
 from medground.types import Messages, Sampling
 from medground_qwen.bounded import try_tokenizer
@@ -103,7 +103,7 @@ def _model(folder: Path, dtype: str, attention: str) -> Any:
     if missing or strange:
         lacks = [f"lacks {len(missing)} of the model's weights, such as {some(missing)}"] if missing else []
         holds = [f"holds {len(strange)} that the model does not have, such as {some(strange)}"] if strange else []
-        raise InputError(f"{folder.name} {' and '.join(lacks + holds)}", hint="copy or fetch it again")
+        raise InputError(f"{folder.name} {' and '.join(lacks + holds)}", hint=AGAIN)
     return model
 
 
@@ -114,9 +114,7 @@ def _check_size(folder: Path) -> None:
     rotary = getattr(text, "rope_parameters", None) or {}
     head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     if (sections := rotary.get("mrope_section")) and 2 * sum(sections) > head:
-        raise InputError(
-            f"{folder.name} has mrope_section: {sections} in heads of {head}", hint="copy or fetch it again"
-        )
+        raise InputError(f"{folder.name} has mrope_section: {sections} in heads of {head}", hint=AGAIN)
     with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(config)
     model.tie_weights()
@@ -127,7 +125,7 @@ def _check_size(folder: Path) -> None:
         raise InputError(
             f"{folder.name} lacks weights: its config.json means a model of {meant:,}, the files hold {stored:,}; "
             f"they hold {holdings(shapes)}",
-            hint="copy or fetch it again",
+            hint=AGAIN,
         )
 
 
