@@ -26,7 +26,7 @@ class Objection(NamedTuple):
 
 @runtime_checkable
 class Rule(Protocol):
-    """What ``Annotated[T, rule]`` asks of a value beyond being a T."""
+    """What ``Annotated[T, rule]`` asks of a value beyond being a T; its ``str`` says it, after the words for T."""
 
     def objection(self, value: Any) -> Objection | None:
         """Why a T is refused, or None."""
@@ -38,6 +38,9 @@ class AtLeast:
     """A number that is not below a bound."""
 
     least: float
+
+    def __str__(self) -> str:
+        return f"from {self.least:g}"
 
     def objection(self, value: Any) -> Objection | None:
         """As `Rule.objection`."""
@@ -53,6 +56,9 @@ class Above:
     """A number above a bound."""
 
     bound: float
+
+    def __str__(self) -> str:
+        return f"above {self.bound:g}"
 
     def objection(self, value: Any) -> Objection | None:
         """As `Rule.objection`."""
@@ -108,6 +114,26 @@ def objection(annotation: Any, value: Any) -> Objection | None:
     if isinstance(value, accepted) and not flag and not text:
         return None
     return Objection(f"{_shown(value)} is not {name}", f"write {name}")
+
+
+def in_words(annotation: Any) -> str:
+    """Return what suits an annotation, in words; "" where that is anything.
+
+    >>> in_words(Literal["float32", "bfloat16"]), in_words(Count | None)
+    ('float32 or bfloat16', 'a whole number from 1, or null')
+    """
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        rules = [str(rule) for rule in arguments[1:] if isinstance(rule, Rule)]
+        return " ".join([in_words(arguments[0]), *rules])
+    if origin is Literal:
+        return " or ".join(_shown(word) if not isinstance(word, str) else word for word in arguments)
+    if origin in (Union, types.UnionType):
+        words = [in_words(member) for member in arguments if member is not types.NoneType]
+        if not all(words):
+            return ""
+        return " or ".join(dict.fromkeys(words)) + (", or null" if types.NoneType in arguments else "")
+    return _PLAIN.get(origin or annotation, (None, ""))[1]
 
 
 def _no_word(words: tuple[Any, ...], value: Any) -> Objection | None:

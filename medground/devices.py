@@ -26,6 +26,9 @@ class _DeviceWord:
     def __repr__(self) -> str:
         return "a device word"
 
+    def __str__(self) -> str:
+        return "for a device"
+
     def objection(self, value: str) -> Objection | None:
         """Why there can be no such device on any machine, or None."""
         if value in DEVICES or re.fullmatch(r"cuda:\d+", value):

@@ -150,7 +150,7 @@ def nested_tuples(depth: int) -> bytes:
 def toy_path() -> str:
     from medground_sam.segmenters import ToySam
 
-    return ToySam.published
+    return ToySam.published[0].id
 
 
 def toy() -> dict[str, torch.Tensor]:

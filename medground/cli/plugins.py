@@ -6,7 +6,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -25,7 +25,7 @@ NEW_KINDS = ["segmenter", "reward", "prompt-interface", "reasoner", "reader", "c
 
 @click.group()
 def plugins() -> None:
-    """List plugins, find out what is wrong with one, or start your own."""
+    """List and show plugins, find out what is wrong with one, or start your own."""
 
 
 @plugins.command("list")
@@ -33,15 +33,43 @@ def plugins() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Write JSON to stdout.")
 @click.option("--strict", is_flag=True, help="Exit with 4 if anything listed has a problem.")
 def list_(kind: str | None, as_json: bool, strict: bool) -> None:
-    """List every component with its owner, from metadata alone: nothing is imported."""
-    listed = components(kind)
+    """List every component: what it is, the prompt kinds it takes or gives, the licence of its weights.
+
+    Built-ins are imported in one process of their own and every other plugin in another: one that is broken costs its own
+    row, which says so.
+    """
+    from medground.cli.component_pages import COLUMNS, Row
+    from medground.registry.description import describe_all
+
+    rows = [Row.of(component, description) for component, description in describe_all(components(kind)).items()]
+    rows.sort(key=lambda row: row.component)
     if as_json:
-        click.echo(json.dumps([asdict(component) for component in listed], indent=2))
+        click.echo(json.dumps([row.to_dict() for row in rows], indent=2))
     else:
-        columns = ["kind", "name", "package", "version", "module", "problem", "remedy"]
-        _table(columns, [[value or "" for value in astuple(component)] for component in listed])
+        _table(COLUMNS, [row.cells for row in rows])
     if strict:
-        _refuse({component.distribution for component in listed if component.problem}, hint="medground plugins doctor")
+        _refuse({row.component.distribution for row in rows if row.problem}, hint="medground plugins doctor")
+
+
+@plugins.command()
+@click.argument("name")
+@click.option("--kind", type=click.Choice(KIND_WORDS), help="Where components of several kinds have that name.")
+@click.option("--json", "as_json", is_flag=True, help="Write JSON to stdout.")
+def show(name: str, kind: str | None, as_json: bool) -> None:
+    """Show the component NAME: its arguments with defaults and meaning, the terms of its weights, an example to paste."""
+    from medground.cli.component_pages import find_named, page
+    from medground.registry.description import describe_all
+    from medground.registry.isolation import Problem
+
+    described = describe_all(find_named(name, kind))
+    for component, description in described.items():
+        if isinstance(description, Problem):
+            raise PluginError(f"{component.kind} {name!r} of {component.owner}: {description.cause}", hint=description.remedy)
+    pages = [page(component, description) for component, description in described.items()]
+    if as_json:
+        click.echo(json.dumps([one.to_dict() for one in pages], indent=2))
+    else:
+        click.echo("\n\n".join(one.text for one in pages))
 
 
 @plugins.command()

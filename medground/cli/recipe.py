@@ -122,7 +122,7 @@ def diff(first: str, second: str, as_json: bool) -> None:
     for key in keys:
         for sign, values, side in (("-", one, sides[0]), ("+", two, sides[1])):
             if key in values:
-                click.echo(f"{sign} {key}: {_inline(values[key])}  # {side.origins[key]}")
+                click.echo(f"{sign} {key}: {inline(values[key])}  # {side.origins[key]}")
     if not keys:
         click.echo(f"{first} and {second} mean the same", err=True)
 
@@ -135,22 +135,22 @@ def _listing(recipe: "Recipe", origins: bool) -> str:
         indent = "  " * (len(path) - 1)
         if isinstance(data, dict) and data:
             if path:
-                lines.append((f"{indent}{_inline(path[-1])}:", ""))
+                lines.append((f"{indent}{inline(path[-1])}:", ""))
             for key, value in data.items():
                 add(value, (*path, key))
         else:
-            lines.append((f"{indent}{_inline(path[-1])}: {_inline(data)}", recipe.origins[".".join(path)]))
+            lines.append((f"{indent}{inline(path[-1])}: {inline(data)}", recipe.origins[".".join(path)]))
 
     add(recipe.data, ())
     width = max((len(line) for line, origin in lines if origin), default=0)
     text = [f"{line:<{width}}  # {origin}" if origin and origins else line for line, origin in lines]
     if recipe.variants:
         text.append("variants:")
-        text += [f"  {_inline(name)}: {_inline(row)}" for name, row in recipe.variants.items()]
+        text += [f"  {inline(name)}: {inline(row)}" for name, row in recipe.variants.items()]
     return "\n".join(text)
 
 
-def _inline(value: Any) -> str:
+def inline(value: Any) -> str:
     """Return a value on one line, in the JSON subset of YAML; plain words stay bare."""
     plain = isinstance(value, str) and re.fullmatch(r"[A-Za-z_][\w./-]*|\?\?\?", value, re.ASCII)
     if plain and value.lower() not in ("null", "true", "false", "nan", "inf", "infinity", "yes", "no", "on", "off"):

@@ -1,11 +1,14 @@
 """The weights that a recipe's components name, and whether they are on this machine. Torch is not imported."""
 
+import inspect
 import shlex
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from medground import registry
 from medground.errors import InputError
+from medground.hookspecs import Factory
+from medground.licences import Published
 from medground.recipe.config import ComponentConfig, TermConfig
 from medground.recipe.recipe import Recipe
 from medground.recipe.sources import names
@@ -18,8 +21,10 @@ class NamedCheckpoint(NamedTuple):
     key: str
     """Dotted key in the recipe, for example ``segmenter.checkpoint``."""
     checkpoint: Any
-    """As written there, else the factory's attribute ``published``."""
+    """As written there, else the first of the factory's attribute ``published``."""
     revision: Any
+    published: tuple[Published, ...]
+    """What the component's plugin declares of published weights, its own first."""
 
 
 KEYS = ("reasoner", "segmenter", "rewards")
@@ -50,9 +55,18 @@ def checkpoints(recipe: Recipe, *keys: str) -> Iterator[NamedCheckpoint]:
         ]
     for kind, key, component in components:
         arguments = component.arguments
-        checkpoint = arguments.get("checkpoint") or getattr(registry.factory(kind, component.name), "published", None)
+        checkpoint = arguments.get("checkpoint") or _default(registry.factory(kind, component.name))
         if checkpoint is not None:
-            yield NamedCheckpoint(f"{key}.checkpoint", checkpoint, arguments.get("revision"))
+            published = registry.published(kind, component.name)
+            yield NamedCheckpoint(f"{key}.checkpoint", checkpoint, arguments.get("revision"), published)
+
+
+def _default(factory: Factory) -> str | None:
+    """Return the weights of a component that names none: the first published, unless it must name some."""
+    published: tuple[Published, ...] = getattr(factory, "published", ())
+    parameter = inspect.signature(factory).parameters.get("checkpoint")
+    must_name = parameter is not None and parameter.default is parameter.empty
+    return None if must_name or not published else published[0].id
 
 
 def require_checkpoints(recipe: Recipe, *keys: str) -> None:
@@ -67,7 +81,7 @@ def require_checkpoints(recipe: Recipe, *keys: str) -> None:
         RecipeError: if a component's values must still be given.
         PluginError: if a component is missing or broken.
     """
-    for key, checkpoint, revision in checkpoints(recipe, *keys):
+    for key, checkpoint, revision, _ in checkpoints(recipe, *keys):
         if not isinstance(checkpoint, str) or "://" in checkpoint:
             continue  # not what `medground.segmenters.weights` reads
         try:

@@ -15,12 +15,14 @@ from typing import Any
 from medground.arguments import Objection, objection
 from medground.errors import RecipeError, did_you_mean
 from medground.hookspecs import KINDS, Factory
+from medground.licences import Published
 from medground.registry.discovery import GROUP, OWN, Component, components, find, kind_word
 from medground.registry.errors import as_plugin_error
 from medground.registry.loading import load_factories
 
 __all__ = [
-    "GROUP", "KINDS", "OWN", "Component", "bind", "build", "components", "factory", "find", "kind_word", "unsuitable",
+    "GROUP", "KINDS", "OWN", "Component", "bind", "build", "components", "factory", "find", "kind_word", "published",
+    "unsuitable",
 ]  # fmt: skip
 
 
@@ -35,6 +37,19 @@ def factory(kind: str, name: str) -> Factory:
     """
     component = find(kind, name)
     return load_factories(component)[component.name]
+
+
+def published(kind: str, name: str) -> tuple[Published, ...]:
+    """Return the published weights that a component declares, then those that others of its plugin do.
+
+    A component may well be given the weights of its neighbour.
+
+    Raises:
+        PluginError: as `factory`.
+    """
+    factories = load_factories(find(kind, name))
+    owners = [factories[name], *(other for label, other in factories.items() if label != name)]
+    return tuple(dict.fromkeys(entry for owner in owners for entry in getattr(owner, "published", ())))
 
 
 def bind(kind: str, name: str, arguments: Mapping[str, Any]) -> inspect.BoundArguments:

@@ -114,7 +114,7 @@ def _problem(component: Component, status: int | None, seconds: float, path: Pat
         return Problem(cause=f"does not finish importing within {seconds:g} s", remedy=slow)
     if not path.exists():
         when = "it checks itself" if checking else "it is imported"
-        return Problem(cause=f"{_ending(status)} when {when}", remedy=remedy)
+        return Problem(cause=f"{ending(status)} when {when}", remedy=remedy)
     problem = json.loads(path.read_text(encoding="utf-8"))
     if problem is not None:
         return Problem(**problem)
@@ -123,7 +123,16 @@ def _problem(component: Component, status: int | None, seconds: float, path: Pat
     )
 
 
-def _ending(status: int) -> str:
+def finish(child: "subprocess.Popen[bytes]", seconds: float) -> int | None:
+    """Return the exit status of a child that `start_python` started, or None where it is ended after `seconds`."""
+    try:
+        return _wait(child, seconds)
+    finally:
+        _end(child)
+
+
+def ending(status: int) -> str:
+    """Return what an exit status says of a process, after its name."""
     if status >= 0:
         return f"ends the interpreter (exit status {status})"
     try:

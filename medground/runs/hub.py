@@ -1,25 +1,25 @@
 """Download the weights and data a recipe names from the Hugging Face hub: show licences, check hashes, record both.
 
 A recipe names published weights by their hub id, ``owner/name[/file][@revision]``, in a component's argument
-``checkpoint``; a component without one may have a default, its factory's attribute ``published``. A dataset is
-``data.path``. Whatever exists on disk is left alone. Nothing else in medground downloads anything.
+``checkpoint``; a component without one may have a default, the first of its factory's attribute ``published``. A dataset
+is ``data.path``. Whatever exists on disk is left alone. Nothing else in medground downloads anything.
 
-``sources.json`` holds the licences and hashes that are known beforehand: a SHA-256 only where several public records
-agree (the files themselves were not available), null where no licence is stated.
+What a plugin declares of published weights, terms and hashes (`medground.licences`), outranks what the hub states.
 """
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from importlib.resources import files
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypedDict
 
 from medground.errors import PluginError, RunError
+from medground.licences import Published, Terms, commercial_remedy, declared, stated
 from medground.recipe import Recipe
 from medground.recipe.checkpoints import KEYS, checkpoints
+from medground.recipe.validation import Problem
 from medground.runs.files import sha256_file, write_atomic
 
 LOCK = "medground.lock.json"
@@ -42,6 +42,8 @@ class HubItem:
     revision: str = "main"
     kind: str = "model"
     """``model`` or ``dataset``."""
+    published: tuple[Published, ...] = field(default=(), repr=False, compare=False)
+    """What the plugin of the component that reads it declares of published weights."""
 
     @property
     def id(self) -> str:
@@ -59,10 +61,8 @@ class Listing:
     files: Mapping[str, int | None]
     """Name -> size in bytes, where the hub states it."""
     sha256: Mapping[str, str]
-    """Name -> expected hash, where sources.json or the hub states one."""
-    licence: str | None
-    """None where none is stated."""
-    note: str = ""
+    """Name -> expected hash, where the plugin or the hub states one."""
+    terms: Terms
 
     @property
     def size(self) -> int:
@@ -96,7 +96,7 @@ class Download:
         return {
             "revision": self.listing.item.revision,
             "commit": self.listing.commit,
-            "licence": self.listing.licence,
+            "licence": self.listing.terms.licence,
             "sha256": dict(sorted(self.sha256.items())),
         }
 
@@ -116,9 +116,9 @@ def hub_items(recipe: Recipe) -> list[HubItem]:
 
 
 def _items(recipe: Recipe) -> Iterator[HubItem]:
-    for key, checkpoint, revision in checkpoints(recipe, *KEYS):
+    for key, checkpoint, revision, published in checkpoints(recipe, *KEYS):
         if item := parse_hub_id(checkpoint, key, revision=revision):
-            yield item
+            yield replace(item, published=published)
     if not {"data", "data.path"} & {*recipe.missing} and (
         item := parse_hub_id(recipe.config.data.path, "data.path", kind="dataset")
     ):
@@ -158,19 +158,58 @@ def look_up(item: HubItem) -> Listing:
     if item.file and item.file not in sizes:
         raise RunError(f"{item.repository} has no file {item.file}", hint=f"it has: {', '.join(sorted(sizes))}")
     names = [item.file] if item.file else _needed(list(sizes), item.kind)
-    known = _known_source(item.repository)
+    known = declared(item.repository, item.published)
     hashes = {s.rfilename: s.lfs.sha256 for s in info.siblings if s.lfs is not None and s.rfilename in names}
     # Ours outranks the hub's: a file replaced there is refused, not trusted.
-    hashes |= {name: value for name, value in known.get("sha256", {}).items() if name in names}
+    hashes |= {name: value for name, value in (known.sha256 if known else {}).items() if name in names}
     card = info.card_data.to_dict() if info.card_data is not None else {}
+    named = card.get("license_name") or card.get("license")
     return Listing(
         item=item,
         commit=str(info.sha),
         files={name: sizes[name] for name in names},
         sha256=hashes,
-        licence=known["licence"] if "licence" in known else card.get("license_name") or card.get("license"),
-        note=known.get("note", ""),
+        terms=known.terms if known else stated(", ".join(named) if isinstance(named, list) else named),
     )
+
+
+def refuse_non_commercial(listings: Iterable[Listing]) -> None:
+    """Stop at weights or data that may not be used commercially, or of which that is not known.
+
+    Raises:
+        RunError: naming the first, and what to type instead.
+    """
+    for listing in listings:
+        item = listing.item
+        if refusal := listing.terms.refusal:
+            raise RunError(f"{item.key}: {item.id} {refusal}", hint=commercial_remedy(item.key, item.published))
+
+
+def non_commercial(recipe: Recipe) -> list[Problem]:
+    """Return a problem for each checkpoint that may not be used commercially, or of which that is not known; asks no hub.
+
+    Known are the terms that plugins declare, and of what was fetched those that the lock file records.
+
+    Raises:
+        RecipeError: if a component's values must still be given.
+        PluginError: if a component is missing or broken.
+    """
+    problems = []
+    for key, checkpoint, revision, published in checkpoints(recipe, *KEYS):
+        item = parse_hub_id(checkpoint, key, revision=revision)
+        known = next((entry for entry in published if entry.id == checkpoint), None)
+        if known is None and item is not None:
+            known = declared(item.repository, published)
+        if known is not None:
+            terms = known.terms
+        elif item is not None and item.id in (lock := _read_lock()):
+            terms = stated(lock[item.id]["licence"])
+        else:
+            terms = Terms(licence=None, commercial=None)
+        if refusal := terms.refusal:
+            what = f"{key}: {checkpoint} {refusal}"
+            problems.append(Problem(key, recipe.origin(key), what, commercial_remedy(key, published)))
+    return problems
 
 
 def download(listing: Listing) -> Download:
@@ -235,19 +274,6 @@ def _needed(names: list[str], kind: str) -> list[str]:
         return sorted(names)
     suffixes = _MODEL_FILES if any(name.endswith(".safetensors") for name in names) else _MODEL_FILES + _PICKLED
     return sorted(name for name in names if name.endswith(suffixes) or name.upper().startswith("LICENSE"))
-
-
-class _KnownSource(TypedDict, total=False):
-    licence: str | None
-    note: str
-    sha256: dict[str, str]
-
-
-def _known_source(repository: str) -> _KnownSource:
-    """Return the entry of sources.json for a repository, else for its owner."""
-    text = files("medground.runs").joinpath("sources.json").read_text(encoding="utf-8")
-    table: dict[str, _KnownSource] = json.loads(text)
-    return table.get(repository) or table.get(repository.split("/")[0]) or {}
 
 
 def _remove(path: Path) -> None:

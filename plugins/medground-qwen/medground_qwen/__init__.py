@@ -9,7 +9,7 @@ def register_reasoners(register: Register) -> None:
     from medground_qwen import factories
 
     register("qwen2_5_vl", factories.qwen2_5_vl)
-    register("lingshu", factories.qwen2_5_vl)
+    register("lingshu", factories.lingshu)
     register("qwen3_vl", factories.qwen3_vl)
     register("toy_vlm", factories.toy_vlm)
     register("hf_vlm", factories.hf_vlm)

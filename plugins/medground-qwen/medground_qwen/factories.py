@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from medground.arguments import AtLeast, Count, Positive
 from medground.devices import Device, Dtype, device_of, require_modules
 from medground.frames import Kind, Order
+from medground.hookspecs import Factory
+from medground.licences import Published, Terms, stated
 from medground.segmenters.weight_files import refusing
 from medground_qwen import bounded
 from medground_qwen.adapters import check_stated
@@ -95,10 +97,34 @@ def reasoner(
     return built
 
 
-qwen2_5_vl = partial(reasoner, QWEN2_5_VL)
-"""Qwen2.5-VL, and Lingshu, which has its architecture."""
-qwen3_vl = partial(reasoner, QWEN3_VL)
-"""Qwen3-VL."""
+def _of(family: Family, summary: str, *published: Published) -> Factory:
+    """Return `reasoner` of one family, which says what it is and which weights it loads."""
+    factory = partial(reasoner, family)
+    vars(factory).update(__doc__=summary, published=published)
+    return factory
+
+
+qwen2_5_vl = _of(
+    QWEN2_5_VL,
+    "Qwen2.5-VL (Bai et al. 2025, arXiv:2502.13923).",
+    Published("Qwen/Qwen2.5-VL-7B-Instruct", stated("Apache-2.0")),
+    Published("Qwen/Qwen2.5-VL-3B-Instruct", Terms(licence="Qwen Research License", commercial=False)),
+    Published(
+        "Qwen/Qwen2.5-VL-72B-Instruct",
+        Terms(licence="Qwen License", commercial=None, note="read its terms before commercial use"),
+    ),
+)
+_DISCLAIMER = "its model page adds a disclaimer of its own"
+lingshu = _of(
+    QWEN2_5_VL,
+    "Lingshu, a medical model with the architecture of Qwen2.5-VL.",
+    Published("lingshu-medical-mllm/Lingshu-7B", stated("MIT", _DISCLAIMER)),
+    Published("lingshu-medical-mllm/Lingshu-32B", stated("MIT", _DISCLAIMER)),
+)
+qwen3_vl = _of(QWEN3_VL, "Qwen3-VL.", Published("Qwen/Qwen3-VL-8B-Instruct", stated("Apache-2.0")))
+
+
+_TOY_VLM = Published(str(Path(__file__).with_name("toy_vlm")), stated("Apache-2.0"))
 
 
 def toy_vlm(
@@ -110,11 +136,14 @@ def toy_vlm(
 
     Args:
         checkpoint: another of its kind, as training writes it; the one of the package if None.
-        device: as `reasoner`.
-        train_vision: as `reasoner`.
+        device: ``auto`` (CUDA where torch can use it, else the CPU), ``cpu``, ``cuda``, ``cuda:1``, ..., ``mps``.
+        train_vision: train the vision tower and its merger too.
     """
-    folder = str(Path(__file__).with_name("toy_vlm")) if checkpoint is None else checkpoint
+    folder = _TOY_VLM.id if checkpoint is None else checkpoint
     return reasoner(QWEN3_VL, checkpoint=folder, dtype="float32", device=device, train_vision=train_vision)
+
+
+vars(toy_vlm).update(published=(_TOY_VLM,))
 
 
 def hf_vlm(
@@ -139,7 +168,19 @@ def hf_vlm(
     Args:
         frame: what its numbers count: ``permille``, ``unit``, or ``pixel`` of the image as given.
         order: ``xy``, or ``yx`` where it writes y first.
-        checkpoint: this and the others as `reasoner`.
+        checkpoint: a folder in the released layout, or a hub id that ``medground fetch`` has put in the local cache.
+        revision: a commit of the hub repository.
+        dtype: ``auto`` (as stored), ``float32``, ``bfloat16`` or ``float16``.
+        device: ``auto`` (CUDA where torch can use it, else the CPU), ``cpu``, ``cuda``, ``cuda:1``, ..., ``mps``.
+        attention: an attention implementation of transformers; ``flash_attention_2`` needs the package flash-attn, CUDA
+            and a dtype of 16 bits.
+        lora_rank: train a LoRA adapter of this rank; 0 trains the weights themselves.
+        lora_alpha: LoRA scale; twice the rank if None.
+        adapter: a folder with a LoRA adapter to start from, as a run saves it.
+        train_vision: train the vision tower and its merger too.
+        gradient_checkpointing: trade compute for activation memory.
+        logprob_chunk: positions whose logits are held at a time.
+        rows_at_once: completions decoded together.
     """
     arguments = dict(locals())
     family = any_family(arguments.pop("frame"), arguments.pop("order"))

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from medground.arguments import Count, NotNegative
 from medground.devices import Device, Dtype, check_dtype, device_of, require_modules
 from medground.errors import RecipeError, did_you_mean
+from medground.licences import Published, stated
 from medground.segmenters.embedding import EmbeddingSegmenter
 from medground.segmenters.weights import check_whole, find_weights, read_weights
 from medground.types import Image, PromptKind, SpatialPrompt
@@ -40,7 +41,11 @@ class Sam(EmbeddingSegmenter):
     """
 
     model: ClassVar[str] = "sam"
-    published: ClassVar[str] = "facebook/sam-vit-base"
+    published: ClassVar[tuple[Published, ...]] = (
+        Published("facebook/sam-vit-base", stated("Apache-2.0")),
+        Published("facebook/sam-vit-large", stated("Apache-2.0")),
+        Published("facebook/sam-vit-huge", stated("Apache-2.0")),
+    )
 
     def __init__(
         self,
@@ -67,7 +72,7 @@ class Sam(EmbeddingSegmenter):
         if backend not in BACKENDS:
             raise RecipeError(f"{self.model} has no backend {backend!r}", hint=did_you_mean(backend, BACKENDS))
         require_modules("torch", "transformers", "safetensors")
-        path = find_weights(checkpoint or self.published)
+        path = find_weights(checkpoint or self.published[0].id)
         check_whole(path)
         check_dtype(dtype)
         target = device_of(device)
@@ -107,7 +112,7 @@ class MedSam(Sam):
 
     accepts: ClassVar[frozenset[PromptKind]] = frozenset({"box"})
     model: ClassVar[str] = "medsam"
-    published: ClassVar[str] = "wanglab/medsam-vit-base"
+    published: ClassVar[tuple[Published, ...]] = (Published("wanglab/medsam-vit-base", stated("Apache-2.0")),)
 
 
 class SamMed2D(Sam):
@@ -118,7 +123,15 @@ class SamMed2D(Sam):
     """
 
     model: ClassVar[str] = "sammed2d"
-    published: ClassVar[str] = "schengal1/SAM-Med2D_model/sam-med2d_b.pth"
+    published: ClassVar[tuple[Published, ...]] = (
+        Published(
+            "schengal1/SAM-Med2D_model/sam-med2d_b.pth",
+            stated(
+                None,
+                "a third party's copy of the authors' file; their code is Apache-2.0, no licence is stated for the weights",
+            ),
+        ),
+    )
 
 
 class ToySam(Sam):
@@ -127,7 +140,9 @@ class ToySam(Sam):
     Arguments are those of `Sam`. It follows boxes and points; it has never seen a medical image.
     """
 
-    published: ClassVar[str] = str(Path(__file__).with_name("toy_sam.safetensors"))
+    published: ClassVar[tuple[Published, ...]] = (
+        Published(str(Path(__file__).with_name("toy_sam.safetensors")), stated("Apache-2.0")),
+    )
 
     def __init__(
         self,
@@ -141,7 +156,7 @@ class ToySam(Sam):
         decode_batch: Count = 32,
     ) -> None:
         super().__init__(
-            checkpoint=str(Path(__file__).with_name("toy_sam.safetensors")),
+            checkpoint=self.published[0].id,
             backend=backend,
             device=device,
             dtype=dtype,

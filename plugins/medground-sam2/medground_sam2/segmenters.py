@@ -16,6 +16,7 @@ from medground.arguments import Count, NotNegative
 from medground.devices import Device, Dtype, check_dtype, device_of, require_modules
 from medground.errors import RecipeError, SegmenterError, did_you_mean
 from medground.geometry import Size
+from medground.licences import Published, stated
 from medground.segmenters.embedding import EmbeddingSegmenter
 from medground.segmenters.weights import check_whole, find_weights
 from medground.types import Image, SpatialPrompt
@@ -43,7 +44,7 @@ class Sam2(EmbeddingSegmenter):
 
     Args:
         checkpoint: a published ``.pt`` file, a safetensors file or folder of transformers, or a hub id
-            ``owner/name[/file][@revision]`` that `medground fetch` has put in the local cache; None is `published`.
+            ``owner/name[/file][@revision]`` that `medground fetch` has put in the local cache; None is the first of `published`.
         backend: ``transformers``, or ``official`` for the package sam2 (extra ``[sam2-official]``).
         protocol: ``native`` or ``medreasoner``.
         image_size: side of the model's square input in pixels, a multiple of 32; None takes the protocol's.
@@ -64,8 +65,21 @@ class Sam2(EmbeddingSegmenter):
     """
 
     model: ClassVar[str] = "sam2"
-    published: ClassVar[str] = "facebook/sam2.1-hiera-large"
-    """The authors' weights, as a hub id: what a recipe that names no checkpoint means."""
+    published: ClassVar[tuple[Published, ...]] = (
+        Published("facebook/sam2.1-hiera-large", stated("Apache-2.0")),
+        Published("facebook/sam2.1-hiera-base-plus", stated("Apache-2.0")),
+        Published(
+            "facebook/sam2.1-hiera-small",
+            stated("Apache-2.0"),
+            {"sam2.1_hiera_small.pt": "6d1aa6f30de5c92224f8172114de081d104bbd23dd9dc5c58996f0cad5dc4d38"},
+        ),
+        Published(
+            "facebook/sam2.1-hiera-tiny",
+            stated("Apache-2.0"),
+            {"sam2.1_hiera_tiny.pt": "7402e0d864fa82708a20fbd15bc84245c2f26dff0eb43a4b5b93452deb34be69"},
+        ),
+    )
+    """The authors' weights; the first are what a recipe that names no checkpoint means."""
     native_size: ClassVar[int] = 1024
     native_multimask: ClassVar[bool | None] = None
     """None: three masks for a single click without a box, one otherwise."""
@@ -104,7 +118,7 @@ class Sam2(EmbeddingSegmenter):
         self.multimask = (True if released else self.native_multimask) if multimask is None else multimask
 
         require_modules("torch", "transformers", "safetensors")
-        path = find_weights(checkpoint or self.published)
+        path = find_weights(checkpoint or self.published[0].id)
         check_whole(path)
         check_dtype(dtype)
         self.device = device_of(device)
@@ -167,7 +181,15 @@ class MedSam2(Sam2):
     """
 
     model: ClassVar[str] = "medsam2"
-    published: ClassVar[str] = "wanglab/MedSAM2/MedSAM2_latest.pt"
+    published: ClassVar[tuple[Published, ...]] = (
+        Published(
+            "wanglab/MedSAM2/MedSAM2_latest.pt",
+            stated(
+                "CC BY-SA 4.0",
+                "attribution and share-alike: what is derived from these weights must carry the same licence",
+            ),
+        ),
+    )
     native_size: ClassVar[int] = 512
     native_multimask: ClassVar[bool | None] = False
 

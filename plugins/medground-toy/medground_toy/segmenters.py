@@ -84,6 +84,9 @@ class RegionGrowing:
     Several tolerances are tried. With a box, the region whose own tight box fits it best wins; with points alone, the
     one whose outline has the strongest edge. A pixel nearer, in colour and place, to a negative point than to every
     positive one is never taken. Images of more than `side` pixels a side are grown at a coarser step.
+
+    Args:
+        side: images larger than this are grown at a coarser step, px.
     """
 
     accepts: ClassVar[frozenset[PromptKind]] = frozenset({"box", "points", "negative_points"})
