@@ -1,7 +1,7 @@
 """The terms of published weights: declared by the component that reads them, shown before anything is downloaded.
 
-    class Sam:
-        published = (Published("facebook/sam-vit-base", stated("Apache-2.0")),)
+class Sam:
+    published = (Published("facebook/sam-vit-base", stated("Apache-2.0")),)
 """
 
 from collections.abc import Iterable, Mapping
@@ -80,7 +80,9 @@ def commercial_remedy(key: str, published: Iterable[Published]) -> str:
 
     Args:
         key: the dotted key that names them in a recipe.
-        published: what else the component loads.
+        published: the weights of the component that loads them.
     """
     usable = next((entry.id for entry in published if entry.terms.commercial), None)
-    return f"write {key}={usable}" if usable else f"ask its authors, or name other weights as {key}"
+    if usable:
+        return f"write {key}={usable}"
+    return f"ask its authors, or name other weights as {key}; medground plugins list shows the licences of components"

@@ -1,5 +1,6 @@
 """What ``medground plugins list`` and ``plugins show`` say of a component."""
 
+import json
 import shlex
 import textwrap
 from collections.abc import Mapping
@@ -9,9 +10,8 @@ from typing import Any
 
 from medground.cli.recipe import inline
 from medground.errors import PluginError, did_you_mean
-from medground.recipe import COMPONENTS
 from medground.registry import OWN, Component, components
-from medground.registry.description import Description
+from medground.registry.description import Argument, Description
 from medground.registry.isolation import Problem
 
 COLUMNS = ["kind", "name", "description", "prompts", "licence of weights", "plugin", "problem", "remedy"]
@@ -101,7 +101,7 @@ class Page:
         component, about = self.component, self.description
         blocks = [f"{component.kind} {component.name}, of {component.owner}\n{_wrapped(about.summary)}"]
         if about.details:
-            blocks.append("\n".join(_wrapped(line) for line in about.details.splitlines()))
+            blocks += [_wrapped(paragraph) for paragraph in about.details.split("\n\n")]
         if about.prompts:
             verb = "takes" if component.kind == "segmenter" else "gives"
             blocks.append(f"{verb}: {_listed(about.prompts)}")
@@ -109,7 +109,8 @@ class Page:
             lines = [_wrapped(f"{_place(entry.id)}: {entry.terms}", "  ", "    ") for entry in about.published]
             blocks.append("\n".join(["weights:", *lines]))
         if about.arguments:
-            blocks.append("\n".join(["arguments:", *map(_argument, about.arguments)]))
+            title = "options, given by -o KEY=VALUE:" if component.kind == "reader" else "arguments:"
+            blocks.append("\n".join([title, *map(_argument, about.arguments)]))
         for title, example in (("recipe", self.recipe), ("command line", self.override), ("Python", self.python)):
             if example:
                 blocks.append(f"{title}:\n{textwrap.indent(example, '  ')}")
@@ -120,13 +121,16 @@ def page(component: Component, about: Description) -> Page:
     """Return what there is to say of a component."""
     kind, name = component.kind, component.name
     arguments = _example_arguments(about)
-    given = "".join(f", {word}={value!r}" for word, value in arguments.items())
+    given = "".join(f", {word}={_literal(value)}" for word, value in arguments.items())
     python = f'import medground\n\nmedground.build("{kind}", "{name}"{given})'
     match kind:
         case "command":
             return Page(component, about, "", f"medground {name} --help", "")
         case "reader":
-            recipe, override = f"data:\n  path: FOLDER\n  reader: {inline(name)}", f"data.path=FOLDER data.reader={name}"
+            recipe, override = (
+                f"data:\n  path: FOLDER\n  reader: {inline(name)}",
+                f"data.path=FOLDER data.reader={name}",
+            )
             python = f'import medground\n\nmedground.open_dataset("FOLDER", reader="{name}")'
         case "reward":
             recipe = _lines({"rewards": {name: {"weight": 1.0, **arguments}}})
@@ -155,6 +159,11 @@ def _example_arguments(about: Description) -> dict[str, Any]:
     return arguments | {argument.name: argument.default for argument in plain[:1]}
 
 
+def _literal(value: Any) -> str:
+    """Return plain data as Python source, with the double quotes of this project."""
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
+
+
 def _lines(data: Mapping[str, Any], indent: str = "") -> str:
     """Return nested plain data as YAML, a line per value."""
     return "\n".join(
@@ -165,7 +174,7 @@ def _lines(data: Mapping[str, Any], indent: str = "") -> str:
     )
 
 
-def _argument(argument: Any) -> str:
+def _argument(argument: Argument) -> str:
     default = "must be given" if argument.required else f"default {inline(argument.default)}"
     head = f"{argument.name} ({'; '.join(filter(None, [argument.type, default]))})"
     return _wrapped(f"{head}: {argument.meaning}" if argument.meaning else head, "  ", "      ")

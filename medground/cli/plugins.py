@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import Literal
 
@@ -45,6 +46,9 @@ def list_(kind: str | None, as_json: bool, strict: bool) -> None:
     rows.sort(key=lambda row: row.component)
     if as_json:
         click.echo(json.dumps([row.to_dict() for row in rows], indent=2))
+    elif sys.stdout.isatty():
+        for title, group in groupby(rows, key=lambda row: row.component.kind):
+            _table(COLUMNS[1:], [row.cells[1:] for row in group], title=title)
     else:
         _table(COLUMNS, [row.cells for row in rows])
     if strict:
@@ -61,11 +65,12 @@ def show(name: str, kind: str | None, as_json: bool) -> None:
     from medground.registry.description import describe_all
     from medground.registry.isolation import Problem
 
-    described = describe_all(find_named(name, kind))
-    for component, description in described.items():
+    pages = []
+    for component, description in describe_all(find_named(name, kind)).items():
         if isinstance(description, Problem):
-            raise PluginError(f"{component.kind} {name!r} of {component.owner}: {description.cause}", hint=description.remedy)
-    pages = [page(component, description) for component, description in described.items()]
+            what = f"{component.kind} {name!r} of {component.owner}: {description.cause}"
+            raise PluginError(what, hint=description.remedy)
+        pages.append(page(component, description))
     if as_json:
         click.echo(json.dumps([one.to_dict() for one in pages], indent=2))
     else:
@@ -168,8 +173,11 @@ def _examine_one(group: list[Component], seconds: float) -> list[PluginStatus]:
     return [row(status="ok")]
 
 
-def _table(columns: list[str], rows: list[list[str]]) -> None:
-    """Print a table for people on a terminal; elsewhere one line per row, with tabs between columns."""
+def _table(columns: list[str], rows: list[list[str]], title: str | None = None) -> None:
+    """Print a table for people on a terminal; elsewhere one line per row, with tabs between columns.
+
+    A column without values is left out; a column ``description`` is cut to fit one line.
+    """
     used = [index for index in range(len(columns)) if any(row[index] for row in rows)]
     if not sys.stdout.isatty():
         for row in rows:
@@ -179,11 +187,18 @@ def _table(columns: list[str], rows: list[list[str]]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left", title_style="bold")
     for index in used:
+        column, longest = columns[index], max(len(row[index]) for row in rows)
         table.add_column(
-            columns[index], overflow="fold", style="red" if columns[index] in ("problem", "cause") else None
+            column,
+            overflow="fold",
+            min_width=12 if column == "description" else min(longest, 24),
+            style="red" if column in ("problem", "cause") else None,
         )
     for row in rows:
-        table.add_row(*(Text(printable(row[index])) for index in used))
+        cells = [Text(printable(row[index]), no_wrap=columns[index] == "description") for index in used]
+        for cell in cells:
+            cell.overflow = "ellipsis" if cell.no_wrap else None
+        table.add_row(*cells)
     console(sys.stdout).print(table)

@@ -43,10 +43,16 @@ def list_(as_json: bool) -> None:
 @overrides
 @variant
 @click.option("--strict", is_flag=True, help="A value that must still be given (???) is a problem too.")
+@click.option(
+    "--commercial", is_flag=True, help="Weights that may not be used commercially, or unknown terms, are problems too."
+)
 @as_json
-def check(source: str, overrides: tuple[str, ...], variant: str | None, strict: bool, as_json: bool) -> None:
+def check(
+    source: str, overrides: tuple[str, ...], variant: str | None, strict: bool, commercial: bool, as_json: bool
+) -> None:
     """Check RECIPE without building anything: its words, components, arguments and prompt kinds. Exit 2 on problems."""
     from medground.recipe import InvalidRecipe, Problem, find_problems, resolve, untrained_kinds
+    from medground.runs.hub import non_commercial
     from medground.training.validation import incompatible_validation
 
     missing: list[str] = []
@@ -57,6 +63,8 @@ def check(source: str, overrides: tuple[str, ...], variant: str | None, strict: 
         problems = find_problems(resolved, strict_missing=strict)
         if problem := incompatible_validation(resolved):
             problems.append(problem)
+        if commercial and not problems:
+            problems += non_commercial(resolved)
     except InvalidRecipe as error:
         problems = list(error.problems)
     except RecipeError as error:

@@ -24,7 +24,9 @@ class NamedCheckpoint(NamedTuple):
     """As written there, else the first of the factory's attribute ``published``."""
     revision: Any
     published: tuple[Published, ...]
-    """What the component's plugin declares of published weights, its own first."""
+    """What the component declares of published weights."""
+    neighbours: tuple[Published, ...]
+    """What the others of its plugin declare."""
 
 
 KEYS = ("reasoner", "segmenter", "rewards")
@@ -55,10 +57,11 @@ def checkpoints(recipe: Recipe, *keys: str) -> Iterator[NamedCheckpoint]:
         ]
     for kind, key, component in components:
         arguments = component.arguments
-        checkpoint = arguments.get("checkpoint") or _default(registry.factory(kind, component.name))
+        factory = registry.factory(kind, component.name)
+        checkpoint = arguments.get("checkpoint") or _default(factory)
         if checkpoint is not None:
-            published = registry.published(kind, component.name)
-            yield NamedCheckpoint(f"{key}.checkpoint", checkpoint, arguments.get("revision"), published)
+            published, neighbours = getattr(factory, "published", ()), registry.neighbours(kind, component.name)
+            yield NamedCheckpoint(f"{key}.checkpoint", checkpoint, arguments.get("revision"), published, neighbours)
 
 
 def _default(factory: Factory) -> str | None:
@@ -81,7 +84,7 @@ def require_checkpoints(recipe: Recipe, *keys: str) -> None:
         RecipeError: if a component's values must still be given.
         PluginError: if a component is missing or broken.
     """
-    for key, checkpoint, revision, _ in checkpoints(recipe, *keys):
+    for key, checkpoint, revision, *_ in checkpoints(recipe, *keys):
         if not isinstance(checkpoint, str) or "://" in checkpoint:
             continue  # not what `medground.segmenters.weights` reads
         try:

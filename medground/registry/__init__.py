@@ -21,7 +21,7 @@ from medground.registry.errors import as_plugin_error
 from medground.registry.loading import load_factories
 
 __all__ = [
-    "GROUP", "KINDS", "OWN", "Component", "bind", "build", "components", "factory", "find", "kind_word", "published",
+    "GROUP", "KINDS", "OWN", "Component", "bind", "build", "components", "factory", "find", "kind_word", "neighbours",
     "unsuitable",
 ]  # fmt: skip
 
@@ -39,17 +39,14 @@ def factory(kind: str, name: str) -> Factory:
     return load_factories(component)[component.name]
 
 
-def published(kind: str, name: str) -> tuple[Published, ...]:
-    """Return the published weights that a component declares, then those that others of its plugin do.
-
-    A component may well be given the weights of its neighbour.
+def neighbours(kind: str, name: str) -> tuple[Published, ...]:
+    """Return the published weights that the other components of a component's plugin declare; it may be given those, too.
 
     Raises:
         PluginError: as `factory`.
     """
-    factories = load_factories(find(kind, name))
-    owners = [factories[name], *(other for label, other in factories.items() if label != name)]
-    return tuple(dict.fromkeys(entry for owner in owners for entry in getattr(owner, "published", ())))
+    others = {label: other for label, other in load_factories(find(kind, name)).items() if label != name}
+    return tuple(dict.fromkeys(entry for other in others.values() for entry in getattr(other, "published", ())))
 
 
 def bind(kind: str, name: str, arguments: Mapping[str, Any]) -> inspect.BoundArguments:

@@ -57,6 +57,7 @@ class Description:
     published: tuple[Published, ...]
     """The published weights it loads; the first are its default where it has one."""
     arguments: tuple[Argument, ...]
+    """Of a reader, the options of its `read`."""
 
     @property
     def licence(self) -> str:
@@ -76,7 +77,7 @@ def describe(factory: Factory) -> Description:
     """Return what a factory says of itself, or a `click.Command`."""
     if not callable(getattr(factory, "get_short_help_str", None)):
         summary, _, details = _without_sections(_docstrings(factory)[0]).partition("\n")
-        arguments = tuple(_arguments(factory))
+        arguments = tuple(_arguments(_options(factory) if hasattr(factory, "recognises") else factory))
     else:
         summary, _, details = inspect.cleandoc(getattr(factory, "help", "") or "").partition("\n")
         arguments = ()
@@ -121,12 +122,17 @@ def _docstrings(factory: Factory) -> list[str]:
     return [inspect.cleandoc(text) for text in texts if text] or [""]
 
 
+def _options(reader: Any) -> Factory:
+    """Return the `read` of a reader as far as its options go: without the reader itself and the path."""
+    return partial(reader.read, None, None)
+
+
 def _arguments(factory: Factory) -> Iterator[Argument]:
     known: dict[str, str] = {}
     for docstring in _docstrings(factory):
         known = meanings(docstring) | known
     for name, parameter in inspect.signature(factory).parameters.items():
-        if parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
+        if parameter.kind in (parameter.KEYWORD_ONLY, parameter.POSITIONAL_OR_KEYWORD):
             required = parameter.default is parameter.empty
             default = None if required else parameter.default
             plain = default if isinstance(default, (bool, int, float, str, type(None))) else json.loads(_json(default))
@@ -153,9 +159,7 @@ def _plain(text: str) -> str:
     return text.replace("``", "`").replace("`medground.", "`")
 
 
-def describe_all(
-    wanted: Sequence[Component], seconds: float = SECONDS
-) -> dict[Component, "Description | Problem"]:
+def describe_all(wanted: Sequence[Component], seconds: float = SECONDS) -> dict[Component, "Description | Problem"]:
     """Describe components, in a process for all built-ins and one for every other module; none is imported here.
 
     Args:
@@ -203,7 +207,7 @@ def answer() -> None:
         component = declared[name]
         try:
             answers[name] = asdict(describe(load_factories(component)[component.name]))
-        except (Exception, SystemExit) as error:
+        except (Exception, SystemExit) as error:  # noqa: BLE001 whatever a plugin's code raises belongs to its row
             failure = as_plugin_error(component, error)
             cause = failure.message.removeprefix(f"plugin {component.owner} ")
             answers[name] = {"cause": cause, "remedy": failure.hint}

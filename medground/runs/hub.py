@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -43,7 +44,9 @@ class HubItem:
     kind: str = "model"
     """``model`` or ``dataset``."""
     published: tuple[Published, ...] = field(default=(), repr=False, compare=False)
-    """What the plugin of the component that reads it declares of published weights."""
+    """What the component that reads it declares of published weights."""
+    neighbours: tuple[Published, ...] = field(default=(), repr=False, compare=False)
+    """What the others of its plugin declare."""
 
     @property
     def id(self) -> str:
@@ -116,9 +119,9 @@ def hub_items(recipe: Recipe) -> list[HubItem]:
 
 
 def _items(recipe: Recipe) -> Iterator[HubItem]:
-    for key, checkpoint, revision, published in checkpoints(recipe, *KEYS):
+    for key, checkpoint, revision, published, neighbours in checkpoints(recipe, *KEYS):
         if item := parse_hub_id(checkpoint, key, revision=revision):
-            yield replace(item, published=published)
+            yield replace(item, published=published, neighbours=neighbours)
     if not {"data", "data.path"} & {*recipe.missing} and (
         item := parse_hub_id(recipe.config.data.path, "data.path", kind="dataset")
     ):
@@ -158,7 +161,7 @@ def look_up(item: HubItem) -> Listing:
     if item.file and item.file not in sizes:
         raise RunError(f"{item.repository} has no file {item.file}", hint=f"it has: {', '.join(sorted(sizes))}")
     names = [item.file] if item.file else _needed(list(sizes), item.kind)
-    known = declared(item.repository, item.published)
+    known = declared(item.repository, (*item.published, *item.neighbours))
     hashes = {s.rfilename: s.lfs.sha256 for s in info.siblings if s.lfs is not None and s.rfilename in names}
     # Ours outranks the hub's: a file replaced there is refused, not trusted.
     hashes |= {name: value for name, value in (known.sha256 if known else {}).items() if name in names}
@@ -195,21 +198,22 @@ def non_commercial(recipe: Recipe) -> list[Problem]:
         PluginError: if a component is missing or broken.
     """
     problems = []
-    for key, checkpoint, revision, published in checkpoints(recipe, *KEYS):
+    for key, checkpoint, revision, published, neighbours in checkpoints(recipe, *KEYS):
+        known = (*published, *neighbours)
         item = parse_hub_id(checkpoint, key, revision=revision)
-        known = next((entry for entry in published if entry.id == checkpoint), None)
-        if known is None and item is not None:
-            known = declared(item.repository, published)
-        if known is not None:
-            terms = known.terms
-        elif item is not None and item.id in (lock := _read_lock()):
-            terms = stated(lock[item.id]["licence"])
-        else:
-            terms = Terms(licence=None, commercial=None)
+        entry = declared(item.repository, known) if item else next((one for one in known if one.id == checkpoint), None)
+        terms = entry.terms if entry else _recorded(item)
         if refusal := terms.refusal:
             what = f"{key}: {checkpoint} {refusal}"
             problems.append(Problem(key, recipe.origin(key), what, commercial_remedy(key, published)))
     return problems
+
+
+def _recorded(item: HubItem | None) -> Terms:
+    """Return the terms that the lock file records of an item; unknown ones where it was not fetched."""
+    if item is not None and find_spec("huggingface_hub") and (entry := _read_lock().get(item.id)):
+        return stated(entry["licence"])
+    return stated(None)
 
 
 def download(listing: Listing) -> Download:

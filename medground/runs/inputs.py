@@ -107,7 +107,7 @@ def component_inputs(recipe: Recipe, *kinds: str) -> dict[str, str]:
             inputs[f"the plugin of {key}"] = f"{offer.distribution} {offer.version}"
             paths |= _named(key, component.arguments)
     sections = [_SECTIONS.get(kind, kind) for kind in kinds]
-    for key, checkpoint, revision, _ in checkpoints(recipe, *sections):
+    for key, checkpoint, revision, *_ in checkpoints(recipe, *sections):
         if key not in paths and isinstance(checkpoint, str) and "://" not in checkpoint:
             try:
                 paths[key] = find_weights(f"{checkpoint}@{revision}" if revision else checkpoint)

@@ -3,12 +3,15 @@
 import contextlib
 import inspect
 import pickle
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from medground.hookspecs import RESERVED, Factory
+from medground.licences import Published, Terms
 from medground.types import Mask
 
 
@@ -80,7 +83,8 @@ def shown(value: Any) -> str:
 
 
 def make(factory: Factory, arguments: dict[str, Any], findings: Findings) -> Any:
-    """Return the component, after its factory's own promises: flat keyword-only arguments, defaults, picklable."""
+    """Return the component, after its factory's promises: flat keyword-only arguments, defaults, terms, picklable."""
+    _check_published(factory, findings)
     for parameter in inspect.signature(factory).parameters.values():
         findings.expect(
             parameter.name not in RESERVED, "no parameter may be a word of recipes, name or weight", str(parameter)
@@ -104,6 +108,28 @@ def make(factory: Factory, arguments: dict[str, Any], findings: Findings) -> Any
         findings.conclude()
     findings.expect(" object at 0x" not in repr(component), "its repr shows its settings", shown(component))
     return component
+
+
+def _check_published(factory: Factory, findings: Findings) -> None:
+    """Check what a factory declares of published weights, which ``medground fetch`` shows before it downloads them."""
+    published = getattr(factory, "published", ())
+    well_formed = isinstance(published, tuple) and all(isinstance(entry, Published) for entry in published)
+    promise = "published is a tuple of medground.licences.Published"
+    if not findings.expect(well_formed, promise, shown(published)):
+        return
+    for entry in published:
+        named = re.fullmatch(r"[\w.-]+/[\w.-]+(/[\w./-]+)?", entry.id) or Path(entry.id).exists()
+        findings.expect(named, "published weights have a hub id, or are a file of the package", entry.id)
+        findings.expect(
+            isinstance(entry.terms, Terms) and (entry.terms.licence or entry.terms.note),
+            "published weights state their licence, or in a note why there is none",
+            entry.id,
+        )
+        findings.expect(
+            not isinstance(entry.terms, Terms) or entry.terms.licence or not entry.terms.commercial,
+            "weights without a licence do not allow commercial use",
+            entry.id,
+        )
 
 
 def check_kinds(holder: Any, attribute: str, findings: Findings) -> frozenset[str]:

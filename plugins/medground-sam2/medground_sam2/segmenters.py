@@ -44,7 +44,8 @@ class Sam2(EmbeddingSegmenter):
 
     Args:
         checkpoint: a published ``.pt`` file, a safetensors file or folder of transformers, or a hub id
-            ``owner/name[/file][@revision]`` that `medground fetch` has put in the local cache; None is the first of `published`.
+            ``owner/name[/file][@revision]`` that `medground fetch` has put in the local cache; None is the first of
+            `published`.
         backend: ``transformers``, or ``official`` for the package sam2 (extra ``[sam2-official]``).
         protocol: ``native`` or ``medreasoner``.
         image_size: side of the model's square input in pixels, a multiple of 32; None takes the protocol's.
