@@ -12,6 +12,7 @@ from medground.errors import RecipeError
 
 if TYPE_CHECKING:
     from medground.recipe import Recipe
+    from medground.recipe.explain import Explanation
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
 overrides = click.argument("overrides", nargs=-1, type=OVERRIDE, metavar="[KEY=VALUE]...")
@@ -93,15 +94,27 @@ def check(
 @variant
 @click.option("--origins/--no-origins", default=True, help="The origin of every value.  [default: origins]")
 @click.option("--graph", is_flag=True, help="Show the stages the recipe composes instead.")
+@click.option("--explain", "key", metavar="KEY", help="Explain one key instead: meaning, type, default, origin.")
 @as_json
 def show(
-    source: str, overrides: tuple[str, ...], variant: str | None, origins: bool, graph: bool, as_json: bool
+    source: str,
+    overrides: tuple[str, ...],
+    variant: str | None,
+    origins: bool,
+    graph: bool,
+    key: str | None,
+    as_json: bool,
 ) -> None:
     """Show RECIPE with everything it extends, every default, and the origin of every value."""
     from medground.recipe import resolve
 
     resolved = resolve(source, *overrides, variant=variant)
-    if graph:
+    if key is not None:
+        from medground.recipe.explain import explain
+
+        explanation = explain(resolved, key)
+        click.echo(json.dumps(explanation.to_dict()) if as_json else _explained(explanation))
+    elif graph:
         from medground.pipeline.describe import describe
 
         text = describe(resolved)
@@ -156,6 +169,25 @@ def _listing(recipe: "Recipe", origins: bool) -> str:
         text.append("variants:")
         text += [f"  {inline(name)}: {inline(row)}" for name, row in recipe.variants.items()]
     return "\n".join(text)
+
+
+def _explained(explanation: "Explanation") -> str:
+    """Return an explanation for people."""
+    value, origin = explanation.value, explanation.origin
+    if isinstance(value, dict) and len(value) > 3:
+        here = f"a section of {len(value)} keys; without --explain, show has each with its origin"
+    elif value is None and not origin:
+        here = "not given"
+    else:
+        here = f"{inline(value)}, from {origin}" if origin not in ("", "default") else f"{inline(value)}, the default"
+    rows = {
+        "takes": explanation.type,
+        "default": "none" if explanation.default is None else inline(explanation.default),
+        "here": here,
+        "one of": ", ".join(explanation.allowed),
+    }
+    lines = [f"  {title:<8} {text}" for title, text in rows.items() if text]
+    return "\n".join([explanation.key, f"  {explanation.meaning}", *lines])
 
 
 def inline(value: Any) -> str:

@@ -61,9 +61,11 @@ class GeneralConfig:
     """The settings that stand at the top of a recipe, outside any section."""
 
     prompt: PromptChoice = PromptChoice.both
+    """The parts of an answer that prompt the segmenter."""
     allow_untrained: bool = False
     """Give a segmenter prompt kinds it was not trained for."""
     seed: int = number(0, least=0, most=MAX_SEED)
+    """Of what training draws."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +79,7 @@ class SamplingConfig:
     max_completion_length: int = number(2048, least=1)
     """Tokens."""
     seed: int = number(0, least=0, most=MAX_SEED)
+    """Of the completions."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +87,9 @@ class DataConfig:
     """``data``: the dataset and the samples of it that are used."""
 
     path: str | None = None
+    """A dataset's folder or file, or a hub id ``owner/name``."""
     split: str | None = None
+    """The split whose samples are used; None: all."""
     reader: str | None = None
     """The layout of the files; None: recognised by what lies there."""
     limit: int | None = number(None, least=1)
@@ -100,16 +105,25 @@ class TrainingConfig:
     """What ``grpo`` and ``sft`` have in common: length, batches, optimizer, checkpoints."""
 
     num_train_epochs: int = number(5, least=1)
+    """Passes over the data, where max_steps is not given."""
     max_steps: int | None = number(None, least=1)
+    """Steps of the run; None: as many as the epochs take."""
     train_batch_size: int = number(128, least=1)
     """Queries per step of GRPO; samples per optimizer update of SFT."""
     learning_rate: float = number(1e-6, least=0.0)
+    """The highest learning rate."""
     schedule: LearningRateSchedule = LearningRateSchedule.constant
+    """The course of the learning rate after the warm-up."""
     warmup_ratio: float = number(0.0, least=0.0, most=1.0)
+    """The share of the steps in which the learning rate rises to its highest."""
     weight_decay: float = number(0.01, least=0.0)
+    """Of AdamW."""
     adam_beta1: float = number(0.9, least=0.0, most=BELOW_ONE)
+    """Decay of AdamW's mean of gradients."""
     adam_beta2: float = number(0.999, least=0.0, most=BELOW_ONE)
+    """Decay of AdamW's mean of squared gradients."""
     max_grad_norm: float = number(1.0, least=0.0)
+    """Gradients of a larger norm are scaled down to it."""
     save_every: int = number(10, least=1)
     """Steps between checkpoints."""
 
@@ -121,6 +135,7 @@ class GrpoConfig(TrainingConfig):
     num_generations: int = number(16, least=1)
     """G, completions per query."""
     temperature: float = number(1.0, least=0.0)
+    """Of the completions drawn in training, and of their log-probabilities."""
     max_prompt_length: int = number(2048, least=1)
     """Tokens."""
     max_completion_length: int = number(2048, least=1)
@@ -132,19 +147,25 @@ class GrpoConfig(TrainingConfig):
     num_iterations: int = number(1, least=1)
     """Passes over the completions of a step."""
     loss: GrpoLoss = GrpoLoss.grpo
+    """The published loss, see the page on training."""
     aggregation: Aggregation = Aggregation.by_loss
+    """How the losses of tokens become one number; ``by_loss``: as the loss was published."""
     scale_rewards: RewardScale = RewardScale.group
+    """What the standard deviation that divides an advantage is taken over."""
     advantage_eps: float = number(1e-4, least=0.0)
     """Added to the standard deviation."""
     beta: float = number(0.0, least=0.0)
     """Weight of the divergence from the starting policy."""
     kl_estimator: KlEstimator = KlEstimator.k3_ratio
+    """The estimator of the divergence from the starting policy."""
     epsilon: float | None = number(None, least=0.0)
     """Clip range below 1; None: what the loss was published with."""
     epsilon_high: float | None = number(None, least=0.0)
     """Clip range above 1; None: what the loss was published with."""
     dual_clip: float | None = number(None, least=1.0)
+    """Where the advantage is negative, bounds the loss of a token by this many times it; None: no bound."""
     correction: SamplerCorrection = SamplerCorrection.none
+    """The use of importance weights where the sampler's probabilities differ from the trainer's."""
     correction_cap: float = number(2.0, least=0.0)
     """Importance weights above it are capped, or with ``mask`` their tokens dropped."""
     correction_floor: float = number(0.0, least=0.0)
@@ -182,10 +203,13 @@ class ValidationConfig:
     every: int = number(0, least=0)
     """Steps between validations; 0: none."""
     split: str = "val"
+    """The split of ``data`` that is measured."""
     metric: str | None = None
     """The metric that chooses the best checkpoint."""
     limit: int | None = number(None, least=1)
+    """The first so many of its samples; None: all."""
     before_training: bool = False
+    """Measure before the first step, too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,6 +225,7 @@ class EvaluateConfig:
     leave_out: dict[str, list[Any]] | None = None
     """Label -> values that are not measured."""
     protocol: EvaluationProtocol = EvaluationProtocol.corrected
+    """The rules; ``released``: also the published system's numbers and aggregation."""
     conditions: list[str] | None = None
     """The conditions that are compared; None: the answers alone."""
     seeds: list[int] | None = None
@@ -232,6 +257,7 @@ class SweepConfig:
     baseline: str | None = None
     """The variant the others are tested against; None: the first."""
     metrics: list[str] = field(default_factory=lambda: ["iou", "pdice", "dice_joint"])
+    """The metrics of the tables."""
     by: str | None = None
     """A label, for example size, by which means are reported too."""
 

@@ -4,12 +4,15 @@ OmegaConf turns ``"3"`` into 3 and ``yes`` into true where a field's type asks f
 value that OmegaConf would change is refused.
 """
 
+import ast
 import copy
+import inspect
 import math
 from collections.abc import Mapping
 from dataclasses import fields
 from enum import EnumType
 from functools import cache
+from itertools import pairwise
 from types import NoneType, UnionType
 from typing import Any, TypeVar, cast, get_args, get_type_hints
 
@@ -74,9 +77,44 @@ def validate(section: DictConfig, key: str, value: Any) -> Objection | None:
         return Objection(f"{quoted(value)} is not {_WANTED[type_]}", remedy)
     if bounds is None or value in (None, MISSING) or bounds.least <= value <= bounds.most:
         return None
+    suitable = f"{_WANTED[type_]}{_within(bounds)}"
+    return Objection(f"{quoted(value)} is not {suitable}", f"write {suitable}")
+
+
+def wanted(schema: type, key: str) -> str:
+    """Return what a field takes, in words.
+
+    >>> from medground.recipe.schema import GeneralConfig, GrpoConfig
+    >>> wanted(GeneralConfig, "prompt"), wanted(GrpoConfig, "num_generations")
+    ('both or box or points', 'a whole number from 1')
+    """
+    type_, bounds = _fields(schema)[key]
+    optional = ", or null" if NoneType in get_args(get_type_hints(schema)[key]) else ""
+    words = " or ".join(type_.__members__) if isinstance(type_, EnumType) else _WANTED[type_]
+    return words + _within(bounds) + optional
+
+
+def meanings(schema: type) -> dict[str, str]:
+    """Return what the fields of a section mean: the docstrings below them, in the section's class or a base of it."""
+    texts: dict[str, str] = {}
+    for owner in reversed(schema.__mro__[:-1]):
+        (definition,) = ast.parse(inspect.getsource(owner)).body
+        body = definition.body if isinstance(definition, ast.ClassDef) else []
+        for node, after in pairwise(body):
+            if (
+                isinstance(node, ast.AnnAssign)
+                and isinstance(after, ast.Expr)
+                and isinstance(after.value, ast.Constant)
+            ):
+                texts[ast.unparse(node.target)] = inspect.cleandoc(str(after.value.value))
+    return texts
+
+
+def _within(bounds: Bounds | None) -> str:
+    if bounds is None:
+        return ""
     upper = "" if bounds.most == math.inf else f" to {bounds.most:.10g}"
-    wanted = f"{_WANTED[type_]} from {bounds.least:g}{upper}"
-    return Objection(f"{quoted(value)} is not {wanted}", f"write {wanted}")
+    return f" from {bounds.least:g}{upper}"
 
 
 def _assigned(section: DictConfig, key: str, value: Any) -> bool:
