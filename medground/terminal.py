@@ -102,6 +102,15 @@ def _clean(stream: TextIO | None, *, forgiving: bool) -> Any:
     return CleanStream(stream or open(os.devnull, "w"), forgiving=forgiving)
 
 
+def examples(*commands: str) -> str:
+    """Return the epilog of a command's --help that shows command lines, which click would wrap elsewhere.
+
+    >>> examples("medground doctor", "medground doctor --json").splitlines()[1:]
+    ['Examples:', '  medground doctor', '  medground doctor --json']
+    """
+    return "\n".join(["\b", "Examples:", *(f"  {command}" for command in commands)])
+
+
 def console(stream: Any) -> "Console":
     """Return a console of rich on `sys.stdout` or `sys.stderr`; what it is given must be `printable`."""
     from rich.console import Console

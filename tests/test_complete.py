@@ -18,7 +18,7 @@ def completed(arguments: list[str], incomplete: str) -> list[str]:
 
 @pytest.mark.parametrize(
     "before",
-    [["ground", "--recipe"], ["run", "--recipe"], ["doctor", "frames"], ["fetch"], ["reward", "audit"]]
+    [["ground", "--recipe"], ["run", "--recipe"], ["doctor", "frames"], ["fetch"], ["train"], ["reward", "audit"]]
     + [["recipe", command] for command in ("check", "show", "diff")],
     ids=" ".join,
 )

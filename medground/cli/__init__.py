@@ -18,7 +18,7 @@ from medground.cli.plugin_commands import plugin_commands
 from medground.errors import Interrupted, MedgroundError
 from medground.runs.exits import refuse_early_exit
 from medground.runs.stopping import terminable
-from medground.terminal import clean_streams, printable
+from medground.terminal import clean_streams, examples, printable
 from medground.training.launcher import exit_process, rank
 
 COMMANDS = {
@@ -66,7 +66,14 @@ class LazyGroup(click.Group):
             formatter.write_dl(sorted((COMMANDS | plugin_commands()).items()))
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=examples(
+        'medground ground scan.png "Which bright spot on the left is new?"',
+        "medground plugins list --kind segmenter",
+    ),
+)
 @click.version_option(package_name="medground", message="medground %(version)s")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 @click.option("--local_rank", hidden=True, help="Added by DeepSpeed's launcher; the environment has it, too.")

@@ -11,6 +11,7 @@ import click
 
 from medground.cli.completion import OVERRIDE, RECIPE
 from medground.errors import RunError
+from medground.terminal import examples
 
 if TYPE_CHECKING:
     from medground.cli.plugins import PluginStatus
@@ -29,7 +30,13 @@ LIBRARIES = (
 """The libraries whose versions are shown."""
 
 
-@click.group(invoke_without_command=True)
+@click.group(
+    invoke_without_command=True,
+    epilog=examples(
+        "medground doctor",
+        "medground doctor --strict --json",
+    ),
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON on stdout.")
 @click.option("--strict", is_flag=True, help="Exit with 4 if a plugin does not work with what is installed.")
 @click.pass_context
@@ -86,7 +93,12 @@ def _numbers(version: str) -> list[int]:
     return [int(number) for number in version.split("+")[0].split(".") if number.isdigit()]
 
 
-@doctor.command()
+@doctor.command(
+    epilog=examples(
+        "medground doctor frames infer/toy",
+        "medground doctor frames infer/qwen3_vl_8b --image scan.png --out hops.png",
+    )
+)
 @click.argument("recipe", type=RECIPE)
 @click.argument("overrides", nargs=-1, type=OVERRIDE, metavar="[KEY=VALUE]...")
 @click.option("--image", type=click.Path(path_type=Path), help="An image to check with; a synthetic one otherwise.")

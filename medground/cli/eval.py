@@ -9,6 +9,7 @@ import click
 from medground.cli.completion import OVERRIDE, RECIPE
 from medground.runs.progress import counted
 from medground.runs.stopping import interruptible
+from medground.terminal import examples
 
 if TYPE_CHECKING:
     from medground.evaluation.results import EvaluationSummary, MetricSummary
@@ -16,7 +17,12 @@ if TYPE_CHECKING:
 SHOWN = ("iou", "pdice", "pdice_compat", "dice_joint", "dice_over_ellipse", "boundary_f", "hd95_px", "hd95_mm")
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "medground eval infer/toy data.path=made data.split=test --out results/toy",
+        "medground eval eval/baselines data.path=made --out results/again --baseline results/toy",
+    )
+)
 @click.argument("recipe", type=RECIPE)
 @click.argument("overrides", nargs=-1, type=OVERRIDE, metavar="[KEY=VALUE]...")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The folder to write.")

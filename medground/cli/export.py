@@ -5,8 +5,15 @@ from pathlib import Path
 
 import click
 
+from medground.terminal import examples
 
-@click.command()
+
+@click.command(
+    epilog=examples(
+        "medground export runs/toy --to exported",
+        "medground export runs/lora --to exported --adapter separate",
+    )
+)
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--to", type=click.Path(path_type=Path), required=True, help="A new or empty folder.")
 @click.option(

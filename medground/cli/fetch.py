@@ -6,9 +6,15 @@ import click
 
 from medground.cli.completion import OVERRIDE, RECIPE
 from medground.errors import RunError
+from medground.terminal import examples
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "medground fetch infer/toy segmenter=medsam2",
+        "medground fetch infer/qwen3_vl_8b --commercial --yes",
+    )
+)
 @click.argument("recipe", type=RECIPE)
 @click.argument("overrides", nargs=-1, type=OVERRIDE, metavar="[KEY=VALUE]...")
 @click.option("--commercial", is_flag=True, help="Refuse what may not be used commercially, or where that is unknown.")

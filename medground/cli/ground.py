@@ -14,10 +14,16 @@ from medground.images.read import open_image
 from medground.images.view import View
 from medground.pipeline.pipeline import load
 from medground.pipeline.result import GroundingResult
+from medground.terminal import examples
 from medground.types import Fault, Query
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        'medground ground scan.png "Which bright spot on the left is new?" --recipe infer/toy',
+        'medground ground ct.nii.gz "What narrows the airway?" --slice 40 --plane axial segmenter=medsam2',
+    )
+)
 @click.argument("image", type=click.Path(path_type=Path))
 @click.argument("question")
 @click.argument("overrides", nargs=-1, type=OVERRIDE, metavar="[KEY=VALUE]...")

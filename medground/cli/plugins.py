@@ -18,18 +18,29 @@ from medground.errors import PluginError
 from medground.registry import KINDS, Component, components
 from medground.registry.errors import missing_extra
 from medground.registry.isolation import SECONDS, check_plugin
-from medground.terminal import console, printable
+from medground.terminal import console, examples, printable
 
 KIND_WORDS = [kind.replace("_", "-") for kind in KINDS]
 NEW_KINDS = ["segmenter", "reward", "prompt-interface", "reasoner", "reader", "command"]
 
 
-@click.group()
+@click.group(
+    epilog=examples(
+        "medground plugins list --kind segmenter",
+        "medground plugins show sam2",
+    )
+)
 def plugins() -> None:
     """List and show plugins, find out what is wrong with one, or start your own."""
 
 
-@plugins.command("list")
+@plugins.command(
+    "list",
+    epilog=examples(
+        "medground plugins list",
+        "medground plugins list --kind segmenter --json",
+    ),
+)
 @click.option("--kind", type=click.Choice(KIND_WORDS), help="Only components of this kind.")
 @click.option("--json", "as_json", is_flag=True, help="Write JSON to stdout.")
 @click.option("--strict", is_flag=True, help="Exit with 4 if anything listed has a problem.")
@@ -55,7 +66,12 @@ def list_(kind: str | None, as_json: bool, strict: bool) -> None:
         _refuse({row.component.distribution for row in rows if row.problem}, hint="medground plugins doctor")
 
 
-@plugins.command()
+@plugins.command(
+    epilog=examples(
+        "medground plugins show medsam2",
+        "medground plugins show bbox_iou --kind reward --json",
+    )
+)
 @click.argument("name")
 @click.option("--kind", type=click.Choice(KIND_WORDS), help="Where components of several kinds have that name.")
 @click.option("--json", "as_json", is_flag=True, help="Write JSON to stdout.")
@@ -77,7 +93,12 @@ def show(name: str, kind: str | None, as_json: bool) -> None:
         click.echo("\n\n".join(one.text for one in pages))
 
 
-@plugins.command()
+@plugins.command(
+    epilog=examples(
+        "medground plugins doctor",
+        "medground plugins doctor --strict --seconds 120",
+    )
+)
 @click.option("--seconds", type=click.FloatRange(min=0.1), default=SECONDS, show_default=True, help="To import one.")
 @click.option("--json", "as_json", is_flag=True, help="Write JSON to stdout.")
 @click.option("--strict", is_flag=True, help="Exit with 4 if a plugin has a problem.")
@@ -97,7 +118,12 @@ def doctor(seconds: float, as_json: bool, strict: bool) -> None:
         refuse_broken(rows)
 
 
-@plugins.command()
+@plugins.command(
+    epilog=examples(
+        "medground plugins new glow --kind segmenter",
+        "medground plugins new near --kind reward --out packages/medground-near",
+    )
+)
 @click.argument("name")
 @click.option("--kind", type=click.Choice(NEW_KINDS), required=True, help="What it offers.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder to write; default ./medground-NAME.")

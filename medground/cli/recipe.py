@@ -9,6 +9,7 @@ import click
 
 from medground.cli.completion import OVERRIDE, RECIPE
 from medground.errors import RecipeError
+from medground.terminal import examples
 
 if TYPE_CHECKING:
     from medground.recipe import Recipe
@@ -19,12 +20,23 @@ overrides = click.argument("overrides", nargs=-1, type=OVERRIDE, metavar="[KEY=V
 variant = click.option("--variant", help="Apply one row of the recipe's variants.")
 
 
-@click.group()
+@click.group(
+    epilog=examples(
+        "medground recipe list",
+        "medground recipe show train/soft --explain grpo.beta",
+    )
+)
 def recipe() -> None:
     """List, check, show and compare recipes."""
 
 
-@recipe.command("list")
+@recipe.command(
+    "list",
+    epilog=examples(
+        "medground recipe list",
+        "medground recipe list --json",
+    ),
+)
 @as_json
 def list_(as_json: bool) -> None:
     """Name every shipped recipe with the command that runs it."""
@@ -39,7 +51,12 @@ def list_(as_json: bool) -> None:
         click.echo(f"{name:<{width}}  {command}")
 
 
-@recipe.command()
+@recipe.command(
+    epilog=examples(
+        "medground recipe check infer/toy segmenter=medsam2",
+        "medground recipe check mine.yaml --strict --commercial",
+    )
+)
 @click.argument("source", type=RECIPE, metavar="RECIPE")
 @overrides
 @variant
@@ -88,7 +105,12 @@ def check(
         raise click.exceptions.Exit(2)
 
 
-@recipe.command()
+@recipe.command(
+    epilog=examples(
+        "medground recipe show train/soft grpo.beta=0.01",
+        "medground recipe show infer/toy --explain segmenter",
+    )
+)
 @click.argument("source", type=RECIPE, metavar="RECIPE")
 @overrides
 @variant
@@ -126,7 +148,12 @@ def show(
         click.echo(_listing(resolved, origins))
 
 
-@recipe.command()
+@recipe.command(
+    epilog=examples(
+        "medground recipe diff train/soft train/hard",
+        "medground recipe diff infer/toy runs/toy --json",
+    )
+)
 @click.argument("first", type=RECIPE, metavar="A")
 @click.argument("second", type=RECIPE, metavar="B")
 @as_json

@@ -11,6 +11,7 @@ import click
 
 from medground.cli.completion import OVERRIDE, RECIPE
 from medground.errors import InputError, RunError
+from medground.terminal import examples
 
 if TYPE_CHECKING:
     from medground.evaluation.scoring import ScoreResult
@@ -18,12 +19,22 @@ if TYPE_CHECKING:
     from medground.rewards.rubric import Rubric
 
 
-@click.group()
+@click.group(
+    epilog=examples(
+        "medground reward score train/soft answers.jsonl",
+        "medground reward audit bbox_iou",
+    )
+)
 def reward() -> None:
     """Score answers with a rubric; audit a rubric."""
 
 
-@reward.command()
+@reward.command(
+    epilog=examples(
+        "medground reward score train/soft answers.jsonl",
+        "medground reward score train/soft answers.jsonl --term near=my.py:near --json",
+    )
+)
 @click.argument("recipe", type=RECIPE)
 @click.argument("file", type=click.Path(path_type=Path))
 @click.argument("overrides", nargs=-1, type=OVERRIDE, metavar="[KEY=VALUE]...")
@@ -64,7 +75,12 @@ def score(recipe: str, file: Path, overrides: tuple[str, ...], own: tuple[str, .
         )
 
 
-@reward.command()
+@reward.command(
+    epilog=examples(
+        "medground reward audit train/soft --out cards/soft",
+        "medground reward audit bbox_iou",
+    )
+)
 @click.argument("what", type=RECIPE, metavar="RECIPE|TERM")
 @click.argument("overrides", nargs=-1, type=OVERRIDE, metavar="[KEY=VALUE]...")
 @click.option("--out", type=click.Path(path_type=Path), help="Write card.md, card.json and curves.svg there.")

@@ -24,10 +24,16 @@ from medground.runs.inputs import RunInputs, component_inputs
 from medground.runs.jsonable import restore
 from medground.runs.progress import progress
 from medground.runs.stopping import interruptible
+from medground.terminal import examples
 from medground.types import Fault, Query
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        'medground run images/ --question "What is abnormal here?" --out answers',
+        "medground run made/manifest.jsonl --recipe infer/toy --out answers --no-overlays segmenter=ellipse",
+    )
+)
 @click.argument("inputs", metavar="INPUT", type=click.Path(path_type=Path))
 @click.argument("overrides", nargs=-1, type=OVERRIDE, metavar="[KEY=VALUE]...")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Where results and manifest.jsonl go.")

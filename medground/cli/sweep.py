@@ -7,9 +7,15 @@ import click
 
 from medground.cli.completion import OVERRIDE, RECIPE
 from medground.runs.stopping import interruptible
+from medground.terminal import examples
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "medground sweep sweep/asm_swap data.path=made --dry-run",
+        "medground sweep sweep/asm_swap data.path=made --out sweeps/experts --resume",
+    )
+)
 @click.argument("recipe", type=RECIPE)
 @click.argument("overrides", nargs=-1, type=OVERRIDE, metavar="[KEY=VALUE]...")
 @click.option("--out", type=click.Path(path_type=Path), help="The folder to write.")

@@ -6,17 +6,24 @@ from typing import TYPE_CHECKING
 
 import click
 
+from medground.cli.completion import OVERRIDE, RECIPE
 from medground.runs.progress import training_progress
 from medground.runs.stopping import interruptible
+from medground.terminal import examples
 
 if TYPE_CHECKING:
     from medground.training.memory import StateBytes
     from medground.training.probe import Estimate
 
 
-@click.command()
-@click.argument("recipe")
-@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.command(
+    epilog=examples(
+        "medground train train/toy data.path=phantoms --out runs/toy",
+        "medground train runs/toy --resume",
+    )
+)
+@click.argument("recipe", type=RECIPE)
+@click.argument("overrides", nargs=-1, type=OVERRIDE, metavar="[KEY=VALUE]...")
 @click.option("--out", type=click.Path(path_type=Path), help="The run's folder; it is a recipe from then on.")
 @click.option(
     "--resume", is_flag=True, help="Continue from the newest checkpoint of --out, or of the run RECIPE names."

@@ -73,7 +73,7 @@ def explain(recipe: Recipe, key: str) -> Explanation:
     if top in RECIPE_WORDS:
         meaning, type_ = _WORDS[top]
         value = list(recipe.variants) if top == "variants" else [label for label, _ in recipe.source.texts[:-1]]
-        return _explained(recipe, top, meaning, type_, value=value or None)
+        return _explained(recipe, top, meaning, type_, value=value or None, origin=recipe.name if value else "")
     if top in COMPONENTS:
         return _of_component(recipe, top, top, rest)
     if top in ("rewards", "trackers"):
@@ -148,7 +148,7 @@ def _purpose(kind: str) -> str:
 
 def _explained(
     recipe: Recipe, key: str, meaning: str, type_: str, *,
-    default: Any = None, value: Any = None, allowed: tuple[str, ...] = (),
+    default: Any = None, value: Any = None, origin: str = "", allowed: tuple[str, ...] = (),
 ) -> Explanation:  # fmt: skip
     data: Any = recipe.data
     for word in key.split("."):
@@ -163,6 +163,6 @@ def _explained(
         type=type_,
         default=default,
         value=data if known else value,
-        origin=recipe.origin(key) if known else "",
+        origin=recipe.origin(key) if known else origin,
         allowed=allowed,
     )

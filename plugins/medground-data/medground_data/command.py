@@ -12,6 +12,7 @@ import click
 from medground.errors import Interrupted, RunError, UsageError
 from medground.runs.progress import progress
 from medground.runs.stopping import interruptible
+from medground.terminal import examples
 
 if TYPE_CHECKING:
     from medground.data.source_samples import BadSample, SourceSample
@@ -19,7 +20,12 @@ if TYPE_CHECKING:
     from medground_data.llm_questions import Cost
 
 
-@click.group()
+@click.group(
+    epilog=examples(
+        "medground data build ultrasound/ --out made",
+        "medground data stats made --html made.html",
+    )
+)
 def data() -> None:
     """Make, check, describe and export datasets."""
 
@@ -50,7 +56,12 @@ def _recipe_names(ctx: click.Context, param: click.Parameter, incomplete: str) -
     return [name for name in names() if name.startswith(incomplete)]
 
 
-@data.command()
+@data.command(
+    epilog=examples(
+        "medground data build ultrasound/ --out made --fractions 0.8,0.1,0.1",
+        "medground data build coco.json --reader coco -o modality=X-ray --questions templates --out made",
+    )
+)
 @click.argument("source", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The dataset's folder; it must not exist.")
 @click.option("--reader", help="How SOURCE is laid out; without it, the one that recognises it.")
@@ -213,7 +224,12 @@ def _report(summary: dict[str, Any], out: Path) -> str:
     return "\n".join(rows)
 
 
-@data.command()
+@data.command(
+    epilog=examples(
+        "medground data lint made",
+        "medground data lint made --json",
+    )
+)
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON on stdout.")
 def lint(folder: Path, as_json: bool) -> None:
@@ -233,7 +249,12 @@ def lint(folder: Path, as_json: bool) -> None:
         raise RunError(f"{folder.name} has {errors} errors", hint="each line above names the error and its fix")
 
 
-@data.command()
+@data.command(
+    epilog=examples(
+        "medground data stats made --split train",
+        "medground data stats made --html made.html --pictures 24",
+    )
+)
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--split", help="Only these samples.")
 @click.option("--html", type=click.Path(path_type=Path), help="Write one self-contained page there.")
@@ -260,7 +281,12 @@ def stats(folder: Path, split: str | None, html: Path | None, pictures: int, as_
         show(figures)
 
 
-@data.command()
+@data.command(
+    epilog=examples(
+        "medground data export made --to umrg.parquet",
+        "medground data export made --to coco --format coco --split test",
+    )
+)
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option(
     "--to", type=click.Path(path_type=Path), required=True, help="FILE.parquet, or a folder that is not there."
