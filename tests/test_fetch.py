@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from medground.recipe import resolve
-from medground.runs.hub import hub_items, parse_hub_id
+from medground.runs.hub import hub_items, non_commercial, parse_hub_id
 
 pytest.importorskip("huggingface_hub")
 
@@ -26,7 +26,7 @@ class Hub(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Answers)
         self.files: dict[str, dict[str, bytes]] = {}
-        self.licences: dict[str, str] = {}
+        self.licences: dict[str, str | None] = {}
         self.lies: dict[str, str] = {}
         """Name -> the hash the hub gives out instead of the true one."""
         self.requests: list[str] = []
@@ -163,6 +163,53 @@ def test_nothing_is_downloaded_before_the_licence_is_accepted(hub, run, tmp_path
     assert "CC BY-SA 4.0" in done.stderr and "nothing was downloaded" in done.stderr
     assert not any("/resolve/" in line for line in hub.requests)
     assert not list(tmp_path.rglob("*.pt"))
+
+
+QWEN_3B = ("infer/toy", "reasoner={name: qwen2_5_vl, checkpoint: Qwen/Qwen2.5-VL-3B-Instruct}")
+
+
+def test_commercial_refuses_a_research_licence_before_anything_is_downloaded(hub, run):
+    hub.files["Qwen/Qwen2.5-VL-3B-Instruct"] = {"model.safetensors": b"tensors"}
+    hub.licences["Qwen/Qwen2.5-VL-3B-Instruct"] = "apache-2.0"  # what the plugin declares outranks it
+    done = run(*QWEN_3B, "--commercial", "--yes")
+    assert done.returncode == 1
+    assert "licence  Qwen Research License, non-commercial" in done.stderr
+    assert (
+        "error: reasoner.checkpoint: Qwen/Qwen2.5-VL-3B-Instruct may not be used commercially: Qwen Research License\n"
+        " hint: write reasoner.checkpoint=Qwen/Qwen2.5-VL-7B-Instruct\n"
+    ) in done.stderr
+    assert not any("/resolve/" in line for line in hub.requests)
+    assert run(*QWEN_3B, "--yes").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("licence", "message"),
+    [
+        (None, "has no known licence, so nothing allows commercial use"),
+        ("cc-by-nc-4.0", "may not be used commercially: cc-by-nc-4.0"),
+        ("other", "has terms that medground does not know to allow commercial use: other"),
+        ("mit", None),
+    ],
+)
+def test_commercial_goes_by_the_hub_where_no_plugin_declares_terms(licence, message, hub, run):
+    hub.licences["someone/model"] = licence
+    done = run("infer/toy", "segmenter={name: sam2, checkpoint: someone/model}", "--commercial", "--yes")
+    assert done.returncode == (1 if message else 0), done.stderr
+    assert (message or "is at") in done.stderr
+
+
+def test_commercial_refuses_a_dataset_without_a_licence(hub, run):
+    done = run("infer/toy", "data.path=zzzyzh/U-MRG", "--commercial", "--yes")
+    assert done.returncode == 1
+    assert "data.path: zzzyzh/U-MRG has no known licence" in done.stderr
+
+
+def test_terms_that_were_fetched_are_known_afterwards(hub, run, tmp_path, monkeypatch):
+    recipe = resolve("infer/toy", "segmenter={name: sam2, checkpoint: someone/model}")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    assert [problem.key for problem in non_commercial(recipe)] == ["segmenter.checkpoint"]
+    assert run("infer/toy", "segmenter={name: sam2, checkpoint: someone/model}", "--yes").returncode == 0
+    assert non_commercial(recipe) == []
 
 
 def test_a_folder_takes_what_a_model_needs_and_the_hubs_own_licence(hub, run, tmp_path, monkeypatch):

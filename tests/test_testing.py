@@ -12,6 +12,7 @@ import pytest
 
 from medground.errors import SegmenterError
 from medground.geometry import Box
+from medground.licences import Published, Terms, stated
 from medground.registry import components, factory
 from medground.testing import (
     ConformanceError,
@@ -153,6 +154,32 @@ class Batched:
 
     def segment_batch(self, images, prompts):
         return [self.segment(image, asked) for image, asked in zip(images, prompts, strict=True)][1:]
+
+
+class Unlicensed(Batched):
+    published = (
+        Published("someone/glow", stated(None)),
+        Published("no hub id", Terms(licence=None, commercial=True, note="ours")),
+        Published("someone/fine", stated(None, "the authors state none")),
+    )
+
+    def segment_batch(self, images, prompts):
+        return [self.segment(image, asked) for image, asked in zip(images, prompts, strict=True)]
+
+
+def test_published_weights_without_terms_are_noticed():
+    assert broken_by(check_segmenter, Unlicensed) == [
+        "published weights state their licence, or in a note why there is none: someone/glow",
+        "published weights have a hub id, or are a file of the package: no hub id",
+        "weights without a licence do not allow commercial use: no hub id",
+    ]
+
+
+def test_published_weights_are_declared_by_type():
+    class Old(Unlicensed):
+        published = "someone/glow"
+
+    names(of=broken_by(check_segmenter, Old), published="published is a tuple of medground.licences.Published")
 
 
 def test_a_wrong_batch_is_noticed_and_refusing_nonsense_is_not():
