@@ -1,8 +1,11 @@
 """Shell completion: commands, recipes and component names, without importing a plugin."""
 
 import os
+import re
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from click.shell_completion import ShellComplete
@@ -51,3 +54,57 @@ def test_a_shell_gets_its_answer():
     command = [sys.executable, "-c", "from medground.cli import main; main()"]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | words)
     assert done.stdout == "plain,recipe\n"
+
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "command-line.md"
+
+
+def documented(language: str) -> str:
+    """The line of the page that sets up a shell."""
+    blocks = re.findall(rf"^```{language}\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    (block,) = [block for block in blocks if "_MEDGROUND_COMPLETE" in block]
+    return block
+
+
+@pytest.fixture
+def on_path(monkeypatch):
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+
+
+def test_bash_completes_after_the_line_of_the_page(on_path):
+    press_tab = (
+        "COMP_WORDS=(medground recipe show infer/); COMP_CWORD=3; COMP_LINE='medground recipe show infer/'\n"
+        "_medground_completion medground 2>/dev/null; printf '%s\\n' \"${COMPREPLY[@]}\""
+    )
+    script = f"{documented('sh')}\ncomplete -p medground\n{press_tab}"
+    done = subprocess.run(["bash", "--norc", "-euc", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    registered, *words = done.stdout.splitlines()
+    assert "_medground_completion" in registered
+    assert words == [name for name in names() if name.startswith("infer/")]
+
+
+@pytest.mark.parametrize(
+    ("shell", "words"), [("zsh", ["#compdef medground", "compdef"]), ("fish", ["complete", "medground"])]
+)
+def test_the_script_of_the_other_shells_is_written_as_the_page_says(shell, words, on_path, tmp_path):
+    home = tmp_path / "home"
+    (home / ".config" / "fish" / "completions").mkdir(parents=True)
+    environment = os.environ | {"HOME": str(home)}
+    done = subprocess.run(
+        ["bash", "--norc", "-euc", documented(shell)], capture_output=True, text=True, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    (script,) = [path for path in home.rglob("*medground*") if path.is_file()]
+    assert all(word in script.read_text() for word in words)
+    if shutil.which(shell):
+        assert subprocess.run([shell, "-n", str(script)]).returncode == 0
+
+
+@pytest.mark.parametrize("shell", ["zsh", "fish"])
+def test_the_other_shells_get_their_answer(shell):
+    words = {"COMP_WORDS": "medground rec", "COMP_CWORD": "rec" if shell == "fish" else "1"}
+    command = [sys.executable, "-c", "from medground.cli import main; main()"]
+    environment = os.environ | words | {"_MEDGROUND_COMPLETE": f"{shell}_complete"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert "recipe" in done.stdout
