@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+from dataclasses import dataclass
 
 import pytest
 
@@ -141,6 +142,24 @@ def test_show_gives_defaults_meanings_terms_and_examples(install, site, capsys):
     assert "  side (a whole number; default 8): of the grid, px.\n" in out
     assert "recipe:\n  segmenter:\n    name: glow\n    checkpoint: someone/glow\n    side: 8\n" in out
     assert 'medground.build("segmenter", "glow", checkpoint="someone/glow", side=8)' in out
+
+
+def test_what_a_component_inherits_is_not_its_description():
+    class Base:
+        """Derive from it.
+
+        Args:
+            side: px.
+        """
+
+        def __init__(self, *, side: int | None = None) -> None: ...
+
+    @dataclass
+    class Mine(Base):
+        side: int = 3
+
+    assert [describe(Mine).summary, describe(Base).summary] == ["", "Derive from it."]
+    assert [argument.meaning for argument in describe(Mine).arguments] == ["px."], "the meaning of an argument is"
 
 
 def test_show_of_no_component_names_the_nearest(capsys):

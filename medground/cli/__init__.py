@@ -27,7 +27,7 @@ COMMANDS = {
     "export": "Write a run's result for transformers and peft, with a model card.",
     "fetch": "Download the weights a recipe names, licence shown first.",
     "ground": "Ground one question in one image: text, box, points, mask, overlay.",
-    "plugins": "List, check and write plugins.",
+    "plugins": "List, show, check and write plugins.",
     "recipe": "List, check, show and compare recipes.",
     "reward": "Score answers with a rubric; audit a rubric.",
     "sweep": "The variants of a recipe over seeds and datasets, compared; resumable.",

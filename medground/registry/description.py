@@ -28,6 +28,8 @@ from medground.registry.loading import load_factories
 
 SECONDS = 10.0
 """How long a plugin may take to import before it is listed without a description."""
+OWN_SECONDS = 120.0
+"""How long all built-ins together may take: only an import that hangs does."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,19 +109,25 @@ def meanings(docstring: str) -> dict[str, str]:
     return {name: _plain(re.sub(r"\s*\n\s*", " ", text)) for name, text in entries}
 
 
+def _docstring(owner: Any) -> str:
+    """Return what the author of a class or function wrote; nothing is inherited, nor made by `dataclass`."""
+    text = vars(owner).get("__doc__") if isinstance(owner, type) else getattr(owner, "__doc__", None)
+    made = f"{getattr(owner, '__name__', '')}("
+    return inspect.cleandoc(text) if isinstance(text, str) and not text.startswith(made) else ""
+
+
 def _docstrings(factory: Factory) -> list[str]:
     """Return the factory's own docstring, then those its arguments may be described in.
 
     They are of the function a partial calls, of base classes, and of what "Arguments are those of `Name`" points to.
     """
     function = factory.func if isinstance(factory, partial) else factory
-    own = vars(factory).get("__doc__") if isinstance(factory, partial) else None
-    owners = list(inspect.getmro(function))[:-1] if isinstance(function, type) else [function]
-    texts = [own, *(vars(owner).get("__doc__") if isinstance(owner, type) else owner.__doc__ for owner in owners)]
+    texts = [_docstring(owner) for owner in (inspect.getmro(function) if isinstance(function, type) else [function])]
+    if isinstance(factory, partial) and "__doc__" in vars(factory):
+        texts.insert(0, inspect.cleandoc(vars(factory)["__doc__"]))
     module = vars(sys.modules.get(function.__module__, inspect))
-    names = [name for text in texts for name in re.findall(r"Arguments (?:are those of|as for) `(\w+)`", text or "")]
-    texts += [getattr(module.get(name), "__doc__", None) for name in names]
-    return [inspect.cleandoc(text) for text in texts if text] or [""]
+    names = [name for text in texts for name in re.findall(r"Arguments (?:are those of|as for) `(\w+)`", text)]
+    return [*texts, *(_docstring(module.get(name)) for name in names)]
 
 
 def _options(reader: Any) -> Factory:
@@ -164,7 +172,7 @@ def describe_all(wanted: Sequence[Component], seconds: float = SECONDS) -> dict[
 
     Args:
         wanted: those to describe; one whose metadata shows a problem keeps that.
-        seconds: for importing, each process.
+        seconds: for importing, each module that is not built in.
 
     Returns:
         Component -> its description, or why there is none.
@@ -188,9 +196,15 @@ def _describe_group(group: list[Component], seconds: float) -> dict[Component, "
         path = Path(folder, "answer.json")
         names = [f"{component.kind}.{component.name}" for component in group]
         code = "from medground.registry.description import answer; answer()"
+        if group[0].distribution == OWN:
+            seconds = OWN_SECONDS
         status = finish(start_python(code, str(path), *names), seconds)
         if not path.exists():
-            cause = f"does not finish importing within {seconds:g} s" if status is None else ending(status)
+            cause = (
+                f"does not finish importing within {seconds:g} s"
+                if status is None
+                else f"{ending(status)} when it is imported"
+            )
             if status is None:
                 remedy = f"medground plugins doctor --seconds {4 * seconds:g} if it is only slow; else {remedy}"
             return dict.fromkeys(group, Problem(cause=cause, remedy=remedy))
@@ -211,7 +225,9 @@ def answer() -> None:
             failure = as_plugin_error(component, error)
             cause = failure.message.removeprefix(f"plugin {component.owner} ")
             answers[name] = {"cause": cause, "remedy": failure.hint}
-    Path(path).write_text(_json(answers), encoding="utf-8")
+    partly = Path(path).with_suffix(".part")
+    partly.write_text(_json(answers), encoding="utf-8")
+    partly.replace(path)
 
 
 def _parsed(data: dict[str, Any]) -> "Description | Problem":

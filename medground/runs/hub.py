@@ -19,7 +19,7 @@ from typing import Any, TypedDict
 from medground.errors import PluginError, RunError
 from medground.licences import Published, Terms, commercial_remedy, declared, stated
 from medground.recipe import Recipe
-from medground.recipe.checkpoints import KEYS, checkpoints
+from medground.recipe.checkpoints import KEYS, NamedCheckpoint, checkpoints
 from medground.recipe.validation import Problem
 from medground.runs.files import sha256_file, write_atomic
 
@@ -198,22 +198,28 @@ def non_commercial(recipe: Recipe) -> list[Problem]:
         PluginError: if a component is missing or broken.
     """
     problems = []
-    for key, checkpoint, revision, published, neighbours in checkpoints(recipe, *KEYS):
-        known = (*published, *neighbours)
-        item = parse_hub_id(checkpoint, key, revision=revision)
-        entry = declared(item.repository, known) if item else next((one for one in known if one.id == checkpoint), None)
-        terms = entry.terms if entry else _recorded(item)
-        if refusal := terms.refusal:
-            what = f"{key}: {checkpoint} {refusal}"
-            problems.append(Problem(key, recipe.origin(key), what, commercial_remedy(key, published)))
+    for named in checkpoints(recipe, *KEYS):
+        if refusal := terms_of(named).refusal:
+            what = f"{named.key}: {named.checkpoint} {refusal}"
+            remedy = commercial_remedy(named.key, named.published)
+            problems.append(Problem(named.key, recipe.origin(named.key), what, remedy))
     return problems
 
 
-def _recorded(item: HubItem | None) -> Terms:
-    """Return the terms that the lock file records of an item; unknown ones where it was not fetched."""
-    if item is not None and find_spec("huggingface_hub") and (entry := _read_lock().get(item.id)):
-        return stated(entry["licence"])
-    return stated(None)
+def terms_of(named: NamedCheckpoint) -> Terms:
+    """Return the terms of a checkpoint as its plugin declares them, else as the lock file records them of a download.
+
+    Of other weights, for example of your own, they are not known.
+    """
+    known = (*named.published, *named.neighbours)
+    item = parse_hub_id(named.checkpoint, named.key, revision=named.revision)
+    if item is None:
+        entry = next((entry for entry in known if entry.id == named.checkpoint), None)
+        return entry.terms if entry else stated(None)
+    if entry := declared(item.repository, known):
+        return entry.terms
+    recorded = _read_lock().get(item.id) if find_spec("huggingface_hub") else None
+    return stated(recorded["licence"] if recorded else None)
 
 
 def download(listing: Listing) -> Download:
