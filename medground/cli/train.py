@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from medground.runs.progress import training_progress
+from medground.progress import training_progress
 from medground.runs.stopping import interruptible
 
 if TYPE_CHECKING:
