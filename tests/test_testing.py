@@ -342,3 +342,171 @@ def test_what_a_factory_raises_is_the_cause():
 def test_the_guide_shows_the_third_party_plugin_as_it_is():
     guide = (ALIEN.parents[1] / "docs" / "plugin-authors.md").read_text()
     assert (ALIEN / "medground_bright.py").read_text() in guide
+
+
+class Encoder:
+    """Stands for a network: counts nothing, makes an embedding of a picture."""
+
+    def encode(self, image):
+        return image.astype(np.float32) / 255
+
+
+class Careful:
+    """Encodes an image once, keeps it by its content, encodes none without prompts; the others do one thing wrong."""
+
+    accepts = frozenset({"box"})
+
+    def __init__(self, *, level: float = 0.5) -> None:
+        self.level, self.encoder, self.held = level, Encoder(), (None, None)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(level={self.level})"
+
+    def key(self, image):
+        return image.tobytes()
+
+    def embedding(self, image):
+        if self.held[0] != self.key(image):
+            self.held = (self.key(image), self.encoder.encode(image))
+        return self.held[1]
+
+    def segment(self, image, prompts):
+        if not prompts:
+            return []
+        embedding = self.embedding(image)
+        return [self.decode(embedding, prompt) for prompt in prompts]
+
+    def decode(self, embedding, prompt):
+        inside = np.zeros(embedding.shape[:2], bool)
+        x1, y1, x2, y2 = (max(0, round(value)) for value in prompt.box or (0, 0, 0, 0))
+        inside[y1:y2, x1:x2] = True
+        return Mask(data=(embedding.mean(axis=2) > self.level) & inside, score=1.0)
+
+
+class EncodesForEveryPrompt(Careful):
+    def segment(self, image, prompts):
+        return [self.decode(self.encoder.encode(image), prompt) for prompt in prompts]
+
+
+class EncodesWithoutPrompts(Careful):
+    def segment(self, image, prompts):
+        embedding = self.embedding(image)
+        return [self.decode(embedding, prompt) for prompt in prompts]
+
+
+class EncodesTheFirstImageAlone(Careful):
+    def key(self, image):
+        return "the image"
+
+
+class EncodesTheFirstOfEverySize(Careful):
+    def key(self, image):
+        return image.shape
+
+
+class EncodesTheFirstInAnArray(Careful):
+    def key(self, image):
+        return image.ctypes.data
+
+
+class Setter(Careful):
+    """In the style of a predictor: its encoding stays in another object, and is made again for every prompt."""
+
+    class Predictor:
+        def set_image(self, image):
+            self.embedding = image.astype(np.float32) / 255
+
+    def __init__(self, *, level: float = 0.5) -> None:
+        super().__init__(level=level)
+        self.predictor = self.Predictor()
+
+    def segment(self, image, prompts):
+        masks = []
+        for prompt in prompts:
+            self.predictor.set_image(image)
+            masks.append(self.decode(self.predictor.embedding, prompt))
+        return masks
+
+
+ONCE = "an image is encoded once, however many prompts there are"
+NONE = "no prompts give [] without encoding"
+ANEW = "another image is encoded anew, also in the same array"
+
+
+@pytest.mark.parametrize("quick", [True, False])
+@pytest.mark.parametrize(
+    ("wrong", "promise", "culprit"),
+    [
+        (EncodesForEveryPrompt, ONCE, "Encoder.encode takes it 3 times for 3 prompts, 1 for one"),
+        (Setter, ONCE, "Setter.Predictor.set_image takes it 3 times for 3 prompts, 1 for one"),
+        (EncodesWithoutPrompts, NONE, "Encoder.encode takes the image"),
+        (EncodesTheFirstImageAlone, ANEW, "Encoder.encode takes the first one alone"),
+        (EncodesTheFirstOfEverySize, ANEW, "Encoder.encode takes the first one alone"),
+        (EncodesTheFirstInAnArray, ANEW, "Encoder.encode takes the first one alone"),
+    ],
+)
+def test_how_often_a_segmenter_encodes_is_counted(wrong, promise, culprit, quick):
+    (sentence,) = (one for one in broken_by(check_segmenter, wrong, quick=quick) if "encode" in one)
+    assert sentence.startswith(f"{promise}: ") and culprit in sentence
+
+
+def test_one_encoding_per_image_is_right_whether_it_is_kept_or_not():
+    check_segmenter(Careful)
+    check_segmenter(Forgetful)
+
+
+class Forgetful(Careful):
+    """Keeps nothing between calls."""
+
+    def embedding(self, image):
+        return self.encoder.encode(image)
+
+
+def test_modules_of_a_network_are_counted():
+    pytest.importorskip("torch", reason="needs torch")
+    names(of=broken_by(check_segmenter, NetworkPerPrompt), once=f"{ONCE}: ", module="3 times for 3 prompts, 1 for one")
+
+
+class NetworkPerPrompt(Careful):
+    """Prepares the picture once and runs the whole network for every prompt."""
+
+    def __init__(self, *, level: float = 0.5) -> None:
+        import torch
+
+        super().__init__(level=level)
+        torch.manual_seed(0)
+        self.network = torch.nn.Conv2d(3, 3, 3, padding=1)
+
+    def segment(self, image, prompts):
+        import torch
+
+        pixels = torch.from_numpy(image.astype(np.float32)).movedim(2, 0)[None] / 255
+        with torch.no_grad():
+            return [self.decode(self.network(pixels)[0].movedim(0, 2).numpy(), prompt) for prompt in prompts]
+
+
+def test_counting_leaves_the_profiler_of_the_process_as_it_was():
+    def profiler(frame, event, value):
+        pass
+
+    sys.setprofile(profiler)
+    try:
+        check_segmenter(Careful, quick=True)
+        assert sys.getprofile() is profiler
+    finally:
+        sys.setprofile(None)
+
+
+def test_a_check_says_what_it_tries_while_it_runs_and_afterwards(caplog):
+    with caplog.at_level("INFO", logger="medground.testing"):
+        report = check_segmenter(Careful)
+    assert [record.getMessage() for record in caplog.records] == [f"checking Careful: {what}" for what in report.checks]
+    assert report.checks[0] == "one encoding of every new image, none without prompts"
+    assert str(report).splitlines()[0] == f"Careful keeps its promises in {len(report.checks)} checks:"
+
+
+@pytest.mark.parametrize("kind", CHECKS)
+def test_a_quick_check_tries_less(kind):
+    chosen = factory(kind, next(name for owner, name in BUILT_IN if owner == kind))
+    whole, quick = CHECKS[kind](chosen), CHECKS[kind](chosen, quick=True)
+    assert 0 < len(quick.checks) < len(whole.checks)

@@ -4,11 +4,13 @@
         check_segmenter(Threshold, quantile=0.7)
 
 Each check makes the component from its factory and the arguments given, tries every promise of
-`medground.protocols`, and raises one `ConformanceError` that lists all the promises broken, with the culprit values.
+`medground.protocols`, and raises one `ConformanceError` that lists all the promises broken, with the culprit values. What it
+tries is logged line by line to ``medground.testing``, and returned. With ``quick=True`` it tries less, for components that
+are slow. An argument of the component that is itself called ``quick`` is given by ``functools.partial``.
 """
 
 from medground.testing.command import check_command
-from medground.testing.findings import ConformanceError
+from medground.testing.findings import ConformanceError, ConformanceReport
 from medground.testing.prompt_interface import check_prompt_interface
 from medground.testing.reader import check_reader
 from medground.testing.reasoner import check_reasoner
@@ -17,6 +19,7 @@ from medground.testing.segmenter import check_segmenter
 
 __all__ = [
     "ConformanceError",
+    "ConformanceReport",
     "check_command",
     "check_prompt_interface",
     "check_reader",
