@@ -15,10 +15,13 @@ from medground.geometry import Box
 from medground.registry import components, factory
 from medground.testing import (
     ConformanceError,
+    check_engine,
     check_prompt_interface,
     check_reasoner,
     check_reward,
+    check_rollout,
     check_segmenter,
+    check_tracker,
 )
 from medground.types import Completion, Fault, Grounding, Mask, Region, RewardResult
 
@@ -510,3 +513,140 @@ def test_a_quick_check_tries_less(kind):
     chosen = factory(kind, next(name for owner, name in BUILT_IN if owner == kind))
     whole, quick = CHECKS[kind](chosen), CHECKS[kind](chosen, quick=True)
     assert 0 < len(quick.checks) < len(whole.checks)
+
+
+def test_the_engine_and_the_sampler_of_medground_conform():
+    pytest.importorskip("torch", reason="needs torch")
+    assert len(check_engine(factory("engine", "local")).checks) == 4
+    assert len(check_rollout(factory("rollout", "hf")).checks) == 2
+
+
+class WrongTracker:
+    """Cannot be closed before it began, changes the metrics, and writes over the run's events."""
+
+    def __init__(self, *, unit: str = "") -> None:
+        self.unit = unit
+
+    def __repr__(self) -> str:
+        return f"WrongTracker(unit={self.unit!r})"
+
+    def begin(self, folder, step):
+        self.file = (folder / "events.jsonl").open("w")
+
+    def log(self, step, metrics):
+        metrics["step"] = step
+
+    def close(self):
+        self.file.close()
+
+
+def test_a_wrong_tracker_is_told_what_it_breaks():
+    names(
+        of=broken_by(check_tracker, WrongTracker),
+        unused="close works before begin: raises AttributeError",
+        metrics="log leaves the metrics as they are",
+        events="it leaves the run's own files as they are: events.jsonl",
+    )
+
+
+def test_a_wrong_engine_is_told_what_it_breaks():
+    pytest.importorskip("torch", reason="needs torch")
+    names(
+        of=broken_by(check_engine, WrongEngine),
+        zero_stage="zero_stage is int: None",
+        clipped="steps are those of the optimizer given, with clipped gradients: parameters differ by",
+        infinite="a gradient that is discarded or not finite changes nothing: parameters differ by",
+        sums="all_reduce gives the sums over all ranks",
+        saved="another engine continues exactly from what was saved: parameters differ by",
+        other="load raises RunError for what was saved of another model",
+    )
+
+
+class WrongEngine:
+    """Never clips, steps with anything, doubles sums, saves nothing."""
+
+    rank, world_size, lockstep, zero_stage, offload = 0, 1, False, None, False
+
+    def __init__(self, *, scale: float = 2.0) -> None:
+        self.scale = scale
+
+    def __repr__(self) -> str:
+        return f"WrongEngine(scale={self.scale})"
+
+    def prepare(self, policy, optimizer, *, max_grad_norm):
+        self.policy, self.optimizer = policy, optimizer(policy.parameters())
+        return policy
+
+    def backward(self, loss):
+        loss.backward()
+
+    def step(self, learning_rate):
+        import torch
+
+        norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), float("inf"))
+        self.optimizer.param_groups[0]["lr"] = learning_rate
+        self.optimizer.step()
+        self.discard()
+        return float(norm)
+
+    def discard(self):
+        self.optimizer.zero_grad()
+
+    def all_reduce(self, sums):
+        return {name: self.scale * value for name, value in sums.items()}
+
+    def gather(self, value):
+        return [value]
+
+    def full_parameters(self):
+        return contextlib.nullcontext()
+
+    def named_weights(self):
+        yield from self.policy.state_dict().items()
+
+    def save(self, folder):
+        (folder / "nothing").touch()
+
+    def load(self, folder):
+        pass
+
+    def shutdown(self):
+        pass
+
+
+class WrongSource:
+    """Samples one completion too few, all with the first seed, and forgets its tokens."""
+
+    def __init__(self, *, fewer: int = 1) -> None:
+        self.fewer = fewer
+
+    def __repr__(self) -> str:
+        return f"WrongSource(fewer={self.fewer})"
+
+    def begin(self, reasoner, engine):
+        self.reasoner = reasoner
+
+    def sync(self, weights, version):
+        pass
+
+    def generate(self, batch, sampling, seeds):
+        fewer = replace(sampling, num_generations=sampling.num_generations - self.fewer)
+        groups = self.reasoner.generate(batch, fewer, [sum(seeds)] * len(batch))
+        return tuple([replace(one, logprobs=None) for one in group] for group in groups)
+
+    def sleep(self):
+        pass
+
+    def close(self):
+        raise OSError("busy")
+
+
+def test_a_wrong_rollout_source_is_told_what_it_breaks():
+    names(
+        of=broken_by(check_rollout, WrongSource),
+        counts="one list per conversation, of num_generations completions: [2, 2, 2]",
+        tokens="completions carry token_ids and one logprob each: (4,) int32 and None",
+        seeds="a completion depends on the seed of its own conversation",
+        none="no conversations give []: ()",
+        close="close works: raises OSError: busy",
+    )

@@ -10,20 +10,26 @@ are slow. An argument of the component that is itself called ``quick`` is given 
 """
 
 from medground.testing.command import check_command
+from medground.testing.engine import check_engine
 from medground.testing.findings import ConformanceError, ConformanceReport
 from medground.testing.prompt_interface import check_prompt_interface
 from medground.testing.reader import check_reader
 from medground.testing.reasoner import check_reasoner
 from medground.testing.reward import check_reward
+from medground.testing.rollout import check_rollout
 from medground.testing.segmenter import check_segmenter
+from medground.testing.tracker import check_tracker
 
 __all__ = [
     "ConformanceError",
     "ConformanceReport",
     "check_command",
+    "check_engine",
     "check_prompt_interface",
     "check_reader",
     "check_reasoner",
     "check_reward",
+    "check_rollout",
     "check_segmenter",
+    "check_tracker",
 ]
