@@ -67,15 +67,15 @@ class EncodingCalls:
                 self._remember(_held(owner))
         elif event == "return" and frame in self._open:
             call, pictures, owner = self._open.pop(frame)
-            made = [*_arrays(value), *_held(owner)]
+            results = [*_arrays(value), *_held(owner)]
             if any(
                 _address(source) not in self.known
                 and array.size >= _LEAST_SIZE
                 and not any(np.may_share_memory(array, picture) for picture in pictures)
-                for source, array in made
+                for source, array in results
             ):
                 self.counts[call] += 1
-            self._remember(made)
+            self._remember(results)
 
     def _remember(self, arrays: Iterable[tuple[Any, Array]]) -> None:
         """Keep arrays alive, so that no new one gets the address of an old one."""
@@ -113,10 +113,13 @@ def _arrays(value: Any) -> Iterator[tuple[Any, Array]]:
 
 def _tensor(value: Any) -> Array | None:
     torch = sys.modules.get("torch")
-    if torch is None or not isinstance(value, torch.Tensor) or value.device.type == "meta" or value.is_sparse:
+    if torch is None or not isinstance(value, torch.Tensor) or value.layout != torch.strided or value.is_quantized:
+        return None
+    if value.device.type == "meta":
         return None
     plain = value.detach().cpu()
-    array: Array = (plain.float() if plain.dtype == torch.bfloat16 else plain).numpy()
+    odd = plain.is_floating_point() and plain.dtype not in (torch.float16, torch.float32, torch.float64)
+    array: Array = (plain.float() if odd else plain).numpy()
     return array
 
 
@@ -127,7 +130,7 @@ def _address(source: Any) -> int:
 
 
 def _is_picture(array: Array) -> bool:
-    if not 3 <= array.ndim <= 5:
+    if not 3 <= array.ndim <= 5 or array.dtype.kind not in "buif":
         return False
     channels, *sides = sorted(array.shape[-3:])
     return channels in (1, 3) and min(sides) >= _LEAST_SIDE and bool(array.min() < array.max())

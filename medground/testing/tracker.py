@@ -59,5 +59,5 @@ def _check_steps(factory: Factory, arguments: dict[str, Any], folder: Path, done
             tracker.log(step, metrics)
             findings.expect(repr(metrics) == repr(METRICS), "log leaves the metrics as they are", str(metrics))
         tracker.close()
-    kept = events.is_file() and events.read_text(encoding="utf-8") == '{"step": 1}\n'
-    findings.expect(kept, "it leaves the run's own files as they are", events.name)
+    unchanged = events.is_file() and events.read_text(encoding="utf-8") == '{"step": 1}\n'
+    findings.expect(unchanged, "it leaves the run's own files as they are", events.name)
