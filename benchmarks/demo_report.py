@@ -33,9 +33,9 @@ from medground.data.dataset import Dataset
 from medground.data.open_dataset import open_dataset
 from medground.images.overlay import draw
 from medground.pipeline.result import GroundingResult
+from medground.progress import progress
 from medground.report import Line, Table, render
 from medground.runs.folder import read_events
-from medground.runs.progress import progress
 
 SEGMENTER = "toy_sam"
 GAP = 16

@@ -14,7 +14,7 @@ from typing import Any
 
 from medground_toy.phantoms import samples, traced, write
 
-from medground.runs.progress import progress
+from medground.progress import progress
 from medground.types import Sample
 
 HELD_SEED = 424242

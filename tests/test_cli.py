@@ -1,9 +1,7 @@
 """The command line as people meet it: commands, exit codes, resumption, bad input."""
 
 import json
-import logging
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -308,88 +306,3 @@ def test_doctor_frames_warns_where_a_unit_is_coarse_and_fails_on_a_wrong_frame(t
     monkeypatch.setattr("medground.frames.Frame.to_pixels", shifted)
     assert cli(*frames) == 1
     assert "drift" in capsys.readouterr().err
-
-
-@pytest.fixture
-def clock(monkeypatch):
-    """Seconds as training's progress sees them, in a list of one."""
-    now = [1000.0]
-    monkeypatch.setattr("medground.runs.progress.monotonic", lambda: now[0])
-    return now
-
-
-def test_training_shows_one_bar_with_rate_time_left_and_the_newest_numbers_on_a_terminal(monkeypatch, capsys, clock):
-    from medground.runs.progress import training_progress
-
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    with training_progress() as (begin, report):
-        begin(2, 64)
-        clock[0] += 40
-        report(3, {"reward": 0.25, "loss": 0.5, "reward/bbox_iou/mean": 0.125})
-        report(3, {"eval/iou": 0.5})
-        clock[0] += 40
-        report(4, {"reward": 0.75, "loss": 0.25, "reward/bbox_iou/mean": 0.125})
-    shown = capsys.readouterr().err
-    for said in (
-        "4/64",
-        "40.0 s/step",
-        "0:40:00 left",
-        "reward 0.75  loss 0.25",
-        "bbox_iou 0.125",
-        "after step 3: iou 0.5",
-    ):
-        assert said in shown
-    assert shown.count("\n") == 4, "the bar, the numbers, the terms and the validation, each in its line"
-
-
-def test_what_a_run_says_stands_above_its_bar_in_a_line_of_its_own(monkeypatch, capsys):
-    from click.testing import CliRunner
-
-    from medground.cli import medground
-    from medground.runs.progress import training_progress
-
-    CliRunner().invoke(medground, ["recipe", "list"])  # any command sends the library's log to stderr
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    with training_progress() as (begin, report):
-        begin(2, 64)
-        logging.getLogger("medground.training").info("continuing after step %d", 2)
-        report(3, {"loss": 0.5})
-    erased = re.sub(r"[^\n]*\x1b\[2K", "", capsys.readouterr().err)  # a line erased before it is written anew
-    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\r", "", erased).splitlines()
-    assert "continuing after step 2" in shown
-    assert "3/64" in shown[-2], "the bar is below it"
-
-
-def test_training_says_a_line_every_half_minute_without_a_terminal(capsys, clock):
-    from medground.runs.progress import training_progress
-
-    with training_progress() as (begin, report):
-        begin(0, 100)
-        for step in range(1, 101):
-            clock[0] += 1
-            report(step, {"loss": 1 / step})
-            if step == 50:
-                report(step, {"eval/iou": 0.5})
-    lines = capsys.readouterr().err.splitlines()
-    assert [line.split("  loss")[0] for line in lines] == [
-        "step 1 of 100", "step 31 of 100", "validation after step 50: iou 0.5",
-        "step 61 of 100", "step 91 of 100", "step 100 of 100",
-    ]  # fmt: skip
-    assert lines[1] == "step 31 of 100  loss 0.03226  1.0 steps/s  0:01:09 left"
-
-
-def test_the_time_left_follows_the_newest_minute(capsys, clock):
-    from medground.runs.progress import training_progress
-
-    with training_progress() as (begin, report):
-        begin(10, 1000)
-        clock[0] += 600  # a slow first step
-        report(11, {"loss": 1.0})
-        for step in range(12, 112):
-            clock[0] += 1
-            report(step, {"loss": 1.0})
-        clock[0] += 30
-        report(112, {"loss": 1.0})
-    lines = capsys.readouterr().err.splitlines()
-    assert lines[0] == "step 11 of 1000  loss 1  600.0 s/step  6 days, 20:50:00 left"
-    assert lines[-1] == "step 112 of 1000  loss 1  1.9 s/step  0:28:39 left", "31 steps in 60 s"

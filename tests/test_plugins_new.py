@@ -1,7 +1,11 @@
 """``medground plugins new``: the package it writes passes its own tests and works by name in a recipe."""
 
+import ast
+import dataclasses
+import importlib
 import json
 import os
+import re
 import site
 import subprocess
 import sys
@@ -12,10 +16,14 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
+import medground
+from medground import hookspecs, testing
+from medground.cli import main
 from medground.cli.plugins import plugins
 from medground.errors import MedgroundError
 
-KINDS = ["segmenter", "reward", "prompt-interface", "reasoner", "reader", "command"]
+KINDS = [kind.replace("_", "-") for kind in hookspecs.KINDS]
+GUIDE = Path(__file__).parents[1] / "docs" / "plugin-authors.md"
 USE = {
     "segmenter": ["infer/toy", "segmenter=my_segmenter"],
     "prompt-interface": ["infer/toy", "prompt_interface=my_prompt_interface"],
@@ -59,6 +67,120 @@ def test_it_overwrites_nothing(tmp_path):
     assert isinstance(error, MedgroundError)
     assert "not an empty folder" in str(error)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def source_of_scans(folder: Path) -> Path:
+    """Write what the reader of the template reads."""
+    for name in ("scans", "labels"):
+        (folder / "source" / name).mkdir(parents=True)
+        Image.fromarray(np.eye(16, dtype=np.uint8) * 255).save(folder / "source" / name / "a.png")
+    return folder / "source"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_new_component_of_every_kind_passes_its_conformance_check(kind, tmp_path, site):
+    if kind == "engine":
+        pytest.importorskip("torch", reason="needs torch")
+    assert new("fresh", "--kind", kind, "--out", tmp_path / "fresh").exit_code == 0
+    (tmp_path / "fresh" / "medground_fresh").rename(site / "medground_fresh")
+    module = importlib.import_module("medground_fresh")
+    word = kind.replace("-", "_")
+    given = [module.fresh if kind == "command" else module.Fresh]
+    if kind == "reader":
+        given.append(source_of_scans(tmp_path))
+    whole, quick = (getattr(testing, f"check_{word}")(*given, quick=quick).checks for quick in (False, True))
+    assert 0 < len(quick) <= len(whole)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_template_imports_only_what_the_guide_allows_its_kind(kind, tmp_path):
+    assert new("fresh", "--kind", kind, "--out", tmp_path / "fresh").exit_code == 0
+    rows = re.findall(r"^\| (every kind|`\w+`) \| (.*) \|$", GUIDE.read_text(), re.MULTILINE)
+    words = [words for owner, words in rows if owner in ("every kind", f"`{kind}`")]
+    allowed = {f"medground.{word}" for word in re.findall(r"`([\w.]+)`", " ".join(words))} - {"medground.medground"}
+    tree = ast.parse((tmp_path / "fresh" / "medground_fresh" / "__init__.py").read_text())
+    imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            imported |= {f"{node.module}.{alias.name}" for alias in node.names}
+    own = {name for name in imported if name.startswith("medground")} - {"medground"}
+    assert [name for name in own if not any(f"{name}.".startswith(f"{one}.") for one in allowed)] == []
+
+
+def test_the_guide_shows_every_field_that_an_author_meets():
+    rows = dict(re.findall(r"^\| `(\w+)`(?:, [^|]*)? \| (.*) \|$", GUIDE.read_text(), re.MULTILINE))
+    met = (
+        "SpatialPrompt",
+        "Mask",
+        "Region",
+        "Grounding",
+        "Rollout",
+        "Sample",
+        "Query",
+        "Target",
+        "Completion",
+        "RewardResult",
+    )
+    for name in met:
+        named = set(re.findall(r"`(\w+)`", rows[name]))
+        fields = {field.name for field in dataclasses.fields(getattr(medground, name))}
+        assert fields <= named, name
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (["region_growing"], 0, "segmenter 'region_growing' keeps its promises in"),
+        (["bbox_iou", "threshold=0.5", "--quick"], 0, "reward 'bbox_iou' keeps its promises in"),
+        (["nobody"], 2, "no component is called 'nobody'"),
+        (["toy", "--kind", "segmenter"], 4, "toy"),
+        (["bbox_iou", "treshold=1"], 2, "has no argument 'treshold'"),
+        (["folder"], 2, "a reader is checked on a source"),
+        (["ellipse", "--source", "."], 2, "a segmenter has no source"),
+    ],
+)
+def test_an_installed_component_is_checked_by_name(words, code, says, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["plugins", "check", *words])
+    told = capsys.readouterr()
+    assert (ended.value.code or 0) == code, told.err
+    assert says in told.err and told.out == ""
+
+
+def test_what_is_checked_stands_in_a_line_each_and_a_quick_check_has_fewer(capsys):
+    lines = {}
+    for flag in ([], ["--quick"]):
+        with pytest.raises(SystemExit) as ended:
+            main(["plugins", "check", "threshold", "--json", *flag])
+        told = capsys.readouterr()
+        assert not ended.value.code
+        checks = json.loads(told.out)["checks"]
+        assert [f"checking Threshold: {what}" for what in checks] == told.err.splitlines()[:-1]
+        lines[bool(flag)] = len(checks)
+    assert lines[True] < lines[False]
+
+
+def test_a_component_that_breaks_promises_ends_with_1_and_says_which(site, install, capsys):
+    source = """
+import medground
+
+class Careless:
+    accepts = frozenset({"box"})
+    def segment(self, image, prompts):
+        return None
+
+@medground.hookimpl
+def register_segmenters(register):
+    register("careless", Careless)
+"""
+    install(site, "medground-careless", {"segmenter.careless": "medground_careless"}, source)
+    with pytest.raises(SystemExit) as ended:
+        main(["plugins", "check", "careless", "--quick", "--json"])
+    told = capsys.readouterr()
+    assert ended.value.code == 1
+    broken = json.loads(told.out)["broken"]
+    assert any(sentence.startswith("no prompts give []") for sentence in broken)
+    assert all(f"broken: {sentence}" in told.err for sentence in broken)
 
 
 @pytest.fixture(scope="module")

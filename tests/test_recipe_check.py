@@ -233,3 +233,70 @@ def test_untrained_prompt_kinds_that_are_allowed_are_stated(capsys, tmp_path):
     with pytest.raises(SystemExit):
         main(["ground", str(tmp_path / "grey.png"), "where?", *allowed, "--out", str(tmp_path / "out"), "--json"])
     assert '"untrained_prompts": ["points"]' in capsys.readouterr().out
+
+
+RAISING = '''
+import medground
+
+
+class Strict:
+    """A segmenter whose constructor judges its arguments."""
+
+    accepts = frozenset({"box"})
+
+    def __init__(self, *, quantile: float = 0.5, margin: int = 0) -> None:
+        if not 0 <= quantile <= 1:
+            raise ValueError(f"quantile lies in [0, 1], not {quantile}")
+        if margin < 0:
+            raise KeyError("no such margin")
+
+    def segment(self, image, prompts):
+        return []
+
+
+@medground.hookimpl
+def register_segmenters(register):
+    register("strict", Strict)
+'''
+
+
+@pytest.mark.parametrize(
+    ("argument", "cause"),
+    [
+        ("quantile=3", "quantile lies in [0, 1], not 3"),
+        ("margin=-1", "KeyError: 'no such margin'"),
+    ],
+)
+def test_a_constructor_that_raises_is_a_problem_of_the_recipe(argument, cause, site, install, write_recipes, capsys):
+    install(site, "medground-strict", {"segmenter.strict": "medground_strict"}, RAISING)
+    write_recipes(mine="extends: infer/toy\nsegmenter: strict\nprompt: box\n")
+    word, _, value = argument.partition("=")
+    for command in (["recipe", "check", "mine.yaml"], ["ground", "scan.png", "Where?", "--recipe", "mine.yaml"]):
+        Image.new("RGB", (8, 8)).save("scan.png")
+        with pytest.raises(SystemExit) as ended:
+            main([*command, f"segmenter.{argument}"])
+        told = capsys.readouterr().err
+        assert ended.value.code == 2, told
+        assert f"segmenter 'strict' cannot be built with {word}={value}: {cause}" in told
+    with pytest.raises(SystemExit) as ended:
+        main(["recipe", "check", "mine.yaml", f"segmenter.{argument}", "--json"])
+    (problem,) = json.loads(capsys.readouterr().out)["problems"]
+    assert (problem["key"], problem["hint"]) == (f"segmenter.{word}", f"set segmenter.{word}=VALUE")
+
+
+def test_a_constructor_of_a_variant_is_tried_too(site, install, write_recipes, capsys):
+    install(site, "medground-strict", {"segmenter.strict": "medground_strict"}, RAISING)
+    write_recipes(
+        mine="extends: infer/toy\nprompt: box\nsegmenter: strict\nvariants: {odd: {segmenter: {quantile: 7}}}\n"
+    )
+    with pytest.raises(SystemExit) as ended:
+        main(["recipe", "check", "mine.yaml"])
+    assert ended.value.code == 2
+    assert "quantile lies in [0, 1], not 7" in capsys.readouterr().err
+
+
+def test_components_with_weights_are_not_built(third_party, write_recipes, capsys):
+    write_recipes(good="segmenter: {name: box_only, checkpoint: here}\nprompt: box\nprompt_interface: bbox_points\n")
+    with pytest.raises(SystemExit) as ended:
+        main(["recipe", "check", "good.yaml"])
+    assert not ended.value.code, capsys.readouterr().err

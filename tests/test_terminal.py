@@ -13,8 +13,8 @@ from medground_toy import phantoms
 from PIL import Image
 
 from medground.cli import main
+from medground.progress import progress, training_progress
 from medground.recipe import sources
-from medground.runs.progress import progress, training_progress
 from medground.terminal import clean_streams, printable
 
 PAYLOADS = {

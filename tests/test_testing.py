@@ -16,10 +16,13 @@ from medground.licences import Published, Terms, stated
 from medground.registry import components, factory
 from medground.testing import (
     ConformanceError,
+    check_engine,
     check_prompt_interface,
     check_reasoner,
     check_reward,
+    check_rollout,
     check_segmenter,
+    check_tracker,
 )
 from medground.types import Completion, Fault, Grounding, Mask, Region, RewardResult
 
@@ -369,3 +372,308 @@ def test_what_a_factory_raises_is_the_cause():
 def test_the_guide_shows_the_third_party_plugin_as_it_is():
     guide = (ALIEN.parents[1] / "docs" / "plugin-authors.md").read_text()
     assert (ALIEN / "medground_bright.py").read_text() in guide
+
+
+class Encoder:
+    """Stands for a network: counts nothing, makes an embedding of a picture."""
+
+    def encode(self, image):
+        return image.astype(np.float32) / 255
+
+
+class Careful:
+    """Encodes an image once, keeps it by its content, encodes none without prompts; the others do one thing wrong."""
+
+    accepts = frozenset({"box"})
+
+    def __init__(self, *, level: float = 0.5) -> None:
+        self.level, self.encoder, self.held = level, Encoder(), (None, None)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(level={self.level})"
+
+    def key(self, image):
+        return image.tobytes()
+
+    def embedding(self, image):
+        if self.held[0] != self.key(image):
+            self.held = (self.key(image), self.encoder.encode(image))
+        return self.held[1]
+
+    def segment(self, image, prompts):
+        if not prompts:
+            return []
+        embedding = self.embedding(image)
+        return [self.decode(embedding, prompt) for prompt in prompts]
+
+    def decode(self, embedding, prompt):
+        inside = np.zeros(embedding.shape[:2], bool)
+        x1, y1, x2, y2 = (max(0, round(value)) for value in prompt.box or (0, 0, 0, 0))
+        inside[y1:y2, x1:x2] = True
+        return Mask(data=(embedding.mean(axis=2) > self.level) & inside, score=1.0)
+
+
+class EncodesForEveryPrompt(Careful):
+    def segment(self, image, prompts):
+        return [self.decode(self.encoder.encode(image), prompt) for prompt in prompts]
+
+
+class EncodesWithoutPrompts(Careful):
+    def segment(self, image, prompts):
+        embedding = self.embedding(image)
+        return [self.decode(embedding, prompt) for prompt in prompts]
+
+
+class EncodesTheFirstImageAlone(Careful):
+    def key(self, image):
+        return "the image"
+
+
+class EncodesTheFirstOfEverySize(Careful):
+    def key(self, image):
+        return image.shape
+
+
+class EncodesTheFirstInAnArray(Careful):
+    def key(self, image):
+        return image.ctypes.data
+
+
+class Setter(Careful):
+    """In the style of a predictor: its encoding stays in another object, and is made again for every prompt."""
+
+    class Predictor:
+        def set_image(self, image):
+            self.embedding = image.astype(np.float32) / 255
+
+    def __init__(self, *, level: float = 0.5) -> None:
+        super().__init__(level=level)
+        self.predictor = self.Predictor()
+
+    def segment(self, image, prompts):
+        masks = []
+        for prompt in prompts:
+            self.predictor.set_image(image)
+            masks.append(self.decode(self.predictor.embedding, prompt))
+        return masks
+
+
+ONCE = "an image is encoded once, however many prompts there are"
+NONE = "no prompts give [] without encoding"
+ANEW = "another image is encoded anew, also in the same array"
+
+
+@pytest.mark.parametrize("quick", [True, False])
+@pytest.mark.parametrize(
+    ("wrong", "promise", "culprit"),
+    [
+        (EncodesForEveryPrompt, ONCE, "Encoder.encode takes it 3 times for 3 prompts, 1 for one"),
+        (Setter, ONCE, "Setter.Predictor.set_image takes it 3 times for 3 prompts, 1 for one"),
+        (EncodesWithoutPrompts, NONE, "Encoder.encode takes the image"),
+        (EncodesTheFirstImageAlone, ANEW, "Encoder.encode takes the first one alone"),
+        (EncodesTheFirstOfEverySize, ANEW, "Encoder.encode takes the first one alone"),
+        (EncodesTheFirstInAnArray, ANEW, "Encoder.encode takes the first one alone"),
+    ],
+)
+def test_how_often_a_segmenter_encodes_is_counted(wrong, promise, culprit, quick):
+    (sentence,) = (one for one in broken_by(check_segmenter, wrong, quick=quick) if "encode" in one)
+    assert sentence.startswith(f"{promise}: ") and culprit in sentence
+
+
+def test_one_encoding_per_image_is_right_whether_it_is_kept_or_not():
+    check_segmenter(Careful)
+    check_segmenter(Forgetful)
+
+
+class Forgetful(Careful):
+    """Keeps nothing between calls."""
+
+    def embedding(self, image):
+        return self.encoder.encode(image)
+
+
+def test_modules_of_a_network_are_counted():
+    pytest.importorskip("torch", reason="needs torch")
+    names(of=broken_by(check_segmenter, NetworkPerPrompt), once=f"{ONCE}: ", module="3 times for 3 prompts, 1 for one")
+
+
+class NetworkPerPrompt(Careful):
+    """Prepares the picture once and runs the whole network for every prompt."""
+
+    def __init__(self, *, level: float = 0.5) -> None:
+        import torch
+
+        super().__init__(level=level)
+        torch.manual_seed(0)
+        self.network = torch.nn.Conv2d(3, 3, 3, padding=1)
+
+    def segment(self, image, prompts):
+        import torch
+
+        pixels = torch.from_numpy(image.astype(np.float32)).movedim(2, 0)[None] / 255
+        with torch.no_grad():
+            return [self.decode(self.network(pixels)[0].movedim(0, 2).numpy(), prompt) for prompt in prompts]
+
+
+def test_counting_leaves_the_profiler_of_the_process_as_it_was():
+    def profiler(frame, event, value):
+        pass
+
+    sys.setprofile(profiler)
+    try:
+        check_segmenter(Careful, quick=True)
+        assert sys.getprofile() is profiler
+    finally:
+        sys.setprofile(None)
+
+
+def test_a_check_says_what_it_tries_while_it_runs_and_afterwards(caplog):
+    with caplog.at_level("INFO", logger="medground.testing"):
+        report = check_segmenter(Careful)
+    assert [record.getMessage() for record in caplog.records] == [f"checking Careful: {what}" for what in report.checks]
+    assert report.checks[0] == "one encoding of every new image, none without prompts"
+    assert str(report).splitlines()[0] == f"Careful keeps its promises in {len(report.checks)} checks:"
+
+
+@pytest.mark.parametrize("kind", CHECKS)
+def test_a_quick_check_tries_less(kind):
+    chosen = factory(kind, next(name for owner, name in BUILT_IN if owner == kind))
+    whole, quick = CHECKS[kind](chosen), CHECKS[kind](chosen, quick=True)
+    assert 0 < len(quick.checks) < len(whole.checks)
+
+
+def test_the_engine_and_the_sampler_of_medground_conform():
+    pytest.importorskip("torch", reason="needs torch")
+    assert len(check_engine(factory("engine", "local")).checks) == 4
+    assert len(check_rollout(factory("rollout", "hf")).checks) == 2
+
+
+class WrongTracker:
+    """Cannot be closed before it began, changes the metrics, and writes over the run's events."""
+
+    def __init__(self, *, unit: str = "") -> None:
+        self.unit = unit
+
+    def __repr__(self) -> str:
+        return f"WrongTracker(unit={self.unit!r})"
+
+    def begin(self, folder, step):
+        self.file = (folder / "events.jsonl").open("w")
+
+    def log(self, step, metrics):
+        metrics["step"] = step
+
+    def close(self):
+        self.file.close()
+
+
+def test_a_wrong_tracker_is_told_what_it_breaks():
+    names(
+        of=broken_by(check_tracker, WrongTracker),
+        unused="close works before begin: raises AttributeError",
+        metrics="log leaves the metrics as they are",
+        events="it leaves the run's own files as they are: events.jsonl",
+    )
+
+
+def test_a_wrong_engine_is_told_what_it_breaks():
+    pytest.importorskip("torch", reason="needs torch")
+    names(
+        of=broken_by(check_engine, WrongEngine),
+        zero_stage="zero_stage is int: None",
+        clipped="steps are those of the optimizer given, with clipped gradients: parameters differ by",
+        infinite="a gradient that is discarded or not finite changes nothing: parameters differ by",
+        sums="all_reduce gives the sums over all ranks",
+        saved="another engine continues exactly from what was saved: parameters differ by",
+        other="load raises RunError for what was saved of another model",
+    )
+
+
+class WrongEngine:
+    """Never clips, steps with anything, doubles sums, saves nothing."""
+
+    rank, world_size, lockstep, zero_stage, offload = 0, 1, False, None, False
+
+    def __init__(self, *, scale: float = 2.0) -> None:
+        self.scale = scale
+
+    def __repr__(self) -> str:
+        return f"WrongEngine(scale={self.scale})"
+
+    def prepare(self, policy, optimizer, *, max_grad_norm):
+        self.policy, self.optimizer = policy, optimizer(policy.parameters())
+        return policy
+
+    def backward(self, loss):
+        loss.backward()
+
+    def step(self, learning_rate):
+        import torch
+
+        norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), float("inf"))
+        self.optimizer.param_groups[0]["lr"] = learning_rate
+        self.optimizer.step()
+        self.discard()
+        return float(norm)
+
+    def discard(self):
+        self.optimizer.zero_grad()
+
+    def all_reduce(self, sums):
+        return {name: self.scale * value for name, value in sums.items()}
+
+    def gather(self, value):
+        return [value]
+
+    def full_parameters(self):
+        return contextlib.nullcontext()
+
+    def named_weights(self):
+        yield from self.policy.state_dict().items()
+
+    def save(self, folder):
+        (folder / "nothing").touch()
+
+    def load(self, folder):
+        pass
+
+    def shutdown(self):
+        pass
+
+
+class WrongSource:
+    """Samples one completion too few, all with the first seed, and forgets its tokens."""
+
+    def __init__(self, *, fewer: int = 1) -> None:
+        self.fewer = fewer
+
+    def __repr__(self) -> str:
+        return f"WrongSource(fewer={self.fewer})"
+
+    def begin(self, reasoner, engine):
+        self.reasoner = reasoner
+
+    def sync(self, weights, version):
+        pass
+
+    def generate(self, batch, sampling, seeds):
+        fewer = replace(sampling, num_generations=sampling.num_generations - self.fewer)
+        groups = self.reasoner.generate(batch, fewer, [sum(seeds)] * len(batch))
+        return tuple([replace(one, logprobs=None) for one in group] for group in groups)
+
+    def sleep(self):
+        pass
+
+    def close(self):
+        raise OSError("busy")
+
+
+def test_a_wrong_rollout_source_is_told_what_it_breaks():
+    names(
+        of=broken_by(check_rollout, WrongSource),
+        counts="one list per conversation, of num_generations completions: [2, 2, 2]",
+        tokens="completions carry token_ids and one logprob each: (4,) int32 and None",
+        seeds="a completion depends on the seed of its own conversation",
+        none="no conversations give []: ()",
+        close="close works: raises OSError: busy",
+    )

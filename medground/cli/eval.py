@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from medground.cli.completion import OVERRIDE, RECIPE
-from medground.runs.progress import counted
+from medground.progress import counted
 from medground.runs.stopping import interruptible
 from medground.terminal import examples
 
@@ -53,7 +53,7 @@ def eval(  # the command's own name; nothing here needs the builtin
     from medground.pipeline.cache import StageCache
     from medground.runs.jsonable import plain
 
-    with interruptible() as stopped, counted("evaluating") as progress:
+    with interruptible() as stopped, counted("evaluating", unit="answer") as progress:
         result = evaluate(
             recipe,
             *overrides,

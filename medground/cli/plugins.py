@@ -14,6 +14,7 @@ from typing import Literal
 
 import click
 
+from medground.cli.plugin_check import check
 from medground.errors import PluginError
 from medground.registry import KINDS, Component, components
 from medground.registry.errors import missing_extra
@@ -21,7 +22,6 @@ from medground.registry.isolation import SECONDS, check_plugin
 from medground.terminal import console, examples, printable
 
 KIND_WORDS = [kind.replace("_", "-") for kind in KINDS]
-NEW_KINDS = ["segmenter", "reward", "prompt-interface", "reasoner", "reader", "command"]
 
 
 @click.group(
@@ -32,6 +32,9 @@ NEW_KINDS = ["segmenter", "reward", "prompt-interface", "reasoner", "reader", "c
 )
 def plugins() -> None:
     """List and show plugins, find out what is wrong with one, or start your own."""
+
+
+plugins.add_command(check)
 
 
 @plugins.command(
@@ -125,7 +128,7 @@ def doctor(seconds: float, as_json: bool, strict: bool) -> None:
     )
 )
 @click.argument("name")
-@click.option("--kind", type=click.Choice(NEW_KINDS), required=True, help="What it offers.")
+@click.option("--kind", type=click.Choice(KIND_WORDS), required=True, help="What it offers.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder to write; default ./medground-NAME.")
 @click.option("--json", "as_json", is_flag=True, help="Write JSON to stdout.")
 def new(name: str, kind: str, out: Path | None, as_json: bool) -> None:

@@ -68,8 +68,12 @@ def list_(as_json: bool) -> None:
 def check(
     source: str, overrides: tuple[str, ...], variant: str | None, strict: bool, commercial: bool, as_json: bool
 ) -> None:
-    """Check RECIPE without building anything: its words, components, arguments and prompt kinds. Exit 2 on problems."""
+    """Check RECIPE: its words, components, arguments and prompt kinds. Exit 2 on problems.
+
+    Components are built only if they need no weights, to see whether their constructors take the arguments.
+    """
     from medground.recipe import InvalidRecipe, Problem, find_problems, resolve, untrained_kinds
+    from medground.recipe.constructors import find_unbuildable
     from medground.runs.hub import non_commercial
     from medground.training.validation import incompatible_validation
 
@@ -79,6 +83,7 @@ def check(
         resolved = resolve(source, *overrides, variant=variant)
         missing = resolved.missing
         problems = find_problems(resolved, strict_missing=strict)
+        problems += find_unbuildable(resolved)
         if problem := incompatible_validation(resolved):
             problems.append(problem)
         if commercial and not problems:

@@ -17,12 +17,12 @@ from medground.images.loaded import LoadedImage
 from medground.images.read import open_image
 from medground.images.view import View
 from medground.pipeline.pipeline import Pipeline, load
+from medground.progress import progress
 from medground.recipe import resolve
 from medground.runs.files import JsonLines, content_sha256, lock_folder
 from medground.runs.folder import write_recipe
 from medground.runs.inputs import RunInputs, component_inputs
 from medground.runs.jsonable import restore
-from medground.runs.progress import progress
 from medground.runs.stopping import interruptible
 from medground.terminal import examples
 from medground.types import Fault, Query
@@ -80,7 +80,7 @@ def run(
         _compact(manifest, [item.id for item in items])
         with (
             interruptible() as stopped,
-            progress("grounding", total=len(items), done=len(items) - len(todo)) as advance,
+            progress("grounding", total=len(items), done=len(items) - len(todo), unit="input") as advance,
         ):
             for start in range(0, len(todo), batch_size):
                 if stopped():

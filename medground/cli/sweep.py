@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from medground.cli.completion import OVERRIDE, RECIPE
+from medground.progress import counted
 from medground.runs.stopping import interruptible
 from medground.terminal import examples
 
@@ -42,13 +43,14 @@ def sweep(
     from medground.sweeps.run import sweep as run
     from medground.sweeps.tables import as_markdown
 
-    with interruptible() as stopped:
+    with interruptible() as stopped, counted("sweeping") as progress:
         summary = run(
             recipe,
             *overrides,
             out=out,
             resume=resume,
             stopped=stopped,
+            progress=progress,
         ).summary
     if as_json:
         click.echo(json.dumps({"folder": str(out), **plain(summary)}))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from medground.cli.completion import OVERRIDE, RECIPE
-from medground.runs.progress import training_progress
+from medground.progress import training_progress
 from medground.runs.stopping import interruptible
 from medground.terminal import examples
 

@@ -32,6 +32,7 @@ from medground.evaluation.results_file import ResultsFile, SampleRecord, cluster
 from medground.evaluation.scoring import reader
 from medground.pipeline.cache import StageCache
 from medground.pipeline.pipeline import Pipeline
+from medground.progress import Count, counted_in_notebook
 from medground.recipe import Recipe, check, resolve
 from medground.recipe.recipe import Source
 from medground.recipe.schema import EvaluateConfig
@@ -79,7 +80,7 @@ def evaluate(
     resume: bool = False,
     store: StageCache | None = None,
     stopped: Callable[[], bool] = lambda: False,
-    progress: Callable[[int, int], None] = lambda done, planned: None,
+    progress: Count | None = None,
     conditions: Sequence[str] | None = None,
     **values: Any,
 ) -> EvaluationResult:
@@ -97,7 +98,8 @@ def evaluate(
         resume: continue what `out` holds; without it, a folder that holds an evaluation is refused.
         store: caches completions and masks; evaluations that share one share what they have in common.
         stopped: called before every batch; once it returns True the evaluation ends with `Interrupted`.
-        progress: takes the records done and the records planned, now and then.
+        progress: takes the records done and the records planned, now and then, such as `medground.progress.counted` gives;
+            without it there is a bar in a notebook, and nothing elsewhere.
         conditions: what is evaluated, instead of the recipe's ``evaluate.conditions``.
         values: of the recipe, by its top-level keys, as in `medground.train`: for example ``data``, a path or samples.
 
@@ -153,7 +155,8 @@ def evaluate(
         evaluated = [condition for condition in requested if condition.name not in skipped]
         if not evaluated:
             raise RecipeError(f"every condition of {resolved.name!r} is skipped", hint=next(iter(skipped.values())))
-        _answer_all(evaluated, evaluator, samples, inputs, results, config, stopped, progress)
+        with counted_in_notebook("evaluating", progress, unit="answer") as report:
+            _answer_all(evaluated, evaluator, samples, inputs, results, config, stopped, report)
         measured = _summarize(resolved, metadata, evaluated, skipped, results, evaluator, against)
         records = list(results.records.values())
         if folder is not None:
@@ -236,10 +239,11 @@ def _answer_all(
     results: ResultsFile,
     config: EvaluateConfig,
     stopped: Callable[[], bool],
-    progress: Callable[[int, int], None],
+    progress: Count,
 ) -> None:
     """Evaluate every condition on every sample that has no record yet, in batches; leave the records in their order."""
     planned = len(conditions) * len(samples.ids)
+    progress(len(results.records), planned)
     context, lost = EvalContext(seed=config.seed), dict[int, Unreadable]()
     if any(condition.needs_others for condition in conditions):
         entries = ((index, read_sample(samples, index, lost)) for index in range(len(samples)))

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from medground.arguments import Objection, objection
-from medground.errors import RecipeError, did_you_mean
+from medground.errors import MedgroundError, RecipeError, did_you_mean
 from medground.hookspecs import KINDS, Factory
 from medground.licences import Published
 from medground.registry.discovery import GROUP, OWN, Component, components, find, kind_word
@@ -106,5 +106,18 @@ def build(kind: str, name: str, /, **arguments: Any) -> Any:
         return factory(kind, name)(*bound.args, **bound.kwargs)
     except ImportError as error:
         raise as_plugin_error(find(kind, name), error) from error
+    except MedgroundError:
+        raise
     except (TypeError, ValueError) as error:
-        raise RecipeError(f"{kind_word(kind)} {name!r} cannot be built with {dict(arguments)}: {error}") from error
+        raise _unbuilt(kind, name, arguments, str(error)) from error
+    except Exception as error:
+        if find(kind, name).distribution == OWN:
+            raise  # a bug of ours
+        raise _unbuilt(kind, name, arguments, f"{type(error).__name__}: {error}") from error
+
+
+def _unbuilt(kind: str, name: str, arguments: Mapping[str, Any], cause: str) -> RecipeError:
+    """Return what a constructor that raises makes of the recipe: the component, its arguments, and the cause."""
+    given = ", ".join(f"{word}={value!r}" for word, value in arguments.items()) or "no arguments"
+    cause = cause.strip().splitlines()[0] if cause.strip() else "no cause is stated"
+    return RecipeError(f"{kind_word(kind)} {name!r} cannot be built with {given}: {cause}")

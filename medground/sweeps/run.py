@@ -14,7 +14,7 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,6 +23,7 @@ from medground.errors import Interrupted, MedgroundError, RunError
 from medground.evaluation.evaluate import evaluate, require_unchanged_evaluation
 from medground.evaluation.results_file import SAMPLES, read_records
 from medground.pipeline.cache import StageCache
+from medground.progress import Count, counted_in_notebook
 from medground.recipe import resolve
 from medground.recipe.objects import as_values
 from medground.recipe.recipe import Source
@@ -59,6 +60,7 @@ def sweep(
     out: str | Path,
     resume: bool = False,
     stopped: Callable[[], bool] = lambda: False,
+    progress: Count | None = None,
     **values: Any,
 ) -> SweepResult:
     """Do every trial of a recipe that can be done; a trial that fails is recorded and does not stop the others.
@@ -72,6 +74,8 @@ def sweep(
         resume: continue what `out` holds: done trials are kept, interrupted ones continued, failed ones tried again, and
             added ones done.
         stopped: called often; once it returns True the sweep saves and ends with `Interrupted`.
+        progress: takes the trainings and evaluations done, the one in work as a fraction, how many there are, and what is
+            being done; without it there is a bar in a notebook, and nothing elsewhere.
         values: for every trial, by the recipe's top-level keys, as `medground.train` takes them; ``prompt_interface``,
             ``segmenter``, ``rewards`` and ``data`` can be objects. A reasoner cannot: every trial builds its own.
 
@@ -82,8 +86,8 @@ def sweep(
     """
     checked = plan(recipe, *overrides, **values)
     folder = Path(out)
-    with lock_folder(folder):
-        run = _Run(checked, folder, stopped)
+    with lock_folder(folder), counted_in_notebook("sweeping", progress) as report:
+        run = _Run(checked, folder, stopped, report)
         before = run.begin(resume)
         for name, reason in checked.skipped.items():
             logger.info("%s is skipped: %s", name, reason)
@@ -93,8 +97,8 @@ def sweep(
 
 
 class _Run:
-    def __init__(self, checked: Plan, folder: Path, stopped: Callable[[], bool]) -> None:
-        self.plan, self.folder, self.stopped = checked, folder, stopped
+    def __init__(self, checked: Plan, folder: Path, stopped: Callable[[], bool], progress: Count) -> None:
+        self.plan, self.folder, self.stopped, self.progress = checked, folder, stopped, progress
         self.done: dict[str, TrialRecord] = {}
         self.trained: dict[str, TrainingRecord] = {}
         self.failed: dict[str, str] = {}
@@ -118,7 +122,14 @@ class _Run:
                 self.done[trial.name] = record
         write_recipe(self.plan.recipe, self.folder)
         self.store = StageCache(self.folder / "store")
+        self._show("", 0, 1)
         return len(self.done)
+
+    def _show(self, work: str, done: float, planned: float) -> None:
+        """Show the trainings and evaluations that ended, and the fraction of the one in work."""
+        ended = len(self.done) + len(self.failed) + len(self.trained) + len(self.failed_trainings)
+        note = f"{work}: {done:.0f} of {planned:.0f}" if work else ""
+        self.progress(ended + done / max(1, planned), len(self.plan.possible) + len(self.plan.trainings), note)
 
     def _require_unchanged(self, trial: Trial) -> list[str]:
         """Stop if something that fed a trial or its training has changed; return the samples that are gone."""
@@ -189,6 +200,7 @@ class _Run:
                 resume=True,
                 store=self.store,
                 stopped=self.stopped,
+                progress=lambda done, planned, note="": self._show(f"evaluating {trial.name}", done, planned or 1),
                 **as_values(recipe.objects),
             )
         except Interrupted:
@@ -226,7 +238,19 @@ class _Run:
             write_recipe(without_sweep(trial.to_train), training)
         start = time.perf_counter()
         given = as_values(trial.to_train.objects)
-        done = train(str(training), out=training, resume=resume, stopped=self.stopped, **given)
+        planned = 1
+
+        def started(done: int, steps: int) -> None:
+            nonlocal planned
+            planned = steps
+            self._show(f"training {training.name}", done, planned)
+
+        def report(step: int, metrics: Mapping[str, float]) -> None:
+            self._show(f"training {training.name}", step, planned)
+
+        done = train(
+            str(training), out=training, resume=resume, stopped=self.stopped, report=report, started=started, **given
+        )
         steps = read_events(training)
         record = TrainingRecord(
             steps=done.steps,

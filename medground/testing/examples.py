@@ -60,6 +60,15 @@ def prompts(size: Size, accepts: frozenset[str]) -> list[SpatialPrompt]:
     return combinations
 
 
+def other_prompts(size: Size, accepts: frozenset[str]) -> list[SpatialPrompt]:
+    """Return three prompts of one kind that differ in everything."""
+    x1, y1, x2, y2 = box(size)
+    corners = [(x1, y1, x2, y2), (x1 + 1, y1 + 2, x2 - 1, y2 - 2), (x1 + 3, y1 + 1, x2 - 4, y2 - 3)]
+    if "box" in accepts:
+        return [SpatialPrompt(box=Box(*corner)) for corner in corners]
+    return [SpatialPrompt(points=(Point(corner[0] + 0.5, corner[1] + 0.5),)) for corner in corners]
+
+
 def hostile_prompts(size: Size) -> dict[str, SpatialPrompt]:
     """Return prompts that no segmenter is trained for, by what is odd about them."""
     height, width = size

@@ -1,10 +1,12 @@
-"""Collecting broken promises, and the promises every factory makes."""
+"""Doing checks one after the other, collecting broken promises, and the promises every factory makes."""
 
 import contextlib
 import inspect
+import logging
 import pickle
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,10 @@ import numpy as np
 
 from medground.hookspecs import RESERVED, Factory
 from medground.licences import Published, Terms
+from medground.progress import counted
 from medground.types import Mask
+
+log = logging.getLogger("medground.testing")
 
 
 class ConformanceError(AssertionError):
@@ -29,6 +34,20 @@ class ConformanceError(AssertionError):
         self.broken = broken
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConformanceReport:
+    """What was tried on a component that keeps its promises."""
+
+    subject: str
+    """The factory checked."""
+    checks: tuple[str, ...]
+    """What was tried, in a line each."""
+
+    def __str__(self) -> str:
+        lines = "".join(f"\n  {number}. {what}" for number, what in enumerate(self.checks, start=1))
+        return f"{self.subject} keeps its promises in {len(self.checks)} checks:{lines}"
+
+
 class Findings:
     """Which promises one component broke so far, and with what."""
 
@@ -36,6 +55,17 @@ class Findings:
         self.subject = getattr(factory, "__qualname__", repr(factory))
         self.culprits: dict[str, list[str]] = {}
         self.first: BaseException | None = None
+        self.checks: list[str] = []
+
+    def run(self, checks: Mapping[str, Callable[[], None]]) -> None:
+        """Do checks by what they try, with a line in the log for each, and a bar."""
+        with counted(f"checking {self.subject}", unit="check") as report:
+            for number, (what, check) in enumerate(checks.items()):
+                log.info("checking %s: %s", self.subject, what)
+                report(number, len(checks), what)
+                check()
+                self.checks.append(what)
+            report(len(checks), len(checks))
 
     def expect(self, holds: Any, promise: str, culprit: str = "") -> bool:
         """Note `promise` as broken by `culprit` unless `kept`."""
@@ -56,12 +86,13 @@ class Findings:
         self.first = self.first or error
         self.expect(False, promise, f"{culprit} raises {type(error).__name__}: {error}".strip())
 
-    def conclude(self) -> None:
-        """Raise for what was found, if anything; the first exception of the component is the cause."""
+    def conclude(self) -> ConformanceReport:
+        """Return what was tried; raise for what was found, if anything; the component's first exception is the cause."""
         if self.culprits:
             raise ConformanceError(
                 self.subject, [_sentence(promise, culprits) for promise, culprits in self.culprits.items()]
             ) from self.first
+        return ConformanceReport(subject=self.subject, checks=tuple(self.checks))
 
 
 def _sentence(promise: str, culprits: list[str]) -> str:

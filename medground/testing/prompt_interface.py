@@ -1,8 +1,10 @@
 """Does a prompt interface keep the promises of `medground.protocols.PromptInterface`?"""
 
 import pickle
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
+from itertools import islice
 from typing import Any, get_args
 
 import numpy as np
@@ -12,15 +14,24 @@ from medground.geometry import Size
 from medground.hookspecs import Factory
 from medground.protocols import PromptInterface
 from medground.testing import examples
-from medground.testing.findings import Findings, check_kinds, make, shown
+from medground.testing.findings import ConformanceReport, Findings, check_kinds, make, shown
 from medground.types import Completion, Fault, Grounding, Query, image_of, text_of
 
+SIZES = ((37, 53), (480, 640), (1024, 100))
 MODEL_SIZE = (420, 616)
 """(H, W) that the model of the round trips saw."""
 
 
-def check_prompt_interface(factory: Factory, /, **arguments: Any) -> None:
+def check_prompt_interface(factory: Factory, /, *, quick: bool = False, **arguments: Any) -> ConformanceReport:
     """Check a prompt interface made by ``factory(**arguments)``: what it asks, and that it can read any answer.
+
+    Args:
+        factory: makes the interface.
+        quick: try one image size instead of three, and 20 malformed texts instead of all.
+        arguments: of the factory.
+
+    Returns:
+        what was tried.
 
     Raises:
         ConformanceError: listing every promise broken.
@@ -30,17 +41,31 @@ def check_prompt_interface(factory: Factory, /, **arguments: Any) -> None:
     provides = check_kinds(interface, "provides", findings)
     with findings.attempt("it can be pickled, as worker processes do"):
         pickle.loads(pickle.dumps(interface))
-    with findings.attempt("render gives one user turn, image first"):
-        _check_render(interface, examples.query(), findings)
-    for size in [(37, 53), (480, 640), (1024, 100)]:
+
+    def render() -> None:
+        with findings.attempt("render gives one user turn, image first"):
+            _check_render(interface, examples.query(), findings)
+
+    def round_trips(size: Size) -> None:
         for frame in _frames(size):
             with findings.attempt("parse reads the ideal answer", f"a {size} image through {frame}"):
                 _check_round_trip(interface, provides, size, frame, findings)
-    with findings.attempt("parse reads thoughts as they were written"):
-        _check_think(interface, findings)
-    for text in nasty_texts(interface):
-        _check_total(interface, text, findings)
-    findings.conclude()
+
+    def think() -> None:
+        with findings.attempt("parse reads thoughts as they were written"):
+            _check_think(interface, findings)
+
+    def parse_nonsense() -> None:
+        for text in islice(nasty_texts(interface), 20 if quick else None):
+            _check_total(interface, text, findings)
+
+    checks: dict[str, Callable[[], None]] = {"a question as a conversation": render}
+    for height, width in SIZES[: 1 if quick else None]:
+        words = f"the ideal answer about a {height} x {width} image, in every frame"
+        checks[words] = partial(round_trips, (height, width))
+    checks |= {"an answer with thoughts": think, "malformed texts": parse_nonsense}
+    findings.run(checks)
+    return findings.conclude()
 
 
 def nasty_texts(interface: PromptInterface) -> Iterator[str]:

@@ -1,8 +1,9 @@
 """Does a reasoner keep the promises of `medground.protocols.Reasoner`?"""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,29 +12,51 @@ from medground.frames import Frame
 from medground.hookspecs import Factory
 from medground.protocols import Reasoner
 from medground.testing import examples
-from medground.testing.findings import Findings, make, shown
+from medground.testing.findings import ConformanceReport, Findings, make, shown
 from medground.types import Completion, Messages, Sampling, image_of, text_of
 
 
-def check_reasoner(factory: Factory, /, **arguments: Any) -> None:
+def check_reasoner(factory: Factory, /, *, quick: bool = False, **arguments: Any) -> ConformanceReport:
     """Check a reasoner made by ``factory(**arguments)`` on three conversations, greedy and sampled.
+
+    Args:
+        factory: makes the reasoner.
+        quick: try greedy completions alone.
+        arguments: of the factory.
+
+    Returns:
+        what was tried.
 
     Raises:
         ConformanceError: listing every promise broken.
     """
     findings = Findings(factory)
     reasoner = make(factory, arguments, findings)
+    greedy = Sampling(num_generations=1, temperature=0.0, max_completion_length=64, seed=7)
+    words = "three conversations together, alone, backwards and again"
+    checks: dict[str, Callable[[], None]] = {
+        "no conversations": partial(_check_none, reasoner, findings),
+        f"{words}, greedy": partial(_check_sampling, reasoner, greedy, findings),
+    }
+    if not quick:
+        sampling = replace(greedy, num_generations=3, temperature=1.0)
+        checks[f"{words}, three samples of each"] = partial(_check_sampling, reasoner, sampling, findings)
+    findings.run(checks)
+    return findings.conclude()
+
+
+def _check_none(reasoner: Reasoner, findings: Findings) -> None:
     with findings.attempt("no conversations give []"):
         none = reasoner.generate([], Sampling())
         findings.expect(none == [], "no conversations give []", shown(none))
-    greedy = Sampling(num_generations=1, temperature=0.0, max_completion_length=64, seed=7)
-    for sampling in (greedy, replace(greedy, num_generations=3, temperature=1.0)):
-        with findings.attempt("every conversation is answered", f"temperature {sampling.temperature}"):
-            _check_sampling(reasoner, sampling, findings)
-    findings.conclude()
 
 
 def _check_sampling(reasoner: Reasoner, sampling: Sampling, findings: Findings) -> None:
+    with findings.attempt("every conversation is answered", f"temperature {sampling.temperature}"):
+        _check_answers(reasoner, sampling, findings)
+
+
+def _check_answers(reasoner: Reasoner, sampling: Sampling, findings: Findings) -> None:
     conversations = examples.conversations()
     before = copy.deepcopy(conversations)
     groups = reasoner.generate(conversations, sampling)

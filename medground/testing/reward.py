@@ -3,8 +3,9 @@
 import contextlib
 import math
 import pickle
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from medground.geometry import Box, Point
 from medground.hookspecs import Factory
 from medground.protocols import Reward
 from medground.testing import examples
-from medground.testing.findings import Findings, make, shown
+from medground.testing.findings import ConformanceReport, Findings, make, shown
 from medground.types import (
     Completion,
     Fault,
@@ -33,8 +34,27 @@ UNMASKED = ("no mask", "a truth without a mask and no mask")
 """Usable answers that no segmenter has seen: a term that needs the mask may call that a `RunError`."""
 
 
-def check_reward(factory: Factory, /, **arguments: Any) -> None:
+QUICK = (
+    "the perfect answer",
+    "an answer elsewhere",
+    "points alone",
+    "an empty mask",
+    "no mask",
+    "nothing, for no_answer",
+)
+"""The rollouts of a quick check."""
+
+
+def check_reward(factory: Factory, /, *, quick: bool = False, **arguments: Any) -> ConformanceReport:
     """Check a term made by ``factory(**arguments)`` on good, poor, faulty and half-missing rollouts.
+
+    Args:
+        factory: makes the term.
+        quick: try six rollouts, and no batch.
+        arguments: of the factory.
+
+    Returns:
+        what was tried.
 
     Raises:
         ConformanceError: listing every promise broken.
@@ -46,16 +66,20 @@ def check_reward(factory: Factory, /, **arguments: Any) -> None:
     limits = _limits(term, findings)
     with findings.attempt("it can be pickled, as worker processes do"):
         pickle.loads(pickle.dumps(term))
-    rollouts = example_rollouts()
+    rollouts = {what: rollout for what, rollout in example_rollouts().items() if not quick or what in QUICK}
     results: dict[str, RewardResult] = {}
-    for what, rollout in rollouts.items():
+
+    def score(what: str) -> None:
         with findings.attempt("every rollout can be scored", what), _wiring(needs_mask is True and what in UNMASKED):
-            _check_one(term, what, rollout, limits, results, findings)
+            _check_one(term, what, rollouts[what], limits, results, findings)
+
+    checks: dict[str, Callable[[], None]] = {f"{what}, twice": partial(score, what) for what in rollouts}
     if needs_mask is False:
-        _check_mask_unread(term, rollouts, results, findings)
-    if hasattr(term, "batch"):
-        _check_batch(term, rollouts, results, findings)
-    findings.conclude()
+        checks["all of them without their masks"] = partial(_check_mask_unread, term, rollouts, results, findings)
+    if hasattr(term, "batch") and not quick:
+        checks["all of them in a batch, and none"] = partial(_check_batch, term, rollouts, results, findings)
+    findings.run(checks)
+    return findings.conclude()
 
 
 def example_rollouts() -> dict[str, Rollout]:

@@ -1,6 +1,7 @@
 """Does a segmenter keep the promises of `medground.protocols.Segmenter`?"""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -9,15 +10,27 @@ from medground.errors import SegmenterError
 from medground.hookspecs import Factory
 from medground.protocols import BatchSegmenter, Segmenter
 from medground.testing import examples
-from medground.testing.findings import Findings, check_kinds, make, shown
+from medground.testing.encodings import EncodingCalls
+from medground.testing.findings import ConformanceReport, Findings, check_kinds, make, shown
 from medground.types import Image, Mask, SpatialPrompt
 
+HOSTILE_SIZE = (37, 53)
 TOLERANCE = 0.001
 """Share of pixels (and size of score) that may change with the batch: a library may sum floats in another order."""
 
 
-def check_segmenter(factory: Factory, /, **arguments: Any) -> None:
+def check_segmenter(factory: Factory, /, *, quick: bool = False, **arguments: Any) -> ConformanceReport:
     """Check a segmenter made by ``factory(**arguments)`` on odd images, prompts of every kind, and nonsense.
+
+    How often it encodes is counted, as far as `medground.testing.encodings` sees it.
+
+    Args:
+        factory: makes the segmenter.
+        quick: try one image instead of four, and no batches.
+        arguments: of the factory.
+
+    Returns:
+        what was tried.
 
     Raises:
         ConformanceError: listing every promise broken.
@@ -25,12 +38,53 @@ def check_segmenter(factory: Factory, /, **arguments: Any) -> None:
     findings = Findings(factory)
     segmenter = make(factory, arguments, findings)
     accepts = check_kinds(factory if isinstance(factory, type) else segmenter, "accepts", findings)
-    for what, image in examples.images().items():
-        _check_image(segmenter, what, image, examples.prompts(_size(image), accepts), findings)
-    _check_hostile(segmenter, findings)
-    if hasattr(segmenter, "segment_batch"):
-        _check_batch(segmenter, accepts, findings)
-    findings.conclude()
+    checks: dict[str, Callable[[], None]] = {
+        "one encoding of every new image, none without prompts": partial(_check_encodings, segmenter, accepts, findings)
+    }
+    for what, image in list(examples.images().items())[: 1 if quick else None]:
+        prompts = examples.prompts(_size(image), accepts)
+        words = f"{what}, {len(prompts)} prompts together, alone, backwards, and none"
+        checks[words] = partial(_check_image, segmenter, what, image, prompts, findings)
+    for what, prompt in examples.hostile_prompts(HOSTILE_SIZE).items():
+        checks[what] = partial(_check_hostile, segmenter, what, prompt, findings)
+    if hasattr(segmenter, "segment_batch") and not quick:
+        checks["three images in a batch, one of them without prompts"] = partial(
+            _check_batch, segmenter, accepts, findings
+        )
+    findings.run(checks)
+    return findings.conclude()
+
+
+def _check_encodings(segmenter: Segmenter, accepts: frozenset[str], findings: Findings) -> None:
+    """Segment new pictures in one array, with one prompt, one prompt, several and none, and count."""
+    size = (64, 48)
+    buffer, prompts = examples.image(size), examples.other_prompts(size, accepts)
+    runs: list[EncodingCalls] = []
+    known: dict[int, Any] = {}
+    for number, count in enumerate((1, 1, len(prompts), 0)):
+        buffer[:] = examples.image(size, seed=10 + number)
+        with (
+            findings.attempt("prompts of the kinds it accepts are answered", f"{count} prompts"),
+            EncodingCalls(known) as run,
+        ):
+            segmenter.segment(buffer, prompts[:count])
+        runs.append(run)
+    first, second, several, none = (run.repeats(*(other for other in runs[:3] if other is not run)) for run in runs)
+    for name, count in several.items():
+        alone = max(1, first.get(name, 0), second.get(name, 0))
+        findings.expect(
+            count <= alone,
+            "an image is encoded once, however many prompts there are",
+            f"{name} takes it {count} times for {len(prompts)} prompts, {alone} for one",
+        )
+    encoders = [name for name in none if name in second]
+    findings.expect(not encoders, "no prompts give [] without encoding", f"{''.join(encoders[:1])} takes the image")
+    if first:
+        findings.expect(
+            second or several,
+            "another image is encoded anew, also in the same array",
+            f"{next(iter(first))} takes the first one alone",
+        )
 
 
 def _check_image(
@@ -60,15 +114,14 @@ def _check_image(
             )
 
 
-def _check_hostile(segmenter: Segmenter, findings: Findings) -> None:
-    image = examples.image((37, 53))
-    for what, prompt in examples.hostile_prompts((37, 53)).items():
-        with findings.attempt("any prompt gives a mask or a SegmenterError", what):
-            try:
-                masks = segmenter.segment(image, [prompt])
-            except SegmenterError:
-                continue
-            _well_formed(masks, [prompt], image, what, findings)
+def _check_hostile(segmenter: Segmenter, what: str, prompt: SpatialPrompt, findings: Findings) -> None:
+    image = examples.image(HOSTILE_SIZE)
+    with findings.attempt("any prompt gives a mask or a SegmenterError", what):
+        try:
+            masks = segmenter.segment(image, [prompt])
+        except SegmenterError:
+            return
+        _well_formed(masks, [prompt], image, what, findings)
 
 
 def _check_batch(segmenter: BatchSegmenter, accepts: frozenset[str], findings: Findings) -> None:

@@ -25,6 +25,9 @@ class LocalEngine:
     zero_stage = 0
     offload = False
 
+    def __repr__(self) -> str:
+        return "LocalEngine()"
+
     def prepare(
         self,
         policy: nn.Module,

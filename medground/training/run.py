@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from medground import registry
 from medground.errors import Interrupted, RecipeError, RunError
 from medground.pipeline.pipeline import Pipeline, load
+from medground.progress import in_notebook, training_progress
 from medground.runs.folder import RunFolder, read_events
 from medground.runs.inputs import RunInputs
 from medground.training.plan import TrainingPlan, plan_training, require_for_training
@@ -63,8 +64,8 @@ def train(
     out: str | Path | None = None,
     resume: bool = False,
     stopped: Callable[[], bool] = lambda: False,
-    report: Report = lambda step, metrics: None,
-    started: Callable[[int, int], None] = lambda done, planned: None,
+    report: Report | None = None,
+    started: Callable[[int, int], None] | None = None,
     **values: Any,
 ) -> TrainingResult:
     """Train the reasoner of a recipe; return when every planned step is done.
@@ -89,7 +90,8 @@ def train(
         resume: continue from the newest checkpoint in `out`.
         stopped: called often; once it returns True the run saves and ends with `Interrupted`.
         report: takes every step's number and metrics, and those of every validation, whose names begin with ``eval/``.
-        started: takes the steps done before and the steps planned, once they are known.
+        started: takes the steps done before and the steps planned, once they are known. Without `report` and `started`
+            there is a bar in a notebook, and nothing elsewhere; the command line's is `medground.progress.training_progress`.
         values: of the recipe, by its top-level keys; they apply after the overrides. ``reasoner``, ``prompt_interface``,
             ``segmenter``, ``engine`` and ``rollout`` take an object in place of a component's name. ``data`` takes a
             path, a dataset or a sequence of samples. ``rewards`` takes ``{label: term}``: a function of a rollout, a
@@ -104,7 +106,10 @@ def train(
         Interrupted: if it was asked to stop; it can be resumed.
     """
     plan = plan_training(recipe, *overrides, out=out, resume=resume, values=values)
-    return execute(plan, stopped=stopped, report=report, started=started)
+    if report is None and started is None and in_notebook():
+        with training_progress() as (begin, shown):
+            return execute(plan, stopped=stopped, report=shown, started=begin)
+    return execute(plan, stopped=stopped, report=report or _no_report, started=started or _no_start)
 
 
 def execute(
@@ -178,4 +183,8 @@ def _begin_or_resume(loop: "Loop", resume: bool) -> int:
 
 
 def _no_report(step: int, metrics: Mapping[str, float]) -> None:
-    """The first rank reports."""
+    """Only the first rank reports, and only where it is to."""
+
+
+def _no_start(done: int, planned: int) -> None:
+    """Nobody asked."""

@@ -15,6 +15,9 @@ USES = {
     "reward": RECIPE + "rewards:\n      {name}: 1.0",
     "prompt_interface": RECIPE + "prompt_interface: {name}",
     "reasoner": RECIPE + "reasoner: {name}",
+    "engine": RECIPE + "engine: {name}",
+    "rollout": RECIPE + "rollout: {name}",
+    "tracker": RECIPE + "trackers: [{name}]",
     "reader": "Then, with a folder of its layout:\n\n    medground data build FOLDER --reader {name} --out DATASET",
     "command": "Then:\n\n    medground {name} FOLDER",
 }

@@ -14,12 +14,14 @@ from medground.data.manifest import manifest_file, owners_of, read_records
 from medground.errors import InputError
 
 
-def lint(path: str | Path, *, advance: Callable[[int], None] = lambda count: None) -> tuple[list[Finding], int]:
+def lint(
+    path: str | Path, *, progress: Callable[[int, int], None] = lambda done, total: None
+) -> tuple[list[Finding], int]:
     """Check a dataset: every line by itself, its files, and the lines against one another.
 
     Args:
         path: a folder with ``manifest.jsonl``, or the file.
-        advance: called after every line.
+        progress: takes the lines that are checked and all lines, at the start and after every line.
 
     Returns:
         the findings in the order of the lines, and how many lines there are.
@@ -33,9 +35,10 @@ def lint(path: str | Path, *, advance: Callable[[int], None] = lambda count: Non
     lines = [Line(record, owners=owners_of(record, root)) for record in read_records(manifest)]
     if not lines:
         raise InputError(f"{manifest} holds no samples", hint="build it anew: medground data build")
-    for line in lines:
+    progress(0, len(lines))
+    for number, line in enumerate(lines, start=1):
         check_record(line)
         check_pixels(line, root, open_once)
-        advance(1)
+        progress(number, len(lines))
     check_across(lines)
     return [finding for line in lines for finding in line.findings], len(lines)

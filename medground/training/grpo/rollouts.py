@@ -27,6 +27,9 @@ AT_ONCE = 256
 class OwnSampler:
     """See `medground.protocols.RolloutSource`: the trained model itself, whose weights are always the newest."""
 
+    def __repr__(self) -> str:
+        return "OwnSampler()"
+
     def begin(self, reasoner: TrainableReasoner, engine: Engine) -> None:
         """See `RolloutSource.begin`."""
         self.reasoner, self.engine = reasoner, engine

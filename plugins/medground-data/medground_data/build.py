@@ -130,7 +130,6 @@ def build(
     ask: QuestionSource,
     *,
     about: Mapping[str, Any] | None = None,
-    advance: Callable[[int], None] = lambda count: None,
 ) -> dict[str, Any]:
     """Build a dataset and return what its ``build.json`` holds.
 
@@ -140,7 +139,6 @@ def build(
         options: how samples are made.
         ask: sets the questions.
         about: the source, the reader and its options, for ``build.json``.
-        advance: called after every source sample.
 
     Raises:
         InputError: if `out` holds something, or not one sample could be made.
@@ -150,7 +148,7 @@ def build(
         for name in ("images", "masks"):
             shutil.rmtree(work / name, ignore_errors=True)
             (work / name).mkdir(parents=True)
-        built = _draft(source, work, options, advance)
+        built = _draft(source, work, options)
         built.rejected += ask(built.drafts, work)
         built.drafts = [draft for draft in built.drafts if draft.line.get("question")]
         if not built.drafts:
@@ -195,9 +193,7 @@ def refuse_existing(out: Path) -> None:
         raise InputError(f"{out} already holds something", hint="give another --out, or remove it first")
 
 
-def _draft(
-    source: Iterable[SourceSample | BadSample], work: Path, options: Options, advance: Callable[[int], None]
-) -> Drafts:
+def _draft(source: Iterable[SourceSample | BadSample], work: Path, options: Options) -> Drafts:
     built = Drafts()
     writer = ImageWriter(work)
     patient = re.compile(options.group_pattern) if options.group_pattern else None
@@ -213,7 +209,6 @@ def _draft(
                 built.drafts += _drafts(sample, writer, work, options, built)
             except InputError as error:
                 built.rejected.append(BadSample(sample.where, str(error)))
-        advance(1)
     return built
 
 

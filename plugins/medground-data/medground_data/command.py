@@ -1,6 +1,5 @@
 """``medground data``: build, lint, describe and export datasets."""
 
-import contextlib
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from medground.errors import Interrupted, RunError, UsageError
-from medground.runs.progress import progress
+from medground.progress import counted, progress
 from medground.runs.stopping import interruptible
 from medground.terminal import examples
 
@@ -121,14 +120,7 @@ def build(source: Path, out: Path, reader: str | None, options: tuple[str, ...],
     about["questions"] = {word: given[word] for word in ("questions", "question_column", "reasoner", "recipe", "sets")}
     with interruptible() as stopped:
         asker = _asker(given, stopped)
-        # A bar would write over the question whether to go on.
-        bar = (
-            contextlib.nullcontext(lambda count: None)
-            if given["questions"] == "reasoner"
-            else progress("reading", total=None)
-        )
-        with bar as advance:
-            summary = make(_until(stopped, samples), out, _build_options(given), asker, about=about, advance=advance)
+        summary = make(_until(stopped, samples), out, _build_options(given), asker, about=about)
     if as_json:
         click.echo(json.dumps(summary))
     else:
@@ -138,10 +130,12 @@ def build(source: Path, out: Path, reader: str | None, options: tuple[str, ...],
 def _until(
     stopped: Callable[[], bool], samples: "Iterable[SourceSample | BadSample]"
 ) -> "Iterator[SourceSample | BadSample]":
-    for sample in samples:
-        if stopped():
-            raise Interrupted("stopped while the source was being read", hint="run the same command again")
-        yield sample
+    with progress("reading", total=None, unit="sample") as advance:  # no reader says beforehand how many there are
+        for sample in samples:
+            if stopped():
+                raise Interrupted("stopped while the source was being read", hint="run the same command again")
+            yield sample
+            advance(1)
 
 
 def _reader_options(texts: tuple[str, ...]) -> dict[str, Any]:
@@ -236,8 +230,8 @@ def lint(folder: Path, as_json: bool) -> None:
     """Find what is wrong with the dataset in FOLDER; exit with 1 where anything is an error."""
     from medground.data.lint import lint as examine
 
-    with progress("checking", total=None) as advance:
-        findings, count = examine(folder, advance=advance)
+    with counted("checking", unit="line") as report:
+        findings, count = examine(folder, progress=report)
     errors = sum(finding.severity == "error" for finding in findings)
     if as_json:
         click.echo(json.dumps({"lines": count, "errors": errors, "findings": [one.to_dict() for one in findings]}))
@@ -269,7 +263,7 @@ def stats(folder: Path, split: str | None, html: Path | None, pictures: int, as_
     from medground_data.stats_view import as_page, show
 
     samples = open_dataset(folder, split=split)
-    with progress("measuring", total=len(samples)) as advance:
+    with progress("measuring", total=len(samples), unit="sample") as advance:
         measured = measure(samples, advance)
     figures = summary(measured)
     if html is not None:

@@ -30,6 +30,7 @@ from medground.data.source_samples import BadSample
 from medground.errors import Interrupted, RunError
 from medground.geometry import Box, box_iou
 from medground.images.read import read_image, read_mask
+from medground.progress import progress
 from medground.protocols import Reasoner
 from medground.runs.files import JsonLines
 from medground.segmenters.batching import image_key
@@ -80,7 +81,6 @@ class FromReasoner:
         temperature: of the sampling.
         keep: leave the questions that the source states.
         stopped: called between batches; True stops.
-        advance: called with the number of requests done.
     """
 
     reasoner: Reasoner
@@ -93,7 +93,6 @@ class FromReasoner:
     temperature: float = 0.7
     keep: bool = False
     stopped: Callable[[], bool] = lambda: False
-    advance: Callable[[int], None] = lambda count: None
     _answers: dict[str, str] = field(default_factory=dict, repr=False)
 
     def __call__(self, drafts: list[Draft], folder: Path) -> list[BadSample]:
@@ -109,11 +108,15 @@ class FromReasoner:
         faults: dict[str, list[str]] = {}
         for attempt in range(self.attempts):
             missing = [draft for draft in todo if draft.line["question"] is None]
-            for start in range(0, len(missing), _BATCH):
-                batch = missing[start : start + _BATCH]
-                for draft, wrong in zip(batch, self._write(batch, others, folder, attempt), strict=True):
-                    if wrong:
-                        faults.setdefault(str(draft.line["id"]), []).append("+".join(wrong))
+            if not missing:
+                break
+            with progress("asking again" if attempt else "asking", total=len(missing), unit="sample") as advance:
+                for start in range(0, len(missing), _BATCH):
+                    batch = missing[start : start + _BATCH]
+                    for draft, wrong in zip(batch, self._write(batch, others, folder, attempt), strict=True):
+                        if wrong:
+                            faults.setdefault(str(draft.line["id"]), []).append("+".join(wrong))
+                    advance(len(batch))
         return self._fall_back([draft for draft in todo if draft.line["question"] is None], drafts, folder, faults)
 
     def cost(self, drafts: Sequence[Draft]) -> Cost:
@@ -187,7 +190,6 @@ class FromReasoner:
                     f"{len(lost)} of {len(missing)} requests were not answered: {lost[0]}",
                     hint="run the same command again: answers are stored",
                 )
-        self.advance(len(turns))
         return [self._answers[key] for key in keys]
 
     def _fall_back(

@@ -101,13 +101,14 @@ class RegionGrowing:
         height, width = image.shape[:2]
         step = -(-max(height, width) // self.side)
         colours = smooth(image[::step, ::step].astype(np.float32), 1)
-        grown = [self._grow(colours, _coarser(prompt, step)) for prompt in prompts]
+        edges = _edges(colours)
+        grown = [self._grow(colours, edges, _coarser(prompt, step)) for prompt in prompts]
         return [
             Mask(data=data.repeat(step, axis=0).repeat(step, axis=1)[:height, :width], score=score)
             for data, score in grown
         ]
 
-    def _grow(self, colours: Floats, prompt: SpatialPrompt) -> tuple[Bools, float]:
+    def _grow(self, colours: Floats, edges: Floats, prompt: SpatialPrompt) -> tuple[Bools, float]:
         allowed = np.ones(colours.shape[:2], bool)
         if prompt.box is not None:
             allowed = _box_pixels(prompt.box, colours)
@@ -117,7 +118,6 @@ class RegionGrowing:
         if against:
             allowed &= near + _travel(seeds, near.shape) < _difference(colours, against) + _travel(against, near.shape)
         rows, columns = (np.array(axis) for axis in zip(*seeds, strict=True))
-        edges = _edges(colours)
         best, best_score = np.zeros(allowed.shape, bool), 0.0
         for tolerance in self.tolerances:
             region = fill_holes(at_points((near <= tolerance) & allowed, rows, columns)) & allowed
