@@ -12,7 +12,7 @@ from medground_trackers.run_folder import folder_inside, unique_name
 
 
 class WandB:
-    """See `medground.protocols.Tracker`. Only the numbers are recorded: no code, no git state, nothing about the machine.
+    """See `medground.protocols.Tracker`. Its own extras are off: code, git state, host, hardware, packages.
 
     Args:
         project: groups runs there.
@@ -53,7 +53,7 @@ class WandB:
         target.mkdir(parents=True, exist_ok=True)
         settings: dict[str, Any] = {"base_url": self.base_url} if self.base_url else {}
         settings |= dict.fromkeys(("disable_code", "disable_git", "x_disable_meta", "x_disable_stats"), True)
-        settings |= {"x_disable_machine_info": True, "console": "off", "silent": True, "x_save_requirements": False}
+        settings |= {"x_disable_machine_info": True, "console": "off", "silent": True, "x_save_requirements": False, "host": ""}
         try:
             self._run = self._wandb.init(
                 project=self.project,
