@@ -121,8 +121,9 @@ def test_the_card_says_what_was_recorded_and_no_more(run, tiny, tmp_path):
         f"torch {torch.__version__.partition('+')[0]}", "2 of 2, 0 of them skipped",
         f"| iou | {measured['eval/iou']:.4g} | 2 |", "so the figures flatter the model",
         f"{measured['eval/grounded_ratio']:.1%} of the answers had no fault",
-        "Research software, not a medical device", "The licences of the starting checkpoint and of the data bind this model",
-        "a local folder called model", "| base model | not known | – |", "| data | not known | – |", "| licence | not known | – |",
+        "Research software, not a medical device", "those of the starting checkpoint and of the data bind this model",
+        "a local folder called model",
+        "| base model | not known | – |", "| data | not known | – |", "| licence | not known | – |",
         "Frame `permille`, order `xy`", "--recipe THIS_FOLDER prompt_interface.template=VALUE segmenter=NAME",
     ):  # fmt: skip
         assert said in card, said
@@ -139,9 +140,7 @@ def test_the_card_says_what_was_recorded_and_no_more(run, tiny, tmp_path):
 )
 @pytest.mark.lane
 def test_the_folder_answers_as_the_run_wherever_it_lies(run, tiny, models, tmp_path, rank, adapter, argument):
-    folder = run(
-        rank=rank, prompt_interface="bbox", segmenter="ellipse", sampling={"max_completion_length": 8}, seed=3
-    )
+    folder = run(rank=rank, prompt_interface="bbox", segmenter="ellipse", sampling={"max_completion_length": 8}, seed=3)
     elsewhere = tmp_path / "else where"
     elsewhere.mkdir()
     shutil.move(export(folder, tmp_path / "out", adapter=adapter).folder, elsewhere / "moved")

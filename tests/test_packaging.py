@@ -82,7 +82,8 @@ def requirements(core: CoreMetadata, *extras: str) -> list[Requirement]:
 
 
 @pytest.mark.parametrize(
-    ("name", "extras"), [
+    ("name", "extras"),
+    [
         ("main", ("all", "test")),
         ("oldest", ("all", "test")),
         ("vllm", ("qwen",)),

@@ -19,7 +19,9 @@ import click
 )
 @click.option("--base-model", metavar="TEXT", help="What training started from: a hub id, or words.")
 @click.option("--data", metavar="TEXT", help="The training data: a hub id, or words.")
-@click.option("--licence", metavar="NAME", help="Of the weights, as the hub writes it: apache-2.0, cc-by-nc-4.0, other.")
+@click.option(
+    "--licence", metavar="NAME", help="Of the weights, as the hub writes it: apache-2.0, cc-by-nc-4.0, other."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON on stdout.")
 def export(
     run: Path,

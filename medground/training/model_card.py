@@ -99,7 +99,7 @@ def model_card(
         "## Use\n\n" + _use(recipe, required),
         "## Load without medground\n\n" + _load(adapter),
         "## Not known\n",
-        "- Whether the licence above permits your use. The licences of the starting checkpoint and of the data bind this model.\n"
+        "- Whether its licence permits your use: those of the starting checkpoint and of the data bind this model.\n"
         "- How it does on images of other origin than its training data.\n"
         "- Whether any of it is fit for use on patients: it is not to be used so.\n",
     ]

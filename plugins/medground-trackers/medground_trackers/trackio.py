@@ -27,9 +27,7 @@ class Trackio:
             give; MEDGROUND_ALLOW_UPLOAD=host in the environment is another way to give it.
     """
 
-    def __init__(
-        self, *, project: str = "medground", base_url: str | None = None, allow_upload: bool = False
-    ) -> None:
+    def __init__(self, *, project: str = "medground", base_url: str | None = None, allow_upload: bool = False) -> None:
         import trackio
 
         self.project = project

@@ -53,7 +53,13 @@ class WandB:
         target.mkdir(parents=True, exist_ok=True)
         settings: dict[str, Any] = {"base_url": self.base_url} if self.base_url else {}
         settings |= dict.fromkeys(("disable_code", "disable_git", "x_disable_meta", "x_disable_stats"), True)
-        settings |= {"x_disable_machine_info": True, "console": "off", "silent": True, "x_save_requirements": False, "host": ""}
+        settings |= {
+            "x_disable_machine_info": True,
+            "console": "off",
+            "silent": True,
+            "x_save_requirements": False,
+            "host": "",
+        }
         try:
             self._run = self._wandb.init(
                 project=self.project,
