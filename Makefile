@@ -14,7 +14,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 # Tests start many processes, and each would compile everything anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-fast test-slow test-vllm test-newest test-oldest constraints lint docs soak mutants benchmarks clean
+.PHONY: demo test test-fast test-slow test-vllm test-trackers test-newest test-oldest constraints lint docs soak mutants benchmarks clean
 
 # An extra index for pip, for example torch's index of CPU builds: `make demo TORCH_INDEX=URL`.
 ifdef TORCH_INDEX
@@ -57,6 +57,11 @@ test-slow: $(VENV)/.test
 test-vllm:
 	PYTHON=$(PYTHON) plugins/medground-vllm/tests/environment/run.sh
 
+# In the environment .venv-trackers, because each client brings dozens of packages, and trackio wants Pillow below 13.
+TRACKERS := constraints/trackers.txt
+test-trackers: .venv-trackers/.ready
+	.venv-trackers/bin/python -m pytest -q plugins/medground-trackers
+
 # Run the tests marked lane in new environments, with the newest versions and with the oldest supported ones.
 test-newest:
 	PYTHON=$(PYTHON) constraints/lane.sh newest
@@ -95,6 +100,13 @@ $(VENV)/.venv:
 # Build tools are installed first, under the constraints. Otherwise pip installs their newest versions, and a second torch for
 # sam2, into isolated build environments.
 BUILD = hatchling editables setuptools wheel
+
+.venv-trackers/.ready: pyproject.toml plugins/medground-trackers/pyproject.toml $(TRACKERS)
+	$(PYTHON) -m venv .venv-trackers
+	.venv-trackers/bin/pip install $(addprefix -c ,$(TRACKERS)) -q hatchling editables pytest
+	.venv-trackers/bin/pip install $(addprefix -c ,$(TRACKERS)) -q --no-build-isolation \
+		-e ".[trackers-tensorboard,trackers-wandb,trackers-mlflow,trackers-trackio]"
+	@touch $@
 
 $(VENV)/.docs: $(CONSTRAINTS) $(VENV)/.venv
 	@$(PIP_INSTALL) -q zensical mkdocstrings-python

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# `make constraints`: writes main.txt, oldest.txt and vllm.txt anew from what pip resolves today, then runs the tests with them.
+# `make constraints`: writes main.txt, oldest.txt, trackers.txt and vllm.txt anew from what pip resolves today, then runs the tests with them.
 # Run it with the oldest Python that is supported, so that every version exists for the newer ones too, and with pip's default
 # build of torch, whose own requirements belong into the files.
 set -euo pipefail
@@ -30,20 +30,25 @@ from importlib.metadata import requires
 
 from packaging.requirements import Requirement
 
+alone = ("test", "vllm", "trackers-wandb", "trackers-mlflow", "trackers-trackio")
 for requirement in map(Requirement, requires("medground")):
     extra = str(requirement.marker or "")
-    if requirement.name == "medground" or any(f'extra == "{name}"' in extra for name in ("test", "vllm")):
+    if requirement.name == "medground" or any(f'extra == "{name}"' in extra for name in alone):
         continue
     for bound in requirement.specifier:
         if bound.operator in (">=", "=="):
             print(f"{requirement.name}=={bound.version}")
 PY
 resolve "$new/floors" | write oldest.txt "\`make test-oldest\`: the lower bounds of pyproject.toml, and the newest that goes with them."
-rm -rf $venv .venv-vllm
+rm -rf $venv .venv-vllm .venv-trackers
+
+make .venv-trackers/.ready TRACKERS= >&2
+.venv-trackers/bin/pip freeze --all --exclude-editable --exclude pip | grep == | sort -f |
+    write trackers.txt "\`make test-trackers\`: the clients of tracking services."
 
 CONSTRAINTS= INSTALL_ONLY=1 plugins/medground-vllm/tests/environment/run.sh
 if [ -f .venv-vllm/installed.txt ]; then  # there is a CPU build of torch
     write vllm.txt "\`make test-vllm\`: vLLM on a CPU." <.venv-vllm/installed.txt
 fi
 cp "$new"/*.txt constraints
-make test test-vllm test-oldest
+make test test-trackers test-vllm test-oldest

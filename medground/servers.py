@@ -40,13 +40,16 @@ def is_allowed(host: str) -> bool:
     return host in {name.strip().lower() for name in os.environ.get(ALLOWED, "").split(",")}
 
 
-def checked_url(base_url: str, *, allow_upload: bool, argument: str) -> str:
-    """Return a server's address without a slash at its end, if images and questions may be sent there.
+def checked_url(
+    base_url: str, *, allow_upload: bool, argument: str | None = None, sent: str = "images and questions"
+) -> str:
+    """Return a server's address without a slash at its end, if what is sent may go there.
 
     Args:
         base_url: as given by a user.
         allow_upload: the user's consent, which only another machine needs.
-        argument: the dotted key of that consent in a recipe.
+        argument: the dotted key of that consent in a recipe; None where it is not known.
+        sent: what goes there, in words.
 
     Raises:
         RecipeError: if it is no http(s) address, or could hold a secret (a user, a query); it is not repeated then. Or if
@@ -64,9 +67,10 @@ def checked_url(base_url: str, *, allow_upload: bool, argument: str) -> str:
         raise RecipeError("base_url holds more than a host and a path", hint=hint)
     host = remote_host(base_url)
     if host and not allow_upload and not is_allowed(host):
+        added = f"add {argument}=true to the command, or " if argument else ""
         raise RecipeError(
-            f"{host} is not this machine, and images and questions would be sent there",
-            hint=f"if they may leave this machine, add {argument}=true to the command, or export {ALLOWED}={host}",
+            f"{host} is not this machine, and {sent} would be sent there",
+            hint=f"if they may leave this machine, {added}export {ALLOWED}={host}",
         )
     return base_url.rstrip("/")
 

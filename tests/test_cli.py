@@ -18,6 +18,7 @@ from medground.cli.frames import resolution
 from medground.data.inputs import read_inputs
 from medground.frames import Frame
 from medground.images.read import read_image, read_mask
+from medground.images.rle import decode_rle
 
 QUESTION = "Which bright region lies on the left?"
 
@@ -74,6 +75,18 @@ def test_ground_writes_overlay_mask_and_json(picture, tmp_path, capsys):
     streams = capsys.readouterr()
     assert streams.out == "", "people's text goes to stderr"
     assert "mask" in streams.err
+
+
+def test_ground_puts_the_mask_into_the_json_on_request(picture, tmp_path, capsys):
+    """As the run lengths that COCO's tools read; without the request the JSON holds its figures alone."""
+    out = tmp_path / "out"
+    assert cli("ground", picture, QUESTION, "--out", out, "--mask", "--json") == 0
+    result = json.loads(capsys.readouterr().out)
+    assert np.array_equal(decode_rle(result["mask"]["rle"]), read_mask(out / "scan.mask.png"))
+    assert result["mask"]["rle"]["size"] == result["size"] and result["mask"]["area"] > 0
+    assert json.loads((out / "scan.json").read_text()) == result
+    assert cli("ground", picture, QUESTION, "--out", tmp_path / "plain", "--json") == 0
+    assert set(json.loads(capsys.readouterr().out)["mask"]) == {"area", "score"}
 
 
 def test_json_is_the_only_thing_on_stdout(picture, tmp_path, capsys):

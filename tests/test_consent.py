@@ -112,6 +112,12 @@ def test_rollouts_and_trackers_grant_themselves_nothing_either(tmp_path):
         resolve(rollout).trackers  # noqa: B018
 
 
+def test_a_tracker_sends_numbers_and_not_images(tmp_path):
+    (tmp_path / "foreign.yaml").write_text("trackers: [{name: mlflow, base_url: 'http://gpu7'}]\n", encoding="utf-8")
+    with pytest.raises(RecipeError, match="the recipe sends the run's numbers to gpu7 unencrypted"):
+        resolve(str(tmp_path / "foreign.yaml")).trackers  # noqa: B018
+
+
 def test_this_machine_needs_no_consent(tmp_path):
     file = recipe(tmp_path, "base_url: http://127.0.0.1:8000/v1", KEY)
     assert resolve(file).component("reasoner").arguments["api_key_env"] == "OPENAI_API_KEY"

@@ -1,6 +1,7 @@
 """A dataset described, and written in other formats; what is written comes back."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -13,6 +14,8 @@ from medground_toy import phantoms
 
 from medground.data.export import export
 from medground.data.open_dataset import open_dataset
+from medground.data.source_samples import BadSample
+from medground.data.splits import without_names
 from medground.data.stats import measure, quartiles, summary
 from medground.errors import InputError, UsageError
 from medground.geometry import mask_dice
@@ -87,6 +90,69 @@ def test_coco_comes_back(built, tmp_path):
             assert case.labels["category"] == sample.labels["category"]
             seen += 1
     assert seen == 20
+
+
+def samples_of(source, reader):
+    """Return id -> all that a sample of a source holds; a group in place of the labels that name someone."""
+    there = {}
+    for sample in read_source(source, reader):
+        labels = {**without_names(sample.labels)}
+        pixels = sample.load_image().pixels, sample.load_mask()
+        there[sample.id] = (
+            sample.question, sample.think, sample.split, sample.box, sample.points, sample.spacing, labels,
+            *(part.tobytes() for part in pixels),
+        )  # fmt: skip
+    return there
+
+
+def test_a_coco_export_gives_the_samples_it_was_written_from(built, tmp_path):
+    """Reasoning, spacing, splits, fractional numbers and a sample without a category are among them."""
+    lines = [json.loads(line) for line in (built / "manifest.jsonl").read_text().splitlines()]
+    x1, y1, x2, y2 = lines[0]["bbox_2d"]
+    lines[0] |= {"think": "It is round.", "spacing": [0.7, 0.3], "bbox_2d": [x1 + 0.1, y1 + 0.2, x2 - 0.3, y2]}
+    lines[0]["point_2d"] = [[x1 + 1.1, y1 + 2.3]]
+    del lines[1]["category"]
+    lines[2]["patient"] = "Doe"
+    source = tmp_path / "source"
+    shutil.copytree(built, source)
+    (source / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    export(source, tmp_path / "coco", "coco")
+    back = samples_of(tmp_path / "coco", None)
+    assert back == samples_of(source, "manifest")
+    assert {split for _, _, split, *_ in back.values()} == {line["split"] for line in lines}
+    assert "Doe" not in "".join(path.read_text() for path in (tmp_path / "coco").glob("*.json"))
+    output = CliRunner().invoke(data, ["build", str(tmp_path / "coco"), "--out", str(tmp_path / "again"), "--json"])
+    assert output.exit_code == 0, output.output
+    again = {sample.query.id: sample.query.question for sample in open_dataset(tmp_path / "again")}
+    assert again == {line["id"]: line["question"] for line in lines}
+    splits = dict(zip(open_dataset(tmp_path / "again").ids, open_dataset(tmp_path / "again").splits, strict=True))
+    assert splits == {line["id"]: line["split"] for line in lines}
+
+
+def test_the_further_words_count_in_our_exports_alone(built, tmp_path):
+    """A file of another origin that uses the same words is read as COCO; a file of ours with a wrong word is refused."""
+    export(built, tmp_path / "coco", "coco", split="train")
+    file = tmp_path / "coco" / "instances_train.json"
+    table = json.loads(file.read_text())
+    table["annotations"][0]["point_2d"] = "middle"
+    file.write_text(json.dumps(table))
+    first, *rest = read_source(file, "coco")
+    assert first == BadSample(
+        "instances_train.json annotation 1", "point_2d is not a list of pairs of finite numbers: 'middle'"
+    )
+    assert all(case.points for case in rest)
+    file.write_text(json.dumps({**table, "info": {"year": 2017}}))
+    cases = list(read_source(file, "coco"))
+    assert {(case.question, case.points, case.split) for case in cases} == {(None, (), None)}
+    assert cases[0].id.endswith("__1")
+
+
+def test_several_coco_files_of_another_origin_are_not_read_together(built, tmp_path):
+    export(built, tmp_path / "coco", "coco")
+    for file in (tmp_path / "coco").glob("*.json"):
+        file.write_text(json.dumps({**json.loads(file.read_text()), "info": {}}))
+    with pytest.raises(InputError, match="does not hold one COCO file but"):
+        list(read_source(tmp_path / "coco", "coco"))
 
 
 def test_the_published_table_comes_back(built, tmp_path):

@@ -3,20 +3,25 @@
 import json
 import re
 import resource
+import shutil
 
 import pytest
 
 torch = pytest.importorskip("torch", reason="needs torch")
 transformers = pytest.importorskip("transformers", reason="needs transformers")
 
+import yaml  # noqa: E402
 from click.testing import CliRunner  # noqa: E402
 
 import medground  # noqa: E402
 from medground.cli import medground as command  # noqa: E402
-from medground.errors import InputError, RunError  # noqa: E402
+from medground.errors import InputError, RecipeError, RunError  # noqa: E402
+from medground.recipe import resolve  # noqa: E402
 from medground.runs.files import lock_folder  # noqa: E402
 from medground.runs.folder import read_events, read_metadata  # noqa: E402
 from medground.training.export import export  # noqa: E402
+from medground.training.exported_recipe import exported_recipe  # noqa: E402
+from medground.training.model_card import Declared, _front_matter, _origins  # noqa: E402
 from medground.training.run import train  # noqa: E402
 
 
@@ -116,14 +121,105 @@ def test_the_card_says_what_was_recorded_and_no_more(run, tiny, tmp_path):
         f"torch {torch.__version__.partition('+')[0]}", "2 of 2, 0 of them skipped",
         f"| iou | {measured['eval/iou']:.4g} | 2 |", "so the figures flatter the model",
         f"{measured['eval/grounded_ratio']:.1%} of the answers had no fault",
-        "Research software, not a medical device", "The licence. That of the starting checkpoint",
+        "Research software, not a medical device", "those of the starting checkpoint and of the data bind this model",
         "a local folder called model",
+        "| base model | not known | – |", "| data | not known | – |", "| licence | not known | – |",
+        "Frame `permille`, order `xy`", "--recipe THIS_FOLDER prompt_interface.template=VALUE segmenter=NAME",
     ):  # fmt: skip
         assert said in card, said
     assert str(tmp_path) not in card and str(tiny) not in card, "where files lay is nobody's business"
-    assert "license:" not in card
+    assert not re.search("^(license|base_model|datasets):", card, re.MULTILINE)
     last = read_events(folder)[-1]
     assert re.search(rf"\| loss \| {re.escape(format(last['loss'], '.4g'))} \|", card)
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")
+@pytest.mark.parametrize(
+    ("rank", "adapter", "argument"),
+    [(0, "merge", "checkpoint"), (2, "merge", "checkpoint"), (2, "separate", "adapter")],
+)
+@pytest.mark.lane
+def test_the_folder_answers_as_the_run_wherever_it_lies(run, tiny, models, tmp_path, rank, adapter, argument):
+    folder = run(rank=rank, prompt_interface="bbox", segmenter="ellipse", sampling={"max_completion_length": 8}, seed=3)
+    elsewhere = tmp_path / "else where"
+    elsewhere.mkdir()
+    shutil.move(export(folder, tmp_path / "out", adapter=adapter).folder, elsewhere / "moved")
+    text = (elsewhere / "moved" / "recipe.yaml").read_text()
+    assert str(tmp_path) not in text and str(tiny) not in text and "checkpoints" not in text
+    recipe = yaml.safe_load(text)
+    assert recipe["reasoner"][argument] == "./" and ("lora_rank" in recipe["reasoner"]) == (adapter == "separate")
+    assert recipe["seed"] == 3 and recipe["segmenter"] == {"name": "ellipse"} and not {"data", "sft"} & recipe.keys()
+    base = [f"reasoner.checkpoint={models['qwen3_vl']}"] if adapter == "separate" else []
+    image = tiny / "data" / "images" / sorted(path.name for path in (tiny / "data" / "images").iterdir())[0]
+    (tmp_path / "run").rename(tmp_path / "gone")
+    said = medground.load(elsewhere / "moved", *base)(image, "Which region?").completion.text
+    assert said and said == medground.load(tmp_path / "gone")(image, "Which region?").completion.text
+    asked = ["ground", str(image), "Which region?", "--recipe", str(elsewhere / "moved"), "--out", str(tmp_path / "o")]
+    done = CliRunner().invoke(command, [*asked, *base, "--json"])
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["text"] == said
+
+
+def test_what_lay_on_the_machine_must_be_given_again(run, tiny, tmp_path):
+    """The base of an adapter, and the user's own template."""
+    moved = export(run(rank=2), tmp_path / "out", adapter="separate").folder
+    with pytest.raises(RecipeError, match=r"reasoner\.checkpoint must be given"):
+        _ = medground.load(moved).reasoner
+    with pytest.raises(RecipeError, match=r"prompt_interface\.template must be given"):
+        _ = medground.load(moved).prompt_interface
+    assert medground.load(moved, f"prompt_interface.template={tiny / 'template.txt'}").prompt_interface
+
+
+def test_the_card_holds_what_the_user_declares(run, tmp_path):
+    stated = {"base_model": "Qwen/Qwen3-VL-4B-Instruct", "data": "phantoms | drawn by us", "licence": "cc-by-nc-4.0"}
+    card = (export(run(), tmp_path / "out", **stated).folder / "README.md").read_text()
+    front = yaml.safe_load(card.split("---")[1])
+    assert (front["license"], front["base_model"]) == ("cc-by-nc-4.0", "Qwen/Qwen3-VL-4B-Instruct")
+    assert "datasets" not in front, "the hub wants an id there, and this is words"
+    assert "| data | phantoms \\| drawn by us | who exported it |" in card
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("licence", "Apache 2"), ("licence", ""), ("data", "two\nlines"), ("base_model", "  ")]
+)
+def test_a_declaration_that_no_card_can_hold_is_refused(run, tmp_path, name, value):
+    with pytest.raises(InputError, match=f"{name} is no"):
+        export(run(), tmp_path / "out", **{name: value})
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("frame", "counted"),
+    [
+        ({"kind": "pixel", "size": [476, 644], "order": "xy"}, "one of 480 x 640 px is resized to 476 x 644 px"),
+        ({"kind": "unit", "size": [480, 640], "order": "yx"}, "1 the right or lower one; y comes before x"),
+        (None, "Not known: the run did not record it"),
+    ],
+)
+def test_the_card_says_what_the_numbers_count(run, tmp_path, frame, counted):
+    folder = run()
+    record = json.loads((folder / "run.json").read_text())
+    assert record["frame"] == {"kind": "permille", "size": record["frame"]["size"], "order": "xy"}
+    (folder / "run.json").write_text(json.dumps({**record, "frame": frame}))
+    assert counted in (export(folder, tmp_path / "out").folder / "README.md").read_text()
+
+
+def test_what_the_hub_holds_is_named_without_being_declared():
+    """Checkpoint and data of a run that named hub ids, which this machine cannot fetch."""
+    recipe = resolve(
+        {
+            "reasoner": {"name": "qwen3_vl", "checkpoint": "Qwen/Qwen3-VL-4B-Instruct", "revision": "abc"},
+            "data": {"path": "lexor/U-MRG-14K"},
+        }
+    )
+    assert _front_matter(recipe, Declared()) == [
+        'base_model: "Qwen/Qwen3-VL-4B-Instruct"', 'datasets: ["lexor/U-MRG-14K"]',
+    ]  # fmt: skip
+    assert _origins(recipe, Declared(base_model="mine"))[:2] == [
+        ("base model", "Qwen/Qwen3-VL-4B-Instruct", "the run"), ("base model", "mine", "who exported it"),
+    ]  # fmt: skip
+    assert exported_recipe(recipe, "adapter")["reasoner"]["revision"] == "abc"
+    assert "revision" not in exported_recipe(recipe, "checkpoint")["reasoner"], "the folder has no revisions"
 
 
 def test_a_folder_that_holds_something_is_left_alone(run, tmp_path):

@@ -23,6 +23,10 @@ ROOT = Path(__file__).resolve().parents[1]
 PLUGINS = sorted(path for path in (ROOT / "plugins").iterdir() if (path / "pyproject.toml").is_file())
 
 
+ALONE = {"vllm", "trackers-wandb", "trackers-mlflow", "trackers-trackio"}
+"""Extras of plugins that are tested in environments of their own, and are not in ``all``."""
+
+
 def project(folder: Path) -> dict:
     return tomllib.loads((folder / "pyproject.toml").read_text())["project"]
 
@@ -58,11 +62,10 @@ def test_requirements_of_a_plugin_are_an_extra_and_in_all(core):
             wanted[f"{short}-{name}"] = own | set(more)
         for name, requirements in wanted.items():
             assert {Requirement(line) for line in extras.get(name, [])} == set(map(Requirement, requirements)), name
-            assert name == "vllm" or {Requirement(line) for line in requirements} <= set(
-                map(Requirement, extras["all"])
-            ), name
+            in_all = set(map(Requirement, requirements)) <= set(map(Requirement, extras["all"]))
+            assert in_all == (name not in ALONE or not requirements), name
     assert {"sam-official", "sam2-official", "dicom", "nifti", "test", "all"} <= extras.keys()
-    assert not any(line.startswith(("vllm", "pytest")) for line in extras["all"])
+    assert not any(line.startswith(("vllm", "pytest", "wandb", "mlflow", "trackio")) for line in extras["all"])
 
 
 def constraints(name: str) -> dict[str, str]:
@@ -79,7 +82,13 @@ def requirements(core: CoreMetadata, *extras: str) -> list[Requirement]:
 
 
 @pytest.mark.parametrize(
-    ("name", "extras"), [("main", ("all", "test")), ("oldest", ("all", "test")), ("vllm", ("qwen",))]
+    ("name", "extras"),
+    [
+        ("main", ("all", "test")),
+        ("oldest", ("all", "test")),
+        ("vllm", ("qwen",)),
+        ("trackers", ("trackers-tensorboard", "trackers-wandb", "trackers-mlflow", "trackers-trackio")),
+    ],
 )
 def test_each_constraints_file_pins_every_requirement_inside_its_range(core, name, extras):
     pinned = constraints(name)
@@ -97,7 +106,7 @@ def test_the_oldest_versions_are_the_lower_bounds(core):
 
 
 def test_only_the_vllm_constraints_name_a_build_of_torch():
-    assert not [pin for name in ("main", "oldest") for pin in constraints(name).items() if "+" in pin[1]]
+    assert not [pin for name in ("main", "oldest", "trackers") for pin in constraints(name).items() if "+" in pin[1]]
     assert constraints("vllm")["torch"].endswith("+cpu")
 
 

@@ -1,6 +1,7 @@
 """``medground export``: a run's result in the layout of released checkpoints."""
 
 import json
+import shlex
 from pathlib import Path
 
 import click
@@ -23,17 +24,41 @@ from medground.terminal import examples
     show_default=True,
     help="Fold a LoRA adapter into the weights, or leave it an adapter.",
 )
+@click.option("--base-model", metavar="TEXT", help="What training started from: a hub id, or words.")
+@click.option("--data", metavar="TEXT", help="The training data: a hub id, or words.")
+@click.option(
+    "--licence", metavar="NAME", help="Of the weights, as the hub writes it: apache-2.0, cc-by-nc-4.0, other."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON on stdout.")
-def export(run: Path, to: Path, adapter: str, as_json: bool) -> None:
+def export(
+    run: Path,
+    to: Path,
+    adapter: str,
+    base_model: str | None,
+    data: str | None,
+    licence: str | None,
+    as_json: bool,
+) -> None:
     """Write the result of the run in the folder RUN so that transformers or peft loads it as it is.
 
-    With it comes a model card that says what the run recorded, and no more. Research software, not a medical device.
+    With it come a recipe, so that the folder answers questions wherever it lies, and a model card that says what the run
+    recorded and you declare, and no more. Research software, not a medical device.
     """
     from medground.training.export import export as write
 
-    result = write(run, to, adapter="separate" if adapter == "separate" else "merge")
+    result = write(
+        run,
+        to,
+        adapter="separate" if adapter == "separate" else "merge",
+        base_model=base_model,
+        data=data,
+        licence=licence,
+    )
     if as_json:
         click.echo(json.dumps({"folder": str(result.folder), "step": result.step, "adapter": result.adapter}))
     else:
         what = "the adapter" if result.adapter else "the model"
-        click.echo(f"{what} of step {result.step} is in {result.folder}; add its licence to README.md", err=True)
+        click.echo(f"{what} of step {result.step} is in {result.folder}", err=True)
+        click.echo(f"ask it: medground ground IMAGE QUESTION --recipe {shlex.quote(str(result.folder))}", err=True)
+        if licence is None:
+            click.echo("its licence is not known: --licence NAME says it in README.md", err=True)

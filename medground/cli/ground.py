@@ -32,6 +32,7 @@ from medground.types import Fault, Query
 )
 @view_options
 @click.option("--out", type=click.Path(path_type=Path), default=Path("grounded"), show_default=True)
+@click.option("--mask", is_flag=True, help="Put the mask into the JSON too, as COCO run lengths (mask.rle).")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
 def ground(
     image: Path,
@@ -42,6 +43,7 @@ def ground(
     slice: int | None,
     window: str | None,
     out: Path,
+    mask: bool,
     as_json: bool,
 ) -> None:
     """Ground QUESTION in IMAGE: write the text, box, points, mask and overlay into --out.
@@ -57,7 +59,9 @@ def ground(
     answer = pipeline(Query(image=loaded.pixels, question=question, id=loaded.id))
     if answer.fault is Fault.UNUSABLE_INPUT:
         raise InputError(answer.cause)
-    result = write_result(answer, out, loaded.id, untrained=pipeline.untrained, image=loaded, source=image, view=view)
+    result = write_result(
+        answer, out, loaded.id, untrained=pipeline.untrained, image=loaded, source=image, view=view, run_lengths=mask
+    )
     if as_json:
         click.echo(json.dumps(result))
     else:

@@ -197,8 +197,8 @@ def _examine_one(group: list[Component], seconds: float) -> list[PluginStatus]:
     )
     if problems:
         return [row(status="broken", cause=cause, remedy=remedy) for cause, remedy in problems.items()]
-    if extra := missing_extra(first):
-        return [row(status="extra missing", cause=f"needs {extra}", remedy=f"pip install '{extra}'")]
+    if all(extras := [missing_extra(component) for component in group]):
+        return [row(status="extra missing", cause=f"needs {extras[0]}", remedy=f"pip install '{extras[0]}'")]
     return [row(status="ok")]
 
 

@@ -23,6 +23,7 @@ def write_result(
     source: Path,
     view: View,
     overlay: bool = True,
+    run_lengths: bool = False,
 ) -> dict[str, Any]:
     """Write ``<stem>.mask.png``, ``<stem>.overlay.png`` and ``<stem>.json``; return what the JSON holds.
 
@@ -37,9 +38,10 @@ def write_result(
         source: the image's file.
         view: what of it was asked for.
         overlay: whether to draw it.
+        run_lengths: whether the JSON holds the mask itself.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    result = {**answer.to_dict(), "view": dict(image.details) or None}
+    result = {**answer.to_dict(run_lengths=run_lengths), "view": dict(image.details) or None}
     files: dict[str, str] = {}
     if answer.mask is not None:
         files["mask"] = f"{stem}.mask.png"

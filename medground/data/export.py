@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from medground.data.coco_words import coco_info, coco_words
 from medground.data.dataset import Dataset
 from medground.data.open_dataset import open_dataset
 from medground.data.splits import without_names
@@ -24,8 +25,8 @@ def export(source: str | Path, to: Path, format: str = "umrg", *, split: str | N
 
     ``umrg`` is the published parquet table: one file where `to` ends in ``.parquet``, else a folder with a file per
     split. Boxes and points become inclusive pixel indices, as that schema has them. ``coco`` is a folder with
-    ``images/`` and ``instances_SPLIT.json`` per split, masks as compressed run lengths; question, key points and
-    reasoning are further words of the annotations.
+    ``images/`` and ``instances_SPLIT.json`` per split, masks as compressed run lengths. Its annotations have further words,
+    with the meaning they have in a manifest; `medground.data.coco_words` names them.
 
     Returns:
         how many samples each file holds.
@@ -53,7 +54,7 @@ def export(source: str | Path, to: Path, format: str = "umrg", *, split: str | N
         if format == "umrg":
             counts[f"{name}.parquet"] = write_umrg(work / f"{name}.parquet", samples)
         else:
-            counts[f"instances_{name}.json"] = _write_coco(work, f"instances_{name}.json", samples)
+            counts[f"instances_{name}.json"] = _write_coco(work, name, samples)
     if to.is_dir():
         to.rmdir()
     work.replace(to)
@@ -65,7 +66,7 @@ def _of_split(dataset: Dataset[Any], name: str) -> Iterator[Sample]:
     return (dataset[index] for index, split in enumerate(dataset.splits) if split == name)
 
 
-def _write_coco(folder: Path, file: str, samples: Iterable[Sample]) -> int:
+def _write_coco(folder: Path, split: str, samples: Iterable[Sample]) -> int:
     (folder / "images").mkdir(exist_ok=True)
     categories: dict[str, dict[str, Any]] = {}
     images: dict[str, dict[str, Any]] = {}
@@ -77,9 +78,10 @@ def _write_coco(folder: Path, file: str, samples: Iterable[Sample]) -> int:
         )
         annotations.append(_annotation(number, sample, category["id"], _image(folder, images, sample)))
     whole = {
-        "images": list(images.values()), "annotations": annotations, "categories": list(categories.values()),
+        "info": coco_info(split), "images": list(images.values()), "annotations": annotations,
+        "categories": list(categories.values()),
     }  # fmt: skip
-    (folder / file).write_text(json.dumps(whole), encoding="utf-8")
+    (folder / f"instances_{split}.json").write_text(json.dumps(whole), encoding="utf-8")
     return len(annotations)
 
 
@@ -107,7 +109,7 @@ def _annotation(number: int, sample: Sample, category: int, image: int) -> dict[
     box = region.box
     if mask is None:
         raise InputError(f"{sample.query.id} has no mask, which COCO needs", hint="export as umrg, or leave it out")
-    annotation = {
+    return {
         "id": number,
         "image_id": image,
         "category_id": category,
@@ -115,10 +117,5 @@ def _annotation(number: int, sample: Sample, category: int, image: int) -> dict[
         "segmentation": encode_rle(mask),
         "area": int(mask.sum()),
         "iscrowd": 0,
-        "sample_id": sample.query.id,
-        "question": sample.query.question,
-        "point_2d": [list(point) for point in region.points],
+        **coco_words(sample, box, region.points),
     }
-    if "think" in sample.labels:
-        annotation["think"] = sample.labels["think"]
-    return annotation

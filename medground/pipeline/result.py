@@ -7,6 +7,7 @@ from typing import Any
 from PIL import Image as Pillow
 
 from medground.images.overlay import draw
+from medground.images.rle import encode_rle
 from medground.types import Completion, Fault, Grounding, Mask, Query, Region
 
 
@@ -53,9 +54,15 @@ class GroundingResult:
             mask=self.mask.data if self.mask else None,
         )
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return JSON-ready values; coordinates in pixels of the original image, the mask by its figures."""
+    def to_dict(self, *, run_lengths: bool = False) -> dict[str, Any]:
+        """Return JSON-ready values; coordinates in pixels of the original image, the mask by its figures.
+
+        Args:
+            run_lengths: add the mask itself as ``mask.rle``, COCO's compressed run lengths of the image as it is shown;
+                `medground.images.rle.decode_rle` gives it back.
+        """
         region, frame, mask = self.grounding.region, self.completion.frame, self.mask
+        figures = mask and {"area": int(mask.data.sum()), "score": float(mask.score)}
         return {
             "id": self.query.id,
             "question": self.query.question,
@@ -66,7 +73,7 @@ class GroundingResult:
             "points": [list(point) for point in region.points] if region else [],
             "frame": frame and frame.to_dict(),
             "size": list(self.query.size),
-            "mask": mask and {"area": int(mask.data.sum()), "score": float(mask.score)},
+            "mask": {**figures, "rle": encode_rle(mask.data)} if run_lengths and mask and figures else figures,
             "fault": self.fault,
             "cause": self.cause,
             "usage": dict(self.completion.usage),

@@ -32,10 +32,11 @@ def consented(key: str, arguments: Mapping[str, Any], origin: Callable[[str], st
     host = remote_host(arguments.get("base_url"))
     if host and not is_allowed(host):
         address = str(arguments["base_url"])
+        sent = "the run's numbers" if key.startswith("trackers.") else "images and questions"
         what = {
             "allow_upload": arguments.get("allow_upload") and f"allows uploads to {host}",
             "api_key_env": arguments.get("api_key_env") is not None and f"names the variable whose key {host} gets",
-            "base_url": not address.startswith("https:") and f"sends images and questions to {host} unencrypted",
+            "base_url": not address.startswith("https:") and f"sends {sent} to {host} unencrypted",
         }
         for word, act in what.items():
             if act and written[word] not in _BY_USER:

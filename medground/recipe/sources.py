@@ -98,7 +98,7 @@ def _locate(source: "str | os.PathLike[str]") -> tuple[str, File]:
     path = Path(word)
     if os.path.isdir(word):
         if not (path / RESOLVED).is_file():
-            raise RecipeError(f"the folder {word!r} holds no {RESOLVED}", hint="name a run folder")
+            raise RecipeError(f"the folder {word!r} holds no {RESOLVED}", hint="name the folder of a run or an export")
         return _real(path).name, File(path / RESOLVED, str(path / RESOLVED), _real(path))
     if path.suffix in SUFFIXES and "\0" not in word:
         real, root = _real(path), _real(shipped())

@@ -97,7 +97,10 @@ def _extras(component: Component) -> dict[str, list[str]]:
 
 
 def _extra_name(component: Component) -> str:
-    return canonical(component.package).removeprefix("medground-")
+    """Return the extra of a component: its own where it has one, as ``trackers-wandb``, else that of its plugin."""
+    plugin = canonical(component.package).removeprefix("medground-")
+    own = f"{plugin}-{canonical(component.name)}"
+    return own if own in _extras(component) else plugin
 
 
 def _requirements(component: Component) -> list[str]:

@@ -68,14 +68,12 @@ def answer() -> None:
     with contextlib.suppress(Exception, SystemExit):  # here, so that what it prints is seen; it raises again below
         importlib.import_module(module)
     problem: dict[str, str | None] | None = None
-    declared = {
-        entry.kind: entry for entry in components() if (entry.distribution, entry.module) == (distribution, module)
-    }
-    component = next(iter(declared.values()))
+    entries = [entry for entry in components() if (entry.distribution, entry.module) == (distribution, module)]
+    component = entries[0]
     try:
-        for entry in declared.values():
+        for entry in {entry.kind: entry for entry in entries}.values():
             load_factories(entry)
-        if missing_extra(component) is None:
+        if any(missing_extra(entry) is None for entry in entries):
             sys.stdout.flush()
             os.dup2(2, 1)  # what libraries print while they work is no fault of the plugin's
             Path(path).with_name(IMPORTED).touch()

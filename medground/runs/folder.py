@@ -55,6 +55,8 @@ class RunMetadata:
     """Of all samples, those of its validation included: images, masks and lines."""
     prompt_sha256: str | None = None
     processor_sha256: str | None = None
+    frame: dict[str, Any] | None = None
+    """What the numbers of an answer about an image of 480 x 640 px count; see `medground.frames.Frame.to_dict`."""
     seed: int | None = None
     checkpoint_rule: str | None = None
     plugins: dict[str, str] = field(default_factory=dict)

@@ -67,6 +67,7 @@ class TrainingRun:
             data_sha256=replace(inputs, components={}).digest,
             prompt_sha256=provenance.prompt_sha256(self.pipeline.prompt_interface),
             processor_sha256=provenance.processor_sha256(self.reasoner),
+            frame=dict(self.reasoner.frame((480, 640)).to_dict()),
             seed=self.recipe.config.seed,
             checkpoint_rule=checkpoint_rule(self.recipe),
             plugins=provenance.plugins(self.recipe),

@@ -1,4 +1,5 @@
-"""A run's result as a folder that transformers or peft loads as it is, with a model card that says what is known of it."""
+"""A run's result as a folder that transformers or peft loads as it is, with a recipe that asks it and a model card that says
+what is known of it."""
 
 import shlex
 import shutil
@@ -8,14 +9,16 @@ from typing import Any, Literal
 
 from medground.errors import InputError, RecipeError, RunError
 from medground.pipeline.pipeline import Pipeline
-from medground.recipe import resolve
+from medground.recipe import Recipe, resolve
+from medground.recipe.sources import RESOLVED
 from medground.runs import failpoints
 from medground.runs.checkpoint import verify
 from medground.runs.files import lock_folder
 from medground.runs.folder import TRAINED, read_events, read_metadata, read_state
 from medground.runs.provenance import prompt_text
+from medground.training.exported_recipe import exported_recipe, must_be_given, recipe_text
 from medground.training.method import TrainingState
-from medground.training.model_card import model_card
+from medground.training.model_card import Declared, model_card
 
 Adapter = Literal["merge", "separate"]
 
@@ -31,23 +34,39 @@ class ExportResult:
     """Whether the folder holds an adapter alone."""
 
 
-def export(run: str | Path, to: str | Path, *, adapter: Adapter = "merge") -> ExportResult:
+def export(
+    run: str | Path,
+    to: str | Path,
+    *,
+    adapter: Adapter = "merge",
+    base_model: str | None = None,
+    data: str | None = None,
+    licence: str | None = None,
+) -> ExportResult:
     """Write a run's result, by the run's own checkpoint rule, into a new folder; whole or not at all.
 
-    >>> export("runs/toy", "exported")  # doctest: +SKIP
+    The folder is a recipe too: `medground.load` takes it, also after it was moved.
+
+    >>> export("runs/toy", "exported", licence="cc-by-nc-4.0")  # doctest: +SKIP
+    >>> medground.load("exported")("scan.png", "Which region is dark?")  # doctest: +SKIP
 
     Args:
         run: the folder of a run.
         to: a folder that does not exist, or is empty.
         adapter: what becomes of a LoRA adapter: ``merge`` folds it into the weights, ``separate`` leaves it an adapter of
             the checkpoint it was trained on. Weights that were trained themselves are written as they are.
+        base_model: what the model card calls the model that training started from: a hub id, or words.
+        data: what the card calls the training data: a hub id, or words.
+        licence: of the weights, as the Hugging Face Hub writes it: ``apache-2.0``, ``other``. Of these three the card holds
+            what the run recorded or the user declares; nothing is guessed.
 
     Raises:
-        InputError: if `run` is no run, or `to` holds something.
+        InputError: if `run` is no run, `to` holds something, or a declaration is no single line of text.
         RunError: if the checkpoint is not whole.
         RecipeError: if the reasoner cannot merge.
     """
     folder, target = Path(run), Path(to)
+    declared = Declared(base_model=base_model, data=data, licence=licence)
     checkpoint = _result(folder)
     saved = read_state(checkpoint)
     state = TrainingState.of(saved)
@@ -64,12 +83,16 @@ def export(run: str | Path, to: str | Path, *, adapter: Adapter = "merge") -> Ex
         for path in temporary.iterdir():
             if path.name != ".lock":
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
+        recipe = resolve(str(folder))
         if saved.argument == "adapter" and not separate:
-            _merged(folder, temporary)
+            argument = _merged(recipe, temporary)
         else:
             shutil.copytree(checkpoint / "model", temporary, dirs_exist_ok=True)
+            argument = saved.argument
         failpoints.failpoint("export.mid")
-        card = model_card(**_facts(folder, state, separate))
+        values = exported_recipe(recipe, argument)
+        (temporary / RESOLVED).write_text(recipe_text(values), encoding="utf-8")
+        card = model_card(**_facts(folder, state, separate), declared=declared, required=must_be_given(values))
         (temporary / "README.md").write_text(card, encoding="utf-8")
         (temporary / ".lock").unlink()
         temporary.rename(target)
@@ -96,13 +119,14 @@ def _result(folder: Path) -> Path:
     return inside[0]
 
 
-def _merged(folder: Path, to: Path) -> None:
-    recipe = resolve(str(folder))
-    reasoner = Pipeline.from_recipe(recipe).reasoner
+def _merged(recipe: Recipe, to: Path) -> str:
+    """Write the merged weights; return the argument of the reasoner's factory that takes their folder."""
+    reasoner: Any = Pipeline.from_recipe(recipe).reasoner
     if not hasattr(reasoner, "save_merged"):
         name = recipe.component("reasoner").name
         raise RecipeError(f"the reasoner {name!r} cannot merge its adapter", hint="add --adapter separate")
-    reasoner.save_merged(to)
+    argument: str = reasoner.save_merged(to)
+    return argument
 
 
 def _facts(folder: Path, state: TrainingState, separate: bool) -> dict[str, Any]:

@@ -168,7 +168,7 @@ def _rows(path: Path, split: str, where: str, store: Store, seen: set[str]) -> I
     for number, values in enumerate(_values(path)):
         name = f"{where} row {number}"
         try:
-            yield _row(values, name, number, split, store, seen)
+            yield read_row(values, name, number, split, store, seen)
         except InputError as error:
             yield BadSample(name, error.message)
 
@@ -198,14 +198,23 @@ def _values(path: Path) -> Iterator[dict[str, Any]]:
         raise InputError(f"{path.name} is damaged or not a parquet file", hint="download or write it again") from error
 
 
-def _row(values: dict[str, Any], where: str, number: int, split: str, store: Store, seen: set[str]) -> Row:
+def read_row(values: dict[str, Any], where: str, number: int, split: str, store: Store, seen: set[str]) -> Row:
+    """Check one row of the published schema.
+
+    Args:
+        values: its columns as plain values.
+        where: names it in messages.
+        number: stands for an id where it has none.
+        split: that it is in.
+        store: takes the bytes of its pictures.
+        seen: the ids so far; its own is added.
+
+    Raises:
+        InputError: if it cannot be used.
+    """
     image = _one(values.get("images"), "image")
     mask = _one(values["masks"], "mask") if values.get("masks") else None
-    size = encoded_size(image, "its image")
-    if orientation_of(io.BytesIO(image), "its image") != 1:
-        raise InputError("its image is stored turned (EXIF), and its numbers may count it as stored or as shown")
-    if mask is not None and encoded_size(mask, "its mask") != size:
-        raise InputError(f"its mask is {encoded_size(mask, 'its mask')} and its image {size}")
+    size = checked_size(image, mask)
     reward_model = values.get("reward_model")
     text = reward_model.get("ground_truth") if isinstance(reward_model, dict) else None
     truth(text, size)
@@ -245,12 +254,35 @@ def _one(images: Any, what: str) -> bytes:
     """Return the bytes of the one image of a list; `datasets` stores {bytes, path}, others plain bytes."""
     if not isinstance(images, list) or len(images) != 1:
         raise InputError(f"it holds {len(images) if isinstance(images, list) else 'no'} {what}s, not one")
-    data = images[0].get("bytes") if isinstance(images[0], dict) else images[0]
+    return picture_bytes(images[0], what)
+
+
+def picture_bytes(cell: Any, what: str) -> bytes:
+    """Return the bytes of a picture in a cell of a table; `datasets` stores {bytes, path}, others plain bytes.
+
+    Raises:
+        InputError: if they are not there, or too many.
+    """
+    data = cell.get("bytes") if isinstance(cell, dict) else cell
     if not isinstance(data, bytes) or not data:
         raise InputError(f"its {what} is not inside the table")
     if len(data) > MAX_ROW_BYTES:
         raise InputError(f"its {what} takes {len(data) / 1e6:.0f} MB")
     return data
+
+
+def checked_size(image: bytes, mask: bytes | None) -> Size:
+    """Return the (H, W) of an encoded image, which is that of its mask.
+
+    Raises:
+        InputError: if one of them cannot be read, they are of two sizes, or the image is stored turned.
+    """
+    size = encoded_size(image, "its image")
+    if orientation_of(io.BytesIO(image), "its image") != 1:
+        raise InputError("its image is stored turned (EXIF), and its numbers may count it as stored or as shown")
+    if mask is not None and encoded_size(mask, "its mask") != size:
+        raise InputError(f"its mask is {encoded_size(mask, 'its mask')} and its image {size}")
+    return size
 
 
 def _labels(about: dict[str, Any]) -> tuple[dict[str, str], tuple[float, float] | None]:

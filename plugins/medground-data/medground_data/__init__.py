@@ -14,11 +14,12 @@ def register_commands(register: Register) -> None:
 @hookimpl
 def register_readers(register: Register) -> None:
     """Offer a reader for each layout of public datasets."""
-    from medground_data.readers import biomedparse, coco, folder, manifest, nnunet, sam_med2d, slake, umrg
+    from medground_data.readers import biomedparse, coco, datasets, folder, manifest, nnunet, sam_med2d, slake, umrg
 
     readers = {
         "biomedparse": biomedparse.BiomedParseReader,
         "coco": coco.CocoReader,
+        "datasets": datasets.DatasetsReader,
         "folder": folder.FolderReader,
         "manifest": manifest.ManifestReader,
         "nnunet": nnunet.NnUNetReader,

@@ -409,8 +409,8 @@ def test_a_broken_reader_is_left_out_of_recognition_with_a_warning(tmp_path, add
 BUILT_IN = sorted(component.name for component in components("reader"))
 
 
-def test_there_are_eight_readers():
-    assert len(BUILT_IN) == 8
+def test_there_are_nine_readers():
+    assert len(BUILT_IN) == 9
 
 
 def test_the_readers_of_folders_and_manifests_keep_their_promises(tmp_path):

@@ -1,7 +1,10 @@
-"""Post JSON over HTTP with four promises: a total deadline, a capped body, no redirects, no proxies of the environment.
+"""Post JSON over HTTP with four promises: a total deadline, a capped body, no redirects, no proxy but one that is named.
 
-The first two are about single reads of the socket, so the standard library's connection is used, not a client on top of
-it. The key is sent to one host.
+Proxies of the environment are not used: whoever sets one for other programs has not agreed that images pass it. One that
+is named passes on a connection that is encrypted from here to the server, so it learns the server's name alone.
+
+The first two promises are about single reads of the socket, so the standard library's connection is used, not a client on
+top of it. The key is sent to one host.
 """
 
 import contextlib
@@ -18,8 +21,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
+from medground.errors import RecipeError
 from medground.servers import key_from
 from medground.types import Fault
 
@@ -70,6 +74,7 @@ class Client:
         timeout: seconds for one attempt, from connecting to the last byte.
         deadline: seconds for a request with all its attempts and the waits between them.
         retries: attempts after the first.
+        proxy: as `checked_proxy` passes it.
         clock: seconds that only grow.
         sleep: waits that many seconds.
         draw: a number in [0, 1), for the jitter.
@@ -80,6 +85,7 @@ class Client:
     timeout: float
     deadline: float
     retries: int
+    proxy: str | None = None
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
     draw: Callable[[], float] = random.random
@@ -115,7 +121,10 @@ class Client:
             headers["Authorization"] = f"Bearer {key}"
         try:
             connection = _connection(address.scheme, address.hostname or "", address.port, end - self.clock())
-            connection.connect()
+            if self.proxy is None:
+                connection.connect()
+            else:
+                connection.sock = self._tunnel(self.proxy, address, end)
             with contextlib.closing(connection.sock) as plain:
                 connection.sock = _Timed(plain, end, self.clock)
                 # A server may refuse before it has read everything; its answer can still be read.
@@ -129,6 +138,75 @@ class Client:
             raise NotAnswered(f"the server's certificate is not trusted: {error.verify_message}", again=False) from None
         except (OSError, http.client.HTTPException) as error:
             raise NotAnswered(f"the connection failed: {_cause(error)}") from None
+
+    def _tunnel(self, proxy: str, address: SplitResult, end: float) -> ssl.SSLSocket:
+        """Return a connection to an https address through a proxy, encrypted to the server."""
+        there = urlsplit(proxy)
+        try:
+            plain = socket.create_connection((there.hostname, there.port), timeout=end - self.clock())
+        except TimeoutError:
+            raise NotAnswered(f"the proxy {proxy} did not answer in time", fault=Fault.TIMEOUT) from None
+        except OSError as error:
+            raise NotAnswered(f"the proxy {proxy} cannot be reached: {_cause(error)}") from None
+        with contextlib.ExitStack() as stack:
+            stack.callback(plain.close)
+            self._ask_for_tunnel(plain, proxy, address, end)
+            plain.settimeout(max(end - self.clock(), 1e-3))
+            tunnel = _trust().wrap_socket(plain, server_hostname=address.hostname)
+            stack.pop_all()
+        return tunnel
+
+    def _ask_for_tunnel(self, plain: socket.socket, proxy: str, address: SplitResult, end: float) -> None:
+        """Have a proxy connect to an https address; http.client's own way has no deadline for the whole answer."""
+        timed = _Timed(plain, end, self.clock)
+        authority = address.netloc if address.port else f"{address.netloc}:443"
+        try:
+            timed.sendall(
+                f"CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\nUser-Agent: medground\r\n\r\n".encode()
+            )
+            response = http.client.HTTPResponse(timed, method="CONNECT")  # type: ignore[arg-type]
+            response.begin()
+        except TimeoutError:
+            raise NotAnswered(f"the proxy {proxy} did not answer in time", fault=Fault.TIMEOUT) from None
+        except (OSError, http.client.HTTPException) as error:
+            raise NotAnswered(f"the proxy {proxy} does not answer as one: {_cause(error)}", again=False) from None
+        if response.status != 200:
+            why = {407: ": it wants a password, which is not supported", 403: ": it does not allow this"}
+            raise NotAnswered(
+                f"the proxy {proxy} answered {response.status} to a connection to {authority}{why.get(response.status, '')}",
+                again=response.status >= 500,
+            )
+
+
+def checked_proxy(proxy: str | None, base_url: str) -> str | None:
+    """Return a proxy's address without a slash at its end, if a server may be reached through it.
+
+    Args:
+        proxy: as given by a user.
+        base_url: of the server, as `medground.servers.checked_url` passes it.
+
+    Raises:
+        RecipeError: if it is no http address with a port, or could hold a password, which is not repeated then; if the server
+            is not asked over https, so that the proxy would see images, questions and the key.
+    """
+    if proxy is None:
+        return None
+    hint = "write it as http://host:port, without a password"
+    try:
+        address = urlsplit(proxy)
+        usable = address.scheme == "http" and bool(address.hostname) and bool(address.port)
+    except ValueError:
+        usable = False
+    if not usable or not proxy.isascii() or re.search(r"[\s\\\x00-\x1f\x7f]", proxy):
+        raise RecipeError("proxy is not the address of a proxy", hint=hint)
+    if "@" in address.netloc or address.path.strip("/") or address.query or address.fragment:
+        raise RecipeError("proxy holds more than a host and a port", hint=hint)
+    if not base_url.startswith("https:"):
+        raise RecipeError(
+            f"a proxy would see what is sent to {base_url}, which is not https",
+            hint="set an https base_url, or no proxy",
+        )
+    return proxy.rstrip("/")
 
 
 class _Timed:

@@ -14,7 +14,7 @@ from medground.geometry import Size
 from medground.servers import checked_url, key_from, remote_host
 from medground.types import Completion, Messages, Sampling, image_of, text_of
 from medground_openai import calibration, wire
-from medground_openai.client import Client, NotAnswered, without_key
+from medground_openai.client import Client, NotAnswered, checked_proxy, without_key
 from medground_openai.parallel import run_parallel
 
 log = logging.getLogger(__name__)
@@ -45,6 +45,7 @@ class OpenAIReasoner:
         order: ``xy``, or ``yx`` where it writes y first; where `frame` is None, found too.
         allow_upload: consent to send images and questions to a server that is not on this machine, which a recipe file
             cannot give; MEDGROUND_ALLOW_UPLOAD=host in the environment is another way to give it.
+        proxy: reach an https server through this proxy, ``http://host:port``; those of the environment are not used.
         max_image_side: images are shrunk to this longest side, px.
         side_multiple: both sides sent are multiples of this, px, so that a processor with such a grid resizes nothing.
         image_format: ``png``, or ``jpeg`` (quality 95), which is smaller and not exact.
@@ -67,6 +68,7 @@ class OpenAIReasoner:
         frame: Kind | None = None,
         order: Order = "xy",
         allow_upload: bool = False,
+        proxy: str | None = None,
         max_image_side: int = 1008,
         side_multiple: int = 28,
         image_format: wire.Format = "png",
@@ -102,6 +104,7 @@ class OpenAIReasoner:
             timeout=timeout,
             deadline=deadline,
             retries=retries,
+            proxy=checked_proxy(proxy, self.base_url),
         )
         self._declared = frame
         self._several = "n" not in self.body
@@ -226,12 +229,13 @@ class OpenAIReasoner:
         if remote_host(self.base_url) and self.base_url not in _announced:
             _announced.add(self.base_url)
             log.warning(
-                "every image's pixels (%s, at most %d px a side) and every question go to %s%s; file names and "
+                "every image's pixels (%s, at most %d px a side) and every question go to %s%s%s; file names and "
                 "metadata do not",
                 self.image_format.upper(),
                 self.max_image_side,
                 self.base_url,
                 "" if self.base_url.startswith("https:") else ", unencrypted",
+                f", through the proxy {self.client.proxy}" if self.client.proxy else "",
             )
 
 

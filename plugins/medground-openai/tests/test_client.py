@@ -2,10 +2,7 @@
 
 import os
 import pickle
-import shutil
 import socket
-import ssl
-import subprocess
 import threading
 import time
 from dataclasses import replace
@@ -238,58 +235,6 @@ def test_without_a_variable_no_key_is_sent(serve, make):
     stub = serve()
     ask(make(stub, api_key_env=None))
     assert stub.received[0]["key"] is None
-
-
-@pytest.fixture
-def certificate(tmp_path):
-    """Create a self-signed certificate for localhost that no store trusts."""
-    if shutil.which("openssl") is None:
-        pytest.skip("needs the openssl command to make a certificate")
-    key, pem = tmp_path / "key.pem", tmp_path / "cert.pem"
-    wanted = ["-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost", "-addext"]
-    command = ["openssl", "req", "-x509", *wanted, "subjectAltName=DNS:localhost,IP:127.0.0.1"]
-    subprocess.run([*command, "-keyout", str(key), "-out", str(pem)], check=True, capture_output=True)
-    return key, pem
-
-
-@pytest.fixture
-def encrypted(serve, certificate):
-    """Start a server with TLS."""
-    stub = serve()
-    port = int(stub.url.rpartition(":")[2].removesuffix("/v1"))
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate[1], certificate[0])
-    listening = socket.create_server(("127.0.0.1", 0))
-
-    def forward(peer):
-        with peer, socket.create_connection(("127.0.0.1", port)) as inner:
-            try:
-                outer = context.wrap_socket(peer, server_side=True)
-            except (ssl.SSLError, OSError):
-                return
-            threading.Thread(target=pump, args=(outer, inner), daemon=True).start()
-            pump(inner, outer)
-            outer.close()
-
-    def pump(source, sink):
-        try:
-            while data := source.recv(65536):
-                sink.sendall(data)
-        except OSError:
-            pass
-
-    def accept():
-        while True:
-            try:
-                peer, _ = listening.accept()
-            except OSError:
-                return
-            threading.Thread(target=forward, args=(peer,), daemon=True).start()
-
-    threading.Thread(target=accept, daemon=True).start()
-    stub.url = f"https://127.0.0.1:{listening.getsockname()[1]}/v1"
-    yield stub
-    listening.close()
 
 
 def test_an_untrusted_certificate_receives_neither_key_nor_pixels(encrypted, make):

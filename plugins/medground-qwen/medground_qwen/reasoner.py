@@ -226,11 +226,11 @@ class VisionLanguageReasoner:
         self.processor.save_pretrained(folder)
         return "adapter" if adapted else "checkpoint"
 
-    def save_merged(self, folder: Path) -> None:
+    def save_merged(self, folder: Path) -> str:
         """See `medground.protocols.TrainableReasoner`."""
         if has_adapter(self.model):
             merge_adapter(self.model)
-        self.save(folder)
+        return self.save(folder)
 
     def serving(self) -> Serving:
         """See `ServedReasoner.serving`."""

@@ -1,8 +1,11 @@
-"""COCO: one JSON file of images, annotations and categories; polygons, run lengths and compressed run lengths."""
+"""COCO: a JSON file of images, annotations and categories; polygons, run lengths and compressed run lengths.
+
+Several files are read together where ``medground data export`` wrote one per split; see `medground.data.coco_words`.
+"""
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
@@ -10,11 +13,12 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from medground.data.coco_words import CocoWords, is_export, read_coco_words, stated_split
 from medground.data.json_text import id_text, read_json, shown
 from medground.data.source_samples import BadSample, SourceSample
 from medground.data.splits import GROUPS
 from medground.errors import InputError
-from medground.geometry import Box, Size
+from medground.geometry import Box, Point, Size
 from medground.images.mask_frames import in_frame_of, stored_orientation
 from medground.images.paths import inside, safe_name
 from medground.images.pictures import MAX_BYTES
@@ -33,46 +37,60 @@ class CocoReader:
     description: ClassVar[str] = "one JSON file of images and annotations"
 
     def recognises(self, root: Path) -> bool:
-        """Return True for a .json file with images and annotations, or a folder with just one such file."""
-        return len(_tables(root)) == 1
+        """Return True for a .json file with images and annotations, or a folder with just one such file, or our export."""
+        return _are_one_source(_tables(root))
 
     def read(
         self, root: Path, *, images: str | None = None, modality: str | None = None, question: str | None = None
     ) -> Iterator[SourceSample | BadSample]:
         """Yield a source sample per annotation; its ``bbox`` (x, y, width, height) is taken as the stated box.
 
+        Of a file that ``medground data export`` wrote, samples have the question, points, reasoning and split they had.
+
         Args:
             root: the JSON file, or the folder that holds it.
             images: the images' folder, relative to the file's; None looks beside the file and in ``images/``.
             modality: of every image.
-            question: asked of every sample.
+            question: asked of every sample that has none.
         """
         tables = _tables(root)
-        if len(tables) != 1:
+        if not _are_one_source(tables):
             names = ", ".join(path.name for path in tables) or "none"
             raise InputError(
                 f"{root.name} does not hold one COCO file but {len(tables)}", hint=f"name the file: {names}"
             )
-        table = read_json(tables[0])
-        folder = tables[0].parent
-        folders = [folder / images] if images is not None else [folder, folder / "images", folder.parent / "images"]
-        inspect, frame_of = inspect_repeated(folder.parent), lru_cache(maxsize=1)(_frame)
-        pictures, categories = _by_id(table, "images"), _by_id(table, "categories")
-        for number, annotation in enumerate(_objects(table, "annotations"), start=1):
-            where = f"{safe_name(tables[0].name)} annotation {number}"
-            try:
-                picture = _named(pictures, annotation, "image_id")
-                category = (
-                    {} if annotation.get("category_id") is None else _named(categories, annotation, "category_id")
-                )
-                labels = {
-                    "category": str(category["name"]) if "name" in category else None,
-                    "supercategory": category.get("supercategory"),
-                    "modality": modality,
-                }
-                yield _sample(annotation, picture, folders, inspect, frame_of, where, labels, question)
-            except InputError as error:
-                yield BadSample(where, error.message)
+        for path in tables:
+            yield from _samples(path, images, modality, question)
+
+
+def _samples(
+    path: Path, images: str | None, modality: str | None, question: str | None
+) -> Iterator[SourceSample | BadSample]:
+    """The samples of one file; see `CocoReader.read`."""
+    table = read_json(path)
+    folder, split = path.parent, stated_split(table)
+    folders = [folder / images] if images is not None else [folder, folder / "images", folder.parent / "images"]
+    inspect, frame_of = inspect_repeated(folder.parent), lru_cache(maxsize=1)(_frame)
+    pictures, categories = _by_id(table, "images"), _by_id(table, "categories")
+    for number, annotation in enumerate(_objects(table, "annotations"), start=1):
+        where = f"{safe_name(path.name)} annotation {number}"
+        try:
+            picture = _named(pictures, annotation, "image_id")
+            category = {} if annotation.get("category_id") is None else _named(categories, annotation, "category_id")
+            labels = {
+                "category": str(category["name"]) if "name" in category else None,
+                "supercategory": category.get("supercategory"),
+                "modality": modality,
+            }
+            words = CocoWords() if split is None else read_coco_words(annotation)
+            sample = _sample(annotation, picture, folders, inspect, frame_of, where, labels, words)
+            yield replace(sample, question=words.question or question, split=split)
+        except InputError as error:
+            yield BadSample(where, error.message)
+
+
+def _are_one_source(tables: list[Path]) -> bool:
+    return len(tables) == 1 or (bool(tables) and all(map(is_export, tables)))
 
 
 def _tables(root: Path) -> list[Path]:
@@ -122,7 +140,7 @@ def _sample(
     frame_of: Callable[..., "_Frame"],
     where: str,
     labels: dict[str, str | None],
-    question: str | None,
+    words: CocoWords,
 ) -> SourceSample:
     path = _image(picture.get("file_name"), folders)
     info = inspect(path, PLAIN)
@@ -132,17 +150,20 @@ def _sample(
     if box is not None and min(box[2:]) <= 0:
         raise InputError(f"has a bbox of no width or no height: {shown(box)}")
     frame = frame_of(path, picture.get("height"), picture.get("width"))
+    stated = words.labels if words.labels is not None else {key: value for key, value in labels.items() if value}
+    corners = words.box or (None if box is None else Box(box[0], box[1], box[0] + box[2], box[1] + box[3]))
     return SourceSample(
-        id=safe_name(f"{info.id}__{annotation.get('id', where.rpartition(' ')[2])}"),
+        id=safe_name(words.id or f"{info.id}__{annotation.get('id', where.rpartition(' ')[2])}"),
         where=where,
         load_image=info.load,
         load_mask=_mask(annotation.get("segmentation"), path, frame),
         image_key=info.key,
         group=info.group,
-        labels={**info.labels, **{key: value for key, value in labels.items() if value}, **_owners(picture)},
-        question=question,
-        box=None if box is None else frame.box(*box),
-        spacing=info.spacing,
+        labels={**info.labels, **_owners(picture), **stated},
+        think=words.think,
+        box=None if corners is None else frame.box(corners),
+        points=frame.points(words.points),
+        spacing=words.spacing or info.spacing,
     )
 
 
@@ -157,10 +178,15 @@ class _Frame:
     turned: bool = False
     """True if it is the picture as stored, which is shown otherwise."""
 
-    def box(self, x: float, y: float, width: float, height: float) -> Box | None:
+    def box(self, box: Box) -> Box | None:
         """A stated box in the picture as shown; None where it is turned, and the mask's box says the same."""
         down, right = self.scale
-        return None if self.turned else Box(x / right, y / down, (x + width) / right, (y + height) / down)
+        return None if self.turned else Box(box.x1 / right, box.y1 / down, box.x2 / right, box.y2 / down)
+
+    def points(self, points: tuple[Point, ...]) -> tuple[Point, ...]:
+        """Stated points in the picture as shown; none where it is turned."""
+        down, right = self.scale
+        return () if self.turned else tuple(Point(x / right, y / down) for x, y in points)
 
 
 def _frame(path: Path, height: Any, width: Any) -> _Frame:

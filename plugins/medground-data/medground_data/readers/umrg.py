@@ -36,12 +36,17 @@ class UmrgReader:
         yield from table.bad
         for row in table.entries:
             try:
-                yield _sample(row)
+                yield sample_of_row(row)
             except InputError as error:
                 yield BadSample(row.where, error.message)
 
 
-def _sample(row: Row) -> SourceSample:
+def sample_of_row(row: Row) -> SourceSample:
+    """Return the source sample of a row of the published schema.
+
+    Raises:
+        InputError: if it has no mask.
+    """
     if row.mask is None:
         raise InputError("it has no mask")
     box, points, _ = truth(row.truth, row.size)

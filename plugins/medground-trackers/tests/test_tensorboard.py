@@ -12,23 +12,23 @@ from medground.errors import RecipeError
 
 def read(folder):
     """Return tag -> [(step, value), ...]."""
-    found = EventAccumulator(str(folder))
-    found.Reload()
-    return {tag: [(each.step, each.value) for each in found.Scalars(tag)] for tag in found.Tags()["scalars"]}
+    board = EventAccumulator(str(folder))
+    board.Reload()
+    return {tag: [(event.step, event.value) for event in board.Scalars(tag)] for tag in board.Tags()["scalars"]}
 
 
 def tracker(run, step, **arguments):
-    made = medground.build("tracker", "tensorboard", **arguments)
-    made.begin(run, step)
-    return made
+    built = medground.build("tracker", "tensorboard", **arguments)
+    built.begin(run, step)
+    return built
 
 
 @pytest.mark.lane
 def test_logged_numbers_are_read_back(tmp_path):
-    made = tracker(tmp_path, 0)
+    built = tracker(tmp_path, 0)
     for step in (1, 2, 3):
-        made.log(step, {"reward": step / 4, "reward/box/mean": 0.5, "loss": float("nan")})
-    made.close()
+        built.log(step, {"reward": step / 4, "reward/box/mean": 0.5, "loss": float("nan")})
+    built.close()
     assert read(tmp_path / "tensorboard") == {
         "reward": [(1, 0.25), (2, 0.5), (3, 0.75)],
         "reward/box/mean": [(1, 0.5), (2, 0.5), (3, 0.5)],

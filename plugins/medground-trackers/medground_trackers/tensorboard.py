@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from medground.errors import RecipeError
+from medground_trackers.run_folder import folder_inside
 
 
 class TensorBoard:
@@ -33,11 +33,7 @@ class TensorBoard:
         Raises:
             RecipeError: if its own folder is outside the run's.
         """
-        target = folder / self.folder
-        if not target.resolve().is_relative_to(folder.resolve()):
-            raise RecipeError(
-                f"the folder of tracker tensorboard is outside the run: {self.folder}", hint="name one inside the run"
-            )
+        target = folder_inside(folder, self.folder, "tensorboard")
         self._writer = self._open(str(target))
         start = self._event.SessionLog(status=self._event.SessionLog.START)
         self._write(step=step + 1, session_log=start)
