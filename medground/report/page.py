@@ -2,22 +2,24 @@
 
 import base64
 import hashlib
-import io
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from medground.report import charts
 from medground.report.numbers import is_number, number, rounded
+from medground.report.pictures import legend, picture
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
 TEMPLATES = Path(__file__).parent / "templates"
 STATEMENT = "Research software, not a medical device. The output must be checked by a qualified person."
+LONG = 20
+"""A table of more rows is folded."""
 Cell = str | int | float | bool | None
 """What a table holds; None is shown as a dash."""
 
@@ -61,14 +63,17 @@ def _environment(folder: Path) -> "Environment":
         charts.line_chart,
         charts.scatter,
         picture,
+        legend,
         numeric_columns,
+        varying,
         is_number,
         number,
         rounded,
     ):
         environment.globals[function.__name__] = function
     style, script = _asset("page.css") + "\n" + _asset("chart.css"), _asset("page.js")
-    environment.globals |= {"statement": STATEMENT, "causes": (), "style": Markup(style), "script": Markup(script)}
+    constants = {"statement": STATEMENT, "causes": (), "long": LONG}
+    environment.globals |= constants | {"style": Markup(style), "script": Markup(script)}
     environment.filters |= {"sha256": _hash, "unbroken": unbroken}
     return environment
 
@@ -88,8 +93,20 @@ def unbroken(text: str) -> str:
     return text.replace(" ", "\N{NO-BREAK SPACE}")
 
 
-def numeric_columns(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> list[bool]:
-    """Return per column whether it holds numbers, and nothing else but gaps.
+class Varying(NamedTuple):
+    """A table without the columns that say the same in every row."""
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    same: str
+    """What those columns say."""
+
+
+def varying(columns: Sequence[str], rows: Sequence[Sequence[Cell]], shown: Callable[[float], str] = number) -> Varying:
+    """Take out the columns after the first that hold one value in all of several rows; two columns stay as they are.
+
+    >>> varying(["who", "n", "mean", "gap"], [["a", 58, 0.1, None], ["b", 58, 0.2, None]])
+    Varying(columns=['who', 'mean'], rows=[['a', 0.1], ['b', 0.2]], same='n 58, no gap')
 
     Raises:
         ValueError: if a row is not as long as the headings.
@@ -97,26 +114,20 @@ def numeric_columns(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> l
     for row in rows:
         if len(row) != len(columns):
             raise ValueError(f"a row of {len(row)} cells does not fit {len(columns)} columns")
+    if len(rows) < 2 or len(columns) < 3:
+        return Varying(columns, rows, "")
+    kept = [index for index in range(len(columns)) if not index or len({row[index] for row in rows}) > 1]
+    same = [
+        f"no {name}" if value is None else f"{name} {shown(value) if is_number(value) else value}"
+        for index, (name, value) in enumerate(zip(columns, rows[0], strict=True))
+        if index not in kept and value != ""
+    ]
+    return Varying(
+        [columns[index] for index in kept], [[row[index] for index in kept] for row in rows], ", ".join(same)
+    )
+
+
+def numeric_columns(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> list[bool]:
+    """Return per column whether it holds numbers, and nothing else but gaps."""
     cells = [[row[index] for row in rows if row[index] is not None] for index in range(len(columns))]
     return [bool(column) and all(map(is_number, column)) for column in cells]
-
-
-def picture(image: Any, alt: str, side: int = 480) -> Markup:
-    """Return a picture inside the page.
-
-    Args:
-        image: of Pillow.
-        alt: what it shows, for those who do not see it.
-        side: its longer side is made no larger than this, px.
-    """
-    from PIL import features
-
-    kind = "webp" if features.check("webp") else "jpeg"
-    small = image.convert("RGB")
-    small.thumbnail((side, side))
-    stream = io.BytesIO()
-    small.save(stream, kind, quality=80)
-    source = f"data:image/{kind};base64,{base64.b64encode(stream.getvalue()).decode()}"
-    return Markup(
-        f'<img src="{source}" alt="{escape(alt)}" width="{small.width}" height="{small.height}" loading="lazy">'
-    )
