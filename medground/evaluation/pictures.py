@@ -42,12 +42,14 @@ class Ranked(NamedTuple):
         return f"{every}: no answer shares anything with its target, so none is called best."
 
     def extremes(self) -> dict[str, str]:
-        """Return the title of each sample that stands for the rest -> its id: best, typical and worst; or any, where all are alike."""
+        """Return title -> id of the best, the typical and the worst sample; of some, where all are alike."""
         count = len(self.ids)
         if self.scores and self.scores[0] == self.scores[-1]:
             positions = sorted({0, count // 2, count - 1})[:FEW]
             return {f"Sample {position + 1} of {count}": self.ids[position] for position in positions}
-        chosen = {"Best": 0, "Typical (median)": count // 2, "Worst": count - 1} if count > 2 else {"Best": 0, "Worst": 1}
+        chosen = (
+            {"Best": 0, "Typical (median)": count // 2, "Worst": count - 1} if count > 2 else {"Best": 0, "Worst": 1}
+        )
         return {title + self._ties(title, position): self.ids[position] for title, position in chosen.items()}
 
     def _ties(self, title: str, position: int) -> str:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -168,7 +168,7 @@ def _kind(kind: str, summary: EvaluationSummary) -> _Kind | None:
     return _Kind(
         title=title,
         about=about,
-        table=Table([*COLUMNS, *["alike"] * alike], rows, title, shown=rounded),
+        table=Table([*COLUMNS, *["alike"] * alike], rows, title, shown=rounded, always=[FLOOR]),
         meaning=[[name, conditions[name].description] for name in shown],
         jitter=_jitter(conditions) if kind == "ceiling" else {},
     )
@@ -196,7 +196,11 @@ def _group_table(groups: Sequence[GroupSummary], labels: Sequence[str], caption:
     names = [name for name in GROUPED if any(name in group.metrics for group in groups)]
     rare = {word: count for word, count in RARE.items() if any(map(count, groups))}
     columns = [TITLES[label] for label in labels]
-    columns += [word for name in names for word in (name, "interval" if name == FLOORED else f"interval of {name}", *_floor_of(name))]
+    columns += [
+        word
+        for name in names
+        for word in (name, "interval" if name == FLOORED else f"interval of {name}", *_floor_of(name))
+    ]
     rows: Rows = [
         [
             *((group.labels[label] or "not given").replace(" %", "\u00a0%") for label in labels),
@@ -209,7 +213,8 @@ def _group_table(groups: Sequence[GroupSummary], labels: Sequence[str], caption:
         ]
         for group in groups
     ]
-    return Table([*columns, "samples", "clusters", "failures", "refusals", *rare], rows, caption, shown=rounded)
+    columns += ["samples", "clusters", "failures", "refusals", *rare]
+    return Table(columns, rows, caption, shown=rounded, always=[FLOOR])
 
 
 def _floor_of(name: str) -> list[str]:

@@ -79,14 +79,14 @@ def bars(
     labels = list(dict.fromkeys(label for values in series.values() for label in values))
     every = [value for values in series.values() for value in values.values() if value is not None]
     every += [end for values in spans.values() for ends in values.values() for end in ends]
-    several, row, heading = len(series) > 1, 32, 18
+    several, row, heading = len(series) > 1, 36, 22
     count = sum(label in values for values in series.values() for label in labels)
     height = row * count + heading * several * len(labels) + 30
     plot = Plot(10, 4, WIDTH - 20, height - 30, _span([0.0, *holds, *every]), (0.0, 1.0))
     body, top = plot.across(), 4.0
     for label in labels:
         if several:
-            body.append(text(10, top + 14, _short(label), kind="name"))
+            body.append(text(10, top + 15, _short(label), kind="group"))
             top += heading
         for index, (name, values) in enumerate(series.items()):
             if label in values:
@@ -135,7 +135,9 @@ def _plot(lines: Iterable[Line], holds: Sequence[float], across: Sequence[float]
 def _span(values: Sequence[float]) -> tuple[float, float]:
     """Return the least and the greatest value, widened where they are one."""
     low, high = min(values, default=0.0), max(values, default=1.0)
-    return (low, high) if high > low else (low - (abs(low) or 1.0) / 2, high + (abs(high) or 1.0) / 2)
+    if low == high == 0:
+        return 0.0, 1.0
+    return (low, high) if high > low else (low - abs(low) / 2, high + abs(high) / 2)
 
 
 def _bar(
@@ -143,17 +145,17 @@ def _bar(
 ) -> list[str]:
     """Draw a bar, over it its name and its value."""
     body = [
-        text(plot.left, top + 13, _short(name), kind="name"),
-        text(plot.left + plot.width, top + 13, _value(value, span), anchor="end"),
+        text(plot.left, top + 14, _short(name), kind="name"),
+        text(plot.left + plot.width, top + 14, _value(value, span), anchor="end"),
     ]
     if value is not None:
         start, stop = sorted((plot.spot(0.0, 0)[0], plot.spot(value, 0)[0]))
         body.append(
-            f'<rect x="{start:.1f}" y="{top + 18:.1f}" width="{stop - start:.1f}" height="10" class="bar s{index % 8}"/>'
+            f'<rect x="{start:.1f}" y="{top + 19:.1f}" width="{stop - start:.1f}" height="10" class="bar s{index % 8}"/>'
         )
     if span is not None:
         low, high = (plot.spot(end, 0)[0] for end in span)
-        body.append(f'<path d="M{low:.1f} {top + 20:.1f}v6m0 -3H{high:.1f}m0 -3v6" class="whisker"/>')
+        body.append(f'<path d="M{low:.1f} {top + 21:.1f}v6m0 -3H{high:.1f}m0 -3v6" class="whisker"/>')
     return body
 
 

@@ -33,6 +33,8 @@ class Table(NamedTuple):
     sortable: bool = True
     shown: Callable[[float], str] = number
     """How numbers are written."""
+    always: Sequence[str] = ()
+    """Columns that stay even where they say the same in every row."""
 
 
 def render(template: str, *, folder: Path = TEMPLATES, **context: Any) -> str:
@@ -102,7 +104,12 @@ class Varying(NamedTuple):
     """What those columns say."""
 
 
-def varying(columns: Sequence[str], rows: Sequence[Sequence[Cell]], shown: Callable[[float], str] = number) -> Varying:
+def varying(
+    columns: Sequence[str],
+    rows: Sequence[Sequence[Cell]],
+    shown: Callable[[float], str] = number,
+    always: Sequence[str] = (),
+) -> Varying:
     """Take out the columns after the first that hold one value in all of several rows; two columns stay as they are.
 
     >>> varying(["who", "n", "mean", "gap"], [["a", 58, 0.1, None], ["b", 58, 0.2, None]])
@@ -116,7 +123,11 @@ def varying(columns: Sequence[str], rows: Sequence[Sequence[Cell]], shown: Calla
             raise ValueError(f"a row of {len(row)} cells does not fit {len(columns)} columns")
     if len(rows) < 2 or len(columns) < 3:
         return Varying(columns, rows, "")
-    kept = [index for index in range(len(columns)) if not index or len({row[index] for row in rows}) > 1]
+    kept = [
+        index
+        for index, name in enumerate(columns)
+        if not index or name in always or len({row[index] for row in rows}) > 1
+    ]
     same = [
         f"no {name}" if value is None else f"{name} {shown(value) if is_number(value) else value}"
         for index, (name, value) in enumerate(zip(columns, rows[0], strict=True))

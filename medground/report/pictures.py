@@ -51,11 +51,12 @@ def _swatch(shape: "Shape", colour: tuple[int, int, int]) -> str:
     """Return an entry's drawing, on the dark ground that pictures have."""
     ink = "#{:02x}{:02x}{:02x}".format(*colour)
     line = f'stroke="{ink}" stroke-width="2" fill="none"'
+    filled = f'fill="{ink}" fill-opacity=".4" stroke="{ink}" stroke-width="2"'
     drawn = {
         "contour": f'<path d="M3 8H21" stroke-dasharray="4 2" {line}/>',
         "dashes": f'<rect x="4" y="3" width="16" height="10" stroke-dasharray="4 2" {line}/>',
         "frame": f'<rect x="4" y="3" width="16" height="10" {line}/>',
-        "fill": f'<path d="M4 8a8 5 0 1 0 16 0a8 5 0 1 0 -16 0" fill="{ink}" fill-opacity=".4" stroke="{ink}" stroke-width="2"/>',
+        "fill": f'<path d="M4 8a8 5 0 1 0 16 0a8 5 0 1 0 -16 0" {filled}/>',
         "dot": f'<circle cx="12" cy="8" r="5" fill="{ink}" stroke="#ffffff" stroke-width="2"/>',
     }
     return f'<rect width="24" height="16" rx="2" fill="#12151b"/>{drawn[shape]}'

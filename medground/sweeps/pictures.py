@@ -49,22 +49,25 @@ def side_by_side(
     shared = [name for name in next(iter(scores.values())) if all(name in own for own in scores.values())]
     values = {name: [own[name] for own in scores.values()] for name in shared}
     order = ranked({name: sum(own) / len(own) for name, own in values.items()})
-    titles = {title: name for title, name in order.extremes().items()}
+    means = dict(zip(order.ids, order.scores, strict=True))
+    titles = {f"{title}: mean {names[0]} {means[name]:.3f}": name for title, name in order.extremes().items()}
     others = [name for name in shared if name not in titles.values()]
     spread = {name: max(values[name]) - min(values[name]) for name in others}
     if len(by_variant) > 1 and any(spread.values()):
-        titles = {"The variants differ most": max(spread, key=lambda name: spread[name]), **titles}
+        widest = max(spread, key=lambda name: spread[name])
+        ends = f"{min(values[widest]):.3f} to {max(values[widest]):.3f}"
+        titles = {f"Where the variants differ most: {names[0]} {ends}": widest, **titles}
     records = {
-        variant: {record.id: record for record in own if record.id in titles.values()} for variant, own in by_variant.items()
+        variant: {record.id: record for record in own if record.id in titles.values()}
+        for variant, own in by_variant.items()
     }
     samples = {name: read(name) for name in list(titles.values())[:count]}
-    means = dict(zip(order.ids, order.scores, strict=True))
     return SideBySide(
         dataset=dataset,
         remark=order.remark(f"the mean {names[0]} over the variants"),
         images=[
             SameImage(
-                title=f"{title}: mean {names[0]} {means[name]:.3f}",
+                title=title,
                 record=next(iter(records.values()))[name],
                 pictures={variant: picture(own[name], samples[name], names[0]) for variant, own in records.items()},
             )

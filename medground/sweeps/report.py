@@ -3,8 +3,8 @@
 from medground.evaluation.metrics import DEFINITIONS
 from medground.report import Cell, Table, render, rounded, unbroken
 from medground.sweeps.pictures import SideBySide
-from medground.sweeps.results import SweepSummary
-from medground.sweeps.tables import comparison_rows, cost_rows, headings, legend, names, value_cell, value_cells
+from medground.sweeps.results import BESIDE, SweepSummary
+from medground.sweeps.tables import cell_meaning, comparison_rows, cost_rows, headings, names, value_cell, value_cells
 
 Series = dict[str, dict[str, float | None]]
 Spans = dict[str, dict[str, tuple[float, float]]]
@@ -28,8 +28,8 @@ def sweep_report(sweep: SweepSummary, pictures: SideBySide | None) -> str:
         sweep=sweep,
         pictures=pictures,
         meaning=[[name, DEFINITIONS[name]] for name in sweep.measured],
-        means=Table(columns, rows, f"Means of {sweep.recipe}"),
-        legend_of_table=legend(sweep),
+        means=Table(columns, rows, f"Means of {sweep.recipe}", always=[*BESIDE, *BESIDE.values()]),
+        cell_meaning=cell_meaning(sweep),
         bars_by_metric={name: _bars(sweep, name) for name in sweep.measured},
         comparisons=_comparisons(sweep),
         by=_by(sweep),
@@ -75,7 +75,12 @@ def _by(sweep: SweepSummary) -> Table:
         for row in sweep.rows
         for value, group in row.groups.items()
     ]
-    return Table([*headings(sweep), sweep.by or "", "samples", *sweep.measured], rows, f"Means by {sweep.by}")
+    return Table(
+        [*headings(sweep), sweep.by or "", "samples", *sweep.measured],
+        rows,
+        f"Means by {sweep.by}",
+        always=[*BESIDE, *BESIDE.values()],
+    )
 
 
 def _bars_by_group(sweep: SweepSummary, name: str) -> Series:

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from medground.evaluation.causes import Outcomes, total
+from medground.evaluation.pictures import RANKING
 from medground.evaluation.results import SCORES
-from medground.report import Cell, Line, Table, render
+from medground.report import Cell, Line, Table, render, rounded
 from medground.runs.files import write_atomic
 from medground.runs.folder import PREFIX, RunMetadata, Tables, read_events, read_metadata, read_table
 from medground.runs.shareable import without_paths
@@ -21,6 +22,7 @@ LONGEST = 1500
 """Characters of a completion that are shown."""
 KINDS = 6
 """Faults with a curve of their own; rarer ones are counted in the table."""
+BEST_OF_GROUP = "Of each group that is drawn, the completion with the highest reward."
 LISTED = 50
 """The last rows of a table that are shown."""
 
@@ -41,7 +43,8 @@ def training_report(folder: Path) -> str:
     sampled, validated = _sampled(steps), _validated(validations)
     faults = Counter(total(steps, "faults/"))
     # The same validation samples after several steps; where none were drawn, some of what was trained on.
-    samples = _drawn(folder, "validation", validations) or _drawn(folder, "completions", steps)
+    validated_samples = _drawn(folder, "validation", validations)
+    samples = validated_samples or _drawn(folder, "completions", steps)
     sources = {"Recipe as trained": folder / "train.yaml", "Recipe as written": folder / "recipe.source.yaml"}
     return render(
         "training.html",
@@ -51,7 +54,9 @@ def training_report(folder: Path) -> str:
         planned=metadata.planned_steps or 0,
         seed=metadata.seed,
         curves=_curves(steps, validations),
-        samples=samples,
+        which="The first samples of the validation." if validated_samples else BEST_OF_GROUP,
+        newest=next(reversed(samples.items()), None),
+        earlier=dict(list(samples.items())[:-1]),
         side=SIDE,
         sampled=sampled,
         faults=faults.most_common(),
@@ -162,7 +167,10 @@ class _Picture(NamedTuple):
     image: Any
     sample: str
     prompt: str
-    scores: str
+    score: str
+    """The reward, or what samples are ranked by."""
+    terms: str
+    """The other scores."""
     fault: str | None
     text: str
 
@@ -194,10 +202,11 @@ def _picture(path: Path, row: Mapping[str, Any]) -> _Picture:
     from PIL import Image
 
     scores = {
-        key.removeprefix("eval/").removeprefix("reward/"): value
+        key.removeprefix("eval/").removeprefix("reward/"): "–" if value is None else rounded(value)
         for key, value in row.items()
         if key == "reward" or key.startswith(("reward/", "eval/"))
     }
+    first = next((key for key in ("reward", *RANKING) if key in scores), None)
     text = row["completion"]
     with Image.open(path) as image:
         image.load()
@@ -205,7 +214,8 @@ def _picture(path: Path, row: Mapping[str, Any]) -> _Picture:
         image=image,
         sample=row["sample"],
         prompt=row["prompt"],
-        scores=", ".join(f"{key} {'–' if value is None else format(value, '.3g')}" for key, value in scores.items()),
+        score=f"{first} {scores[first]}" if first else "",
+        terms=", ".join(f"{key} {value}" for key, value in scores.items() if key != first),
         fault=row["fault"],
         text=text if len(text) <= LONGEST else f"{text[:LONGEST]} … ({len(text):,} characters)",
     )
