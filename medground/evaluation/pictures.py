@@ -13,8 +13,6 @@ from medground.types import Sample
 
 RANKING = ("dice_joint", "iou", "pdice")
 """Samples are ranked by the first of these metrics that any of them has."""
-FEW = 3
-"""Pictures of samples that are all alike."""
 
 Records = Sequence[SampleRecord]
 
@@ -44,8 +42,8 @@ class Ranked(NamedTuple):
     def extremes(self) -> dict[str, str]:
         """Return title -> id of the best, the typical and the worst sample; of some, where all are alike."""
         count = len(self.ids)
-        if self.scores and self.scores[0] == self.scores[-1]:
-            positions = sorted({0, count // 2, count - 1})[:FEW]
+        if not count or self.scores[0] == self.scores[-1]:
+            positions = [position for position in sorted({0, count // 2, count - 1}) if 0 <= position < count]
             return {f"Sample {position + 1} of {count}": self.ids[position] for position in positions}
         chosen = (
             {"Best": 0, "Typical (median)": count // 2, "Worst": count - 1} if count > 2 else {"Best": 0, "Worst": 1}
@@ -79,7 +77,9 @@ class Picture(NamedTuple):
     image: Any
     alt: str
     score: str
-    """The metric and its value, and what there is to know about it."""
+    """The metric and its value."""
+    remark: str
+    """What there is to know about it."""
     labels: str
 
 
@@ -93,16 +93,17 @@ def picture(record: SampleRecord, sample: Sample, name: str, title: str = "") ->
         title: stands above.
     """
     answer, value = record.answers[0], record.values.get(name)
-    fault = f", {answer.fault}" if answer.fault else ""
-    several = f" in the mean of {len(record.answers)} answers; the first is shown" if len(record.answers) > 1 else ""
+    several = f"in the mean of {len(record.answers)} answers; the first is shown" if len(record.answers) > 1 else ""
+    remark = ", ".join(filter(None, (several, answer.fault)))
     labels = ", ".join(word for key, word in record.labels.items() if key in ("modality", "category") and word)
     score = f"{name} –" if value is None else f"{name} {value:.3f}"
     return Picture(
         record=record,
         title=title,
         image=_drawn(record, answer, sample),
-        alt=f"{labels or 'image'}: answer and truth, {score}{fault}",
-        score=f"{score}{several}{fault}",
+        alt=f"{labels or 'image'}: answer and truth, {score}" + f", {answer.fault}" * bool(answer.fault),
+        score=score,
+        remark=remark,
         labels=labels,
     )
 

@@ -47,21 +47,22 @@ def side_by_side(
         return None
     scores = {variant: scores_of(records, names[0]) for variant, records in by_variant.items()}
     shared = [name for name in next(iter(scores.values())) if all(name in own for own in scores.values())]
+    if not shared:
+        return None
     values = {name: [own[name] for own in scores.values()] for name in shared}
     order = ranked({name: sum(own) / len(own) for name, own in values.items()})
     means = dict(zip(order.ids, order.scores, strict=True))
-    titles = {f"{title}: mean {names[0]} {means[name]:.3f}": name for title, name in order.extremes().items()}
-    others = [name for name in shared if name not in titles.values()]
-    spread = {name: max(values[name]) - min(values[name]) for name in others}
-    if len(by_variant) > 1 and any(spread.values()):
-        widest = max(spread, key=lambda name: spread[name])
-        ends = f"{min(values[widest]):.3f} to {max(values[widest]):.3f}"
-        titles = {f"Where the variants differ most: {names[0]} {ends}": widest, **titles}
+    titles = {name: f"{title}: mean {names[0]} {means[name]:.3f}" for title, name in order.extremes().items()}
+    spread = {name: max(own) - min(own) for name, own in values.items()}
+    widest = max(spread, key=lambda name: spread[name])
+    if spread[widest] > 0:
+        ends = f"{names[0]} {min(values[widest]):.3f} to {max(values[widest]):.3f}"
+        also = titles.pop(widest, None)
+        titles = {widest: f"Where the variants differ most: {ends}" + (f"; {also}" if also else ""), **titles}
     records = {
-        variant: {record.id: record for record in own if record.id in titles.values()}
-        for variant, own in by_variant.items()
+        variant: {record.id: record for record in own if record.id in titles} for variant, own in by_variant.items()
     }
-    samples = {name: read(name) for name in list(titles.values())[:count]}
+    samples = {name: read(name) for name in list(titles)[:count]}
     return SideBySide(
         dataset=dataset,
         remark=order.remark(f"the mean {names[0]} over the variants"),
@@ -71,7 +72,7 @@ def side_by_side(
                 record=next(iter(records.values()))[name],
                 pictures={variant: picture(own[name], samples[name], names[0]) for variant, own in records.items()},
             )
-            for title, name in titles.items()
+            for name, title in titles.items()
             if name in samples
         ],
         names=drawings([record for own in by_variant.values() for record in own]),
