@@ -18,8 +18,10 @@ if TYPE_CHECKING:
 
 TEMPLATES = Path(__file__).parent / "templates"
 STATEMENT = "Research software, not a medical device. The output must be checked by a qualified person."
-LONG = 20
-"""A table of more rows is folded."""
+LONG, WIDE = 20, 40
+"""A table of more rows is folded; a cell of more letters is given room for them."""
+DASH = "–"
+"""Stands for what there is not."""
 Cell = str | int | float | bool | None
 """What a table holds; None is shown as a dash."""
 
@@ -74,7 +76,7 @@ def _environment(folder: Path) -> "Environment":
     ):
         environment.globals[function.__name__] = function
     style, script = _asset("page.css") + "\n" + _asset("chart.css"), _asset("page.js")
-    constants = {"statement": STATEMENT, "causes": (), "long": LONG}
+    constants = {"statement": STATEMENT, "causes": (), "long": LONG, "wide": WIDE, "dash": DASH}
     environment.globals |= constants | {"style": Markup(style), "script": Markup(script)}
     environment.filters |= {"sha256": _hash, "unbroken": unbroken}
     return environment
@@ -129,7 +131,7 @@ def varying(
         if not index or name in always or len({row[index] for row in rows}) > 1
     ]
     same = [
-        f"no {name}" if value is None else f"{name} {shown(value) if is_number(value) else value}"
+        f"no {name}" if value in (None, DASH) else f"{name} {shown(value) if is_number(value) else value}"
         for index, (name, value) in enumerate(zip(columns, rows[0], strict=True))
         if index not in kept and value != ""
     ]
