@@ -39,23 +39,25 @@ class Ranked(NamedTuple):
             return f"{every}: none is better than another."
         return f"{every}: no answer shares anything with its target, so none is called best."
 
-    def extremes(self) -> dict[str, str]:
-        """Return title -> id of the best, the typical and the worst sample; of some, where all are alike."""
+    def extremes(self, best: str = "Best", typical: str = "Typical (median)", worst: str = "Worst") -> dict[str, str]:
+        """Return title -> id of the best, the typical and the worst sample; of some, where all are alike.
+
+        Args:
+            best, typical, worst: their titles, to which is added how many others share the first or the last score.
+        """
         count = len(self.ids)
         if not count or self.scores[0] == self.scores[-1]:
             positions = [position for position in sorted({0, count // 2, count - 1}) if 0 <= position < count]
             return {f"Sample {position + 1} of {count}": self.ids[position] for position in positions}
-        chosen = (
-            {"Best": 0, "Typical (median)": count // 2, "Worst": count - 1} if count > 2 else {"Best": 0, "Worst": 1}
-        )
-        return {title + self._ties(title, position): self.ids[position] for title, position in chosen.items()}
+        titles = {best + self._ties(0): 0, worst + self._ties(count - 1): count - 1}
+        if count > 2:
+            titles[typical] = count // 2
+        return {title: self.ids[position] for title, position in sorted(titles.items(), key=lambda item: item[1])}
 
-    def _ties(self, title: str, position: int) -> str:
-        """Return how many others have the best or the worst score too."""
+    def _ties(self, position: int) -> str:
+        """Return how many others have the score of a position too."""
         others = self.scores.count(self.scores[position]) - 1
-        if not others or title.startswith("Typical"):
-            return ""
-        return f", as {others} other{'s' * (others > 1)}"
+        return f", as {others} other{'s' * (others > 1)}" if others else ""
 
 
 def ranked(scores: Mapping[str, float]) -> Ranked:

@@ -125,7 +125,7 @@ def varying(
             raise ValueError(f"a row of {len(row)} cells does not fit {len(columns)} columns")
     if len(rows) < 2 or len(columns) < 3:
         return Varying(columns, rows, "")
-    kept = [
+    varied = [
         index
         for index, name in enumerate(columns)
         if not index or name in always or len({row[index] for row in rows}) > 1
@@ -133,10 +133,10 @@ def varying(
     same = [
         f"no {name}" if value in (None, DASH) else f"{name} {shown(value) if is_number(value) else value}"
         for index, (name, value) in enumerate(zip(columns, rows[0], strict=True))
-        if index not in kept and value != ""
+        if index not in varied and value != ""
     ]
     return Varying(
-        [columns[index] for index in kept], [[row[index] for index in kept] for row in rows], ", ".join(same)
+        [columns[index] for index in varied], [[row[index] for index in varied] for row in rows], ", ".join(same)
     )
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from medground.evaluation.causes import Outcomes, total
-from medground.evaluation.pictures import RANKING
+from medground.evaluation.pictures import RANKING, ranked
 from medground.evaluation.results import SCORES
 from medground.report import Cell, Line, Table, render, rounded
 from medground.runs.files import write_atomic
@@ -22,7 +22,7 @@ LONGEST = 1500
 """Characters of a completion that are shown."""
 KINDS = 6
 """Faults with a curve of their own; rarer ones are counted in the table."""
-BEST_OF_GROUP = "Of each group that is drawn, the completion with the highest reward."
+TITLES = ("Highest reward", "Median reward", "Lowest reward")
 LISTED = 50
 """The last rows of a table that are shown."""
 
@@ -54,7 +54,7 @@ def training_report(folder: Path) -> str:
         planned=metadata.planned_steps or 0,
         seed=metadata.seed,
         curves=_curves(steps, validations),
-        which="The first samples of the validation." if validated_samples else BEST_OF_GROUP,
+        which="The first samples of the validation." if validated_samples else "Of a step's completions.",
         newest=next(reversed(samples.items()), None),
         earlier=dict(list(samples.items())[:-1]),
         side=SIDE,
@@ -167,6 +167,7 @@ class _Picture(NamedTuple):
     image: Any
     sample: str
     prompt: str
+    title: str | None
     score: str
     """The reward, or what samples are ranked by."""
     terms: str
@@ -181,14 +182,20 @@ def _drawn(folder: Path, kind: Tables, events: Events) -> dict[str, list[_Pictur
     numbers = {int(path.stem.split("-")[1]) for path in (folder / "overlays").glob(f"{PREFIX[kind]}-*.png")}
     word = "After step" if kind == "validation" else "Step"
     pictures = {
-        f"{word} {step}": [
-            _picture(folder / row["overlay"], row)
-            for row in [row for row in read_table(folder, step, kind) if row.get("overlay")][:PICTURES]
-            if (folder / row["overlay"]).is_file()
-        ]
+        f"{word} {step}": _of_step(folder, read_table(folder, step, kind))
         for step in _spread(sorted(number for number in numbers if number <= newest))
     }
     return {title: shown for title, shown in pictures.items() if shown}
+
+
+def _of_step(folder: Path, rows: Sequence[Mapping[str, Any]]) -> list[_Picture]:
+    """Return the pictures of a step's table, those with a title in the order of their titles."""
+    rewards = {row["name"]: row["reward"] for row in rows if row.get("reward") is not None}
+    titles = {name: title for title, name in ranked(rewards).extremes(*TITLES).items()}
+    drawn = [row for row in rows if row.get("overlay") and (folder / row["overlay"]).is_file()]
+    order = [*titles, *(row["name"] for row in drawn)]
+    drawn.sort(key=lambda row: order.index(row["name"]))
+    return [_picture(folder / row["overlay"], row, titles.get(row["name"])) for row in drawn[:PICTURES]]
 
 
 def _spread(steps: Sequence[int]) -> list[int]:
@@ -198,7 +205,7 @@ def _spread(steps: Sequence[int]) -> list[int]:
     return [steps[round(index * (len(steps) - 1) / (STEPS - 1))] for index in range(STEPS)]
 
 
-def _picture(path: Path, row: Mapping[str, Any]) -> _Picture:
+def _picture(path: Path, row: Mapping[str, Any], title: str | None) -> _Picture:
     from PIL import Image
 
     scores = {
@@ -214,6 +221,7 @@ def _picture(path: Path, row: Mapping[str, Any]) -> _Picture:
         image=image,
         sample=row["sample"],
         prompt=row["prompt"],
+        title=title,
         score=f"{first} {scores[first]}" if first else "",
         terms=", ".join(f"{key} {value}" for key, value in scores.items() if key != first),
         fault=row["fault"],
