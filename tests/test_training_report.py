@@ -65,9 +65,9 @@ def test_what_happened_is_told(run):
     assert text.index("<img ") < text.index("<svg xmlns"), "pictures come before curves"
     newest = re.findall("<p><b>([^<]*)</b>: <b>([^<]*)</b>", text)[:3]
     assert newest == [
-        ("Highest reward", "reward 1.500"),
-        ("Median reward", "reward 0.500"),
-        ("Lowest reward", "reward 0.250"),
+        ("Highest", "reward 1.500"),
+        ("Median", "reward 0.500"),
+        ("Lowest", "reward 0.250"),
     ]
     assert "Reward terms that were constant" in text
 

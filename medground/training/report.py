@@ -22,7 +22,7 @@ LONGEST = 1500
 """Characters of a completion that are shown."""
 KINDS = 6
 """Faults with a curve of their own; rarer ones are counted in the table."""
-TITLES = ("Highest reward", "Median reward", "Lowest reward")
+TITLES = ("Highest", "Median", "Lowest")
 LISTED = 50
 """The last rows of a table that are shown."""
 
@@ -54,7 +54,7 @@ def training_report(folder: Path) -> str:
         planned=metadata.planned_steps or 0,
         seed=metadata.seed,
         curves=_curves(steps, validations),
-        which="The first samples of the validation." if validated_samples else "Of a step's completions.",
+        which="The first samples of the validation." if validated_samples else "Completions of a step, by reward.",
         newest=next(reversed(samples.items()), None),
         earlier=dict(list(samples.items())[:-1]),
         side=SIDE,
