@@ -27,10 +27,12 @@ from demo_measure import (
     valid,
 )
 from PIL import Image as Pillow
+from PIL import ImageDraw, ImageFont
 
 import medground
 from medground.data.dataset import Dataset
 from medground.data.open_dataset import open_dataset
+from medground.geometry import box_iou
 from medground.images.overlay import draw
 from medground.pipeline.result import GroundingResult
 from medground.progress import progress
@@ -40,6 +42,8 @@ from medground.runs.folder import read_events
 SEGMENTER = "toy_sam"
 GAP = 16
 """Gap between two pictures, px."""
+PANEL, INK = (18, 21, 27), (232, 234, 238)
+STAGES = {"sft": "after SFT", "grpo": "after GRPO"}
 SMOOTH = 20
 """Number of steps over which the loss of SFT is averaged."""
 TARGETS = {
@@ -126,15 +130,14 @@ def learnt(numbers: Mapping[str, Any], verdict: Sequence[Sequence[Any]], folder:
 
 def results(numbers: Mapping[str, Any]) -> Table:
     """Return the table of reasoners and baselines, one row each."""
-    names = {"sft": "after SFT", "grpo": "after GRPO"}
     rows = [
         [
-            names.get(name, name),
+            STAGES.get(name, name),
             *(_shown(row.get(key)) for key in ("valid", "core", "whole", "dice", "shuffled")),
         ]
         for name, row in numbers["rows"].items()
     ]
-    columns = ["", "usable", "IoU, core", "IoU, whole", f"mask Dice, whole ({SEGMENTER})", "IoU, whole, shuffled"]
+    columns = ["model", "usable", "IoU, core", "IoU, whole", f"mask Dice, whole ({SEGMENTER})", "IoU, whole, shuffled"]
     caption = f"Greedy answers to {numbers['questions']} questions about {numbers['pictures']} held-out pictures"
     return Table(columns, rows, caption + "; means with 95 % bootstrap intervals over pictures.", sortable=False)
 
@@ -151,16 +154,38 @@ def curves(folder: Path) -> tuple[Line, dict[str, Line]]:
 
 
 def overlays(found: Mapping[str, Sequence[GroundingResult]], held: Dataset, places: Sequence[int]) -> Pictures:
-    """Return figures of both answers with the truth of the new convention, bright and dark lesions in turn."""
+    """Return pictures of both answers with the truth of the new convention, bright and dark lesions in turn."""
     figures = []
     for place in places:
         sample = held[place]
-        pair = [_picture(found[name][place], sample.target.region.box, sample.target.mask) for name in ("sft", "grpo")]
-        sheet = Pillow.new("RGB", (sum(each.width for each in pair) + GAP, pair[0].height), "grey")
-        for index, each in enumerate(pair):
-            sheet.paste(each, (index * (pair[0].width + GAP), 0))
-        figures.append((sheet, sample.query.question))
+        truth = sample.target.region.box
+        pair, numbers = [], []
+        for name, stage in STAGES.items():
+            answer = found[name][place].grounding.region
+            overlap = float(box_iou(answer.box, truth)) if answer and answer.box else 0.0
+            pair.append((f"{stage}: box IoU {overlap:.2f}", _picture(found[name][place], truth, sample.target.mask)))
+            numbers.append(f"{overlap:.2f} {stage}")
+        caption = f"{sample.query.question} Box IoU {', '.join(numbers)}."
+        figures.append((_sheet(pair, sample.query.question), caption))
     return figures
+
+
+def _sheet(pair: Sequence[tuple[str, Any]], question: str) -> Any:
+    """Return pictures side by side, each under its title, and above them the question."""
+    size = pair[0][1].height // 17
+    font, row = ImageFont.load_default(size), 2 * size
+    width = sum(picture.width for _, picture in pair) + GAP * (len(pair) - 1)
+    while font.getlength(question) > width - GAP and size > 8:
+        size -= 1
+        font = ImageFont.load_default(size)
+    sheet = Pillow.new("RGB", (width, 2 * row + max(picture.height for _, picture in pair)), PANEL)
+    pen, left = ImageDraw.Draw(sheet), 0
+    pen.text((GAP // 2, row / 2), question, fill=INK, font=font, anchor="lm")
+    for title, picture in pair:
+        pen.text((left + GAP // 2, 1.5 * row), title, fill=INK, font=ImageFont.load_default(row // 2), anchor="lm")
+        sheet.paste(picture, (left, 2 * row))
+        left += picture.width + GAP
+    return sheet
 
 
 def grounded(folder: Path, held: Dataset) -> Pictures:
@@ -172,12 +197,13 @@ def grounded(folder: Path, held: Dataset) -> Pictures:
         one = graph(held[place].query)
         caption = f"{one.query.question} It wrote, in {time.perf_counter() - begun:.1f} s: {one.completion.text}"
         picture = _picture(one)
-        picture.save(folder / f"grounded-{place}.png")
+        _picture(one, caption=one.query.question).save(folder / f"grounded-{place}.png")
         figures.append((picture, caption))
     return figures
 
 
-def _picture(one: GroundingResult, target_box: Any = None, target_mask: Any = None) -> Any:
+def _picture(one: GroundingResult, target_box: Any = None, target_mask: Any = None, caption: str | None = None) -> Any:
+    """Draw an answer; the page has one legend for all of its pictures, a picture with a caption has its own."""
     prompt = one.grounding.region
     return draw(
         one.query.image,
@@ -185,6 +211,8 @@ def _picture(one: GroundingResult, target_box: Any = None, target_mask: Any = No
         mask=one.mask.data if one.mask else None,
         target_box=target_box,
         target_mask=target_mask,
+        caption=caption,
+        legend=caption is not None,
     )
 
 

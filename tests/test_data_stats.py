@@ -43,7 +43,10 @@ def test_the_floors_are_those_of_the_segmenters_that_do_not_look(built):
     from medground.registry import build as component
     from medground.types import SpatialPrompt
 
-    segmenters = {"box_dice": component("segmenter", "box_fill"), "ellipse_dice": component("segmenter", "ellipse")}
+    segmenters = {
+        "dice_filled_box": component("segmenter", "box_fill"),
+        "dice_ellipse": component("segmenter", "ellipse"),
+    }
     for one, sample in zip(measure(open_dataset(built)), open_dataset(built), strict=True):
         for name, segmenter in segmenters.items():
             mask = segmenter.segment(sample.query.image, [SpatialPrompt(box=sample.target.region.box)])[0].data

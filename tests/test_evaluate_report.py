@@ -12,8 +12,9 @@ import medground
 from medground.data.open_dataset import open_dataset
 from medground.errors import RecipeError
 from medground.evaluation.metrics import DEFINITIONS
+from medground.evaluation.pictures import pictures, ranked
 from medground.evaluation.published import names, published
-from medground.evaluation.report import NAMES, evaluation_report
+from medground.evaluation.report import evaluation_report
 from medground.evaluation.results import EvaluationMetadata
 from medground.recipe import resolve
 
@@ -21,6 +22,7 @@ HOSTILE = (
     '<think><script>alert(1)</script><img src="https://example.org/x"></think><answer>{"bbox": [10, 10, 60, 60], '
     '"points_1": [15, 15], "points_2": [40, 40]}</answer>'
 )
+LEGEND = {"truth", "mask", "true box", "box", "key points"}
 VOID = {"meta", "img", "br", "hr", "input", "link"}
 FULL = ["answer", "perfect_segmenter", "oracle_box", "jitter_10", "jitter_20", "centre_box", "blank", "think_removed"]
 
@@ -92,25 +94,57 @@ def test_the_page_loads_nothing_from_outside_itself(text):
 def test_the_page_has_every_section(text):
     page = Page(text)
     titles = page.said("h2")
-    for title in ("Result", "Ceilings", "Blind baselines", "Probes", "Left out", "Against before", "By what is shown",
-                  "Failures", "Size and score", "Calibration of predicted IoU", "Best by Dice", "Worst by Dice",
-                  "Drawn at random", "Published: MedReasoner, main table", "Run card"):  # fmt: skip
+    for title in ("Best, typical, worst", "Result", "Ceilings", "Blind baselines", "Probes", "Left out", "Against before",
+                  "By what is shown", "Failures", "Size and score", "Calibration of predicted IoU", "More pictures",
+                  "Published: MedReasoner, main table", "Run card"):  # fmt: skip
         assert title in titles
+    for title in ("The next best by dice_joint", "The next worst by dice_joint", "Drawn at random"):
+        assert title in page.said("h3")
     assert "Beyond the ellipse inscribed in its box" in page.said("p")
     assert "12 of 24 answers end without any answer block (refusals)." in page.said("p")
     assert "not a medical device" in page.said("footer")
     assert "cannot go on" in page.said("td")
-    assert "Box IoU (released) by super-category, as published" in page.said("caption")
+    assert "iou_compat by super-category, as published" in page.said("caption")
     assert {"refusals", "abdomen anatomies"} <= set(page.texts["button"])
-    assert page.said("figcaption").count("in the mean of 2 answers; the first is shown") == 9
+    assert page.said("figcaption").count("in the mean of 2 answers; the first is shown") == 12
+
+
+@pytest.mark.slow
+def test_pictures_come_before_every_table_and_the_worst_is_not_called_best(run, text):
+    assert text.index("<img") < text.index("<table")
+    scores = sorted(record["values"]["dice_joint"] for record in _lines(run) if record["condition"] == "answer")
+    bold = Page(text).texts["b"][:6]
+    assert [words.partition(",")[0] for words in bold[::2]] == ["Best", "Typical (median)", "Worst"]
+    shown = [scores[-1], scores[::-1][len(scores) // 2], scores[0]]
+    assert bold[1::2] == [f"dice_joint {score:.3f}" for score in shown]
+
+
+@pytest.mark.slow
+def test_one_legend_stands_outside_the_pictures_of_a_section(text):
+    page = Page(text)
+    words = [words.strip() for words in page.texts["li"] if words.strip() in LEGEND]
+    assert words == ["truth", "mask", "true box", "box", "key points"] * 2, "above the first pictures and the others"
+
+
+@pytest.mark.slow
+def test_the_floor_stands_beside_the_dice_in_every_table_of_rows(text):
+    headings = re.findall(r"<thead>(.*?)</thead>", text, re.DOTALL)
+    tables = [re.findall(r'<button type="button">([^<]*)</button>', heading) for heading in headings]
+    tables = [columns for columns in tables if "dice_joint" in columns and "iou" in columns]
+    assert len(tables) == 3 + 4, "ceilings, baselines, probes; modality, category, size and all of them"
+    assert all("dice_ellipse" in columns for columns in tables)
+
+
+def _lines(run):
+    return [json.loads(line) for line in (run / "samples.jsonl").read_text().splitlines()]
 
 
 @pytest.mark.slow
 def test_pictures_have_alternative_texts_and_are_small(text):
     images = [attributes for tag, attributes in Page(text).elements if tag == "img"]
-    assert len(images) == 9
+    assert len(images) == 3 + 9
     for image in images:
-        assert re.match(r"\w[\w ,-]*: answer and truth, Dice \d\.\d\d", image["alt"])
+        assert re.match(r"\w[\w ,-]*: answer and truth, dice_joint \d\.\d\d", image["alt"])
         assert len(image["src"]) < 100_000
     assert len(text) < 2_000_000
 
@@ -151,12 +185,47 @@ def test_a_thousand_cases_stay_under_twenty_megabytes(run):
     many = [replace(own[number % len(own)], id=f"{number}") for number in range(1000)]
     samples = {sample.query.id: sample for sample in open_dataset(recipe.config.data.path)}
     page = evaluation_report(recipe, metadata, result.summary, many, lambda name: samples[own[int(name) % len(own)].id])
-    assert page.count("<img") == 9
+    assert page.count("<img") == 3 + 9
     assert len(page.encode()) < 2_000_000
 
 
-def test_every_metric_has_a_name_for_people():
-    assert set(NAMES) == set(DEFINITIONS)
+@pytest.mark.slow
+def test_a_metric_has_one_name_on_the_page_and_in_the_file(run, text):
+    metrics = json.loads((run / "metrics.json").read_text())["conditions"]["answer"]["metrics"]
+    cells = Page(text).texts["td"]
+    assert all(name in cells and row["definition"] in cells for name, row in metrics.items())
+    assert metrics.keys() <= DEFINITIONS.keys()
+
+
+def test_best_typical_and_worst_are_named_with_how_many_share_the_place():
+    order = ranked({"a": 0.0, "b": 0.9, "c": 0.0, "d": 0.2, "e": 0.4})
+    assert order.ids == ["b", "e", "d", "a", "c"]
+    assert order.extremes() == {"Best": "b", "Typical (median)": "d", "Worst, as 1 other": "c"}
+    assert order.remark("dice_joint") is None
+    assert ranked({"a": 0.1, "b": 0.2}).extremes() == {"Best": "b", "Worst": "a"}
+    assert list(ranked({"a": 0.5, "b": 0.5, "c": 0.1}).extremes()) == ["Best, as 1 other", "Typical (median)", "Worst"]
+
+
+def test_nothing_is_called_best_where_every_answer_misses():
+    order = ranked(dict.fromkeys("abcde", 0.0))
+    assert order.remark("dice_joint").startswith("dice_joint is 0.000 in all 5 samples: no answer shares anything")
+    assert order.extremes() == {"Sample 1 of 5": "a", "Sample 3 of 5": "c", "Sample 5 of 5": "e"}
+    assert "none is better than another" in ranked({"a": 1.0, "b": 1.0}).remark("iou")
+    assert "the only sample" in ranked({"a": 1.0}).remark("iou")
+    assert ranked({}).extremes() == {} and ranked({}).remark("iou") is None
+
+
+@pytest.mark.slow
+def test_a_page_of_misses_says_what_there_is_instead_of_a_best(run):
+    recipe = resolve(str(run), "evaluate.published=[]", "evaluate.conditions=[answer]")
+    result = medground.evaluate(recipe)
+    missed = [replace(record, values=dict.fromkeys(record.values, 0.0)) for record in result.records]
+    samples = {sample.query.id: sample for sample in open_dataset(recipe.config.data.path)}
+    metadata = EvaluationMetadata(**json.loads((run / "run.json").read_text()))
+    page = Page(evaluation_report(recipe, metadata, result.summary, missed, samples.__getitem__))
+    assert "no answer shares anything with its target, so none is called best" in page.said("p")
+    assert "Some answers" in page.said("h2") and "Best" not in page.said("b") + page.said("h2")
+    assert pictures(missed, samples.__getitem__, 3, 0).galleries.keys() == {"Others"}
 
 
 @pytest.mark.parametrize("name", names())

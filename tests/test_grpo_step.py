@@ -23,6 +23,7 @@ from medground.training.grpo import rollouts as rollouts_module  # noqa: E402
 from medground.training.grpo import step as step_module  # noqa: E402
 from medground.training.grpo.batch import Batch  # noqa: E402
 from medground.training.grpo.loss import Objective  # noqa: E402
+from medground.training.grpo.metrics import pictures  # noqa: E402
 from medground.training.grpo.rollouts import Rollouts  # noqa: E402
 from medground.training.method import TrainingState  # noqa: E402
 from medground.training.plan import training_samples  # noqa: E402
@@ -150,6 +151,21 @@ def test_every_pass_over_a_batch_refers_to_the_policy_that_sampled(trials, losse
     for call, rows in ((second, drawn[1]), (again, drawn[0])):
         for row, logprobs in enumerate(rows):
             assert np.abs(call["old_logps"][row, : len(logprobs)].numpy() - logprobs).max() < 1e-4
+
+
+def test_a_step_draws_the_completions_with_the_highest_the_median_and_the_lowest_reward(trials):
+    made = built(trials())
+    batch = made.method.rollouts.draw(1, 0, go_on)
+    totals = {}
+    for group in batch.groups:
+        for index, score in enumerate(group.scores):
+            name = f"{group.sample.query.id}#{index}"
+            group.scores[index] = dataclasses.replace(score, total=float(len(totals)) if totals else None)
+            totals[name] = group.scores[index].total
+    names = list(totals)[1:][::-1]
+    drawn = pictures(batch)
+    assert [name for name, _ in drawn] == [names[0], names[len(names) // 2], names[-1]]
+    assert drawn[0][1]().mode == "RGB"
 
 
 def test_policy_and_reference_are_compared_at_the_temperature_of_the_samples(trials, losses):

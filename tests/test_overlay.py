@@ -90,6 +90,12 @@ def test_caption_and_legend_stand_below_the_picture():
     assert np.array_equal(np.asarray(plain)[:512], np.asarray(message)[:512])
 
 
+def test_a_picture_among_others_has_no_legend_of_its_own():
+    picture = draw(image(512, 512), box=Box(10, 10, 100, 100), legend=False)
+    assert picture.size == (512, 512)
+    assert np.array_equal(np.asarray(draw(image(512, 512), box=Box(10, 10, 100, 100)))[:512], np.asarray(picture))
+
+
 def test_a_sliver_has_room_for_its_legend():
     picture = draw(image(1000, 3), box=Box(0, 100, 3, 400), caption="Where?")
     assert picture.width >= 320 and picture.height > 1000

@@ -12,6 +12,7 @@ from PIL import Image
 
 from medground.report import STATEMENT, Table, page, panels, render
 from medground.report.charts import bars, line_chart, scatter
+from medground.report.page import LONG
 
 HOSTILE = '<script>alert("x")</script><img src="https://example.org/x.png" onerror=alert(1)>'
 VOID = {"meta", "img", "br", "hr", "input", "link"}
@@ -140,6 +141,34 @@ def test_a_table_sorts_by_buttons_and_scrolls_in_its_own_box(write):
         write(columns=["one"], rows=[[1, 2]])
 
 
+def test_a_column_that_says_the_same_in_every_row_becomes_a_line(write):
+    columns, rows = ["who", "n", "mean", "floor"], [["a", 58, 0.1, 0.2], ["b", 58, 0.3, 0.2]]
+    page = parsed(write(columns=columns, rows=rows, always=["floor"]))
+    assert [text for tag, text in page.texts if tag == "button"] == ["who", "mean", "floor"]
+    assert ("p", "In every row: n 58.") in page.texts
+    assert "In every row" not in write(columns=columns, rows=rows[:1]), "of one row every column says the same"
+    assert "In every row" not in write(columns=["what", "value"], rows=[["a", 1], ["b", 1]])
+
+
+@pytest.mark.parametrize(("count", "folded"), [(LONG, False), (LONG + 1, True)])
+def test_a_long_table_is_folded_under_its_caption_and_its_number_of_rows(write, count, folded):
+    page = parsed(write(rows=[[str(index), index] for index in range(count)]))
+    assert (("summary", f"counts: {count} rows") in page.texts) is folded
+    assert ("caption", "counts") in page.texts or folded
+
+
+def test_every_text_of_a_page_has_one_of_four_sizes():
+    style = (page.TEMPLATES / "page.css").read_text()
+    sizes = re.findall(r"font(?:-size)?: ([^;/]+)[;/]", style)
+    assert {size.strip() for size in sizes} == {f"var(--{name})" for name in ("small", "normal", "large", "largest")}
+
+
+def test_the_legend_names_what_is_drawn_in_its_colour():
+    text = page.legend(("truth", "box"))
+    assert re.findall("</svg>([^<]*)</li>", text) == ["truth", "box"]
+    assert "#ffdd40" in text.split("</li>")[0] and "#46c3ff" in text.split("</li>")[1]
+
+
 def test_a_column_of_truth_values_is_no_column_of_numbers(write):
     cells = [attributes for tag, attributes in parsed(write(rows=[["a", True], ["b", 2]])).elements if tag == "td"]
     assert cells == [{}] * 4
@@ -173,7 +202,10 @@ def test_bars_are_as_long_as_their_values_and_written_out():
     widths = [float(bar.get("width")) for bar in svg.iter(f"{SVG}rect")]
     assert widths[1] == pytest.approx(2 * widths[0], abs=0.2)
     labels = [text.text for text in svg.iter(f"{SVG}text")]
-    assert {"before 0.25", "after 0.5 [0.45, 0.6]", "before –"} <= set(labels)
+    assert labels[-8:] == ["ct", "before", "0.250", "after", "0.500 [0.450, 0.600]", "mr", "before", "–"]
+    long = drawing(bars("dice", {"dice": {"a" * 40: 0.5}}))
+    assert "a" * 25 + "…" in [text.text for text in long.iter(f"{SVG}text")]
+    assert "a" * 40 in long.find(f"{SVG}desc").text
 
 
 @pytest.mark.parametrize("ys", [[0.0, 0.0], [5.0, 5.0], [-1e9, 1e9], [1e-12, 3e-12], []])

@@ -3,8 +3,10 @@
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +16,14 @@ from medground_toy import phantoms
 from medground import open_dataset
 from medground.errors import InputError, Interrupted, PluginError, RecipeError, RunError
 from medground.evaluation.evaluate import evaluate
-from medground.evaluation.results_file import SampleRecord, TargetRecord
+from medground.evaluation.results_file import AnswerRecord, SampleRecord, TargetRecord
 from medground.recipe import resolve
+from medground.sweeps.pictures import side_by_side
 from medground.sweeps.plan import plan
 from medground.sweeps.results import pool
 from medground.sweeps.run import sweep
 from medground.sweeps.tables import as_csv, as_latex, as_markdown
-from medground.types import Mask
+from medground.types import Mask, Query, Sample, Target
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = {"n_boot": 50, "pictures": 0}
@@ -176,6 +179,46 @@ def test_a_samples_value_is_the_mean_over_the_seeds_that_have_one():
     assert [record.values["iou"] for record in pooled] == pytest.approx([0.3, 1.0])
 
 
+def _drawn(value, name):
+    answer = AnswerRecord(
+        fault=None, cause="", box=[1, 1, 5, 5], points=[], masks={}, values={}, undefined=[], excluded=[], details={}
+    )
+    return replace(_record(name, value), answers=[answer])
+
+
+def test_the_samples_side_by_side_are_the_ones_that_differ_most_and_best_typical_worst():
+    scores = {
+        "a": {"1": 0.9, "2": 0.5, "3": 0.4, "4": 0.4, "5": 0.0},
+        "b": {"1": 0.8, "2": 0.1, "3": 0.3, "4": 0.4, "5": 0.0},
+    }
+    by_variant = {variant: [_drawn(value, name) for name, value in own.items()] for variant, own in scores.items()}
+    image = np.zeros((8, 8, 3), np.uint8)
+
+    def read(name):
+        return Sample(query=Query(image=image, question="?", id=name), target=Target(regions=()))
+
+    shown = side_by_side("", by_variant, read, 6)
+    assert [(image.title, image.record.id) for image in shown.images] == [
+        ("Where the variants differ most: iou 0.100 to 0.500", "2"),
+        ("Best: mean iou 0.850", "1"),
+        ("Typical (median): mean iou 0.350", "3"),
+        ("Worst: mean iou 0.000", "5"),
+    ]  # fmt: skip
+    assert [list(image.pictures) for image in shown.images] == [["a", "b"]] * 4
+    assert [shown.images[0].pictures[variant].score for variant in "ab"] == ["iou 0.500", "iou 0.100"]
+    assert [image.record.id for image in side_by_side("", by_variant, read, 2).images] == ["2", "1"]
+    assert side_by_side("", by_variant, read, 0) is None
+    assert side_by_side("", {**by_variant, "c": [_drawn(None, "1")]}, read, 6) is None, "no metric that all have"
+    other = {**by_variant, "c": [_drawn(0.5, "6")]}
+    assert side_by_side("", other, read, 6) is None, "no sample that all have"
+    two = {variant: [record for record in own if record.id in "12"] for variant, own in by_variant.items()}
+    assert [image.title for image in side_by_side("", two, read, 6).images] == [
+        "Where the variants differ most: iou 0.100 to 0.500; Worst: mean iou 0.300",
+        "Best: mean iou 0.850",
+    ]
+    assert len(side_by_side("", {"a": by_variant["a"]}, read, 6).images) == 3, "one variant differs from none"
+
+
 class TestRun:
     def test_the_reasoner_is_asked_once_and_the_table_is_whole(self, swap, tmp_path):
         done = sweep(swap, out=tmp_path)
@@ -197,6 +240,25 @@ class TestRun:
         assert "was not trained for points" in page and "://" not in page.replace("http://www.w3.org/2000/svg", "")
         with pytest.raises(RunError, match="holds a sweep already"):
             sweep(swap, out=tmp_path)
+
+    def test_the_page_shows_the_same_images_under_each_variant(self, swap, tmp_path):
+        sweep(swap, "evaluate.pictures=2", out=tmp_path / "two")
+        page = (tmp_path / "two" / "report.html").read_text()
+        bold = re.findall("<figcaption>\\s*<p><b>(.*?)</b></p><p>(.*?)</p>", page)
+        assert [variant for variant, _ in bold] == ["ellipse", "filled"] * 2
+        assert page.index("<img") < page.index("<table")
+        assert page.count('<ul class="legend">') == 1
+        sweep(swap, out=tmp_path / "none")
+        assert "<img" not in (tmp_path / "none" / "report.html").read_text()
+
+    def test_the_floor_stands_beside_the_dice_and_is_not_tested(self, swap, tmp_path):
+        summary = sweep(swap, out=tmp_path).summary
+        assert summary.measured == ["dice_joint", "dice_ellipse"]
+        assert {test.metric for test in summary.comparisons} == {"dice_joint"}
+        ellipse, _ = summary.rows
+        assert ellipse.metrics["dice_ellipse"].mean == ellipse.metrics["dice_joint"].mean
+        assert "| variant | seeds | samples | dice_joint | dice_ellipse |" in as_markdown(summary)
+        assert ">dice_ellipse</button>" in (tmp_path / "report.html").read_text(), "also where no row differs"
 
     def test_objects_take_part_in_every_trial_and_a_reasoner_cannot(self, swap, data, tmp_path):
         del swap["variants"]["clicked"], swap["variants"]["filled"], swap["data"]

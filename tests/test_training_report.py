@@ -13,6 +13,8 @@ from medground.runs.inputs import RunInputs
 from medground.training.report import POINTS, REPORT, training_report, write_report
 
 HOSTILE = "<script>alert(1)</script>"
+REWARDS = {"a#0": 0.5, "a#1": 0.25, "a#2": 0.75, "a#3": 1.5, "a#4": None}
+"""Completion -> reward; the second, the first and the fourth are drawn."""
 PICTURE = Image.fromarray(np.zeros((600, 600, 3), np.uint8))
 
 
@@ -41,7 +43,8 @@ def run(tmp_path):
             folder.step(step, metrics, seconds=0.5, skipped=skipped, warnings=[HOSTILE] if step == 1 else [])
             if step in (1, steps):
                 row = {"name": "a#0", "sample": "a", "prompt": HOSTILE, "completion": HOSTILE * 200, "fault": None}
-                folder.completions(step, [{**row, "reward": 0.5, "reward/box": None}], [("a#0", lambda: PICTURE)])
+                rows = [{**row, "name": name, "reward": reward, "reward/box": None} for name, reward in REWARDS.items()]
+                folder.completions(step, rows, [(name, lambda: PICTURE) for name in ("a#1", "a#0", "a#3")])
         folder.incident(2, "the loss is nan", {})
         return folder.folder
 
@@ -58,7 +61,14 @@ def test_what_happened_is_told(run):
         "Batches kept in incidents/: 1", "bad_json", "Step 4", "Research software, not a medical device",
     ):  # fmt: skip
         assert said in text, said
-    assert text.count("<img ") == 2
+    assert text.count("<img ") == 2 * 3
+    assert text.index("<img ") < text.index("<svg xmlns"), "pictures come before curves"
+    newest = re.findall("<p><b>([^<]*)</b>: <b>([^<]*)</b>", text)[:3]
+    assert newest == [
+        ("Highest", "reward 1.500"),
+        ("Median", "reward 0.500"),
+        ("Lowest", "reward 0.250"),
+    ]
     assert "Reward terms that were constant" in text
 
 

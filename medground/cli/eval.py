@@ -14,7 +14,17 @@ from medground.terminal import examples
 if TYPE_CHECKING:
     from medground.evaluation.results import EvaluationSummary, MetricSummary
 
-SHOWN = ("iou", "pdice", "pdice_compat", "dice_joint", "dice_over_ellipse", "boundary_f", "hd95_px", "hd95_mm")
+SHOWN = (
+    "iou",
+    "pdice",
+    "pdice_compat",
+    "dice_joint",
+    "dice_ellipse",
+    "dice_over_ellipse",
+    "boundary_f",
+    "hd95_px",
+    "hd95_mm",
+)
 
 
 @click.command(

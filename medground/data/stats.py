@@ -32,9 +32,9 @@ class Figures:
     """Share of the image."""
     box_fill: float | None
     """Mask over box."""
-    box_dice: float | None
+    dice_filled_box: float | None
     """Dice of the whole box against the mask: the floor of a segmenter that fills the box."""
-    ellipse_dice: float | None
+    dice_ellipse: float | None
     """Dice of the ellipse inscribed in the box: the floor of a segmenter that has never seen the image."""
     components: int | None
     """Of the mask, joined across sides and corners."""
@@ -78,8 +78,8 @@ def _figures(sample: Sample, split: str) -> Figures:
         area=fraction,
         box_area=box.area / (height * width),
         box_fill=None if mask is None else area / box.area,
-        box_dice=None if mask is None else 2 * area / (area + box.area),
-        ellipse_dice=None if mask is None else float(mask_dice(ellipse(box, (height, width)), mask)),
+        dice_filled_box=None if mask is None else 2 * area / (area + box.area),
+        dice_ellipse=None if mask is None else float(mask_dice(ellipse(box, (height, width)), mask)),
         components=None if mask is None else ndimage.label(mask, np.ones((3, 3)))[1],
         point_distance=point_distance,
         question_words=len(sample.query.question.split()),
@@ -105,7 +105,7 @@ def summary(figures: Sequence[Figures]) -> dict[str, Any]:
         "floors": {
             modality: {
                 name: _mean(getattr(row, name) for row in figures if row.modality == modality)
-                for name in ("box_dice", "ellipse_dice")
+                for name in ("dice_filled_box", "dice_ellipse")
             }
             for modality in counts["modality"]
         },
@@ -113,7 +113,7 @@ def summary(figures: Sequence[Figures]) -> dict[str, Any]:
 
 
 _MEASURED = (
-    "area", "box_area", "box_fill", "box_dice", "ellipse_dice", "components", "point_distance", "question_words",
+    "area", "box_area", "box_fill", "dice_filled_box", "dice_ellipse", "components", "point_distance", "question_words",
     "think_words",
 )  # fmt: skip
 

@@ -161,7 +161,7 @@ def evaluate(
         records = list(results.records.values())
         if folder is not None:
             write_atomic(folder / METRICS, json.dumps(plain(measured), indent=1, allow_nan=False) + "\n")
-            read = None if isinstance(samples, LineSamples) else lambda name: samples[positions[name]]
+            read = None if isinstance(samples, LineSamples) else _by_id(samples)
             write_atomic(folder / REPORT, evaluation_report(resolved, metadata, measured, records, read))
             if evaluator.released:
                 released.write(folder, results.of("answer"))
@@ -189,6 +189,20 @@ def prepare(recipe: Recipe) -> list[str]:
     _require_values(recipe, saved=False)
     conditions_of(recipe.config.evaluate.conditions)
     return _samples(recipe, Pipeline.from_recipe(recipe), None).ids
+
+
+def evaluated_samples(recipe: Recipe) -> Callable[[str], Sample]:
+    """Return what reads a sample of a recipe's evaluation by its id; no component is built.
+
+    Raises:
+        InputError: if its data cannot be read.
+    """
+    return _by_id(_samples(recipe, Pipeline.from_recipe(recipe), None))
+
+
+def _by_id(samples: EvalSamples) -> Callable[[str], Sample]:
+    positions = {name: index for index, name in enumerate(samples.ids)}
+    return lambda name: samples[positions[name]]
 
 
 def _require_values(recipe: Recipe, *, saved: bool) -> None:

@@ -2,10 +2,11 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from medground.evaluation.pictures import pictures, ranked_by
 from medground.evaluation.published import PublishedTable, published
 from medground.evaluation.results import (
     Calibration,
@@ -18,9 +19,6 @@ from medground.evaluation.results import (
 )
 from medground.evaluation.results_file import SampleRecord
 from medground.evaluation.summary import FEW, GROUPS
-from medground.geometry import Box
-from medground.images.overlay import draw
-from medground.images.rle import decode_rle
 from medground.recipe import Recipe
 from medground.report import Cell, Line, Table, render, rounded, unbroken
 from medground.runs.jsonable import plain
@@ -29,22 +27,9 @@ from medground.types import Fault, Sample
 
 Records = Sequence[SampleRecord]
 Rows = list[list[Cell]]
-NAMES = {
-    "iou": "Box IoU",
-    "pdice": "Point Dice",
-    "iou_compat": "Box IoU (released)",
-    "pdice_compat": "pDice (released, 0 to 2)",
-    "dice_box": "Dice, box",
-    "dice_points": "Dice, points",
-    "dice_joint": "Dice",
-    "mask_iou": "Mask IoU",
-    "dice_ellipse": "Dice of the ellipse floor",
-    "dice_over_ellipse": "Dice minus the ellipse floor",
-    "boundary_f": "Boundary F",
-    "hd95_px": "HD95, px",
-    "hd95_mm": "HD95, mm",
-}
-GROUPED = ("dice_joint", "iou")
+FLOORED, FLOOR = "dice_joint", "dice_ellipse"
+"""A metric, and what an answer's own box reaches in it without the image: the two stand side by side in every table."""
+GROUPED = (FLOORED, "iou")
 """The metrics that tables of groups show."""
 RARE: Mapping[str, Callable[[GroupSummary], int]] = {
     "cut off": lambda group: group.failures.get(Fault.CUT_OFF, 0),
@@ -63,11 +48,11 @@ KINDS = {
 }
 COLUMNS = [
     "condition",
-    "Dice",
+    FLOORED,
     "interval",
-    "box IoU",
-    "Dice minus floor",
-    "Dice against answer",
+    FLOOR,
+    "iou",
+    "against answer",
     "its interval",
     "p (Holm)",
 ]
@@ -93,7 +78,7 @@ def evaluation_report(
     """
     name, lead = next(iter(summary.conditions.items()))
     own = [record for record in records if record.condition == name]
-    config = recipe.config.evaluate
+    ranking, config = ranked_by(own), recipe.config.evaluate
     return render(
         "evaluation.html",
         title=f"Evaluation of {recipe.name}",
@@ -104,14 +89,20 @@ def evaluation_report(
         interval=interval,
         few=FEW,
         clusters=", ".join(f"{count} by {kind}" for kind, count in summary.clusters.by.items()),
-        result=[[NAMES[key], row.mean, interval(row), row.n, row.clusters] for key, row in lead.metrics.items()],
-        floor=lead.metrics.get("dice_over_ellipse"),
-        meaning=[[NAMES[key], row.definition] for key, row in lead.metrics.items()],
+        pictures=None if read is None else pictures(own, read, config.pictures, config.seed),
+        ranking=ranking,
+        headline=lead.metrics.get(ranking),
+        floor=lead.metrics.get(FLOOR) if ranking == FLOORED else None,
+        floor_name=FLOOR,
+        gain=lead.metrics.get("dice_over_ellipse"),
+        result=[
+            [key, row.mean, interval(row), row.n, row.clusters, row.definition] for key, row in lead.metrics.items()
+        ],
         kinds=[kind for key in KINDS if (kind := _kind(key, summary))],
         against=[
             [
                 row.condition,
-                NAMES[row.metric],
+                row.metric,
                 row.mean,
                 row.other,
                 row.difference,
@@ -126,10 +117,8 @@ def evaluation_report(
         crossed=len(lead.crossed or ()) > 1 and _group_table(lead.crossed or (), GROUPS, "by all of these at once"),
         outcomes=lead.outcomes(summary.length_limit),
         failures=[row for key, condition in summary.conditions.items() for row in _failures(key, condition)],
-        sizes=_sizes(own),
-        ranked=NAMES[_ranked(own)],
+        sizes=_sizes(own, ranking),
         calibration=lead.calibration and _calibration(lead.calibration),
-        galleries=_galleries(own, read, config.pictures, config.seed) if read is not None else {},
         published=[_published(published(table), lead) for table in config.published or ()],
         card=_card(metadata, summary),
         unusable=[[bad.where, bad.reason] for bad in summary.unusable],
@@ -170,7 +159,7 @@ def _kind(kind: str, summary: EvaluationSummary) -> _Kind | None:
         return None
     title, about = KINDS[kind]
     shown = [name for name in conditions if name == "answer"] + names
-    tests = {row.condition: row for row in summary.comparisons if row.metric == "dice_joint"}
+    tests = {row.condition: row for row in summary.comparisons if row.metric == FLOORED}
     alike = kind == "probe"
     rows: Rows = [
         [*_condition_row(name, conditions[name], tests.get(name)), *[_mean(conditions[name].agreement)] * alike]
@@ -179,16 +168,16 @@ def _kind(kind: str, summary: EvaluationSummary) -> _Kind | None:
     return _Kind(
         title=title,
         about=about,
-        table=Table([*COLUMNS, *["alike"] * alike], rows, title, shown=rounded),
+        table=Table([*COLUMNS, *["alike"] * alike], rows, title, shown=rounded, always=[FLOOR]),
         meaning=[[name, conditions[name].description] for name in shown],
         jitter=_jitter(conditions) if kind == "ceiling" else {},
     )
 
 
 def _condition_row(name: str, condition: ConditionSummary, test: Comparison | None) -> list[Cell]:
-    dice, iou, gain = (condition.metrics.get(key) for key in ("dice_joint", "iou", "dice_over_ellipse"))
+    dice, floor, iou = (condition.metrics.get(key) for key in (FLOORED, FLOOR, "iou"))
     tested: list[Cell] = [test.difference, interval(test), test.p_holm] if test else [None] * 3
-    return [name, _mean(dice), interval(dice), _mean(iou), _mean(gain), *tested]
+    return [name, _mean(dice), interval(dice), _mean(floor), _mean(iou), *tested]
 
 
 def _jitter(conditions: Mapping[str, ConditionSummary]) -> dict[str, Line]:
@@ -197,8 +186,8 @@ def _jitter(conditions: Mapping[str, ConditionSummary]) -> dict[str, Line]:
         shares[0] = "oracle_box"
     xs = sorted(shares)
     return {
-        NAMES[key]: ([float(x) for x in xs], [_mean(conditions[shares[x]].metrics.get(key)) for x in xs])
-        for key in ("iou", "dice_joint", "dice_ellipse")
+        key: ([float(x) for x in xs], [_mean(conditions[shares[x]].metrics.get(key)) for x in xs])
+        for key in ("iou", FLOORED, FLOOR)
         if len(shares) > 2
     }
 
@@ -207,11 +196,15 @@ def _group_table(groups: Sequence[GroupSummary], labels: Sequence[str], caption:
     names = [name for name in GROUPED if any(name in group.metrics for group in groups)]
     rare = {word: count for word, count in RARE.items() if any(map(count, groups))}
     columns = [TITLES[label] for label in labels]
-    columns += [word for name in names for word in (NAMES[name], f"interval of {NAMES[name]}")]
+    columns += [
+        word
+        for name in names
+        for word in (name, "interval" if name == FLOORED else f"interval of {name}", *_floor_of(name))
+    ]
     rows: Rows = [
         [
             *((group.labels[label] or "not given").replace(" %", "\u00a0%") for label in labels),
-            *(cell for key in names for cell in (_mean(group.metrics.get(key)), interval(group.metrics.get(key)))),
+            *(cell for name in names for cell in _with_interval(group, name)),
             group.samples,
             group.clusters,
             sum(group.failures.values()),
@@ -220,7 +213,19 @@ def _group_table(groups: Sequence[GroupSummary], labels: Sequence[str], caption:
         ]
         for group in groups
     ]
-    return Table([*columns, "samples", "clusters", "failures", "refusals", *rare], rows, caption, shown=rounded)
+    columns += ["samples", "clusters", "failures", "refusals", *rare]
+    return Table(columns, rows, caption, shown=rounded, always=[FLOOR])
+
+
+def _floor_of(name: str) -> list[str]:
+    """Return what stands beside a metric."""
+    return [FLOOR] if name == FLOORED else []
+
+
+def _with_interval(group: GroupSummary, name: str) -> list[Cell]:
+    """Return a metric's mean and interval, and the mean of what stands beside it."""
+    row = group.metrics.get(name)
+    return [_mean(row), interval(row), *(_mean(group.metrics.get(beside)) for beside in _floor_of(name))]
 
 
 def _failures(name: str, condition: ConditionSummary) -> Rows:
@@ -231,9 +236,9 @@ def _failures(name: str, condition: ConditionSummary) -> Rows:
     return [[name, fault, count, count / total if total else None, how] for fault, count, how in kinds]
 
 
-def _sizes(records: Records) -> dict[str, Line]:
-    """Return label -> (side of the target in % of the image's, score) of the samples that have it."""
-    name, series = _ranked(records), dict[str, tuple[list[float], list[float | None]]]()
+def _sizes(records: Records, name: str) -> dict[str, Line]:
+    """Return label -> (side of the target in % of the image's, value of a metric) of the samples that have it."""
+    series: dict[str, tuple[list[float], list[float | None]]] = {}
     labels = [
         next(filter(None, map(record.labels.get, ("supercategory", "modality"))), "samples") for record in records
     ]
@@ -249,63 +254,6 @@ def _sizes(records: Records) -> dict[str, Line]:
 def _calibration(scores: Calibration) -> tuple[dict[str, Line], Rows]:
     curve: dict[str, Line] = {"bins": ([row.score for row in scores.bins], [row.iou for row in scores.bins])}
     return curve, [[f"{row.low:.1f} to {row.high:.1f}", row.n, row.score, row.iou] for row in scores.bins]
-
-
-def _ranked(records: Records) -> str:
-    """Return the metric by which samples are ranked."""
-    names = (name for name in ("dice_joint", "iou", "pdice") if any(name in record.values for record in records))
-    return next(names, "iou")
-
-
-class _Picture(NamedTuple):
-    """A sample with its answer drawn."""
-
-    record: SampleRecord
-    image: Any
-    alt: str
-    caption: str
-
-
-def _galleries(records: Records, read: Callable[[str], Sample], count: int, seed: int) -> dict[str, list[_Picture]]:
-    """Return title -> pictures."""
-    name = _ranked(records)
-    scored = (record for record in records if name in record.values)
-    ranked = sorted(scored, key=lambda record: (-record.values[name], record.id))
-    best, worst = ranked[:count], ranked[count:][-count:][::-1] if count else []
-    rest = ranked[len(best) : len(ranked) - len(worst)]
-    drawn = np.random.default_rng(seed).permutation(len(rest))[:count]
-    galleries = {
-        f"Best by {NAMES[name]}": best,
-        f"Worst by {NAMES[name]}": worst,
-        "Drawn at random": [rest[index] for index in sorted(drawn.tolist())],
-    }
-    return {
-        title: [_picture(record, read(record.id), name) for record in chosen]
-        for title, chosen in galleries.items()
-        if chosen
-    }
-
-
-def _picture(record: SampleRecord, sample: Sample, name: str) -> _Picture:
-    answer, target, score = record.answers[0], record.target, record.values[name]
-    mask = answer.masks.get("joint") or next(iter(answer.masks.values()), None)
-    image = draw(
-        sample.query.image,
-        box=answer.box,
-        points=answer.points,
-        mask=None if mask is None else decode_rle(mask.rle),
-        target_box=Box(*target.box) if target.box else None,
-        target_mask=sample.target.mask,
-    )
-    count, fault = len(record.answers), f", {answer.fault}" if answer.fault else ""
-    several = f" in the mean of {count} answers; the first is shown" if count > 1 else ""
-    labels = ", ".join(value for key, value in record.labels.items() if key in ("modality", "category") and value)
-    return _Picture(
-        record=record,
-        image=image,
-        alt=f"{labels or 'image'}: answer and truth, {NAMES[name]} {score:.2f}{fault}",
-        caption=f"{record.id}: {NAMES[name]} {score:.3f}{several}{fault}. {labels}",
-    )
 
 
 class _Published(NamedTuple):
@@ -334,12 +282,12 @@ def _published(info: PublishedTable, lead: ConditionSummary) -> _Published:
     numbers += [
         [model, *(row.values.get(name) for name in names)] for model, row in zip(models, info.rows, strict=True)
     ]
-    caption = f"{NAMES['iou_compat']} by super-category, as published"
+    caption = "iou_compat by super-category, as published"
     return _Published(
         info=info,
-        numbers=Table(["model", *(NAMES[name] for name in names)], numbers, f"published numbers, {info.title}"),
+        numbers=Table(["model", *names], numbers, f"published numbers, {info.title}"),
         by_supercategory=Table(["model", *parts], by_part, caption) if parts else None,
-        meaning=[[NAMES[name], info.definitions[name]] for name in names],
+        meaning=[[name, info.definitions[name]] for name in names],
     )
 
 

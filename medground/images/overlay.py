@@ -3,11 +3,12 @@
 The image keeps its colours. The answer is sky blue and solid, the truth yellow and dashed: a pair that people with any
 kind of colour blindness tell apart, and dashes for those who print in grey. Every line lies on a dark halo, so that it
 shows on white tissue and on black air. Line widths follow the picture's size. The legend stands below the picture,
-never on it.
+never on it; a page of several pictures shows it once.
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -19,6 +20,16 @@ from medground.types import Image, Rollout
 
 ANSWER = (70, 195, 255)
 TRUTH = (255, 221, 64)
+Shape = Literal["contour", "fill", "dashes", "frame", "dot"]
+LEGEND: Mapping[str, tuple[Shape, tuple[int, int, int]]] = {
+    "truth": ("contour", TRUTH),
+    "mask": ("fill", ANSWER),
+    "true box": ("dashes", TRUTH),
+    "box": ("frame", ANSWER),
+    "key points": ("dot", ANSWER),
+    "key point": ("dot", ANSWER),
+}
+"""What can be drawn -> how its entry in a legend looks, and its colour."""
 _HALO = (8, 10, 14)
 _PANEL, _TEXT = (18, 21, 27), (232, 234, 238)
 _SHORTEST, _LONGEST = 512, 1600
@@ -43,6 +54,7 @@ def draw(
     target_box: Box | Sequence[float] | None = None,
     target_mask: NDArray[np.bool_] | None = None,
     caption: str | None = None,
+    legend: bool = True,
 ) -> Pillow.Image:
     """Draw an answer, and the truth where it is known, on an image.
 
@@ -50,7 +62,7 @@ def draw(
     inverted box or a point outside the image, is left out: an overlay shows answers, it does not judge them.
 
     Returns:
-        An RGB picture whose longer side is 512 to 1600 px, with a legend and the caption below it.
+        An RGB picture whose longer side is 512 to 1600 px, with the caption and, unless it is left out, a legend below it.
 
     Raises:
         ValueError: if a mask is not of the image's size.
@@ -60,29 +72,29 @@ def draw(
             raise ValueError(f"a mask of {given.shape} does not fit an image of {image.shape[:2]}")
     size = image.shape[0], image.shape[1]
     sheet = _Sheet(image)
-    legend = []
+    drawn = []
     if target_mask is not None and target_mask.any():
         sheet.contour(target_mask, TRUTH, dashed=True)
-        legend.append(("truth", "contour", TRUTH))
+        drawn.append("truth")
     if mask is not None and mask.any():
         sheet.fill(mask, ANSWER)
         sheet.contour(mask, ANSWER, dashed=False)
-        legend.append(("mask", "fill", ANSWER))
+        drawn.append("mask")
     for corners, colour, name in ((target_box, TRUTH, "true box"), (box, ANSWER, "box")):
         inside = _visible(corners, size)
         if inside is not None:
             sheet.rectangle(inside, colour, dashed=colour == TRUTH)
-            legend.append((name, "dashes" if colour == TRUTH else "frame", colour))
+            drawn.append(name)
     spots = [(float(x), float(y)) for x, y in points if 0 <= x <= size[1] and 0 <= y <= size[0]]
     for number, spot in enumerate(spots, start=1):
         sheet.marker(spot, str(number), ANSWER)
     if spots:
-        legend.append(("key points" if len(spots) > 1 else "key point", "dot", ANSWER))
-    return _with_legend(sheet.picture(), legend, caption)
+        drawn.append("key points" if len(spots) > 1 else "key point")
+    return _with_legend(sheet.picture(), drawn if legend else [], caption)
 
 
 def draw_rollout(rollout: Rollout) -> Pillow.Image:
-    """Draw an answer beside the truth."""
+    """Draw an answer beside the truth, without a legend: it is one of many pictures."""
     region, truth, mask = rollout.grounding.region, rollout.sample.target.region, rollout.mask
     return draw(
         rollout.sample.query.image,
@@ -91,6 +103,7 @@ def draw_rollout(rollout: Rollout) -> Pillow.Image:
         mask=mask.data if mask else None,
         target_box=truth.box if truth else None,
         target_mask=rollout.sample.target.mask,
+        legend=False,
     )
 
 
@@ -238,16 +251,14 @@ def _reduced(fine: ArrayLike) -> _Floats:
     return reduced
 
 
-def _with_legend(
-    picture: Pillow.Image, legend: Sequence[tuple[str, str, tuple[int, int, int]]], caption: str | None
-) -> Pillow.Image:
+def _with_legend(picture: Pillow.Image, legend: Sequence[str], caption: str | None) -> Pillow.Image:
     if not legend and not caption:
         return picture
     width = max(picture.width, _NARROWEST)
     letter = float(np.clip(width / 42, 13, 26))
     font = ImageFont.load_default(letter)
     pad, row = round(0.8 * letter), round(1.65 * letter)
-    rows = _flow([(name, font.getlength(name) + 2.9 * letter) for name, _, _ in legend], width - 2 * pad)
+    rows = _flow([(name, font.getlength(name) + 2.9 * letter) for name in legend], width - 2 * pad)
     lines = _wrapped(caption or "", font, width - 2 * pad)
     panel = (len(rows) + len(lines)) * row + pad
     whole = Pillow.new("RGB", (width, picture.height + panel), _PANEL)
@@ -261,8 +272,8 @@ def _with_legend(
     for count in rows:
         left = float(pad)
         for _ in range(count):
-            name, kind, colour = next(entries)
-            _swatch(pen, kind, colour, (left, top + row / 2), letter)
+            name = next(entries)
+            _swatch(pen, *LEGEND[name], (left, top + row / 2), letter)
             pen.text((left + 1.45 * letter, top + row / 2), name, fill=_TEXT, font=font, anchor="lm")
             left += font.getlength(name) + 2.9 * letter
         top += row
@@ -293,7 +304,7 @@ def _wrapped(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, room
     return lines
 
 
-def _swatch(pen: _Draw, kind: str, colour: tuple[int, int, int], at: _Spot, letter: float) -> None:
+def _swatch(pen: _Draw, kind: Shape, colour: tuple[int, int, int], at: _Spot, letter: float) -> None:
     (x, y), half = at, 0.42 * letter
     box = (x, y - half, x + 2 * half, y + half)
     line = max(2, round(letter / 8))

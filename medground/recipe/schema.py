@@ -243,7 +243,7 @@ class EvaluateConfig:
     published: list[str] | None = None
     """Tables of published numbers that the report shows beside its own."""
     pictures: int = number(6, least=0)
-    """In each gallery of the report: best, worst and drawn; 0: the report holds no image."""
+    """In each gallery of a report, and images that a sweep shows side by side; 0: the report holds no image."""
 
 
 @dataclass(frozen=True, kw_only=True)

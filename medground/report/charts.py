@@ -7,13 +7,15 @@ from importlib import resources
 
 from markupsafe import Markup
 
-from medground.report.numbers import number
+from medground.report.numbers import number, rounded
 from medground.report.plot import Line, Plot, finite, mark, style, text, whole
 
-WIDTH, HEIGHT = 440, 250
-"""Of a chart's own coordinates: small, so that its letters stay legible on a phone."""
-INNER = (58, 10, 12, 40)
+WIDTH, HEIGHT = 360, 220
+"""Of a chart's own coordinates: its width on a phone and in a column of a wide page, so that its letters keep their size."""
+INNER = (56, 10, 12, 40)
 """Room left of, above, right of and below the plot."""
+LONGEST = 26
+"""Letters of a bar's name."""
 
 
 def line_chart(
@@ -77,21 +79,20 @@ def bars(
     labels = list(dict.fromkeys(label for values in series.values() for label in values))
     every = [value for values in series.values() for value in values.values() if value is not None]
     every += [end for values in spans.values() for ends in values.values() for end in ends]
-    row, heading = 18, 20
-    height = sum(heading + row * sum(label in values for values in series.values()) + 8 for label in labels) + 30
-    plot = Plot(10, 4, WIDTH - 190, height - 30, _span([0.0, *holds, *every]), (0.0, 1.0))
+    several, row, heading = len(series) > 1, 36, 22
+    count = sum(label in values for values in series.values() for label in labels)
+    height = row * count + heading * several * len(labels) + 30
+    plot = Plot(10, 4, WIDTH - 20, height - 30, _span([0.0, *holds, *every]), (0.0, 1.0))
     body, top = plot.across(), 4.0
     for label in labels:
-        body.append(text(10, top + 14, label, kind="name"))
-        top += heading
+        if several:
+            body.append(text(10, top + 15, _short(label), kind="group"))
+            top += heading
         for index, (name, values) in enumerate(series.items()):
-            if label not in values:
-                continue
-            body += _bar(
-                plot, top, index, name if len(series) > 1 else "", values[label], spans.get(name, {}).get(label)
-            )
-            top += row
-        top += 8
+            if label in values:
+                span = spans.get(name, {}).get(label)
+                body += _bar(plot, top, index, name if several else label, values[label], span)
+                top += row
     values_in_words = "; ".join(
         f"{name}: "
         + ", ".join(f"{label} {_value(value, spans.get(name, {}).get(label))}" for label, value in values.items())
@@ -105,18 +106,18 @@ def panels(title: str, curves: Mapping[str, Mapping[str, Line]]) -> str:
     wide, high, gap, margin = 250, 150, 66, 48
     every = [value for lines in curves.values() for line in lines.values() for _, value in finite(*line)]
     labels = list(dict.fromkeys(label for lines in curves.values() for label in lines))
-    legend = margin + -(-len(curves) // 2) * (high + gap)
-    width, height = 2 * margin + 2 * wide + gap, legend + 18 * -(-len(labels) // 3) + 12
+    above = margin + 18 * -(-len(labels) // 3) + 12
+    width, height = 2 * margin + 2 * wide + gap, above + -(-len(curves) // 2) * (high + gap)
     body = [f'<rect width="{width}" height="{height}" class="paper"/>', text(margin, 20, title, kind="name")]
     for index, (name, lines) in enumerate(curves.items()):
-        x, y = margin + index % 2 * (wide + gap), margin + index // 2 * (high + gap)
+        x, y = margin + index % 2 * (wide + gap), above + index // 2 * (high + gap)
         reach = max((a for line in lines.values() for a, _ in finite(*line)), default=0.0) or 1.0
         plot = Plot(x, y, wide, high, (0.0, reach), _span([0.0, 1.0, *every]))
         body += [text(x, y - 8, name, kind="name"), *plot.axes("", "")]
         for label, line in lines.items():
             body += plot.curve(line, labels.index(label), marks=0)
     for index, label in enumerate(labels):
-        left, down = margin + index % 3 * (width - 2 * margin) / 3, legend + 18 * (index // 3)
+        left, down = margin + index % 3 * (width - 2 * margin) / 3, margin + 18 * (index // 3)
         body += [f'<path d="M{left:.1f} {down - 4:.1f}h26" {style(index)}/>', text(left + 32, down, label)]
     sheet = resources.files("medground.report").joinpath("templates", "chart.css").read_text(encoding="utf-8")
     return whole(title, ", ".join(curves), [f"<style>{sheet}</style>", *body], width, height, sized=True) + "\n"
@@ -134,28 +135,38 @@ def _plot(lines: Iterable[Line], holds: Sequence[float], across: Sequence[float]
 def _span(values: Sequence[float]) -> tuple[float, float]:
     """Return the least and the greatest value, widened where they are one."""
     low, high = min(values, default=0.0), max(values, default=1.0)
-    return (low, high) if high > low else (low - (abs(low) or 1.0) / 2, high + (abs(high) or 1.0) / 2)
+    if low == high == 0:
+        return 0.0, 1.0
+    return (low, high) if high > low else (low - abs(low) / 2, high + abs(high) / 2)
 
 
 def _bar(
     plot: Plot, top: float, index: int, name: str, value: float | None, span: tuple[float, float] | None
 ) -> list[str]:
-    words, right = f"{name} {_value(value, span)}".strip(), plot.left + plot.width + 8
-    body = [text(right, top + 12, words)]
+    """Draw a bar, over it its name and its value."""
+    body = [
+        text(plot.left, top + 14, _short(name), kind="name"),
+        text(plot.left + plot.width, top + 14, _value(value, span), anchor="end"),
+    ]
     if value is not None:
         start, stop = sorted((plot.spot(0.0, 0)[0], plot.spot(value, 0)[0]))
         body.append(
-            f'<rect x="{start:.1f}" y="{top + 2:.1f}" width="{stop - start:.1f}" height="13" class="bar s{index % 8}"/>'
+            f'<rect x="{start:.1f}" y="{top + 19:.1f}" width="{stop - start:.1f}" height="10" class="bar s{index % 8}"/>'
         )
     if span is not None:
         low, high = (plot.spot(end, 0)[0] for end in span)
-        body.append(f'<path d="M{low:.1f} {top + 5:.1f}v7m0 -3.5H{high:.1f}m0 -3.5v7" class="whisker"/>')
+        body.append(f'<path d="M{low:.1f} {top + 21:.1f}v6m0 -3H{high:.1f}m0 -3v6" class="whisker"/>')
     return body
 
 
 def _value(value: float | None, span: tuple[float, float] | None) -> str:
-    between = f" [{number(span[0])}, {number(span[1])}]" if span else ""
-    return ("–" if value is None else number(value)) + between
+    between = f" [{rounded(span[0])}, {rounded(span[1])}]" if span else ""
+    return ("–" if value is None else rounded(value)) + between
+
+
+def _short(name: str) -> str:
+    """Return a name that leaves room for the value beside it; the description in words has the whole one."""
+    return name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"
 
 
 def _chart(title: str, body: list[str], lines: Mapping[str, Line], what: str, *, joined: bool = True) -> Markup:

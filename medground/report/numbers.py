@@ -1,7 +1,9 @@
 """Numbers as a reader wants them."""
 
+from typing import TypeGuard
 
-def is_number(value: object) -> bool:
+
+def is_number(value: object) -> TypeGuard[int | float]:
     """Return True for a number that is not a truth value."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 

@@ -2,22 +2,26 @@
 
 import base64
 import hashlib
-import io
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from medground.report import charts
 from medground.report.numbers import is_number, number, rounded
+from medground.report.pictures import legend, picture
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
 TEMPLATES = Path(__file__).parent / "templates"
 STATEMENT = "Research software, not a medical device. The output must be checked by a qualified person."
+LONG, WIDE = 20, 40
+"""A table of more rows is folded; a cell of more letters is given room for them."""
+DASH = "–"
+"""Stands for what there is not."""
 Cell = str | int | float | bool | None
 """What a table holds; None is shown as a dash."""
 
@@ -31,6 +35,8 @@ class Table(NamedTuple):
     sortable: bool = True
     shown: Callable[[float], str] = number
     """How numbers are written."""
+    always: Sequence[str] = ()
+    """Columns that stay even where they say the same in every row."""
 
 
 def render(template: str, *, folder: Path = TEMPLATES, **context: Any) -> str:
@@ -61,14 +67,17 @@ def _environment(folder: Path) -> "Environment":
         charts.line_chart,
         charts.scatter,
         picture,
+        legend,
         numeric_columns,
+        varying,
         is_number,
         number,
         rounded,
     ):
         environment.globals[function.__name__] = function
     style, script = _asset("page.css") + "\n" + _asset("chart.css"), _asset("page.js")
-    environment.globals |= {"statement": STATEMENT, "causes": (), "style": Markup(style), "script": Markup(script)}
+    constants = {"statement": STATEMENT, "causes": (), "long": LONG, "wide": WIDE, "dash": DASH}
+    environment.globals |= constants | {"style": Markup(style), "script": Markup(script)}
     environment.filters |= {"sha256": _hash, "unbroken": unbroken}
     return environment
 
@@ -88,8 +97,25 @@ def unbroken(text: str) -> str:
     return text.replace(" ", "\N{NO-BREAK SPACE}")
 
 
-def numeric_columns(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> list[bool]:
-    """Return per column whether it holds numbers, and nothing else but gaps.
+class Varying(NamedTuple):
+    """A table without the columns that say the same in every row."""
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    same: str
+    """What those columns say."""
+
+
+def varying(
+    columns: Sequence[str],
+    rows: Sequence[Sequence[Cell]],
+    shown: Callable[[float], str] = number,
+    always: Sequence[str] = (),
+) -> Varying:
+    """Take out the columns after the first that hold one value in all of several rows; two columns stay as they are.
+
+    >>> varying(["who", "n", "mean", "gap"], [["a", 58, 0.1, None], ["b", 58, 0.2, None]])
+    Varying(columns=['who', 'mean'], rows=[['a', 0.1], ['b', 0.2]], same='n 58, no gap')
 
     Raises:
         ValueError: if a row is not as long as the headings.
@@ -97,26 +123,24 @@ def numeric_columns(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> l
     for row in rows:
         if len(row) != len(columns):
             raise ValueError(f"a row of {len(row)} cells does not fit {len(columns)} columns")
+    if len(rows) < 2 or len(columns) < 3:
+        return Varying(columns, rows, "")
+    varied = [
+        index
+        for index, name in enumerate(columns)
+        if not index or name in always or len({row[index] for row in rows}) > 1
+    ]
+    same = [
+        f"no {name}" if value in (None, DASH) else f"{name} {shown(value) if is_number(value) else value}"
+        for index, (name, value) in enumerate(zip(columns, rows[0], strict=True))
+        if index not in varied and value != ""
+    ]
+    return Varying(
+        [columns[index] for index in varied], [[row[index] for index in varied] for row in rows], ", ".join(same)
+    )
+
+
+def numeric_columns(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> list[bool]:
+    """Return per column whether it holds numbers, and nothing else but gaps."""
     cells = [[row[index] for row in rows if row[index] is not None] for index in range(len(columns))]
     return [bool(column) and all(map(is_number, column)) for column in cells]
-
-
-def picture(image: Any, alt: str, side: int = 480) -> Markup:
-    """Return a picture inside the page.
-
-    Args:
-        image: of Pillow.
-        alt: what it shows, for those who do not see it.
-        side: its longer side is made no larger than this, px.
-    """
-    from PIL import features
-
-    kind = "webp" if features.check("webp") else "jpeg"
-    small = image.convert("RGB")
-    small.thumbnail((side, side))
-    stream = io.BytesIO()
-    small.save(stream, kind, quality=80)
-    source = f"data:image/{kind};base64,{base64.b64encode(stream.getvalue()).decode()}"
-    return Markup(
-        f'<img src="{source}" alt="{escape(alt)}" width="{small.width}" height="{small.height}" loading="lazy">'
-    )

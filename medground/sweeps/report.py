@@ -1,16 +1,22 @@
 """The report of a sweep: one HTML file."""
 
 from medground.evaluation.metrics import DEFINITIONS
-from medground.report import Cell, Table, render, unbroken
-from medground.sweeps.results import SweepSummary
-from medground.sweeps.tables import comparison_rows, cost_rows, headings, legend, names, value_cell, value_cells
+from medground.report import Cell, Table, render, rounded, unbroken
+from medground.sweeps.pictures import SideBySide
+from medground.sweeps.results import BESIDE, SweepSummary
+from medground.sweeps.tables import cell_meaning, comparison_rows, cost_rows, headings, names, value_cell, value_cells
 
 Series = dict[str, dict[str, float | None]]
 Spans = dict[str, dict[str, tuple[float, float]]]
 
 
-def sweep_report(sweep: SweepSummary) -> str:
-    """Return the page of a sweep."""
+def sweep_report(sweep: SweepSummary, pictures: SideBySide | None) -> str:
+    """Return the page of a sweep.
+
+    Args:
+        sweep: as in sweep.json.
+        pictures: the same samples under each variant; None leaves them out.
+    """
     rows: list[list[Cell]] = [
         [*names(sweep, row), len(row.seeds), row.samples, row.failures, *map(unbroken, value_cells(sweep, row))]
         for row in sweep.rows
@@ -20,9 +26,10 @@ def sweep_report(sweep: SweepSummary) -> str:
         "sweep.html",
         title=f"Sweep {sweep.recipe}",
         sweep=sweep,
-        definitions=DEFINITIONS,
-        means=Table(columns, rows, f"Means of {sweep.recipe}"),
-        legend=legend(sweep),
+        pictures=pictures,
+        meaning=[[name, DEFINITIONS[name]] for name in sweep.measured],
+        means=Table(columns, rows, f"Means of {sweep.recipe}", always=[*BESIDE, *BESIDE.values()]),
+        cell_meaning=cell_meaning(sweep),
         bars_by_metric={name: _bars(sweep, name) for name in sweep.measured},
         comparisons=_comparisons(sweep),
         by=_by(sweep),
@@ -34,12 +41,12 @@ def sweep_report(sweep: SweepSummary) -> str:
 
 def _comparisons(sweep: SweepSummary) -> Table:
     columns, rows = comparison_rows(sweep)
-    sorts = ("difference", "p", "p (Holm)")  # as numbers: the order of words knows no sign
+    sorts = ("difference", "p", "p (Holm)")  # as numbers: the order of words knows no sign; + 0.0 makes -0.0 plain
     cells: list[list[Cell]] = [
-        [float(cell) if name in sorts else unbroken(str(cell)) for name, cell in zip(columns, row, strict=True)]
+        [float(cell) + 0.0 if name in sorts else unbroken(str(cell)) for name, cell in zip(columns, row, strict=True)]
         for row in rows
     ]
-    return Table(columns, cells, f"Differences from {sweep.baseline}")
+    return Table(columns, cells, f"Differences from {sweep.baseline}", shown=rounded)
 
 
 def _bars(sweep: SweepSummary, name: str) -> tuple[Series, Spans]:
@@ -51,9 +58,9 @@ def _bars(sweep: SweepSummary, name: str) -> tuple[Series, Spans]:
             continue
         label, *more = names(sweep, row)
         key = " ".join(more) or name
-        series.setdefault(key, {})[label] = round(metric.mean, 3)  # as the table has it: longer ones do not fit
+        series.setdefault(key, {})[label] = metric.mean
         if metric.low is not None and metric.high is not None:
-            spans.setdefault(key, {})[label] = (round(metric.low, 3), round(metric.high, 3))
+            spans.setdefault(key, {})[label] = (metric.low, metric.high)
     return series, spans
 
 
@@ -68,7 +75,12 @@ def _by(sweep: SweepSummary) -> Table:
         for row in sweep.rows
         for value, group in row.groups.items()
     ]
-    return Table([*headings(sweep), sweep.by or "", "samples", *sweep.measured], rows, f"Means by {sweep.by}")
+    return Table(
+        [*headings(sweep), sweep.by or "", "samples", *sweep.measured],
+        rows,
+        f"Means by {sweep.by}",
+        always=[*BESIDE, *BESIDE.values()],
+    )
 
 
 def _bars_by_group(sweep: SweepSummary, name: str) -> Series:
@@ -77,7 +89,7 @@ def _bars_by_group(sweep: SweepSummary, name: str) -> Series:
         for value, group in row.groups.items():
             metric = group.metrics.get(name)
             if metric is not None and metric.mean is not None:
-                series.setdefault(" ".join(names(sweep, row)), {})[value] = round(metric.mean, 3)
+                series.setdefault(" ".join(names(sweep, row)), {})[value] = metric.mean
     return series
 
 

@@ -17,6 +17,8 @@ from medground.evaluation.results_file import SampleRecord, mean_values
 from medground.sweeps.plan import Plan, Trial
 
 Records = Sequence[SampleRecord]
+BESIDE = {"dice_joint": "dice_ellipse"}
+"""A metric -> what is shown beside it, and not tested: the Dice that an answer's box reaches without the image."""
 RESAMPLED = (
     "A sample's value is its mean over seeds. Intervals: clusters of samples (patient, else volume, else image), each with "
     "all its samples and seeds, are drawn with replacement; which seeds were used is not resampled. Between seeds: the "
@@ -108,6 +110,7 @@ class SweepSummary:
     recipe: str
     baseline: str
     metrics: list[str]
+    """Those that were asked for, and what is shown beside them."""
     by: str | None
     variants: dict[str, str]
     """Variant -> its overrides, in a line."""
@@ -145,9 +148,10 @@ def summarize(
     """
     config = plan.recipe.config.evaluate
     how = SweepResampling(n_boot=config.n_boot, level=config.level, seed=config.seed)
+    names = _with_floors(plan.metrics)
     rows: list[SweepRow] = []
     compared: dict[tuple[str, str], Records] = {}
-    for (variant, dataset), trials in _by_variant(plan, done).items():
+    for (variant, dataset), trials in by_variant(plan, done).items():
         by_seed = [records_of(trial) for trial in trials]
         for condition in dict.fromkeys(record.condition for record in by_seed[0]):
             seeds = [[record for record in records if record.condition == condition] for records in by_seed]
@@ -164,14 +168,14 @@ def summarize(
                     clusters=len({record.cluster for record in pooled}),
                     failures=sum(answer.fault is not None for answer in answers),
                     answers=len(answers),
-                    metrics=_metrics(plan.metrics, pooled, seeds, how),
-                    groups=_groups(plan, pooled, seeds, how),
+                    metrics=_metrics(names, pooled, seeds, how),
+                    groups=_groups(plan.by, names, pooled, seeds, how),
                 )
             )
     return SweepSummary(
         recipe=plan.recipe.name,
         baseline=plan.baseline,
-        metrics=plan.metrics,
+        metrics=names,
         by=plan.by,
         variants=dict(plan.rows),
         rows=rows,
@@ -184,7 +188,16 @@ def summarize(
     )
 
 
-def _by_variant(plan: Plan, done: Mapping[str, TrialRecord]) -> dict[tuple[str, str], list[Trial]]:
+def _with_floors(names: Sequence[str]) -> list[str]:
+    """Return metrics, each followed by what is shown beside it.
+
+    >>> _with_floors(["iou", "dice_joint", "pdice"])
+    ['iou', 'dice_joint', 'dice_ellipse', 'pdice']
+    """
+    return list(dict.fromkeys(shown for name in names for shown in (name, BESIDE.get(name, name))))
+
+
+def by_variant(plan: Plan, done: Mapping[str, TrialRecord]) -> dict[tuple[str, str], list[Trial]]:
     """Return (variant, dataset) -> its trials that are done."""
     groups: dict[tuple[str, str], list[Trial]] = {}
     for trial in plan.possible:
@@ -219,10 +232,11 @@ def _metrics(
     return metrics
 
 
-def _groups(plan: Plan, pooled: Records, by_seed: Sequence[Records], how: Resampling) -> dict[str, SweepGroup]:
-    if plan.by is None:
+def _groups(
+    label: str | None, names: Sequence[str], pooled: Records, by_seed: Sequence[Records], how: Resampling
+) -> dict[str, SweepGroup]:
+    if label is None:
         return {}
-    label = plan.by
 
     def having(records: Records, value: str) -> Records:
         return [record for record in records if record.labels.get(label, "") == value]
@@ -230,7 +244,7 @@ def _groups(plan: Plan, pooled: Records, by_seed: Sequence[Records], how: Resamp
     return {
         value: SweepGroup(
             samples=len(having(pooled, value)),
-            metrics=_metrics(plan.metrics, having(pooled, value), [having(records, value) for records in by_seed], how),
+            metrics=_metrics(names, having(pooled, value), [having(records, value) for records in by_seed], how),
         )
         for value in sorted({record.labels.get(label, "") for record in pooled}, key=summary.natural)
     }

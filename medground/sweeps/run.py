@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from medground.errors import Interrupted, MedgroundError, RunError
-from medground.evaluation.evaluate import evaluate, require_unchanged_evaluation
-from medground.evaluation.results_file import SAMPLES, read_records
+from medground.evaluation.evaluate import evaluate, evaluated_samples, require_unchanged_evaluation
+from medground.evaluation.results_file import SAMPLES, SampleRecord, read_records
 from medground.pipeline.cache import StageCache
 from medground.progress import Count, counted_in_notebook
 from medground.recipe import resolve
@@ -30,9 +30,10 @@ from medground.recipe.recipe import Source
 from medground.runs.files import lock_folder, read_json, write_atomic
 from medground.runs.folder import RunFolder, read_events, write_recipe
 from medground.runs.jsonable import plain
+from medground.sweeps.pictures import SideBySide, side_by_side
 from medground.sweeps.plan import Plan, Trial, plan, without_sweep
 from medground.sweeps.report import sweep_report
-from medground.sweeps.results import SweepSummary, TrainingRecord, TrialRecord, summarize
+from medground.sweeps.results import SweepSummary, TrainingRecord, TrialRecord, by_variant, pool, summarize
 from medground.sweeps.tables import as_csv, as_latex, as_markdown
 from medground.training.plan import require_unchanged_training
 from medground.training.run import train
@@ -268,22 +269,33 @@ class _Run:
         if not self.done:
             name, cause = next(iter(self.failed.items()))
             raise RunError(f"no trial could be done; {name}: {cause}")
-        summary = summarize(
-            self.plan,
-            lambda trial: list(read_records(self._path(trial) / "eval" / SAMPLES)),
-            self.done,
-            self.failed,
-            self.trained,
-        )
+        summary = summarize(self.plan, self._records, self.done, self.failed, self.trained)
         for name, text in (
             (SUMMARY, json.dumps(plain(summary), indent=1, allow_nan=False) + "\n"),
             ("table.md", as_markdown(summary)),
             ("table.tex", as_latex(summary)),
             ("table.csv", as_csv(summary)),
-            ("report.html", sweep_report(summary)),
+            ("report.html", sweep_report(summary, self._pictures())),
         ):
             write_atomic(self.folder / name, text)
         return summary
+
+    def _records(self, trial: Trial) -> list[SampleRecord]:
+        return list(read_records(self._path(trial) / "eval" / SAMPLES))
+
+    def _pictures(self) -> SideBySide | None:
+        """Draw some samples of the first dataset, under each variant and its first condition."""
+        groups = by_variant(self.plan, self.done)
+        dataset, trial = next((dataset, trials[0]) for (_, dataset), trials in groups.items())
+        count = trial.recipe.config.evaluate.pictures
+        if not count:
+            return None
+        records = {
+            variant: pool([_of_first_condition(self._records(trial)) for trial in trials])
+            for (variant, its_dataset), trials in groups.items()
+            if its_dataset == dataset
+        }
+        return side_by_side(dataset, records, evaluated_samples(trial.recipe), count)
 
 
 def _write(path: Path, record: TrialRecord | TrainingRecord) -> None:
@@ -293,6 +305,10 @@ def _write(path: Path, record: TrialRecord | TrainingRecord) -> None:
 
 def _read(path: Path, kind: type[Record]) -> Record | None:
     return read_json(path, kind) if path.exists() else None
+
+
+def _of_first_condition(records: list[SampleRecord]) -> list[SampleRecord]:
+    return [record for record in records if record.condition == records[0].condition]
 
 
 def _cuda() -> Any:

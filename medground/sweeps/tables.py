@@ -68,11 +68,15 @@ def as_markdown(sweep: SweepSummary) -> str:
 
 
 def legend(sweep: SweepSummary) -> str:
-    """Return what the numbers of the table mean."""
-    how = sweep.resampling
+    """Return what the numbers of the table mean, and how they come about."""
+    return f"{cell_meaning(sweep)} {sweep.resampling.resampled} {sweep.resampling.tested}\n"
+
+
+def cell_meaning(sweep: SweepSummary) -> str:
+    """Return what a cell of the table says."""
     return (
-        f"mean [{how.level:.0%} interval] ± standard deviation between seeds; * differs from {sweep.baseline} "
-        f"(Holm-corrected p < {LEVEL}). {how.resampled} {how.tested}\n"
+        f"mean [{sweep.resampling.level:.0%} interval] ± standard deviation between seeds; * differs from "
+        f"{sweep.baseline} (Holm-corrected p < {LEVEL})."
     )
 
 

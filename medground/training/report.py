@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from medground.evaluation.causes import Outcomes, total
+from medground.evaluation.pictures import RANKING, ranked
 from medground.evaluation.results import SCORES
-from medground.report import Cell, Line, Table, render
+from medground.report import Cell, Line, Table, render, rounded
 from medground.runs.files import write_atomic
 from medground.runs.folder import PREFIX, RunMetadata, Tables, read_events, read_metadata, read_table
 from medground.runs.shareable import without_paths
@@ -21,6 +22,7 @@ LONGEST = 1500
 """Characters of a completion that are shown."""
 KINDS = 6
 """Faults with a curve of their own; rarer ones are counted in the table."""
+TITLES = ("Highest", "Median", "Lowest")
 LISTED = 50
 """The last rows of a table that are shown."""
 
@@ -41,7 +43,8 @@ def training_report(folder: Path) -> str:
     sampled, validated = _sampled(steps), _validated(validations)
     faults = Counter(total(steps, "faults/"))
     # The same validation samples after several steps; where none were drawn, some of what was trained on.
-    samples = _drawn(folder, "validation", validations) or _drawn(folder, "completions", steps)
+    validated_samples = _drawn(folder, "validation", validations)
+    samples = validated_samples or _drawn(folder, "completions", steps)
     sources = {"Recipe as trained": folder / "train.yaml", "Recipe as written": folder / "recipe.source.yaml"}
     return render(
         "training.html",
@@ -51,7 +54,9 @@ def training_report(folder: Path) -> str:
         planned=metadata.planned_steps or 0,
         seed=metadata.seed,
         curves=_curves(steps, validations),
-        samples=samples,
+        which="The first samples of the validation." if validated_samples else "Completions of a step, by reward.",
+        newest=next(reversed(samples.items()), None),
+        earlier=dict(list(samples.items())[:-1]),
         side=SIDE,
         sampled=sampled,
         faults=faults.most_common(),
@@ -162,7 +167,11 @@ class _Picture(NamedTuple):
     image: Any
     sample: str
     prompt: str
-    scores: str
+    title: str | None
+    score: str
+    """The reward, or what samples are ranked by."""
+    terms: str
+    """The other scores."""
     fault: str | None
     text: str
 
@@ -173,14 +182,20 @@ def _drawn(folder: Path, kind: Tables, events: Events) -> dict[str, list[_Pictur
     numbers = {int(path.stem.split("-")[1]) for path in (folder / "overlays").glob(f"{PREFIX[kind]}-*.png")}
     word = "After step" if kind == "validation" else "Step"
     pictures = {
-        f"{word} {step}": [
-            _picture(folder / row["overlay"], row)
-            for row in [row for row in read_table(folder, step, kind) if row.get("overlay")][:PICTURES]
-            if (folder / row["overlay"]).is_file()
-        ]
+        f"{word} {step}": _of_step(folder, read_table(folder, step, kind))
         for step in _spread(sorted(number for number in numbers if number <= newest))
     }
     return {title: shown for title, shown in pictures.items() if shown}
+
+
+def _of_step(folder: Path, rows: Sequence[Mapping[str, Any]]) -> list[_Picture]:
+    """Return the pictures of a step's table, those with a title in the order of their titles."""
+    rewards = {row["name"]: row["reward"] for row in rows if row.get("reward") is not None}
+    titles = {name: title for title, name in ranked(rewards).extremes(*TITLES).items()}
+    drawn = [row for row in rows if row.get("overlay") and (folder / row["overlay"]).is_file()]
+    order = [*titles, *(row["name"] for row in drawn)]
+    drawn.sort(key=lambda row: order.index(row["name"]))
+    return [_picture(folder / row["overlay"], row, titles.get(row["name"])) for row in drawn[:PICTURES]]
 
 
 def _spread(steps: Sequence[int]) -> list[int]:
@@ -190,14 +205,15 @@ def _spread(steps: Sequence[int]) -> list[int]:
     return [steps[round(index * (len(steps) - 1) / (STEPS - 1))] for index in range(STEPS)]
 
 
-def _picture(path: Path, row: Mapping[str, Any]) -> _Picture:
+def _picture(path: Path, row: Mapping[str, Any], title: str | None) -> _Picture:
     from PIL import Image
 
     scores = {
-        key.removeprefix("eval/").removeprefix("reward/"): value
+        key.removeprefix("eval/").removeprefix("reward/"): "–" if value is None else rounded(value)
         for key, value in row.items()
         if key == "reward" or key.startswith(("reward/", "eval/"))
     }
+    first = next((key for key in ("reward", *RANKING) if key in scores), None)
     text = row["completion"]
     with Image.open(path) as image:
         image.load()
@@ -205,7 +221,9 @@ def _picture(path: Path, row: Mapping[str, Any]) -> _Picture:
         image=image,
         sample=row["sample"],
         prompt=row["prompt"],
-        scores=", ".join(f"{key} {'–' if value is None else format(value, '.3g')}" for key, value in scores.items()),
+        title=title,
+        score=f"{first} {scores[first]}" if first else "",
+        terms=", ".join(f"{key} {value}" for key, value in scores.items() if key != first),
         fault=row["fault"],
         text=text if len(text) <= LONGEST else f"{text[:LONGEST]} … ({len(text):,} characters)",
     )

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from medground.evaluation.causes import is_empty
+from medground.evaluation.pictures import ranked
 from medground.images.overlay import draw_rollout
 from medground.pipeline.rollouts import Group
 from medground.rewards.rubric import Score, failure_counts
@@ -18,8 +19,6 @@ from medground.training.grpo.batch import Batch
 from medground.types import Rollout
 
 MISMATCH = "sampling/sampling_logp_difference/mean"
-DRAWN = 4
-"""Completions a step may show as pictures."""
 NOT_FINITE = ("nan", "infinite")
 """Kinds of reward failures that are numbers gone wrong, see `medground.rubric`."""
 
@@ -148,14 +147,13 @@ def completion_rows(batch: Batch) -> list[dict[str, Any]]:
 
 
 def pictures(batch: Batch) -> list[tuple[str, Callable[[], Any]]]:
-    """Return the best completion of each of this rank's first groups, and what draws it beside the truth."""
-    own = [index for index, messages in enumerate(batch.messages) if messages is not None]
-    drawings: list[tuple[str, Callable[[], Any]]] = []
-    for index in own[:DRAWN]:
-        group = batch.groups[index]
-        best = int(torch.nan_to_num(batch.rewards[index], nan=-torch.inf).argmax())
-        drawings.append((_name(group, best), partial(draw_rollout, group.rollouts[best])))
-    return drawings
+    """Return the completions of this rank with the highest, the median and the lowest reward, and what draws each."""
+    own = [group for group, messages in zip(batch.groups, batch.messages, strict=True) if messages is not None]
+    rollouts = {_name(group, index): rollout for group in own for index, rollout in enumerate(group.rollouts)}
+    totals = {_name(group, index): score.total for group in own for index, score in enumerate(group.scores)}
+    rewards = {name: total for name, total in totals.items() if total is not None}
+    drawn = list(ranked(rewards).extremes().values()) or list(rollouts)[:1]
+    return [(name, partial(draw_rollout, rollouts[name])) for name in drawn]
 
 
 def incident(batch: Batch, skipped: str | None) -> Mapping[str, Any] | None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from medground.data.stats import Figures, histogram
 from medground.images.overlay import draw
-from medground.report import Line, Table, render
+from medground.report import Line, Table, render, rounded
 from medground.terminal import console, printable
 from medground.types import Region, Sample
 
@@ -17,15 +17,14 @@ _SHOWN = {
     "area": "target, share of the image",
     "box_area": "box, share of the image",
     "box_fill": "mask over box",
-    "box_dice": "Dice of the filled box",
-    "ellipse_dice": "Dice of the inscribed ellipse",
+    "dice_filled_box": "Dice of the filled box",
+    "dice_ellipse": "Dice of the inscribed ellipse",
     "components": "components of the mask",
     "point_distance": "key points apart, in box diagonals",
     "question_words": "words of the question",
     "think_words": "words of the reasoning",
 }
-_LONG = 20
-"""A longer table is folded."""
+_COUNTS = ("components", "question_words", "think_words")
 _QUARTILES = ("min", "q1", "median", "q3", "max", "mean")
 
 
@@ -61,8 +60,7 @@ def as_page(summary: Mapping[str, Any], measured: Sequence[Figures], samples: Se
         "stats.html",
         folder=Path(__file__).parent / "templates",
         title=f"Dataset of {len(measured)} samples",
-        count=summary["samples"],
-        folded_from=_LONG,
+        note=", ".join(f"{count} in {split}" for split, count in summary["splits"].items()),
         counts={
             word: (
                 [word, "all", *splits],
@@ -72,27 +70,34 @@ def as_page(summary: Mapping[str, Any], measured: Sequence[Figures], samples: Se
             if list(names) != ["unnamed"]
         },
         figures=Table(
-            ["", *_QUARTILES],
+            ["figure", *_QUARTILES],
             [
-                [_SHOWN[key], *(values[column] for column in _QUARTILES)]
+                [_SHOWN[key], *(_whole(key, values[column]) for column in _QUARTILES)]
                 for key, values in summary["figures"].items()
                 if values is not None
             ],
             "Over all samples",
+            shown=rounded,
         ),
         distributions=_distributions(measured),
         floors={
             shown: {modality: values[key] for modality, values in summary["floors"].items()}
-            for key, shown in (("box_dice", "filled box"), ("ellipse_dice", "inscribed ellipse"))
+            for key, shown in (("dice_filled_box", "filled box"), ("dice_ellipse", "inscribed ellipse"))
         },
         pictures=_pictures(samples, pictures) if pictures else [],
+        drawn=("mask", "box", "key points"),
     )
+
+
+def _whole(key: str, value: float) -> float:
+    """Return a count as a whole number where it is one."""
+    return int(value) if key in _COUNTS and value == int(value) else value
 
 
 def _distributions(measured: Sequence[Figures]) -> dict[str, dict[str, Line]]:
     """Return figure -> split -> shares of its samples."""
     charts: dict[str, dict[str, Line]] = {}
-    for name, most in (("area", 1), ("box_fill", 1), ("ellipse_dice", 1), ("question_words", 40)):
+    for name, most in (("area", 1), ("box_fill", 1), ("dice_ellipse", 1), ("question_words", 40)):
         edges = np.linspace(0, most, 21).tolist()
         for split in dict.fromkeys(row.split for row in measured):
             middles, shares = histogram((getattr(row, name) for row in measured if row.split == split), edges)
@@ -106,7 +111,7 @@ def _pictures(samples: Sequence[Sample], count: int) -> list[tuple[Any, str, str
     for index in np.unique(np.linspace(0, len(samples) - 1, count).astype(int)):
         sample = samples[int(index)]
         region = sample.target.region or Region()
-        image = draw(sample.query.image, box=region.box, points=region.points, mask=sample.target.mask)
+        image = draw(sample.query.image, box=region.box, points=region.points, mask=sample.target.mask, legend=False)
         words = " · ".join(filter(None, (sample.labels.get("modality"), sample.labels.get("category"))))
         pictures.append((image, words, sample.query.question))
     return pictures
