@@ -1,4 +1,4 @@
-"""The three components: one class, three schemas."""
+"""What every interface does, and the three whose answer is one region: one class, three schemas."""
 
 import os
 from dataclasses import dataclass, field
@@ -12,17 +12,24 @@ from medground.types import Completion, Fault, Grounding, Messages, PromptKind, 
 from medground_prompts import ideal, wording
 from medground_prompts.coordinates import Space, box_of, points_of
 from medground_prompts.parsers import TAGS, read
-from medground_prompts.reading import Reading
-from medground_prompts.schema import Schema, Style
+from medground_prompts.schema import ListSchema, Schema, Style
 
 Parser = Literal["lenient", "strict", "released_train", "released_base", "released_eval"]
 
-DEFAULT_THINK = "What can be seen fits one region, and the answer marks it."
-"""What an ideal completion reasons where nobody says what it should."""
+
+def default_think(regions: int) -> str:
+    """Return what an ideal completion about so many regions reasons where nobody says what it should."""
+    if regions == 0:
+        return "Nothing that can be seen fits the question."
+    if regions == 1:
+        return "What can be seen fits one region, and the answer marks it."
+    return f"What can be seen fits {regions} regions, and the answer marks each."
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Interface:
+class Interface:
+    """What interfaces share: the arguments, the prompt, and how a reading becomes a grounding."""
+
     think: bool = True
     style: Style = "json"
     template: str | os.PathLike[str] | None = None
@@ -31,7 +38,7 @@ class _Interface:
     text: str = field(init=False, repr=False)
     """The template in use, placeholders unfilled."""
 
-    schema: ClassVar[Schema]
+    schema: ClassVar[Schema | ListSchema]
     provides: ClassVar[frozenset[PromptKind]]
 
     def __post_init__(self) -> None:
@@ -68,22 +75,54 @@ class _Interface:
         """
         if completion.fault is not None:
             return Grounding(fault=completion.fault)
-        reading = read(completion.text, parser=self.parser, think=self.think, style=self.style)
-        space = Space(completion.frame, size, self.released)
-        region, faults, wellformed = self._ground(reading.raw, space)
+        reading = read(completion.text, parser=self.parser, think=self.think, style=self.style, schema=self.schema)
+        regions, faults, level = self._ground(reading.raw, Space(completion.frame, size, self.released))
         return Grounding(
-            regions=() if region is None else (region,),
+            regions=regions,
             fault=reading.fault or next(iter(faults), None),
             think=reading.think,
             think_level=reading.think_level if self.think else None,
-            answer_level=self._level(reading, wellformed),
-            raw=reading.raw,
+            answer_level=level if reading.level is None else reading.level,
+            raw=reading.raw if isinstance(reading.raw, dict) else None,
         )
 
-    def _ground(self, raw: dict[str, Any] | None, space: Space) -> tuple[Region | None, list[Fault], int]:
-        """Return the usable parts, what is wrong in order, and how many parts count as well-formed."""
+    def answer(
+        self, target: Target, think: str | None = None, *, frame: Frame | None = None, size: Size | None = None
+    ) -> str:
+        """Return the ideal completion for `target`, in whole units of `frame`; `think` is left out where none is asked for.
+
+        Raises:
+            ValueError: if the target has another number of regions than can be said, or one lacks what is asked for,
+                `frame` comes without `size`, or `think` or a label holds one of the tags.
+        """
+        think = default_think(len(target.regions)) if think is None else think
+        texts = {"a think text": think, "a label": " ".join(region.label for region in target.regions)}
+        for what, text in texts.items():
+            if any(tag in text for tag in TAGS):
+                raise ValueError(f"{what} cannot hold the tags {', '.join(TAGS)}")
+        block = f"<think>{think}</think>" if self.think else ""
+        return f"{block}<answer>{self._write(target, frame, size)}</answer>"
+
+    def _take(self, schema: ListSchema) -> None:
+        """Take the schema that follows from the arguments."""
+        object.__setattr__(self, "schema", schema)
+        object.__setattr__(self, "provides", schema.provides)
+
+    def _ground(self, raw: Any, space: Space) -> tuple[tuple[Region, ...], list[Fault], float]:
+        """Return the usable regions, what is wrong in order, and the level of the answer."""
+        raise NotImplementedError
+
+    def _write(self, target: Target, frame: Frame | None, size: Size | None) -> str:
+        """Return the ideal answer without its tags."""
+        raise NotImplementedError
+
+
+class _OneRegion(Interface):
+    schema: ClassVar[Schema]
+
+    def _ground(self, raw: dict[str, Any] | None, space: Space) -> tuple[tuple[Region, ...], list[Fault], float]:
         if raw is None:
-            return None, [], 0
+            return (), [], 0.0
         faults = [] if self.schema.complete(raw) else [Fault.MISSING_KEYS]
         parts: dict[str, Any] = {}
         wellformed = 0
@@ -97,36 +136,18 @@ class _Interface:
             # The released levels look at shapes and types alone, so NaN is well-formed to them.
             wellformed += not isinstance(part, Fault) or (space.released and part is Fault.NONFINITE)
         usable = {name: part for name, part in parts.items() if not isinstance(part, Fault)}
-        return (Region(**usable) if usable else None), faults, wellformed
+        return (Region(**usable),) if usable else (), faults, self.schema.level(raw, valid=wellformed)
 
-    def _level(self, reading: Reading, wellformed: int) -> float:
-        if reading.level is not None or reading.raw is None:
-            return reading.level or 0.0
-        return self.schema.level(reading.raw, valid=wellformed)
-
-    def answer(
-        self, target: Target, think: str | None = None, *, frame: Frame | None = None, size: Size | None = None
-    ) -> str:
-        """Return the ideal completion for `target`, in whole units of `frame`; `think` is left out where none is asked for.
-
-        Raises:
-            ValueError: if the target is not one region, or lacks the box or the two points that are asked for, `frame`
-                comes without `size`, or `think` holds one of the tags.
-        """
-        think = DEFAULT_THINK if think is None else think
-        if any(tag in think for tag in TAGS):
-            raise ValueError(f"a think text cannot hold the tags {', '.join(TAGS)}")
+    def _write(self, target: Target, frame: Frame | None, size: Size | None) -> str:
         region = target.region
         if region is None or (self.schema.box and region.box is None):
             raise ValueError(f"an answer needs a target of one region with a box, not of {len(target.regions)} regions")
         if self.schema.points and len(region.points) < 2:
             raise ValueError(f"an answer with two points needs a target with two, not {len(region.points)}")
-        values = ideal.numbers(region, frame, size)
-        block = f"<think>{think}</think>" if self.think else ""
-        return f"{block}<answer>{self.schema.write(values, self.style)}</answer>"
+        return self.schema.write(ideal.numbers(region, frame, size), self.style)
 
 
-class BboxPoints(_Interface):
+class BboxPoints(_OneRegion):
     """A box and two key points: the interface of the paper.
 
     Args:
@@ -143,14 +164,14 @@ class BboxPoints(_Interface):
     provides = schema.provides
 
 
-class Bbox(_Interface):
+class Bbox(_OneRegion):
     """A box alone. Arguments as for `BboxPoints`; the released parsers do not apply."""
 
     schema = Schema(box=True, points=False)
     provides = schema.provides
 
 
-class Points(_Interface):
+class Points(_OneRegion):
     """Two key points alone. Arguments as for `BboxPoints`; the released parsers do not apply."""
 
     schema = Schema(box=False, points=True)
