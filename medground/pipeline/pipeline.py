@@ -16,7 +16,7 @@ from medground import registry
 from medground.errors import RecipeError, did_you_mean
 from medground.images.query import ImageSource, as_query
 from medground.pipeline.cache import StageCache, query_key
-from medground.pipeline.completions import generate
+from medground.pipeline.completions import ask
 from medground.pipeline.masks import Answers, Segmented, segment
 from medground.pipeline.result import GroundingResult
 from medground.protocols import PromptInterface, Reasoner, Segmenter
@@ -281,8 +281,7 @@ class Pipeline:
         if missing:
             if self.recipe is not None and "reasoner" not in vars(self):  # not built yet
                 require_checkpoints(self.recipe, "reasoner", *["segmenter"] * self.segments)
-            conversations = [self.prompt_interface.render(queries[index]) for index in missing]
-            answers = generate(self.reasoner, conversations, sampling)
+            answers = ask(self.reasoner, self.prompt_interface, [queries[index] for index in missing], sampling)
             for index, group in zip(missing, answers, strict=True):
                 groups[index] = group
                 if cache and all(completion.fault is None for completion in group):

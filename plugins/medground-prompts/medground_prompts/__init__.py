@@ -3,8 +3,9 @@
 from medground.hookspecs import Register, hookimpl
 from medground_prompts.interfaces import Bbox, BboxPoints, Points
 from medground_prompts.regions import MultiPoint, Regions
+from medground_prompts.tiled import Tiled
 
-__all__ = ["Bbox", "BboxPoints", "MultiPoint", "Points", "Regions", "register_prompt_interfaces"]
+__all__ = ["Bbox", "BboxPoints", "MultiPoint", "Points", "Regions", "Tiled", "register_prompt_interfaces"]
 
 
 @hookimpl
@@ -15,6 +16,7 @@ def register_prompt_interfaces(register: Register) -> None:
     register("points", Points)
     register("regions", Regions)
     register("multi_point", MultiPoint)
+    register("tiled", Tiled)
 
 
 @hookimpl
