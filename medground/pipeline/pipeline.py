@@ -2,8 +2,7 @@
 
     query -> completion (reasoner) -> grounding (prompt interface) -> masks (segmenter)
 
-Every stage is keyed by the components that feed it, so that a pipeline that differs from another only in its segmenter
-takes its completions from their `StageCache` and never builds the reasoner.
+Stages are keyed by what feeds them: a pipeline that differs only in its segmenter takes its completions from a `StageCache`.
 """
 
 import functools
@@ -165,8 +164,16 @@ class Pipeline:
 
     @cached_property
     def prompt_interface(self) -> PromptInterface:
-        """The prompt interface, built on first use."""
-        return self._component("prompt_interface")  # type: ignore[no-any-return]
+        """The prompt interface, built on first use; where it asks models in their own way, in the reasoner's dialect."""
+        interface: Any = self._component("prompt_interface")
+        dialect = self._dialect() if getattr(interface, "needs_dialect", False) else None
+        return interface if dialect is None else interface.speaking(dialect)  # type: ignore[no-any-return]
+
+    def _dialect(self) -> str | None:
+        """Return the dialect that the reasoner names, or its factory before it is built; None where neither does."""
+        component = self.components.get("reasoner")
+        named = getattr(component.factory() if isinstance(component, Deferred) else component, "dialect", None)
+        return named or getattr(component and self.reasoner, "dialect", None)
 
     @cached_property
     def segmenter(self) -> Segmenter:
@@ -291,8 +298,7 @@ class Pipeline:
     def ground(self, query: Query, completion: Completion) -> Grounding:
         """Read one completion.
 
-        Where there is no text at all, its fault is the grounding's; where the text ended at the length limit and lacks a
-        whole answer, that is the fault.
+        Where there is no text, its fault is the grounding's; where the text ended at the length limit before its answer, that is.
         """
         if completion.fault is not None:
             return Grounding(fault=completion.fault)

@@ -1,9 +1,9 @@
 """What every interface does, and the three whose answer is one region: one class, three schemas."""
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, Self, get_args
 
 from medground.errors import InputError, RecipeError, did_you_mean
 from medground.frames import Frame
@@ -11,9 +11,12 @@ from medground.geometry import Size
 from medground.types import Completion, Fault, Grounding, Messages, PromptKind, Query, Region, Target
 from medground_prompts import ideal, wording
 from medground_prompts.coordinates import Space, box_of, points_of
-from medground_prompts.parsers import TAGS, read
+from medground_prompts.dialects import DIALECTS, Dialect
+from medground_prompts.parsers import TAGS, read, read_native
+from medground_prompts.reading import Reading
 from medground_prompts.schema import ListSchema, Schema, Style
 
+Native = Literal["box", "points", "any"]
 Parser = Literal["lenient", "strict", "released_train", "released_base", "released_eval"]
 
 
@@ -35,9 +38,12 @@ class Interface:
     template: str | os.PathLike[str] | None = None
     instructions: bool = True
     parser: Parser = "lenient"
+    dialect: str | None = None
     text: str = field(init=False, repr=False)
     """The template in use, placeholders unfilled."""
 
+    native: ClassVar[Native | None] = None
+    """Which parts a model may write in its own way; None where it must write in ours."""
     schema: ClassVar[Schema | ListSchema]
     provides: ClassVar[frozenset[PromptKind]]
 
@@ -49,12 +55,57 @@ class Interface:
                 f"parser {self.parser!r} reads a box and two points, which this interface does not ask for",
                 hint="use the prompt interface bbox_points, or parser lenient or strict",
             )
+        self._check_dialect()
         object.__setattr__(self, "text", self._template())
+
+    def _check_dialect(self) -> None:
+        name, asked = type(self).__name__, self.native or ""
+        if self.dialect is not None:
+            _known("dialect", self.dialect, tuple(DIALECTS))
+        if self.style != "native":
+            if self.dialect is not None:
+                raise RecipeError(
+                    f"{name} is given a dialect and does not speak it", hint="set style=native, or no dialect"
+                )
+            return
+        if not asked or self.parser != "lenient":
+            what = "what no model writes in its own way" if not asked else "an exact form"
+            raise RecipeError(
+                f"{name} asks for {what}", hint="with style=native use bbox, regions or multi_point, and parser lenient"
+            )
+        if self.dialect is not None and asked != "any" and getattr(DIALECTS[self.dialect], asked) is None:
+            raise RecipeError(f"the dialect {self.dialect} has no {asked}", hint="use the prompt interface regions")
+
+    @property
+    def needs_dialect(self) -> bool:
+        """True where models are to answer in their own way and nobody has said yet which: see `speaking`."""
+        return self.style == "native" and self.dialect is None
+
+    def speaking(self, dialect: str) -> Self:
+        """Return the same interface in a dialect."""
+        return replace(self, dialect=dialect)
+
+    @property
+    def _dialect(self) -> Dialect | None:
+        if self.needs_dialect:
+            raise RecipeError(
+                f"{type(self).__name__} with style=native is not told which dialect",
+                hint=f"set prompt_interface.dialect to one of {', '.join(DIALECTS)}",
+            )
+        return None if self.dialect is None else DIALECTS[self.dialect]
 
     def _template(self) -> str:
         if self.template is not None:
             return _load(self.template)
+        if self.style == "native":
+            return "" if self.needs_dialect else self._native_template()
         return wording.template(self.schema, think=self.think) if self.instructions else wording.QUESTION
+
+    def _native_template(self) -> str:
+        dialect = DIALECTS[str(self.dialect)]
+        asked = dialect.points if self.native == "points" or dialect.box is None else dialect.box
+        own = asked if self.instructions and asked is not None else "{Question}"
+        return f"{wording.IMAGE}\n{own}" + (wording.THINK_FIRST if self.think and self.instructions else "")
 
     @property
     def released(self) -> bool:
@@ -63,7 +114,9 @@ class Interface:
 
     def render(self, query: Query) -> Messages:
         """Return one user turn: the image, then the template with its placeholders filled."""
-        text = wording.fill(self.text, question=query.question, form=self.schema.form(self.style))
+        dialect = self._dialect
+        form = self.schema.form(self.style) if dialect is None else dialect.form
+        text = wording.fill(self.text, question=query.question, form=form)
         content = [{"type": "image", "image": query.image}, {"type": "text", "text": text}]
         return [{"role": "user", "content": content}]
 
@@ -75,15 +128,19 @@ class Interface:
         """
         if completion.fault is not None:
             return Grounding(fault=completion.fault)
-        reading = read(completion.text, parser=self.parser, think=self.think, style=self.style, schema=self.schema)
-        regions, faults, level = self._ground(reading.raw, Space(completion.frame, size, self.released))
+        dialect, frame = self._dialect, completion.frame
+        if dialect is None:
+            reading = read(completion.text, parser=self.parser, think=self.think, style=self.style, schema=self.schema)
+        else:
+            reading, frame = self._native(read_native(completion.text, dialect)), dialect.frame(frame, size)
+        regions, faults, level = self._ground(reading.raw, Space(frame, size, self.released))
         return Grounding(
             regions=regions,
             fault=reading.fault or next(iter(faults), None),
             think=reading.think,
             think_level=reading.think_level if self.think else None,
             answer_level=level if reading.level is None else reading.level,
-            raw=reading.raw if isinstance(reading.raw, dict) else None,
+            raw=reading.raw if isinstance(reading.raw, dict) and dialect is None else None,
         )
 
     def answer(
@@ -101,12 +158,25 @@ class Interface:
             if any(tag in text for tag in TAGS):
                 raise ValueError(f"{what} cannot hold the tags {', '.join(TAGS)}")
         block = f"<think>{think}</think>" if self.think else ""
-        return f"{block}<answer>{self._write(target, frame, size)}</answer>"
+        dialect = self._dialect
+        if dialect is None:
+            return f"{block}<answer>{self._write(target, frame, size)}</answer>"
+        self._write(target, None, None)  # raises where the target lacks what is asked for
+        if target.regions:
+            own = frame if size is None else dialect.frame(frame, size)
+            return block + dialect.write(target.regions, own, size)
+        if dialect.nothing is None:
+            raise ValueError(f"the dialect {self.dialect} has no word for a target that is absent")
+        return block + dialect.nothing
 
     def _take(self, schema: ListSchema) -> None:
         """Take the schema that follows from the arguments."""
         object.__setattr__(self, "schema", schema)
         object.__setattr__(self, "provides", schema.provides)
+
+    def _native(self, reading: Reading) -> Reading:
+        """Return a reading of entries as one of what the schema holds."""
+        return reading
 
     def _ground(self, raw: Any, space: Space) -> tuple[tuple[Region, ...], list[Fault], float]:
         """Return the usable regions, what is wrong in order, and the level of the answer."""
@@ -119,6 +189,14 @@ class Interface:
 
 class _OneRegion(Interface):
     schema: ClassVar[Schema]
+
+    def _native(self, reading: Reading) -> Reading:
+        if reading.raw is None:
+            return reading
+        if len(reading.raw) != 1:
+            fault, level = (Fault.TWO_ANSWERS, 0.2) if reading.raw else (Fault.NO_ANSWER, 0.0)
+            return replace(reading, raw=None, fault=fault, level=level)
+        return replace(reading, raw=reading.raw[0])
 
     def _ground(self, raw: dict[str, Any] | None, space: Space) -> tuple[tuple[Region, ...], list[Fault], float]:
         if raw is None:
@@ -158,6 +236,7 @@ class BboxPoints(_OneRegion):
         instructions: say what to do and how to answer; without, our wording is the question alone, for a model that was
             taught the format.
         parser: ``lenient``, ``strict``, or a released one: ``released_train``, ``released_base``, ``released_eval``.
+        dialect: for interfaces with ``style: native`` alone, see `Bbox`.
     """
 
     schema = Schema(box=True, points=True)
@@ -165,8 +244,14 @@ class BboxPoints(_OneRegion):
 
 
 class Bbox(_OneRegion):
-    """A box alone. Arguments as for `BboxPoints`; the released parsers do not apply."""
+    """A box alone. Arguments as for `BboxPoints`; the released parsers do not apply.
 
+    Args:
+        style: also ``native``: a model is asked, and read, in the way it was trained to mark regions.
+        dialect: that way: ``qwen``, ``gemma``, ``internvl``, ``paligemma`` or ``florence``; the reasoner's own if None.
+    """
+
+    native: ClassVar[Native | None] = "box"
     schema = Schema(box=True, points=False)
     provides = schema.provides
 

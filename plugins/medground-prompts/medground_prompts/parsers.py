@@ -10,6 +10,7 @@ from itertools import islice
 from typing import Any
 
 from medground.types import Fault
+from medground_prompts.dialects import Dialect
 from medground_prompts.reading import (
     MAX_ANSWER,
     MAX_CHARS,
@@ -160,6 +161,27 @@ def released_eval(text: str, *, think: bool, style: Style, schema: Schema | List
         return Reading(block, level, fault=Fault.NO_ANSWER, level=0.0)
     content = text[opening.end() - 1 : closing.start() + 1]
     return _finish(block, level, released_object(content.replace("'", '"'), partial=True))
+
+
+def read_native(text: str, dialect: Dialect) -> Reading:
+    """Read regions as a model writes them in its own way: whatever follows its thinking, or is in the one answer block there.
+
+    Thinking ends with the first ``</think>``, whether or not the text itself opens it: chat templates may have done so.
+    """
+    if len(text) > MAX_CHARS:
+        return Reading(None, 0.0, fault=Fault.TOO_LONG, level=0.0)
+    before, closing, rest = text.partition("</think>")
+    think = before.partition("<think>")[2] if "<think>" in before else before
+    block, level = (think.strip(), 1.0 if think.strip() else 0.2) if closing else (None, 0.0)
+    rest = rest if closing else text
+    if inside := between(rest, "answer"):
+        rest = rest[slice(*inside)]
+    if len(rest) > MAX_ANSWER:
+        return Reading(block, level, fault=Fault.TOO_LONG, level=0.2)
+    entries = dialect.read(rest)
+    if isinstance(entries, Fault):
+        return Reading(block, level, fault=entries, level=0.0 if entries is Fault.NO_ANSWER else 0.2)
+    return Reading(block, level, entries)
 
 
 PARSERS: Mapping[str, Callable[..., Reading]] = {

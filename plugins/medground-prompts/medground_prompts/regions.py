@@ -10,7 +10,8 @@ from medground.geometry import Size
 from medground.types import Fault, Region, Target
 from medground_prompts import ideal
 from medground_prompts.coordinates import Space, box_of, points_of
-from medground_prompts.interfaces import Interface
+from medground_prompts.dialects import DIALECTS
+from medground_prompts.interfaces import Interface, Native
 from medground_prompts.schema import MOST_POINTS, MOST_REGIONS, ListSchema
 
 
@@ -19,6 +20,7 @@ class _Regions(Interface):
     label: bool = False
     confidence: bool = False
 
+    native: ClassVar[Native | None] = "any"
     schema: ClassVar[ListSchema]
     """An instance has its own, which follows from its arguments."""
 
@@ -44,6 +46,16 @@ class _Regions(Interface):
                 label = fields.get("label")
                 regions.append(Region(**usable, label=label if isinstance(label, str) else ""))
         return tuple(regions), faults, self.schema.level(complete=complete, valid=valid, parts=count)
+
+    def _of_dialect(self, preferred: str) -> ListSchema:
+        """Return what a list holds that a model writes in its own way: boxes or, where it has none, a point for each region."""
+        if self.confidence:
+            raise RecipeError(
+                "no model states a confidence in its own way", hint="set confidence=false, or another style"
+            )
+        dialect = DIALECTS.get(self.dialect or "")
+        boxed = preferred == "box" and (dialect is None or dialect.box is not None)
+        return ListSchema(True, None) if boxed else ListSchema(False, (1, 1))
 
     def _complete(self, fields: Mapping[str, Any]) -> bool:
         named = not self.schema.label or isinstance(fields.get("label"), str)
@@ -99,7 +111,8 @@ def _confidence(value: Any) -> float | Fault:
 class Regions(_Regions):
     """A list of regions, each a box, two key points or both; an empty list where nothing fits.
 
-    Arguments as for `BboxPoints`, without the released parsers, and:
+    Arguments as for `BboxPoints`, without the released parsers; ``style: native`` and `dialect` as for `Bbox`, also ``molmo``
+    and ``molmo2``, with boxes where the dialect has them and else a point for each region. And:
 
     Args:
         box: ask for the box of each region.
@@ -117,7 +130,8 @@ class Regions(_Regions):
     def __post_init__(self) -> None:
         if not self.box and not self.points:
             raise RecipeError("regions asks for neither a box nor points", hint="set box=true or points=true")
-        self._take(ListSchema(self.box, (2, 2) if self.points else None, self.label, self.confidence))
+        own = ListSchema(self.box, (2, 2) if self.points else None, self.label, self.confidence)
+        self._take(own if self.style != "native" else self._of_dialect("box"))
         super().__post_init__()
 
 
@@ -125,7 +139,7 @@ class Regions(_Regions):
 class MultiPoint(_Regions):
     """A list of regions, each some key points; an empty list where nothing fits.
 
-    Arguments as for `BboxPoints`, without the released parsers, and:
+    Arguments as for `BboxPoints`, without the released parsers; ``style: native`` with ``qwen``, ``molmo`` or ``molmo2``. And:
 
     Args:
         k: the number of key points of each region, up to 16; None leaves it to the model.
@@ -135,6 +149,7 @@ class MultiPoint(_Regions):
 
     k: int | None = None
 
+    native: ClassVar[Native | None] = "points"
     schema = ListSchema(box=False, points=(1, MOST_POINTS))
     provides = schema.provides
 
@@ -142,5 +157,8 @@ class MultiPoint(_Regions):
         if self.k is not None and not 1 <= self.k <= MOST_POINTS:
             raise RecipeError(f"k of multi_point is not in 1 to {MOST_POINTS}: {self.k}", hint="set k=2, or no k")
         counts = (1, MOST_POINTS) if self.k is None else (self.k, self.k)
-        self._take(ListSchema(False, counts, self.label, self.confidence))
+        if self.style == "native" and self.k not in (None, 1):
+            raise RecipeError("models point once at a region in their own way", hint="set k=1, or no k")
+        own = ListSchema(False, counts, self.label, self.confidence)
+        self._take(own if self.style != "native" else self._of_dialect("points"))
         super().__post_init__()

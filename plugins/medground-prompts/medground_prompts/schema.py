@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from medground.types import PromptKind
 
-Style = Literal["json", "single_quoted"]
+Style = Literal["json", "single_quoted", "native"]
 
 
 @dataclass(frozen=True, slots=True)

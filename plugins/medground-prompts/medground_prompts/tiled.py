@@ -67,6 +67,16 @@ class Tiled:
     def __repr__(self) -> str:
         return f"Tiled(interface={self.interface!r}, tile={self.tile}, overlap={self.overlap})"
 
+    @property
+    def needs_dialect(self) -> bool:
+        """As of the interface that is asked."""
+        return bool(getattr(self.interface, "needs_dialect", False))
+
+    def speaking(self, dialect: str) -> "Tiled":
+        """Return the same with the interface that is asked in a dialect."""
+        spoken: Any = self.interface
+        return Tiled(interface=spoken.speaking(dialect), tile=self.tile, overlap=self.overlap)
+
     def tiles(self, size: Size) -> list[Tile]:
         """Return the tiles of an image of `size` (H, W), row by row."""
         return tiles.layout(size, self.tile, self.overlap)

@@ -10,6 +10,8 @@ from medground_prompts.schema import MOST_REGIONS, ListSchema, Schema
 
 IMAGE = "<image>"
 THINKING = "<think> thinking process here </think>"
+THINK_FIRST = "\nThink first, inside <think></think>, and answer after it."
+"""What is added to a question in a model's own way where reasoning is asked for."""
 QUESTION = f"{IMAGE}\n{{Question}}"
 """The template that is the question alone."""
 
