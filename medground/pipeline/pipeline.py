@@ -75,7 +75,7 @@ class Pipeline:
 
     Args:
         reasoner: writes completions; None where answers are given.
-        prompt_interface: asks, and reads the answer.
+        prompt_interface: asks and reads.
         segmenter: draws the masks; None where nobody needs them.
         prompt: which parts of a region prompt the segmenter: ``both``, ``box`` or ``points``.
         sampling: how completions are drawn; greedy and single by default.
@@ -83,8 +83,7 @@ class Pipeline:
         cache: where completions and masks are kept; pipelines that share one share what they have in common. What a
             component given as an object wrote or drew is not kept: nothing says when another object would do the same.
         recipe: what the pipeline was made from, if it was a recipe.
-        segments: whether masks are wanted, so that weights which a segmenter's recipe names and which are not here are
-            refused before a reasoner is built.
+        segments: whether masks are wanted: a segmenter's missing weights are then refused before a reasoner is built.
 
     Raises:
         RecipeError: if the segmenter was not trained for what it would be given, or `prompt` is another word.
@@ -298,7 +297,7 @@ class Pipeline:
     def ground(self, query: Query, completion: Completion) -> Grounding:
         """Read one completion.
 
-        Where there is no text, its fault is the grounding's; where the text ended at the length limit before its answer, that is.
+        Where there is no text, its fault is the grounding's; one that ended at the length limit before its answer is cut off.
         """
         if completion.fault is not None:
             return Grounding(fault=completion.fault)
@@ -312,14 +311,7 @@ class Pipeline:
         return [region.prompt(self.prompt_choice) for region in grounding.regions]
 
     def masks(self, answers: Answers) -> list[Segmented]:
-        """Segment: hand each image to the segmenter once, with all prompts about it.
-
-        Args:
-            answers: images, each with the prompts of one answer about it.
-
-        Returns:
-            one outcome per answer, with one mask per prompt.
-        """
+        """Hand each image to the segmenter once; return one outcome per answer, with one mask per prompt."""
         feeds = self._feeds("segmenter")
         return segment(lambda: self.segmenter, answers, None if feeds is None else self.cache, feeds or "")
 
@@ -388,8 +380,7 @@ def load(
         reasoner: an object in place of the component that the recipe names.
         prompt_interface: the same.
         segmenter: the same.
-        cache: where completions and masks are kept; pipelines that share one share what they have in common. Without
-            one, nothing is kept.
+        cache: where completions and masks are kept, if at all; pipelines share what they have in common in one.
 
     Raises:
         RecipeError: if the recipe cannot be used as written, or is of a run that was given an object in the place of a
