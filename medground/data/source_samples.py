@@ -66,6 +66,8 @@ class SourceSample:
     regions: tuple[SourceRegion, ...] | None = None
     """What the question means where the source keeps several things apart, or () where the target is absent; `load_mask` is
     their union then. None where `load_mask` is the one target."""
+    crowd: bool = False
+    """True if the one target is several things that the source does not keep apart."""
     exhaustive: tuple[str, ...] = ()
     """Categories of which the source says that every instance in this image is marked, if there is any; ``all`` stands for
     every category of the source. Of any other category a label may be missing."""
