@@ -94,7 +94,9 @@ def test_targets_of_several_regions_and_of_none_come_back_apart(tmp_path):
     regions = tuple(Region(box=mask_box(m), points=(Point(4.5, 5.5),), mask=Mask(data=m)) for m in masks)
     targets = {"two": regions, "none": (), "one": regions[:1], "boxes": tuple(replace(r, mask=None) for r in regions)}
     image = np.arange(1200).reshape(20, 20, 3).astype(np.uint8)
-    drawn = [Sample(query=Query(image=image, question="Where?", id=n), target=Target(regions=r)) for n, r in targets.items()]
+    drawn = [
+        Sample(query=Query(image=image, question="Where?", id=n), target=Target(regions=r)) for n, r in targets.items()
+    ]
     assert write_umrg(tmp_path / "train.parquet", drawn) == 4
     for sample, regions in zip(read_umrg(tmp_path), targets.values(), strict=True):
         truth = sample.target

@@ -155,15 +155,16 @@ QUESTIONS: dict[str, tuple[str, ...]] = {
     ),
 }
 
+_SPOTS = (
+    "Where is every {tone} patch that does not belong there?",
+    "Which {tone} patches, if any, need a biopsy?",
+    "What {tone} findings would you report, however many?",
+    "Has anything {tone} grown here, and where?",
+    "Which {tone} spots are new, if there are any?",
+    "Is there anything {tone} that looks suspicious, and where is each?",
+)
 EVERY: dict[str, tuple[str, ...]] = {
-    "nodule": (
-        "Where is every {tone} patch that does not belong there?",
-        "Which {tone} patches, if any, need a biopsy?",
-        "What {tone} findings would you report, however many?",
-        "Has anything {tone} grown here, and where?",
-        "Which {tone} spots are new, if there are any?",
-        "Is there anything {tone} that looks suspicious, and where is each?",
-    ),
+    **dict.fromkeys(("bright nodule", "dark nodule"), _SPOTS),
     "nucleus": (
         "Where is every purple kernel that holds chromosomes?",
         "Which purple spots would a cell count mark?",

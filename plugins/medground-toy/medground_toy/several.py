@@ -62,8 +62,8 @@ class Spots:
                 paint(picture, soft(whole, 2 * p), margin)
                 paint(picture, soft(core, 2 * p), middle)
                 taken |= whole > 0
-                structures.append(Structure("nodule", "abnormality", whole > 0, core > 0, tone))
-            asked.append(Asked("nodule", "abnormality", tone, _in_order(structures)))
+                structures.append(Structure(f"{tone} nodule", "abnormality", whole > 0, core > 0, tone))
+            asked.append(Asked(f"{tone} nodule", "abnormality", tone, _in_order(structures)))
         return picture + canvas.grain(0.015), asked
 
 
