@@ -2,8 +2,9 @@
 
 ``info`` holds ``{"split": NAME, "medground": 1}``, 1 being the version of these words. An annotation holds ``sample_id``,
 ``question``, ``bbox_2d`` and ``point_2d`` (as in a manifest: half-open pixels), ``labels`` (name -> text) and, where the sample
-has them, ``think`` and ``spacing``. COCO's own ``category_id`` names a category for each annotation; a sample has one only
-where ``labels`` holds it.
+has them, ``think`` and ``spacing``. Annotations of one ``sample_id`` are the targets of one question, in their order. A
+question without a target is in ``absent`` of its image, with the words that are about no box. COCO's own ``category_id`` names
+a category for each annotation; a sample has one only where ``labels`` holds it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -44,14 +45,14 @@ def coco_info(split: str) -> dict[str, Any]:
     return {"split": split, "medground": VERSION}
 
 
-def coco_words(sample: Sample, box: Box, points: Sequence[Point]) -> dict[str, Any]:
-    """Return the further words of a sample's annotation."""
+def coco_words(sample: Sample, box: Box | None = None, points: Sequence[Point] = ()) -> dict[str, Any]:
+    """Return the further words of an annotation of a sample: of one of its targets, or of its absent one (no box)."""
     labels = {name: text for name, text in without_names(sample.labels).items() if name != "think"}
     words = {
         "sample_id": sample.query.id,
         "question": sample.query.question,
-        "bbox_2d": list(box),
-        "point_2d": [list(point) for point in points],
+        "bbox_2d": None if box is None else list(box),
+        "point_2d": None if box is None else [list(point) for point in points],
         "labels": labels,
         "think": sample.labels.get("think"),
         "spacing": None if sample.spacing is None else list(sample.spacing),

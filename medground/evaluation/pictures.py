@@ -6,8 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from medground.evaluation.results_file import AnswerRecord, SampleRecord
-from medground.geometry import Box
-from medground.images.overlay import draw
+from medground.images.overlay import NOTHING, draw
 from medground.images.rle import decode_rle
 from medground.types import Sample
 
@@ -102,7 +101,7 @@ def picture(record: SampleRecord, sample: Sample, name: str, title: str = "") ->
     return Picture(
         record=record,
         title=title,
-        image=_drawn(record, answer, sample),
+        image=_drawn(answer, sample),
         alt=f"{labels or 'image'}: answer and truth, {score}" + f", {answer.fault}" * bool(answer.fault),
         score=score,
         remark=remark,
@@ -110,16 +109,17 @@ def picture(record: SampleRecord, sample: Sample, name: str, title: str = "") ->
     )
 
 
-def _drawn(record: SampleRecord, answer: AnswerRecord, sample: Sample) -> Any:
-    target = record.target
+def _drawn(answer: AnswerRecord, sample: Sample) -> Any:
     mask = answer.masks.get("joint") or next(iter(answer.masks.values()), None)
+    parts = [region.mask.rle for region in answer.regions if region.mask is not None]
     return draw(
         sample.query.image,
-        box=answer.box,
-        points=answer.points,
-        mask=None if mask is None else decode_rle(mask.rle),
-        target_box=Box(*target.box) if target.box else None,
-        target_mask=sample.target.mask,
+        box=[region.box for region in answer.regions if region.box is not None],
+        points=[point for region in answer.regions for point in region.points],
+        mask=[decode_rle(rle) for rle in parts or ([mask.rle] if mask else [])],
+        target_box=[region.box for region in sample.target.regions if region.box is not None],
+        target_mask=[region.mask.data for region in sample.target.regions if region.mask is not None],
+        caption=NOTHING if answer.abstains else None,
         legend=False,
     )
 
@@ -178,11 +178,13 @@ def pictures(records: Records, read: Callable[[str], Sample], count: int, seed: 
 def drawings(records: Records) -> list[str]:
     """Return what is drawn on the pictures of records, as in `medground.images.overlay.LEGEND`."""
     answers = [answer for record in records for answer in record.answers[:1]]
+    boxes = [[region.box for region in answer.regions if region.box] for answer in answers]
+    true_boxes = [[region.box for region in record.target.regions if region.box] for record in records]
     present = {
         "truth": any(record.target.area for record in records),
         "mask": any(answer.masks for answer in answers),
-        "true box": any(record.target.box for record in records),
-        "box": any(answer.box for answer in answers),
-        "key points": any(answer.points for answer in answers),
+        "true box": any(true_boxes),
+        "box": any(boxes),
+        "key points": any(region.points for answer in answers for region in answer.regions),
     }
     return [name for name, there in present.items() if there]

@@ -4,9 +4,10 @@ import io
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from PIL import Image as Pillow
 
-from medground.images.overlay import draw
+from medground.images.overlay import draw_grounding
 from medground.images.rle import encode_rle
 from medground.types import Completion, Fault, Grounding, Mask, Query, Region
 
@@ -20,18 +21,20 @@ class GroundingResult:
     grounding: Grounding
     """With one mask per region; none where nothing could be prompted or the segmenter failed."""
     fault: Fault | None
-    """Why there is no mask, or what was wrong with the answer; None when all went well."""
+    """Why there is no mask, or what was wrong with the answer; None when all went well, "nothing fits" included."""
     cause: str = ""
     """One sentence about a fault that is not the model's."""
 
     @property
     def regions(self) -> tuple[Region, ...]:
-        """What the answer points at, in pixels of the original image, each region with its mask."""
+        """What the answer points at, in pixels of the original image, each region with its mask; none where nothing fits."""
         return self.grounding.regions
 
     @property
     def mask(self) -> Mask | None:
-        """The union of the regions' masks; None unless every region has one."""
+        """The union of the regions' masks, empty where the answer is that nothing fits; None unless every region has one."""
+        if self.fault is None and self.grounding.abstains:
+            return Mask(data=np.zeros(self.query.size, bool))
         return self.grounding.mask
 
     @property
@@ -45,24 +48,19 @@ class GroundingResult:
         return self.grounding.think
 
     def overlay(self) -> Pillow.Image:
-        """Return the image with the regions and the mask drawn on it."""
-        region = self.grounding.region
-        return draw(
-            self.query.image,
-            box=region.box if region else None,
-            points=region.points if region else (),
-            mask=self.mask.data if self.mask else None,
-        )
+        """Return the image with the regions and their masks drawn on it."""
+        return draw_grounding(self.query.image, self.grounding)
 
     def to_dict(self, *, run_lengths: bool = False) -> dict[str, Any]:
-        """Return JSON-ready values; coordinates in pixels of the original image, the mask by its figures.
+        """Return JSON-ready values; coordinates in pixels of the original image, masks by their figures.
+
+        ``regions`` holds every region; ``box`` and ``points`` are those of an answer with exactly one.
 
         Args:
-            run_lengths: add the mask itself as ``mask.rle``, COCO's compressed run lengths of the image as it is shown;
+            run_lengths: add each mask itself as ``mask.rle``, COCO's compressed run lengths of the image as it is shown;
                 `medground.images.rle.decode_rle` gives it back.
         """
-        region, frame, mask = self.grounding.region, self.completion.frame, self.mask
-        figures = mask and {"area": int(mask.data.sum()), "score": float(mask.score)}
+        region, frame = self.grounding.region, self.completion.frame
         return {
             "id": self.query.id,
             "question": self.query.question,
@@ -73,7 +71,8 @@ class GroundingResult:
             "points": [list(point) for point in region.points] if region else [],
             "frame": frame and frame.to_dict(),
             "size": list(self.query.size),
-            "mask": {**figures, "rle": encode_rle(mask.data)} if run_lengths and mask and figures else figures,
+            "regions": [_region(one, run_lengths=run_lengths) for one in self.regions],
+            "mask": _figures(self.mask, run_lengths=run_lengths),
             "fault": self.fault,
             "cause": self.cause,
             "usage": dict(self.completion.usage),
@@ -88,3 +87,20 @@ class GroundingResult:
         buffer = io.BytesIO()
         self.overlay().save(buffer, "PNG")
         return buffer.getvalue()
+
+
+def _region(region: Region, *, run_lengths: bool) -> dict[str, Any]:
+    return {
+        "box": list(region.box) if region.box else None,
+        "points": [list(point) for point in region.points],
+        "label": region.label,
+        "confidence": region.confidence,
+        "mask": _figures(region.mask, run_lengths=run_lengths),
+    }
+
+
+def _figures(mask: Mask | None, *, run_lengths: bool) -> dict[str, Any] | None:
+    if mask is None:
+        return None
+    figures = {"area": int(mask.data.sum()), "score": float(mask.score)}
+    return {**figures, "rle": encode_rle(mask.data)} if run_lengths else figures

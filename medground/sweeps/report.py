@@ -3,6 +3,7 @@
 from medground.evaluation.metrics import DEFINITIONS
 from medground.report import Cell, Table, render, rounded, unbroken
 from medground.sweeps.pictures import SideBySide
+from medground.sweeps.published import published_tables
 from medground.sweeps.results import BESIDE, SweepSummary
 from medground.sweeps.tables import cell_meaning, comparison_rows, cost_rows, headings, names, value_cell, value_cells
 
@@ -36,6 +37,7 @@ def sweep_report(sweep: SweepSummary, pictures: SideBySide | None) -> str:
         bars_by_group={name: _bars_by_group(sweep, name) for name in sweep.measured},
         missing=_missing(sweep),
         cost=cost_rows(sweep),
+        published=published_tables(sweep),
     )
 
 

@@ -11,9 +11,10 @@ from medground.data.stats import Figures, histogram
 from medground.images.overlay import draw
 from medground.report import Line, Table, render, rounded
 from medground.terminal import console, printable
-from medground.types import Region, Sample
+from medground.types import Sample
 
 _SHOWN = {
+    "regions": "targets of a question",
     "area": "target, share of the image",
     "box_area": "box, share of the image",
     "box_fill": "mask over box",
@@ -24,7 +25,9 @@ _SHOWN = {
     "question_words": "words of the question",
     "think_words": "words of the reasoning",
 }
-_COUNTS = ("components", "question_words", "think_words")
+_COUNTS = ("regions", "components", "question_words", "think_words")
+_TRIVIAL = (["unnamed"], ["one"])
+"""Names of a table that says nothing."""
 _QUARTILES = ("min", "q1", "median", "q3", "max", "mean")
 
 
@@ -36,7 +39,7 @@ def show(summary: Mapping[str, Any]) -> None:
     shown_on = console(sys.stdout)
     splits = list(summary["splits"])
     for word, names in summary["counts"].items():
-        if list(names) == ["unnamed"]:
+        if list(names) in _TRIVIAL:
             continue
         shown = table.Table(title=Text(printable(f"samples by {word}")), title_justify="left")
         for heading in (word, "all", *splits):
@@ -67,7 +70,7 @@ def as_page(summary: Mapping[str, Any], measured: Sequence[Figures], samples: Se
                 [[value, *(counts[column] for column in ("all", *splits))] for value, counts in names.items()],
             )
             for word, names in summary["counts"].items()
-            if list(names) != ["unnamed"]
+            if list(names) not in _TRIVIAL
         },
         figures=Table(
             ["figure", *_QUARTILES],
@@ -110,8 +113,14 @@ def _pictures(samples: Sequence[Sample], count: int) -> list[tuple[Any, str, str
     pictures = []
     for index in np.unique(np.linspace(0, len(samples) - 1, count).astype(int)):
         sample = samples[int(index)]
-        region = sample.target.region or Region()
-        image = draw(sample.query.image, box=region.box, points=region.points, mask=sample.target.mask, legend=False)
+        regions = sample.target.regions
+        image = draw(
+            sample.query.image,
+            box=[region.box for region in regions if region.box is not None],
+            points=[point for region in regions for point in region.points],
+            mask=[region.mask.data for region in regions if region.mask is not None],
+            legend=False,
+        )
         words = " · ".join(filter(None, (sample.labels.get("modality"), sample.labels.get("category"))))
         pictures.append((image, words, sample.query.question))
     return pictures

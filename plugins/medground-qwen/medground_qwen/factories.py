@@ -98,9 +98,10 @@ def reasoner(
 
 
 def _of(family: Family, summary: str, *published: Published) -> Factory:
-    """Return `reasoner` of one family, which says what it is and which weights it loads."""
+    """Return `reasoner` of one family, which says what it is, which weights it loads and how it marks regions."""
     factory = partial(reasoner, family)
-    vars(factory).update(__doc__=summary, published=published)
+    # The dialect is known before any weights are loaded.
+    vars(factory).update(__doc__=summary, published=published, dialect="qwen")
     return factory
 
 
@@ -151,6 +152,7 @@ def hf_vlm(
     checkpoint: str,
     frame: Kind = "permille",
     order: Order = "xy",
+    dialect: str | None = None,
     revision: str | None = None,
     dtype: Literal["auto"] | Dtype = "auto",
     device: Device = "auto",
@@ -168,6 +170,7 @@ def hf_vlm(
     Args:
         frame: what its numbers count: ``permille``, ``unit``, or ``pixel`` of the image as given.
         order: ``xy``, or ``yx`` where it writes y first.
+        dialect: its native way of marking regions, for prompt interfaces with ``style: native``; see `docs/prompts.md`.
         checkpoint: a folder in the released layout, or a hub id that ``medground fetch`` has put in the local cache.
         revision: a commit of the hub repository.
         dtype: ``auto`` (as stored), ``float32``, ``bfloat16`` or ``float16``.
@@ -183,5 +186,5 @@ def hf_vlm(
         rows_at_once: completions decoded together.
     """
     arguments = dict(locals())
-    family = any_family(arguments.pop("frame"), arguments.pop("order"))
+    family = any_family(arguments.pop("frame"), arguments.pop("order"), arguments.pop("dialect"))
     return reasoner(family, share=False, **arguments)

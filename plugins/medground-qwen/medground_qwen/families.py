@@ -1,9 +1,14 @@
 """What differs between families of vision-language models: which pixels their numbers count."""
 
+import re
 from dataclasses import dataclass
+from typing import Any
 
 from medground.frames import Frame, Kind, Order
 from medground.geometry import Size
+
+MARKS = re.compile(r"</?(?:ref|box|quad|points?)>|<loc_?\d{1,4}>|<seg\d{3}>")
+"""Names of special tokens that mark regions, as InternVL's ``<box>``: models that have them write them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -14,20 +19,27 @@ class Family:
     """``model_type`` of the checkpoints it loads; empty for any."""
     kind: Kind
     order: Order = "xy"
+    dialect: str | None = None
+    """Its native way of marking regions."""
     shares: bool = False
     """Whether its forward can share a prompt: full attention, multimodal rotary positions, one image placeholder."""
+
+    def marks(self, tokenizer: Any) -> frozenset[str]:
+        """Return the special tokens that a model of a named dialect may write, and be shown, to mark regions."""
+        added = tokenizer.added_tokens_decoder.values() if self.dialect is not None else ()
+        return frozenset(token.content for token in added if token.special and MARKS.fullmatch(token.content))
 
     def frame(self, seen: Size) -> Frame:
         """Return the frame of an answer about an image the model sees at `seen` (H, W)."""
         return Frame(self.kind, seen, self.order)
 
 
-QWEN2_5_VL = Family(model_types=frozenset({"qwen2_5_vl"}), kind="pixel", shares=True)
+QWEN2_5_VL = Family(model_types=frozenset({"qwen2_5_vl"}), kind="pixel", dialect="qwen", shares=True)
 """Absolute pixels of the resized image. Lingshu has the same architecture and the same frame."""
-QWEN3_VL = Family(model_types=frozenset({"qwen3_vl"}), kind="permille", shares=True)
+QWEN3_VL = Family(model_types=frozenset({"qwen3_vl"}), kind="permille", dialect="qwen", shares=True)
 """Thousandths of each side."""
 
 
-def any_family(kind: Kind, order: Order) -> Family:
-    """Any other image-text-to-text model, with its frame declared by the recipe."""
-    return Family(model_types=frozenset(), kind=kind, order=order)
+def any_family(kind: Kind, order: Order, dialect: str | None = None) -> Family:
+    """Any other image-text-to-text model, with its frame and dialect declared by the recipe."""
+    return Family(model_types=frozenset(), kind=kind, order=order, dialect=dialect)

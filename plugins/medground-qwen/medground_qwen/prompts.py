@@ -1,8 +1,10 @@
 """Conversations as a model's inputs: the image resized to a fixed point, the chat template, ids, positions."""
 
+import re
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from medground_qwen.bounded import render
 
 PER_TOKEN = ("mm_token_type_ids", "token_type_ids")
 """Processor outputs with one value per token; a completion's tokens are 0 in them: text."""
+OPEN, CLOSE = "<think>", "</think>"
 KEPT = 512
 """Texts whose encoding is kept; the one used longest ago goes first."""
 
@@ -81,13 +84,15 @@ class Encoder:
     Args:
         processor: the model's processor.
         rope: ``model.get_rope_index`` of models with multimodal rotary positions, else None.
+        marks: special tokens that texts may hold: a dialect's own.
     """
 
-    def __init__(self, processor: Any, rope: Any) -> None:
+    def __init__(self, processor: Any, rope: Any, marks: frozenset[str] = frozenset()) -> None:
         self.processor, self.rope = processor, rope
         self._known: OrderedDict[tuple[_Text, Size], _Words] = OrderedDict()
         added = processor.tokenizer.added_tokens_decoder.values()
-        self._controls = [token.content for token in added if token.special]
+        self._controls = [token.content for token in added if token.special and token.content not in marks]
+        self._marks = marks
         pictured = (getattr(processor, f"{kind}_token", None) for kind in ("image", "video"))
         self._pictured = {token for token in pictured if isinstance(token, str)}
 
@@ -135,10 +140,14 @@ class Encoder:
         return text.template, image, words.ids
 
     def plain_ids(self, text: str) -> list[int]:
-        """Return the ids of a text in which the name of a special token is text."""
-        ids: list[int] = self.processor.tokenizer(text, add_special_tokens=False, split_special_tokens=True)[
-            "input_ids"
-        ]
+        """Return the ids of a text in which the name of a special token is text, a dialect's marks apart."""
+        tokenizer, ids = self.processor.tokenizer, list[int]()
+        pieces = re.split(f"({'|'.join(map(re.escape, sorted(self._marks)))})", text) if self._marks else [text]
+        for piece in pieces:
+            if piece in self._marks:
+                ids.append(tokenizer.convert_tokens_to_ids(piece))
+            elif piece or len(pieces) == 1:
+                ids += tokenizer(piece, add_special_tokens=False, split_special_tokens=True)["input_ids"]
         return ids
 
     def _text(self, messages: Messages) -> "_Text":
@@ -159,6 +168,16 @@ class Encoder:
             for part in naming:
                 part["text"] = marker
         return _Text(self._rendered(turns), marker, parts)
+
+    @cached_property
+    def opened(self) -> str:
+        """The opening tag of the thinking with which the chat template begins every answer, and what follows it; often "".
+
+        What a model writes after it is thinking, so texts of completions begin with it.
+        """
+        turns = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": ""}]}]
+        _, tag, after = self._rendered(turns).rpartition(OPEN)
+        return tag + after if tag and not after.strip() else ""
 
     def _rendered(self, turns: list[dict[str, Any]]) -> str:
         template, tokenizer = self.processor.chat_template, self.processor.tokenizer

@@ -5,7 +5,7 @@ import hashlib
 import json
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +27,7 @@ from medground_qwen.families import Family
 from medground_qwen.generate import Tokens, sample
 from medground_qwen.merged import checkpoint_weights
 from medground_qwen.policy import GroupBatch, Policy, RowBatch, group_of, rows_of
-from medground_qwen.prompts import Encoder, Prompt
+from medground_qwen.prompts import CLOSE, OPEN, Encoder, Prompt
 from medground_qwen.trainable import is_vision
 
 PASSING = ("is_local", "local_files_only", "name_or_path", "_name_or_path", "transformers_version")
@@ -63,8 +63,9 @@ class VisionLanguageReasoner:
         self.share = share and family.shares
         if self.share:
             use_shared_attention(model.config.get_text_config())
-        self.tokens = _tokens(model, processor)
-        self._encoder = Encoder(processor, getattr(model.model, "get_rope_index", None))
+        self._marks = family.marks(processor.tokenizer)
+        self.tokens = _tokens(model, processor, self._marks)
+        self._encoder = Encoder(processor, getattr(model.model, "get_rope_index", None), self._marks)
         self.policy = Policy(model, forbidden=self.tokens.forbidden, chunk=logprob_chunk)
         self._frozen: Policy | None = None
 
@@ -78,6 +79,11 @@ class VisionLanguageReasoner:
     def device(self) -> torch.device:
         """Where the model lives."""
         return next(self.model.parameters()).device
+
+    @property
+    def dialect(self) -> str | None:
+        """See `medground.protocols.Reasoner`."""
+        return self.family.dialect
 
     def frame(self, size: Size) -> Frame:
         """See `Reasoner.frame`."""
@@ -105,7 +111,16 @@ class VisionLanguageReasoner:
 
     def tokenize(self, text: str) -> list[int]:
         """Return a target text as completion ids with the end token: what supervised training teaches to write."""
-        return [*self._encoder.plain_ids(text), self.processor.tokenizer.eos_token_id]
+        return [*self._encoder.plain_ids(self._written(text)), self.processor.tokenizer.eos_token_id]
+
+    def _written(self, text: str) -> str:
+        """Return what the model itself writes of a text: all but the opening tag that its chat template writes already.
+
+        A text without thinking closes what the template has opened.
+        """
+        if not self._encoder.opened:
+            return text
+        return text.removeprefix(OPEN) if text.startswith(OPEN) else f"\n{CLOSE}\n\n{text}"
 
     def generate(
         self, batch: Sequence[Messages], sampling: Sampling, seeds: Sequence[int] | None = None
@@ -145,7 +160,7 @@ class VisionLanguageReasoner:
         training = self.model.training
         self.model.eval()
         for messages, prefix in zip(batch, prefixes, strict=True):
-            ids = self._encoder.plain_ids(prefix)
+            ids = self._encoder.plain_ids(self._written(prefix))
             prompt, seed = self.encode(messages).then(ids), seed_of(sampling.seed, messages)
             (group,) = sample(
                 self.model,
@@ -161,7 +176,12 @@ class VisionLanguageReasoner:
             ]
             out.append(
                 [
-                    replace(completion, text=prefix + completion.text, token_ids=None, logprobs=None)
+                    replace(
+                        completion,
+                        text=prefix + completion.text.removeprefix(self._encoder.opened),
+                        token_ids=None,
+                        logprobs=None,
+                    )
                     for completion in completions
                 ]
             )
@@ -256,8 +276,10 @@ class VisionLanguageReasoner:
 
     def completion(self, ids: Sequence[int], logprobs: Sequence[float], frame: Frame, *, stopped: bool) -> Completion:
         """See `ServedReasoner.completion`."""
+        # Of special tokens none but marks can have been sampled.
+        text = self.processor.tokenizer.decode(ids[:-1] if stopped else ids, skip_special_tokens=not self._marks)
         return Completion(
-            text=self.processor.tokenizer.decode(ids[:-1] if stopped else ids, skip_special_tokens=True),
+            text=self._encoder.opened + text,
             frame=frame,
             token_ids=np.asarray(ids, np.int32),
             logprobs=np.asarray(logprobs, np.float32),
@@ -292,12 +314,12 @@ def _ids(completion: Completion | Sequence[int]) -> list[int]:
     return [int(token) for token in completion.token_ids]
 
 
-def _tokens(model: Any, processor: Any) -> Tokens:
+def _tokens(model: Any, processor: Any, marks: Collection[str]) -> Tokens:
     tokenizer, config = processor.tokenizer, model.config
     ends = model.generation_config.eos_token_id
     end = {tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}
     # Special tokens of a chat model that may be written: those that end the turn. Image tokens above all may not.
-    special = {*tokenizer.all_special_ids, *_vision_ids(config)} - end
+    special = {*tokenizer.all_special_ids, *_vision_ids(config)} - end - {*tokenizer.convert_tokens_to_ids(list(marks))}
     device = next(model.parameters()).device
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     return Tokens(end=frozenset(end), pad=pad, forbidden=torch.tensor(sorted(special), device=device))

@@ -6,7 +6,7 @@ Several files are read together where ``medground data export`` wrote one per sp
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from medground.data.coco_words import CocoWords, is_export, read_coco_words, stated_split
 from medground.data.json_text import id_text, read_json, shown
-from medground.data.source_samples import BadSample, SourceSample
+from medground.data.source_samples import BadSample, SourceRegion, SourceSample
 from medground.data.splits import GROUPS
 from medground.errors import InputError
 from medground.geometry import Box, Point, Size
@@ -45,7 +45,10 @@ class CocoReader:
     ) -> Iterator[SourceSample | BadSample]:
         """Yield a source sample per annotation; its ``bbox`` (x, y, width, height) is taken as the stated box.
 
-        Of a file that ``medground data export`` wrote, samples have the question, points, reasoning and split they had.
+        Of a file that ``medground data export`` wrote, samples have the targets, question, points, reasoning and split they
+        had. Of any other, an image without annotations is one without targets, and where an image has LVIS's
+        ``neg_category_ids``, its categories are exhaustive: those, and all that are annotated, but for its
+        ``not_exhaustive_category_ids``.
 
         Args:
             root: the JSON file, or the folder that holds it.
@@ -72,21 +75,71 @@ def _samples(
     folders = [folder / images] if images is not None else [folder, folder / "images", folder.parent / "images"]
     inspect, frame_of = inspect_repeated(folder.parent), lru_cache(maxsize=1)(_frame)
     pictures, categories = _by_id(table, "images"), _by_id(table, "categories")
-    for number, annotation in enumerate(_objects(table, "annotations"), start=1):
+    exhaustive = _exhaustive(table, pictures, categories) if split is None else {}
+    for number, annotations in _questions(table, split).items():
         where = f"{safe_name(path.name)} annotation {number}"
+        name = ""
+        parts = []
         try:
-            picture = _named(pictures, annotation, "image_id")
-            category = {} if annotation.get("category_id") is None else _named(categories, annotation, "category_id")
-            labels = {
-                "category": str(category["name"]) if "name" in category else None,
-                "supercategory": category.get("supercategory"),
-                "modality": modality,
-            }
-            words = CocoWords() if split is None else read_coco_words(annotation)
-            sample = _sample(annotation, picture, folders, inspect, frame_of, where, labels, words)
-            yield replace(sample, question=words.question or question, split=split)
+            for annotation in annotations:
+                picture = _named(pictures, annotation, "image_id")
+                category = (
+                    {} if annotation.get("category_id") is None else _named(categories, annotation, "category_id")
+                )
+                name = str(category.get("name", ""))
+                labels = {
+                    "category": name or None,
+                    "supercategory": category.get("supercategory"),
+                    "modality": modality,
+                }
+                words = CocoWords() if split is None else read_coco_words(annotation)
+                sample = _sample(annotation, picture, folders, inspect, frame_of, where, labels, words)
+                marked = exhaustive.get(id_text(picture["id"]) or "", ())
+                parts.append(replace(sample, question=words.question or question, split=split, exhaustive=marked))
+            yield parts[0] if len(parts) == 1 else _several(parts)
         except InputError as error:
-            yield BadSample(where, error.message)
+            yield BadSample(where, error.message, category=name)
+    shown_ids = {id_text(annotation.get("image_id")) for annotation in _objects(table, "annotations")}
+    for number, picture in enumerate(_objects(table, "images"), start=1):
+        key = id_text(picture.get("id"))
+        where = f"{safe_name(path.name)} image {number}"
+        try:
+            if split is not None:
+                absent = [entry for entry in picture.get("absent", []) if isinstance(entry, dict)]
+                for words in map(read_coco_words, absent):
+                    yield replace(_bare(picture, folders, inspect, where, modality, (), words), split=split)
+            elif key is not None and key not in shown_ids:
+                yield _bare(picture, folders, inspect, where, modality, exhaustive.get(key, ()))
+        except InputError as error:
+            yield BadSample(where, error.message, image_key=where)
+
+
+def _questions(table: Any, split: str | None) -> dict[int, list[dict[str, Any]]]:
+    """The annotations of each question by the number of its first one: one each, and in an export those of one sample."""
+    questions: dict[int, list[dict[str, Any]]] = {}
+    firsts: dict[str, int] = {}
+    for number, annotation in enumerate(_objects(table, "annotations"), start=1):
+        name = None if split is None else id_text(annotation.get("sample_id"))
+        first = number if name is None else firsts.setdefault(name, number)
+        questions.setdefault(first, []).append(annotation)
+    return questions
+
+
+def _several(parts: list[SourceSample]) -> SourceSample:
+    """One source sample of those of its targets.
+
+    Raises:
+        InputError: if they are of several images.
+    """
+    if len({part.image_key for part in parts}) > 1:
+        raise InputError("its targets are of several images")
+    regions = tuple(SourceRegion(load_mask=part.load_mask, box=part.box, points=part.points) for part in parts)
+    return replace(parts[0], load_mask=partial(_union, regions), box=None, points=(), regions=regions)
+
+
+def _union(regions: tuple[SourceRegion, ...]) -> NDArray[np.bool_]:
+    union: NDArray[np.bool_] = np.logical_or.reduce([region.load_mask() for region in regions])
+    return union
 
 
 def _are_one_source(tables: list[Path]) -> bool:
@@ -164,7 +217,55 @@ def _sample(
         box=None if corners is None else frame.box(corners),
         points=frame.points(words.points),
         spacing=words.spacing or info.spacing,
+        crowd=annotation.get("iscrowd") == 1,
     )
+
+
+def _bare(
+    picture: dict[str, Any],
+    folders: list[Path],
+    inspect: Inspect,
+    where: str,
+    modality: str | None,
+    exhaustive: tuple[str, ...],
+    words: CocoWords = CocoWords(),  # noqa: B008  it is frozen
+) -> SourceSample:
+    """An image that no annotation is about, or a question about it whose target is absent."""
+    info = inspect(_image(picture.get("file_name"), folders), PLAIN)
+    labels = words.labels if words.labels is not None else {"modality": modality} if modality else {}
+    return SourceSample(
+        id=safe_name(words.id or info.id),
+        where=where,
+        load_image=info.load,
+        load_mask=lambda: np.zeros(info.load().size, bool),
+        image_key=info.key,
+        group=info.group,
+        labels={**info.labels, **_owners(picture), **labels},
+        question=words.question,
+        think=words.think,
+        spacing=words.spacing or info.spacing,
+        regions=(),
+        exhaustive=exhaustive,
+    )
+
+
+def _exhaustive(
+    table: Any, pictures: dict[str, list[dict[str, Any]]], categories: dict[str, list[dict[str, Any]]]
+) -> dict[str, tuple[str, ...]]:
+    """The exhaustive categories of the images that state LVIS's ``neg_category_ids``, by the image's id."""
+    annotated: dict[str | None, list[Any]] = {}
+    for annotation in _objects(table, "annotations"):
+        annotated.setdefault(id_text(annotation.get("image_id")), []).append(annotation.get("category_id"))
+    stated = {}
+    for key, (picture, *_) in pictures.items():
+        absent, partly = picture.get("neg_category_ids"), picture.get("not_exhaustive_category_ids")
+        if not isinstance(absent, list):
+            continue
+        but = set(map(id_text, partly)) if isinstance(partly, list) else set()
+        wanted = dict.fromkeys(id_text(one) for one in [*absent, *annotated.get(key, [])])
+        entries = [categories.get(one, []) for one in wanted if one is not None and one not in but]
+        stated[key] = tuple(str(same[0].get("name", "")) for same in entries if len(same) == 1)
+    return stated
 
 
 @dataclass(frozen=True, slots=True)

@@ -136,7 +136,7 @@ def _sample(
     record.refuse_flaws()
     picture, target = picture_bytes(values[image], "image"), values[mask]
     if isinstance(target, dict) and "counts" in target:
-        size = checked_size(picture, None)
+        size = checked_size(picture)
         if target.get("size") != list(size):
             raise InputError(f"its mask is of size {shown(target.get('size'))} and its image {size}")
         load_mask = partial(decode_rle, target)
