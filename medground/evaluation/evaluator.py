@@ -14,6 +14,7 @@ from medground.evaluation.conditions import Condition, EvalContext, perfect_mask
 from medground.evaluation.metrics import MaskPrompt, measure
 from medground.evaluation.predictions import Predictions
 from medground.evaluation.results_file import AnswerRecord, answer_record
+from medground.pipeline.completions import SplittingInterface
 from medground.pipeline.masks import Segmented
 from medground.pipeline.pipeline import Pipeline
 from medground.types import Completion, Fault, Grounding, PromptChoice, Query, Rollout, Sample, Sampling, Target
@@ -80,6 +81,8 @@ class Evaluator:
             return "the answers are saved ones: no reasoner is asked again" if asks else None
         if "reasoner" not in pipeline.components:
             return "the recipe names no reasoner"
+        if condition.think and isinstance(pipeline.prompt_interface, SplittingInterface):
+            return "the prompt interface asks several times per question, each with a reasoning of its own"
         if condition.think and not hasattr(pipeline.reasoner, "go_on"):
             return f"the reasoner {pipeline.name('reasoner')} cannot go on from a text it is given"
         return None
@@ -121,7 +124,10 @@ class Evaluator:
         """
         if condition.regions is not None:
             regions = [condition.regions(sample, context) for sample in samples]
-            read = [[(None, Grounding(regions=given))] if given else [] for given in regions]
+            read = [
+                [(None, Grounding(regions=given))] if given or not sample.target.regions else []
+                for sample, given in zip(samples, regions, strict=True)
+            ]
             return self._measured(condition, samples, read), [sample.query.question for sample in samples]
         queries = [sample.query if condition.query is None else condition.query(sample, context) for sample in samples]
         groups = self._completions(condition, queries, starts)
@@ -234,7 +240,7 @@ class Evaluator:
             prompts=wanted,
             compat=self.released and completion is not None,
         )
-        return answer_record(completion, grounding, masks, measurement, failed.cause)
+        return answer_record(completion, rollout.grounding, masks, measurement, failed.cause)
 
 
 def _perfect(sample: Sample, grounding: Grounding, choice: PromptChoice) -> Segmented:
