@@ -9,8 +9,8 @@ gives the same cells without any text; ``one box`` is the box around all of them
 the union of the cells. A cell is on a seam where the edge of a tile cuts it: such cells are counted apart, each with the box
 IoU of the region that is assigned to it.
 
-A list of `regions` ends after 64. Where a tile shows more cells, there is no ideal answer: its union is empty and counts so,
-and the differences are given a second time over the pictures that have one ("written"). Cells are counted over these.
+A list of `regions` ends after 64. Where a tile shows more cells, the oracle leaves out the smallest; they are counted, and not
+found.
 
 Phantoms have exact cells. Of DIR, a folder with ``manifest.jsonl``, the microscopy rows whose mask has four components or
 more are taken, a component for a cell: nuclei that touch are one there. Intervals are 95 %, by image or group.
@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from medground_prompts.schema import MOST_REGIONS
 from medground_toy.phantoms import phantom
 from numpy.typing import NDArray
 from scipy import ndimage
@@ -82,10 +83,10 @@ class Result:
     """One picture measured."""
 
     group: str
-    written: bool
-    """Whether there is an ideal answer: a list of `regions` has an end."""
+    left_out: int
+    """Cells that the lists of the tiles have no room for."""
     tiled: float
-    """Dice of the union; 0 without an answer."""
+    """Dice of the union."""
     whole: float
     one_box: float
     seam: NDArray[np.float64]
@@ -172,18 +173,37 @@ def measured(fields: Sequence[Field], segmenter: Segmenter, tile: int) -> list[R
     results = []
     for field in fields:
         windows = [Box(one.x1, one.y1, one.x2, one.y2) for one in interface.tiles(field.size)]
-        results.append(compared(field, through_text(field, interface), windows, segmenter))
+        told = listed(field.cells, windows)
+        results.append(compared(field, told, through_text(field, told, interface), windows, segmenter))
     return results
 
 
-def compared(field: Field, answer: Sequence[Region] | None, tiles: Sequence[Box], segmenter: Segmenter) -> Result:
+def listed(cells: Sequence[Region], tiles: Sequence[Box]) -> list[Region]:
+    """Return the cells that fit into the lists of all tiles: of a tile that shows more, the largest."""
+    left: set[int] = set()
+    for x1, y1, x2, y2 in (map(int, tile) for tile in tiles):
+        shown = [
+            index
+            for index, cell in enumerate(cells)
+            if index not in left and cell.mask is not None and cell.mask.data[y1:y2, x1:x2].any()
+        ]
+        left.update(sorted(shown, key=lambda index: -area(cells[index]))[MOST_REGIONS:])
+    return [cell for index, cell in enumerate(cells) if index not in left]
+
+
+def area(cell: Region) -> int:
+    return 0 if cell.mask is None else int(cell.mask.data.sum())
+
+
+def compared(
+    field: Field, told: Sequence[Region], regions: Sequence[Region], tiles: Sequence[Box], segmenter: Segmenter
+) -> Result:
     """Compare the regions that came through tiles with the cells as they are, and with one box around them."""
-    regions = answer or []
     assigned = assign(field.cells, regions)
     cut = on_seam([cell.box for cell in field.cells if cell.box is not None], tiles)
     return Result(
         group=field.group,
-        written=answer is not None,
+        left_out=len(field.cells) - len(told),
         tiled=union_dice(field, regions, segmenter),
         whole=union_dice(field, field.cells, segmenter),
         one_box=union_dice(field, [around(field.cells)], segmenter),
@@ -198,33 +218,26 @@ def summarised(results: Sequence[Result], seed: int) -> dict[str, Any]:
     tiled, whole, one_box = (
         np.array([getattr(one, name) for one in results]) for name in ("tiled", "whole", "one_box")
     )
-    written = np.where([one.written for one in results], 0.0, np.nan)
     columns = {
-        "tiled": tiled, "whole": whole, "one box": one_box, "tiled - one box": tiled - one_box,
-        "tiled - whole": tiled - whole, "tiled - one box, written": tiled - one_box + written,
-        "tiled - whole, written": tiled - whole + written,
+        "tiled": tiled, "whole": whole, "one box": one_box, "tiled - one box": tiled - one_box, "tiled - whole": tiled - whole,
     }  # fmt: skip
     estimates = estimate(np.transpose(list(columns.values())), [one.group for one in results], seed=seed)
-    groups = [one for one in results if one.written]
     return {
         "pictures": len(results),
         "groups": len({one.group for one in results}),
         "seed": seed,
-        "answers that cannot be written": len(results) - len(groups),
         "dice": {name: _plain(one) for name, one in zip(columns, estimates, strict=True)},
-        "seam cells": _counts([one.seam for one in groups]),
-        "other cells": _counts([one.inner for one in groups]),
-        "surplus regions": sum(one.surplus for one in groups),
+        "seam cells": _counts([one.seam for one in results]),
+        "other cells": _counts([one.inner for one in results]),
+        "cells left out": sum(one.left_out for one in results),
+        "surplus regions": sum(one.surplus for one in results),
     }
 
 
-def through_text(field: Field, interface: PromptInterface) -> list[Region] | None:
-    """Return what is read of the ideal answer about the cells; None where the interface cannot write it."""
+def through_text(field: Field, told: Sequence[Region], interface: PromptInterface) -> list[Region]:
+    """Return what is read of the ideal answer about some of the cells."""
     frame = Frame("permille", field.size)
-    try:
-        text = interface.answer(Target(regions=tuple(field.cells)), frame=frame, size=field.size)
-    except ValueError:
-        return None
+    text = interface.answer(Target(regions=tuple(told)), frame=frame, size=field.size)
     grounding = interface.parse(Completion(text=text, frame=frame), field.size)
     assert grounding.fault is None, grounding.fault
     return list(grounding.regions)
@@ -274,8 +287,8 @@ def line(row: dict[str, Any]) -> str:
     )
     return (
         f"{row['source']}, {row['segmenter']}, tiles of {row['tile']} px: {row['pictures']} pictures in {row['groups']} "
-        f"groups, {row['answers that cannot be written']} without an answer; seed {row['seed']}\n"
-        f"  {dice}\n  {cells}; {row['surplus regions']} surplus regions"
+        f"groups, seed {row['seed']}\n"
+        f"  {dice}\n  {cells}; {row['cells left out']} left out; {row['surplus regions']} surplus regions"
     )
 
 

@@ -61,8 +61,8 @@ def build(
         built.rejected += leave_out(alone, options)
         alone = [] if options.targets == "every" else [one for one in alone if not one.unfit]
         built.rejected += (ask(alone, work) if alone else []) + keep_questions(stated, options)
-        kept = set(map(id, [*alone, *stated]))
-        drafts = [one for one in built.drafts if id(one) in kept] + about_every
+        usable = set(map(id, [*alone, *stated]))
+        drafts = [one for one in built.drafts if id(one) in usable] + about_every
         built.drafts = [one for one in drafts if one.line.get("question")]
         if not built.drafts:
             raise InputError(

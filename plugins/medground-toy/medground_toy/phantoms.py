@@ -33,7 +33,7 @@ from medground_toy.plain import plain, speckled, stained, tinted
 from medground_toy.questions import EVERY, QUESTIONS, ask
 from medground_toy.regions import Bools, Floats, key_points
 from medground_toy.scenes import Shapes, Structure
-from medground_toy.several import Asked, cells, maybe, several
+from medground_toy.several import Kind, cells, maybe, several
 
 Convention = Literal["core", "whole"]
 
@@ -53,7 +53,7 @@ SIMPLE = ("plain", "tinted", "stained", "speckled")
 """The simple families, by name; they are drawn only where they are asked for."""
 FAMILIES = tuple(name for name in _SCENES if name not in SIMPLE)
 """The families that look like something, by name."""
-_SEVERAL: dict[str, tuple[str, Callable[[Canvas], tuple[Floats, list[Asked]]]]] = {
+_SEVERAL: dict[str, tuple[str, Callable[[Canvas], tuple[Floats, list[Kind]]]]] = {
     "maybe": ("Drawing", maybe),
     "several": ("Drawing", several),
     "cells": ("Microscopy", cells),
@@ -100,10 +100,10 @@ def phantom(
     rng = np.random.default_rng([seed, list(_MODALITIES).index(family)])
     canvas = Canvas(size, rng)
     if family in _SEVERAL:
-        picture, asked = _SEVERAL[family][1](canvas)
-        regions = [one for each in asked for one in each.structures]
-        questions = [ask(str(rng.choice(EVERY[one.category])), "", one.tone) for one in asked]
-        targets = [(one.category, one.supercategory, list(one.structures)) for one in asked]
+        picture, kinds = _SEVERAL[family][1](canvas)
+        regions = [one for kind in kinds for one in kind.structures]
+        questions = [ask(str(rng.choice(EVERY[one.category])), "", one.tone) for one in kinds]
+        targets = [(one.category, one.supercategory, list(one.structures)) for one in kinds]
     else:
         picture, drawn = _SCENES[family][1](canvas, shapes)
         regions = [one for one in drawn if one.whole.any() and (one.core is None or one.core.any())]

@@ -21,7 +21,7 @@ _TRIES = 30
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Asked:
+class Kind:
     """All of one kind that a picture holds, for a question about every one of it."""
 
     category: str
@@ -40,12 +40,12 @@ class Spots:
     lengths: tuple[float, float]
     """Half the length of a spot's axes, from and to, in canvas units."""
 
-    def __call__(self, canvas: Canvas) -> tuple[Floats, list[Asked]]:
+    def __call__(self, canvas: Canvas) -> tuple[Floats, list[Kind]]:
         """Draw a picture."""
         between, p = canvas.between, canvas.pixel
         picture = np.float32(0.5) + np.float32(0.02) * canvas.noise(5)
         taken = np.zeros(canvas.size, bool)
-        asked = []
+        kinds = []
         tones: tuple[tuple[Tone, float, float], ...] = (("bright", 0.66, 0.95), ("dark", 0.27, 0.06))
         for tone, margin, middle in tones:
             structures = []
@@ -63,8 +63,8 @@ class Spots:
                 paint(picture, soft(core, 2 * p), middle)
                 taken |= whole > 0
                 structures.append(Structure(f"{tone} nodule", "abnormality", whole > 0, core > 0, tone))
-            asked.append(Asked(f"{tone} nodule", "abnormality", tone, _in_order(structures)))
-        return picture + canvas.grain(0.015), asked
+            kinds.append(Kind(f"{tone} nodule", "abnormality", tone, _in_order(structures)))
+        return picture + canvas.grain(0.015), kinds
 
 
 maybe = Spots(counts=(0, 1), lengths=(0.24, 0.36))
@@ -73,7 +73,7 @@ several = Spots(counts=(1, 2, 3, 4), lengths=(0.13, 0.2))
 """One to four spots of each tone."""
 
 
-def cells(canvas: Canvas) -> tuple[Floats, list[Asked]]:
+def cells(canvas: Canvas) -> tuple[Floats, list[Kind]]:
     """Stained tissue: many purple nuclei, and a few brown ones or none."""
     between, p = canvas.between, canvas.pixel
     warp = canvas.noise(3, 2)
@@ -111,8 +111,8 @@ def cells(canvas: Canvas) -> tuple[Floats, list[Asked]]:
     picture *= (1 + 0.02 * canvas.noise(2))[..., None]
     picture += canvas.grain(0.012)[..., None]
     return picture, [
-        Asked("nucleus", "cells", "dark", _in_order(purple)),
-        Asked("marked nucleus", "cells", "dark", _in_order(brown)),
+        Kind("nucleus", "cells", "dark", _in_order(purple)),
+        Kind("marked nucleus", "cells", "dark", _in_order(brown)),
     ]
 
 
