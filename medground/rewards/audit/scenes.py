@@ -94,8 +94,9 @@ class Scorer:
         self.before, self.after = ideal[:start], ideal[end:]
         self.single_quoted = "'" in ideal[start:end]
         entry: Mapping[str, Any] = json.loads(ideal[start:end].replace("'", '"'))
-        self.box_key = next((key for key, value in entry.items() if len(value) == 4), None)
-        self.point_keys = [key for key, value in entry.items() if len(value) == 2]
+        self.box_key = next((key for key, value in entry.items() if _numbers(value, 4)), None)
+        self.point_keys = [key for key, value in entry.items() if _numbers(value, 2)]
+        self.points_key = next((key for key, value in entry.items() if value and _pairs(value)), None)
 
     def write(self, answer: SceneAnswer, **changed: Any) -> str:
         """Return an answer as text, in JSON; `changed` puts something else under ``box`` or the two ``points``."""
@@ -111,6 +112,8 @@ class Scorer:
         if self.box_key is not None:
             entry[self.box_key] = changed.get("box", list(answer.box))
         points = changed.get("points", [list(point) for point in answer.points])
+        if self.points_key is not None:
+            entry[self.points_key] = points
         return entry | dict(zip(self.point_keys, points, strict=False))
 
     def score(self, scene: Scene, texts: Sequence[str]) -> list[Score]:
@@ -128,6 +131,14 @@ class Scorer:
             grounding = grounding.with_masks([_segmented(region, scene.size) for region in grounding.regions])
         sample = Sample(query=Query(image=image, question="", id=f"{scene.name} {index}"), target=target)
         return Rollout(sample=sample, completion=completion, grounding=grounding)
+
+
+def _numbers(value: Any, count: int) -> bool:
+    return isinstance(value, list) and len(value) == count and all(isinstance(item, int | float) for item in value)
+
+
+def _pairs(value: Any) -> bool:
+    return isinstance(value, list) and all(_numbers(item, 2) for item in value)
 
 
 def _target(scene: Scene, mask: Mask | None = None) -> Target:

