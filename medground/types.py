@@ -3,8 +3,6 @@
 Conventions, stated once: images are H x W x 3 uint8 RGB; masks H x W bool; sizes (H, W); points (x, y); boxes XYXY;
 coordinates are float pixels of the original image, origin at the top-left corner of the top-left pixel. Only
 `Completion` holds numbers of another kind, inside its text, and carries the `Frame` that says which.
-
-Everything here is frozen: data travels, behaviour lives in components.
 """
 
 import io
@@ -120,8 +118,7 @@ class Region:
     points: tuple[Point, ...] = ()
     labels: tuple[int, ...] = ()
     """One per point: 1 foreground, 0 background. Empty means all foreground."""
-    label: str = ""
-    """What it is, in words; "" where nobody says."""
+    label: str = ""  # what it is, in words; "" where nobody says
     confidence: float | None = None
     """How sure the answer is of it, in [0, 1]; None where it does not say."""
     mask: Mask | None = None
@@ -158,8 +155,7 @@ class Target:
     regions: tuple[Region, ...]
     """What an answer should point at: each with its tight box and key points (two in the published format)."""
     published: Mapping[str, Any] | None = None
-    """``{"bbox_2d", "point_2d"}`` exactly as a published file states them (inclusive indices). Only terms and metrics
-    that reproduce released numbers read it."""
+    """``{"bbox_2d", "point_2d"}`` as a published file states them (inclusive indices), for released numbers alone."""
 
     @property
     def region(self) -> Region | None:
@@ -228,8 +224,7 @@ class Completion:
     finish_reason: Literal["stop", "length"] = "stop"
     """``length`` where the text ran into the limit on tokens, whoever wrote it."""
     usage: Mapping[str, float] = field(default_factory=dict)
-    """What a server says it took: ``prompt_tokens``, ``completion_tokens``, and ``cost`` where the user gave prices.
-    Completions of one request share it: the first holds all of it, so sums are right."""
+    """What a server says it took: ``prompt_tokens``, ``completion_tokens``, ``cost``; of one request the first holds all."""
     cause: str = ""
     """One sentence about `fault`, where there is one."""
     fault: "Fault | None" = None
@@ -259,6 +254,7 @@ class Fault(StrEnum):
     DEGENERATE_BOX = "degenerate_box"
     BAD_POINTS = "bad_points"
     POINTS_EQUAL = "points_equal"
+    BAD_CONFIDENCE = "bad_confidence"
     OUT_OF_FRAME = "out_of_frame"
     NONFINITE = "nonfinite"
     TOO_LONG = "too_long"
@@ -292,12 +288,16 @@ class Grounding:
     think: str | None = None
     """The reasoning text; None where there is no such block, "" where it is empty."""
     think_level: float | None = None
-    """How well-formed the reasoning block is, in [0, 1]; None where the interface asked for none."""
+    """How well-formed the reasoning block is, in [0, 1]; None where none was asked for."""
     answer_level: float = 0.0
     """How well-formed the answer is, in [0, 1], by the interface's own scale."""
     raw: Mapping[str, Any] | None = None
-    """The answer's JSON object as the parser read it, unconverted and unchecked; only terms and metrics that reproduce
-    released numbers read it."""
+    """The answer's JSON object as the parser read it, unconverted and unchecked, for released numbers alone."""
+
+    @property
+    def abstains(self) -> bool:
+        """True if it is the answer that nothing fits: no region, and no fault."""
+        return not self.regions and self.fault is None
 
     @property
     def region(self) -> Region | None:
@@ -306,7 +306,7 @@ class Grounding:
 
     @property
     def mask(self) -> Mask | None:
-        """The union of the regions' masks; None unless every region has one."""
+        """The union of the regions' masks; None without a region, and unless every region has one."""
         return union([region.mask for region in self.regions])
 
     def with_masks(self, masks: Sequence[Mask | None]) -> "Grounding":
@@ -331,14 +331,14 @@ class Rollout:
     """What was read of it; its regions hold their masks where a term needs them."""
     fault: Fault | None = None
     """A failure that is not the model's, as of a server or a segmenter. Such a rollout is not scored."""
-    cause: str = ""
-    """One sentence about `fault`."""
+    cause: str = ""  # one sentence about `fault`
 
     @property
     def mask(self) -> Mask | None:
-        """The union of the regions' masks; None where no term needs masks, nothing could be prompted, or the segmenter
-        failed (see `fault`)."""
-        return self.grounding.mask
+        """The union of the regions' masks, empty where the answer is that nothing fits; None where no term needs masks,
+        nothing could be prompted, or the segmenter failed (see `fault`)."""
+        nothing = self.grounding.abstains
+        return Mask(data=np.zeros(self.sample.query.size, bool)) if nothing else self.grounding.mask
 
     def __repr__(self) -> str:
         fault = self.fault or self.grounding.fault or "no fault"

@@ -40,6 +40,8 @@ def ground(
 ) -> None:
     """Ground QUESTION in IMAGE: write the text, box, points, mask and overlay into --out.
 
+    An answer may be that nothing fits, which is no failure, or several regions, written as a label map too.
+
     IMAGE is a picture, a DICOM file, or one slice of a NIfTI volume, whose mask comes as NIfTI too.
     Research software, not a medical device.
     """
@@ -64,8 +66,8 @@ def _outcomes(answer: GroundingResult, limit: int) -> Outcomes:
     return Outcomes(
         answers=1,
         faults={} if answer.fault is None else {answer.fault: 1},
-        masks=int(answer.mask is not None),
-        empty_masks=int(answer.mask is not None and is_empty(answer.mask)),
+        masks=int(answer.grounding.mask is not None),
+        empty_masks=int(answer.grounding.mask is not None and is_empty(answer.grounding.mask)),
         limit=limit,
     )
 
@@ -76,12 +78,18 @@ def _summary(answer: GroundingResult, image: LoadedImage, out: Path, files: dict
         lines.append("view      " + ", ".join(f"{key} {value}" for key, value in image.details.items()))
     if answer.reasoning:
         lines.append(f"think     {answer.reasoning.strip()}")
-    for region in answer.regions:
+    if answer.fault is None and answer.grounding.abstains:
+        lines.append("answer    nothing in the image fits the question")
+    for number, region in enumerate(answer.regions, start=1):
+        said = [region.label] if region.label else []
+        said += [] if region.confidence is None else [f"confidence {region.confidence:.2f}"]
+        if said or len(answer.regions) > 1:
+            lines.append(f"region    {', '.join([str(number), *said])}")
         if region.box:
             lines.append("box       " + ", ".join(f"{value:.1f}" for value in region.box) + "  (x1, y1, x2, y2 px)")
         if region.points:
             lines.append("points    " + "  ".join(f"({x:.1f}, {y:.1f})" for x, y in region.points))
-    if answer.mask is not None:
+    if answer.regions and answer.mask is not None:
         lines.append(f"mask      {int(answer.mask.data.sum())} px, own score {answer.mask.score:.2f}")
     if answer.fault is not None:
         lines.append(f"fault     {answer.fault}")

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from medground.images import nifti
+from medground.images.label_maps import label_map, write_label_map
 from medground.images.loaded import LoadedImage
 from medground.images.pictures import write_mask
 from medground.images.view import View
@@ -26,7 +27,9 @@ def write_result(
 ) -> dict[str, Any]:
     """Write ``<stem>.mask.png``, ``<stem>.overlay.png`` and ``<stem>.json``; return what the JSON holds.
 
-    A mask of a NIfTI volume is written as ``<stem>.mask.nii.gz`` too, in the voxels of its `source`.
+    The mask is the union of the regions. Of several regions ``<stem>.labels.png`` is a label map too: each pixel the number
+    of its region, from 1. A mask of a NIfTI volume is written as ``<stem>.mask.nii.gz`` too, in the voxels of its `source`,
+    of several regions as a label map.
 
     Args:
         answer: what is written.
@@ -45,10 +48,16 @@ def write_result(
         files["mask"] = f"{stem}.mask.png"
         with replacing(folder / files["mask"]) as path:
             write_mask(path, answer.mask.data)
+        several = [region.mask.data for region in answer.regions if region.mask is not None]
+        labels = label_map(several) if len(several) > 1 else None
+        if labels is not None:
+            files["labels"] = f"{stem}.labels.png"
+            with replacing(folder / files["labels"]) as path:
+                write_label_map(path, labels)
         if image.kind == "nifti":
             files["volume"] = f"{stem}.mask.nii.gz"
             with replacing(folder / files["volume"]) as path:
-                nifti.write_mask(path, source, view, answer.mask.data)
+                nifti.write_mask(path, source, view, answer.mask.data if labels is None else labels)
     if overlay:
         files["overlay"] = f"{stem}.overlay.png"
         with replacing(folder / files["overlay"]) as path:

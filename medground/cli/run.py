@@ -106,6 +106,7 @@ class _Line(TypedDict):
     key: str
     files: NotRequired[dict[str, str]]
     mask: NotRequired[_MaskFigures | None]
+    regions: NotRequired[list[Any]]
     usage: NotRequired[dict[str, float]]
     fault: NotRequired[str | None]
     cause: NotRequired[str]
@@ -186,7 +187,8 @@ def _summarise(manifest: Path, lines: list[dict[str, Any]], limit: int, as_json:
     usage: Counter[str] = Counter()
     for line in lines:
         usage.update(line.get("usage", {}))
-    areas = [line["mask"]["area"] for line in lines if line.get("mask")]
+    nothing = sum(line["status"] == "ok" and line.get("regions") == [] for line in lines)
+    areas = [line["mask"]["area"] for line in lines if line.get("mask") and line.get("regions") != []]
     outcomes = Outcomes(
         answers=sum(line["status"] != "unreadable" for line in lines),
         faults={kind: count for kind, count in faults.items() if kind != "unreadable"},
@@ -197,6 +199,7 @@ def _summarise(manifest: Path, lines: list[dict[str, Any]], limit: int, as_json:
     summary = {
         "inputs": len(lines),
         "ok": sum(line["status"] == "ok" for line in lines),
+        "nothing_fits": nothing,
         "not_ok": faults,
         "masks": outcomes.masks,
         "empty_masks": outcomes.empty_masks,
@@ -209,6 +212,7 @@ def _summarise(manifest: Path, lines: list[dict[str, Any]], limit: int, as_json:
         for cause in outcomes.causes():
             click.echo(cause, err=True)
         rest = "".join(f", {count} {kind}" for kind, count in sorted(faults.items()))
+        rest += f"; in {nothing} nothing fits the question" if nothing else ""
         rest += f"; {outcomes.empty_masks} of {outcomes.masks} masks empty" if outcomes.empty_masks else ""
         click.echo(f"{summary['ok']} of {summary['inputs']} grounded{rest}; see {manifest}", err=True)
         if usage:

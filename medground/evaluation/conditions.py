@@ -42,8 +42,8 @@ class SampleInfo:
     id: str
     cluster: str
     category: str
-    unit_box: tuple[float, float, float, float]
-    """The true box, or that around all true boxes, in fractions of the image's sides."""
+    unit_box: tuple[float, float, float, float] | None
+    """The true box, or that around all true boxes, in fractions of the image's sides; None of an absent target."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +84,8 @@ class Condition:
     restore: Callable[[Region, Size], Region] | None = None
     """From the pixels of what was shown to those of the sample, of size (H, W)."""
     regions: Callable[[Sample, EvalContext], Regions] | None = None
-    """The regions themselves, none where the sample allows none; the reasoner is not asked."""
+    """The regions themselves; the reasoner is not asked. None means that nothing fits where the target is absent, and no
+    answer where the sample lacks what the condition gives."""
     think: Literal["removed", "shuffled"] | None = None
     """What the reasoner goes on from, in place of its own reasoning."""
     perfect_segmenter: bool = False
@@ -183,8 +184,8 @@ def _mean_box(sample: Sample, context: EvalContext, *, same_category: bool) -> R
     """Return the mean box of the samples from other clusters, of the same category if wanted and there are any."""
     own = context.samples[context.positions[sample.query.id]]
     others = [info for info in context.samples if info.cluster != own.cluster]
-    alike = [info for info in others if same_category and info.category == own.category]
-    boxes = [info.unit_box for info in alike or others]
+    alike = [info for info in others if same_category and info.category == own.category and info.unit_box]
+    boxes = [info.unit_box for info in alike or others if info.unit_box is not None]
     mean = np.mean(boxes, axis=0).tolist() if boxes else MIDDLE
     return _unit_box(sample, context, box=mean)
 

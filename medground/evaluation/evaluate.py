@@ -305,7 +305,7 @@ def _info(sample: Sample, cluster: str | None) -> SampleInfo:
         id=sample.query.id,
         cluster=cluster_of(sample, cluster)[1],
         category=sample.labels.get("category", ""),
-        unit_box=(x1 / width, y1 / height, x2 / width, y2 / height),
+        unit_box=(x1 / width, y1 / height, x2 / width, y2 / height) if sample.target.regions else None,
     )
 
 

@@ -121,7 +121,10 @@ class Evaluator:
         """
         if condition.regions is not None:
             regions = [condition.regions(sample, context) for sample in samples]
-            read = [[(None, Grounding(regions=given))] if given else [] for given in regions]
+            read = [
+                [(None, Grounding(regions=given))] if given or not sample.target.regions else []
+                for sample, given in zip(samples, regions, strict=True)
+            ]
             return self._measured(condition, samples, read), [sample.query.question for sample in samples]
         queries = [sample.query if condition.query is None else condition.query(sample, context) for sample in samples]
         groups = self._completions(condition, queries, starts)
@@ -234,7 +237,7 @@ class Evaluator:
             prompts=wanted,
             compat=self.released and completion is not None,
         )
-        return answer_record(completion, grounding, masks, measurement, failed.cause)
+        return answer_record(completion, rollout.grounding, masks, measurement, failed.cause)
 
 
 def _perfect(sample: Sample, grounding: Grounding, choice: PromptChoice) -> Segmented:

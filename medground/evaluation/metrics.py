@@ -7,6 +7,9 @@ is undefined (a failure, or an empty mask against a target) it counts as the ima
 defined cases stands beside it. What is not the model's doing (transport, timeout, segmenter, memory) is excluded from
 the means and counted.
 
+The answer that nothing fits is no failure. Its mask is empty, and about a target that is there it is simply wrong: every
+overlap is 0 and every distance undefined. A target that is absent has none of these metrics.
+
 Conventions: two empty masks agree perfectly (dice 1, distance 0), an empty one against a target shares nothing (0,
 undefined distance). Coincident points span no disc: their point Dice is 0 with everything, themselves included.
 """
@@ -85,6 +88,8 @@ def measure(
     """
     fault = _fault(rollout)
     at_hand: Mapping[MaskPrompt, Mask] = masks or ({"joint": rollout.mask} if rollout.mask else {})
+    if rollout.grounding.abstains and rollout.mask is not None:
+        at_hand = dict.fromkeys(prompts, rollout.mask)
     names = _applicable(rollout, provides, prompts, compat)
     if fault is not None and not fault.of_model:
         lost = names if _lost_whole(rollout) else [name for name in names if _of_mask(name)]
@@ -151,6 +156,8 @@ def _spacing(rollout: Rollout) -> tuple[float, float]:
 def _value(name: str, rollout: Rollout, masks: Mapping[MaskPrompt, Mask]) -> float | None:
     """Return one metric of an answer without a model fault; None where it does not apply or is undefined."""
     region, truth = rollout.grounding.region or Region(), rollout.sample.target.region or Region()
+    if rollout.grounding.abstains and not _of_mask(name):
+        return 0.0
     if name == "iou":
         return None if region.box is None or truth.box is None else float(box_iou(region.box, truth.box))
     if name == "pdice":

@@ -18,8 +18,7 @@ from medground.evaluation.results import (
 )
 from medground.evaluation.results_file import SampleRecord
 from medground.evaluation.summary import FEW, GROUPS
-from medground.geometry import Box
-from medground.images.overlay import draw
+from medground.images.overlay import NOTHING, draw
 from medground.images.rle import decode_rle
 from medground.recipe import Recipe
 from medground.report import Cell, Line, Table, render, rounded, unbroken
@@ -287,15 +286,17 @@ def _galleries(records: Records, read: Callable[[str], Sample], count: int, seed
 
 
 def _picture(record: SampleRecord, sample: Sample, name: str) -> _Picture:
-    answer, target, score = record.answers[0], record.target, record.values[name]
+    answer, score = record.answers[0], record.values[name]
     mask = answer.masks.get("joint") or next(iter(answer.masks.values()), None)
+    parts = [region.mask.rle for region in answer.regions if region.mask is not None]
     image = draw(
         sample.query.image,
-        box=answer.box,
-        points=answer.points,
-        mask=None if mask is None else decode_rle(mask.rle),
-        target_box=Box(*target.box) if target.box else None,
-        target_mask=sample.target.mask,
+        box=[region.box for region in answer.regions if region.box is not None],
+        points=[point for region in answer.regions for point in region.points],
+        mask=[decode_rle(rle) for rle in parts or ([mask.rle] if mask else [])],
+        target_box=[region.box for region in sample.target.regions if region.box is not None],
+        target_mask=[region.mask.data for region in sample.target.regions if region.mask is not None],
+        caption=NOTHING if answer.abstains else None,
     )
     count, fault = len(record.answers), f", {answer.fault}" if answer.fault else ""
     several = f" in the mean of {count} answers; the first is shown" if count > 1 else ""

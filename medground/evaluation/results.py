@@ -55,6 +55,8 @@ class AnswerCounts:
     """Fault of the model -> answers; they count as 0."""
     refusals: int
     """Failures without any answer block."""
+    abstentions: int = 0
+    """Answers that nothing fits; they are no failures."""
     excluded: dict[str, int]
     """Fault that is not the model's -> answers; they are left out of the means."""
     masks: int

@@ -5,7 +5,7 @@ Nothing in it names a file or a patient: a cluster is a hash.
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +21,7 @@ from medground.images.rle import encode_rle
 from medground.runs.files import JsonLines
 from medground.runs.jsonable import plain, restore
 from medground.segmenters.batching import image_key
-from medground.types import Completion, Fault, Grounding, Mask, Sample
+from medground.types import Completion, Fault, Grounding, Mask, Region, Sample
 
 SAMPLES = "samples.jsonl"
 _PRIVATE = frozenset({*GROUPS, "think"})
@@ -36,6 +36,19 @@ class MaskRecord:
     """Run lengths, see `medground.images.rle`."""
     score: float | None
     """The segmenter's own estimate."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegionRecord:
+    """One of several regions of an answer or a truth as written."""
+
+    box: list[float] | None
+    """XYXY, pixels of the original image."""
+    points: list[list[float]]
+    label: str = ""
+    confidence: float | None = None
+    mask: MaskRecord | None = None
+    """Its own mask, where there are several regions; that of a region alone is the answer's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,14 +69,23 @@ class AnswerRecord:
     fault: Fault | None
     cause: str
     box: list[float] | None
-    """XYXY, pixels of the original image."""
+    """Of an answer with exactly one region: XYXY, pixels of the original image."""
     points: list[list[float]]
+    """The same."""
+    regions: list[RegionRecord] = field(default_factory=list)
+    """Every region."""
     masks: dict[MaskPrompt, MaskRecord]
+    """The union of the regions' masks, by what prompted them."""
     values: dict[str, float | None]
     """Metric -> value, see `medground.evaluation.metrics.Measurement`."""
     undefined: list[str]
     excluded: list[str]
     details: dict[str, dict[str, str]]
+
+    @property
+    def abstains(self) -> bool:
+        """Whether it is the answer that nothing fits."""
+        return self.fault is None and not self.regions and self.box is None and not self.points
 
     @property
     def completion(self) -> Completion:
@@ -82,7 +104,10 @@ class TargetRecord:
     """The truth as written."""
 
     box: list[float] | None
+    """Of a target of exactly one region."""
     points: list[list[float]]
+    regions: list[RegionRecord] = field(default_factory=list)
+    """Every region, without its mask; none where the target is absent."""
     share: float
     """Of the image that the target covers."""
     area: int | None
@@ -145,6 +170,7 @@ def sample_record(
         target=TargetRecord(
             box=plain(list(region.box)) if region and region.box else None,
             points=plain([list(point) for point in region.points]) if region else [],
+            regions=[_region_record(replace(one, mask=None)) for one in sample.target.regions],
             share=share,
             area=None if mask is None else int(mask.sum()),
         ),
@@ -188,11 +214,25 @@ def answer_record(
         cause=cause or (completion.cause if completion else ""),
         box=plain(list(region.box)) if region and region.box else None,
         points=plain([list(point) for point in region.points]) if region else [],
+        regions=[
+            _region_record(one if len(grounding.regions) > 1 else replace(one, mask=None)) for one in grounding.regions
+        ],
         masks={name: MaskRecord(rle=encode_rle(mask.data), score=plain(mask.score)) for name, mask in masks.items()},
         values=plain(measurement.values),
         undefined=sorted(measurement.undefined),
         excluded=sorted(measurement.excluded),
         details=plain(measurement.details),
+    )
+
+
+def _region_record(region: Region) -> RegionRecord:
+    mask = region.mask
+    return RegionRecord(
+        box=plain(list(region.box)) if region.box else None,
+        points=plain([list(point) for point in region.points]),
+        label=region.label,
+        confidence=plain(region.confidence),
+        mask=None if mask is None else MaskRecord(rle=encode_rle(mask.data), score=plain(mask.score)),
     )
 
 

@@ -126,6 +126,7 @@ def _counts(records: Records) -> dict[str, Any]:
         "ok": len(answers) - len(faults),
         "failures": failures,
         "refusals": failures.get(Fault.NO_ANSWER, 0),
+        "abstentions": sum(answer.abstains for answer in answers),
         "excluded": _counted(fault for fault in faults if not fault.of_model),
         "masks": len(masks),
         "empty_masks": sum(rle_area(rle) == 0 for rle in masks),

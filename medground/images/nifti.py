@@ -344,8 +344,8 @@ def _counted(volume: Volume, present: set[int]) -> Iterator[Numbers]:
         yield slab
 
 
-def write_mask(path: Path, source: Path, view: View, picture: NDArray[np.bool_]) -> None:
-    """Write the mask of one shown slice as a volume of 0 and 1 with the source's shape, affine and header.
+def write_mask(path: Path, source: Path, view: View, picture: NDArray[np.bool_] | NDArray[np.uint16]) -> None:
+    """Write the mask of one shown slice as a volume with the source's shape, affine and header: 0 and 1, or a label map.
 
     Of the header, what describes the image's values and its free text is left out, and extensions, which may hold a whole
     DICOM header, are too.
@@ -356,14 +356,14 @@ def write_mask(path: Path, source: Path, view: View, picture: NDArray[np.bool_])
     nibabel = import_nibabel()
     volume = Volume(source)
     placement = volume.placement(view)
-    voxels = np.zeros(volume.sides, np.uint8)
+    voxels = np.zeros(volume.sides, np.uint16 if picture.max(initial=0) > 255 else np.uint8)
     plane = placement.plane(picture)
     target = np.moveaxis(voxels, placement.axis, 0)[placement.index]
     if plane.shape != target.shape:
         raise ValueError(f"a mask of {picture.shape} is not of this slice, {placement.picture(target).shape}")
     target[...] = plane
     header = volume.header.copy()
-    header.set_data_dtype(np.uint8)
+    header.set_data_dtype(voxels.dtype)
     header.set_slope_inter(1, 0)
     for field in ("descrip", "aux_file", "intent_name", "db_name"):
         if field in header.keys():  # noqa: SIM118  a header is no mapping: `in` asks its bytes

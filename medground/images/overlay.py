@@ -8,6 +8,7 @@ never on it.
 
 import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -15,7 +16,10 @@ from PIL import Image as Pillow
 from PIL import ImageDraw, ImageFont
 
 from medground.geometry import Box, Size
-from medground.types import Image, Rollout
+from medground.types import Grounding, Image, Rollout
+
+NOTHING = "The answer: nothing fits."
+"""The caption under an answer without a region."""
 
 ANSWER = (70, 195, 255)
 TRUTH = (255, 221, 64)
@@ -32,22 +36,25 @@ _Floats = NDArray[np.float32]
 _Draw = ImageDraw.ImageDraw
 _Spot = tuple[float, float]
 _Line = tuple[_Spot, _Spot]
+Corners = Box | Sequence[float]
+Masks = NDArray[np.bool_] | Sequence[NDArray[np.bool_]]
 
 
 def draw(
     image: Image,
     *,
-    box: Box | Sequence[float] | None = None,
+    box: Corners | Sequence[Corners] | None = None,
     points: Sequence[Sequence[float]] = (),
-    mask: NDArray[np.bool_] | None = None,
-    target_box: Box | Sequence[float] | None = None,
-    target_mask: NDArray[np.bool_] | None = None,
+    mask: Masks | None = None,
+    target_box: Corners | Sequence[Corners] | None = None,
+    target_mask: Masks | None = None,
     caption: str | None = None,
 ) -> Pillow.Image:
     """Draw an answer, and the truth where it is known, on an image.
 
-    All coordinates are pixels of `image` (H x W x 3 uint8); masks are H x W bool. What cannot be drawn, for example an
-    inverted box or a point outside the image, is left out: an overlay shows answers, it does not judge them.
+    All coordinates are pixels of `image` (H x W x 3 uint8); masks are H x W bool; a box or a mask may be several, one per
+    region. What cannot be drawn, for example an inverted box or a point outside the image, is left out: an overlay shows
+    answers, it does not judge them.
 
     Returns:
         An RGB picture whose longer side is 512 to 1600 px, with a legend and the caption below it.
@@ -55,24 +62,30 @@ def draw(
     Raises:
         ValueError: if a mask is not of the image's size.
     """
-    for given in (mask, target_mask):
-        if given is not None and given.shape != image.shape[:2]:
+    masks, truths = _masks(mask), _masks(target_mask)
+    for given in (*masks, *truths):
+        if given.shape != image.shape[:2]:
             raise ValueError(f"a mask of {given.shape} does not fit an image of {image.shape[:2]}")
+    masks, truths = ([given for given in several if given.any()] for several in (masks, truths))
     size = image.shape[0], image.shape[1]
     sheet = _Sheet(image)
     legend = []
-    if target_mask is not None and target_mask.any():
-        sheet.contour(target_mask, TRUTH, dashed=True)
+    for part in truths:
+        sheet.contour(part, TRUTH, dashed=True)
+    if truths:
         legend.append(("truth", "contour", TRUTH))
-    if mask is not None and mask.any():
-        sheet.fill(mask, ANSWER)
-        sheet.contour(mask, ANSWER, dashed=False)
-        legend.append(("mask", "fill", ANSWER))
+    if masks:
+        sheet.fill(np.logical_or.reduce(masks), ANSWER)
+        legend.append(("mask" if len(masks) == 1 else "masks", "fill", ANSWER))
+    for part in masks:
+        sheet.contour(part, ANSWER, dashed=False)
     for corners, colour, name in ((target_box, TRUTH, "true box"), (box, ANSWER, "box")):
-        inside = _visible(corners, size)
-        if inside is not None:
+        visible = [inside for one in _boxes(corners) if (inside := _visible(one, size)) is not None]
+        for inside in visible:
             sheet.rectangle(inside, colour, dashed=colour == TRUTH)
-            legend.append((name, "dashes" if colour == TRUTH else "frame", colour))
+        if visible:
+            label = name if len(visible) == 1 else f"{name}es"
+            legend.append((label, "dashes" if colour == TRUTH else "frame", colour))
     spots = [(float(x), float(y)) for x, y in points if 0 <= x <= size[1] and 0 <= y <= size[0]]
     for number, spot in enumerate(spots, start=1):
         sheet.marker(spot, str(number), ANSWER)
@@ -83,14 +96,25 @@ def draw(
 
 def draw_rollout(rollout: Rollout) -> Pillow.Image:
     """Draw an answer beside the truth."""
-    region, truth, mask = rollout.grounding.region, rollout.sample.target.region, rollout.mask
-    return draw(
+    truths = rollout.sample.target.regions
+    return draw_grounding(
         rollout.sample.query.image,
-        box=region.box if region else None,
-        points=region.points if region else (),
-        mask=mask.data if mask else None,
-        target_box=truth.box if truth else None,
-        target_mask=rollout.sample.target.mask,
+        rollout.grounding,
+        target_box=[region.box for region in truths if region.box is not None],
+        target_mask=[region.mask.data for region in truths if region.mask is not None],
+    )
+
+
+def draw_grounding(image: Image, grounding: Grounding, **truth: Any) -> Pillow.Image:
+    """Draw every region of an answer, or say below the picture that nothing fits; `truth` as for `draw`."""
+    regions = grounding.regions
+    return draw(
+        image,
+        box=[region.box for region in regions if region.box is not None],
+        points=[point for region in regions for point in region.points],
+        mask=[region.mask.data for region in regions if region.mask is not None],
+        caption=NOTHING if grounding.abstains else None,
+        **truth,
     )
 
 
@@ -197,9 +221,19 @@ class _Sheet:
         area += (cover[window] * np.float32(strength))[..., None] * (np.array(colour, np.float32) - area)
 
 
-def _visible(corners: Box | Sequence[float] | None, size: Size) -> Box | None:
-    if corners is None:
-        return None
+def _masks(given: Masks | None) -> list[NDArray[np.bool_]]:
+    """Return the masks given, one or several."""
+    return [] if given is None else [given] if isinstance(given, np.ndarray) else list(given)
+
+
+def _boxes(given: Corners | Sequence[Corners] | None) -> list[Any]:
+    """Return the boxes given, one or several."""
+    if given is None or not len(given):
+        return []
+    return list(given) if isinstance(given[0], Sequence) else [given]
+
+
+def _visible(corners: Corners, size: Size) -> Box | None:
     box = Box(*(float(value) for value in corners))
     if not box.valid:
         return None

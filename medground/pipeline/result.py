@@ -4,9 +4,10 @@ import io
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from PIL import Image as Pillow
 
-from medground.images.overlay import draw
+from medground.images.overlay import draw_grounding
 from medground.types import Completion, Fault, Grounding, Mask, Query, Region
 
 
@@ -19,18 +20,20 @@ class GroundingResult:
     grounding: Grounding
     """With one mask per region; none where nothing could be prompted or the segmenter failed."""
     fault: Fault | None
-    """Why there is no mask, or what was wrong with the answer; None when all went well."""
+    """Why there is no mask, or what was wrong with the answer; None when all went well, "nothing fits" included."""
     cause: str = ""
     """One sentence about a fault that is not the model's."""
 
     @property
     def regions(self) -> tuple[Region, ...]:
-        """What the answer points at, in pixels of the original image, each region with its mask."""
+        """What the answer points at, in pixels of the original image, each region with its mask; none where nothing fits."""
         return self.grounding.regions
 
     @property
     def mask(self) -> Mask | None:
-        """The union of the regions' masks; None unless every region has one."""
+        """The union of the regions' masks, empty where the answer is that nothing fits; None unless every region has one."""
+        if self.fault is None and self.grounding.abstains:
+            return Mask(data=np.zeros(self.query.size, bool))
         return self.grounding.mask
 
     @property
@@ -44,18 +47,15 @@ class GroundingResult:
         return self.grounding.think
 
     def overlay(self) -> Pillow.Image:
-        """Return the image with the regions and the mask drawn on it."""
-        region = self.grounding.region
-        return draw(
-            self.query.image,
-            box=region.box if region else None,
-            points=region.points if region else (),
-            mask=self.mask.data if self.mask else None,
-        )
+        """Return the image with the regions and their masks drawn on it."""
+        return draw_grounding(self.query.image, self.grounding)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return JSON-ready values; coordinates in pixels of the original image, the mask by its figures."""
-        region, frame, mask = self.grounding.region, self.completion.frame, self.mask
+        """Return JSON-ready values; coordinates in pixels of the original image, masks by their figures.
+
+        ``regions`` holds every region; ``box`` and ``points`` are those of an answer with exactly one.
+        """
+        region, frame = self.grounding.region, self.completion.frame
         return {
             "id": self.query.id,
             "question": self.query.question,
@@ -66,7 +66,8 @@ class GroundingResult:
             "points": [list(point) for point in region.points] if region else [],
             "frame": frame and frame.to_dict(),
             "size": list(self.query.size),
-            "mask": mask and {"area": int(mask.data.sum()), "score": float(mask.score)},
+            "regions": [_region(one) for one in self.regions],
+            "mask": _figures(self.mask),
             "fault": self.fault,
             "cause": self.cause,
             "usage": dict(self.completion.usage),
@@ -81,3 +82,17 @@ class GroundingResult:
         buffer = io.BytesIO()
         self.overlay().save(buffer, "PNG")
         return buffer.getvalue()
+
+
+def _region(region: Region) -> dict[str, Any]:
+    return {
+        "box": list(region.box) if region.box else None,
+        "points": [list(point) for point in region.points],
+        "label": region.label,
+        "confidence": region.confidence,
+        "mask": _figures(region.mask),
+    }
+
+
+def _figures(mask: Mask | None) -> dict[str, float] | None:
+    return None if mask is None else {"area": int(mask.data.sum()), "score": float(mask.score)}

@@ -27,7 +27,7 @@ from medground.recipe.sources import AS_WRITTEN, RESOLVED
 from medground.runs import failpoints
 from medground.runs.files import JsonLines, lock_folder, read_json, replacing, write_atomic
 from medground.runs.inputs import RunInputs
-from medground.types import Rollout
+from medground.types import Region, Rollout
 
 TRAINED = "train.yaml"
 EVENTS = "events.jsonl"
@@ -260,7 +260,10 @@ def read_table(folder: Path, step: int, kind: Tables = "completions") -> list[di
 
 
 def completion_row(rollout: Rollout) -> dict[str, Any]:
-    """Return the columns of a completion in every table: its text and what was parsed, in pixels of the original."""
+    """Return the columns of a completion in every table: its text and what was parsed, in pixels of the original.
+
+    ``box`` and ``points`` are those of an answer with exactly one region.
+    """
     query, region, completion = rollout.sample.query, rollout.grounding.region, rollout.completion
     fault = rollout.fault or rollout.grounding.fault
     return {
@@ -271,7 +274,17 @@ def completion_row(rollout: Rollout) -> dict[str, Any]:
         "finish_reason": completion.finish_reason,
         "box": [float(value) for value in region.box] if region and region.box else None,
         "points": [[float(value) for value in point] for point in region.points] if region else None,
+        "regions": [_region_row(one) for one in rollout.grounding.regions],
         "fault": None if fault is None else fault.value,
+    }
+
+
+def _region_row(region: Region) -> dict[str, Any]:
+    return {
+        "box": [float(value) for value in region.box] if region.box else None,
+        "points": [[float(value) for value in point] for point in region.points],
+        "label": _utf8(region.label),
+        "confidence": None if region.confidence is None else float(region.confidence),
     }
 
 
@@ -297,6 +310,8 @@ def _write_table(stem: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         "box": pa.list_(pa.float64()),
         "points": pa.list_(pa.list_(pa.float64())),
     }
+    region = {"box": types["box"], "points": types["points"], "label": pa.string(), "confidence": pa.float64()}
+    types["regions"] = pa.list_(pa.struct(list(region.items())))
     names = dict.fromkeys(key for row in rows for key in row)
     schema = pa.schema([(name, types.get(name, pa.float64())) for name in names])
     with replacing(stem.with_suffix(".parquet")) as temporary:

@@ -8,12 +8,12 @@ from typing import Any, get_args
 import numpy as np
 
 from medground.frames import Frame, Kind, Order, pixels
-from medground.geometry import Size
+from medground.geometry import Box, Point, Size
 from medground.hookspecs import Factory
 from medground.protocols import PromptInterface
 from medground.testing import examples
 from medground.testing.findings import Findings, check_kinds, make, shown
-from medground.types import Completion, Fault, Grounding, Query, image_of, text_of
+from medground.types import Completion, Fault, Grounding, Query, Target, image_of, text_of
 
 MODEL_SIZE = (420, 616)
 """(H, W) that the model of the round trips saw."""
@@ -36,10 +36,11 @@ def check_prompt_interface(factory: Factory, /, **arguments: Any) -> None:
         for frame in _frames(size):
             with findings.attempt("parse reads the ideal answer", f"a {size} image through {frame}"):
                 _check_round_trip(interface, provides, size, frame, findings)
+    counts = _check_numbers_of_regions(interface, findings)
     with findings.attempt("parse reads thoughts as they were written"):
         _check_think(interface, findings)
     for text in nasty_texts(interface):
-        _check_total(interface, text, findings)
+        _check_total(interface, text, 0 in counts, findings)
     findings.conclude()
 
 
@@ -144,6 +145,34 @@ def _check_round_trip(
         )
 
 
+def _check_numbers_of_regions(interface: PromptInterface, findings: Findings) -> set[int]:
+    """Check the ideal answers about targets of no and of several regions; return how many it can say."""
+    size, counts = (480, 640), {1}
+    (truth,) = examples.target(size).regions
+    boxes = [Box(40 + 150 * index, 60, 140 + 150 * index, 90 + 80 * index) for index in range(3)]
+    for count in (0, 3):
+        regions = [
+            replace(
+                truth, box=box, points=(Point(box.x1 + 30, box.y1 + 10), Point(box.x1 + 60, box.y1 + 20)), mask=None
+            )
+            for box in boxes[:count]
+        ]
+        promise = f"parse reads the ideal answer about {count} regions" if count else "nothing fits is an answer"
+        with findings.attempt(promise):
+            try:
+                text = interface.answer(Target(regions=tuple(regions)), frame=pixels(size), size=size)
+            except ValueError:
+                continue
+            grounding = interface.parse(Completion(text=text, frame=pixels(size)), size)
+            findings.expect(
+                grounding.fault is None and len(grounding.regions) == count,
+                promise,
+                f"{grounding.fault}, {len(grounding.regions)} regions: {text[:200]!r}",
+            )
+            counts.add(count)
+    return counts
+
+
 def _check_think(interface: PromptInterface, findings: Findings) -> None:
     size, words = (37, 53), "The left lung is darker, so I look there."
     text = interface.answer(examples.target(size), think=words, frame=pixels(size), size=size)
@@ -155,23 +184,23 @@ def _check_think(interface: PromptInterface, findings: Findings) -> None:
         )
 
 
-def _check_total(interface: PromptInterface, text: str, findings: Findings) -> None:
+def _check_total(interface: PromptInterface, text: str, abstains: bool, findings: Findings) -> None:
     size = (37, 53)
     quoted = repr(text if len(text) <= 60 else f"{text[:40]}... ({len(text)} characters)")
     completion = Completion(text=text, frame=pixels(size))
     with findings.attempt("parse never raises, whatever the text", quoted):
         for variant in (completion, replace(completion, frame=None), replace(completion, finish_reason="length")):
-            _check_grounding(interface.parse(variant, size), quoted, findings)
+            _check_grounding(interface.parse(variant, size), quoted, abstains, findings)
 
 
-def _check_grounding(grounding: Any, quoted: str, findings: Findings) -> None:
+def _check_grounding(grounding: Any, quoted: str, abstains: bool, findings: Findings) -> None:
     if not findings.expect(
         isinstance(grounding, Grounding), "parse gives a Grounding", f"{shown(grounding)} for {quoted}"
     ):
         return
     fault, regions = grounding.fault, grounding.regions
     findings.expect(fault is None or isinstance(fault, Fault), "a fault is a medground.types.Fault", shown(fault))
-    findings.expect(fault is not None or regions, "without a fault there is a region", quoted)
+    findings.expect(fault is not None or regions or abstains, "without a fault there is a region", quoted)
     for region in regions:
         numbers = [*(region.box or ()), *(value for point in region.points for value in point)]
         findings.expect(np.isfinite(numbers).all(), "a region is finite", f"{numbers} for {quoted}")

@@ -41,8 +41,8 @@ class ValidationResult:
     """The result of one validation."""
 
     metrics: Mapping[str, float | None]
-    """``eval/<metric>`` and its ``eval/<metric>/n``, ``eval/grounded_ratio``, ``eval/faults/<kind>``, ``eval/answers/n``;
-    where masks are made also ``eval/masks/n`` and ``eval/masks/empty``."""
+    """``eval/<metric>`` and its ``eval/<metric>/n``, ``eval/grounded_ratio``, ``eval/faults/<kind>``, ``eval/answers/n`` and
+    ``eval/abstained_ratio``; where masks are made also ``eval/masks/n`` and ``eval/masks/empty``."""
     value: float | None
     """The metric that chooses; None where there is none, or nothing could be measured."""
     rows: Sequence[Mapping[str, Any]]
@@ -97,6 +97,7 @@ class Validation:
             metrics |= {f"eval/{name}": fmean(values) if values else None, f"eval/{name}/n": float(len(values))}
         faults = Counter(item.fault.value for item in measurements if item.fault is not None)
         metrics["eval/grounded_ratio"] = 1 - faults.total() / len(answers)
+        metrics["eval/abstained_ratio"] = sum(answer.abstains for answer in answers) / len(answers)
         metrics["eval/answers/n"] = float(len(answers))
         if masks := [answer.empty_mask for answer in answers if answer.empty_mask is not None]:
             metrics |= {"eval/masks/n": float(len(masks)), "eval/masks/empty": float(sum(masks))}
@@ -114,7 +115,8 @@ class Validation:
         return _Answer(
             measurement=measurement,
             row=_row(rollout, measurement),
-            empty_mask=None if rollout.mask is None else is_empty(rollout.mask),
+            abstains=rollout.grounding.abstains,
+            empty_mask=None if rollout.grounding.mask is None else is_empty(rollout.grounding.mask),
             drawn=rollout if drawn else None,
         )
 
@@ -161,6 +163,7 @@ class _Answer:
 
     measurement: Measurement
     row: Mapping[str, Any]
+    abstains: bool
     empty_mask: bool | None
     """None where no mask was made."""
     drawn: Rollout | None

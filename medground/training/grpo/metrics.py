@@ -99,6 +99,7 @@ def batch_metrics(batch: Batch, labels: Sequence[str]) -> dict[str, float]:
         "completions/count": float(len(rollouts)),
         **_masks(rollouts),
         "completions/grounded_ratio": sum(_fault(rollout) is None for rollout in rollouts) / len(rollouts),
+        "completions/abstained_ratio": sum(rollout.grounding.abstains for rollout in rollouts) / len(rollouts),
     }
     for label in labels:
         values = [score.terms[label].value for score in scores if label in score.terms]
@@ -207,7 +208,7 @@ def _lengths(rollouts: Sequence[Rollout]) -> dict[str, float]:
 
 def _masks(rollouts: Sequence[Rollout]) -> dict[str, float]:
     """Return the counts of masks and of masks without a pixel; nothing if no reward needs masks."""
-    masks = [rollout.mask for rollout in rollouts if rollout.mask is not None]
+    masks = [mask for rollout in rollouts if (mask := rollout.grounding.mask) is not None]
     return {"masks/count": float(len(masks)), "masks/empty": float(sum(map(is_empty, masks)))} if masks else {}
 
 
