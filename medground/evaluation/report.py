@@ -42,6 +42,17 @@ NAMES = {
     "boundary_f": "Boundary F",
     "hd95_px": "HD95, px",
     "hd95_mm": "HD95, mm",
+    "no_target_accuracy": "No-target accuracy",
+    "target_miss": "Target miss rate",
+    "instance_precision_50": "Instance precision, IoU 0.5",
+    "instance_recall_50": "Instance recall, IoU 0.5",
+    "instance_f1_50": "Instance F1, IoU 0.5",
+    "instance_precision_25": "Instance precision, IoU 0.25",
+    "instance_recall_25": "Instance recall, IoU 0.25",
+    "instance_f1_25": "Instance F1, IoU 0.25",
+    "matched_iou": "Matched IoU",
+    "count_error": "Count error",
+    "union_dice": "Union Dice",
 }
 GROUPED = ("dice_joint", "iou")
 """The metrics that tables of groups show."""

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from medground.data.size_bins import SIZES
-from medground.evaluation import statistics
+from medground.evaluation import instances, statistics
 from medground.evaluation.conditions import Condition
 from medground.evaluation.metrics import COMPAT, DEFINITIONS, DISTANCES
 from medground.evaluation.results import (
@@ -69,9 +69,17 @@ def table(records: Records, names: Sequence[str]) -> Floats:
 
 
 def measured(records: Records) -> list[str]:
-    """Return the metrics that any record has a value of, or lost, in the order of `DEFINITIONS`."""
+    """Return the metrics that any record has a value of, or lost, in the order of `DEFINITIONS`.
+
+    Metrics of several regions, and of targets that may be absent, are among them only where there are such.
+    """
     names = {name for record in records for name in record.values}
     names |= {name for record in records for answer in record.answers for name in answer.excluded}
+    absent = "no_target_accuracy" in names or any(answer.abstains for answer in _answers(records))
+    several = any(len(record.target.regions) > 1 for record in records)
+    several = several or any(len(answer.regions) > 1 for answer in _answers(records))
+    names -= set() if absent else set(instances.ABSENCE)
+    names -= set() if absent or several else set(instances.INSTANCES)
     return [name for name in DEFINITIONS if name in names]
 
 
