@@ -150,12 +150,13 @@ def _metrics(records: Records, how: Resampling, *, thorough: bool = False) -> di
     names = measured(records)
     estimates = estimate(table(records, names), records, how)
     return {
-        name: _metric(row, **(_special(name, records) if thorough else {}))
+        name: metric_summary(row, **(_special(name, records) if thorough else {}))
         for name, row in zip(names, estimates, strict=True)
     }
 
 
-def _metric(estimate: statistics.Estimate | None, **more: Any) -> MetricSummary:
+def metric_summary(estimate: statistics.Estimate | None, **more: Any) -> MetricSummary:
+    """Return an estimate as it is written; None is a metric without a value."""
     if estimate is None:
         return MetricSummary(mean=None, low=None, high=None, n=0, clusters=0, **more)
     return MetricSummary(**asdict(estimate), **more)
@@ -286,6 +287,6 @@ def agreement(records: Records, answers: Records, how: Resampling) -> MetricSumm
         if one.answers and other.answers and one.answers[0].box and other.answers[0].box
     ]
     if not boxed:
-        return _metric(None)
+        return metric_summary(None)
     values = np.array([[float(box_iou(box, other))] for box, other, _ in boxed])
-    return _metric(*estimate(values, [record for _, _, record in boxed], how))
+    return metric_summary(*estimate(values, [record for _, _, record in boxed], how))
