@@ -11,7 +11,6 @@ from medground.evaluation import instances
 from medground.evaluation.conditions import CONDITIONS
 from medground.evaluation.instances import agreement
 from medground.evaluation.metrics import DEFINITIONS, measure
-from medground.evaluation.report import NAMES
 from medground.evaluation.results import Resampling
 from medground.evaluation.results_file import answer_record, sample_record
 from medground.evaluation.summary import summarize
@@ -183,5 +182,6 @@ def test_absent_targets_show_presence_with_an_interval_over_those_they_are_about
     assert metrics["no_target_accuracy"].low is not None
 
 
-def test_every_metric_has_a_definition_and_a_name():
-    assert set(instances.DEFINITIONS) < set(DEFINITIONS) == set(NAMES)
+def test_every_metric_has_a_definition():
+    assert set(instances.DEFINITIONS) < set(DEFINITIONS)
+    assert set(values([], [])) | set(values([A], [A, B])) >= set(instances.DEFINITIONS)
