@@ -14,6 +14,7 @@ from medground.evaluation.conditions import Condition, EvalContext, perfect_mask
 from medground.evaluation.metrics import MaskPrompt, measure
 from medground.evaluation.predictions import Predictions
 from medground.evaluation.results_file import AnswerRecord, answer_record
+from medground.pipeline.completions import SplittingInterface
 from medground.pipeline.masks import Segmented
 from medground.pipeline.pipeline import Pipeline
 from medground.types import Completion, Fault, Grounding, PromptChoice, Query, Rollout, Sample, Sampling, Target
@@ -80,6 +81,8 @@ class Evaluator:
             return "the answers are saved ones: no reasoner is asked again" if asks else None
         if "reasoner" not in pipeline.components:
             return "the recipe names no reasoner"
+        if condition.think and isinstance(pipeline.prompt_interface, SplittingInterface):
+            return "the prompt interface asks several times per question, each with a reasoning of its own"
         if condition.think and not hasattr(pipeline.reasoner, "go_on"):
             return f"the reasoner {pipeline.name('reasoner')} cannot go on from a text it is given"
         return None

@@ -1,11 +1,52 @@
 """The completion stage: every conversation is asked once, and one that cannot be asked costs itself alone."""
 
 from collections.abc import Sequence
+from itertools import chain
+from typing import Protocol, runtime_checkable
 
 from medground.errors import InputError
 from medground.pipeline.masks import check_counts
-from medground.protocols import Reasoner
-from medground.types import Completion, Fault, Messages, Sampling
+from medground.protocols import PromptInterface, Reasoner
+from medground.types import Completion, Fault, Messages, Query, Sampling
+
+AT_ONCE = 32
+"""Conversations about parts of queries that a reasoner is given in one call: an image has hundreds of tiles."""
+
+
+@runtime_checkable
+class SplittingInterface(PromptInterface, Protocol):
+    """A prompt interface that asks several times per query: its `render` is called with every part of a query.
+
+    Its `parse` reads what `join` made, so that such an answer is one completion everywhere else.
+    """
+
+    def split(self, query: Query) -> list[Query]:
+        """Return the parts of a query: one or more, always the same."""
+
+    def join(self, query: Query, completions: Sequence[Completion]) -> Completion:
+        """Return one completion that holds one of every part, in the order of `split`."""
+
+
+def ask(
+    reasoner: Reasoner, interface: PromptInterface, queries: Sequence[Query], sampling: Sampling
+) -> list[list[Completion]]:
+    """Return G completions per query, each of one conversation, or joined from those about the parts of the query.
+
+    Raises:
+        RunError: as `generate`.
+    """
+    if not isinstance(interface, SplittingInterface):
+        return generate(reasoner, [interface.render(query) for query in queries], sampling)
+    parts = [interface.split(query) for query in queries]
+    flat = list(chain.from_iterable(parts))
+    batches = (flat[start : start + AT_ONCE] for start in range(0, len(flat), AT_ONCE))
+    groups = chain.from_iterable(
+        generate(reasoner, [interface.render(part) for part in batch], sampling) for batch in batches
+    )
+    return [
+        [interface.join(query, column) for column in zip(*[next(groups) for _ in own], strict=True)]
+        for query, own in zip(queries, parts, strict=True)
+    ]
 
 
 def generate(reasoner: Reasoner, batch: Sequence[Messages], sampling: Sampling) -> list[list[Completion]]:

@@ -2,8 +2,7 @@
 
     query -> completion (reasoner) -> grounding (prompt interface) -> masks (segmenter)
 
-Every stage is keyed by the components that feed it, so that a pipeline that differs from another only in its segmenter
-takes its completions from their `StageCache` and never builds the reasoner.
+Stages are keyed by what feeds them: a pipeline that differs only in its segmenter takes its completions from a `StageCache`.
 """
 
 import functools
@@ -16,7 +15,7 @@ from medground import registry
 from medground.errors import RecipeError, did_you_mean
 from medground.images.query import ImageSource, as_query
 from medground.pipeline.cache import StageCache, query_key
-from medground.pipeline.completions import generate
+from medground.pipeline.completions import ask
 from medground.pipeline.masks import Answers, Segmented, segment
 from medground.pipeline.result import GroundingResult
 from medground.protocols import PromptInterface, Reasoner, Segmenter
@@ -76,7 +75,7 @@ class Pipeline:
 
     Args:
         reasoner: writes completions; None where answers are given.
-        prompt_interface: asks, and reads the answer.
+        prompt_interface: asks and reads.
         segmenter: draws the masks; None where nobody needs them.
         prompt: which parts of a region prompt the segmenter: ``both``, ``box`` or ``points``.
         sampling: how completions are drawn; greedy and single by default.
@@ -84,8 +83,7 @@ class Pipeline:
         cache: where completions and masks are kept; pipelines that share one share what they have in common. What a
             component given as an object wrote or drew is not kept: nothing says when another object would do the same.
         recipe: what the pipeline was made from, if it was a recipe.
-        segments: whether masks are wanted, so that weights which a segmenter's recipe names and which are not here are
-            refused before a reasoner is built.
+        segments: whether masks are wanted: a segmenter's missing weights are then refused before a reasoner is built.
 
     Raises:
         RecipeError: if the segmenter was not trained for what it would be given, or `prompt` is another word.
@@ -165,8 +163,16 @@ class Pipeline:
 
     @cached_property
     def prompt_interface(self) -> PromptInterface:
-        """The prompt interface, built on first use."""
-        return self._component("prompt_interface")  # type: ignore[no-any-return]
+        """The prompt interface, built on first use; where it asks models in their own way, in the reasoner's dialect."""
+        interface: Any = self._component("prompt_interface")
+        dialect = self._dialect() if getattr(interface, "needs_dialect", False) else None
+        return interface if dialect is None else interface.speaking(dialect)  # type: ignore[no-any-return]
+
+    def _dialect(self) -> str | None:
+        """Return the dialect that the reasoner names, or its factory before it is built; None where neither does."""
+        component = self.components.get("reasoner")
+        named = getattr(component.factory() if isinstance(component, Deferred) else component, "dialect", None)
+        return named or getattr(component and self.reasoner, "dialect", None)
 
     @cached_property
     def segmenter(self) -> Segmenter:
@@ -281,8 +287,7 @@ class Pipeline:
         if missing:
             if self.recipe is not None and "reasoner" not in vars(self):  # not built yet
                 require_checkpoints(self.recipe, "reasoner", *["segmenter"] * self.segments)
-            conversations = [self.prompt_interface.render(queries[index]) for index in missing]
-            answers = generate(self.reasoner, conversations, sampling)
+            answers = ask(self.reasoner, self.prompt_interface, [queries[index] for index in missing], sampling)
             for index, group in zip(missing, answers, strict=True):
                 groups[index] = group
                 if cache and all(completion.fault is None for completion in group):
@@ -292,8 +297,7 @@ class Pipeline:
     def ground(self, query: Query, completion: Completion) -> Grounding:
         """Read one completion.
 
-        Where there is no text at all, its fault is the grounding's; where the text ended at the length limit and lacks a
-        whole answer, that is the fault.
+        Where there is no text, its fault is the grounding's; one that ended at the length limit before its answer is cut off.
         """
         if completion.fault is not None:
             return Grounding(fault=completion.fault)
@@ -307,14 +311,7 @@ class Pipeline:
         return [region.prompt(self.prompt_choice) for region in grounding.regions]
 
     def masks(self, answers: Answers) -> list[Segmented]:
-        """Segment: hand each image to the segmenter once, with all prompts about it.
-
-        Args:
-            answers: images, each with the prompts of one answer about it.
-
-        Returns:
-            one outcome per answer, with one mask per prompt.
-        """
+        """Hand each image to the segmenter once; return one outcome per answer, with one mask per prompt."""
         feeds = self._feeds("segmenter")
         return segment(lambda: self.segmenter, answers, None if feeds is None else self.cache, feeds or "")
 
@@ -383,8 +380,7 @@ def load(
         reasoner: an object in place of the component that the recipe names.
         prompt_interface: the same.
         segmenter: the same.
-        cache: where completions and masks are kept; pipelines that share one share what they have in common. Without
-            one, nothing is kept.
+        cache: where completions and masks are kept, if at all; pipelines share what they have in common in one.
 
     Raises:
         RecipeError: if the recipe cannot be used as written, or is of a run that was given an object in the place of a

@@ -32,6 +32,9 @@ def check_prompt_interface(factory: Factory, /, **arguments: Any) -> None:
         pickle.loads(pickle.dumps(interface))
     with findings.attempt("render gives one user turn, image first"):
         _check_render(interface, examples.query(), findings)
+    if hasattr(interface, "split"):
+        with findings.attempt("an interface that splits a query joins what is said about its parts"):
+            _check_parts(interface, examples.query((1024, 1100)), findings)
     for size in [(37, 53), (480, 640), (1024, 100)]:
         for frame in _frames(size):
             with findings.attempt("parse reads the ideal answer", f"a {size} image through {frame}"):
@@ -111,6 +114,22 @@ def _check_render(interface: PromptInterface, query: Query, findings: Findings) 
     findings.expect(text_of(again) == text_of(messages), "render writes the same text every time")
 
 
+def _check_parts(interface: Any, query: Query, findings: Findings) -> None:
+    parts = interface.split(query)
+    right = bool(parts) and all(part.question == query.question for part in parts)
+    findings.expect(right, "split gives one query or more, each with the question", shown(parts))
+    silent = [Completion(text="", frame=pixels(part.size), usage={"completion_tokens": 1}) for part in parts]
+    whole = interface.join(query, silent)
+    findings.expect(
+        whole.usage.get("completion_tokens") == len(parts), "join adds up what the parts took", shown(whole.usage)
+    )
+    _check_grounding(interface.parse(whole, query.size), "silence about every part", False, findings)
+    lost = [*silent[1:], replace(silent[0], fault=Fault.TIMEOUT, cause="late")]
+    findings.expect(
+        interface.join(query, lost).fault is Fault.TIMEOUT, "a part that never arrived is the answer's fault"
+    )
+
+
 def _check_round_trip(
     interface: PromptInterface, provides: frozenset[str], size: Size, frame: Frame | None, findings: Findings
 ) -> None:
@@ -136,6 +155,10 @@ def _check_round_trip(
     }
     for kind in sorted(provides & set(pairs)):
         value, wanted = pairs[kind]
+        if kind == "points" and hasattr(interface, "split"):  # every part may add points of its own
+            value = (
+                [min(value, key=lambda said: abs(said[0] - x) + abs(said[1] - y)) for x, y in wanted] if value else ()
+            )
         drift = np.inf
         if value is not None and np.size(value) == np.size(wanted):
             step = np.abs(np.reshape(value, (-1, 2)) - np.reshape(wanted, (-1, 2))) / unit

@@ -11,6 +11,7 @@ import torch
 from medground import registry
 from medground.data.dataset import Dataset
 from medground.errors import RecipeError, RunError
+from medground.pipeline.completions import SplittingInterface
 from medground.pipeline.pipeline import Pipeline
 from medground.pipeline.rollouts import RolloutPipeline
 from medground.protocols import Engine, RolloutSource, TrainableReasoner
@@ -108,6 +109,12 @@ def build(recipe: Recipe, engine: Engine | None = None) -> TrainingRun:
     random.seed(seed)
     np.random.seed(seed)  # nothing here draws from it; a third-party reward may
     pipeline = Pipeline.from_recipe(recipe)
+    if isinstance(pipeline.prompt_interface, SplittingInterface):
+        name = recipe.component("prompt_interface").name
+        raise RecipeError(
+            f"the prompt interface {name!r} asks several times per question, and a policy is trained on one answer to each",
+            hint="train with the interface that it asks, for example prompt_interface=regions, on tiles as samples",
+        )
     reasoner = pipeline.reasoner
     if not isinstance(reasoner, TrainableReasoner):
         name = recipe.component("reasoner").name

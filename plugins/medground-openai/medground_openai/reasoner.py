@@ -43,6 +43,7 @@ class OpenAIReasoner:
         frame: what the model's numbers count: ``pixel`` of the image as sent, ``permille`` or ``unit``; None finds
             it with eight small requests at the first use, and stops where they are inconclusive.
         order: ``xy``, or ``yx`` where it writes y first; where `frame` is None, found too.
+        dialect: its native way of marking regions, for prompt interfaces with ``style: native``; see `docs/prompts.md`.
         allow_upload: consent to send images and questions to a server that is not on this machine, which a recipe file
             cannot give; MEDGROUND_ALLOW_UPLOAD=host in the environment is another way to give it.
         max_image_side: images are shrunk to this longest side, px.
@@ -66,6 +67,7 @@ class OpenAIReasoner:
         api_key_env: str | None = None,
         frame: Kind | None = None,
         order: Order = "xy",
+        dialect: str | None = None,
         allow_upload: bool = False,
         max_image_side: int = 1008,
         side_multiple: int = 28,
@@ -93,6 +95,7 @@ class OpenAIReasoner:
             raise RecipeError("reasoner openai needs the name of a model", hint="set reasoner.model")
         key_from(api_key_env)
         self.order: Order = order
+        self.dialect = dialect
         self.max_image_side, self.side_multiple, self.image_format = max_image_side, side_multiple, image_format
         self.concurrency, self.length_field, self.body = concurrency, length_field, dict(body or {})
         self.price_prompt, self.price_completion = price_prompt, price_completion

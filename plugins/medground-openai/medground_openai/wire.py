@@ -15,6 +15,9 @@ from medground.types import Image, Messages
 from medground_openai.client import NotAnswered
 
 Format = Literal["png", "jpeg"]
+THINKING = ("reasoning_content", "reasoning")
+"""Fields of a message that hold thinking apart from the content."""
+OPEN, CLOSE = "<think>", "</think>"
 TOKENS = ("prompt_tokens", "completion_tokens")
 
 
@@ -67,7 +70,8 @@ def read(status: int, body: bytes, count: int) -> Answers:
     """Return the choices in a server's answer to a request for `count`.
 
     A refusal, that of a content filter included, is an answer of the model: its text is the refusal, often empty. Choices
-    that are incomplete or do not say why they end are no answer.
+    that are incomplete or do not say why they end are no answer. Thinking that the server gives in a field of its own, or
+    whose opening tag the chat template wrote, is put between ``<think>`` and ``</think>`` before the rest.
 
     Raises:
         NotAnswered: naming what is wrong.
@@ -100,9 +104,27 @@ def _answer(choice: Mapping[str, Any]) -> Answer:
     if text is None and isinstance(message, dict):
         refusal = message.get("refusal")
         text = refusal if isinstance(refusal, str) else None if reason == "stop" else ""
+    thinking = _thinking(message) if isinstance(message, dict) else None
+    if text is None and thinking is not None and reason == "length":
+        text = ""
     if not isinstance(message, dict) or not isinstance(text, str):
         raise NotAnswered("a choice holds no text")
-    return Answer(text, "length" if reason == "length" else "stop")
+    return Answer(_with_thinking(text, thinking, whole=reason == "stop"), "length" if reason == "length" else "stop")
+
+
+def _thinking(message: Mapping[str, Any]) -> str | None:
+    """Return the thinking that a server keeps apart from the content, as vLLM, SGLang, DeepSeek and OpenRouter do."""
+    fields = (message.get(name) for name in THINKING)
+    return next((field for field in fields if isinstance(field, str) and field), None)
+
+
+def _with_thinking(text: str, thinking: str | None, *, whole: bool) -> str:
+    """Return a text that opens its thinking and, unless it ended in the middle of it, closes it, each once."""
+    before, closing, after = text.partition(CLOSE)
+    if thinking is not None and OPEN not in before:
+        inside = thinking.replace(OPEN, "").replace(CLOSE, "")
+        return f"{OPEN}{inside}{CLOSE}{after.lstrip() if closing else text}" if text or whole else f"{OPEN}{inside}"
+    return f"{OPEN}{text}" if closing and OPEN not in before else text
 
 
 def _usage(usage: Any) -> dict[str, int]:

@@ -2,16 +2,21 @@
 
 from medground.hookspecs import Register, hookimpl
 from medground_prompts.interfaces import Bbox, BboxPoints, Points
+from medground_prompts.regions import MultiPoint, Regions
+from medground_prompts.tiled import Tiled
 
-__all__ = ["Bbox", "BboxPoints", "Points", "register_prompt_interfaces"]
+__all__ = ["Bbox", "BboxPoints", "MultiPoint", "Points", "Regions", "Tiled", "register_prompt_interfaces"]
 
 
 @hookimpl
 def register_prompt_interfaces(register: Register) -> None:
-    """Offer the three interfaces."""
+    """Offer the interfaces."""
     register("bbox_points", BboxPoints)
     register("bbox", Bbox)
     register("points", Points)
+    register("regions", Regions)
+    register("multi_point", MultiPoint)
+    register("tiled", Tiled)
 
 
 @hookimpl

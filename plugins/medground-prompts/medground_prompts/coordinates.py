@@ -1,7 +1,9 @@
 """From the numbers of an answer to a box and points in original pixels, or to the fault that prevents it."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from medground.frames import Frame
@@ -86,14 +88,15 @@ def box_of(value: Any, space: Space) -> Box | Fault:
     return box if box.valid else Fault.DEGENERATE_BOX
 
 
-def points_of(values: tuple[Any, Any], space: Space) -> tuple[Point, Point] | Fault:
-    """Return the two key points in original pixels, or the first thing wrong with them."""
-    first, second = (space.numbers(value, 2) for value in values)
-    if first is None or second is None:
+def points_of(values: Sequence[Any], space: Space) -> tuple[Point, ...] | Fault:
+    """Return the key points in original pixels, or the first thing wrong with them."""
+    pairs = [pair for value in values if (pair := space.numbers(value, 2)) is not None]
+    flat = list(chain.from_iterable(pairs))
+    if len(pairs) < len(values):
         return Fault.BAD_POINTS
-    if not space.finite(first + second):
+    if not space.finite(flat):
         return Fault.NONFINITE
-    if not space.within(first + second):
+    if not space.within(flat):
         return Fault.OUT_OF_FRAME
-    pair = Point(*space.pixels(first)), Point(*space.pixels(second))
-    return Fault.POINTS_EQUAL if pair[0] == pair[1] and not space.released else pair
+    points = tuple(Point(*space.pixels(pair)) for pair in pairs)
+    return Fault.POINTS_EQUAL if len(set(points)) < len(points) and not space.released else points

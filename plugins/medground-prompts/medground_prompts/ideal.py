@@ -1,6 +1,8 @@
 """The numbers a perfect model would write: a target in the units of a frame, rounded, and still an answer."""
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -8,6 +10,16 @@ from medground.frames import Frame
 from medground.geometry import Size
 from medground.types import Region
 from medground_prompts.coordinates import STEP
+
+
+def box_and_points(region: Region, frame: Frame | None, size: Size | None) -> dict[str, Any]:
+    """Return the values for the keys ``bbox`` and ``points`` of a list's entry, where the region has them; see `numbers`.
+
+    Raises:
+        ValueError: if `frame` comes without `size`, or there are more points than numbers to tell them apart.
+    """
+    grid = _Grid(frame, size)
+    return {"bbox": region.box and grid.box(region.box), "points": grid.points(region.points)}
 
 
 def numbers(region: Region, frame: Frame | None, size: Size | None) -> dict[str, list[float]]:
@@ -74,6 +86,24 @@ class _Grid:
                 move = -move
             steps[2 + axis] += move
         return self.write(steps[:2]), self.write(steps[2:])
+
+    def points(self, points: Sequence[tuple[float, float]]) -> list[list[float]]:
+        """Return points of which no two are one: of those that round to one, the later moves to the nearest free step."""
+        if len(points) == 2:
+            return list(self.pair(points[0], points[1]))
+        taken: list[tuple[int, int]] = []
+        for point in points:
+            x, y = self.units(point)
+            reach = range(-len(points), len(points) + 1)
+            steps = [(_nearest(x) + right, _nearest(y) + down) for right in reach for down in reach]
+            free = [step for step in steps if step not in taken and self._inside(step)]
+            if not free:
+                raise ValueError(f"{len(points)} key points cannot be told apart in {self.frame}")
+            taken.append(min(free, key=lambda step: (math.dist(step, (x, y)), step)))
+        return [self.write(list(step)) for step in taken]
+
+    def _inside(self, step: tuple[int, int]) -> bool:
+        return self.frame is None or all(0 <= number <= last for number, last in zip(step, self.last, strict=True))
 
 
 def _nearest(number: float) -> int:

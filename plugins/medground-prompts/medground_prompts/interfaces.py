@@ -1,9 +1,9 @@
-"""The three components: one class, three schemas."""
+"""What every interface does, and the three whose answer is one region: one class, three schemas."""
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, Self, get_args
 
 from medground.errors import InputError, RecipeError, did_you_mean
 from medground.frames import Frame
@@ -11,27 +11,40 @@ from medground.geometry import Size
 from medground.types import Completion, Fault, Grounding, Messages, PromptKind, Query, Region, Target
 from medground_prompts import ideal, wording
 from medground_prompts.coordinates import Space, box_of, points_of
-from medground_prompts.parsers import TAGS, read
+from medground_prompts.dialects import DIALECTS, Dialect
+from medground_prompts.parsers import TAGS, read, read_native
 from medground_prompts.reading import Reading
-from medground_prompts.schema import Schema, Style
+from medground_prompts.schema import ListSchema, Schema, Style
 
+Native = Literal["box", "points", "any"]
 Parser = Literal["lenient", "strict", "released_train", "released_base", "released_eval"]
 
-DEFAULT_THINK = "What can be seen fits one region, and the answer marks it."
-"""What an ideal completion reasons where nobody says what it should."""
+
+def default_think(regions: int) -> str:
+    """Return what an ideal completion about so many regions reasons where nobody says what it should."""
+    if regions == 0:
+        return "Nothing that can be seen fits the question."
+    if regions == 1:
+        return "What can be seen fits one region, and the answer marks it."
+    return f"What can be seen fits {regions} regions, and the answer marks each."
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Interface:
+class Interface:
+    """What interfaces share: the arguments, the prompt, and how a reading becomes a grounding."""
+
     think: bool = True
     style: Style = "json"
     template: str | os.PathLike[str] | None = None
     instructions: bool = True
     parser: Parser = "lenient"
+    dialect: str | None = None
     text: str = field(init=False, repr=False)
     """The template in use, placeholders unfilled."""
 
-    schema: ClassVar[Schema]
+    native: ClassVar[Native | None] = None
+    """Which parts a model may write in its own way; None where it must write in ours."""
+    schema: ClassVar[Schema | ListSchema]
     provides: ClassVar[frozenset[PromptKind]]
 
     def __post_init__(self) -> None:
@@ -42,12 +55,57 @@ class _Interface:
                 f"parser {self.parser!r} reads a box and two points, which this interface does not ask for",
                 hint="use the prompt interface bbox_points, or parser lenient or strict",
             )
+        self._check_dialect()
         object.__setattr__(self, "text", self._template())
+
+    def _check_dialect(self) -> None:
+        name, asked = type(self).__name__, self.native or ""
+        if self.dialect is not None:
+            _known("dialect", self.dialect, tuple(DIALECTS))
+        if self.style != "native":
+            if self.dialect is not None:
+                raise RecipeError(
+                    f"{name} is given a dialect and does not speak it", hint="set style=native, or no dialect"
+                )
+            return
+        if not asked or self.parser != "lenient":
+            what = "what no model writes in its own way" if not asked else "an exact form"
+            raise RecipeError(
+                f"{name} asks for {what}", hint="with style=native use bbox, regions or multi_point, and parser lenient"
+            )
+        if self.dialect is not None and asked != "any" and getattr(DIALECTS[self.dialect], asked) is None:
+            raise RecipeError(f"the dialect {self.dialect} has no {asked}", hint="use the prompt interface regions")
+
+    @property
+    def needs_dialect(self) -> bool:
+        """True where models are to answer in their own way and nobody has said yet which: see `speaking`."""
+        return self.style == "native" and self.dialect is None
+
+    def speaking(self, dialect: str) -> Self:
+        """Return the same interface in a dialect."""
+        return replace(self, dialect=dialect)
+
+    @property
+    def _dialect(self) -> Dialect | None:
+        if self.needs_dialect:
+            raise RecipeError(
+                f"{type(self).__name__} with style=native is not told which dialect",
+                hint=f"set prompt_interface.dialect to one of {', '.join(DIALECTS)}",
+            )
+        return None if self.dialect is None else DIALECTS[self.dialect]
 
     def _template(self) -> str:
         if self.template is not None:
             return _load(self.template)
+        if self.style == "native":
+            return "" if self.needs_dialect else self._native_template()
         return wording.template(self.schema, think=self.think) if self.instructions else wording.QUESTION
+
+    def _native_template(self) -> str:
+        dialect = DIALECTS[str(self.dialect)]
+        asked = dialect.points if self.native == "points" or dialect.box is None else dialect.box
+        own = asked if self.instructions and asked is not None else "{Question}"
+        return f"{wording.IMAGE}\n{own}" + (wording.THINK_FIRST if self.think and self.instructions else "")
 
     @property
     def released(self) -> bool:
@@ -56,7 +114,9 @@ class _Interface:
 
     def render(self, query: Query) -> Messages:
         """Return one user turn: the image, then the template with its placeholders filled."""
-        text = wording.fill(self.text, question=query.question, form=self.schema.form(self.style))
+        dialect = self._dialect
+        form = self.schema.form(self.style) if dialect is None else dialect.form
+        text = wording.fill(self.text, question=query.question, form=form)
         content = [{"type": "image", "image": query.image}, {"type": "text", "text": text}]
         return [{"role": "user", "content": content}]
 
@@ -68,22 +128,79 @@ class _Interface:
         """
         if completion.fault is not None:
             return Grounding(fault=completion.fault)
-        reading = read(completion.text, parser=self.parser, think=self.think, style=self.style)
-        space = Space(completion.frame, size, self.released)
-        region, faults, wellformed = self._ground(reading.raw, space)
+        dialect, frame = self._dialect, completion.frame
+        if dialect is None:
+            reading = read(completion.text, parser=self.parser, think=self.think, style=self.style, schema=self.schema)
+        else:
+            reading, frame = self._native(read_native(completion.text, dialect)), dialect.frame(frame, size)
+        regions, faults, level = self._ground(reading.raw, Space(frame, size, self.released))
         return Grounding(
-            regions=() if region is None else (region,),
+            regions=regions,
             fault=reading.fault or next(iter(faults), None),
             think=reading.think,
             think_level=reading.think_level if self.think else None,
-            answer_level=self._level(reading, wellformed),
-            raw=reading.raw,
+            answer_level=level if reading.level is None else reading.level,
+            raw=reading.raw if isinstance(reading.raw, dict) and dialect is None else None,
         )
 
-    def _ground(self, raw: dict[str, Any] | None, space: Space) -> tuple[Region | None, list[Fault], int]:
-        """Return the usable parts, what is wrong in order, and how many parts count as well-formed."""
+    def answer(
+        self, target: Target, think: str | None = None, *, frame: Frame | None = None, size: Size | None = None
+    ) -> str:
+        """Return the ideal completion for `target`, in whole units of `frame`; `think` is left out where none is asked for.
+
+        Raises:
+            ValueError: if the target has another number of regions than can be said, or one lacks what is asked for,
+                `frame` comes without `size`, or `think` or a label holds one of the tags.
+        """
+        think = default_think(len(target.regions)) if think is None else think
+        texts = {"a think text": think, "a label": " ".join(region.label for region in target.regions)}
+        for what, text in texts.items():
+            if any(tag in text for tag in TAGS):
+                raise ValueError(f"{what} cannot hold the tags {', '.join(TAGS)}")
+        block = f"<think>{think}</think>" if self.think else ""
+        dialect = self._dialect
+        if dialect is None:
+            return f"{block}<answer>{self._write(target, frame, size)}</answer>"
+        self._write(target, None, None)  # raises where the target lacks what is asked for
+        if target.regions:
+            own = frame if size is None else dialect.frame(frame, size)
+            return block + dialect.write(target.regions, own, size)
+        if dialect.nothing is None:
+            raise ValueError(f"the dialect {self.dialect} has no word for a target that is absent")
+        return block + dialect.nothing
+
+    def _take(self, schema: ListSchema) -> None:
+        """Take the schema that follows from the arguments."""
+        object.__setattr__(self, "schema", schema)
+        object.__setattr__(self, "provides", schema.provides)
+
+    def _native(self, reading: Reading) -> Reading:
+        """Return a reading of entries as one of what the schema holds."""
+        return reading
+
+    def _ground(self, raw: Any, space: Space) -> tuple[tuple[Region, ...], list[Fault], float]:
+        """Return the usable regions, what is wrong in order, and the level of the answer."""
+        raise NotImplementedError
+
+    def _write(self, target: Target, frame: Frame | None, size: Size | None) -> str:
+        """Return the ideal answer without its tags."""
+        raise NotImplementedError
+
+
+class _OneRegion(Interface):
+    schema: ClassVar[Schema]
+
+    def _native(self, reading: Reading) -> Reading:
+        if reading.raw is None:
+            return reading
+        if len(reading.raw) != 1:
+            fault, level = (Fault.TWO_ANSWERS, 0.2) if reading.raw else (Fault.NO_ANSWER, 0.0)
+            return replace(reading, raw=None, fault=fault, level=level)
+        return replace(reading, raw=reading.raw[0])
+
+    def _ground(self, raw: dict[str, Any] | None, space: Space) -> tuple[tuple[Region, ...], list[Fault], float]:
         if raw is None:
-            return None, [], 0
+            return (), [], 0.0
         faults = [] if self.schema.complete(raw) else [Fault.MISSING_KEYS]
         parts: dict[str, Any] = {}
         wellformed = 0
@@ -97,36 +214,18 @@ class _Interface:
             # The released levels look at shapes and types alone, so NaN is well-formed to them.
             wellformed += not isinstance(part, Fault) or (space.released and part is Fault.NONFINITE)
         usable = {name: part for name, part in parts.items() if not isinstance(part, Fault)}
-        return (Region(**usable) if usable else None), faults, wellformed
+        return (Region(**usable),) if usable else (), faults, self.schema.level(raw, valid=wellformed)
 
-    def _level(self, reading: Reading, wellformed: int) -> float:
-        if reading.level is not None or reading.raw is None:
-            return reading.level or 0.0
-        return self.schema.level(reading.raw, valid=wellformed)
-
-    def answer(
-        self, target: Target, think: str | None = None, *, frame: Frame | None = None, size: Size | None = None
-    ) -> str:
-        """Return the ideal completion for `target`, in whole units of `frame`; `think` is left out where none is asked for.
-
-        Raises:
-            ValueError: if the target is not one region, or lacks the box or the two points that are asked for, `frame`
-                comes without `size`, or `think` holds one of the tags.
-        """
-        think = DEFAULT_THINK if think is None else think
-        if any(tag in think for tag in TAGS):
-            raise ValueError(f"a think text cannot hold the tags {', '.join(TAGS)}")
+    def _write(self, target: Target, frame: Frame | None, size: Size | None) -> str:
         region = target.region
         if region is None or (self.schema.box and region.box is None):
             raise ValueError(f"an answer needs a target of one region with a box, not of {len(target.regions)} regions")
         if self.schema.points and len(region.points) < 2:
             raise ValueError(f"an answer with two points needs a target with two, not {len(region.points)}")
-        values = ideal.numbers(region, frame, size)
-        block = f"<think>{think}</think>" if self.think else ""
-        return f"{block}<answer>{self.schema.write(values, self.style)}</answer>"
+        return self.schema.write(ideal.numbers(region, frame, size), self.style)
 
 
-class BboxPoints(_Interface):
+class BboxPoints(_OneRegion):
     """A box and two key points: the interface of the paper.
 
     Args:
@@ -137,20 +236,27 @@ class BboxPoints(_Interface):
         instructions: say what to do and how to answer; without, our wording is the question alone, for a model that was
             taught the format.
         parser: ``lenient``, ``strict``, or a released one: ``released_train``, ``released_base``, ``released_eval``.
+        dialect: for interfaces with ``style: native`` alone, see `Bbox`.
     """
 
     schema = Schema(box=True, points=True)
     provides = schema.provides
 
 
-class Bbox(_Interface):
-    """A box alone. Arguments as for `BboxPoints`; the released parsers do not apply."""
+class Bbox(_OneRegion):
+    """A box alone. Arguments as for `BboxPoints`; the released parsers do not apply.
 
+    Args:
+        style: also ``native``: a model is asked, and read, in the way it was trained to mark regions.
+        dialect: that way: ``qwen``, ``gemma``, ``internvl``, ``paligemma`` or ``florence``; the reasoner's own if None.
+    """
+
+    native: ClassVar[Native | None] = "box"
     schema = Schema(box=True, points=False)
     provides = schema.provides
 
 
-class Points(_Interface):
+class Points(_OneRegion):
     """Two key points alone. Arguments as for `BboxPoints`; the released parsers do not apply."""
 
     schema = Schema(box=False, points=True)

@@ -5,27 +5,31 @@ Ours refuse what is longer than any honest answer; the released ones take any le
 
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from itertools import islice
 from typing import Any
 
 from medground.types import Fault
+from medground_prompts.dialects import Dialect
 from medground_prompts.reading import (
     MAX_ANSWER,
     MAX_CHARS,
+    QUOTED,
     Reading,
     between,
-    bounded_object,
+    bounded_value,
+    json_quotes,
     released_object,
     think_block,
     unfenced,
 )
-from medground_prompts.schema import Style
+from medground_prompts.schema import ListSchema, Schema, Style
 
 TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 RELEASED_KEYS = {"bbox": 4, "points_1": 2, "points_2": 2}
 
 
-def lenient(text: str, *, think: bool, style: Style) -> Reading:
+def lenient(text: str, *, think: bool, style: Style, schema: Schema | ListSchema) -> Reading:
     """Read one answer block outside the think block; either quotes, a code fence and any white space are fine.
 
     Text around the blocks and their order do not matter; two answer blocks do.
@@ -36,7 +40,7 @@ def lenient(text: str, *, think: bool, style: Style) -> Reading:
         return Reading(block, level, fault=Fault.NO_ANSWER, level=0.0)
     if len(answers) > 1:
         return Reading(block, level, fault=Fault.TWO_ANSWERS, level=0.2)
-    return _bounded(block, level, unfenced(text[slice(*answers[0])]), _either_quotes)
+    return _bounded(block, level, unfenced(text[slice(*answers[0])]), partial(_either_quotes, schema=schema))
 
 
 def _answers(text: str) -> list[tuple[int, int]]:
@@ -51,19 +55,21 @@ def _answers(text: str) -> list[tuple[int, int]]:
     return spans
 
 
-def _either_quotes(content: str) -> dict[str, Any] | None:
-    raw = bounded_object(content)
-    return bounded_object(content.replace("'", '"')) if raw is None and "'" in content else raw
+def _either_quotes(content: str, *, schema: Schema | ListSchema) -> Any:
+    raw = bounded_value(content, schema.kind, schema.brackets)
+    if raw is not None or "'" not in content:
+        return raw
+    # Objects hold no text of their own, so every quote is one of a key.
+    requoted = content.replace("'", '"') if schema.kind is dict else json_quotes(content)
+    return bounded_value(requoted, schema.kind, schema.brackets)
 
 
-def _finish(think: str | None, level: float, raw: dict[str, Any] | None) -> Reading:
-    """Return the reading of an answer block; one that holds no object is level 0.2."""
+def _finish(think: str | None, level: float, raw: Any) -> Reading:
+    """Return the reading of an answer block; one that does not hold what was asked for is level 0.2."""
     return Reading(think, level, raw, *((Fault.BAD_JSON, 0.2) if raw is None else ()))
 
 
-def _bounded(
-    think: str | None, level: float, content: str, decode: Callable[[str], dict[str, Any] | None] = bounded_object
-) -> Reading:
+def _bounded(think: str | None, level: float, content: str, decode: Callable[[str], Any]) -> Reading:
     """Return the same of a block's content, refused undecoded where it is too long."""
     if len(content) > MAX_ANSWER:
         return Reading(think, level, fault=Fault.TOO_LONG, level=0.2)
@@ -73,7 +79,7 @@ def _bounded(
 _TAG = re.compile(r"</?(?:think|answer)>")
 
 
-def strict(text: str, *, think: bool, style: Style) -> Reading:
+def strict(text: str, *, think: bool, style: Style, schema: Schema | ListSchema) -> Reading:
     """Read exactly what the prompt asks for: one think block, one answer block right after it, the quotes of `style`.
 
     A text of any other form has no answer, or two.
@@ -87,11 +93,18 @@ def strict(text: str, *, think: bool, style: Style) -> Reading:
         return Reading(block, level, fault=fault, level=0.0)
     content = text[tags[-2].end() : tags[-1].start()]
     if style == "single_quoted":
-        content = "" if '"' in content else content.replace("'", '"')
-    return _bounded(block, level, content)
+        content = _single_quotes(content, schema)
+    return _bounded(block, level, content, lambda text: bounded_value(text, schema.kind, schema.brackets))
 
 
-def released_train(text: str, *, think: bool, style: Style) -> Reading:
+def _single_quotes(content: str, schema: Schema | ListSchema) -> str:
+    """Return JSON of an answer whose strings are all in single quotes; nothing of any other."""
+    if schema.kind is dict:
+        return "" if '"' in content else content.replace("'", '"')
+    return "" if any(string[0].startswith('"') for string in QUOTED.finditer(content)) else json_quotes(content)
+
+
+def released_train(text: str, *, think: bool, style: Style, schema: Schema | ListSchema) -> Reading:
     """Read as the released training reward does in its soft and hard modes: first block of each, anywhere, any order."""
     block, level = think_block(text)
     answer = between(text, "answer")
@@ -103,7 +116,7 @@ def released_train(text: str, *, think: bool, style: Style) -> Reading:
 _SEAM = re.compile(r"</think>\s*<answer>")
 
 
-def released_base(text: str, *, think: bool, style: Style) -> Reading:
+def released_base(text: str, *, think: bool, style: Style, schema: Schema | ListSchema) -> Reading:
     """Read as the released training reward does in its base mode: levels 0 or 1, the first braces anywhere, as they stand.
 
     The think level wants the whole text to be a think block, white space and an answer block; the answer level wants
@@ -139,7 +152,7 @@ _OPENING = re.compile(r"<answer>\s*\{")
 _CLOSING = re.compile(r"\}\s*</answer>")
 
 
-def released_eval(text: str, *, think: bool, style: Style) -> Reading:
+def released_eval(text: str, *, think: bool, style: Style, schema: Schema | ListSchema) -> Reading:
     """Read as the released evaluation does: an answer block that is braces, of which the first complete object counts."""
     block, level = think_block(text)
     opening = _OPENING.search(text)
@@ -148,6 +161,27 @@ def released_eval(text: str, *, think: bool, style: Style) -> Reading:
         return Reading(block, level, fault=Fault.NO_ANSWER, level=0.0)
     content = text[opening.end() - 1 : closing.start() + 1]
     return _finish(block, level, released_object(content.replace("'", '"'), partial=True))
+
+
+def read_native(text: str, dialect: Dialect) -> Reading:
+    """Read regions as a model writes them in its own way: whatever follows its thinking, or is in the one answer block there.
+
+    Thinking ends with the first ``</think>``, whether or not the text itself opens it: chat templates may have done so.
+    """
+    if len(text) > MAX_CHARS:
+        return Reading(None, 0.0, fault=Fault.TOO_LONG, level=0.0)
+    before, closing, rest = text.partition("</think>")
+    think = before.partition("<think>")[2] if "<think>" in before else before
+    block, level = (think.strip(), 1.0 if think.strip() else 0.2) if closing else (None, 0.0)
+    rest = rest if closing else text
+    if inside := between(rest, "answer"):
+        rest = rest[slice(*inside)]
+    if len(rest) > MAX_ANSWER:
+        return Reading(block, level, fault=Fault.TOO_LONG, level=0.2)
+    entries = dialect.read(rest)
+    if isinstance(entries, Fault):
+        return Reading(block, level, fault=entries, level=0.0 if entries is Fault.NO_ANSWER else 0.2)
+    return Reading(block, level, entries)
 
 
 PARSERS: Mapping[str, Callable[..., Reading]] = {
@@ -159,8 +193,8 @@ PARSERS: Mapping[str, Callable[..., Reading]] = {
 }
 
 
-def read(text: str, *, parser: str, think: bool, style: Style) -> Reading:
+def read(text: str, *, parser: str, think: bool, style: Style, schema: Schema | ListSchema) -> Reading:
     """Return what `parser` makes of `text`; ours refuse one longer than `MAX_CHARS` unread."""
     if len(text) > MAX_CHARS and not parser.startswith("released_"):
         return Reading(None, 0.0, fault=Fault.TOO_LONG, level=0.0)
-    return PARSERS[parser](text, think=think, style=style)
+    return PARSERS[parser](text, think=think, style=style, schema=schema)

@@ -16,8 +16,6 @@ MAX_CHARS = 65_536
 """Longer completions are refused unread by our parsers; 2048 tokens of prose are an eighth of it."""
 MAX_ANSWER = 16_384
 """Longer answer blocks are not decoded by our parsers; an honest one has about a hundred characters."""
-MAX_BRACKETS = 64
-"""Opening brackets and braces an answer may hold, wherever they stand; an honest one has four. Bounds the nesting."""
 MAX_DEPTH = 800
 """Nesting at which the released ``json`` call counts as raising: its Python gave up near 1000 levels, the calls around
 it included. Ours stops short of that, so that no result depends on who calls."""
@@ -30,8 +28,8 @@ class Reading:
     think: str | None
     """The reasoning, stripped; None where there is no such block."""
     think_level: float
-    raw: dict[str, Any] | None = None
-    """The answer's JSON object."""
+    raw: Any = None
+    """The answer's JSON value, of the kind that was asked for."""
     fault: Fault | None = None
     """Why there is none."""
     level: float | None = None
@@ -78,19 +76,42 @@ def _integer(digits: str) -> int | float:
 _BOUNDED = json.JSONDecoder(object_pairs_hook=_unique, parse_int=_integer)
 
 
-def bounded_object(text: str) -> dict[str, Any] | None:
-    """Return the one JSON object `text` is, or None.
+def bounded_value(text: str, kind: type, brackets: int) -> Any:
+    """Return the one JSON value of a kind, ``dict`` or ``list``, that `text` is, or None.
 
-    No key twice, at most `MAX_BRACKETS` brackets. NaN, Infinity and numbers too large to hold come back as the floats
+    No key twice, at most so many opening brackets. NaN, Infinity and numbers too large to hold come back as the floats
     they are: what to think of them is for whoever reads the numbers.
     """
-    if text.count("[") + text.count("{") > MAX_BRACKETS:
+    if text.count("[") + text.count("{") > brackets:
         return None
     try:
         value = _BOUNDED.decode(text)
     except ValueError:
         return None
-    return value if isinstance(value, dict) else None
+    return value if isinstance(value, kind) else None
+
+
+QUOTED = re.compile(r"""'((?:[^'\\]|\\.)*+)('?)|"(?:[^"\\]|\\.)*+"?""", re.DOTALL)
+"""Strings in either quotes; possessive and closed by anything, so that every character is read once."""
+
+
+def json_quotes(text: str) -> str:
+    r"""Return text with strings in single quotes, as Python writes them, in double quotes.
+
+    >>> print(json_quotes("[{'label': 'it is \"dark\"'}]"))
+    [{"label": "it is \"dark\""}]
+    """
+    return QUOTED.sub(_json_string, text)
+
+
+def _json_string(match: re.Match[str]) -> str:
+    if not match[2]:
+        return match[0]
+    return '"' + _ESCAPE.sub(lambda one: _REPLACED.get(one[0], one[0]), match[1]) + '"'
+
+
+_ESCAPE = re.compile(r"\\.|\"", re.DOTALL)
+_REPLACED = {"\\'": "'", '"': '\\"'}
 
 
 def released_object(text: str, *, partial: bool = False) -> dict[str, Any] | None:

@@ -6,18 +6,22 @@ The text is a template: ``{Question}`` stands for the question, ``{Answer}`` for
 
 import re
 
-from medground_prompts.schema import Schema
+from medground_prompts.schema import MOST_REGIONS, ListSchema, Schema
 
 IMAGE = "<image>"
 THINKING = "<think> thinking process here </think>"
+THINK_FIRST = "\nThink first, inside <think></think>, and answer after it."
+"""What is added to a question in a model's own way where reasoning is asked for."""
 QUESTION = f"{IMAGE}\n{{Question}}"
 """The template that is the question alone."""
 
 _PLACEHOLDER = re.compile(r"\{(Question|Answer)\}")
 
 
-def template(schema: Schema, *, think: bool) -> str:
+def template(schema: Schema | ListSchema, *, think: bool) -> str:
     """Return our own template for `schema`: with `think`, reasoning first; without, the answer alone."""
+    if isinstance(schema, ListSchema):
+        return _reasoning_list(schema) if think else _direct_list(schema)
     return _reasoning(schema) if think else _direct(schema)
 
 
@@ -89,6 +93,57 @@ Rules
 - Write one continuous string, with nothing before, between or after the two blocks.
 - Word it with confidence; do not hedge.
 - Never leave the answer empty: always give {_parts(schema)}.{box}{points}
+
+Example output
+{THINKING}<answer>{{Answer}}</answer>"""
+
+
+def _keys_of_list(schema: ListSchema) -> str:
+    return "\n".join(f'- "{key.name}": {key.form}, {key.meaning}.' for key in schema.keys)
+
+
+def _direct_list(schema: ListSchema) -> str:
+    return f"""{IMAGE}
+Find every region of this medical image that the question is about; there may be none, one or several.
+Question: {{Question}}
+
+Output format
+Write one <answer></answer> block and nothing else. It holds a JSON list with an object for each region, at most \
+{MOST_REGIONS}, or [] where nothing in the image fits. Keys of an object:
+{_keys_of_list(schema)}
+
+Example output
+<answer>{{Answer}}</answer>"""
+
+
+def _reasoning_list(schema: ListSchema) -> str:
+    box = "\n- Keep each box as tight as its region allows; leave background out." * schema.box
+    points = "\n- Key points lie strictly inside their region." * (schema.points is not None)
+    return f"""{IMAGE}
+Your task is to localise what a question about a medical image means. It may be an X-ray, CT, MRI, ultrasound, endoscopy, \
+fundus, pathology, dermoscopy or mammography image.
+The question hints at something without naming it. As a clinician would, first work out what it is about.
+Then reason from what can be seen: none, one or several regions may fit. Locate each of them exactly.
+Think step by step.
+Question: {{Question}}
+
+Guidelines
+1. Read the question: let clinical knowledge suggest what the vague wording may refer to.
+2. Collect evidence: look at shape, edges, brightness or density, symmetry, texture and heterogeneity.
+3. Decide: is it there at all, and how often?
+4. Localise: report every region that fits, each once, and no diagnosis.
+5. Settle conflicts: where earlier reasoning and the image disagree, believe the image.
+
+Output format
+Write exactly one <think></think> block, immediately followed by exactly one <answer></answer> block.
+The think block says how what you see and the context of the question lead to the answer.
+The answer block is a JSON list with an object for each region, at most {MOST_REGIONS}, or [] where nothing in the image \
+fits. Keys of an object:
+{_keys_of_list(schema)}
+
+Rules
+- Write one continuous string, with nothing before, between or after the two blocks.
+- Write [] only where nothing fits; do not mark anything then.{box}{points}
 
 Example output
 {THINKING}<answer>{{Answer}}</answer>"""

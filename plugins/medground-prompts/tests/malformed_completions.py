@@ -1,5 +1,6 @@
 """Completions no model should write, and some will: seeded, endless, for tests and benchmarks of any parser."""
 
+import json
 import random
 from collections.abc import Callable, Iterator, Mapping
 
@@ -38,9 +39,9 @@ def grammar(rng: random.Random) -> str:
     return rng.choice(["", "", "\n", " "]).join(blocks)
 
 
-def mutation(rng: random.Random) -> str:
-    """Return a good completion, cut, repeated or with scraps put in it."""
-    text = good(rng)
+def mutation(rng: random.Random, text: str | None = None) -> str:
+    """Return a good completion, or the one given, cut, repeated or with scraps put in it."""
+    text = good(rng) if text is None else text
     for _ in range(rng.randint(1, 6)):
         begin, end = sorted(rng.randrange(len(text) + 1) for _ in range(2))
         end = min(end, begin + 12)
@@ -71,6 +72,62 @@ def good(rng: random.Random) -> str:
     if rng.random() < 0.5:
         text = text.replace('"', "'")
     return f"<think>It is brighter.</think><answer>{text}</answer>"
+
+
+def list_completions(seed: int) -> Iterator[str]:
+    """Yield as `completions` does, for interfaces that read a list of regions."""
+    rng = random.Random(seed)
+    while True:
+        yield rng.choice((list_grammar, list_mutation, characters))(rng)
+
+
+def list_grammar(rng: random.Random) -> str:
+    """Return the blocks in any number, with a list whose entries, keys and numbers are mostly right."""
+    blocks = [rng.choice(THINKS) if rng.random() < 0.3 else THINKS[0], *(_list_answer(rng) for _ in range(_few(rng)))]
+    return rng.choice(["", "", "\n", " "]).join(blocks)
+
+
+def list_mutation(rng: random.Random) -> str:
+    """Return a good list, cut, repeated or with scraps put in it."""
+    return mutation(rng, good_list(rng))
+
+
+def good_list(rng: random.Random) -> str:
+    """Return a completion without fault in an image of 840 x 840, of no region or up to four."""
+    entries = []
+    for _ in range(rng.randrange(5)):
+        x, y, width, height = (rng.randrange(1, 420) for _ in range(4))
+        box, points = [x, y, x + width, y + height], [[x, y], [x + 1, y]]
+        label = rng.choice(["lung", "Crohn's", 'a "b"', "]", "<box>", "é"])
+        entries.append({"bbox": box, "points": points, "label": label, "confidence": rng.random()})
+    text = repr(entries) if rng.random() < 0.4 else json.dumps(entries)
+    return f"<think>It is brighter.</think><answer>{text}</answer>"
+
+
+def _list_answer(rng: random.Random) -> str:
+    entries = []
+    for _ in range(rng.choices([0, 1, 2, 5, 70], [4, 8, 8, 4, 1])[0]):
+        keys = ["bbox", "points", "label", "confidence"]
+        if rng.random() < 0.1:
+            keys = rng.choices([*keys, "extra", "BBOX"], k=rng.randint(0, 5))
+        values = {
+            "bbox": _numbers(rng, 4),
+            "points": "["
+            + ", ".join(_numbers(rng, 2) for _ in range(2 if rng.random() < 0.9 else rng.randrange(20)))
+            + "]",
+            "label": rng.choice(['"lung"', '"it\'s"', "'a \"b\"'", "3", "null"]),
+            "confidence": rng.choice(["0.5", "1", "0", "2", "-1", "NaN", '"high"', "true"])
+            if rng.random() < 0.3
+            else "0.9",
+        }
+        entries.append("{" + ", ".join(f'"{key}": {values.get(key, "[]")}' for key in keys) + "}")
+    text = "[" + ", ".join(entries if rng.random() < 0.95 else [*entries, rng.choice(["7", "[]", "null", "{}"])]) + "]"
+    if rng.random() < 0.3:
+        text = text.replace('"', "'")
+    text = rng.choices(
+        [text, f"```json\n{text}\n```", f" {text}\n", text[1:-1], text[:-2], text * 2], [20, 2, 2, 1, 1, 1]
+    )[0]
+    return f"<answer>{text}</answer>" if rng.random() < 0.95 else f"<answer>{text}"
 
 
 def _few(rng: random.Random) -> int:
@@ -118,6 +175,7 @@ ATTACKS: Mapping[str, Callable[[int], str]] = {
     "one long number": lambda n: '<answer>{"bbox": [' + "9" * n + ", 1, 2, 3]}</answer>",
     "one long fraction": lambda n: '<answer>{"bbox": [0.' + "3" * n + ", 1, 2, 3]}</answer>",
     "many keys": lambda n: "<answer>{" + ", ".join(f"'k{i}': {i}" for i in range(n // 16)) + "}</answer>",
+    "escaped quotes": lambda n: "<answer>['" + '"\\' * (n // 2) + "]</answer>",
     "quotes and escapes": lambda n: '<answer>{"' + "\\'" * (n // 2) + "}</answer>",
 }
 """Strings of about n characters that make a careless reader take quadratic time, or worse."""

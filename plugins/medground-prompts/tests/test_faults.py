@@ -4,7 +4,8 @@ import json
 
 import pytest
 from medground_prompts import Bbox, BboxPoints, Points
-from medground_prompts.reading import MAX_ANSWER, MAX_BRACKETS, MAX_CHARS, MAX_DEPTH, unfenced
+from medground_prompts.reading import MAX_ANSWER, MAX_CHARS, MAX_DEPTH, unfenced
+from medground_prompts.schema import Schema
 
 from medground.frames import Frame, pixels
 from medground.types import Completion, Fault, Grounding
@@ -110,7 +111,7 @@ def test_without_one_object_nothing_is_kept(text, fault, level):
 
 
 def test_brackets_are_counted_and_the_limit_is_far_from_honest_answers():
-    extra = ', "more": ' + "[" * (MAX_BRACKETS - 4) + "]" * (MAX_BRACKETS - 4) + "}</answer>"
+    extra = ', "more": ' + "[" * (Schema.brackets - 4) + "]" * (Schema.brackets - 4) + "}</answer>"
     assert read(whole().replace("}</answer>", extra)).fault is None
     assert (
         read(whole().replace("}</answer>", extra.replace("[", "[[", 1).replace("]", "]]", 1))).fault is Fault.BAD_JSON
@@ -198,7 +199,7 @@ def test_a_completion_that_never_arrived_keeps_its_own_fault():
 
 
 def test_the_limits_are_those_of_the_documents():
-    assert (MAX_CHARS, MAX_ANSWER, MAX_BRACKETS, MAX_DEPTH) == (65_536, 16_384, 64, 800)
+    assert (MAX_CHARS, MAX_ANSWER, Schema.brackets, MAX_DEPTH) == (65_536, 16_384, 64, 800)
     longest = whole() + " " * (MAX_CHARS - len(whole()))
     assert read(longest).fault is None and read(longest + " ").fault is Fault.TOO_LONG
 

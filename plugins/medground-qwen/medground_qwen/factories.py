@@ -99,6 +99,8 @@ qwen2_5_vl = partial(reasoner, QWEN2_5_VL)
 """Qwen2.5-VL, and Lingshu, which has its architecture."""
 qwen3_vl = partial(reasoner, QWEN3_VL)
 """Qwen3-VL."""
+for _qwen in (qwen2_5_vl, qwen3_vl):
+    vars(_qwen)["dialect"] = "qwen"  # known before any weights are loaded
 
 
 def toy_vlm(
@@ -122,6 +124,7 @@ def hf_vlm(
     checkpoint: str,
     frame: Kind = "permille",
     order: Order = "xy",
+    dialect: str | None = None,
     revision: str | None = None,
     dtype: Literal["auto"] | Dtype = "auto",
     device: Device = "auto",
@@ -139,8 +142,9 @@ def hf_vlm(
     Args:
         frame: what its numbers count: ``permille``, ``unit``, or ``pixel`` of the image as given.
         order: ``xy``, or ``yx`` where it writes y first.
+        dialect: its native way of marking regions, for prompt interfaces with ``style: native``; see `docs/prompts.md`.
         checkpoint: this and the others as `reasoner`.
     """
     arguments = dict(locals())
-    family = any_family(arguments.pop("frame"), arguments.pop("order"))
+    family = any_family(arguments.pop("frame"), arguments.pop("order"), arguments.pop("dialect"))
     return reasoner(family, share=False, **arguments)

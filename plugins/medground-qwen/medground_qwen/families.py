@@ -14,6 +14,8 @@ class Family:
     """``model_type`` of the checkpoints it loads; empty for any."""
     kind: Kind
     order: Order = "xy"
+    dialect: str | None = None
+    """Its native way of marking regions."""
     shares: bool = False
     """Whether its forward can share a prompt: full attention, multimodal rotary positions, one image placeholder."""
 
@@ -22,12 +24,12 @@ class Family:
         return Frame(self.kind, seen, self.order)
 
 
-QWEN2_5_VL = Family(model_types=frozenset({"qwen2_5_vl"}), kind="pixel", shares=True)
+QWEN2_5_VL = Family(model_types=frozenset({"qwen2_5_vl"}), kind="pixel", dialect="qwen", shares=True)
 """Absolute pixels of the resized image. Lingshu has the same architecture and the same frame."""
-QWEN3_VL = Family(model_types=frozenset({"qwen3_vl"}), kind="permille", shares=True)
+QWEN3_VL = Family(model_types=frozenset({"qwen3_vl"}), kind="permille", dialect="qwen", shares=True)
 """Thousandths of each side."""
 
 
-def any_family(kind: Kind, order: Order) -> Family:
-    """Any other image-text-to-text model, with its frame declared by the recipe."""
-    return Family(model_types=frozenset(), kind=kind, order=order)
+def any_family(kind: Kind, order: Order, dialect: str | None = None) -> Family:
+    """Any other image-text-to-text model, with its frame and dialect declared by the recipe."""
+    return Family(model_types=frozenset(), kind=kind, order=order, dialect=dialect)

@@ -3,6 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from medground_qwen.bounded import render
 
 PER_TOKEN = ("mm_token_type_ids", "token_type_ids")
 """Processor outputs with one value per token; a completion's tokens are 0 in them: text."""
+OPEN, CLOSE = "<think>", "</think>"
 KEPT = 512
 """Texts whose encoding is kept; the one used longest ago goes first."""
 
@@ -159,6 +161,16 @@ class Encoder:
             for part in naming:
                 part["text"] = marker
         return _Text(self._rendered(turns), marker, parts)
+
+    @cached_property
+    def opened(self) -> str:
+        """The opening tag of the thinking with which the chat template begins every answer, and what follows it; often "".
+
+        What a model writes after it is thinking, so texts of completions begin with it.
+        """
+        turns = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": ""}]}]
+        _, tag, after = self._rendered(turns).rpartition(OPEN)
+        return tag + after if tag and not after.strip() else ""
 
     def _rendered(self, turns: list[dict[str, Any]]) -> str:
         template, tokenizer = self.processor.chat_template, self.processor.tokenizer

@@ -27,7 +27,7 @@ from medground_qwen.families import Family
 from medground_qwen.generate import Tokens, sample
 from medground_qwen.merged import checkpoint_weights
 from medground_qwen.policy import GroupBatch, Policy, RowBatch, group_of, rows_of
-from medground_qwen.prompts import Encoder, Prompt
+from medground_qwen.prompts import CLOSE, OPEN, Encoder, Prompt
 from medground_qwen.trainable import is_vision
 
 PASSING = ("is_local", "local_files_only", "name_or_path", "_name_or_path", "transformers_version")
@@ -79,6 +79,11 @@ class VisionLanguageReasoner:
         """Where the model lives."""
         return next(self.model.parameters()).device
 
+    @property
+    def dialect(self) -> str | None:
+        """See `medground.protocols.Reasoner`."""
+        return self.family.dialect
+
     def frame(self, size: Size) -> Frame:
         """See `Reasoner.frame`."""
         return self.family.frame(self.seen(size))
@@ -105,7 +110,16 @@ class VisionLanguageReasoner:
 
     def tokenize(self, text: str) -> list[int]:
         """Return a target text as completion ids with the end token: what supervised training teaches to write."""
-        return [*self._encoder.plain_ids(text), self.processor.tokenizer.eos_token_id]
+        return [*self._encoder.plain_ids(self._written(text)), self.processor.tokenizer.eos_token_id]
+
+    def _written(self, text: str) -> str:
+        """Return what the model itself writes of a text: all but the opening tag that its chat template writes already.
+
+        A text without thinking closes what the template has opened.
+        """
+        if not self._encoder.opened:
+            return text
+        return text.removeprefix(OPEN) if text.startswith(OPEN) else f"\n{CLOSE}\n\n{text}"
 
     def generate(
         self, batch: Sequence[Messages], sampling: Sampling, seeds: Sequence[int] | None = None
@@ -145,7 +159,7 @@ class VisionLanguageReasoner:
         training = self.model.training
         self.model.eval()
         for messages, prefix in zip(batch, prefixes, strict=True):
-            ids = self._encoder.plain_ids(prefix)
+            ids = self._encoder.plain_ids(self._written(prefix))
             prompt, seed = self.encode(messages).then(ids), seed_of(sampling.seed, messages)
             (group,) = sample(
                 self.model,
@@ -161,7 +175,12 @@ class VisionLanguageReasoner:
             ]
             out.append(
                 [
-                    replace(completion, text=prefix + completion.text, token_ids=None, logprobs=None)
+                    replace(
+                        completion,
+                        text=prefix + completion.text.removeprefix(self._encoder.opened),
+                        token_ids=None,
+                        logprobs=None,
+                    )
                     for completion in completions
                 ]
             )
@@ -256,8 +275,9 @@ class VisionLanguageReasoner:
 
     def completion(self, ids: Sequence[int], logprobs: Sequence[float], frame: Frame, *, stopped: bool) -> Completion:
         """See `ServedReasoner.completion`."""
+        written = self.processor.tokenizer.decode(ids[:-1] if stopped else ids, skip_special_tokens=True)
         return Completion(
-            text=self.processor.tokenizer.decode(ids[:-1] if stopped else ids, skip_special_tokens=True),
+            text=self._encoder.opened + written,
             frame=frame,
             token_ids=np.asarray(ids, np.int32),
             logprobs=np.asarray(logprobs, np.float32),

@@ -33,9 +33,9 @@ class _Framed:
 class RuleReasoner(_Framed):
     """Cuts the image into regions and picks the one that fits the question's words (left, upper, dark, small, ...).
 
-    It answers with the keys and the quotes of the example that the prompt shows, and thinks aloud where the prompt
-    mentions a ``<think>`` block. At temperature 0 it takes the best region; above, it draws among the regions and
-    shakes the box, by a seed made of the sampling seed, the conversation and the completion's index.
+    It answers with the keys and the quotes of the example that the prompt shows, one region where that is a list, and
+    thinks aloud where the prompt mentions a ``<think>`` block. At temperature 0 it takes the best region; above, it draws
+    among the regions and shakes the box, by a seed made of the sampling seed, the conversation and the completion's index.
 
     Args:
         frame: what its numbers count: ``pixel`` of the image, ``permille`` or ``unit``.
@@ -126,7 +126,7 @@ def _write(proposal: Proposal, shake: NDArray[np.float64], prompt: str, words: l
         else:
             values.append(_numbers(inside[sum("point" in k for k, _ in keys[: len(values)]) % 2], frame))
     pairs = ", ".join(f"{quote}{key}{quote}: {value}" for (key, _), value in zip(keys, values, strict=True))
-    answer = f"<answer>{{{pairs}}}</answer>"
+    answer = f"<answer>[{{{pairs}}}]</answer>" if "<answer>[" in prompt else f"<answer>{{{pairs}}}</answer>"
     return f"<think>{_think(proposal, words)}</think>{answer}" if "<think>" in prompt else answer
 
 
