@@ -97,6 +97,8 @@ class Scorer:
         self.box_key = next((key for key, value in entry.items() if _numbers(value, 4)), None)
         self.point_keys = [key for key, value in entry.items() if _numbers(value, 2)]
         self.points_key = next((key for key, value in entry.items() if value and _pairs(value)), None)
+        placed = {self.box_key, *self.point_keys, self.points_key}
+        self.others = {key: value for key, value in entry.items() if key not in placed}
 
     def write(self, answer: SceneAnswer, **changed: Any) -> str:
         """Return an answer as text, in JSON; `changed` puts something else under ``box`` or the two ``points``."""
@@ -114,7 +116,7 @@ class Scorer:
         points = changed.get("points", [list(point) for point in answer.points])
         if self.points_key is not None:
             entry[self.points_key] = points
-        return entry | dict(zip(self.point_keys, points, strict=False))
+        return entry | dict(zip(self.point_keys, points, strict=False)) | self.others
 
     def score(self, scene: Scene, texts: Sequence[str]) -> list[Score]:
         """Return the rubric's scores of texts about one scene; numbers are in its pixels and none is out of frame."""
