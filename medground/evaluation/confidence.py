@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -91,26 +91,27 @@ def stated(regions: Sequence[RegionRecord]) -> float:
     return min((1.0 if region.confidence is None else region.confidence for region in regions), default=1.0)
 
 
-class _Table(NamedTuple):
-    """One row per sample."""
+class ConfidenceTable(NamedTuple):
+    """One answer per sample."""
 
+    source: Literal["agreement", "stated"]
     records: list[SampleRecord]
     confidence: Floats
     right: NDArray[np.bool_]
 
     @property
     def clusters(self) -> list[str]:
+        """The cluster of each."""
         return [record.cluster for record in self.records]
 
-    def of(self, rows: NDArray[np.bool_]) -> "_Table":
+    def part(self, rows: NDArray[np.bool_]) -> "ConfidenceTable":
+        """Return the rows that a mask [N] keeps."""
         kept = [record for record, there in zip(self.records, rows, strict=True) if there]
-        return _Table(kept, self.confidence[rows], self.right[rows])
+        return ConfidenceTable(self.source, kept, self.confidence[rows], self.right[rows])
 
 
-def confidence_summary(
-    records: Sequence[SampleRecord], config: EvaluateConfig, how: Resampling
-) -> ConfidenceSummary | None:
-    """Summarize the confidence of the answers; None where there is none.
+def confidence_table(records: Sequence[SampleRecord]) -> ConfidenceTable | None:
+    """Return how sure the answers of one condition are, and whether they are right; None where there is no confidence.
 
     It is their agreement where samples have several answers, else what they state. The confidence of a fault is 0.
     """
@@ -120,22 +121,31 @@ def confidence_summary(
     if not agreed and not said:
         return None
     sure = [(answer.agreement or 0.0) if agreed else stated(answer.regions) for _, answer in pairs]
-    sure = [0.0 if answer.fault else value for (_, answer), value in zip(pairs, sure, strict=True)]
-    table = _Table(
-        [record for record, _ in pairs],
-        np.array(sure, np.float64),
-        np.array([right(record, answer) for record, answer in pairs], bool),
+    return ConfidenceTable(
+        source="agreement" if agreed else "stated",
+        records=[record for record, _ in pairs],
+        confidence=np.array([0.0 if answer.fault else one for (_, answer), one in zip(pairs, sure, strict=True)]),
+        right=np.array([right(record, answer) for record, answer in pairs], bool),
     )
+
+
+def confidence_summary(
+    records: Sequence[SampleRecord], config: EvaluateConfig, how: Resampling
+) -> ConfidenceSummary | None:
+    """Summarize the confidence of the answers; None where there is none."""
+    table = confidence_table(records)
+    if table is None:
+        return None
     bins = _bins(table)
     covered, risks = selective.risk_coverage(table.confidence, ~table.right)
     shown = np.unique(np.linspace(0, len(covered) - 1, POINTS).round().astype(int))
     return ConfidenceSummary(
-        source="agreement" if agreed else "stated",
-        n=len(pairs),
+        source=table.source,
+        n=len(table.records),
         clusters=len(set(table.clusters)),
         right=float(table.right.mean()),
         auroc=_auroc(table, how),
-        error=float(sum(row.n * abs(row.confidence - row.right) for row in bins) / len(pairs)),
+        error=float(sum(row.n * abs(row.confidence - row.right) for row in bins) / len(table.records)),
         aurc=selective.aurc(table.confidence, ~table.right),
         bins=bins,
         curve=[(float(covered[index]), float(risks[index])) for index in shown],
@@ -143,7 +153,7 @@ def confidence_summary(
     )
 
 
-def _bins(table: _Table) -> list[ConfidenceBin]:
+def _bins(table: ConfidenceTable) -> list[ConfidenceBin]:
     index = np.clip((table.confidence * BINS).astype(int), 0, BINS - 1)
     return [
         ConfidenceBin(
@@ -157,7 +167,7 @@ def _bins(table: _Table) -> list[ConfidenceBin]:
     ]
 
 
-def _auroc(table: _Table, how: Resampling) -> MetricSummary:
+def _auroc(table: ConfidenceTable, how: Resampling) -> MetricSummary:
     """Return the AUROC with the percentiles of its cluster bootstrap."""
     value = float(selective.auroc(table.confidence, table.right, np.ones((1, len(table.records))))[0])
     names, codes = np.unique(table.clusters, return_inverse=True)
@@ -178,12 +188,12 @@ def _auroc(table: _Table, how: Resampling) -> MetricSummary:
     return MetricSummary(mean=mean, low=low, high=high, n=len(table.records), clusters=count)
 
 
-def _selective(table: _Table, config: EvaluateConfig, how: Resampling) -> SelectiveResult:
+def _selective(table: ConfidenceTable, config: EvaluateConfig, how: Resampling) -> SelectiveResult:
     """Choose a threshold on some of the clusters and measure it on the others."""
     names, codes = np.unique(table.clusters, return_inverse=True)
     order = np.random.default_rng(config.seed).permutation(len(names))
     calibrating = np.isin(codes, order[: round(config.calibration * len(names))])
-    known, other = table.of(calibrating), table.of(~calibrating)
+    known, other = table.part(calibrating), table.part(~calibrating)
     selection = selective.choose_threshold(
         known.confidence, ~known.right, known.clusters, risk=config.risk, delta=config.delta, seed=config.seed
     )
