@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import medground
 from medground.evaluation import instances
 from medground.evaluation.conditions import CONDITIONS
 from medground.evaluation.instances import agreement
@@ -14,8 +15,9 @@ from medground.evaluation.metrics import DEFINITIONS, measure
 from medground.evaluation.results import Resampling
 from medground.evaluation.results_file import answer_record, sample_record
 from medground.evaluation.summary import summarize
+from medground.frames import pixels
 from medground.geometry import Box, ellipse
-from medground.types import Completion, Fault, Grounding, Mask, Query, Region, Rollout, Sample, Target
+from medground.types import Completion, Fault, Grounding, Mask, Query, Region, Rollout, Sample, Target, image_of
 
 SIZE = (64, 64)
 A, B, C = Box(0, 0, 10, 10), Box(30, 0, 40, 20), Box(0, 40, 20, 60)
@@ -185,3 +187,47 @@ def test_absent_targets_show_presence_with_an_interval_over_those_they_are_about
 def test_every_metric_has_a_definition():
     assert set(instances.DEFINITIONS) < set(DEFINITIONS)
     assert set(values([], [])) | set(values([A], [A, B])) >= set(instances.DEFINITIONS)
+
+
+class Ideal:
+    """A reasoner that is right about every picture but those it has no memory of: there nothing fits."""
+
+    def __init__(self, known):
+        self.known = known
+
+    def generate(self, batch, sampling):
+        interface = medground.build("prompt_interface", "regions", points=False, instructions=False)
+        targets = [self.known.get(int(image_of(messages)[0, 0, 0]), Target(regions=())) for messages in batch]
+        return [[Completion(text=interface.answer(target), frame=pixels(SIZE))] for target in targets]
+
+
+def test_an_evaluation_of_none_one_and_many_targets_is_summarized_and_reported(tmp_path):
+    targets = [[], [A], [A, B, C], [], [B], [A, C]]
+    samples = [
+        replace(
+            rollout([], boxes).sample,
+            query=Query(image=np.full((*SIZE, 3), index, np.uint8), question="where?", id=str(index)),
+        )
+        for index, boxes in enumerate(targets)
+    ]
+    known = {index: sample.target for index, sample in enumerate(samples) if index != 4}
+    interface = medground.build("prompt_interface", "regions", points=False, instructions=False)
+    ground = medground.load("infer/toy", reasoner=Ideal(known), prompt_interface=interface, segmenter="ellipse")
+    result = medground.evaluate(
+        ground,
+        "evaluate.n_boot=50",
+        "evaluate.conditions=[answer,oracle_box,whole_box]",
+        data=samples,
+        out=tmp_path / "out",
+    )
+    means = {name: result.mean(name) for name in instances.DEFINITIONS}
+    assert means["no_target_accuracy"] == 1
+    assert means["target_miss"] == 0.25
+    assert means["instance_f1_50"] == pytest.approx(5 / 6)
+    assert means["matched_iou"] == pytest.approx(3 / 4)
+    assert means["count_error"] == pytest.approx(1 / 6)
+    assert means["union_dice"] == pytest.approx(5 / 6)
+    assert result.mean("iou") == 0.5
+    assert result.mean("union_dice", "oracle_box") == result.mean("no_target_accuracy", "oracle_box") == 1
+    assert result.mean("no_target_accuracy", "whole_box") == 0
+    assert DEFINITIONS["no_target_accuracy"] in (tmp_path / "out" / "report.html").read_text()

@@ -106,8 +106,8 @@ class ConfidenceTable(NamedTuple):
 
     def part(self, rows: NDArray[np.bool_]) -> "ConfidenceTable":
         """Return the rows that a mask [N] keeps."""
-        kept = [record for record, there in zip(self.records, rows, strict=True) if there]
-        return ConfidenceTable(self.source, kept, self.confidence[rows], self.right[rows])
+        records = [record for record, there in zip(self.records, rows, strict=True) if there]
+        return ConfidenceTable(self.source, records, self.confidence[rows], self.right[rows])
 
 
 def confidence_table(records: Sequence[SampleRecord]) -> ConfidenceTable | None:
@@ -117,8 +117,8 @@ def confidence_table(records: Sequence[SampleRecord]) -> ConfidenceTable | None:
     """
     pairs = [(record, answer) for record in records if (answer := representative(record)) is not None]
     agreed = any(answer.agreement is not None for _, answer in pairs)
-    said = any(region.confidence is not None for _, answer in pairs for region in answer.regions)
-    if not agreed and not said:
+    states = any(region.confidence is not None for _, answer in pairs for region in answer.regions)
+    if not agreed and not states:
         return None
     sure = [(answer.agreement or 0.0) if agreed else stated(answer.regions) for _, answer in pairs]
     return ConfidenceTable(

@@ -66,8 +66,8 @@ class Evidence:
 
         A term that abstains on a perfect answer about a target promises nothing there.
         """
-        said = self.perfect.terms
-        tops = [top(term) for term in self.terms if said[term.label].value is not None or said[term.label].failure]
+        scores = self.perfect.terms
+        tops = [top(term) for term in self.terms if scores[term.label].value is not None or scores[term.label].failure]
         return sum(tops) if tops and all(math.isfinite(value) for value in tops) else None
 
     @property

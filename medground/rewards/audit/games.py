@@ -112,8 +112,8 @@ def play(rubric: Rubric, interface: PromptInterface, seed: int) -> Games | None:
         for right in (True, False)
     }
 
-    def ask(target: str, said: Sequence[Regions]) -> list[Score]:
-        return rubric([_rollout(rubric, interface, TARGETS[target], regions) for regions in said])
+    def ask(target: str, row: Sequence[Regions]) -> list[Score]:
+        return rubric([_rollout(rubric, interface, TARGETS[target], regions) for regions in row])
 
     return Games(
         scores={name: dict(zip(row, ask(name, list(row.values())), strict=True)) for name, row in answers.items()},
@@ -140,8 +140,8 @@ def _jittered(truths: Regions, rng: np.random.Generator) -> Regions:
     return tuple(moved)
 
 
-def _rollout(rubric: Rubric, interface: PromptInterface, truths: Regions, said: Regions) -> Rollout:
-    completion = Completion(text=interface.answer(Target(regions=said)), frame=None)
+def _rollout(rubric: Rubric, interface: PromptInterface, truths: Regions, answered: Regions) -> Rollout:
+    completion = Completion(text=interface.answer(Target(regions=answered)), frame=None)
     grounding = interface.parse(completion, SIZE)
     if rubric.needs_mask:
         truths = tuple(replace(region, mask=_filled(region)) for region in truths)
