@@ -275,3 +275,20 @@ def surface_distances(a: ArrayLike, b: ArrayLike, spacing: tuple[float, float] =
     first, second = first[window], second[window]
     to_second, to_first = (ndimage.distance_transform_edt(~edge, sampling=spacing) for edge in (second, first))
     return to_second[first], to_first[second]
+
+
+def assignment(scores: ArrayLike) -> list[tuple[int, int]]:
+    """Return the pairs (row, column) of the one-to-one matching with the highest sum of scores ``[N, M]``, all finite.
+
+    There are min(N, M) pairs, in the order of the rows (the Hungarian method, `scipy.optimize.linear_sum_assignment`).
+
+    >>> assignment([[0.6, 0.5], [0.5, 0.0]])
+    [(0, 1), (1, 0)]
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    table = np.asarray(scores, np.float64)
+    if not table.size:
+        return []
+    rows, columns = linear_sum_assignment(table, maximize=True)
+    return list(zip(rows.tolist(), columns.tolist(), strict=True))

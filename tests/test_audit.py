@@ -21,7 +21,14 @@ from medground.rewards.audit.scenes import LARGE, REFERENCE, Scorer
 from medground.rewards.rubric import Rubric, rubric
 from medground.rewards.term import Term
 
-OURS = ["train/soft", "train/hard", "train/base", pytest.param("train/mask", marks=pytest.mark.slow)]
+OURS = [
+    "train/soft",
+    "train/hard",
+    "train/base",
+    "train/regions",
+    "train/soft_negatives",
+    pytest.param("train/mask", marks=pytest.mark.slow),
+]
 
 
 @cache

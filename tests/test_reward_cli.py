@@ -145,6 +145,20 @@ def test_an_invalid_line_keeps_its_position_and_the_exit_code_is_3(score, bad, w
     assert "1 of 3 lines" in summary
 
 
+def test_the_truth_may_be_several_targets_or_none(score):
+    one, other = ({"bbox_2d": box, "point_2d": []} for box in ([0, 0, 10, 10], [20, 20, 40, 40]))
+    both = '<answer>[{"bbox": [20, 20, 40, 40]}, {"bbox": [0, 0, 10, 10]}]</answer>'
+    lines = [
+        {"prediction": prediction, "ground_truth": truth}
+        for prediction in (both, "<answer>[]</answer>")
+        for truth in ([one, other], [one], [])
+    ]
+    recipe = "prompt_interface: {name: regions, points: false, think: false}\nrewards: {regions_f1: 1}\n"
+    code, rows, summary = score(lines, recipe=recipe)
+    assert code == 0, summary
+    assert [row["score"] for row in rows] == [1, pytest.approx(2 / 3), 0, 0, 0, 1]
+
+
 def test_a_file_that_is_not_there_is_bad_input(tmp_path):
     result = CliRunner().invoke(
         reward, ["score", "infer/toy", str(tmp_path / "none.jsonl"), "--term", f"a={__file__}:x"]

@@ -128,9 +128,44 @@ def _condition(name: str) -> Condition:
                 regions=_Jitter(percent / 100, name),
             )
         raise RecipeError(f"the condition {name!r} moves edges by {percent} %", hint="write jitter_1 to jitter_49")
+    if name in WORDED:
+        return _worded(WORDED.index(name))
     if name not in CONDITIONS:
         raise RecipeError(f"evaluate.conditions names {name!r}", hint=did_you_mean(name, [*CONDITIONS, "jitter_10"]))
     return CONDITIONS[name]
+
+
+def wordings_of(count: int | None, conditions: Sequence[Condition]) -> list[Condition]:
+    """Return the conditions that ask in other wordings, for ``evaluate.paraphrases``; the question's own wording is the first.
+
+    Raises:
+        RecipeError: if the answers to the question's own wording are not among the conditions.
+    """
+    if count is None:
+        return []
+    names = [condition.name for condition in conditions]
+    if "answer" not in names:
+        raise RecipeError("evaluate.paraphrases compares with the answers", hint="add answer to evaluate.conditions")
+    return [_worded(index) for index, name in enumerate(WORDED[: count - 1]) if name not in names]
+
+
+WORDED = tuple(f"wording_{number}" for number in range(2, len(WORDINGS) + 2))
+"""The conditions that ask in other wordings."""
+
+
+def _worded(index: int) -> Condition:
+    def asked(sample: Sample, context: EvalContext) -> Query:
+        question = sample.query.question
+        wordings = [wording.format(question=question) for wording in WORDINGS]
+        own = [sample.labels["paraphrase"]] if "paraphrase" in sample.labels else []
+        return replace(sample.query, question=[*own, *wordings][index])
+
+    return Condition(
+        name=WORDED[index],
+        kind="probe",
+        description=f"the question in its wording {index + 2}: the sample's own paraphrase, where it has one, is the second",
+        query=asked,
+    )
 
 
 @dataclass(frozen=True, slots=True)

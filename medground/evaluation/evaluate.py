@@ -22,7 +22,8 @@ from medground.data.open_dataset import open_dataset
 from medground.errors import InputError, Interrupted, RecipeError
 from medground.evaluation import released, summary
 from medground.evaluation.baseline import Baseline
-from medground.evaluation.conditions import Condition, EvalContext, SampleInfo, conditions_of
+from medground.evaluation.conditions import WORDED, Condition, EvalContext, SampleInfo, conditions_of, wordings_of
+from medground.evaluation.confidence import confidence_summary, with_agreement, wording_summary
 from medground.evaluation.evaluator import Evaluator, Start, Unreadable, read_sample
 from medground.evaluation.identity import EvalSamples, begin, inputs_of, metadata_of
 from medground.evaluation.predictions import LineSamples, Predictions
@@ -118,6 +119,7 @@ def evaluate(
     _require_values(resolved, saved=predictions is not None)
     config = resolved.config.evaluate
     requested = conditions_of(config.conditions)
+    requested += wordings_of(config.paraphrases, requested)
     saved = None if predictions is None else Predictions(Path(predictions))
     against = None if baseline is None else Baseline(Path(baseline))
     # Saved answers are only read: a template that is still to be given is not needed.
@@ -187,7 +189,7 @@ def prepare(recipe: Recipe) -> list[str]:
     """
     check(recipe)
     _require_values(recipe, saved=False)
-    conditions_of(recipe.config.evaluate.conditions)
+    wordings_of(recipe.config.evaluate.paraphrases, conditions_of(recipe.config.evaluate.conditions))
     return _samples(recipe, Pipeline.from_recipe(recipe), None).ids
 
 
@@ -234,15 +236,23 @@ def _samples(recipe: Recipe, pipeline: Pipeline, saved: Predictions | None) -> E
 
 
 def _samplings(pipeline: Pipeline, config: EvaluateConfig) -> list[Sampling]:
+    sampling = pipeline.sampling
+    if config.samples is not None:
+        if sampling.temperature == 0:
+            raise RecipeError(
+                "evaluate.samples with sampling.temperature 0 gives the same answer again",
+                hint="add sampling.temperature=1",
+            )
+        sampling = replace(sampling, num_generations=config.samples)
     if config.seeds is None:
-        return [pipeline.sampling]
+        return [sampling]
     if not config.seeds:
         raise RecipeError("evaluate.seeds is empty", hint="write evaluate.seeds=[0,1,2]")
-    if pipeline.sampling.temperature == 0:
+    if sampling.temperature == 0:
         raise RecipeError(
             "evaluate.seeds with sampling.temperature 0 gives the same answers again", hint="add sampling.temperature=1"
         )
-    return [replace(pipeline.sampling, seed=seed) for seed in config.seeds]
+    return [replace(sampling, seed=seed) for seed in config.seeds]
 
 
 def _answer_all(
@@ -282,7 +292,11 @@ def _answer_all(
             groups, questions = evaluator.answers(condition, batch, context, starts)
             records = [
                 sample_record(
-                    condition.name, sample, cluster_of(sample, config.cluster)[1], group, asked_question=question
+                    condition.name,
+                    sample,
+                    cluster_of(sample, config.cluster)[1],
+                    with_agreement(group),
+                    asked_question=question,
                 )
                 for sample, group, question in zip(batch, groups, questions, strict=True)
             ]
@@ -380,4 +394,6 @@ def _summarize(
         length_limit=limit,
         comparisons=summary.comparisons(pairs, how),
         baseline=None if baseline is None else baseline.compare(records, how),
+        confidence=confidence_summary(records["answer"], config, how) if "answer" in records else None,
+        wordings=wording_summary(records, [name for name in records if name in WORDED], how),
     )

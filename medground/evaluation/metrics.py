@@ -19,6 +19,9 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import numpy as np
+
+from medground.evaluation import instances
 from medground.evaluation.compat import ReleasedFailure, compat_metrics
 from medground.evaluation.surface import boundary_f, diagonal, hd95
 from medground.geometry import Box, box_iou, disc, disc_dice, ellipse, mask_dice, mask_iou
@@ -28,8 +31,8 @@ MaskPrompt = Literal["box", "points", "joint"]
 """Which part of the answer a mask was prompted with; joint is all of it."""
 
 DEFINITIONS: Mapping[str, str] = {
-    "iou": "box IoU, continuous geometry; an inverted box shares nothing",
-    "pdice": "true Dice 2I/(A+B) of the discs whose diameters the two points are",
+    "iou": "box IoU, continuous geometry; an inverted box shares nothing; of n regions about one target, the best over n",
+    "pdice": "true Dice 2I/(A+B) of the discs whose diameters the two points are; of n regions, the best over n",
     "iou_compat": "released box IoU, signed areas, +1e-6, on published numbers",
     "pdice_compat": "released 2I/(U+1e-5) of the discs: twice their IoU, range 0 to 2",
     "dice_box": "Dice of the mask prompted with the box",
@@ -41,6 +44,7 @@ DEFINITIONS: Mapping[str, str] = {
     "boundary_f": "boundary F-measure of the joint mask, tolerance 0.75 % of the image diagonal",
     "hd95_px": "95th percentile Hausdorff distance of the joint mask, pixels",
     "hd95_mm": "95th percentile Hausdorff distance of the joint mask, millimetres",
+    **instances.DEFINITIONS,
 }
 """What each name means; travels with every report."""
 
@@ -110,6 +114,11 @@ def measure(
             value = 0.0
         if value is not None:
             values[name] = value
+    outage = fault is not None and not fault.of_model
+    if not (outage and _lost_whole(rollout)):
+        located, masked = "box" in provides or "joint" in prompts, "joint" in prompts and not outage
+        dice = values.get("dice_joint")
+        values.update(instances.set_metrics(rollout, located=located, dice=dice, masked=masked))
     details = _compat(rollout, values) if compat and "iou_compat" in names else {}
     return Measurement(values, fault, frozenset(undefined), excluded, details)
 
@@ -155,13 +164,17 @@ def _spacing(rollout: Rollout) -> tuple[float, float]:
 
 def _value(name: str, rollout: Rollout, masks: Mapping[MaskPrompt, Mask]) -> float | None:
     """Return one metric of an answer without a model fault; None where it does not apply or is undefined."""
-    region, truth = rollout.grounding.region or Region(), rollout.sample.target.region or Region()
+    regions, truth = rollout.grounding.regions, rollout.sample.target.region or Region()
     if rollout.grounding.abstains and not _of_mask(name):
         return 0.0
     if name == "iou":
-        return None if region.box is None or truth.box is None else float(box_iou(region.box, truth.box))
+        boxes = [region.box for region in regions]
+        return _shared([float(box_iou(box, truth.box)) if box and truth.box else 0.0 for box in boxes])
     if name == "pdice":
-        return float(disc_dice(region.points, truth.points)) if len(region.points) == 2 else None
+        pairs = [region.points for region in regions]
+        if len(pairs) == 1 and len(pairs[0]) != 2:
+            return None
+        return _shared([float(disc_dice(pair, truth.points)) if len(pair) == 2 else 0.0 for pair in pairs])
     if name == "dice_ellipse":
         return _floor(rollout)
     mask, true_mask = masks.get(_PROMPTED.get(name, "joint")), rollout.sample.target.mask
@@ -179,11 +192,18 @@ def _value(name: str, rollout: Rollout, masks: Mapping[MaskPrompt, Mask]) -> flo
     return dice - (_floor(rollout) or 0.0) if name == "dice_over_ellipse" else dice
 
 
+def _shared(values: Sequence[float]) -> float:
+    """Return the best of the values of several regions about one target, divided by their number."""
+    return max(values, default=0.0) / max(1, len(values))
+
+
 def _floor(rollout: Rollout) -> float | None:
-    """Return the Dice of the outline the answer itself suggests; None where it holds neither a box nor two points."""
-    region, truth = rollout.grounding.region, rollout.sample.target.mask
-    box = outline(region) if region is not None else None
-    return None if box is None or truth is None else float(mask_dice(ellipse(box, rollout.sample.query.size), truth))
+    """Return the Dice of the outlines the answer itself suggests; None where it holds neither a box nor two points."""
+    truth, size = rollout.sample.target.mask, rollout.sample.query.size
+    boxes = [box for region in rollout.grounding.regions if (box := outline(region)) is not None]
+    if not boxes or truth is None:
+        return None
+    return float(mask_dice(np.any([ellipse(box, size) for box in boxes], axis=0), truth))
 
 
 def outline(region: Region) -> Box | None:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from medground.evaluation.pictures import pictures, ranked_by
+from medground.evaluation.confidence_report import confidence_section, wording_section
 from medground.evaluation.published import PublishedTable, published
 from medground.evaluation.results import (
     Calibration,
@@ -122,6 +123,8 @@ def evaluation_report(
         published=[_published(published(table), lead) for table in config.published or ()],
         card=_card(metadata, summary),
         unusable=[[bad.where, bad.reason] for bad in summary.unusable],
+        confidence=confidence_section(summary, interval),
+        wordings=wording_section(summary, interval),
         resampling=json.dumps(plain(summary.resampling), indent=1),
     )
 

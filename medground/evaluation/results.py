@@ -1,11 +1,13 @@
 """The numbers of an evaluation as dataclasses; `medground.runs.jsonable.plain` gives what its files hold."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from medground.data.source_samples import BadSample
 from medground.evaluation import statistics
 from medground.evaluation.causes import Outcomes
 from medground.evaluation.conditions import Kind
+from medground.evaluation.selective import Selection
 from medground.recipe.objects import ObjectRecord
 
 SCORES = ("iou", "pdice", "dice_joint")
@@ -93,6 +95,65 @@ class Calibration:
     """Expected calibration error: the mean over masks of how far their bin's mean score lies from its mean IoU."""
     correlation: float | None
     bins: list[CalibrationBin]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConfidenceBin:
+    """The answers whose confidence lies within two bounds."""
+
+    low: float
+    high: float
+    n: int
+    confidence: float
+    """Mean confidence."""
+    right: float
+    """Share of right answers."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SelectiveResult:
+    """What a threshold gives on the samples that it was not chosen on."""
+
+    selection: Selection
+    samples: int
+    clusters: int
+    given: MetricSummary
+    """Share of the answers that are given."""
+    wrong: MetricSummary | None
+    """Share of wrong answers among them; None where none is given."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConfidenceSummary:
+    """What the confidence of answers is worth: one answer per sample, right where its IoU is 0.5 or more."""
+
+    source: Literal["agreement", "stated"]
+    n: int
+    clusters: int
+    right: float
+    """Share of right answers."""
+    auroc: MetricSummary
+    """How often a right answer is surer than a wrong one, ties counted half."""
+    error: float
+    """Expected calibration error: the mean over answers of how far their bin's mean confidence lies from its share of
+    right answers."""
+    aurc: float
+    """Area under the risk-coverage curve."""
+    bins: list[ConfidenceBin]
+    curve: list[tuple[float, float]]
+    """(coverage, share of wrong answers among those given)."""
+    selective: SelectiveResult
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WordingSummary:
+    """A metric over the wordings of every question."""
+
+    wordings: int
+    mean: MetricSummary
+    """Of the mean over a sample's wordings."""
+    worst: MetricSummary
+    """Of the worst of them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,6 +254,10 @@ class EvaluationSummary:
     comparisons: list[Comparison]
     """Of the other conditions with the answers."""
     baseline: BaselineComparison | None = None
+    confidence: ConfidenceSummary | None = None
+    """Of the answers, where they agree or state a confidence."""
+    wordings: dict[str, WordingSummary] | None = None
+    """Metric -> over all wordings, where questions are asked in several."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

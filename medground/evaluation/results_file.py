@@ -81,6 +81,8 @@ class AnswerRecord:
     undefined: list[str]
     excluded: list[str]
     details: dict[str, dict[str, str]]
+    agreement: float | None = None
+    """How alike the other answers to the same question are, in [0, 1]; None where it is alone."""
 
     @property
     def abstains(self) -> bool:

@@ -1,9 +1,10 @@
 """Scoring written answers: one line in, one line out.
 
-A line is ``{"prediction": str, "ground_truth": {"bbox_2d", "point_2d", optional "mask"}}``, optionally with ``size``
-([H, W] of the image), ``frame`` (what the prediction's numbers count), ``image`` (a file, so that the recipe's segmenter
-can make the masks that mask terms need), ``id`` and ``labels``. The truth's numbers are taken as they stand. Without size and
-frame the prediction is in the truth's pixels, and nothing is out of frame.
+A line is ``{"prediction": str, "ground_truth": {"bbox_2d", "point_2d", optional "mask"}}``; for several targets
+``ground_truth`` is a list of such objects, ``[]`` where the target is absent. Optional are ``size`` ([H, W] of the image),
+``frame`` (what the prediction's numbers count), ``image`` (a file, so that the recipe's segmenter can make the masks that
+mask terms need), ``id`` and ``labels``. The truth's numbers are taken as they stand. Without size and frame the prediction
+is in the truth's pixels, and nothing is out of frame.
 """
 
 import math
@@ -168,16 +169,24 @@ def _labels(data: dict[str, Any]) -> dict[str, str]:
 
 
 def _target(truth: Any, root: Path, image: Path | None) -> Target:
+    """Return the target of an object, or of a list of them: none where the target is absent."""
+    if isinstance(truth, list):
+        return Target(regions=tuple(_region(entry, f"ground_truth[{n}]", root, image) for n, entry in enumerate(truth)))
+    region = _region(truth, "ground_truth", root, image)
+    return Target(regions=(region,), published={"bbox_2d": truth["bbox_2d"], "point_2d": truth.get("point_2d", [])})
+
+
+def _region(truth: Any, name: str, root: Path, image: Path | None) -> Region:
     if not isinstance(truth, dict):
-        raise InputError('a line needs a "ground_truth" object')
+        raise InputError('a line needs a "ground_truth" object, or a list of them')
     box: Any = truth.get("bbox_2d")
     points: Any = truth.get("point_2d", [])
     if not _numbers(box, 4):
-        raise InputError(f"ground_truth.bbox_2d must be four finite numbers, not {shown(box)}")
+        raise InputError(f"{name}.bbox_2d must be four finite numbers, not {shown(box)}")
     if not isinstance(points, list) or not all(_numbers(point, 2) for point in points):
-        raise InputError(f"ground_truth.point_2d must be a list of [x, y], not {shown(points)}")
+        raise InputError(f"{name}.point_2d must be a list of [x, y], not {shown(points)}")
     if box[2] < box[0] or box[3] < box[1]:
-        raise InputError(f"ground_truth.bbox_2d has its corners reversed: {shown(box)}")
+        raise InputError(f"{name}.bbox_2d has its corners reversed: {shown(box)}")
     mask = truth.get("mask")
     if mask is not None:
         if isinstance(mask, dict):
@@ -186,13 +195,12 @@ def _target(truth: Any, root: Path, image: Path | None) -> Target:
             path = _inside(root, mask)
             mask = read_mask(path) if image is None else read_mask_of(image, path)
         if not mask.any():
-            raise InputError("ground_truth.mask is empty")
-    region = Region(
+            raise InputError(f"{name}.mask is empty")
+    return Region(
         box=Box(*(float(value) for value in box)),
         points=tuple(Point(float(x), float(y)) for x, y in points),
         mask=None if mask is None else Mask(data=mask),
     )
-    return Target(regions=(region,), published={"bbox_2d": box, "point_2d": points})
 
 
 def _numbers(value: Any, length: int) -> bool:
@@ -261,6 +269,7 @@ def _extent(target: Target) -> Size:
     boxes = [region.box for region in target.regions if region.box is not None]
     corners = [corner for box in boxes for corner in ((box.x1, box.y1), (box.x2, box.y2))]
     corners += [point for region in target.regions for point in region.points]
+    corners += [] if corners else [(1.0, 1.0)]
     width, height = (max(1, math.ceil(min(max(axis), MAX_SIDE))) for axis in zip(*corners, strict=True))
     return height, width
 

@@ -179,8 +179,13 @@ def _resampled(sums: Floats, counts: Floats, n_boot: int, seed: int) -> Floats:
 
 
 def _in_blocks(work: Callable[[int], Array], rows: int, width: int) -> list[Array]:
+    return [work(count) for count in blocks(rows, width)]
+
+
+def blocks(rows: int, width: int) -> list[int]:
+    """Return how many of so many rows of numbers are computed at a time."""
     at_once = max(1, _BLOCK // max(1, width))
-    return [work(min(at_once, rows - start)) for start in range(0, rows, at_once)]
+    return [min(at_once, rows - start) for start in range(0, rows, at_once)]
 
 
 def _bca(mean: float, drawn: Floats, sums: Floats, counts: Floats, level: float) -> tuple[float | None, float | None]:

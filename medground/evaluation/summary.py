@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from medground.data.size_bins import SIZES
-from medground.evaluation import statistics
+from medground.evaluation import instances, statistics
 from medground.evaluation.conditions import Condition
 from medground.evaluation.metrics import COMPAT, DEFINITIONS, DISTANCES
 from medground.evaluation.results import (
@@ -69,9 +69,17 @@ def table(records: Records, names: Sequence[str]) -> Floats:
 
 
 def measured(records: Records) -> list[str]:
-    """Return the metrics that any record has a value of, or lost, in the order of `DEFINITIONS`."""
+    """Return the metrics that any record has a value of, or lost, in the order of `DEFINITIONS`.
+
+    Metrics of several regions, and of targets that may be absent, are among them only where there are such.
+    """
     names = {name for record in records for name in record.values}
     names |= {name for record in records for answer in record.answers for name in answer.excluded}
+    absent = "no_target_accuracy" in names or any(answer.abstains for answer in _answers(records))
+    several = any(len(record.target.regions) > 1 for record in records)
+    several = several or any(len(answer.regions) > 1 for answer in _answers(records))
+    names -= set() if absent else set(instances.ABSENCE)
+    names -= set() if absent or several else set(instances.INSTANCES)
     return [name for name in DEFINITIONS if name in names]
 
 
@@ -142,12 +150,13 @@ def _metrics(records: Records, how: Resampling, *, thorough: bool = False) -> di
     names = measured(records)
     estimates = estimate(table(records, names), records, how)
     return {
-        name: _metric(row, **(_special(name, records) if thorough else {}))
+        name: metric_summary(row, **(_special(name, records) if thorough else {}))
         for name, row in zip(names, estimates, strict=True)
     }
 
 
-def _metric(estimate: statistics.Estimate | None, **more: Any) -> MetricSummary:
+def metric_summary(estimate: statistics.Estimate | None, **more: Any) -> MetricSummary:
+    """Return an estimate as it is written; None is a metric without a value."""
     if estimate is None:
         return MetricSummary(mean=None, low=None, high=None, n=0, clusters=0, **more)
     return MetricSummary(**asdict(estimate), **more)
@@ -278,6 +287,6 @@ def agreement(records: Records, answers: Records, how: Resampling) -> MetricSumm
         if one.answers and other.answers and one.answers[0].box and other.answers[0].box
     ]
     if not boxed:
-        return _metric(None)
+        return metric_summary(None)
     values = np.array([[float(box_iou(box, other))] for box, other, _ in boxed])
-    return _metric(*estimate(values, [record for _, _, record in boxed], how))
+    return metric_summary(*estimate(values, [record for _, _, record in boxed], how))

@@ -230,6 +230,16 @@ class EvaluateConfig:
     """The conditions that are compared; None: the answers alone."""
     seeds: list[int] | None = None
     """Sampling seeds, each of which draws ``num_generations`` more answers; None: that of ``sampling``."""
+    samples: int | None = number(None, least=2)
+    """Answers drawn per sample, in place of ``num_generations``; how far they agree is their confidence."""
+    risk: float = number(0.1, least=1e-7, most=BELOW_ONE)
+    """The most wrong answers among those given, where confidence decides which are given."""
+    delta: float = number(0.1, least=1e-7, most=BELOW_ONE)
+    """How likely, over calibration sets, there may be more."""
+    calibration: float = number(0.5, least=1e-7, most=BELOW_ONE)
+    """The share of the clusters on which that threshold is chosen."""
+    paraphrases: int | None = number(None, least=2, most=5)
+    """Wordings of every question, its own among them, of which the worst is reported; None: its own alone."""
     batch_size: int = number(8, least=1)
     """Samples per call of the reasoner."""
     cluster: str | None = None

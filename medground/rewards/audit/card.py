@@ -57,6 +57,7 @@ class Card:
                 }
                 for scene, by_curve in evidence.curves.items()
             },
+            "games": evidence.games and {answer: score.total for answer, score in evidence.games.everything()},
         }
         return plain(data)  # type: ignore[no-any-return]
 
@@ -80,8 +81,19 @@ class Card:
             lines.append(f"| {probe}{mark} | {_cell(score.total, bool(score.failures))} | {' | '.join(cells)} |")
         if evidence.best:
             lines += ["", "The highest-paid wrong answer that was found:", "", f"    {evidence.best[0]}"]
+        lines += self._games()
         lines += ["", "## Curves", "", "![what each term pays as the error grows](curves.svg)", ""]
         return "\n".join(lines)
+
+    def _games(self) -> list[str]:
+        games = self.evidence.games
+        if games is None:
+            return []
+        lines = ["", "## None, one and many", "", "| answer | of what | total |", "|---|---|---|"]
+        for target, scores in games.scores.items():
+            lines += [f"| {name} | {target} | {_cell(score.total, score.failed)} |" for name, score in scores.items()]
+        lines += [f"| honest, median | {target} | {_cell(games.median(target), False)} |" for target in games.honest]
+        return lines
 
     def _figures(self) -> list[str]:
         evidence = self.evidence

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 
-from medground.rewards.audit import gaming, shape
+from medground.rewards.audit import gaming, sets, shape
 from medground.rewards.audit.evidence import AuditFinding, Evidence
 
 CHECKS: tuple[Callable[[Evidence], Iterator[AuditFinding]], ...] = (
@@ -19,6 +19,11 @@ CHECKS: tuple[Callable[[Evidence], Iterator[AuditFinding]], ...] = (
     gaming.coincident,
     gaming.format_share,
     gaming.quotes,
+    sets.always_empty,
+    sets.one_huge_box,
+    sets.always_many,
+    sets.duplicates,
+    sets.fixed_confidence,
     gaming.numbers,
 )
 """In the order in which a card lists them."""

@@ -7,6 +7,7 @@ from statistics import median
 from typing import Any
 
 from medground.protocols import PromptInterface
+from medground.rewards.audit.games import Games, play
 from medground.rewards.audit.probes import CURVES, best_wrong, follow, honest, probes
 from medground.rewards.audit.scenes import CURVED, LARGE, LONG, MEDIUM, REFERENCE, SMALL, TINY, Scene, Scorer
 from medground.rewards.rubric import Rubric, Score
@@ -46,6 +47,8 @@ class Evidence:
     """Scene -> curve -> scores along it, perfect first."""
     best: tuple[str, float] | None
     """The highest-paid wrong answer found: (text, total)."""
+    games: Games | None = None
+    """Scores of answers of none and several regions; None where the interface cannot say them."""
 
     @property
     def rubric(self) -> Rubric:
@@ -59,8 +62,12 @@ class Evidence:
 
     @property
     def maximum(self) -> float | None:
-        """The most the weights and ranges promise; None where a term does not say its range."""
-        tops = [top(term) for term in self.terms]
+        """The most the weights and ranges promise; None where a term does not say its range.
+
+        A term that abstains on a perfect answer about a target promises nothing there.
+        """
+        scores = self.perfect.terms
+        tops = [top(term) for term in self.terms if scores[term.label].value is not None or scores[term.label].failure]
         return sum(tops) if tops and all(math.isfinite(value) for value in tops) else None
 
     @property
@@ -85,6 +92,8 @@ class Evidence:
         for scene, by_curve in self.curves.items():
             for curve, scores in by_curve.items():
                 yield from ((f"{curve} ({scene})", score) for score in scores)
+        if self.games is not None:
+            yield from self.games.everything()
 
     def along(self, scene: Scene, curve: str, label: str) -> list[float] | None:
         """Return what a term pays along a curve; None where it does not always answer."""
@@ -147,6 +156,7 @@ def collect(rubric: Rubric, interface: PromptInterface, seed: int) -> Evidence:
         curves={
             name: {curve: follow(scorer, scene, CURVES[curve]) for curve in CURVES} for name, scene in followed.items()
         },
+        games=play(scorer.rubric, interface, seed),
         best=best_wrong(scorer, next(scene for scene in scenes if scene.name == LARGE.name), seed),
     )
 

@@ -76,7 +76,7 @@ def probes(scorer: Scorer, scene: Scene) -> dict[str, str]:
         "two answers, the first right": perfect + scorer.write(far),
         "two answers, the second right": scorer.write(far) + perfect,
         "doubled tags": perfect.replace(scorer.before, scorer.before * 2, 1),
-        "no think block": numbers if "<answer>" not in scorer.before else f"<answer>{numbers}{scorer.after}",
+        "no think block": scorer.before[max(scorer.before.rfind("<answer>"), 0) :] + numbers + scorer.after,
         "truncated": perfect[: perfect.rindex("}") - 2],
         "NaN in the box": scorer.write(truth, box=[*box[:3], float("nan")]),
         "NaN first": scorer.write(truth, box=[float("nan"), *box[1:]]),

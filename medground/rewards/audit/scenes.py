@@ -94,8 +94,11 @@ class Scorer:
         self.before, self.after = ideal[:start], ideal[end:]
         self.single_quoted = "'" in ideal[start:end]
         entry: Mapping[str, Any] = json.loads(ideal[start:end].replace("'", '"'))
-        self.box_key = next((key for key, value in entry.items() if len(value) == 4), None)
-        self.point_keys = [key for key, value in entry.items() if len(value) == 2]
+        self.box_key = next((key for key, value in entry.items() if _numbers(value, 4)), None)
+        self.point_keys = [key for key, value in entry.items() if _numbers(value, 2)]
+        self.points_key = next((key for key, value in entry.items() if value and _pairs(value)), None)
+        placed = {self.box_key, *self.point_keys, self.points_key}
+        self.others = {key: value for key, value in entry.items() if key not in placed}
 
     def write(self, answer: SceneAnswer, **changed: Any) -> str:
         """Return an answer as text, in JSON; `changed` puts something else under ``box`` or the two ``points``."""
@@ -111,7 +114,9 @@ class Scorer:
         if self.box_key is not None:
             entry[self.box_key] = changed.get("box", list(answer.box))
         points = changed.get("points", [list(point) for point in answer.points])
-        return entry | dict(zip(self.point_keys, points, strict=False))
+        if self.points_key is not None:
+            entry[self.points_key] = points
+        return entry | dict(zip(self.point_keys, points, strict=False)) | self.others
 
     def score(self, scene: Scene, texts: Sequence[str]) -> list[Score]:
         """Return the rubric's scores of texts about one scene; numbers are in its pixels and none is out of frame."""
@@ -128,6 +133,14 @@ class Scorer:
             grounding = grounding.with_masks([_segmented(region, scene.size) for region in grounding.regions])
         sample = Sample(query=Query(image=image, question="", id=f"{scene.name} {index}"), target=target)
         return Rollout(sample=sample, completion=completion, grounding=grounding)
+
+
+def _numbers(value: Any, count: int) -> bool:
+    return isinstance(value, list) and len(value) == count and all(isinstance(item, int | float) for item in value)
+
+
+def _pairs(value: Any) -> bool:
+    return isinstance(value, list) and all(_numbers(item, 2) for item in value)
 
 
 def _target(scene: Scene, mask: Mask | None = None) -> Target:

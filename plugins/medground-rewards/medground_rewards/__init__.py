@@ -6,7 +6,7 @@ from medground.hookspecs import Register, hookimpl
 @hookimpl
 def register_rewards(register: Register) -> None:
     """Offer the terms: corrected by default, the released number with ``released: true``."""
-    from medground_rewards import boxes, flags, form, masks, points
+    from medground_rewards import abstention, boxes, flags, form, masks, points, regions
 
     terms = {
         "format_think": form.FormatThink,
@@ -21,6 +21,10 @@ def register_rewards(register: Register) -> None:
         "mask_iou": masks.MaskIou,
         "boundary": masks.Boundary,
         "points_in_mask": masks.PointsInMask,
+        "regions_f1": regions.RegionsF1,
+        "regions_mask_f1": regions.RegionsMaskF1,
+        "confidence": regions.Confidence,
+        "abstention": abstention.Abstention,
         "bbox_position_valid": flags.BboxPositionValid,
         "bbox_area_valid": flags.BboxAreaValid,
         "points_position_valid": flags.PointsPositionValid,

@@ -1,6 +1,7 @@
 """Small rollouts from plain numbers: for the worked examples in the docstrings, for tests and for notebooks."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,24 @@ def rollout(
         grounding=Grounding(
             regions=(region,) if region.prompt() else (), think_level=think_level, answer_level=answer_level, raw=raw
         ),
+    )
+
+
+def several(
+    boxes: Sequence[Sequence[float]], truths: Sequence[Sequence[float]], confidences: Sequence[float | None] = ()
+) -> Rollout:
+    """Return a rollout whose answer and target hold one region per box, in pixels; without boxes, nothing.
+
+    >>> several([], [(0, 0, 10, 10)]).grounding.regions
+    ()
+    """
+    stated = [*confidences, *[None] * (len(boxes) - len(confidences))]
+    answered = [Region(box=Box(*box), confidence=stated) for box, stated in zip(boxes, stated, strict=True)]
+    one = rollout()
+    return replace(
+        one,
+        sample=replace(one.sample, target=Target(regions=tuple(Region(box=Box(*box)) for box in truths))),
+        grounding=replace(one.grounding, regions=tuple(answered), raw=None),
     )
 
 

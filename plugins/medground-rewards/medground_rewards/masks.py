@@ -22,7 +22,9 @@ Bools = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, kw_only=True)
-class _OnMask(ABC):
+class OnMask(ABC):
+    """A term on the predicted and the true mask."""
+
     needs_mask: ClassVar[bool] = True
     range: ClassVar[tuple[float, float]] = (0.0, 1.0)
 
@@ -50,7 +52,7 @@ def _masks(rollout: Rollout) -> tuple[Bools, Bools]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MaskDice(_OnMask):
+class MaskDice(OnMask):
     """Dice of the masks, 2·|p ∩ g| / (|p| + |g|), in [0, 1]; two empty masks give 1.
 
     >>> import numpy as np
@@ -65,7 +67,7 @@ class MaskDice(_OnMask):
 
 
 @dataclass(frozen=True, kw_only=True)
-class MaskIou(_OnMask):
+class MaskIou(OnMask):
     """Intersection over union of the masks, |p ∩ g| / |p ∪ g|, in [0, 1]; two empty masks give 1.
 
     >>> from medground_rewards.examples import rollout
@@ -79,7 +81,7 @@ class MaskIou(_OnMask):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Boundary(_OnMask):
+class Boundary(OnMask):
     """How near the outlines run, where the masks share ground: Dice · mean of max(0, 1 - d/τ), in [0, 1].
 
     The mean is over the outline pixels of both masks; d is the distance of the pixel's centre to the nearest outline
@@ -116,7 +118,7 @@ class Boundary(_OnMask):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PointsInMask(_OnMask):
+class PointsInMask(OnMask):
     """Clicks that land: mean of max(0, 1 - m/τ) over the two predicted points · max(0, 1 - d/D)², in [0, 1].
 
     m is how far a point misses the target's mask, 0 on it, and τ = `tolerance` times the square root of the mask's

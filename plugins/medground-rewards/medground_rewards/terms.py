@@ -34,10 +34,15 @@ def decay(error: float) -> float:
 
 
 def predicted_region(rollout: Rollout) -> Region:
-    """Return the one predicted region; an empty one where there is none, and several make the term abstain."""
+    """Return the one predicted region; an empty one for a fault without any.
+
+    Several make the term abstain. Nothing, said about a target that is there, earns 0.
+    """
     regions = rollout.grounding.regions
     if len(regions) > 1:
         raise EarlyResult(None, undefined="the answer has several regions")
+    if not regions and rollout.grounding.fault is None:
+        raise EarlyResult(0.0, answer="nothing fits")
     return regions[0] if regions else Region()
 
 
