@@ -677,3 +677,20 @@ def test_a_wrong_rollout_source_is_told_what_it_breaks():
         none="no conversations give []: ()",
         close="close works: raises OSError: busy",
     )
+
+
+class TokensForEveryPrompt(Careful):
+    """Decodes prompt by prompt, and computes the same of the image's tokens each time, as the decoder of SAM does."""
+
+    def project(self, tokens):
+        return tokens * 2
+
+    def decode(self, embedding, prompt):
+        height, width, channels = embedding.shape
+        tokens = np.repeat(embedding.reshape(1, height * width, channels), 8, axis=2)
+        self.project(tokens)
+        return super().decode(embedding, prompt)
+
+
+def test_a_decoder_may_compute_the_same_of_an_embedding_for_every_prompt():
+    check_segmenter(TokensForEveryPrompt, quick=True)

@@ -1,6 +1,6 @@
 """How often a segmenter encodes an image: counted call by call, never timed.
 
-A call encodes if it is given a whole picture (1 or 3 channels, not constant) and makes an array of it that is no view of it:
+A call encodes if it is given a whole picture (3 channels, not constant) and makes an array of it that is no view of it:
 returns it, or leaves it in its object. NumPy's own functions do not count. Two calls are the same if
 all they are given is equal. Seen is what runs as Python in the calling thread, the modules of PyTorch included; not compiled
 code that takes picture and prompts in one call, nor another thread, process or server.
@@ -132,8 +132,9 @@ def _address(source: Any) -> int:
 def _is_picture(array: Array) -> bool:
     if not 3 <= array.ndim <= 5 or array.dtype.kind not in "buif":
         return False
-    channels, *sides = sorted(array.shape[-3:])
-    return channels in (1, 3) and min(sides) >= _LEAST_SIDE and bool(array.min() < array.max())
+    first, middle, last = array.shape[-3:]
+    sides = (middle, last) if first == 3 else (first, middle) if last == 3 else (0, 0)
+    return min(sides) >= _LEAST_SIDE and bool(array.min() < array.max())
 
 
 def _signature(value: Any) -> Hashable:
