@@ -162,13 +162,13 @@ def _sample(
     )
 
 
-def _load_image(record: Record, store: Store, place: tuple[int, int], where: str) -> LoadedImage:
-    picture = decode_picture(io.BytesIO(store.get(place)), f"the image of {where}")
+def _load_image(record: Record, store: Store, location: tuple[int, int], where: str) -> LoadedImage:
+    picture = decode_picture(io.BytesIO(store.get(location)), f"the image of {where}")
     image = LoadedImage(id=record.id or where, kind="picture", pixels=picture.pixels, window=picture.window)
     refuse_misfits(record, image)
     return image
 
 
-def _load_mask(record: Record, store: Store, place: tuple[int, int], where: str) -> NDArray[np.bool_]:
+def _load_mask(record: Record, store: Store, location: tuple[int, int], where: str) -> NDArray[np.bool_]:
     values = None if record.mask_value is None else (record.mask_value,)
-    return decode_mask(io.BytesIO(store.get(place)), f"the mask of {where}", values, record.mask_threshold)
+    return decode_mask(io.BytesIO(store.get(location)), f"the mask of {where}", values, record.mask_threshold)
