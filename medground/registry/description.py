@@ -112,8 +112,8 @@ def meanings(docstring: str) -> dict[str, str]:
 def _docstring(owner: Any) -> str:
     """Return what the author of a class or function wrote; nothing is inherited, nor made by `dataclass`."""
     text = vars(owner).get("__doc__") if isinstance(owner, type) else getattr(owner, "__doc__", None)
-    made = f"{getattr(owner, '__name__', '')}("
-    return inspect.cleandoc(text) if isinstance(text, str) and not text.startswith(made) else ""
+    generated = f"{getattr(owner, '__name__', '')}("
+    return inspect.cleandoc(text) if isinstance(text, str) and not text.startswith(generated) else ""
 
 
 def _docstrings(factory: Factory) -> list[str]:
