@@ -91,10 +91,10 @@ def _summary(answer: GroundingResult, image: LoadedImage, out: Path, files: dict
     if answer.fault is None and answer.grounding.abstains:
         lines.append("answer    nothing in the image fits the question")
     for number, region in enumerate(answer.regions, start=1):
-        said = [region.label] if region.label else []
-        said += [] if region.confidence is None else [f"confidence {region.confidence:.2f}"]
-        if said or len(answer.regions) > 1:
-            lines.append(f"region    {', '.join([str(number), *said])}")
+        details = [region.label] if region.label else []
+        details += [] if region.confidence is None else [f"confidence {region.confidence:.2f}"]
+        if details or len(answer.regions) > 1:
+            lines.append(f"region    {', '.join([str(number), *details])}")
         if region.box:
             lines.append("box       " + ", ".join(f"{value:.1f}" for value in region.box) + "  (x1, y1, x2, y2 px)")
         if region.points:

@@ -105,8 +105,8 @@ def _write_json(regions: Sequence[Region], frame: Frame | None, size: Size | Non
     objects = []
     for region in regions:
         values = ideal.box_and_points(region, frame, size)
-        place = {box: values["bbox"]} if region.box is not None else {"point_2d": values["points"][0]}
-        objects.append({**place, "label": region.label or NAMELESS})
+        shape = {box: values["bbox"]} if region.box is not None else {"point_2d": values["points"][0]}
+        objects.append({**shape, "label": region.label or NAMELESS})
     return json.dumps(objects, ensure_ascii=False)
 
 

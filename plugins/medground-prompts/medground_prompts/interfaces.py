@@ -59,7 +59,7 @@ class Interface:
         object.__setattr__(self, "text", self._template())
 
     def _check_dialect(self) -> None:
-        name, asked = type(self).__name__, self.native or ""
+        name, native = type(self).__name__, self.native or ""
         if self.dialect is not None:
             _known("dialect", self.dialect, tuple(DIALECTS))
         if self.style != "native":
@@ -68,13 +68,13 @@ class Interface:
                     f"{name} is given a dialect and does not speak it", hint="set style=native, or no dialect"
                 )
             return
-        if not asked or self.parser != "lenient":
-            what = "what no model writes in its own way" if not asked else "an exact form"
+        if not native or self.parser != "lenient":
+            what = "what no model writes in its own way" if not native else "an exact form"
             raise RecipeError(
                 f"{name} asks for {what}", hint="with style=native use bbox, regions or multi_point, and parser lenient"
             )
-        if self.dialect is not None and asked != "any" and getattr(DIALECTS[self.dialect], asked) is None:
-            raise RecipeError(f"the dialect {self.dialect} has no {asked}", hint="use the prompt interface regions")
+        if self.dialect is not None and native != "any" and getattr(DIALECTS[self.dialect], native) is None:
+            raise RecipeError(f"the dialect {self.dialect} has no {native}", hint="use the prompt interface regions")
 
     @property
     def needs_dialect(self) -> bool:
@@ -103,8 +103,8 @@ class Interface:
 
     def _native_template(self) -> str:
         dialect = DIALECTS[str(self.dialect)]
-        asked = dialect.points if self.native == "points" or dialect.box is None else dialect.box
-        own = asked if self.instructions and asked is not None else "{Question}"
+        words = dialect.points if self.native == "points" or dialect.box is None else dialect.box
+        own = words if self.instructions and words is not None else "{Question}"
         return f"{wording.IMAGE}\n{own}" + (wording.THINK_FIRST if self.think and self.instructions else "")
 
     @property
