@@ -43,7 +43,8 @@ class Reasoner(Protocol):
     >>> isinstance(reasoner, medground.Reasoner), reasoner.frame((480, 640)).kind
     (True, 'pixel')
 
-    Optional methods:
+    Optional:
+        dialect: str: its native way of marking regions, for prompt interfaces that ask in it; see docs/prompts.md.
         processor_digest() -> str: SHA-256 over tokenizer, chat template and image settings; runs record it.
         go_on(batch, prefixes, sampling) -> list[list[Completion]]: as `generate`, with the beginning of the completions
             of every conversation given; texts include it. Evaluation puts another reasoning in.
@@ -184,6 +185,8 @@ class ServedReasoner(TrainableReasoner, Protocol):
 class PromptInterface(Protocol):
     """The language that reasoner and segmenter share: how we ask, and how we read the answer.
 
+    Optional: ``split`` and ``join``, to ask several times per query; see `medground.pipeline.completions.SplittingInterface`.
+
     >>> import medground
     >>> interface = medground.build("prompt_interface", "bbox")
     >>> answer = medground.Completion(text='<think>a</think><answer>{"bbox": [1, 2, 9, 8]}</answer>', frame=None)
@@ -200,8 +203,8 @@ class PromptInterface(Protocol):
     def parse(self, completion: Completion, size: Size) -> Grounding:
         """Read the answer and convert it from ``completion.frame`` to pixels of an original of `size` (H, W).
 
-        Whatever the text, it returns a `Grounding`, with a `Fault` where something is wrong. Without a frame the numbers
-        are taken as pixels of the original, and nothing is out of frame.
+        Whatever the text, it returns a `Grounding`, with a `Fault` where something is wrong, and no region and no fault where
+        the answer is that nothing fits. Without a frame the numbers are pixels of the original, and nothing is out of frame.
         """
 
     def answer(
@@ -388,10 +391,7 @@ class Tracker(Protocol):
     """
 
     def begin(self, folder: Path, step: int) -> None:
-        """Start. Called once before the first `log`, with the run's folder and the number of steps that are done for good.
-
-        After an interruption `step` can be less than what was logged: later steps are about to be logged again.
-        """
+        """Start, with the run's folder and the number of steps that are done for good; later ones may be logged again."""
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Record the metrics of one step."""

@@ -14,8 +14,10 @@ from PIL import Image as Pillow
 
 from medground.data.lint import CODES, lint
 from medground.errors import InputError
+from medground.geometry import mask_box
 from medground.images.pictures import png_bytes
 from medground.images.read import read_image, read_mask
+from medground.images.rle import encode_rle
 
 SIZE = (128, 160)
 
@@ -129,6 +131,31 @@ def other_target(scene, row):
     row.update(bbox_2d=[5, 5, 30, 30], point_2d=[[10.5, 10.5], [20.5, 20.5]])
 
 
+def absent(scene, row):
+    """The target of the first row, which is there, is said to be absent."""
+    twin(question="Is there any of it?")(scene, row)
+    for word in ("mask", "bbox_2d", "point_2d"):
+        row.pop(word)
+    row["regions"] = []
+
+
+def second_region(**words):
+    """Two halves of a mask are two regions, and of the second something is wrong."""
+
+    def spoil(scene, row):
+        mask, halves = scene.mask(row), []
+        middle = int(np.flatnonzero(mask.any(axis=1)).mean())
+        for rows in (slice(None, middle), slice(middle, None)):
+            half = np.zeros_like(mask)
+            half[rows] = mask[rows]
+            halves.append({"mask": encode_rle(half), "bbox_2d": list(mask_box(half))})
+        for word in ("mask", "bbox_2d", "point_2d"):
+            row.pop(word)
+        row["regions"] = [halves[0], {**halves[1], **words}]
+
+    return spoil
+
+
 def exif(scene, row):
     """The stored picture is turned; read upright, it is as it was."""
     words = Pillow.Exif()
@@ -220,6 +247,13 @@ FAULTS = [
     ("near_duplicate_across_splits", near_copy),
     ("group_across_splits", patient),
     ("size_stated", set_to(size=[SIZE[1], SIZE[0]])),
+    ("absent_target_marked", absent),
+    ("box_mask_mismatch", second_region(bbox_2d=[0, 0, SIZE[1], SIZE[0]])),
+    ("point_out_of_frame", second_region(point_2d=[[400, 20]])),
+    ("missing_file", second_region(mask="masks/gone.png")),
+    ("bad_word", second_region(mask_value="one")),
+    ("bad_word", lambda scene, row: row.update(regions=[])),
+    ("bad_word", lambda scene, row: row.update(exhaustive=["cyst", 3])),
     ("bad_word", set_to(mask_value="one")),
     ("bad_word", set_to(slice="one")),
     ("bad_word", set_to(question=3)),
@@ -271,6 +305,13 @@ def test_every_seeded_fault_is_found_and_next_to_nothing_else(clean, tmp_path):
     assert missed == {}
     false = [one for one in findings if one.line not in expected]
     assert len(false) <= 0.02 * (count - len(expected)), false
+
+
+def test_a_finding_names_the_region_that_it_is_about(clean, tmp_path):
+    spoilt(clean, tmp_path)
+    says = [one.says for one in lint(tmp_path)[0]]
+    assert any(text.startswith("region 2: its box is") for text in says)
+    assert any(text.startswith("region 2: mask_value is not a whole number") for text in says)
 
 
 def test_a_clean_dataset_has_no_findings(clean):

@@ -171,3 +171,62 @@ def test_bbox_2d_is_the_box_where_bbox_is_another():
 def test_a_point_lies_inside_from_0_to_below_the_side(point, inside):
     record = parse_record(JsonLine(1, {"image": "a.png", "point_2d": [list(point)]}))
     assert [flaw.code for flaw in misfits(record, SIZE)] == ([] if inside else ["point_out_of_frame"])
+
+
+REGION = {"mask": "labels.png", "mask_value": 1, "bbox_2d": [1, 2, 9, 9], "point_2d": [[3, 4]], "label": "upper one"}
+
+
+def test_regions_hold_the_words_of_a_target_each():
+    record = parse_record(JsonLine(4, {"image": "a.png", "regions": [REGION, {"bbox": [0, 0, 3, 3]}]}))
+    first, second = record.regions
+    assert record.flaws == () and record.targets == record.regions
+    assert (first.mask, first.mask_value, first.box, first.points, first.label) == (
+        "labels.png", 1, (1, 2, 9, 9), ((3, 4),), "upper one")  # fmt: skip
+    assert (second.mask, second.box, second.image, second.number) == (None, (0, 0, 3, 3), "a.png", 4)
+    assert parse_record(JsonLine(1, {"image": "a.png", "regions": []})).targets == ()
+    alone = parse_record(JsonLine(1, {"image": "a.png", "bbox_2d": [1, 2, 9, 9]}))
+    assert alone.regions is None and alone.targets == (alone,)
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        ({"regions": {}}, "regions is not a list of objects"),
+        ({"regions": [3]}, "regions is not a list of objects"),
+        ({"regions": [REGION], "bbox_2d": [1, 2, 9, 9]}, "regions and bbox_2d are both stated"),
+        ({"regions": [], "mask": "labels.png"}, "regions and mask are both stated"),
+        ({"regions": [REGION, {"label": "x"}]}, "region 2: needs a mask or a bbox_2d"),
+        ({"regions": [{**REGION, "maks": 1}]}, "region 1: maks is no word of a region"),
+        ({"regions": [{**REGION, "bbox_2d": [1, 2]}]}, "region 1: bbox_2d is not 4 finite numbers"),
+        ({"regions": [{**REGION, "bbox_2d": [9, 2, 1, 9]}]}, "region 1: its box [9.0, 2.0, 1.0, 9.0] has its corners"),
+        ({"regions": [{"mask": {"size": [1, 1], "counts": [1]}, "mask_value": 1}]}, "region 1: mask_value selects"),
+        ({"bbox_2d": [1, 2, 9, 9], "exhaustive": [""]}, "exhaustive is not a list of categories"),
+    ],
+)
+def test_wrong_regions_are_refused_in_the_same_words_everywhere(folder, words, text):
+    write(folder, **words)
+    with pytest.raises(InputError, match="manifest line 1: ") as error:
+        open_dataset(folder)
+    [bad] = read_source(folder)
+    says = [finding.says for finding in lint(folder)[0]]
+    assert text in error.value.message and text in bad.reason and any(text in one for one in says)
+
+
+def test_boxes_and_points_of_every_region_must_lie_in_the_image():
+    regions = [{"bbox_2d": [0, 0, 5, 5]}, {"bbox_2d": [0, 0, 99, 5], "point_2d": [[99, 1]]}]
+    record = parse_record(JsonLine(1, {"image": "a.png", "regions": regions}))
+    assert [flaw.code for flaw in misfits(record, SIZE)] == ["box_out_of_frame", "point_out_of_frame"]
+
+
+def test_a_label_of_old_that_has_the_name_of_a_new_word_stays_a_label():
+    words = {
+        "image": "a.png",
+        "bbox_2d": [1, 2, 9, 9],
+        "regions": 3,
+        "exhaustive": "yes",
+        "label": "x",
+        "region": "chest",
+    }
+    record = parse_record(JsonLine(1, words))
+    assert record.flaws == () and record.regions is None and record.exhaustive == () and record.label == ""
+    assert record.labels == {"regions": "3", "exhaustive": "yes", "label": "x", "region": "chest"}

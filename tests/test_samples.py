@@ -82,7 +82,7 @@ def test_a_missing_box_is_that_of_the_mask(folder):
         ({"question": 3}, "question is not text: '3'"),
         ({"mask_value": "1"}, "mask_value is not a whole number"),
         ({"bbox": [0, 0, 1, 1]}, "bbox is not the box of bbox_2d"),
-        ({"mask": None, "bbox_2d": None}, 'needs a "mask" or a "bbox_2d"'),
+        ({"mask": None, "bbox_2d": None}, 'needs a "mask", a "bbox_2d" or "regions"'),
     ],
 )
 def test_a_bad_line_is_named(folder, change, what):

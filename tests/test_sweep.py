@@ -17,6 +17,7 @@ from medground.evaluation.evaluate import evaluate
 from medground.evaluation.results_file import SampleRecord, TargetRecord
 from medground.recipe import resolve
 from medground.sweeps.plan import plan
+from medground.sweeps.published import published_tables
 from medground.sweeps.results import pool
 from medground.sweeps.run import sweep
 from medground.sweeps.tables import as_csv, as_latex, as_markdown
@@ -67,6 +68,19 @@ class Scored:
 
     def __call__(self, rollout):
         return 1.0
+
+
+def test_published_rows_stand_beside_those_of_the_sweep_and_are_labelled(swap, tmp_path):
+    summary = sweep({**swap, "evaluate": {**SMALL, "published": ["medreasoner"]}}, out=tmp_path / "board").summary
+    (info, table) = published_tables(summary)[0]
+    rows = {row[0]: row[1:] for row in table.rows}
+    column = table.columns.index("dice_joint") - 1
+    mean = next(row.metrics["dice_joint"].mean for row in summary.rows if row.variant == "ellipse")
+    assert rows["here: ellipse"][column] == pytest.approx(100 * mean, abs=0.006)
+    assert rows["here: ellipse"][table.columns.index("iou_compat") - 1] is None  # not measured by that definition
+    assert rows["MedReasoner 7B"][column] == 37.78
+    page = (tmp_path / "board" / "report.html").read_text()
+    assert "As published, not measured here" in page and "MedReasoner 7B" in page and info.source.split(",")[0] in page
 
 
 class TestPlan:

@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -88,12 +89,29 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_a_truth_of_several_regions_has_no_row(tmp_path):
-    region = Region(box=Box(2, 3, 10, 11), points=(Point(4.5, 5.5),))
-    query = Query(image=np.zeros((20, 20, 3), np.uint8), question="Where?", id="two")
-    two = Sample(query=query, target=Target(regions=(region, region)))
-    with pytest.raises(InputError, match="a row of the published table holds one box, not 2 regions"):
-        write_umrg(tmp_path / "two.parquet", [two])
+def test_targets_of_several_regions_and_of_none_come_back_apart(tmp_path):
+    masks = [np.pad(np.ones((5, 4), bool), ((top, 15 - top), (left, 16 - left))) for top, left in ((2, 3), (9, 9))]
+    regions = tuple(Region(box=mask_box(m), points=(Point(4.5, 5.5),), mask=Mask(data=m)) for m in masks)
+    targets = {"two": regions, "none": (), "one": regions[:1], "boxes": tuple(replace(r, mask=None) for r in regions)}
+    image = np.arange(1200).reshape(20, 20, 3).astype(np.uint8)
+    drawn = [
+        Sample(query=Query(image=image, question="Where?", id=n), target=Target(regions=r)) for n, r in targets.items()
+    ]
+    assert write_umrg(tmp_path / "train.parquet", drawn) == 4
+    for sample, regions in zip(read_umrg(tmp_path), targets.values(), strict=True):
+        truth = sample.target
+        assert [(r.box, r.points) for r in truth.regions] == [(r.box, r.points) for r in regions]
+        assert (truth.published is None) == (len(regions) != 1)
+        for read, written in zip(truth.regions, regions, strict=True):
+            assert (read.mask is None) == (written.mask is None)
+            assert read.mask is None or np.array_equal(read.mask.data, written.mask.data)
+
+
+def test_masks_and_boxes_of_a_row_must_be_as_many(tmp_path):
+    two = json.dumps([{"bbox_2d": [0, 0, 3, 3]}, {"bbox_2d": [4, 4, 7, 7]}])
+    row = {**GOOD, "reward_model": {"ground_truth": two, "style": "rule"}}
+    [bad] = read_umrg(table(tmp_path / "train.parquet", GOOD, row)).bad
+    assert bad.reason == "it holds 1 masks, and its ground truth 2 boxes"
 
 
 def test_datasets_opens_it_with_decoded_images(folder, tmp_path):

@@ -14,7 +14,7 @@ from medground.errors import InputError, UsageError, did_you_mean
 from medground.images.pictures import png_bytes
 from medground.images.rle import encode_rle
 from medground.segmenters.batching import image_key
-from medground.types import Sample
+from medground.types import Region, Sample
 
 FORMATS = ("umrg", "coco")
 
@@ -24,8 +24,9 @@ def export(source: str | Path, to: Path, format: str = "umrg", *, split: str | N
 
     ``umrg`` is the published parquet table: one file where `to` ends in ``.parquet``, else a folder with a file per
     split. Boxes and points become inclusive pixel indices, as that schema has them. ``coco`` is a folder with
-    ``images/`` and ``instances_SPLIT.json`` per split, masks as compressed run lengths; question, key points and
-    reasoning are further words of the annotations.
+    ``images/`` and ``instances_SPLIT.json`` per split, an annotation per region, masks as compressed run lengths; question,
+    key points and reasoning are further words of the annotations. An absent target is one of its image's
+    ``neg_category_ids``, as LVIS has them, and of its ``absent``, with the question.
 
     Returns:
         how many samples each file holds.
@@ -69,22 +70,34 @@ def _write_coco(folder: Path, file: str, samples: Iterable[Sample]) -> int:
     (folder / "images").mkdir(exist_ok=True)
     categories: dict[str, dict[str, Any]] = {}
     images: dict[str, dict[str, Any]] = {}
-    annotations = []
-    for number, sample in enumerate(samples, start=1):
+    annotations: list[dict[str, Any]] = []
+    count = 0
+    for sample in samples:
+        count += 1
         name = sample.labels.get("category", "target")
         category = categories.setdefault(
             name, {"id": len(categories) + 1, "name": name, "supercategory": sample.labels.get("supercategory", "")}
         )
-        annotations.append(_annotation(number, sample, category["id"], _image(folder, images, sample)))
+        image = _image(folder, images, sample)
+        for region in sample.target.regions:
+            annotations.append(
+                {"id": len(annotations) + 1, "image_id": image["id"], "category_id": category["id"],
+                 **_annotation(sample, region), **_about(sample)}
+            )  # fmt: skip
+        if not sample.target.regions:
+            negative: list[int] = image.setdefault("neg_category_ids", [])
+            if category["id"] not in negative:
+                negative.append(category["id"])
+            image.setdefault("absent", []).append({"category_id": category["id"], **_about(sample)})
     whole = {
         "images": list(images.values()), "annotations": annotations, "categories": list(categories.values()),
     }  # fmt: skip
     (folder / file).write_text(json.dumps(whole), encoding="utf-8")
-    return len(annotations)
+    return count
 
 
-def _image(folder: Path, images: dict[str, dict[str, Any]], sample: Sample) -> int:
-    """The number of a sample's image, which is written the first time it is met."""
+def _image(folder: Path, images: dict[str, dict[str, Any]], sample: Sample) -> dict[str, Any]:
+    """The entry of a sample's image, which is written the first time it is met."""
     pixels = sample.query.image
     key = image_key(pixels)[:16]
     if key not in images:
@@ -94,31 +107,25 @@ def _image(folder: Path, images: dict[str, dict[str, Any]], sample: Sample) -> i
         path = folder / "images" / f"{key}.png"
         if not path.exists():
             path.write_bytes(png_bytes(pixels))
-    number: int = images[key]["id"]
-    return number
+    return images[key]
 
 
-def _annotation(number: int, sample: Sample, category: int, image: int) -> dict[str, Any]:
-    region, mask = sample.target.region, sample.target.mask
-    if region is None or region.box is None:
+def _annotation(sample: Sample, region: Region) -> dict[str, Any]:
+    box, mask = region.box, region.mask
+    if box is None or mask is None:
         raise InputError(
-            f"{sample.query.id} has {len(sample.target.regions)} regions, and a COCO annotation has one box"
+            f"{sample.query.id} has no {'box' if box is None else 'mask'}, which COCO needs",
+            hint="export as umrg, or leave it out",
         )
-    box = region.box
-    if mask is None:
-        raise InputError(f"{sample.query.id} has no mask, which COCO needs", hint="export as umrg, or leave it out")
-    annotation = {
-        "id": number,
-        "image_id": image,
-        "category_id": category,
+    return {
         "bbox": [box.x1, box.y1, box.width, box.height],
-        "segmentation": encode_rle(mask),
-        "area": int(mask.sum()),
+        "segmentation": encode_rle(mask.data),
+        "area": int(mask.data.sum()),
         "iscrowd": 0,
-        "sample_id": sample.query.id,
-        "question": sample.query.question,
         "point_2d": [list(point) for point in region.points],
     }
-    if "think" in sample.labels:
-        annotation["think"] = sample.labels["think"]
-    return annotation
+
+
+def _about(sample: Sample) -> dict[str, Any]:
+    think = {"think": sample.labels["think"]} if "think" in sample.labels else {}
+    return {"sample_id": sample.query.id, "question": sample.query.question, **think}

@@ -1,4 +1,4 @@
-"""Manifests: a line of JSON per target, its paths relative to the manifest and under its folder.
+"""Manifests: a line of JSON per question, its paths relative to the manifest and under its folder.
 
 A line holds ``image`` and, of its target, ``mask`` (a file, or a COCO run-length object) or ``bbox_2d`` (x1, y1, x2, y2 in
 pixels, half-open; ``bbox`` is the same). Optional are ``id``, ``question``, ``think`` (a reasoning trace), ``split``,
@@ -7,6 +7,10 @@ mask that is meant), ``segment`` (of a DICOM segmentation, a segment's number or
 the numbers count), ``spacing`` (mm per pixel along y and x), and ``plane``, ``slice`` and ``window`` of DICOM and NIfTI.
 ``patient``, ``study``, ``volume`` and ``group`` name what may not part between splits. Any further text, number or truth
 value is a label, unless its name is nearly one of these words: that is taken for a misspelling.
+
+A question that does not mean exactly one target has ``regions`` instead: a list of objects that hold the words of a target
+(``mask``, ``mask_value``, ``mask_threshold``, ``segment``, ``bbox_2d``, ``point_2d``) and perhaps a ``label``; ``[]`` says that
+the target is absent. ``exhaustive`` lists the categories of which every instance in the image is marked, if there is any.
 
 Every reader of a manifest parses it here. What is wrong with a line is collected in its record: who reads samples raises
 the first flaw, the linter reports all of them.
@@ -77,6 +81,18 @@ class Record:
     window: str | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
     flaws: tuple[Flaw, ...] = ()
+    regions: "tuple[Record, ...] | None" = None
+    """What the question means where that is not one target: a record of each, with the line's image; () where the target is
+    absent. None where the line's own words state the one target."""
+    label: str = ""
+    """Of a region: what it is, in words."""
+    exhaustive: tuple[str, ...] = ()
+    """Categories of which every instance in the image is marked, see `medground.data.source_samples.SourceSample`."""
+
+    @property
+    def targets(self) -> "tuple[Record, ...]":
+        """The records that state the targets: the regions, else the line itself."""
+        return (self,) if self.regions is None else self.regions
 
     def refuse_flaws(self) -> None:
         """Raise if anything is wrong with the line.
@@ -124,9 +140,30 @@ def parse_record(line: JsonLine) -> Record:
     words = line.value
     if line.problem or not isinstance(words, dict):
         return Record(number=line.number, flaws=(Flaw("not_json", "", line.problem or "not a JSON object"),))
+    values, flaws = _parse(words, _KINDS)
+    for word in words.keys() - _KINDS.keys():
+        if near := difflib.get_close_matches(word.lower(), _KINDS, n=1, cutoff=0.8):
+            flaws.append(
+                Flaw("bad_word", word, f"{word} is no word of a manifest: write {near[0]}, or rename the label")
+            )
+    lists = {word: words[word] for word in ("regions", "exhaustive") if isinstance(words.get(word), (list, dict))}
+    if "regions" in lists:
+        values["regions"] = _regions(line.number, words, values.get("image"), flaws)
+    if "exhaustive" in lists:
+        values["exhaustive"] = _categories(words["exhaustive"], flaws)
+    labels = {word: values.pop(word) for word in GROUPS if word in values} | {
+        key: str(value)
+        for key, value in words.items()
+        if key not in _KINDS and type(value) in (str, int, float, bool) and value != ""
+    }
+    return Record(number=line.number, labels=labels, flaws=tuple(flaws), **values)
+
+
+def _parse(words: Mapping[str, Any], kinds: Mapping[str, "_Kind"]) -> tuple[dict[str, Any], list[Flaw]]:
+    """The fields of a record that an object of JSON states, and what is wrong with it."""
     values: dict[str, Any] = {}
     flaws = []
-    for word, (convert, wrong) in _KINDS.items():
+    for word, (convert, wrong) in kinds.items():
         if words.get(word) not in (None, "") and (value := convert(words[word])) is not None:
             values[word] = value
         elif words.get(word) not in (None, "") or word == "image":
@@ -144,20 +181,34 @@ def parse_record(line: JsonLine) -> Record:
         )
     if len(chosen) > 1:
         flaws.append(Flaw("bad_word", "mask_threshold", "mask_threshold and mask_value are both stated"))
-    for word in words.keys() - _KINDS.keys():
-        if near := difflib.get_close_matches(word.lower(), _KINDS, n=1, cutoff=0.8):
-            flaws.append(
-                Flaw("bad_word", word, f"{word} is no word of a manifest: write {near[0]}, or rename the label")
-            )
-    labels = {word: values.pop(word) for word in GROUPS if word in values} | {
-        key: str(value)
-        for key, value in words.items()
-        if key not in _KINDS and type(value) in (str, int, float, bool) and value != ""
-    }
-    return Record(
-        number=line.number, box=boxes[0] if boxes else None, points=values.pop("point_2d", ()), labels=labels,
-        flaws=tuple(flaws), **values,
-    )  # fmt: skip
+    return {"box": boxes[0] if boxes else None, "points": values.pop("point_2d", ()), **values}, flaws
+
+
+def _regions(number: int, words: Mapping[str, Any], image: str | None, flaws: list[Flaw]) -> tuple[Record, ...]:
+    """The records of a line's regions; what is wrong with them is added to `flaws`."""
+    stated = words["regions"]
+    both = [word for word in _TARGET if word != "label" and words.get(word) not in (None, "")]
+    if both:
+        flaws.append(Flaw("bad_word", "regions", f"regions and {both[0]} are both stated"))
+    if not isinstance(stated, list) or not all(isinstance(one, dict) for one in stated):
+        flaws.append(Flaw("bad_word", "regions", f"regions is not a list of objects: {shown(stated)}"))
+        return ()
+    regions = []
+    for index, one in enumerate(stated, start=1):
+        values, wrong = _parse(one, _TARGET)
+        wrong += [Flaw("bad_word", word, f"{word} is no word of a region") for word in one.keys() - _TARGET.keys()]
+        if not wrong and "mask" not in values and values["box"] is None:
+            wrong.append(Flaw("missing_word", "regions", "needs a mask or a bbox_2d"))
+        flaws += [Flaw(flaw.code, flaw.word, f"region {index}: {flaw.text}") for flaw in wrong]
+        regions.append(Record(number=number, image=image, **values))
+    return tuple(regions)
+
+
+def _categories(value: Any, flaws: list[Flaw]) -> tuple[str, ...]:
+    if isinstance(value, list) and all(isinstance(name, str) and name.strip() for name in value):
+        return tuple(value)
+    flaws.append(Flaw("bad_word", "exhaustive", f"exhaustive is not a list of categories: {shown(value)}"))
+    return ()
 
 
 def _impossible(box: Box) -> Flaw | None:
@@ -171,16 +222,16 @@ def _impossible(box: Box) -> Flaw | None:
 def misfits(record: Record, size: Size) -> Iterator[Flaw]:
     """Yield what of a line cannot be true of its image of `size` (H, W)."""
     height, width = size
-    box = record.box
     if record.size is not None and record.size != size:
         yield Flaw("size_stated", "size", f"it states the size {list(record.size)}, and its image is {list(size)}")
-    if box and box.clip(size) != box:
-        yield Flaw("box_out_of_frame", "bbox_2d", f"its box {list(box)} leaves its image of {width} x {height} px")
-    for x, y in record.points:
-        if not (0 <= x < width and 0 <= y < height):
-            text = f"its point ({x:g}, {y:g}) leaves its image of {width} x {height} px"
+    for target in record.targets:
+        box = target.box
+        if box and box.clip(size) != box:
+            yield Flaw("box_out_of_frame", "bbox_2d", f"its box {list(box)} leaves its image of {width} x {height} px")
+        outside = next((point for point in target.points if not (0 <= point.x < width and 0 <= point.y < height)), None)
+        if outside is not None:
+            text = f"its point ({outside.x:g}, {outside.y:g}) leaves its image of {width} x {height} px"
             yield Flaw("point_out_of_frame", "point_2d", text)
-            return
 
 
 def refuse_misfits(record: Record, image: LoadedImage) -> None:
@@ -198,7 +249,7 @@ def refuse_misfits(record: Record, image: LoadedImage) -> None:
             "its image is stored turned (EXIF), and its spacing may be that of the picture as stored or as shown",
             hint='state "size": [HEIGHT, WIDTH] of the picture that it counts; of a square one, save the picture upright',
         )
-    if image.reoriented and record.mask is None and not upright:
+    if image.reoriented and any(target.mask is None for target in record.targets) and not upright:
         raise InputError(
             "its image is stored turned (EXIF), and its box may count the picture as stored or as shown",
             hint='state "size": [HEIGHT, WIDTH] of the picture that it counts; of a square one, save the picture upright',
@@ -278,7 +329,8 @@ def spacing_of(value: Any) -> tuple[float, float] | None:
 
 _TEXT, _WHOLE = (_of_types(str), "is not text"), (_of_types(int), "is not a whole number")
 _NUMBERS = ("bbox_2d", "bbox", "point_2d", "spacing", "size", "mask_threshold")
-_KINDS: Mapping[str, tuple[Callable[[Any], Any], str]] = {
+_Kind = tuple[Callable[[Any], Any], str]
+_KINDS: Mapping[str, _Kind] = {
     **dict.fromkeys(("id", *GROUPS), (id_text, "is no text and no whole number")),
     "image": (_of_types(str), "is not a path"),
     "mask": (lambda value: value if isinstance(value, (str, dict)) and value else None, "is no path and no run lengths"),
@@ -290,3 +342,11 @@ _KINDS: Mapping[str, tuple[Callable[[Any], Any], str]] = {
     "spacing": (spacing_of, "is not 2 positive numbers"), "size": (_size, "is not [height, width] in whole pixels"),
 }  # fmt: skip
 """Word -> (its value if it is of the right kind, else None; what is wrong otherwise)."""
+_TARGET: Mapping[str, _Kind] = {
+    "label": _TEXT,
+    **{
+        word: _KINDS[word]
+        for word in ("mask", "mask_value", "mask_threshold", "segment", "bbox_2d", "bbox", "point_2d")
+    },
+}
+"""The words of a region."""

@@ -11,9 +11,10 @@ from medground.data.manifest import Record, manifest_file, owners_of, read_recor
 from medground.data.source_samples import refuse_mask
 from medground.data.splits import complete_splits
 from medground.errors import InputError
-from medground.geometry import mask_box
+from medground.geometry import Size, mask_box
 from medground.images.paths import inside
 from medground.images.read import open_image
+from medground.images.view import View
 from medground.types import Mask, Query, Region, Sample, Target
 
 
@@ -33,8 +34,9 @@ class ManifestEntry:
     @property
     def files(self) -> dict[str, Path]:
         """See `medground.data.dataset.Entry`."""
-        mask = {"mask": self.root / self.record.mask} if isinstance(self.record.mask, str) else {}
-        return {"image": self.image, **mask}
+        masks = list(dict.fromkeys(one.mask for one in self.record.targets if isinstance(one.mask, str)))
+        numbered = {f"mask {number}": self.root / mask for number, mask in enumerate(masks, start=1)}
+        return {"image": self.image, **({"mask": self.root / masks[0]} if len(masks) == 1 else numbered)}
 
     @property
     def stated(self) -> str:
@@ -59,19 +61,23 @@ class ManifestEntry:
     def _load(self) -> Sample:
         view = self.record.view()
         image = open_image(self.image, view)
-        box, mask = self.record.box, None
         refuse_misfits(self.record, image)
-        if self.record.mask is not None:
-            mask = read_record_mask(self.record, self.root, view)
-            refuse_mask(mask, image.size, box)
-            box = box or mask_box(mask)
-        region = Region(box=box, points=self.record.points, mask=None if mask is None else Mask(data=mask))
+        regions = tuple(self._region(target, image.size, view) for target in self.record.targets)
         return Sample(
             query=Query(image=image.pixels, question=str(self.record.question), id=self.id),
-            target=Target(regions=(region,)),
+            target=Target(regions=regions),
             labels=self.labels if image.window is None else {**self.labels, "window": image.window},
             spacing=self.record.spacing or image.spacing,
         )
+
+    def _region(self, target: Record, size: Size, view: View) -> Region:
+        box, mask = target.box, None
+        if target.mask is not None:
+            mask = read_record_mask(target, self.root, view)
+            refuse_mask(mask, size, box)
+            box = box or mask_box(mask)
+        mask_data = None if mask is None else Mask(data=mask)
+        return Region(box=box, points=target.points, label=target.label, mask=mask_data)
 
 
 def read_manifest(path: str | Path, *, split: str | None = None, limit: int | None = None) -> Dataset[ManifestEntry]:
@@ -120,11 +126,12 @@ def _entry(record: Record, manifest: Path) -> ManifestEntry:
     record.refuse_flaws()
     if record.question is None or not record.question.strip():
         raise InputError('needs a "question"')
-    if record.mask is None and record.box is None:
-        raise InputError('needs a "mask" or a "bbox_2d"')
+    if record.regions is None and record.mask is None and record.box is None:
+        raise InputError('needs a "mask", a "bbox_2d" or "regions"')
     image = inside(root, record.image, "an image")
-    if isinstance(record.mask, str):
-        inside(root, record.mask, "a mask")
+    for target in record.targets:
+        if isinstance(target.mask, str):
+            inside(root, target.mask, "a mask")
     record.view()  # refuses a plane or a window that does not exist
     stated = {"think": record.think, "window": record.window}
     labels = {**record.labels, **{key: value for key, value in stated.items() if value is not None}}

@@ -15,8 +15,27 @@ from medground.images.loaded import LoadedImage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SourceRegion:
+    """One of several things that a source keeps apart under one question."""
+
+    load_mask: Callable[[], NDArray[np.bool_]]
+    """H×W bool; raises `InputError`."""
+    box: Box | None = None
+    """As the source states it, half-open pixels; None where it states none."""
+    points: tuple[Point, ...] = ()
+    """As the source states them."""
+    label: str = ""
+    """What it is, in words."""
+    mask_file: Path | None = None
+    """As of a `SourceSample`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SourceSample:
-    """One target in one image. Pixels are decoded when they are needed, so that a source of any size can be listed."""
+    """One target in one image, or all that one question means.
+
+    Pixels are decoded when they are needed, so that a source of any size can be listed.
+    """
 
     id: str
     """Unique within its source, and fit to be a file name's stem."""
@@ -44,6 +63,14 @@ class SourceSample:
     """(row, column) in mm."""
     mask_file: Path | None = None
     """The file of which `load_mask` takes every value but 0; None where it is another."""
+    regions: tuple[SourceRegion, ...] | None = None
+    """What the question means where the source keeps several things apart, or () where the target is absent; `load_mask` is
+    their union then. None where `load_mask` is the one target."""
+    crowd: bool = False
+    """True if the one target is several things that the source does not keep apart."""
+    exhaustive: tuple[str, ...] = ()
+    """Categories of which the source says that every instance in this image is marked, if there is any; ``all`` stands for
+    every category of the source. Of any other category a label may be missing."""
     file: Path | None = None
     """The PNG or JPEG file that `load_image` reads as a whole, so that it can be copied; None where there is none."""
 
@@ -54,6 +81,10 @@ class BadSample:
 
     where: str
     reason: str
+    image_key: str = ""
+    """Of the image it is about, as of a `SourceSample`; empty where that is not known."""
+    category: str = ""
+    """Of what it marks; empty where that is not known."""
 
 
 STATED = 0.5

@@ -6,12 +6,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import ndimage
 
 from medground.data.dataset import Dataset
 from medground.data.size_bins import area_fraction, size_name
 from medground.errors import InputError
-from medground.geometry import Floats, ellipse, mask_dice
+from medground.geometry import Box, Floats, ellipse, mask_dice
 from medground.types import Sample
 
 
@@ -24,18 +25,22 @@ class Figures:
     modality: str
     supercategory: str
     category: str
+    targets: str
+    """``none``, ``one`` or ``several``: what the question means."""
+    regions: int
+    """How many targets that is."""
     size: str
-    """A name of `medground.data.size_bins`."""
-    area: float
-    """Share of the image."""
-    box_area: float
-    """Share of the image."""
+    """A name of `medground.data.size_bins`; ``absent`` where there is no target."""
+    area: float | None
+    """Share of the image; None where there is no target."""
+    box_area: float | None
+    """Share of the image; of one target, as all figures that name its box or its points."""
     box_fill: float | None
     """Mask over box."""
     box_dice: float | None
-    """Dice of the whole box against the mask: the floor of a segmenter that fills the box."""
+    """Dice of the whole boxes against the masks: the floor of a segmenter that fills the box."""
     ellipse_dice: float | None
-    """Dice of the ellipse inscribed in the box: the floor of a segmenter that has never seen the image."""
+    """Dice of the ellipses inscribed in the boxes: the floor of a segmenter that has never seen the image."""
     components: int | None
     """Of the mask, joined across sides and corners."""
     point_distance: float | None
@@ -58,44 +63,56 @@ def measure(dataset: Dataset[Any], advance: Callable[[int], None] = lambda count
 
 
 def _figures(sample: Sample, split: str) -> Figures:
-    (height, width), labels = sample.query.size, sample.labels
-    region, mask = sample.target.region, sample.target.mask
-    if region is None or region.box is None:
-        raise InputError(f"{sample.query.id} has {len(sample.target.regions)} regions; statistics know one box")
-    box = region.box
-    area = float(mask.sum()) if mask is not None else box.area
-    fraction = area_fraction(sample)
-    point_distance = None
-    if len(region.points) == 2:
-        point_distance = float(np.hypot(*np.subtract(*region.points))) / box.diagonal
+    size, labels, target, mask = sample.query.size, sample.labels, sample.target, sample.target.mask
+    boxes = [region.box for region in target.regions if region.box is not None]
+    if len(boxes) < len(target.regions):
+        raise InputError(f"{sample.query.id} has a region without a box, which statistics need")
+    box = boxes[0] if len(boxes) == 1 else None
+    fraction = area_fraction(sample) if boxes else None
+    points = target.region.points if target.region is not None else ()
+    filled = np.zeros(size, bool)
+    for one in boxes:
+        filled |= ellipse(one, size)
     return Figures(
         id=sample.query.id,
         split=split,
         modality=labels.get("modality", "") or "unnamed",
         supercategory=labels.get("supercategory", "") or "unnamed",
         category=labels.get("category", "") or "unnamed",
-        size=size_name(fraction),
+        targets=("none", "one", "several")[min(len(boxes), 2)],
+        regions=len(boxes),
+        size="absent" if fraction is None else size_name(fraction),
         area=fraction,
-        box_area=box.area / (height * width),
-        box_fill=None if mask is None else area / box.area,
-        box_dice=None if mask is None else 2 * area / (area + box.area),
-        ellipse_dice=None if mask is None else float(mask_dice(ellipse(box, (height, width)), mask)),
+        box_area=None if box is None else box.area / (size[0] * size[1]),
+        box_fill=None if mask is None or box is None else float(mask.sum()) / box.area,
+        box_dice=None if mask is None else _box_dice(boxes, mask),
+        ellipse_dice=None if mask is None else float(mask_dice(filled, mask)),
         components=None if mask is None else ndimage.label(mask, np.ones((3, 3)))[1],
-        point_distance=point_distance,
+        point_distance=float(np.hypot(*np.subtract(*points))) / box.diagonal if box and len(points) == 2 else None,
         question_words=len(sample.query.question.split()),
         think_words=len(labels.get("think", "").split()),
     )
 
 
+def _box_dice(boxes: Sequence[Box], mask: NDArray[np.bool_]) -> float:
+    """The Dice of filled boxes against a mask: by areas for one, by the pixels whose centres they hold for several."""
+    if len(boxes) == 1:
+        area = float(mask.sum())
+        return 2 * area / (area + boxes[0].area)
+    y, x = np.arange(mask.shape[0])[:, None] + 0.5, np.arange(mask.shape[1]) + 0.5
+    filled = np.any([(y > b.y1) & (y < b.y2) & (x > b.x1) & (x < b.x2) for b in boxes], axis=0)
+    return float(mask_dice(filled, mask))
+
+
 def summary(figures: Sequence[Figures]) -> dict[str, Any]:
-    """Return counts by modality, super-category, category and size, crossed with the split; and quartiles of the rest."""
+    """Return counts by modality, super-category, category, targets and size, crossed with the split; quartiles of the rest."""
     splits = sorted({row.split for row in figures}, key=_split_order)
     counts = {
         word: {
             name: {"all": total, **{split: _count(figures, **{word: name, "split": split}) for split in splits}}
             for name, total in Counter(getattr(row, word) for row in figures).most_common()
         }
-        for word in ("modality", "supercategory", "category", "size")
+        for word in ("modality", "supercategory", "category", "targets", "size")
     }
     return {
         "samples": len(figures),
@@ -113,8 +130,8 @@ def summary(figures: Sequence[Figures]) -> dict[str, Any]:
 
 
 _MEASURED = (
-    "area", "box_area", "box_fill", "box_dice", "ellipse_dice", "components", "point_distance", "question_words",
-    "think_words",
+    "regions", "area", "box_area", "box_fill", "box_dice", "ellipse_dice", "components", "point_distance",
+    "question_words", "think_words",
 )  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from medground.evaluation.metrics import DEFINITIONS
 from medground.report import Cell, Table, render, unbroken
+from medground.sweeps.published import published_tables
 from medground.sweeps.results import SweepSummary
 from medground.sweeps.tables import comparison_rows, cost_rows, headings, legend, names, value_cell, value_cells
 
@@ -29,6 +30,7 @@ def sweep_report(sweep: SweepSummary) -> str:
         bars_by_group={name: _bars_by_group(sweep, name) for name in sweep.measured},
         missing=_missing(sweep),
         cost=cost_rows(sweep),
+        published=published_tables(sweep),
     )
 
 

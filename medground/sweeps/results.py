@@ -120,6 +120,8 @@ class SweepSummary:
     """Trial -> why it cannot be done."""
     failed: dict[str, str]
     """Trial -> why it has no numbers."""
+    published: list[str] = field(default_factory=list)
+    """Tables of published numbers that stand beside it."""
 
     @property
     def measured(self) -> list[str]:
@@ -181,6 +183,7 @@ def summarize(
         trainings=dict(trained),
         skipped=plan.skipped,
         failed=dict(failed),
+        published=list(config.published or ()),
     )
 
 

@@ -63,14 +63,22 @@ def _check_sample(sample: SourceSample, findings: Findings) -> None:
     findings.expect(sample.group, "every sample has a group", sample.where)
     with findings.attempt("pixels are decoded or an InputError says why not", sample.where):
         try:
-            image, mask = sample.load_image(), sample.load_mask()
+            image, masks = sample.load_image(), [sample.load_mask()]
+            regions = [region.load_mask() for region in sample.regions or ()]
         except InputError:
             return
-        findings.expect(
-            mask.dtype == np.bool_ and mask.shape == image.pixels.shape[:2],
-            "a mask is bool at the size of its image",
-            f"{shown(mask)} for {shown(image.pixels)} ({sample.where})",
-        )
+        for mask in [*masks, *regions]:
+            findings.expect(
+                mask.dtype == np.bool_ and mask.shape == image.pixels.shape[:2],
+                "a mask is bool at the size of its image",
+                f"{shown(mask)} for {shown(image.pixels)} ({sample.where})",
+            )
+        if sample.regions is not None:
+            findings.expect(
+                np.array_equal(masks[0], np.any([np.zeros_like(masks[0]), *regions], axis=0)),
+                "the mask of several regions is their union",
+                sample.where,
+            )
 
 
 def _names(samples: Sequence[SourceSample | BadSample]) -> list[tuple[str, str]]:

@@ -94,6 +94,7 @@ def _conflicts(lines: Sequence[Line]) -> None:
                 says = f"the same image is {same[0].label('modality')!r} in {same[0].id} and {line.label('modality')!r} here"
                 line.add("label_conflict", says)
         _same_question(same)
+        _absent(same)
     for same in _by(lines, _image_and_mask).values():
         for position, line in enumerate(same):
             for earlier in same[:position]:
@@ -105,12 +106,23 @@ def _image_and_mask(line: Line) -> Hashable:
     return line.fingerprint and line.mask_digest and (line.fingerprint.pixels, line.mask_digest)
 
 
+def _absent(same: Sequence[Line]) -> None:
+    """Lines of one image: what one says is absent, no other may mark."""
+    for line in (one for one in same if one.record.regions == () and one.label("category")):
+        names = set(words_of(line.label("category")))
+        marking = (one for one in same if one.record.regions != () and names <= set(words_of(one.label("category"))))
+        if (other := next(marking, None)) is not None:
+            says = f"its target is absent, and {other.id} marks a {other.label('category')!r} in the same image"
+            line.add("absent_target_marked", says)
+
+
 def _same_question(same: Sequence[Line]) -> None:
     """Lines of one image: one question must not mean two targets."""
     for question, repeated in _by(same, lambda line: " ".join(line.question.lower().split())).items():
         first = repeated[0]
         for line in repeated[1:]:
-            if line.mask_digest and first.mask_digest and line.mask_digest != first.mask_digest:
+            mine, theirs = ("absent" if one.record.regions == () else one.mask_digest for one in (line, first))
+            if mine and theirs and mine != theirs:
                 line.add("question_repeated", f"{first.id} asks {str(question)!r} of the same image about another mask")
 
 

@@ -41,7 +41,11 @@ CODES: dict[str, tuple[Severity, str]] = {
     "exif_orientation": ("warning", "save the image upright, and draw the mask on the upright image"),
     "size_mismatch": ("error", "export mask and image from one source, or resize neither"),
     "transposed_mask": ("error", "transpose the mask: rows and columns are exchanged"),
-    "empty_mask": ("error", "remove the line"),
+    "empty_mask": ("error", 'remove the line; where the target is absent, write "regions": [] instead of a mask'),
+    "absent_target_marked": (
+        "warning",
+        "decide which holds, an absent target or the mask; both may, of other questions",
+    ),
     "full_mask": ("error", "was the background exported? otherwise remove the line"),
     "many_valued_mask": ("warning", "say which value is meant: a label map holds several targets"),
     "inclusive_box": ("error", "add 1 to x2 and y2: boxes are half-open here"),

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from PIL import Image as Pillow
 
 from medground.data.duplicates import Fingerprint, fingerprint
 from medground.data.lint.findings import Line
-from medground.data.manifest import misfits, read_record_mask
+from medground.data.manifest import Record, misfits, read_record_mask
 from medground.data.region_props import RegionProps, region_props
 from medground.data.statements import untrue
 from medground.errors import InputError
@@ -51,7 +52,7 @@ def open_fingerprinted(path: Path, view: View) -> tuple[LoadedImage, Fingerprint
 def check_pixels(line: Line, root: Path, open_once: Opener) -> None:
     """Open the files of a line and check them, and its numbers against them."""
     record = line.record
-    image_path, mask_path = _file(line, "image", record.image, root), _file(line, "mask", record.mask, root)
+    image_path = _file(line, "image", record.image, root)
     if image_path is None or line.wrong & {"plane", "slice", "window"}:
         return
     try:
@@ -61,18 +62,35 @@ def check_pixels(line: Line, root: Path, open_once: Opener) -> None:
         line.add("unreadable_image", str(error))
         return
     check_image(line, image)
-    if (mask_path is None and not isinstance(record.mask, Mapping)) or "mask_value" in line.wrong:
-        return
+    digest, masks = hashlib.blake2b(digest_size=16), []
+    for number, target in enumerate(record.targets, start=1):
+        before = len(line.findings)
+        mask = _target_mask(line, target, root, view, image.size)
+        if mask is not None:
+            digest.update(np.packbits(mask).tobytes())
+            masks.append(mask)
+        if record.regions is not None:
+            line.findings[before:] = [
+                replace(one, says=f"region {number}: {one.says}") for one in line.findings[before:]
+            ]
+    if record.targets and len(masks) == len(record.targets):
+        line.mask_digest = digest.hexdigest()
+        line.props = region_props(image.pixels, np.any(masks, axis=0))
+        check_statements(line, line.props)
+
+
+def _target_mask(line: Line, target: Record, root: Path, view: View, size: Size) -> Bools | None:
+    """Return the checked mask of one of a line's targets; None where there is none that can be used."""
+    path = _file(line, "mask", target.mask, root)
+    if (path is None and not isinstance(target.mask, Mapping)) or "mask_value" in line.wrong:
+        return None
     try:
-        mask = read_record_mask(record, root, view)
+        mask = read_record_mask(target, root, view)
     except InputError as error:
         line.add("unreadable_mask", str(error))
-        return
-    chosen = record.mask_value is not None or record.mask_threshold is not None
-    if check_mask(line, mask, image.size, None if chosen else mask_path):
-        line.mask_digest = hashlib.blake2b(np.packbits(mask).tobytes(), digest_size=16).hexdigest()
-        line.props = region_props(image.pixels, mask)
-        check_statements(line, line.props)
+        return None
+    chosen = target.mask_value is not None or target.mask_threshold is not None
+    return mask if check_mask(line, target, mask, size, None if chosen else path) else None
 
 
 def check_image(line: Line, image: LoadedImage) -> None:
@@ -99,11 +117,12 @@ def _file(line: Line, word: str, name: Any, root: Path) -> Path | None:
     return path
 
 
-def check_mask(line: Line, mask: Bools, size: Size, path: Path | None) -> bool:
-    """Check the mask of a line; return True if anything can be measured on it.
+def check_mask(line: Line, target: Record, mask: Bools, size: Size, path: Path | None) -> bool:
+    """Check the mask of one of a line's targets; return True if anything can be measured on it.
 
     Args:
-        line: with the box and points that are compared with the mask.
+        line: takes the findings.
+        target: with the box and points that are compared with the mask.
         mask: H×W bool.
         size: (H, W) of the image.
         path: the file of which all values but 0 are the mask; None where there is none.
@@ -121,9 +140,9 @@ def check_mask(line: Line, mask: Bools, size: Size, path: Path | None) -> bool:
         line.add("full_mask", f"its mask covers {mask.mean():.3f} of its image")
     if path is not None:
         _check_values(line, path, mask)
-    turned = _check_box(line, mask)
+    turned = _check_box(line, target, mask)
     if not turned and not any(finding.code == "point_out_of_frame" for finding in line.findings):
-        missed = [point for point in line.record.points if not in_mask(point, mask)]
+        missed = [point for point in target.points if not in_mask(point, mask)]
         if missed:
             line.add("point_outside_mask", f"its point ({missed[0][0]:g}, {missed[0][1]:g}) is not on its mask")
     return True
@@ -141,9 +160,9 @@ def _check_values(line: Line, path: Path, mask: Bools) -> None:
         line.add("many_valued_mask", f"its mask holds {len(values) - 1} values beside 0, all taken as one target")
 
 
-def _check_box(line: Line, mask: Bools) -> bool:
+def _check_box(line: Line, target: Record, mask: Bools) -> bool:
     """Compare the stated box with the mask's; return True if the mask is turned, which explains all that follows."""
-    box, tight = line.record.box, mask_box(mask)
+    box, tight = target.box, mask_box(mask)
     if box is None or not box.valid or _near(box, tight):
         # A box that stops at the last foreground pixel is within a pixel of the right one, and still wrong.
         if box is not None and box == (tight.x1, tight.y1, tight.x2 - 1, tight.y2 - 1):
@@ -151,7 +170,7 @@ def _check_box(line: Line, mask: Bools) -> bool:
         return False
     for how, turn in _TURNS.items():
         turned = turn(mask)
-        if turned.shape == mask.shape and _near(box, mask_box(turned)) and _points_fit(line, turned, mask):
+        if turned.shape == mask.shape and _near(box, mask_box(turned)) and _points_fit(target, turned, mask):
             line.add("turned_mask", f"its box is that of its mask {how}")
             return True
     frame = _other_frame(box, tight, mask.shape)
@@ -162,11 +181,10 @@ def _check_box(line: Line, mask: Bools) -> bool:
     return False
 
 
-def _points_fit(line: Line, turned: Bools, mask: Bools) -> bool:
+def _points_fit(target: Record, turned: Bools, mask: Bools) -> bool:
     """Return True if the points fit the turned mask at least as well as the stored one."""
-    return not line.record.points or int(in_mask(line.record.points, turned).sum()) >= int(
-        in_mask(line.record.points, mask).sum()
-    )
+    points = target.points
+    return not points or int(in_mask(points, turned).sum()) >= int(in_mask(points, mask).sum())
 
 
 def _near(a: Box, b: Box) -> bool:

@@ -17,8 +17,9 @@ def check_record(line: Line) -> None:
         line.add(flaw.code, flaw.text)
     if not line.readable:
         return
-    if record.mask is None and record.box is None and not line.wrong & {"mask", "bbox", "bbox_2d"}:
-        line.add("missing_word", "it has neither a mask nor a bbox_2d")
+    stated = record.regions is not None or record.mask is not None or record.box is not None
+    if not stated and not line.wrong & {"mask", "bbox", "bbox_2d"}:
+        line.add("missing_word", "it has neither a mask nor a bbox_2d nor regions")
     if "question" not in line.wrong:
         _check_question(line)
     check_words(line)
@@ -27,8 +28,9 @@ def check_record(line: Line) -> None:
 def check_words(line: Line) -> None:
     """Check points, split and modality."""
     record = line.record
-    if len(set(record.points)) < len(record.points):
-        line.add("equal_points", f"its points are the same: {[list(point) for point in record.points]}")
+    for target in record.targets:
+        if len(set(target.points)) < len(target.points):
+            line.add("equal_points", f"its points are the same: {[list(point) for point in target.points]}")
     if record.split is not None and record.split not in SPLITS:
         line.add("bad_split", f"its split is {record.split!r}")
     modality = line.label("modality")
@@ -44,5 +46,6 @@ def _check_question(line: Line) -> None:
     if len(question.split()) < _FEWEST_WORDS:
         line.add("short_question", f"its question is {question!r}")
     category = line.label("category")
-    if category and (names := names_in(question, category)):
+    # A question about every instance of a category, or about an absent one, cannot do without its name.
+    if line.record.regions is None and category and (names := names_in(question, category)):
         line.add("question_names_target", f"its question says {names[0]!r}, and its target is {category!r}")

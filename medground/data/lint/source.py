@@ -45,7 +45,7 @@ def lint_source(sample: SourceSample, image: LoadedImage, mask: NDArray[np.bool_
     )  # fmt: skip
     check_words(line)
     check_image(line, image)
-    if check_mask(line, mask, image.size, sample.mask_file) and (sample.question or sample.think):
+    if check_mask(line, line.record, mask, image.size, sample.mask_file) and (sample.question or sample.think):
         check_statements(line, region_props(image.pixels, mask))
     for finding in line.findings:
         if finding.code in _REJECTED:

@@ -13,7 +13,7 @@ import re
 import tempfile
 import weakref
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from medground.errors import InputError, did_you_mean
 from medground.geometry import Size
 from medground.images.loaded import LoadedImage
 from medground.images.pictures import decode_mask, decode_picture, encoded_size, orientation_of
-from medground.types import Mask, Query, Region, Sample, Target
+from medground.types import Mask, Query, Sample, Target
 
 MAX_GROUP_BYTES = 8_000_000_000
 """The most bytes that a row group may claim, unpacked."""
@@ -74,10 +74,11 @@ class Row:
     size: Size
     """(H, W) of its image."""
     store: Store
-    """Holds the bytes of its image and mask."""
+    """Holds the bytes of its image and masks."""
     image: tuple[int, int]
     """(offset, length) of its bytes in the store."""
-    mask: tuple[int, int] | None
+    masks: tuple[tuple[int, int], ...]
+    """As of the image, one for each region that the row states; () where it has none."""
     image_key: str
     split: str
     labels: Mapping[str, str] = field(default_factory=dict)
@@ -96,10 +97,9 @@ class Row:
             reoriented=picture.reoriented,
         )  # fmt: skip
 
-    def load_mask(self) -> NDArray[np.bool_]:
-        """Decode the mask of a row that has one, H×W bool. Raises as `load_image`."""
-        assert self.mask is not None
-        return decode_mask(io.BytesIO(self.store.get(self.mask)), f"the mask of {self.where}")
+    def load_mask(self, index: int = 0) -> NDArray[np.bool_]:
+        """Decode one of a row's masks, H×W bool. Raises as `load_image`."""
+        return decode_mask(io.BytesIO(self.store.get(self.masks[index])), f"the mask of {self.where}")
 
     @property
     def files(self) -> Mapping[str, Path]:
@@ -109,21 +109,24 @@ class Row:
     @property
     def stated(self) -> str:
         """See `medground.data.dataset.Entry`."""
-        content = [self.store.get(part) for part in (self.image, self.mask) if part is not None]
+        content = [self.store.get(part) for part in (self.image, *self.masks)]
         digests = [hashlib.sha256(data).hexdigest() for data in content]
         return json.dumps([self.question, self.truth, dict(self.labels), self.spacing, *digests], sort_keys=True)
 
     def load(self) -> Sample:
         """Decode image and mask. Raises as `load_image`."""
         image = self.load_image()
-        box, points, published = truth(self.truth, image.size)
-        mask = None if self.mask is None else self.load_mask()
-        if mask is not None:
-            refuse_mask(mask, image.size, None)
-        region = Region(box=box, points=points, mask=None if mask is None else Mask(data=mask))
+        stated = truth(self.truth, image.size)
+        regions = stated.regions
+        if self.masks:
+            masks = [self.load_mask(index) for index in range(len(self.masks))]
+            for mask in masks:
+                refuse_mask(mask, image.size, None)
+            pairs = zip(regions, masks, strict=True)
+            regions = tuple(replace(region, mask=Mask(data=mask)) for region, mask in pairs)
         return Sample(
             query=Query(image=image.pixels, question=self.question, id=self.id),
-            target=Target(regions=(region,), published=published),
+            target=Target(regions=regions, published=stated.published),
             labels=self.labels,
             spacing=self.spacing,
         )
@@ -199,16 +202,21 @@ def _values(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _row(values: dict[str, Any], where: str, number: int, split: str, store: Store, seen: set[str]) -> Row:
-    image = _one(values.get("images"), "image")
-    mask = _one(values["masks"], "mask") if values.get("masks") else None
+    image, *more = _bytes(values.get("images"), "image")
+    if more:
+        raise InputError(f"it holds {len(more) + 1} images, not one")
+    masks = _bytes(values["masks"], "mask") if values.get("masks") else []
     size = encoded_size(image, "its image")
     if orientation_of(io.BytesIO(image), "its image") != 1:
         raise InputError("its image is stored turned (EXIF), and its numbers may count it as stored or as shown")
-    if mask is not None and encoded_size(mask, "its mask") != size:
-        raise InputError(f"its mask is {encoded_size(mask, 'its mask')} and its image {size}")
+    for mask in masks:
+        if encoded_size(mask, "its mask") != size:
+            raise InputError(f"its mask is {encoded_size(mask, 'its mask')} and its image {size}")
     reward_model = values.get("reward_model")
     text = reward_model.get("ground_truth") if isinstance(reward_model, dict) else None
-    truth(text, size)
+    regions = truth(text, size).regions
+    if masks and len(masks) != len(regions):
+        raise InputError(f"it holds {len(masks)} masks, and its ground truth {len(regions)} boxes")
     question = _question(values.get("prompt"))
     about = values.get("extra_info")
     labels, spacing = _labels(about if isinstance(about, dict) else {})
@@ -225,7 +233,7 @@ def _row(values: dict[str, Any], where: str, number: int, split: str, store: Sto
         size=size,
         store=store,
         image=store.put(image),
-        mask=None if mask is None else store.put(mask),
+        masks=tuple(store.put(mask) for mask in masks),
         image_key=hashlib.sha256(image).hexdigest()[:16],
         split=split,
         labels=labels,
@@ -241,16 +249,17 @@ def _question(prompt: Any) -> str:
     return content
 
 
-def _one(images: Any, what: str) -> bytes:
-    """Return the bytes of the one image of a list; `datasets` stores {bytes, path}, others plain bytes."""
-    if not isinstance(images, list) or len(images) != 1:
+def _bytes(images: Any, what: str) -> list[bytes]:
+    """Return the bytes of a list's images, one at least; `datasets` stores {bytes, path}, others plain bytes."""
+    if not isinstance(images, list) or not images:
         raise InputError(f"it holds {len(images) if isinstance(images, list) else 'no'} {what}s, not one")
-    data = images[0].get("bytes") if isinstance(images[0], dict) else images[0]
-    if not isinstance(data, bytes) or not data:
+    stored = [one.get("bytes") if isinstance(one, dict) else one for one in images]
+    entries = [data for data in stored if isinstance(data, bytes) and data]
+    if len(entries) < len(stored):
         raise InputError(f"its {what} is not inside the table")
-    if len(data) > MAX_ROW_BYTES:
-        raise InputError(f"its {what} takes {len(data) / 1e6:.0f} MB")
-    return data
+    if (largest := max(map(len, entries))) > MAX_ROW_BYTES:
+        raise InputError(f"its {what} takes {largest / 1e6:.0f} MB")
+    return entries
 
 
 def _labels(about: dict[str, Any]) -> tuple[dict[str, str], tuple[float, float] | None]:

@@ -2,7 +2,7 @@
 
     prompt        list of {role, content}; the question is the first one's content
     images        list of one image: {bytes, path}
-    masks         list of images of 0 and 255; empty where there is no mask
+    masks         list of images of 0 and 255, one; empty where there is no mask
     data_source   "umrg"
     reward_model  {ground_truth: JSON text of {"bbox_2d": [x1, y1, x2, y2], "point_2d": [[x, y], [x, y]]}, style}
     extra_info    {id, supercategory, category, ...}
@@ -10,17 +10,22 @@
 The published ``bbox_2d`` names the first and the last column and row of the mask, ``point_2d`` the column and row of a
 pixel. Here a box is half-open and a point is a pixel's centre, so one is added to x2 and y2 and a half to points, and both
 are taken back on writing.
+
+A row of ours that does not mean exactly one target holds in ``ground_truth`` a list of such objects, empty where the target
+is absent, and in ``masks`` one image for each of them, or none. Published rows hold no such list: the components of their
+one mask are one target.
 """
 
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from medground.data.manifest import finite_numbers
 from medground.errors import InputError, PluginError
 from medground.geometry import Box, Point, Size
-from medground.types import Target
+from medground.types import Region, Target
 
 NEEDED = ("prompt", "images", "reward_model")
 NAMED = ("supercategory", "category", "modality")
@@ -55,19 +60,25 @@ def arrow() -> tuple[Any, Any]:
     return pyarrow, parquet
 
 
-def published(target: Target) -> dict[str, Any]:
-    """Return a target's numbers as the table holds them.
+def published(target: Target) -> dict[str, Any] | list[dict[str, Any]]:
+    """Return a target's numbers as the table holds them: an object for one region, else a list of them.
 
     >>> from medground.types import Region
     >>> published(Target(regions=(Region(box=Box(2, 3, 10, 11), points=(Point(4.5, 5.5),)),)))
     {'bbox_2d': [2, 3, 9, 10], 'point_2d': [[4, 5]]}
+    >>> published(Target(regions=()))
+    []
 
     Raises:
-        InputError: if the target is not one region with a box: the table has no form for another.
+        InputError: if a region has no box: the table has no form for that.
     """
-    region = target.region
-    if region is None or region.box is None:
-        raise InputError(f"a row of the published table holds one box, not {len(target.regions)} regions")
+    regions = [_published(region) for region in target.regions]
+    return regions[0] if len(regions) == 1 else regions
+
+
+def _published(region: Region) -> dict[str, Any]:
+    if region.box is None:
+        raise InputError("a row of the published table holds boxes, and a region has none")
     x1, y1, x2, y2 = region.box
     return {
         "bbox_2d": [math.floor(x1), math.floor(y1), math.ceil(x2) - 1, math.ceil(y2) - 1],
@@ -75,8 +86,18 @@ def published(target: Target) -> dict[str, Any]:
     }
 
 
-def truth(text: Any, size: Size) -> tuple[Box, tuple[Point, ...], Mapping[str, Any]]:
-    """Return the box and points of a ``ground_truth`` text, in pixels, and the numbers as they stand.
+@dataclass(frozen=True, slots=True)
+class Truth:
+    """What a row states."""
+
+    regions: tuple[Region, ...]
+    """In pixels, half-open; () where the target is absent."""
+    published: Mapping[str, Any] | None
+    """The numbers of the one region as they stand; None where the row states a list."""
+
+
+def truth(text: Any, size: Size) -> Truth:
+    """Return what a ``ground_truth`` text states.
 
     Args:
         text: JSON.
@@ -89,8 +110,15 @@ def truth(text: Any, size: Size) -> tuple[Box, tuple[Point, ...], Mapping[str, A
         stated = json.loads(text) if isinstance(text, str) else None
     except (ValueError, RecursionError) as error:
         raise InputError("its ground truth is not JSON") from error
+    if isinstance(stated, list) and all(isinstance(one, dict) for one in stated):
+        return Truth(tuple(_region(one, size) for one in stated), None)
     if not isinstance(stated, dict):
-        raise InputError("its ground truth is not a JSON object")
+        raise InputError("its ground truth is not a JSON object or a list of them")
+    points = stated.get("point_2d", [])
+    return Truth((_region(stated, size),), {"bbox_2d": stated.get("bbox_2d"), "point_2d": points})
+
+
+def _region(stated: Mapping[str, Any], size: Size) -> Region:
     x1, y1, x2, y2 = _numbers(stated.get("bbox_2d"), 4, "bbox_2d")
     points = stated.get("point_2d", [])
     if not isinstance(points, list):
@@ -102,11 +130,7 @@ def truth(text: Any, size: Size) -> tuple[Box, tuple[Point, ...], Mapping[str, A
     for x, y in pixels:
         if not (0 <= x < width and 0 <= y < height):
             raise InputError(f"its point ({x:g}, {y:g}) does not lie in its image of {width} x {height}")
-    return (
-        Box(x1, y1, x2 + 1, y2 + 1),
-        tuple(Point(x + 0.5, y + 0.5) for x, y in pixels),
-        {"bbox_2d": stated["bbox_2d"], "point_2d": points},
-    )
+    return Region(box=Box(x1, y1, x2 + 1, y2 + 1), points=tuple(Point(x + 0.5, y + 0.5) for x, y in pixels))
 
 
 def _numbers(values: Any, count: int, word: str) -> tuple[float, ...]:

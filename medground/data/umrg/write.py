@@ -44,14 +44,15 @@ def write_umrg(path: str | Path, samples: Iterable[Sample]) -> int:
 
 
 def _row(sample: Sample, index: int) -> dict[str, Any]:
-    query, target, labels, mask = sample.query, sample.target, without_names(sample.labels), sample.target.mask
+    query, target, labels = sample.query, sample.target, without_names(sample.labels)
+    masks = [region.mask.data for region in target.regions if region.mask is not None]
     rest = {key: value for key, value in labels.items() if key not in NAMED}
     if sample.spacing is not None:
         rest["spacing"] = list(sample.spacing)  # type: ignore[assignment]
     return {
         "prompt": [{"role": "user", "content": query.question}],
         "images": [{"bytes": png_bytes(query.image), "path": None}],
-        "masks": [] if mask is None else [{"bytes": png_bytes(mask), "path": None}],
+        "masks": [{"bytes": png_bytes(mask), "path": None} for mask in masks if target.mask is not None],
         "data_source": "umrg",
         "reward_model": {"ground_truth": json.dumps(published(target)), "style": "rule"},
         "extra_info": {

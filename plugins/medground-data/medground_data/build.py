@@ -9,115 +9,21 @@ ends in ``.building``, and renamed when it is complete.
 import hashlib
 import json
 import os
-import re
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-from scipy import ndimage
-
 import medground
-from medground.data.duplicates import Fingerprint
-from medground.data.key_points import RULES
-from medground.data.lint.source import SourceFinding, lint_source
-from medground.data.region_props import RegionProps, region_props
-from medground.data.source_samples import BadSample, SourceSample, refuse_mask
-from medground.data.splits import (
-    GROUPS,
-    SPLITS,
-    Owners,
-    assign,
-    groups_of,
-    joined,
-    leakage_groups,
-    leaking_groups,
-    pseudonym,
-)
+from medground.data.source_samples import BadSample, SourceSample
+from medground.data.splits import SPLITS, assign, joined, leakage_groups, leaking_groups, pseudonym
 from medground.errors import InputError, did_you_mean
-from medground.geometry import Point, mask_box
-from medground.images.pictures import png_bytes
 from medground.runs.files import locked, sha256_file
-from medground_data.image_writer import ImageWriter
-
-Bools = NDArray[np.bool_]
-COMPONENTS = ("all", "largest", "each")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """How samples are made of source samples."""
-
-    components: str = "all"
-    """``all``: a mask is one target; ``largest``: its largest component is; ``each``: every component is one."""
-    points: str = "halves"
-    """The rule for key points, of `medground.data.key_points.RULES`."""
-    min_area: int = 16
-    """Targets of fewer pixels are left out."""
-    min_fraction: float = 0.0
-    """Targets of less than this share of the image are left out."""
-    max_fraction: float = 0.95
-    """Targets of more than this share of the image are left out: they cannot be pointed at."""
-    fractions: Mapping[str, float] = field(default_factory=lambda: {"train": 0.8, "val": 0.1, "test": 0.1})
-    """The fractions of the splits."""
-    splits: str = "auto"
-    """``make`` new splits, ``keep`` the source's as they are, or ``auto``: keep them where every source sample states one."""
-    near_duplicates: bool = True
-    """True: images that look the same go to one split, as equal images do."""
-    seed: int = 0
-    """Of the splits and the questions."""
-    group_pattern: str | None = None
-    """A regular expression that finds the patient in a source sample's id, by its first group or as a whole; where it finds
-    nothing, the source's own group holds."""
-
-    def __post_init__(self) -> None:
-        for word, known in ((self.components, COMPONENTS), (self.points, RULES), (self.splits, _SPLITTING)):
-            if word not in known:
-                raise ValueError(f"{word!r} is none of {', '.join(known)}")
-        if any(share < 0 for share in self.fractions.values()) or abs(sum(self.fractions.values()) - 1) > 1e-6:
-            raise ValueError(f"shares of the splits are not negative and sum to 1, not {dict(self.fractions)}")
-        if self.group_pattern is not None:
-            try:
-                re.compile(self.group_pattern)
-            except re.error as error:
-                raise ValueError(f"{self.group_pattern!r} is no regular expression: {error}") from error
-        unknown = sorted(set(self.fractions) - set(SPLITS))
-        if unknown:
-            raise ValueError(f"{unknown[0]!r} is none of {', '.join(SPLITS)}")
-
-
-_SPLITTING = ("auto", "make", "keep")
-
-
-@dataclass(slots=True, kw_only=True, eq=False)
-class Draft:
-    """A sample that is being built: its manifest words, and what the later stages need."""
-
-    line: dict[str, Any]
-    where: str
-    owners: Owners
-    """What may not part."""
-    fingerprint: Fingerprint
-    """Of its image."""
-    props: RegionProps
-    stated_split: str | None
-
-
-@dataclass(slots=True)
-class Drafts:
-    """The samples of a source before they are split and written."""
-
-    drafts: list[Draft] = field(default_factory=list)
-    rejected: list[BadSample] = field(default_factory=list)
-    findings: list[SourceFinding] = field(default_factory=list)
-    sources: int = 0
-    """Source samples read, bad ones included."""
-
+from medground_data.drafts import Draft, Drafts, Options, make_drafts
+from medground_data.every import ask_about_every, keep_questions, leave_out
 
 QuestionSource = Callable[[list[Draft], Path], list[BadSample]]
 """Sets the question of every draft and returns those to leave out; the folder stores what must survive a restart."""
@@ -150,9 +56,16 @@ def build(
         for name in ("images", "masks"):
             shutil.rmtree(work / name, ignore_errors=True)
             (work / name).mkdir(parents=True)
-        built = _draft(source, work, options, advance)
-        built.rejected += ask(built.drafts, work)
-        built.drafts = [draft for draft in built.drafts if draft.line.get("question")]
+        built = make_drafts(source, work, options, advance)
+        about_every = ask_about_every(built, options)
+        alone = [one for one in built.drafts if not one.apart]
+        stated = [one for one in built.drafts if one.apart]
+        built.rejected += leave_out(alone, options)
+        alone = [] if options.targets == "every" else [one for one in alone if not one.unfit]
+        built.rejected += (ask(alone, work) if alone else []) + keep_questions(stated, options)
+        kept = set(map(id, [*alone, *stated]))
+        drafts = [one for one in built.drafts if id(one) in kept] + about_every
+        built.drafts = [one for one in drafts if one.line.get("question")]
         if not built.drafts:
             raise InputError(
                 f"not one sample could be made of {built.sources} source samples",
@@ -195,101 +108,6 @@ def refuse_existing(out: Path) -> None:
         raise InputError(f"{out} already holds something", hint="give another --out, or remove it first")
 
 
-def _draft(
-    source: Iterable[SourceSample | BadSample], work: Path, options: Options, advance: Callable[[int], None]
-) -> Drafts:
-    built = Drafts()
-    writer = ImageWriter(work)
-    patient = re.compile(options.group_pattern) if options.group_pattern else None
-    for sample in source:
-        built.sources += 1
-        if isinstance(sample, BadSample):
-            built.rejected.append(sample)
-        else:
-            if patient and (match := patient.search(sample.id)):
-                group = f"{sample.labels.get('dataset', '')}|{match[1] if patient.groups else match[0]}"
-                sample = replace(sample, group=group)
-            try:
-                built.drafts += _drafts(sample, writer, work, options, built)
-            except InputError as error:
-                built.rejected.append(BadSample(sample.where, str(error)))
-        advance(1)
-    return built
-
-
-def _drafts(sample: SourceSample, writer: ImageWriter, work: Path, options: Options, built: Drafts) -> Iterator[Draft]:
-    """The drafts of one source sample; findings, and targets that are filtered out, are added to `built`."""
-    written = writer.write(sample)
-    mask = sample.load_mask()
-    if Path(sample.id).name != sample.id or sample.id.startswith("."):
-        raise InputError("its id is not fit to be a file name")
-    findings = lint_source(sample, written.image, mask)
-    refuse_mask(mask, written.image.size, sample.box)
-    built.findings += findings
-    for number, target in _targets(mask, options.components):
-        reason = _unfit(target, options)
-        where = sample.where if number is None else f"{sample.where}, component {number}"
-        if reason:
-            built.rejected.append(BadSample(where, reason))
-            continue
-        name = sample.id if number is None else f"{sample.id}-{number}"
-        if (work / "masks" / f"{name}.png").exists():
-            raise InputError(f"its sample would be called {name!r}, and there is one of that name")
-        (work / "masks" / f"{name}.png").write_bytes(png_bytes(target))
-        points: Sequence[Point] = RULES[options.points](target)
-        line: dict[str, Any] = {
-            "id": name,
-            "image": written.name,
-            "mask": f"masks/{name}.png",
-            "question": sample.question,
-            "bbox_2d": list(mask_box(target)),
-            "point_2d": [list(point) for point in points],
-            "size": list(target.shape),
-            **{_RENAMED.get(key, key): value for key, value in sample.labels.items() if key not in _OWN},
-        }
-        if sample.think:
-            line["think"] = sample.think
-        if written.image.window:
-            line["window_used"] = written.image.window
-        if sample.spacing:
-            line["spacing"] = list(sample.spacing)
-        yield Draft(
-            line=line,
-            where=where,
-            owners={**groups_of(sample.labels), "source": sample.group},
-            fingerprint=written.fingerprint,
-            props=region_props(written.image.pixels, target),
-            stated_split=sample.split,
-        )
-
-
-_OWN = ("id", "image", "mask", "question", "bbox_2d", "point_2d", "size", "split", "think", "spacing", *GROUPS)
-"""Labels that are not copied: words of the manifest itself, and names of people, for which ``group`` stands."""
-_RENAMED = {"plane": "source_plane", "slice": "source_slice", "window": "window_used"}
-"""In a manifest these words ask for a view of a volume; the images here are pictures already."""
-
-
-def _targets(mask: Bools, components: str) -> list[tuple[int | None, Bools]]:
-    if components == "all":
-        return [(None, mask)]
-    labels, count = ndimage.label(mask, np.ones((3, 3)))
-    areas = np.bincount(labels.ravel(), minlength=count + 1)[1:]
-    largest_first = [labels == index + 1 for index in np.argsort(-areas, kind="stable")]
-    return [(None, largest_first[0])] if components == "largest" else list(enumerate(largest_first, start=1))
-
-
-def _unfit(target: Bools, options: Options) -> str | None:
-    area = int(target.sum())
-    fraction = area / target.size
-    if area < options.min_area:
-        return f"{area} px are fewer than the {options.min_area} asked for"
-    if fraction < options.min_fraction:
-        return f"{fraction:.4f} of the image is less than the {options.min_fraction:g} asked for"
-    if fraction > options.max_fraction:
-        return f"{fraction:.4f} of the image is more than the {options.max_fraction:g} allowed"
-    return None
-
-
 def _split(drafts: Sequence[Draft], options: Options) -> dict[str, Any]:
     """Set the split of every draft; return what ``build.json`` states about it."""
     owners = [draft.owners for draft in drafts]
@@ -327,22 +145,28 @@ def _summary(built: Drafts, options: Options) -> dict[str, Any]:
         "options": {**asdict(options), "fractions": dict(options.fractions)},
         "cases": built.sources,
         "samples": len(built.drafts),
+        "targets": dict(Counter(_how_many(draft.line) for draft in built.drafts)),
         "images": len({draft.line["image"] for draft in built.drafts}),
         "rejected": len(built.rejected),
         "findings": dict(sorted(Counter(finding.code for finding in built.findings).items())),
     }
 
 
+def _how_many(line: Mapping[str, Any]) -> str:
+    count = len(line["regions"]) if "regions" in line else 1
+    return ("none", "one", "several")[min(count, 2)]
+
+
 def _write(work: Path, built: Drafts, summary: dict[str, Any]) -> None:
-    used = {draft.line["image"] for draft in built.drafts} | {draft.line["mask"] for draft in built.drafts}
+    used = {draft.line[word] for draft in built.drafts for word in ("image", "mask") if word in draft.line}
     for folder in ("images", "masks"):
         for path in (work / folder).iterdir():
             if f"{folder}/{path.name}" not in used:
                 path.unlink()
-    order = ("id", "image", "mask", "question", "bbox_2d", "point_2d", "size", "split", "group")
-    lines = [{**{key: draft.line[key] for key in order}, **draft.line} for draft in built.drafts]
+    order = ("id", "image", "mask", "question", "bbox_2d", "point_2d", "regions", "size", "split", "group")
+    lines = [{**{key: draft.line[key] for key in order if key in draft.line}, **draft.line} for draft in built.drafts]
     _write_lines(work / "manifest.jsonl", lines)
-    _write_lines(work / "rejected.jsonl", [asdict(sample) for sample in built.rejected])
+    _write_lines(work / "rejected.jsonl", [{"where": one.where, "reason": one.reason} for one in built.rejected])
     _write_lines(work / "findings.jsonl", [asdict(finding) for finding in built.findings])
     summary["by_split"] = dict(sorted(Counter(str(line["split"]) for line in lines).items()))
     summary["digest"] = digest(work, lines)
@@ -354,7 +178,7 @@ def digest(folder: Path, lines: Sequence[Mapping[str, Any]]) -> str:
     total = hashlib.sha256()
     for line in lines:
         total.update(json.dumps(line, sort_keys=True).encode(errors="surrogatepass"))
-    for name in sorted({str(line[key]) for line in lines for key in ("image", "mask")}):
+    for name in sorted({str(line[key]) for line in lines for key in ("image", "mask") if key in line}):
         total.update(bytes.fromhex(sha256_file(folder / name)))
     return total.hexdigest()
 

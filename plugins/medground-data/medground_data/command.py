@@ -15,7 +15,8 @@ from medground.runs.stopping import interruptible
 
 if TYPE_CHECKING:
     from medground.data.source_samples import BadSample, SourceSample
-    from medground_data.build import Options, QuestionSource
+    from medground_data.build import QuestionSource
+    from medground_data.drafts import Options
     from medground_data.llm_questions import Cost
 
 
@@ -73,6 +74,18 @@ def _recipe_names(ctx: click.Context, param: click.Parameter, incomplete: str) -
 @click.option(
     "--questions", type=click.Choice(["auto", "source", "templates", "reasoner"]), default="auto", show_default=True,
     help="auto takes the source's where it states one, and templates elsewhere.",
+)  # fmt: skip
+@click.option(
+    "--targets", type=click.Choice(["one", "every", "both"]), default="one", show_default=True,
+    help="What a question means: one target, or every target of a category in its image.",
+)  # fmt: skip
+@click.option(
+    "--negatives", type=click.FloatRange(0, 1, max_open=True), default=0.0, show_default=True, metavar="SHARE",
+    help="Of the samples: those whose target is absent.",
+)  # fmt: skip
+@click.option(
+    "--exhaustive", multiple=True, metavar="CATEGORY",
+    help="The source marks every instance of it in every image; 'all' for all of them; repeatable.",
 )  # fmt: skip
 @click.option("--question-column", metavar="WORD", help="Where the source's questions are, if not in `question`.")
 @click.option("--reasoner", metavar="NAME", help="With --questions reasoner: who writes, for example openai.")
@@ -144,11 +157,11 @@ def _reader_options(texts: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _build_options(given: dict[str, Any]) -> "Options":
-    from medground_data.build import Options
+    from medground_data.drafts import Options
 
     words = (
         "components", "points", "min_area", "min_fraction", "max_fraction", "fractions", "splits", "near_duplicates",
-        "seed", "group_pattern",
+        "seed", "group_pattern", "targets", "negatives", "exhaustive",
     )  # fmt: skip
     try:
         return Options(**{word: given[word] for word in words})
@@ -201,6 +214,9 @@ def _report(summary: dict[str, Any], out: Path) -> str:
     splits = ", ".join(f"{count} {name}" for name, count in summary["by_split"].items())
     origin = "kept from the source" if summary["splits_kept"] else f"made of {summary['groups']} groups"
     rows = [f"{summary['samples']} samples of {summary['images']} images in {out}: {splits}; splits {origin}"]
+    if summary["targets"].keys() - {"one"}:
+        counts = ", ".join(f"{count} {name}" for name, count in summary["targets"].items())
+        rows.append(f"targets of a question: {counts}")
     if summary["rejected"]:
         rows.append(f"{summary['rejected']} left out: see {out / 'rejected.jsonl'}")
     if summary["splits_replaced"]:

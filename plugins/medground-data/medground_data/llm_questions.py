@@ -34,7 +34,7 @@ from medground.protocols import Reasoner
 from medground.runs.files import JsonLines
 from medground.segmenters.batching import image_key
 from medground.types import Image, Messages, Sampling
-from medground_data.build import Draft
+from medground_data.drafts import Draft
 from medground_data.question_checks import judge
 from medground_data.question_sources import ASKED_BY, FromTemplates, by_image
 

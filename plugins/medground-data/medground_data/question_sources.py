@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from medground.data.source_samples import BadSample
-from medground_data.build import Draft
+from medground_data.drafts import Draft
 from medground_data.question_templates import QuestionTarget, ask
 
 ASKED_BY = "asked_by"
@@ -94,6 +94,6 @@ def by_image(drafts: Sequence[Draft]) -> Mapping[str, list[Draft]]:
 
 
 def target_of(draft: Draft) -> QuestionTarget:
-    """Return a draft as templates see it."""
+    """Return a draft of one target as templates see it."""
     words: dict[str, Any] = draft.line
     return QuestionTarget(category=words.get("category", ""), modality=words.get("modality", ""), props=draft.props)

@@ -14,6 +14,7 @@ from medground.terminal import console, printable
 from medground.types import Region, Sample
 
 _SHOWN = {
+    "regions": "targets of a question",
     "area": "target, share of the image",
     "box_area": "box, share of the image",
     "box_fill": "mask over box",
@@ -24,6 +25,8 @@ _SHOWN = {
     "question_words": "words of the question",
     "think_words": "words of the reasoning",
 }
+_TRIVIAL = (["unnamed"], ["one"])
+"""Names of a table that says nothing."""
 _LONG = 20
 """A longer table is folded."""
 _QUARTILES = ("min", "q1", "median", "q3", "max", "mean")
@@ -37,7 +40,7 @@ def show(summary: Mapping[str, Any]) -> None:
     shown_on = console(sys.stdout)
     splits = list(summary["splits"])
     for word, names in summary["counts"].items():
-        if list(names) == ["unnamed"]:
+        if list(names) in _TRIVIAL:
             continue
         shown = table.Table(title=Text(printable(f"samples by {word}")), title_justify="left")
         for heading in (word, "all", *splits):
@@ -69,7 +72,7 @@ def as_page(summary: Mapping[str, Any], measured: Sequence[Figures], samples: Se
                 [[value, *(counts[column] for column in ("all", *splits))] for value, counts in names.items()],
             )
             for word, names in summary["counts"].items()
-            if list(names) != ["unnamed"]
+            if list(names) not in _TRIVIAL
         },
         figures=Table(
             ["", *_QUARTILES],

@@ -1,9 +1,14 @@
 """What differs between families of vision-language models: which pixels their numbers count."""
 
+import re
 from dataclasses import dataclass
+from typing import Any
 
 from medground.frames import Frame, Kind, Order
 from medground.geometry import Size
+
+MARKS = re.compile(r"</?(?:ref|box|quad|points?)>|<loc_?\d{1,4}>|<seg\d{3}>")
+"""Names of special tokens that mark regions, as InternVL's ``<box>``: models that have them write them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,6 +23,11 @@ class Family:
     """Its native way of marking regions."""
     shares: bool = False
     """Whether its forward can share a prompt: full attention, multimodal rotary positions, one image placeholder."""
+
+    def marks(self, tokenizer: Any) -> frozenset[str]:
+        """Return the special tokens that a model of a named dialect may write, and be shown, to mark regions."""
+        added = tokenizer.added_tokens_decoder.values() if self.dialect is not None else ()
+        return frozenset(token.content for token in added if token.special and MARKS.fullmatch(token.content))
 
     def frame(self, seen: Size) -> Frame:
         """Return the frame of an answer about an image the model sees at `seen` (H, W)."""

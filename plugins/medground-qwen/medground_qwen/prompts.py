@@ -1,5 +1,6 @@
 """Conversations as a model's inputs: the image resized to a fixed point, the chat template, ids, positions."""
 
+import re
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -83,13 +84,15 @@ class Encoder:
     Args:
         processor: the model's processor.
         rope: ``model.get_rope_index`` of models with multimodal rotary positions, else None.
+        marks: special tokens that texts may hold: a dialect's own.
     """
 
-    def __init__(self, processor: Any, rope: Any) -> None:
+    def __init__(self, processor: Any, rope: Any, marks: frozenset[str] = frozenset()) -> None:
         self.processor, self.rope = processor, rope
         self._known: OrderedDict[tuple[_Text, Size], _Words] = OrderedDict()
         added = processor.tokenizer.added_tokens_decoder.values()
-        self._controls = [token.content for token in added if token.special]
+        self._controls = [token.content for token in added if token.special and token.content not in marks]
+        self._marks = marks
         pictured = (getattr(processor, f"{kind}_token", None) for kind in ("image", "video"))
         self._pictured = {token for token in pictured if isinstance(token, str)}
 
@@ -137,10 +140,14 @@ class Encoder:
         return text.template, image, words.ids
 
     def plain_ids(self, text: str) -> list[int]:
-        """Return the ids of a text in which the name of a special token is text."""
-        ids: list[int] = self.processor.tokenizer(text, add_special_tokens=False, split_special_tokens=True)[
-            "input_ids"
-        ]
+        """Return the ids of a text in which the name of a special token is text, a dialect's marks apart."""
+        tokenizer, ids = self.processor.tokenizer, list[int]()
+        pieces = re.split(f"({'|'.join(map(re.escape, sorted(self._marks)))})", text) if self._marks else [text]
+        for piece in pieces:
+            if piece in self._marks:
+                ids.append(tokenizer.convert_tokens_to_ids(piece))
+            elif piece or len(pieces) == 1:
+                ids += tokenizer(piece, add_special_tokens=False, split_special_tokens=True)["input_ids"]
         return ids
 
     def _text(self, messages: Messages) -> "_Text":

@@ -5,7 +5,7 @@ import hashlib
 import json
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
@@ -63,8 +63,9 @@ class VisionLanguageReasoner:
         self.share = share and family.shares
         if self.share:
             use_shared_attention(model.config.get_text_config())
-        self.tokens = _tokens(model, processor)
-        self._encoder = Encoder(processor, getattr(model.model, "get_rope_index", None))
+        self._marks = family.marks(processor.tokenizer)
+        self.tokens = _tokens(model, processor, self._marks)
+        self._encoder = Encoder(processor, getattr(model.model, "get_rope_index", None), self._marks)
         self.policy = Policy(model, forbidden=self.tokens.forbidden, chunk=logprob_chunk)
         self._frozen: Policy | None = None
 
@@ -275,9 +276,10 @@ class VisionLanguageReasoner:
 
     def completion(self, ids: Sequence[int], logprobs: Sequence[float], frame: Frame, *, stopped: bool) -> Completion:
         """See `ServedReasoner.completion`."""
-        written = self.processor.tokenizer.decode(ids[:-1] if stopped else ids, skip_special_tokens=True)
+        # Of special tokens none but marks can have been sampled.
+        text = self.processor.tokenizer.decode(ids[:-1] if stopped else ids, skip_special_tokens=not self._marks)
         return Completion(
-            text=self._encoder.opened + written,
+            text=self._encoder.opened + text,
             frame=frame,
             token_ids=np.asarray(ids, np.int32),
             logprobs=np.asarray(logprobs, np.float32),
@@ -312,12 +314,12 @@ def _ids(completion: Completion | Sequence[int]) -> list[int]:
     return [int(token) for token in completion.token_ids]
 
 
-def _tokens(model: Any, processor: Any) -> Tokens:
+def _tokens(model: Any, processor: Any, marks: Collection[str]) -> Tokens:
     tokenizer, config = processor.tokenizer, model.config
     ends = model.generation_config.eos_token_id
     end = {tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}
     # Special tokens of a chat model that may be written: those that end the turn. Image tokens above all may not.
-    special = {*tokenizer.all_special_ids, *_vision_ids(config)} - end
+    special = {*tokenizer.all_special_ids, *_vision_ids(config)} - end - {*tokenizer.convert_tokens_to_ids(list(marks))}
     device = next(model.parameters()).device
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     return Tokens(end=frozenset(end), pad=pad, forbidden=torch.tensor(sorted(special), device=device))

@@ -14,7 +14,7 @@ from medground_toy.canvas import Canvas, Lobes, paint, soft
 from medground_toy.regions import Floats
 from medground_toy.scenes import Shapes, Structure, region
 
-_SHARE = 0.72
+CORE = 0.72
 """The core's size to the whole lesion's; a little more than elsewhere, for a core of twelve pixels or more."""
 Tone = float | tuple[float, float, float]
 """A grey value, or a colour."""
@@ -52,7 +52,7 @@ class Look:
             if shapes == "round":
                 short = long
             lobes: Lobes = canvas.wobble(self.waves, (2, 3, 5)) if self.waves and shapes != "round" else ()
-            whole, core = (canvas.blob(x, y, long * size, short * size, 0.0, lobes) for size in (1.0, _SHARE))
+            whole, core = (canvas.blob(x, y, long * size, short * size, 0.0, lobes) for size in (1.0, CORE))
             paint(picture, soft(whole, 2 * p), margin)
             paint(picture, soft(core, 2 * p), middle)
             regions.append(region("nodule", "abnormality", whole, core, tone))

@@ -1,16 +1,19 @@
 """Regions an image offers, and how well each fits the words of a question."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
-from medground.geometry import Box, Point, mask_box
+from medground.geometry import Box, Point, box_iou, mask_box
 from medground.types import Image
 from medground_toy.regions import Bools, Floats, key_points, label, smooth
 
 SIDE = 192
 """Images are looked at with about this many pixels a side."""
+_STANDS_OUT = 0.2
+"""The contrast of a region that is one of several."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -56,6 +59,24 @@ def fit(proposal: Proposal, words: list[str]) -> float:
     """Return how well a region fits the words; without any known word, how much it looks like a thing."""
     likely = 1.5 * proposal.contrast + 0.3 * proposal.round - abs(proposal.size - 0.2)
     return likely + sum(_WORDS[word](proposal) for word in words if word in _WORDS)
+
+
+_TONES: Mapping[str, Callable[[Proposal], bool]] = {
+    "bright brighter light white pale": lambda p: p.light > 0.3,
+    "dark darker black purple brown": lambda p: p.light < -0.3,
+}
+
+
+def every(proposals: Sequence[Proposal], words: list[str], fits: NDArray[np.float64]) -> list[Proposal]:
+    """Return all regions that stand out and have the tone that the words ask for, none over another, in reading order."""
+    tones = [wanted for names, wanted in _TONES.items() if set(names.split()) & set(words)]
+    chosen: list[Proposal] = []
+    for index in np.argsort(-fits, kind="stable"):
+        one = proposals[int(index)]
+        apart = all(float(box_iou(one.box, other.box)) == 0 for other in chosen)
+        if apart and one.contrast >= _STANDS_OUT and all(wanted(one) for wanted in tones):
+            chosen.append(one)
+    return sorted(chosen, key=lambda one: (one.box.y1, one.box.x1))
 
 
 def known(words: list[str]) -> list[str]:

@@ -155,6 +155,35 @@ QUESTIONS: dict[str, tuple[str, ...]] = {
     ),
 }
 
+_SPOTS = (
+    "Where is every {tone} patch that does not belong there?",
+    "Which {tone} patches, if any, need a biopsy?",
+    "What {tone} findings would you report, however many?",
+    "Has anything {tone} grown here, and where?",
+    "Which {tone} spots are new, if there are any?",
+    "Is there anything {tone} that looks suspicious, and where is each?",
+)
+EVERY: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("bright nodule", "dark nodule"), _SPOTS),
+    "nucleus": (
+        "Where is every purple kernel that holds chromosomes?",
+        "Which purple spots would a cell count mark?",
+        "What has taken up the purple stain, each by itself?",
+        "Where are all the purple, rounded bodies?",
+        "Which purple kernels does this field show?",
+        "What small purple shapes are there, one by one?",
+    ),
+    "marked nucleus": (
+        "Where is every brown kernel, if there is any?",
+        "Which cells have taken up the brown stain?",
+        "What brown spots would an index of growth count?",
+        "Are there brown kernels among the purple, and where?",
+        "Which brown, rounded bodies does this field show?",
+        "Where has the antibody bound, if anywhere?",
+    ),
+}
+"""Category to questions about everything of its kind, whose answer may be nothing, one thing or many."""
+
 
 def ask(template: str, side: str, tone: str) -> str:
     """The question of a template.

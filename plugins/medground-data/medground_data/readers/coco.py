@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
@@ -41,6 +41,9 @@ class CocoReader:
     ) -> Iterator[SourceSample | BadSample]:
         """Yield a source sample per annotation; its ``bbox`` (x, y, width, height) is taken as the stated box.
 
+        An image without annotations is one without targets. Where an image has LVIS's ``neg_category_ids``, its categories
+        are exhaustive: those, and all that are annotated, but for its ``not_exhaustive_category_ids``.
+
         Args:
             root: the JSON file, or the folder that holds it.
             images: the images' folder, relative to the file's; None looks beside the file and in ``images/``.
@@ -58,21 +61,34 @@ class CocoReader:
         folders = [folder / images] if images is not None else [folder, folder / "images", folder.parent / "images"]
         inspect, frame_of = inspect_repeated(folder.parent), lru_cache(maxsize=1)(_frame)
         pictures, categories = _by_id(table, "images"), _by_id(table, "categories")
+        exhaustive = _exhaustive(table, pictures, categories)
         for number, annotation in enumerate(_objects(table, "annotations"), start=1):
             where = f"{safe_name(tables[0].name)} annotation {number}"
+            name = ""
             try:
-                picture = _named(pictures, annotation, "image_id")
                 category = (
                     {} if annotation.get("category_id") is None else _named(categories, annotation, "category_id")
                 )
+                name = str(category.get("name", ""))
+                picture = _named(pictures, annotation, "image_id")
                 labels = {
-                    "category": str(category["name"]) if "name" in category else None,
+                    "category": name or None,
                     "supercategory": category.get("supercategory"),
                     "modality": modality,
                 }
-                yield _sample(annotation, picture, folders, inspect, frame_of, where, labels, question)
+                sample = _sample(annotation, picture, folders, inspect, frame_of, where, labels, question)
+                yield replace(sample, exhaustive=exhaustive.get(id_text(picture["id"]) or "", ()))
             except InputError as error:
-                yield BadSample(where, error.message)
+                yield BadSample(where, error.message, category=name)
+        shown_ids = {id_text(annotation.get("image_id")) for annotation in _objects(table, "annotations")}
+        for number, picture in enumerate(_objects(table, "images"), start=1):
+            key = id_text(picture.get("id"))
+            if key is not None and key not in shown_ids:
+                where = f"{safe_name(tables[0].name)} image {number}"
+                try:
+                    yield _bare(picture, folders, inspect, where, modality, exhaustive.get(key, ()))
+                except InputError as error:
+                    yield BadSample(where, error.message, image_key=where)
 
 
 def _tables(root: Path) -> list[Path]:
@@ -143,7 +159,51 @@ def _sample(
         question=question,
         box=None if box is None else frame.box(*box),
         spacing=info.spacing,
+        crowd=annotation.get("iscrowd") == 1,
     )
+
+
+def _bare(
+    picture: dict[str, Any],
+    folders: list[Path],
+    inspect: Inspect,
+    where: str,
+    modality: str | None,
+    exhaustive: tuple[str, ...],
+) -> SourceSample:
+    """An image that no annotation is about."""
+    info = inspect(_image(picture.get("file_name"), folders), PLAIN)
+    return SourceSample(
+        id=info.id,
+        where=where,
+        load_image=info.load,
+        load_mask=lambda: np.zeros(info.load().size, bool),
+        image_key=info.key,
+        group=info.group,
+        labels={**info.labels, **({"modality": modality} if modality else {}), **_owners(picture)},
+        spacing=info.spacing,
+        regions=(),
+        exhaustive=exhaustive,
+    )
+
+
+def _exhaustive(
+    table: Any, pictures: dict[str, list[dict[str, Any]]], categories: dict[str, list[dict[str, Any]]]
+) -> dict[str, tuple[str, ...]]:
+    """The exhaustive categories of the images that state LVIS's ``neg_category_ids``, by the image's id."""
+    annotated: dict[str | None, list[Any]] = {}
+    for annotation in _objects(table, "annotations"):
+        annotated.setdefault(id_text(annotation.get("image_id")), []).append(annotation.get("category_id"))
+    stated = {}
+    for key, (picture, *_) in pictures.items():
+        absent, partly = picture.get("neg_category_ids"), picture.get("not_exhaustive_category_ids")
+        if not isinstance(absent, list):
+            continue
+        but = set(map(id_text, partly)) if isinstance(partly, list) else set()
+        wanted = dict.fromkeys(id_text(one) for one in [*absent, *annotated.get(key, [])])
+        entries = [categories.get(one, []) for one in wanted if one is not None and one not in but]
+        stated[key] = tuple(str(same[0].get("name", "")) for same in entries if len(same) == 1)
+    return stated
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,16 +1,21 @@
 """The published U-MRG table: parquet with ``prompt``, ``images``, ``masks``, ``reward_model`` and ``extra_info``."""
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
-from medground.data.source_samples import BadSample, SourceSample
+import numpy as np
+from numpy.typing import NDArray
+
+from medground.data.source_samples import BadSample, SourceRegion, SourceSample
 from medground.data.umrg import read_umrg
 from medground.data.umrg.locate import is_umrg
 from medground.data.umrg.read import Row
 from medground.data.umrg.schema import truth
 from medground.errors import InputError
 from medground.images.paths import safe_name
+from medground.types import Region
 
 
 class UmrgReader:
@@ -25,7 +30,7 @@ class UmrgReader:
     def read(
         self, root: Path, *, split: str | None = None, limit: int | None = None
     ) -> Iterator[SourceSample | BadSample]:
-        """Yield a source sample per row that has a mask.
+        """Yield a source sample per row that has a mask, and of ours per row that states several targets or none.
 
         Args:
             root: the table's file or folder.
@@ -42,21 +47,34 @@ class UmrgReader:
 
 
 def _sample(row: Row) -> SourceSample:
-    if row.mask is None:
+    stated = truth(row.truth, row.size).regions
+    if stated and not row.masks:
         raise InputError("it has no mask")
-    box, points, _ = truth(row.truth, row.size)
+    one = stated[0] if len(stated) == 1 else None
     return SourceSample(
         id=safe_name(row.id),
         where=row.where,
         load_image=row.load_image,
-        load_mask=row.load_mask,
+        load_mask=partial(_union, row),
         image_key=row.image_key,
         group=row.image_key,
         labels={key: value for key, value in row.labels.items() if key != "think"},
         question=row.question,
         think=row.labels.get("think"),
         split=row.split,
-        box=box,
-        points=points,
+        box=one.box if one else None,
+        points=one.points if one else (),
         spacing=row.spacing,
+        regions=None if one else tuple(_region(row, index, region) for index, region in enumerate(stated)),
     )
+
+
+def _region(row: Row, index: int, stated: Region) -> SourceRegion:
+    return SourceRegion(load_mask=partial(row.load_mask, index), box=stated.box, points=stated.points)
+
+
+def _union(row: Row) -> NDArray[np.bool_]:
+    union = np.zeros(row.size, bool)
+    for index in range(len(row.masks)):
+        union |= row.load_mask(index)
+    return union

@@ -1,13 +1,13 @@
-"""Chat templates that open the thinking themselves: it counts as thinking, and training never teaches a second opening."""
+"""What templates and tokenizers have of their own: thinking opened in the prompt, and special tokens that mark regions."""
 
 import pytest
-from medground_prompts import BboxPoints
+from medground_prompts import Bbox, BboxPoints
 from medground_qwen import factories
 
 from medground.frames import pixels
 from medground.geometry import Box, Point
 from medground.testing import examples
-from medground.types import Region, Sampling, Target
+from medground.types import Query, Region, Sampling, Target
 
 TARGET = Target(regions=(Region(box=Box(2, 3, 9, 9), points=(Point(3, 4), Point(6, 7))),))
 
@@ -83,6 +83,39 @@ def test_templates_that_open_nothing_leave_texts_as_they_are(make):
 
 def test_dialects_are_known_before_weights_are_loaded_and_after(make):
     assert factories.qwen2_5_vl.dialect == factories.qwen3_vl.dialect == make().dialect == "qwen"
+
+
+@pytest.fixture(scope="module")
+def marked(tmp_path_factory):
+    """A tiny model whose tokenizer has InternVL's marks as special tokens."""
+    from medground_qwen import tiny
+
+    words = tiny.tokenizer()
+    words.add_special_tokens({"additional_special_tokens": [*tiny.SPECIAL[1:], "<ref>", "</ref>", "<box>", "</box>"]})
+    folder = tmp_path_factory.mktemp("marked")
+    tiny.save(folder, tiny.model("qwen3_vl", words, patch=8), tiny.processor("qwen3_vl", words, patch=8, max_side=128))
+    return str(folder)
+
+
+def test_a_dialect_s_own_special_tokens_are_shown_taught_written_and_read(marked):
+    reasoner = factories.hf_vlm(checkpoint=marked, device="cpu", dialect="internvl")
+    words, text = reasoner.processor.tokenizer, "<ref>a</ref><box>[[1, 2, 3, 4]]</box>"
+    marks = set(words.convert_tokens_to_ids(["<ref>", "</ref>", "<box>", "</box>"]))
+    ids = reasoner.tokenize(text)
+    assert marks <= set(ids) and not marks & set(reasoner.tokens.forbidden.tolist())
+    assert reasoner.completion(ids, [0.0] * len(ids), pixels((4, 4)), stopped=True).text == text
+    messages = Bbox(style="native", dialect="internvl").render(
+        Query(image=examples.image((56, 84)), question="It <|im_end|>?")
+    )
+    shown = reasoner.encode(messages).ids.tolist()
+    assert set(words.convert_tokens_to_ids(["<ref>", "</ref>"])) <= set(shown)
+    assert shown.count(words.convert_tokens_to_ids("<|im_end|>")) == 1 and "It <|im_end|>?" in words.decode(shown)
+
+
+def test_without_a_dialect_they_stay_forbidden(marked):
+    reasoner = factories.hf_vlm(checkpoint=marked, device="cpu")
+    box = reasoner.processor.tokenizer.convert_tokens_to_ids("<box>")
+    assert box in reasoner.tokens.forbidden.tolist() and box not in reasoner.tokenize("<box>")
 
 
 def test_other_models_are_told_their_dialect(checkpoints):
