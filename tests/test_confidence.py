@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import medground
+from medground.cli.eval import _text
 from medground.errors import RecipeError
 from medground.evaluation.conditions import WORDED, conditions_of, wordings_of
 from medground.evaluation.confidence import confidence_summary, places, representative, right, stated, with_agreement
@@ -220,6 +221,7 @@ def test_several_answers_and_wordings_are_asked_measured_and_reported(tmp_path):
     assert worded.worst.mean == pytest.approx(np.mean(halves))
     assert worded.worst.mean < worded.mean.mean
     assert result.summary.confidence.source == "agreement"
+    assert "no answer is to be given" in _text(result.summary, tmp_path)
     page = (tmp_path / "out" / "report.html").read_text()
     assert "Confidence, and which answers to give" in page
     assert "no answer is to be given" in page

@@ -69,6 +69,14 @@ def test_instances_are_counted_as_by_hand(case):
     assert got["count_error"] == error
 
 
+def test_an_iou_of_a_half_is_a_hit_and_hits_come_before_overlap():
+    """The pairs with the highest sum of IoU, 1 and 0.01, hold one hit; the others, 0.5 each, hold two."""
+    answered = [Box(0, 0, 100, 10), Box(49, 0, 99, 10)]
+    truths = [Box(0, 0, 100, 10), Box(0, 0, 50, 10)]
+    assert values(answered, truths, masked=False)["instance_f1_50"] == 1
+    assert values(answered, truths, masked=False)["matched_iou"] == pytest.approx((1 + 1 / 99) / 2)
+
+
 def test_presence_is_measured_on_each_kind_of_target_alone():
     assert values([], [])["no_target_accuracy"] == 1
     assert values([A], [])["no_target_accuracy"] == 0

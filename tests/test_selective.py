@@ -72,6 +72,17 @@ def test_for_single_samples_the_test_is_the_binomial_one():
         assert bool(binom.cdf(0, round(0.8 * count), 0.1) <= 0.1) is passes
 
 
+def test_five_errors_of_a_hundred_always_pass_the_binomial_test_and_not_always_the_bets():
+    """At most five of the hundred test samples are wrong: 0.058. Bets are for clusters of more than a sample."""
+    wrong = np.zeros(125, bool)
+    wrong[:5] = True
+    sure, twice = np.full(125, 0.8), np.tile(np.arange(125), 2)
+    once = [choose_threshold(sure, wrong, range(125), seed=seed).threshold for seed in range(6)]
+    bets = [choose_threshold(np.tile(sure, 2), np.tile(wrong, 2), twice, seed=seed).threshold for seed in range(6)]
+    assert once == [0.8] * 6
+    assert None in bets
+
+
 def test_the_risk_coverage_curve_and_its_area_are_as_by_hand():
     sure, wrong = [0.9, 0.8, 0.8, 0.2], [False, True, False, True]
     covered, risks = risk_coverage(sure, wrong)

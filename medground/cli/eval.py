@@ -14,6 +14,7 @@ from medground.terminal import examples
 if TYPE_CHECKING:
     from medground.evaluation.results import EvaluationSummary, MetricSummary
 
+<<<<<<< HEAD
 SHOWN = (
     "iou",
     "pdice",
@@ -25,6 +26,10 @@ SHOWN = (
     "hd95_px",
     "hd95_mm",
 )
+=======
+SHOWN = ("iou", "pdice", "pdice_compat", "dice_joint", "dice_over_ellipse", "boundary_f", "hd95_px", "hd95_mm")
+SHOWN_OF_SETS = ("no_target_accuracy", "target_miss", "instance_f1_50", "matched_iou", "count_error", "union_dice")
+>>>>>>> a-terms
 
 
 @click.command(
@@ -92,6 +97,8 @@ def _brief(summary: dict[str, Any]) -> dict[str, Any]:
 
 
 def _text(summary: "EvaluationSummary", out: Path) -> str:
+    from medground.evaluation.confidence_report import verdict
+
     by = ", ".join(f"{count} by {kind}" for kind, count in summary.clusters.by.items())
     lines = [*summary.causes]
     lines.append(
@@ -103,7 +110,10 @@ def _text(summary: "EvaluationSummary", out: Path) -> str:
         empty = f", {condition.empty_masks} of {condition.masks} masks empty" if condition.empty_masks else ""
         lines.append(f"{name}: {condition.ok} of {condition.answers} answers, {faults or 'no faults'}{empty}")
         lines += [f"  used {amount:g} {unit}" for unit, amount in condition.usage.items()]
-        lines += [f"  {key:<18}{_mean(condition.metrics[key])}" for key in SHOWN if key in condition.metrics]
+        shown = [key for key in (*SHOWN, *SHOWN_OF_SETS) if key in condition.metrics]
+        lines += [f"  {key:<18}{_mean(condition.metrics[key])}" for key in shown]
+    if summary.confidence is not None:
+        lines.append(verdict(summary.confidence.selective))
     for row in summary.baseline.comparisons if summary.baseline else ():
         lines.append(
             f"{row.condition} {row.metric} against {row.against}: {row.difference:+.4f} "

@@ -74,8 +74,7 @@ def verdict(result: SelectiveResult) -> str:
         return f"On {basis} no threshold passes the test that {promise}, {sure}: no answer is to be given."
     return (
         f"Answers with a confidence of {chosen.threshold:.3f} or more may be given: {promise}, {sure}. The threshold was "
-        f"chosen on {basis} and holds for clusters of up to {chosen.largest} samples from the same source. The last rows of "
-        f"the table were measured on the other {result.samples} samples."
+        f"chosen on {basis} and holds for clusters of up to {chosen.largest} samples from the same source."
     )
 
 

@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from medground.evaluation.pictures import pictures, ranked_by
 from medground.evaluation.confidence_report import confidence_section, wording_section
+from medground.evaluation.pictures import pictures, ranked_by
 from medground.evaluation.published import PublishedTable, published
 from medground.evaluation.results import (
     Calibration,

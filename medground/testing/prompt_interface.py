@@ -190,7 +190,9 @@ def _check_round_trip(
         value, wanted = pairs[kind]
         if kind == "points" and hasattr(interface, "split"):  # every part may add points of its own
             value = (
-                [min(value, key=lambda point: abs(point[0] - x) + abs(point[1] - y)) for x, y in wanted] if value else ()
+                [min(value, key=lambda point: abs(point[0] - x) + abs(point[1] - y)) for x, y in wanted]
+                if value
+                else ()
             )
         drift = np.inf
         if value is not None and np.size(value) == np.size(wanted):

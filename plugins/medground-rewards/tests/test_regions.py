@@ -107,6 +107,14 @@ def test_a_box_and_points_of_different_regions_are_not_both_paid():
     assert RegionsF1(by="points_align")(case).value == 0.0
 
 
+def test_boxes_that_touch_no_target_are_matched_with_the_nearest():
+    beside = [(30, 21, 40, 41), (0, 11, 10, 21)]
+    alone = [TERMS["bbox_align"](several([box], [truth])).value for box, truth in zip(beside, (B, A), strict=True)]
+    assert min(alone) > 0
+    for answered in (beside, beside[::-1]):
+        assert RegionsF1(by="bbox_align")(several(answered, [A, B])).value == pytest.approx(sum(alone) / 2)
+
+
 def masked(case):
     def filled(regions):
         return tuple(replace(region, mask=Mask(data=ellipse(region.box, (64, 64)))) for region in regions)
