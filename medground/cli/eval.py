@@ -14,7 +14,6 @@ from medground.terminal import examples
 if TYPE_CHECKING:
     from medground.evaluation.results import EvaluationSummary, MetricSummary
 
-<<<<<<< HEAD
 SHOWN = (
     "iou",
     "pdice",
@@ -26,10 +25,7 @@ SHOWN = (
     "hd95_px",
     "hd95_mm",
 )
-=======
-SHOWN = ("iou", "pdice", "pdice_compat", "dice_joint", "dice_over_ellipse", "boundary_f", "hd95_px", "hd95_mm")
 SHOWN_OF_SETS = ("no_target_accuracy", "target_miss", "instance_f1_50", "matched_iou", "count_error", "union_dice")
->>>>>>> a-terms
 
 
 @click.command(
