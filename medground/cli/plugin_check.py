@@ -9,11 +9,17 @@ import click
 from medground.errors import RunError, UsageError
 from medground.hookspecs import KINDS
 from medground.registry import bind, components, factory
+from medground.terminal import examples
 
 WORDS = [kind.replace("_", "-") for kind in KINDS]
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "medground plugins check region_growing --quick",
+        "medground plugins check medsam checkpoint=medsam_vit_b.pth --kind segmenter",
+    )
+)
 @click.argument("name")
 @click.argument("arguments", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--kind", type=click.Choice(WORDS), help="Where components of several kinds have that name.")
@@ -26,10 +32,6 @@ def check(
     """Check the component NAME against every promise of its kind; exit with 1 where it breaks one.
 
     What is tried stands in a line each. KEY=VALUE are arguments of the component.
-
-    \b
-      medground plugins check region_growing --quick
-      medground plugins check medsam checkpoint=medsam_vit_b.pth --kind segmenter
     """
     from medground import testing
 
