@@ -1,6 +1,7 @@
-"""What differs between families of vision-language models: which pixels their numbers count."""
+"""What differs between families of vision-language models: which pixels their numbers count, how inputs are laid out."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from medground.frames import Frame, Kind, Order
 from medground.geometry import Size
@@ -14,20 +15,38 @@ class Family:
     """``model_type`` of the checkpoints it loads; empty for any."""
     kind: Kind
     order: Order = "xy"
-    shares: bool = False
-    """Whether its forward can share a prompt: full attention, multimodal rotary positions, one image placeholder."""
+    packs: bool = False
+    """Whether its attention can keep packed samples apart: full attention, multimodal rotary positions."""
 
     def frame(self, seen: Size) -> Frame:
         """Return the frame of an answer about an image the model sees at `seen` (H, W)."""
         return Frame(self.kind, seen, self.order)
 
 
-QWEN2_5_VL = Family(model_types=frozenset({"qwen2_5_vl"}), kind="pixel", shares=True)
+QWEN2_5_VL = Family(model_types=frozenset({"qwen2_5_vl"}), kind="pixel", packs=True)
 """Absolute pixels of the resized image. Lingshu has the same architecture and the same frame."""
-QWEN3_VL = Family(model_types=frozenset({"qwen3_vl"}), kind="permille", shares=True)
+QWEN3_VL = Family(model_types=frozenset({"qwen3_vl"}), kind="permille", packs=True)
 """Thousandths of each side."""
 
 
 def any_family(kind: Kind, order: Order) -> Family:
     """Any other image-text-to-text model, with its frame declared by the recipe."""
     return Family(model_types=frozenset(), kind=kind, order=order)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """How an architecture lays out its inputs, where that is not as usual."""
+
+    along: Mapping[str, int] = field(default_factory=dict)
+    """The axis along which several images follow one another; the first where nothing is said."""
+    fill: Mapping[str, int] = field(default_factory=dict)
+    """The value of a completion's tokens in what the processor gives one value per token; 0 where nothing is said."""
+
+
+LAYOUTS = {
+    "minicpmv4_6": Layout(along={"pixel_values": -1}),
+    "paligemma": Layout(fill={"token_type_ids": 1}),  # 0 is the prefix, whose tokens see one another both ways
+}
+"""By ``model_type``."""
+USUAL = Layout()
