@@ -264,8 +264,8 @@ class Ours:
         for number, query in enumerate(self.queries):
             self.groups[number] = self.reasoner.group(query.messages(), query.completions)
         self.groups = [
-            group_of(group.prompt, [one.ids for one in sampled], self.tokens.pad, shared=group.shared)
-            for group, sampled in zip(self.groups, self.rollout(count), strict=True)
+            self.reasoner.group(query.messages(), [one.ids for one in sampled])
+            for query, sampled in zip(self.queries, self.rollout(count), strict=True)
         ]
 
 

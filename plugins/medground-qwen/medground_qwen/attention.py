@@ -41,17 +41,20 @@ def use_own_attention(text_config: Any) -> None:
 
 
 class _SuffixMask:
-    """The mask of sdpa, and none where the causal order of the last tokens is all there is to mask."""
+    """The mask of sdpa; one without columns where the causal order of the last tokens is all there is to mask.
+
+    Not None: what that means, causal or not, each model decides for itself.
+    """
 
     def __init__(self, base: Any) -> None:
         self.base = base
 
-    def __call__(self, *args: Any, **given: Any) -> Tensor | None:
-        queries, keys = given.get("q_length"), given.get("kv_length")
-        plain = given.get("mask_function") is causal_mask_function and given.get("attention_mask") is None
-        if plain and queries is not None and keys is not None and 1 < queries < keys and not given.get("local_size"):
-            return None
-        mask: Tensor | None = self.base(*args, **given)
+    def __call__(self, **given: Any) -> Tensor | None:
+        plain = given["mask_function"] is causal_mask_function and given["attention_mask"] is None
+        unmasked = plain and given.get("allow_is_causal_skip", True) and given.get("local_size") is None
+        if unmasked and 1 < given["q_length"] < given["kv_length"]:
+            return torch.empty(1, 1, given["q_length"], 0, dtype=torch.bool, device=given.get("device"))
+        mask: Tensor | None = self.base(**given)
         return mask
 
 
@@ -74,7 +77,7 @@ class _Attention:
     ) -> tuple[Tensor, Tensor | None]:
         if packed is not None:
             return packed_attention(query, key, value, packed, scaling), None
-        if self.base == "sdpa" and attention_mask is None and 1 < query.shape[2] < key.shape[2]:
+        if attention_mask is not None and attention_mask.dim() == 4 and attention_mask.shape[-1] == 0:
             return suffix_attention(query, key, value, scaling), None
         output: tuple[Tensor, Tensor | None] = self._plain(module)(
             module, query, key, value, attention_mask, scaling=scaling, **rest

@@ -40,11 +40,15 @@ class Layout:
 
     along: Mapping[str, int] = field(default_factory=dict)
     """The axis along which several images follow one another; the first where nothing is said."""
+    frames: int = 1
+    """How often the image processor counts an image's pixels against its limits: once for each frame of a video."""
     fill: Mapping[str, int] = field(default_factory=dict)
     """The value of a completion's tokens in what the processor gives one value per token; 0 where nothing is said."""
 
 
 LAYOUTS = {
+    "glm4v": Layout(frames=2),
+    "glm46v": Layout(frames=2),
     "minicpmv4_6": Layout(along={"pixel_values": -1}),
     "paligemma": Layout(fill={"token_type_ids": 1}),  # 0 is the prefix, whose tokens see one another both ways
 }

@@ -173,7 +173,9 @@ class Policy(nn.Module):
         width = int(lengths.max()) + longest
         ids = [torch.cat([prompt.ids, own]) for prompt, own in zip(batch.prompts, batch.ids, strict=True)]
         given: dict[str, Any] = {
-            key: torch.stack([_to(width, prompt.per_token[key], prompt.layout.fill.get(key, 0)) for prompt in batch.prompts])
+            key: torch.stack(
+                [_to(width, prompt.per_token[key], prompt.layout.fill.get(key, 0)) for prompt in batch.prompts]
+            )
             for key in batch.prompts[0].per_token
         } | joined_images(batch.prompts)
         if batch.prompts[0].positions is not None:

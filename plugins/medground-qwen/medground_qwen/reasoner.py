@@ -63,8 +63,8 @@ class VisionLanguageReasoner:
         self.share = share
         use_own_attention(model.config.get_text_config())
         self.tokens = _tokens(model, processor)
-        layout = LAYOUTS.get(model.config.model_type, USUAL)
-        self._encoder = Encoder(processor, getattr(model.model, "get_rope_index", None), layout)
+        self.layout = LAYOUTS.get(model.config.model_type, USUAL)
+        self._encoder = Encoder(processor, getattr(model.model, "get_rope_index", None), self.layout)
         self.policy = Policy(model, forbidden=self.tokens.forbidden, chunk=logprob_chunk)
         self._frozen: Policy | None = None
 
@@ -89,9 +89,10 @@ class VisionLanguageReasoner:
         limits = dict(getattr(processor, "size", None) or {})
         if "shortest_edge" not in limits or not hasattr(processor, "merge_size"):
             return size  # tiles or a fixed square: the frame counts fractions of the whole, so the size does not matter
-        highest = limits["longest_edge"] if self.max_pixels is None else min(self.max_pixels, limits["longest_edge"])
+        lowest, highest = (limits[name] // self.layout.frames for name in ("shortest_edge", "longest_edge"))
+        highest = highest if self.max_pixels is None else min(self.max_pixels, highest)
         grid = processor.patch_size * processor.merge_size
-        return fixed_point(size, factor=grid, min_pixels=limits["shortest_edge"], max_pixels=highest)
+        return fixed_point(size, factor=grid, min_pixels=lowest, max_pixels=highest)
 
     def encode(self, messages: Messages) -> Prompt:
         """Return a conversation as the model's inputs, on its device."""

@@ -180,7 +180,10 @@ def kimi_k25():
     )
     size = {"patch_size": 8, "merge_size": 2, "size": {"max_height": 64, "max_width": 64}}
     kit = t.Kimi_K25Processor(
-        t.Kimi_K25ImageProcessor(**size), words, t.Kimi_K25VideoProcessor(**size), chat_template=words.chat_template
+        t.Kimi_K25ImageProcessor(**size, max_patches=1024),
+        words,
+        t.Kimi_K25VideoProcessor(**size),
+        chat_template=words.chat_template,
     )
     latent = {
         "q_lora_rank": 16,

@@ -5,11 +5,14 @@ from contextlib import contextmanager
 import pytest
 from qwen_inputs import conversation
 
+from medground.types import Sampling
+
 torch = pytest.importorskip("torch", reason="needs torch")
 pytest.importorskip("transformers", reason="needs transformers")
 
 import other_families  # noqa: E402
 
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # PaliGemma's processor
 COMPLETIONS = [[5, 9, 30, 41, 7, 200, 61, 33, 12, 40, 41], [8, 8], [90, 91, 92, 93, 94, 95, 96, 97, 98], [17]]
 ROUTED = {"qwen3_vl_moe", "qwen3_5_moe", "qwen4_exp"}
 """Their router computes in float32 whatever the model does."""
@@ -103,15 +106,133 @@ def worst_parameter(found, expected):
     return max(shares.values())
 
 
-@pytest.mark.parametrize("name", other_families.BUILDERS)
+QUICK = ("qwen2_5_vl", "qwen3_vl", "qwen3_5", "gemma3")
+"""Multimodal positions, layers that add image features, a gated delta net, sliding windows."""
+NAMES = [
+    name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in sorted(other_families.BUILDERS)
+]
+
+
+def assert_exact(reasoner, sizes=(1, 3)):
+    """A group at once and in parts gives the log-probabilities and the gradient of repeated rows, in float32."""
+    group = group_of(reasoner)
+    found = [gradients(reasoner, lambda: whole(reasoner, group))]
+    found += [gradients(reasoner, lambda size=size: in_parts(reasoner, group, size)) for size in sizes]
+    reasoner.share = False
+    logp, expected = gradients(reasoner, lambda: whole(reasoner, group_of(reasoner)))
+    for own_logp, own in found:
+        torch.testing.assert_close(own_logp, logp, atol=1e-5, rtol=0)
+        assert apart(own, expected) <= 1e-5
+    return expected
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_a_prompt_computed_once_equals_repeated_rows(build, name):
+    expected = assert_exact(build(name))
+    assert any("vis" in parameter for parameter in expected)
+
+
+@contextmanager
+def in_float64(model):
+    """Compute everything in float64, also where a model asks for float32: what is left of a difference is no rounding."""
+    kept, to = torch.Tensor.float, torch.Tensor.to
+
+    def wider(value):
+        return torch.float64 if value is torch.float32 else value
+
+    torch.Tensor.float = torch.Tensor.double
+    torch.Tensor.to = lambda self, *given, **named: to(
+        self, *map(wider, given), **{key: wider(value) for key, value in named.items()}
+    )
+    torch.set_default_dtype(torch.float64)
+    model.double()
+    if hasattr(model, "set_experts_implementation"):
+        model.set_experts_implementation("eager")  # torch's grouped product has no float64
+    try:
+        yield
+    finally:
+        torch.Tensor.float, torch.Tensor.to = kept, to
+        torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in NAMES if name in QUICK or name.values[0] not in ROUTED | FLOAT32_BUFFERS]
+)
+def test_every_gradient_is_that_of_repeated_rows_in_float64(build, name):
+    reasoner = build(name)
+    with in_float64(reasoner.model):
+        found = []
+        for share in (True, False):
+            reasoner.share = share
+            group = group_of(reasoner)
+            for prompt in [group.prompt] if share else group.prompts:
+                prompt.image.update({key: x.double() for key, x in prompt.image.items() if x.is_floating_point()})
+            work = (
+                (lambda group=group: in_parts(reasoner, group, 2))
+                if share
+                else lambda group=group: whole(reasoner, group)
+            )
+            found.append(gradients(reasoner, work))
+    torch.testing.assert_close(found[0][0], found[1][0], atol=1e-10, rtol=0)
+    assert worst_parameter(found[0][1], found[1][1]) <= 1e-10
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("adapted", [False, True], ids=["weights", "lora"])
+def test_checkpointed_layers_give_the_same(build, name, adapted):
+    reasoner = build(name, gradient_checkpointing=True, **({"lora_rank": 4} if adapted else {}))
+    generator = torch.Generator().manual_seed(0)
+    for parameter_name, parameter in reasoner.model.named_parameters():
+        if "lora_B" in parameter_name:  # starts at 0, where half of the gradients would be 0 too
+            parameter.data.normal_(0, 0.05, generator=generator)
+    expected = assert_exact(reasoner, sizes=(2,))
+    assert all("lora" in parameter for parameter in expected) == adapted
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_the_comparison_sees_a_prompt_without_gradient(build, name):
     reasoner = build(name)
     group = group_of(reasoner)
-    found = {"whole": gradients(reasoner, lambda: whole(reasoner, group))}
-    for size in (1, 3):
-        found[size] = gradients(reasoner, lambda size=size: in_parts(reasoner, group, size))
-    reasoner.share = False
-    expected = gradients(reasoner, lambda: whole(reasoner, group_of(reasoner)))
-    for logp, own in found.values():
-        torch.testing.assert_close(logp, expected[0], atol=1e-5, rtol=0)
-        assert apart(own, expected[1]) <= 1e-5
+    _, expected = gradients(reasoner, lambda: whole(reasoner, group))
+
+    def without():
+        with reasoner.policy.prompt_once(group) as once:
+            (reasoner.policy(once)[0] * weights_of(group)).sum().backward()
+            raise KeyboardInterrupt  # leave before the gradient goes through the prompt
+
+    def interrupted():
+        with pytest.raises(KeyboardInterrupt):
+            without()
+
+    _, found = gradients(reasoner, interrupted)
+    gap = sum(float((found.get(key, 0 * value) - value).norm()) ** 2 for key, value in expected.items())
+    assert gap**0.5 > 0.1 * sum(float(value.norm()) ** 2 for value in expected.values()) ** 0.5
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_a_dropped_cache_is_noticed(build, name, monkeypatch):
+    """transformers takes the cache away from checkpointed layers with one warning; nothing is computed without it here."""
+    from contextlib import nullcontext
+
+    from medground_qwen import policy
+
+    reasoner = build(name, gradient_checkpointing=True)
+    monkeypatch.setattr(policy, "cached_checkpoints", lambda model: nullcontext())
+    with pytest.raises(RuntimeError, match="was computed without the cache"):
+        reasoner.policy(group_of(reasoner))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_sampled_log_probabilities_equal_those_of_the_update(build, name):
+    """Two questions about images of unequal size are sampled together; each alone gives the same tokens."""
+    reasoner = build(name)
+    batch = [conversation("Where?", 48, 64), conversation("Which of them is on the left?", 64, 40, seed=1)]
+    sampling = Sampling(num_generations=3, temperature=1.0, max_completion_length=8)
+    together = reasoner.generate(batch, sampling, [1, 50])
+    for messages, seed, group in zip(batch, (1, 50), together, strict=True):
+        (alone,) = reasoner.generate([messages], sampling, [seed])
+        assert [list(one.token_ids) for one in alone] == [list(one.token_ids) for one in group]
+        logp, _ = reasoner.policy(reasoner.group(messages, group))
+        for row, completion in zip(logp.detach(), group, strict=True):
+            said = torch.from_numpy(completion.logprobs)
+            torch.testing.assert_close(row[: len(said)], said, atol=1e-5, rtol=0)
