@@ -161,7 +161,7 @@ class Policy(nn.Module):
     def _pass(self, states: PromptStates, **given: Tensor) -> Tensor:
         """Return the last hidden states [B, S, H] of a pass that fills `states`."""
         with cached_checkpoints(self.model):
-            out = self.model.model(**{cache_name(self.model.model): states}, use_cache=True, **given)
+            out = self.model.model(**{cache_name(self.model.model): states}, use_cache=False, **given)
         states.check_filled()
         hidden: Tensor = out.last_hidden_state
         return hidden
