@@ -91,15 +91,25 @@ class _Attention:
 
 
 def suffix_attention(query: Tensor, key: Tensor, value: Tensor, scaling: float | None) -> Tensor:
-    """Return causal attention of the last Q of N tokens, queries [B, H, Q, D], keys and values [B, Hk, N, D], as [B, Q, H, D]."""
-    states = scaled_dot_product_attention(
-        query,
-        key,
-        value,
-        attn_mask=_lower_right(query.shape[2], key.shape[2], query.device),
-        scale=scaling,
-        enable_gqa=query.shape[1] != key.shape[1],
-    )
+    """Return causal attention of the last Q of N tokens as ``[B, Q, H, D]``.
+
+    Args:
+        query: [B, H, Q, D].
+        key: [B, Hk, N, D].
+        value: [B, Hk, N, D].
+        scaling: of the scores; 1/sqrt(D) if None.
+    """
+    (rows, heads, queries, size), (_, key_heads, keys, _) = query.shape, key.shape
+    if query.device.type == "cuda":
+        states = scaled_dot_product_attention(
+            query, key, value, causal_lower_right(queries, keys), scale=scaling, enable_gqa=heads != key_heads
+        )
+    else:  # no kernel for this order, and none that shares keys: the heads that share one are queries of one
+        seen = torch.ones(queries, keys, dtype=torch.bool, device=query.device).tril(keys - queries)
+        share = heads // key_heads
+        states = scaled_dot_product_attention(
+            query.reshape(rows, key_heads, share * queries, size), key, value, seen.repeat(share, 1), scale=scaling
+        ).reshape(rows, heads, queries, -1)
     return states.transpose(1, 2).contiguous()
 
 
@@ -112,11 +122,3 @@ def packed_attention(
         for own in zip(*(states.split(lengths, dim=2) for states in (query, key, value)), strict=True)
     ]
     return torch.cat(parts, dim=2).transpose(1, 2).contiguous()
-
-
-def _lower_right(queries: int, keys: int, device: torch.device) -> Tensor:
-    """Return the keys that each of the last `queries` tokens sees, [queries, keys]."""
-    if device.type == "cpu":
-        # What causal_lower_right becomes there anyway; as a plain tensor, torch's dispatch modes (its FLOP counter) take it.
-        return torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)
-    return causal_lower_right(queries, keys)

@@ -227,6 +227,7 @@ class Leaves:
         self.pairs: list[tuple[Tensor, Tensor]] = []
 
     def __call__(self, state: Tensor) -> Tensor:
+        """Return a leaf in the place of a state; a state without a graph stays itself."""
         if not state.requires_grad:
             return state
         leaf = state.detach().requires_grad_()

@@ -23,6 +23,8 @@ NEWER = {
 """What an older transformers lacks."""
 PACKAGES = {"smolvlm": "num2words"}
 """What a processor imports beside transformers."""
+SOUND = {"qwen4_exp": (5, 23)}
+"""Versions of transformers before which a family indexes beyond its tokens."""
 
 
 def why_not(name):
@@ -31,6 +33,8 @@ def why_not(name):
         return f"its processor imports the package {PACKAGES[name]}"
     if name in NEWER and not hasattr(t, NEWER[name]):
         return f"transformers {t.__version__} does not have it"
+    if tuple(map(int, t.__version__.split(".")[:2])) < SOUND.get(name, (0,)):
+        return f"transformers {t.__version__} indexes beyond its tokens"
     return None
 
 
