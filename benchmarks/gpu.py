@@ -116,10 +116,18 @@ def long(bench: Bench) -> None:
     """Long completions, where sharing saves less."""
     require(bench, "3B")
     shape = replace(bench.shape, completion=24 if bench.given.tiny else 1000)
-    compare(bench, "long", shape, parts=(None, 4), micros=(4,))
+    compare(bench, "long", shape, parts=(None, 4), micros=(4,), steps=2)
 
 
-def compare(bench: Bench, part: str, shape: Shape, *, parts: Sequence[int | None], micros: Sequence[int]) -> None:
+def compare(
+    bench: Bench,
+    part: str,
+    shape: Shape,
+    *,
+    parts: Sequence[int | None],
+    micros: Sequence[int],
+    steps: int | None = None,
+) -> None:
     """Rows of both sides on the same recorded completions, and how many times faster ours is."""
     times: dict[str, list[float]] = {"ours": [], "ours, repeated rows": [], "TRL": []}
     outcomes, guess = {}, 0.0
@@ -141,7 +149,9 @@ def compare(bench: Bench, part: str, shape: Shape, *, parts: Sequence[int | None
         except torch.OutOfMemoryError:
             bench.say(f"| {part} | {shape.name} | {side} | {size or shape.group} | | | no memory |")
             continue
-        times[side].append(bench.row(part, shape, side, size or shape.group, bench.step_of(work), guess=guess))
+        times[side].append(
+            bench.row(part, shape, side, size or shape.group, bench.step_of(work), guess=guess, steps=steps)
+        )
         guess = guess if math.isnan(times[side][-1]) else times[side][-1]
     best = {side: min((one for one in own if not math.isnan(one)), default=NAN) for side, own in times.items()}
     for side in ("ours, repeated rows", "TRL"):
@@ -217,7 +227,7 @@ def card(bench: Bench) -> None:
 def hybrid(bench: Bench) -> None:
     """A model of gated delta nets and attention; its kernels are transformers' plain ones where no others are installed."""
     bench.load("hybrid")
-    compare(bench, "hybrid", bench.shape, parts=(None, 1), micros=())
+    compare(bench, "hybrid", bench.shape, parts=(None, 1), micros=(), steps=2)
 
 
 def segmenter(bench: Bench) -> None:
@@ -231,13 +241,13 @@ def segmenter(bench: Bench) -> None:
 
 
 def require(bench: Bench, size: str) -> None:
-    """Load a model where another part has not."""
-    if bench.model is None:
+    """Load a model where the part before has not."""
+    if bench.size != size:
         bench.load(size)
 
 
 PARTS: dict[str, Callable[[Bench], None]] = {
-    "exact": exact, "update": update, "long": long, "step": step, "card": card, "hybrid": hybrid, "segmenter": segmenter,
+    "exact": exact, "update": update, "step": step, "long": long, "hybrid": hybrid, "card": card, "segmenter": segmenter,
 }  # fmt: skip
 """In order of importance."""
 

@@ -61,11 +61,14 @@ class Bench:
         self.file = given.out.open("w", encoding="utf-8") if given.out else None
         self.model: Any = None
         self.kit: Any = None
+        self.size = ""
         self.shape = SMALL if given.tiny else Shape()
         device = torch.cuda.get_device_name() if self.gpu else "CPU"
         packages = ", ".join(f"{name} {_version(name)}" for name in ("torch", "transformers", "peft", "trl"))
         self.say(f"# Training on one GPU, {date.today()}", "", f"{device}; {packages}; {' '.join(sys.argv)}", "")
-        self.say("| part | V+T:C | G | queries | side | rows at once | seconds (lowest, highest; n) | peak GiB | |")
+        self.say(
+            "| part | V+T:C | G | queries | side | rows at once | seconds (lowest, highest; n) | peak GiB (beyond weights and optimizer) | |"
+        )
         self.say("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
 
     @property
@@ -122,16 +125,17 @@ class Bench:
         self.clear()
         try:
             work()
+            held = torch.cuda.memory_allocated() if self.gpu else 0
             seconds = [self.seconds(work)]
             while len(seconds) < (steps or self.given.steps) and self.left > seconds[-1]:
                 seconds.append(self.seconds(work))
         except torch.OutOfMemoryError:
             self.say(f"{where} | | no memory |")
             return NAN
-        peak = torch.cuda.max_memory_allocated() / GIB if self.gpu else 0.0
+        peak = torch.cuda.max_memory_allocated() if self.gpu else 0
         middle = statistics.median(seconds)
         spread = f"{middle:.3f} ({min(seconds):.3f}, {max(seconds):.3f}; {len(seconds)})"
-        self.say(f"{where} {spread} | {peak:.2f} | |")
+        self.say(f"{where} {spread} | {peak / GIB:.2f} ({(peak - held) / GIB:.2f}) | |")
         return middle
 
     def seconds(self, work: Callable[[], Any]) -> float:
@@ -149,7 +153,9 @@ class Bench:
 
     def load(self, size: str, **trained: Any) -> None:
         """Put a model in the place of the one in hand, with what trains of it."""
-        self.model = self.kit = None
+        for parameter in self.model.parameters() if self.model is not None else ():
+            parameter.grad, parameter.data = None, torch.empty(0)  # whoever still holds it
+        self.model, self.size = None, size
         self.clear()
         if self.given.tiny:
             model, words = small_model()

@@ -99,18 +99,25 @@ def suffix_attention(query: Tensor, key: Tensor, value: Tensor, scaling: float |
         value: [B, Hk, N, D].
         scaling: of the scores; 1/sqrt(D) if None.
     """
+    own = _lower_right if query.device.type == "cuda" else _shared_heads
+    return own(query, key, value, scaling).transpose(1, 2).contiguous()
+
+
+def _lower_right(query: Tensor, key: Tensor, value: Tensor, scaling: float | None) -> Tensor:
+    """Return [B, H, Q, D] by the kernels of CUDA, which know the order and share keys."""
+    order = causal_lower_right(query.shape[2], key.shape[2])
+    shared = query.shape[1] != key.shape[1]
+    return scaled_dot_product_attention(query, key, value, order, scale=scaling, enable_gqa=shared)
+
+
+def _shared_heads(query: Tensor, key: Tensor, value: Tensor, scaling: float | None) -> Tensor:
+    """Return [B, H, Q, D] where no kernel does either: the heads that share a key are queries of one head."""
     (rows, heads, queries, size), (_, key_heads, keys, _) = query.shape, key.shape
-    if query.device.type == "cuda":
-        states = scaled_dot_product_attention(
-            query, key, value, causal_lower_right(queries, keys), scale=scaling, enable_gqa=heads != key_heads
-        )
-    else:  # no kernel for this order, and none that shares keys: the heads that share one are queries of one
-        seen = torch.ones(queries, keys, dtype=torch.bool, device=query.device).tril(keys - queries)
-        share = heads // key_heads
-        states = scaled_dot_product_attention(
-            query.reshape(rows, key_heads, share * queries, size), key, value, seen.repeat(share, 1), scale=scaling
-        ).reshape(rows, heads, queries, -1)
-    return states.transpose(1, 2).contiguous()
+    share = heads // key_heads
+    seen = torch.ones(queries, keys, dtype=torch.bool, device=query.device).tril(keys - queries)
+    folded = query.reshape(rows, key_heads, share * queries, size)
+    states = scaled_dot_product_attention(folded, key, value, seen.repeat(share, 1), scale=scaling)
+    return states.reshape(rows, heads, queries, -1)
 
 
 def packed_attention(

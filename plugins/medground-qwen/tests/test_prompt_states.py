@@ -239,3 +239,20 @@ def test_sampled_log_probabilities_equal_those_of_the_update(build, name):
         for row, completion in zip(logp.detach(), group, strict=True):
             said = torch.from_numpy(completion.logprobs)
             torch.testing.assert_close(row[: len(said)], said, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("queries", "keys", "heads", "key_heads"), [(3, 8, 4, 1), (2, 3, 6, 2), (5, 9, 3, 3)])
+def test_attention_of_the_last_tokens_is_that_of_all_tokens(queries, keys, heads, key_heads):
+    """What CUDA is asked for and what other devices compute both equal the end of causal attention over everything."""
+    from medground_qwen import attention
+
+    draw = torch.Generator().manual_seed(0)
+    whole = torch.randn(2, heads, keys, 8, generator=draw)
+    key, value = (torch.randn(2, key_heads, keys, 8, generator=draw) for _ in range(2))
+    expected = torch.nn.functional.scaled_dot_product_attention(
+        whole, key, value, is_causal=True, scale=0.3, enable_gqa=heads != key_heads
+    )[:, :, -queries:]
+    last = whole[:, :, -queries:]
+    torch.testing.assert_close(attention._shared_heads(last, key, value, 0.3), expected, atol=1e-6, rtol=0)
+    torch.testing.assert_close(attention._lower_right(last, key, value, 0.3), expected, atol=1e-6, rtol=0)
+    assert attention.suffix_attention(last, key, value, 0.3).shape == (2, queries, heads, 8)
