@@ -66,9 +66,8 @@ class Bench:
         device = torch.cuda.get_device_name() if self.gpu else "CPU"
         packages = ", ".join(f"{name} {_version(name)}" for name in ("torch", "transformers", "peft", "trl"))
         self.say(f"# Training on one GPU, {date.today()}", "", f"{device}; {packages}; {' '.join(sys.argv)}", "")
-        self.say(
-            "| part | V+T:C | G | queries | side | rows at once | seconds (lowest, highest; n) | peak GiB (beyond weights and optimizer) | |"
-        )
+        self.say("Peak memory: in all, and in brackets beyond weights and optimizer.", "")
+        self.say("| part | V+T:C | G | queries | side | rows at once | seconds (lowest, highest; n) | peak GiB | |")
         self.say("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
 
     @property

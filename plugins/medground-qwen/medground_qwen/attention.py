@@ -111,13 +111,12 @@ def _lower_right(query: Tensor, key: Tensor, value: Tensor, scaling: float | Non
 
 
 def _shared_heads(query: Tensor, key: Tensor, value: Tensor, scaling: float | None) -> Tensor:
-    """Return [B, H, Q, D] where no kernel does either: the heads that share a key are queries of one head."""
+    """Return [B, H, Q, D] where no kernel does either: the heads that share a key are rows of their own, over views of it."""
     (rows, heads, queries, size), (_, key_heads, keys, _) = query.shape, key.shape
-    share = heads // key_heads
     seen = torch.ones(queries, keys, dtype=torch.bool, device=query.device).tril(keys - queries)
-    folded = query.reshape(rows, key_heads, share * queries, size)
-    states = scaled_dot_product_attention(folded, key, value, seen.repeat(share, 1), scale=scaling)
-    return states.reshape(rows, heads, queries, -1)
+    own = query.reshape(rows * key_heads, heads // key_heads, queries, size)
+    key, value = (states.reshape(len(own), 1, keys, -1).expand(-1, own.shape[1], -1, -1) for states in (key, value))
+    return scaled_dot_product_attention(own, key, value, seen, scale=scaling).reshape(rows, heads, queries, -1)
 
 
 def packed_attention(
