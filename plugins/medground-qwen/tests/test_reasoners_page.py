@@ -7,7 +7,7 @@ import pytest
 pytest.importorskip("torch", reason="needs torch")
 pytest.importorskip("transformers", reason="needs transformers")
 
-import other_families  # noqa: E402
+import other_families
 
 PAGE = Path(__file__).parents[3] / "docs" / "reasoners.md"
 
