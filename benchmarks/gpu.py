@@ -28,7 +28,7 @@ warnings.simplefilter("ignore")  # trl and datasets warn on import
 import gpu_models  # noqa: E402
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
-from gpu_bench import GIB, NAN, Bench, Shape, memory_of  # noqa: E402
+from gpu_bench import BROKEN, GIB, NAN, Bench, Shape, memory_of  # noqa: E402
 from grpo_sides import Ours, small_model, terms  # noqa: E402
 from medground_qwen import tiny  # noqa: E402
 
@@ -146,12 +146,11 @@ def compare(
                 _, work = bench.ours(shape, share=side == "ours", part=size)
             if side not in outcomes:
                 outcomes[side] = outcome_of(bench.model, work)
-        except torch.OutOfMemoryError:
-            bench.say(f"| {part} | {shape.name} | {side} | {size or shape.group} | | | no memory |")
+            step_of = bench.step_of(work)
+            times[side].append(bench.row(part, shape, side, size or shape.group, step_of, guess=guess, steps=steps))
+        except BROKEN as error:
+            bench.broken(f"{part}, {side}", error)
             continue
-        times[side].append(
-            bench.row(part, shape, side, size or shape.group, bench.step_of(work), guess=guess, steps=steps)
-        )
         guess = guess if math.isnan(times[side][-1]) else times[side][-1]
     best = {side: min((one for one in own if not math.isnan(one)), default=NAN) for side, own in times.items()}
     for side in ("ours, repeated rows", "TRL"):
@@ -197,7 +196,8 @@ def step(bench: Bench) -> None:
         theirs, update_theirs = bench.trl(shape, 8)
         pairs.append(("TRL", theirs.rollout, update_theirs))
     for name, sample, own in pairs:
-        train, sampling = bench.step_of(own), []
+        train = bench.step_of(own)
+        sampling: list[float] = []
 
         def both(sample: Any = sample, train: Any = train, sampling: list[float] = sampling) -> None:
             sampling.append(bench.seconds(sample))
@@ -247,7 +247,7 @@ def require(bench: Bench, size: str) -> None:
 
 
 PARTS: dict[str, Callable[[Bench], None]] = {
-    "exact": exact, "update": update, "step": step, "long": long, "hybrid": hybrid, "card": card, "segmenter": segmenter,
+    "exact": exact, "update": update, "step": step, "long": long, "segmenter": segmenter, "hybrid": hybrid, "card": card,
 }  # fmt: skip
 """In order of importance."""
 

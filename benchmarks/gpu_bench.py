@@ -5,6 +5,7 @@ import gc
 import statistics
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from medground_qwen.trainable import choose_trainable
 
 GIB = 2**30
 NAN = float("nan")
+BROKEN = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, ImportError, OSError, AssertionError)
+"""What a part or a side of it may end in, on a machine that is lent once, without ending the others."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,15 +87,24 @@ class Bench:
     def note(self, part: str, text: str) -> None:
         self.say(f"| {part} | | | | | | | | {text} ({time.perf_counter() - self.start:.0f} s) |")
 
+    def broken(self, part: str, error: BaseException) -> None:
+        """Say what a part or a side ended in."""
+        traceback.print_exception(error)
+        self.note(part, f"**broken**: {type(error).__name__}: {' '.join(str(error).split())[:160]}")
+        if not isinstance(error, torch.OutOfMemoryError):
+            self.failed.append(f"{part} is broken")
+        self.clear()
+
     def run(self, part: str, work: "Callable[[Bench], None]") -> None:
-        """Run a part; one that has no memory ends, the others go on."""
+        """Run a part; one that breaks is a failure of the run, and the others go on."""
         if self.left <= 0:
             self.note(part, "skipped: no time left")
             return
         try:
             work(self)
-        except torch.OutOfMemoryError as error:
-            self.note(part, f"no memory: {str(error).splitlines()[0][:120]}")
+        except BROKEN as error:
+            self.broken(part, error)
+            return
         self.note(part, "done")
 
     def row(

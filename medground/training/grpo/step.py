@@ -199,11 +199,11 @@ class GrpoTrainer:
 
         Ranks in lockstep compute it in every pass: they would wait for one another's passes over prompts for ever.
         """
-        once: Callable[[CompletionGroup], AbstractContextManager[CompletionGroup]] | None
         once = getattr(policy, "prompt_once", None)
         if once is None or passes == 1 or self.engine.lockstep:
             return nullcontext(group)
-        return once(group)
+        computed: AbstractContextManager[CompletionGroup] = once(group)
+        return computed
 
     def encode(self, batch: Batch, micro: MicroBatch) -> CompletionGroup:
         """Return the whole group of a micro-batch as the policy takes it.

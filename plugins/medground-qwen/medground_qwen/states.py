@@ -24,7 +24,7 @@ DUMMY: Any = getattr(cache_utils, "DummyLayer", ())
 """A layer that reads another layer's keys; transformers before 5.18 has none."""
 
 
-class AttentionStates(CacheLayerMixin):  # type: ignore[misc]
+class AttentionStates(CacheLayerMixin):
     """Keys and values of full or sliding attention, and an indexer's keys where a model has them.
 
     Args:
@@ -113,7 +113,7 @@ class AttentionStates(CacheLayerMixin):  # type: ignore[misc]
         return self.own is not None
 
 
-class LinearStates(LinearAttentionCacheLayerMixin):  # type: ignore[misc]
+class LinearStates(LinearAttentionCacheLayerMixin):
     """Convolution and recurrent states of linear attention, gated delta nets and short convolutions.
 
     Args:
@@ -176,7 +176,7 @@ class LinearStates(LinearAttentionCacheLayerMixin):  # type: ignore[misc]
         return bool(self.own_conv or self.own_recurrent)
 
 
-class PromptStates(Cache):  # type: ignore[misc]
+class PromptStates(Cache):
     """The cache of one pass, and what the next passes need of it."""
 
     @classmethod
