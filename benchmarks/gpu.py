@@ -106,15 +106,21 @@ def gradient_gap(found: dict[str, torch.Tensor], expected: dict[str, torch.Tenso
 
 
 def update(bench: Bench) -> None:
-    """The update of a 3B model: ours shared, in parts, with repeated rows, and TRL at several micro-batches."""
-    bench.load("3B")
-    for shape in (bench.shape, replace(bench.shape, group=16)):
-        compare(bench, "update", shape, parts=(None, 4, 1), micros=(4, 8, 16) if shape.group == 8 else (8,))
+    """The update of a 4B model: ours shared, in parts, with repeated rows, and TRL at several micro-batches."""
+    require(bench, "4B")
+    bench.medians = compare(bench, "update", bench.shape, parts=(None, 4, 1), micros=(4, 8, 16))
+    compare(bench, "update", replace(bench.shape, group=16), parts=(None, 4, 1), micros=(8,))
+
+
+def windows(bench: Bench) -> None:
+    """The update of a 3B model whose vision tower computes windows one by one."""
+    require(bench, "3B")
+    compare(bench, "windows", bench.shape, parts=(None,), micros=(8,), steps=2)
 
 
 def long(bench: Bench) -> None:
     """Long completions, where sharing saves less."""
-    require(bench, "3B")
+    require(bench, "4B")
     shape = replace(bench.shape, completion=24 if bench.given.tiny else 1000)
     compare(bench, "long", shape, parts=(None, 4), micros=(4,), steps=2)
 
@@ -127,8 +133,8 @@ def compare(
     parts: Sequence[int | None],
     micros: Sequence[int],
     steps: int | None = None,
-) -> None:
-    """Rows of both sides on the same recorded completions, and how many times faster ours is."""
+) -> dict[str, float]:
+    """Print rows of both sides on the same recorded completions, and how many times faster ours is; return each side's best."""
     times: dict[str, list[float]] = {"ours": [], "ours, repeated rows": [], "TRL": []}
     outcomes, guess = {}, 0.0
     sizes: list[tuple[str, int | None]] = [("ours", size) for size in parts]
@@ -157,6 +163,7 @@ def compare(
         if not math.isnan(best[side] / best["ours"]):
             same = difference(outcomes[side], outcomes["ours"])
             bench.note(part, f"**{best[side] / best['ours']:.2f}x** faster than {side} at G={shape.group}; {same}")
+    return best
 
 
 WATCHED = ("layers.0.self_attn.q_proj.weight", "layers.1.mlp.down_proj.weight", "language_model.norm.weight")
@@ -179,34 +186,44 @@ def difference(found: tuple[float, torch.Tensor], expected: tuple[float, torch.T
     return f"losses apart {abs(found[0] - expected[0]):.1e}, gradient cosine {cosine:.6f}"
 
 
-def step(bench: Bench) -> None:
-    """The whole step: sampling with transformers' own decoding on both sides, then the update."""
-    require(bench, "3B")
-    shape, guess, whole = bench.shape, 0.0 if bench.given.tiny else 12.0, {}
-    side, update_ours = bench.ours(shape, share=True, part=None)
+SAMPLED = (20, 100)
+"""Tokens for which sampling is timed; each further one takes as long as the next."""
 
-    def sample_ours() -> None:
+
+def step(bench: Bench) -> None:
+    """Sampling with transformers' own decoding on both sides, and the whole step with the updates measured before."""
+    require(bench, "4B")
+    shape = bench.shape
+    side, _ = bench.ours(shape, share=True, part=None)
+
+    def sample_ours(count: int) -> None:
         bench.model.eval()
         for query in side.queries:
             side.reasoner.encode(query.messages())
-        side.rollout(shape.completion)
+        side.rollout(count)
 
-    pairs: list[tuple[str, Callable[[], Any], Callable[[], float]]] = [("ours", sample_ours, update_ours)]
-    if HAS_TRL and bench.left > 4 * guess:
-        theirs, update_theirs = bench.trl(shape, 8)
-        pairs.append(("TRL", theirs.rollout, update_theirs))
-    for name, sample, own in pairs:
-        train = bench.step_of(own)
-        sampling: list[float] = []
+    samplers: dict[str, Callable[[int], None]] = {"ours": sample_ours}
+    if HAS_TRL:
+        theirs, _ = bench.trl(shape, 8)
 
-        def both(sample: Any = sample, train: Any = train, sampling: list[float] = sampling) -> None:
-            sampling.append(bench.seconds(sample))
-            train()
+        def sample_theirs(count: int) -> None:
+            theirs.trainer.generation_config.min_new_tokens = theirs.trainer.generation_config.max_new_tokens = count
+            theirs.rollout()
 
-        whole[name] = bench.row("step", shape, name, shape.group, both, guess=guess, steps=1)
-        if sampling:
-            bench.note("step", f"{name}: {sampling[-1]:.2f} s of it sampling")
-    if len(whole) == 2:
+        samplers["TRL"] = sample_theirs
+    whole = {}
+    for name, sample in samplers.items():
+        sample(SAMPLED[0])  # a warm one
+        few, many = (bench.seconds(lambda count=count, sample=sample: sample(count)) for count in SAMPLED)  # type: ignore[misc]
+        each = (many - few) / (SAMPLED[1] - SAMPLED[0])
+        sampling = many + (shape.completion - SAMPLED[1]) * each
+        whole[name] = sampling + bench.medians.get(name, NAN)
+        bench.note(
+            "step",
+            f"{name}: sampling {SAMPLED[0]} tokens {few:.2f} s, {SAMPLED[1]} tokens {many:.2f} s, so {shape.completion} "
+            f"tokens {sampling:.2f} s; with the update {whole[name]:.2f} s",
+        )
+    if "TRL" in whole:
         bench.note("step", f"**{whole['TRL'] / whole['ours']:.2f}x** faster than TRL, the whole step")
 
 
@@ -240,6 +257,26 @@ def segmenter(bench: Bench) -> None:
     bench.note("segmenter", f"**{alone / once:.1f}x** faster for {count} boxes of one image")
 
 
+def profile(bench: Bench) -> None:
+    """Where the time of one update goes, on both sides."""
+    from torch.profiler import ProfilerActivity
+    from torch.profiler import profile as watch
+
+    require(bench, "4B")
+    works = {"ours": bench.ours(bench.shape, share=True, part=None)[1]}
+    if HAS_TRL:
+        works["TRL"] = bench.trl(bench.shape, 8)[1]
+    kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if bench.gpu else [])]
+    for name, work in works.items():
+        bench.model.train()
+        with watch(activities=kinds) as watched:
+            work()
+        bench.model.zero_grad(set_to_none=True)
+        key = "self_cuda_time_total" if bench.gpu else "self_cpu_time_total"
+        table = watched.key_averages().table(sort_by=key, row_limit=10, max_name_column_width=60)
+        bench.say("", f"One update of {name}:", "", *(f"    {line}" for line in table.splitlines()), "")
+
+
 def require(bench: Bench, size: str) -> None:
     """Load a model where the part before has not."""
     if bench.size != size:
@@ -248,6 +285,7 @@ def require(bench: Bench, size: str) -> None:
 
 PARTS: dict[str, Callable[[Bench], None]] = {
     "exact": exact, "update": update, "step": step, "long": long, "segmenter": segmenter, "hybrid": hybrid, "card": card,
+    "windows": windows, "profile": profile,
 }  # fmt: skip
 """In order of importance."""
 

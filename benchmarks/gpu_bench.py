@@ -65,6 +65,7 @@ class Bench:
         self.model: Any = None
         self.kit: Any = None
         self.size = ""
+        self.medians: dict[str, float] = {}
         self.shape = SMALL if given.tiny else Shape()
         device = torch.cuda.get_device_name() if self.gpu else "CPU"
         packages = ", ".join(f"{name} {_version(name)}" for name in ("torch", "transformers", "peft", "trl"))
@@ -176,6 +177,8 @@ class Bench:
             )
         elif size == "hybrid":
             self.model, self.kit = gpu_models.qwen3_5(self.given.device, small=False)
+        elif size == "4B":
+            self.model, self.kit = gpu_models.qwen3_vl(self.given.device)
         else:
             self.model, self.kit = gpu_models.qwen2_5_vl(size, self.given.device)
         if self.given.tiny and size == "hybrid":
@@ -216,6 +219,7 @@ class Bench:
             "generation_kwargs": exact,
         }
         side = Trl(self.model, self.kit, queries, micro=micro, **settings)
+        self.model.disable_input_require_grads()  # no gradient enters the frozen tower, on any side
         inputs = side.inputs()
         return side, lambda: side.update(inputs)
 

@@ -42,6 +42,23 @@ def qwen2_5_vl(size: str, device: str, *, layers: int | None = None) -> tuple[An
     return on_device(config, device), kit
 
 
+def qwen3_vl(device: str) -> tuple[Any, Any]:
+    """Return a model of Qwen3-VL-4B's sizes in bfloat16, and its processor; its vision tower has no windows."""
+    words = tiny.tokenizer()
+    config = tiny.model("qwen3_vl", words, patch=16).config
+    config.text_config.update({
+        "vocab_size": VOCABULARY, "hidden_size": 2560, "intermediate_size": 9728, "num_hidden_layers": 36,
+        "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128, "max_position_embeddings": 32768,
+        "initializer_range": 0.02,
+    })  # fmt: skip
+    config.text_config.rope_parameters = {**ROPE, "mrope_section": [24, 20, 20], "mrope_interleaved": True}
+    config.vision_config.update({
+        "depth": 24, "hidden_size": 1024, "intermediate_size": 4096, "num_heads": 16, "out_hidden_size": 2560,
+        "num_position_embeddings": 2304, "deepstack_visual_indexes": [5, 11, 17], "initializer_range": 0.02,
+    })  # fmt: skip
+    return on_device(config, device), tiny.processor("qwen3_vl", words, patch=16, max_side=1600)
+
+
 def qwen3_5(device: str, *, small: bool) -> tuple[Any, Any]:
     """Return a hybrid, three gated delta nets to one attention: of about 2 B parameters in bfloat16, or small."""
     import transformers

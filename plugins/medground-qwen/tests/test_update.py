@@ -216,6 +216,14 @@ def test_a_frozen_vision_tower_gets_no_gradient_and_does_not_change(make):
     assert all(torch.equal(value, after[name]) for name, value in before.items())
 
 
+@pytest.mark.parametrize(("train_vision", "passes"), [(False, 1), (True, 2)])
+def test_activations_of_a_frozen_vision_tower_are_not_computed_again(make, train_vision, passes):
+    reasoner, calls = make(gradient_checkpointing=True, train_vision=train_vision), []
+    reasoner.model.model.visual.blocks[0].attn.register_forward_hook(lambda *_: calls.append(1))
+    outcome(reasoner)
+    assert len(calls) == passes
+
+
 def test_the_reference_stays_the_initial_policy(make):
     for arguments in ({}, {"lora_rank": 4}):
         reasoner = make(**arguments)
