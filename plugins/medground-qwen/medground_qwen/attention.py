@@ -8,6 +8,7 @@ Legend: B rows, H heads, Hk heads of keys, Q queries, N keys, D head size.
 """
 
 import sys
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -113,10 +114,17 @@ def _lower_right(query: Tensor, key: Tensor, value: Tensor, scaling: float | Non
 def _shared_heads(query: Tensor, key: Tensor, value: Tensor, scaling: float | None) -> Tensor:
     """Return [B, H, Q, D] where no kernel does either: the heads that share a key are rows of their own, over views of it."""
     (rows, heads, queries, size), (_, key_heads, keys, _) = query.shape, key.shape
-    seen = torch.ones(queries, keys, dtype=torch.bool, device=query.device).tril(keys - queries)
     own = query.reshape(rows * key_heads, heads // key_heads, queries, size)
     key, value = (states.reshape(len(own), 1, keys, -1).expand(-1, own.shape[1], -1, -1) for states in (key, value))
-    return scaled_dot_product_attention(own, key, value, seen, scale=scaling).reshape(rows, heads, queries, -1)
+    order = _order(queries, keys, query.dtype, query.device)
+    return scaled_dot_product_attention(own, key, value, order, scale=scaling).reshape(rows, heads, queries, -1)
+
+
+@lru_cache(maxsize=2)
+def _order(queries: int, keys: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return [Q, N] what is added to scores, 0 or -inf; all layers of a pass hold the same tensor until its backward."""
+    order = torch.full((queries, keys), -torch.inf, dtype=dtype, device=device)
+    return order.triu(keys - queries + 1)
 
 
 def packed_attention(
