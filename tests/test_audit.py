@@ -88,6 +88,7 @@ class Seeded:
     how: object
     range = (0.0, 1.0)
     needs_mask = False
+    in_process = True  # no child per batch: tests/test_isolation.py is about children
 
     def __call__(self, rollout):
         prompt = rollout.grounding.region
