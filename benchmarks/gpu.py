@@ -122,7 +122,7 @@ def long(bench: Bench) -> None:
     """Long completions, where sharing saves less."""
     require(bench, "4B")
     shape = replace(bench.shape, completion=24 if bench.given.tiny else 1000)
-    compare(bench, "long", shape, parts=(None, 4), micros=(4,), steps=2)
+    compare(bench, "long", shape, parts=(None,), micros=(4,), steps=2)
 
 
 def compare(
@@ -161,13 +161,18 @@ def compare(
     best = {side: min((one for one in own if not math.isnan(one)), default=NAN) for side, own in times.items()}
     for side in ("ours, repeated rows", "TRL"):
         if not math.isnan(best[side] / best["ours"]):
-            same = difference(outcomes[side], outcomes["ours"])
+            loss, cosine = difference(outcomes[side], outcomes["ours"])
+            same = f"losses apart {loss:.1e}, gradient cosine {cosine:.6f}"
             bench.note(part, f"**{best[side] / best['ours']:.2f}x** faster than {side} at G={shape.group}; {same}")
+            if not cosine > ALIKE:
+                bench.failed.append(f"{part}: the gradient of {side} has cosine {cosine:.4f} with ours")
     return best
 
 
 WATCHED = ("layers.0.self_attn.q_proj.weight", "layers.1.mlp.down_proj.weight", "language_model.norm.weight")
 """Gradients that are compared between sides: all of a large model's would not fit twice."""
+ALIKE = 0.99
+"""The least cosine of two sides' gradients; rounding to bfloat16 differs with the order of sums."""
 
 
 def outcome_of(model: Any, work: Callable[[], float]) -> tuple[float, torch.Tensor]:
@@ -180,10 +185,10 @@ def outcome_of(model: Any, work: Callable[[], float]) -> tuple[float, torch.Tens
     return loss, torch.cat(some)
 
 
-def difference(found: tuple[float, torch.Tensor], expected: tuple[float, torch.Tensor]) -> str:
-    """How alike two sides are."""
-    cosine = float(torch.nn.functional.cosine_similarity(found[1].double(), expected[1].double(), dim=0))
-    return f"losses apart {abs(found[0] - expected[0]):.1e}, gradient cosine {cosine:.6f}"
+def difference(found: tuple[float, torch.Tensor], expected: tuple[float, torch.Tensor]) -> tuple[float, float]:
+    """How far the losses of two sides are apart, and the cosine of their gradients."""
+    cosine = torch.nn.functional.cosine_similarity(found[1].double(), expected[1].double(), dim=0)
+    return abs(found[0] - expected[0]), float(cosine)
 
 
 SAMPLED = (20, 100)
@@ -244,7 +249,7 @@ def card(bench: Bench) -> None:
 def hybrid(bench: Bench) -> None:
     """A model of gated delta nets and attention; its kernels are transformers' plain ones where no others are installed."""
     bench.load("hybrid")
-    compare(bench, "hybrid", bench.shape, parts=(None, 1), micros=(), steps=2)
+    compare(bench, "hybrid", bench.shape, parts=(None,), micros=(), steps=2)
 
 
 def segmenter(bench: Bench) -> None:
