@@ -228,7 +228,7 @@ def step(bench: Bench) -> None:
             f"{name}: sampling {SAMPLED[0]} tokens {few:.2f} s, {SAMPLED[1]} tokens {many:.2f} s, so {shape.completion} "
             f"tokens {sampling:.2f} s; with the update {whole[name]:.2f} s",
         )
-    if "TRL" in whole:
+    if not math.isnan(whole.get("TRL", NAN) / whole["ours"]):
         bench.note("step", f"**{whole['TRL'] / whole['ours']:.2f}x** faster than TRL, the whole step")
 
 
