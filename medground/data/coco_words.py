@@ -2,9 +2,9 @@
 
 ``info`` holds ``{"split": NAME, "medground": 1}``, 1 being the version of these words. An annotation holds ``sample_id``,
 ``question``, ``bbox_2d`` and ``point_2d`` (as in a manifest: half-open pixels), ``labels`` (name -> text) and, where the sample
-has them, ``label`` (of the target), ``think`` and ``spacing``. Annotations of one ``sample_id`` are the targets of one question, in their order. A
-question without a target is in ``absent`` of its image, with the words that are about no box. COCO's own ``category_id`` names
-a category for each annotation; a sample has one only where ``labels`` holds it.
+has them, ``label`` (of the target), ``think`` and ``spacing``. Annotations of one ``sample_id`` are the targets of one
+question, in their order. A question without a target is in ``absent`` of its image, with the words that are about no box.
+COCO's own ``category_id`` names a category for each annotation; a sample has one only where ``labels`` holds it.
 """
 
 from collections.abc import Mapping

@@ -165,6 +165,8 @@ class Interface:
             return f"{block}<answer>{self._write(target, frame, size)}</answer>"
         self._write(target, None, None)  # raises where the target lacks what is asked for
         if target.regions:
+            if size is None and dialect.frame(None, (1, 1)) is not None:
+                raise ValueError(f"an answer in {self.dialect}'s own numbers needs the (H, W) of the image as `size`")
             own = frame if size is None else dialect.frame(frame, size)
             return block + dialect.write(target.regions, own, size)
         if dialect.nothing is None:

@@ -215,6 +215,13 @@ def test_what_a_dialect_has_no_word_for_is_not_taught(dialect):
         assert read(dialect, text).abstains
 
 
+@pytest.mark.parametrize("dialect", sorted(set(DIALECTS) - {"qwen"}))
+def test_a_grid_of_its_own_needs_the_size_of_the_image(dialect):
+    target = Target(regions=(Region(box=Box(20, 30, 50, 60), points=(Point(30, 40), Point(40, 50))),))
+    with pytest.raises(ValueError, match="needs the"):
+        Regions(style="native", dialect=dialect).answer(target)
+
+
 def test_one_box_is_asked_for_and_several_or_none_are_no_answer_to_that():
     one = Bbox(style="native", dialect="qwen", think=False)
     assert read("qwen", QWEN, frame=pixels(SIZE), interface=one).fault is Fault.TWO_ANSWERS
