@@ -58,13 +58,13 @@ class AttentionStates(CacheLayerMixin):
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """Return keys and values of past and new tokens; the first call of a pass is remembered."""
-        new, held = key_states.shape[-2], 0
+        new, past_length = key_states.shape[-2], 0
         if self.past is not None:
-            held = self.past[0].shape[-2]
+            past_length = self.past[0].shape[-2]
             key_states = torch.cat([self.past[0], key_states], dim=-2)
             value_states = torch.cat([self.past[1], value_states], dim=-2)
         if self.own is None:
-            start = 0 if self.sliding_window is None else max(0, held + new - self.sliding_window + 1)
+            start = 0 if self.sliding_window is None else max(0, past_length + new - self.sliding_window + 1)
             self.own, self.total = (key_states[..., start:, :], value_states[..., start:, :]), self.seen + new
         return key_states, value_states
 
@@ -82,8 +82,8 @@ class AttentionStates(CacheLayerMixin):
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """Return the number of keys and the position of the first."""
-        held = 0 if self.past is None else self.past[0].shape[-2]
-        return held + query_length, self.seen - held
+        past_length = 0 if self.past is None else self.past[0].shape[-2]
+        return past_length + query_length, self.seen - past_length
 
     def get_max_length(self) -> int:
         """Return the window, -1 without one."""
