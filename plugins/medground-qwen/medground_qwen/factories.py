@@ -178,6 +178,7 @@ def hf_vlm(
         device: ``auto`` (CUDA where torch can use it, else the CPU), ``cpu``, ``cuda``, ``cuda:1``, ..., ``mps``.
         attention: an attention implementation of transformers; ``flash_attention_2`` needs the package flash-attn, CUDA
             and a dtype of 16 bits.
+        share: compute image and prompt once per group in the update.
         lora_rank: train a LoRA adapter of this rank; 0 trains the weights themselves.
         lora_alpha: LoRA scale; twice the rank if None.
         adapter: a folder with a LoRA adapter to start from, as a run saves it.
