@@ -132,7 +132,9 @@ def _unscored(rollout: Rollout) -> Score | None:
 def _sum(terms: Mapping[str, TermScore], name: str) -> Score:
     failures = tuple([term.failure for term in terms.values() if term.failure])
     weighted = [term for term in terms.values() if term.weight != 0]
-    if (failures and any(term.failure for term in weighted)) or (weighted and all(term.value is None for term in weighted)):
+    if (failures and any(term.failure for term in weighted)) or (
+        weighted and all(term.value is None for term in weighted)
+    ):
         return Score(total=None, terms=terms, failures=failures)
     total = 0.0
     for term in weighted:  # plain addition, which `sum` is not in every Python: released totals agree to the last digit
