@@ -87,9 +87,13 @@ class Card:
 
     def _games(self) -> list[str]:
         games = self.evidence.games
+        lines = ["", "## None, one and many", ""]
         if games is None:
-            return []
-        lines = ["", "## None, one and many", "", "| answer | of what | total |", "|---|---|---|"]
+            return [
+                *lines,
+                "Not asked: the prompt interface names one region. `prompt_interface=regions` names none, one or many.",
+            ]
+        lines += ["| answer | of what | total |", "|---|---|---|"]
         for target, scores in games.scores.items():
             lines += [f"| {name} | {target} | {_cell(score.total, score.failed)} |" for name, score in scores.items()]
         lines += [f"| honest, median | {target} | {_cell(games.median(target), False)} |" for target in games.honest]
