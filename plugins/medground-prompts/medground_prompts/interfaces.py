@@ -31,7 +31,19 @@ def default_think(regions: int) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Interface:
-    """What interfaces share: the arguments, the prompt, and how a reading becomes a grounding."""
+    """What interfaces share: the arguments, the prompt, and how a reading becomes a grounding.
+
+    Args:
+        think: ask for reasoning before the answer; without, the think level abstains.
+        style: quotes of the example in the prompt and of ideal completions: ``json`` or ``single_quoted``; or ``native``: a
+            model is asked, and read, in the way it was trained to mark regions.
+        template: a UTF-8 text file to use in place of our wording, with the placeholders ``{Question}`` (needed) and
+            ``{Answer}`` (the answer object's form), and ``<image>`` where the image goes.
+        instructions: say what to do and how to answer; without, our wording is the question alone, for a model that was
+            taught the format.
+        parser: ``lenient`` or ``strict``; the released ones are of `BboxPoints`.
+        dialect: which native way; the reasoner's own if None.
+    """
 
     think: bool = True
     style: Style = "json"
@@ -230,15 +242,10 @@ class _OneRegion(Interface):
 
 
 class BboxPoints(_OneRegion):
-    """A box and two key points: the interface of the paper.
+    """A box and two key points: the interface of the paper. Other arguments are those of `Interface`.
 
     Args:
-        think: ask for reasoning before the answer; without, the think level abstains.
         style: quotes of the example in the prompt and of ideal completions: ``json`` or ``single_quoted``.
-        template: a UTF-8 text file to use in place of our wording, with the placeholders ``{Question}`` (needed) and
-            ``{Answer}`` (the answer object's form), and ``<image>`` where the image goes.
-        instructions: say what to do and how to answer; without, our wording is the question alone, for a model that was
-            taught the format.
         parser: ``lenient``, ``strict``, or a released one: ``released_train``, ``released_base``, ``released_eval``.
         dialect: for interfaces with ``style: native`` alone, see `Bbox`.
     """
@@ -248,11 +255,10 @@ class BboxPoints(_OneRegion):
 
 
 class Bbox(_OneRegion):
-    """A box alone. Arguments as for `BboxPoints`; the released parsers do not apply.
+    """A box alone. Other arguments are those of `Interface`.
 
     Args:
-        style: also ``native``: a model is asked, and read, in the way it was trained to mark regions.
-        dialect: that way: ``qwen``, ``gemma``, ``internvl``, ``paligemma`` or ``florence``; the reasoner's own if None.
+        dialect: which native way: ``qwen``, ``gemma``, ``internvl``, ``paligemma`` or ``florence``; the reasoner's own if None.
     """
 
     native: ClassVar[Native | None] = "box"
@@ -261,7 +267,12 @@ class Bbox(_OneRegion):
 
 
 class Points(_OneRegion):
-    """Two key points alone. Arguments as for `BboxPoints`; the released parsers do not apply."""
+    """Two key points alone. Other arguments are those of `Interface`.
+
+    Args:
+        style: quotes of the example in the prompt and of ideal completions: ``json`` or ``single_quoted``.
+        dialect: for interfaces with ``style: native`` alone, see `Bbox`.
+    """
 
     schema = Schema(box=False, points=True)
     provides = schema.provides
