@@ -10,7 +10,7 @@ from medground.images.overlay import NOTHING, draw
 from medground.images.rle import decode_rle
 from medground.types import Sample
 
-RANKING = ("dice_joint", "iou", "pdice")
+RANKING = ("dice_joint", "iou", "pdice", "no_target_accuracy")
 """Samples are ranked by the first of these metrics that any of them has."""
 
 Records = Sequence[SampleRecord]
@@ -152,7 +152,7 @@ def pictures(records: Records, read: Callable[[str], Sample], count: int, seed: 
         return None
 
     def drawn(chosen: str, title: str = "") -> Picture:
-        return picture(by_id[chosen], read(chosen), name, title)
+        return picture(by_id[chosen], read(chosen), name if name in by_id[chosen].values else RANKING[-1], title)
 
     lead = [drawn(chosen, title) for title, chosen in order.extremes().items()]
     shown = {picture.record.id for picture in lead}
@@ -167,6 +167,9 @@ def pictures(records: Records, read: Callable[[str], Sample], count: int, seed: 
     }
     if order.remark(name):
         galleries = {"Others": best}
+    absent = ranked(scores_of(records, RANKING[-1]))
+    missed = [chosen for chosen, score in zip(*absent, strict=True) if score < 1 and chosen not in {*shown, *rest}]
+    galleries["Nothing fits, yet something is said"] = missed[-count:][::-1]
     return Pictures(
         remark=order.remark(name),
         lead=lead,

@@ -105,8 +105,7 @@ def _samples(
         where = f"{safe_name(path.name)} image {number}"
         try:
             if split is not None:
-                absent = [entry for entry in picture.get("absent", []) if isinstance(entry, dict)]
-                for words in map(read_coco_words, absent):
+                for words in map(read_coco_words, _absent(picture)):
                     yield replace(_bare(picture, folders, inspect, where, modality, (), words), split=split)
             elif key is not None and key not in shown_ids:
                 yield _bare(picture, folders, inspect, where, modality, exhaustive.get(key, ()))
@@ -152,7 +151,12 @@ def _tables(root: Path) -> list[Path]:
 
 
 def _looks_coco(path: Path) -> bool:
-    """Return True if the keys occur; a file of any other kind is not parsed to find out."""
+    """Return True if the keys occur; a file of any other kind is not parsed to find out.
+
+    An export whose targets are all absent has no segmentation.
+    """
+    if is_export(path):
+        return True
     with path.open("rb") as file:
         text = file.read(MAX_BYTES)
     return b'"annotations"' in text and b'"images"' in text and b'"segmentation"' in text
@@ -247,6 +251,14 @@ def _bare(
         regions=(),
         exhaustive=exhaustive,
     )
+
+
+def _absent(picture: dict[str, Any]) -> list[dict[str, Any]]:
+    """The questions about an image of an export whose targets are absent."""
+    absent = picture.get("absent", [])
+    if not isinstance(absent, list) or not all(isinstance(entry, dict) for entry in absent):
+        raise InputError(f"its absent is not a list of questions: {shown(absent)}")
+    return absent
 
 
 def _exhaustive(
