@@ -91,4 +91,4 @@ def test_absent_targets_that_are_no_list_are_refused(tmp_path, word):
     next(one for one in table["images"] if "absent" in one)["absent"] = word
     file.write_text(json.dumps(table))
     result = build(file, tmp_path / "again")
-    assert "absent is not a list" in (tmp_path / "again" / "rejected.jsonl").read_text(), result.output
+    assert "needs a list of absent" in (tmp_path / "again" / "rejected.jsonl").read_text(), result.output

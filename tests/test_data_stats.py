@@ -14,6 +14,7 @@ from medground_toy import phantoms
 
 from medground.data.export import export
 from medground.data.open_dataset import open_dataset
+from medground.data.source_samples import BadSample
 from medground.data.splits import without_names
 from medground.data.stats import measure, quartiles, summary
 from medground.errors import InputError, UsageError
@@ -139,7 +140,7 @@ def test_the_further_words_count_in_our_exports_alone(built, tmp_path):
     table["annotations"][0]["point_2d"] = "middle"
     file.write_text(json.dumps(table))
     first, *rest = read_source(file, "coco")
-    assert first.where == "instances_train.json annotation 1"
+    assert isinstance(first, BadSample) and first.where == "instances_train.json annotation 1"
     assert first.reason == "point_2d is not a list of pairs of finite numbers: 'middle'"
     assert all(case.points for case in rest)
     file.write_text(json.dumps({**table, "info": {"year": 2017}}))

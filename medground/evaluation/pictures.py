@@ -10,7 +10,9 @@ from medground.images.overlay import NOTHING, draw
 from medground.images.rle import decode_rle
 from medground.types import Sample
 
-RANKING = ("dice_joint", "iou", "pdice", "no_target_accuracy")
+ABSENCE = "no_target_accuracy"
+"""The metric of samples whose target is absent; they have no other."""
+RANKING = ("dice_joint", "iou", "pdice", ABSENCE)
 """Samples are ranked by the first of these metrics that any of them has."""
 
 Records = Sequence[SampleRecord]
@@ -36,7 +38,8 @@ class Ranked(NamedTuple):
         every = f"{name} is {self.scores[0]:.3f} in " + (f"all {count} samples" if count > 1 else "the only sample")
         if self.scores[0] > 0:
             return f"{every}: none is better than another."
-        return f"{every}: no answer shares anything with its target, so none is called best."
+        why = "every answer points at something" if name == ABSENCE else "no answer shares anything with its target"
+        return f"{every}: {why}, so none is called best."
 
     def extremes(self, best: str = "Best", typical: str = "Typical (median)", worst: str = "Worst") -> dict[str, str]:
         """Return title -> id of the best, the typical and the worst sample; of some, where all are alike.
@@ -148,11 +151,12 @@ def pictures(records: Records, read: Callable[[str], Sample], count: int, seed: 
     """
     name, by_id = ranked_by(records), {record.id: record for record in records}
     order = ranked(scores_of(records, name))
+    absent = ranked(scores_of(records, ABSENCE)).ids[::-1][:count]
     if not count or not order.ids:
         return None
 
-    def drawn(chosen: str, title: str = "") -> Picture:
-        return picture(by_id[chosen], read(chosen), name if name in by_id[chosen].values else RANKING[-1], title)
+    def drawn(chosen: str, title: str = "", metric: str = name) -> Picture:
+        return picture(by_id[chosen], read(chosen), metric, title)
 
     lead = [drawn(chosen, title) for title, chosen in order.extremes().items()]
     shown = {picture.record.id for picture in lead}
@@ -167,13 +171,13 @@ def pictures(records: Records, read: Callable[[str], Sample], count: int, seed: 
     }
     if order.remark(name):
         galleries = {"Others": best}
-    absent = ranked(scores_of(records, RANKING[-1]))
-    missed = [chosen for chosen, score in zip(*absent, strict=True) if score < 1 and chosen not in {*shown, *rest}]
-    galleries["Nothing fits, yet something is said"] = missed[-count:][::-1]
+    drawings_of = {title: [drawn(chosen) for chosen in ids] for title, ids in galleries.items() if ids}
+    if absent and name != ABSENCE:
+        drawings_of["Absent targets, wrong answers first"] = [drawn(chosen, metric=ABSENCE) for chosen in absent]
     return Pictures(
         remark=order.remark(name),
         lead=lead,
-        galleries={title: [drawn(chosen) for chosen in ids] for title, ids in galleries.items() if ids},
+        galleries=drawings_of,
         names=drawings(records),
     )
 

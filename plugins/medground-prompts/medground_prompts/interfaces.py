@@ -13,7 +13,7 @@ from medground_prompts import ideal, wording
 from medground_prompts.coordinates import Space, box_of, points_of
 from medground_prompts.dialects import DIALECTS, Dialect
 from medground_prompts.parsers import TAGS, read, read_native
-from medground_prompts.reading import Reading
+from medground_prompts.reading import Reading, thinks_to_the_end
 from medground_prompts.schema import ListSchema, Schema, Style
 
 Native = Literal["box", "points", "any"]
@@ -141,7 +141,9 @@ class Interface:
         if completion.fault is not None:
             return Grounding(fault=completion.fault)
         dialect, frame = self._dialect, completion.frame
-        if dialect is None:
+        if completion.finish_reason == "length" and not self.released and thinks_to_the_end(completion.text):
+            reading = Reading(None, 0.0, fault=Fault.NO_ANSWER, level=0.0)
+        elif dialect is None:
             reading = read(completion.text, parser=self.parser, think=self.think, style=self.style, schema=self.schema)
         else:
             reading, frame = self._native(read_native(completion.text, dialect)), dialect.frame(frame, size)
@@ -175,6 +177,8 @@ class Interface:
             return f"{block}<answer>{self._write(target, frame, size)}</answer>"
         self._write(target, None, None)  # raises where the target lacks what is asked for
         if target.regions:
+            if size is None and dialect.frame(None, (1, 1)) is not None:
+                raise ValueError(f"an answer in {self.dialect}'s own numbers needs the (H, W) of the image as `size`")
             own = frame if size is None else dialect.frame(frame, size)
             return block + dialect.write(target.regions, own, size)
         if dialect.nothing is None:
