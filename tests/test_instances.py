@@ -269,4 +269,5 @@ def test_a_page_shows_answers_about_absent_targets_the_wrong_ones_first():
         ("1", "no_target_accuracy 0.000"), ("0", "no_target_accuracy 1.000"),
     ]  # fmt: skip
     assert [one.record.id for one in shown.lead] == ["2"]
-    assert pictures([right], lambda name: sample, count=6, seed=0).lead == []
+    alone = pictures([wrong, right], lambda name: sample, count=6, seed=0)
+    assert [(one.record.id, one.title) for one in alone.lead] == [("0", "Best"), ("1", "Worst")] and not alone.galleries
