@@ -162,14 +162,15 @@ def as_trl(trainer, begin, rewards_per_func, weights, **settings):
         "torch": torch, "nanstd": nanstd, "rewards_per_func": flat, "device": "cpu", "num_generations": size,
         "unscorable_mask": torch.isnan(flat).all(dim=1),
         "self": SimpleNamespace(
-            reward_weights=torch.tensor(weights, dtype=torch.float64), scale_rewards="group", reward_clip_range=None, beta=0.0,
-            **settings,
+            reward_weights=torch.tensor(weights, dtype=torch.float64), reward_funcs=weights, scale_rewards="group",
+            reward_clip_range=None, beta=0.0, **settings,
         ),
     }  # fmt: skip
     exec(lines_of(trainer, begin, "# Slice to keep only"), scope)
     return scope["advantages"].view(groups, size)
 
 
+@pytest.mark.slow
 @NEEDS_TRL
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("abstaining", [0.0, 0.3])
@@ -186,6 +187,7 @@ def test_advantages_equal_those_of_trls_lines(estimator, abstaining):
     torch.testing.assert_close(values_of(estimator, rewards, terms), theirs, atol=1e-6, rtol=0)
 
 
+@pytest.mark.slow
 @NEEDS_TRL
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("abstaining", [0.0, 0.3])
@@ -199,6 +201,33 @@ def test_rloo_equals_trls_lines(abstaining):
     torch.testing.assert_close(values_of("rloo", rewards, terms), theirs, atol=1e-6, rtol=0)
 
 
+@pytest.mark.slow
+@NEEDS_TRL
+@pytest.mark.filterwarnings("ignore")
+def test_on_policy_sums_of_sequences_have_the_gradient_of_trls_rloo():
+    from trl import RLOOTrainer
+
+    from medground.training.grpo.loss import Objective, normalizer, policy_loss
+
+    generator = torch.Generator().manual_seed(1)
+    logps = (-torch.rand(6, 5, generator=generator, dtype=torch.float64)).requires_grad_()
+    mask = torch.arange(5) < torch.tensor([1, 5, 3, 2, 4, 5]).unsqueeze(1)
+    advantage = values_of("rloo", torch.rand(2, 3, generator=generator, dtype=torch.float64), {}).flatten()
+    source = inspect.getsource(RLOOTrainer._compute_loss)
+    lines = source[source.index("        log_ratio = ") : source.index("        # Log the metrics")]
+    sums = (logps * mask).sum(dim=1)
+    scope = {
+        "torch": torch, "logps": sums, "old_logps": sums.detach(), "inputs": {"advantages": advantage},
+        "self": SimpleNamespace(epsilon_low=0.2, epsilon_high=0.2),
+    }  # fmt: skip
+    exec(textwrap.dedent(lines), scope)
+    theirs = torch.autograd.grad(scope["loss"], logps)[0]
+    objective = Objective(aggregation="sequence_sum")
+    loss = policy_loss(objective, logps, advantage, mask)[0] / normalizer(objective, mask)
+    torch.testing.assert_close(torch.autograd.grad(loss, logps)[0], theirs, atol=1e-12, rtol=0)
+
+
+@pytest.mark.slow
 @NEEDS_TRL
 @pytest.mark.filterwarnings("ignore")
 def test_the_overlong_punishment_equals_trls():

@@ -126,9 +126,8 @@ def audit(
     click.echo(f"{len(card.findings)} findings about {card.name}", err=True)
     for finding in card.findings:
         click.echo(f"  {finding.check}: {finding.says}", err=True)
-    if advantage is not None and advantage.first is not None:
-        share = advantage.shares[advantage.first]
-        click.echo(f"{advantage.first} decides the advantage: {share:.0%} of its variance", err=True)
+    if advantage is not None:
+        click.echo(advantage.sentence(), err=True)
     for path in written:
         click.echo(f"wrote {path}", err=True)
 

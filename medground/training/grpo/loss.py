@@ -194,7 +194,7 @@ def soft_gate(ratio: Tensor, gain: Tensor) -> Tensor:
     Its slope is 1 at r = 1 and falls off smoothly to both sides: faster, with t = 1.05, where the advantage is not
     positive, and with t = 1 elsewhere, the published temperatures.
     """
-    temperature = torch.where(gain > 0, SAPO_POSITIVE, SAPO_NEGATIVE)
+    temperature = torch.where(gain > 0, torch.full_like(gain, SAPO_POSITIVE), SAPO_NEGATIVE)
     return torch.sigmoid(temperature * (ratio - 1)) * 4 / temperature
 
 

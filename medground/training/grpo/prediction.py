@@ -31,7 +31,8 @@ def sampled_shares(recipe: Recipe, queries: int) -> AdvantageShares:
         RecipeError: if it has no such section.
     """
     _require_grpo(recipe)
-    training = build(recipe)
+    one = {**recipe.data["grpo"], "train_batch_size": 1}  # fewer samples than a batch takes are enough
+    training = build(replace(recipe, data={**recipe.data, "grpo": one}))
     trainer = training.method
     assert isinstance(trainer, GrpoTrainer)
     try:
@@ -115,9 +116,9 @@ def _require_grpo(recipe: Recipe) -> None:
 
 
 def _shares(
-    source: str, found: Mapping[str, float], *, groups: int, constant: int, completions: int
+    source: str, by_term: Mapping[str, float], *, groups: int, constant: int, completions: int
 ) -> AdvantageShares:
-    ordered = dict(sorted(found.items(), key=lambda pair: -pair[1]))
+    ordered = dict(sorted(by_term.items(), key=lambda pair: -pair[1]))
     return AdvantageShares(source=source, groups=groups, constant=constant, completions=completions, shares=ordered)
 
 
