@@ -1,6 +1,7 @@
 """Does the reward card know before training which term will decide the advantage?
 
-    OMP_NUM_THREADS=1 python benchmarks/advantage_share.py --out benchmarks/advantage_share_cpu_DATE.md    # 15 to 30 minutes
+    OMP_NUM_THREADS=1 python benchmarks/advantage_share.py --out benchmarks/advantage_share_cpu_DATE.md    # ten minutes
+    OMP_NUM_THREADS=1 python benchmarks/advantage_share.py --steps 30
 
 20 rubrics, of seeds 0 to 19: four to six of the shipped terms that apply to an answer of one box and its mask, with weights
 log-uniform in [0.5, 2]. For each, the prediction is what ``medground reward audit RECIPE --sample 16`` says of completions
@@ -23,6 +24,7 @@ from scipy.stats import binomtest
 
 from medground.recipe import resolve
 from medground.registry import build
+from medground.runs.folder import read_events
 from medground.training.grpo.prediction import sampled_shares, saved_shares
 from medground.training.run import train
 
@@ -31,8 +33,8 @@ POOL = (
     "format_think", "format_seg", "abstention", "confidence", "bbox_iou", "bbox_align", "bbox_scale", "bbox_area_valid",
     "bbox_position_valid", "regions_f1", "mask_dice", "mask_iou", "boundary", "regions_mask_f1",
 )  # fmt: skip
-STEPS, LATE, QUESTIONS = 12, 6, 16
-SIZES = ("grpo.train_batch_size=8", "grpo.mini_batch_size=8", "grpo.num_generations=8", f"grpo.max_steps={STEPS}")
+STEPS, QUESTIONS = 12, 16
+SIZES = ("grpo.train_batch_size=8", "grpo.mini_batch_size=8", "grpo.num_generations=8")
 NONE = {"format_think": None, "format_seg": None, "bbox_iou": None, "mask_dice": None}
 """The terms of train/toy."""
 
@@ -51,6 +53,8 @@ class Trial(NamedTuple):
     measured_share: float
     late: str | None
     """As measured after the first half of the steps."""
+    rise: float
+    """Of the mean reward, from the first quarter of the steps to the last."""
 
 
 def rubric_of(seed: int) -> dict[str, float]:
@@ -66,16 +70,19 @@ def rubric_of(seed: int) -> dict[str, float]:
 def reach(label: str, weight: float) -> float:
     """Return how far a term can move the reward."""
     low, high = build("reward", label).range
-    return weight * (high - low)
+    return weight * float(high - low)
 
 
-def trial(seed: int, data: Path, folder: Path) -> Trial:
+def trial(seed: int, steps: int, data: Path, folder: Path) -> Trial:
     """Predict, train and measure with one rubric."""
     weights = rubric_of(seed)
-    recipe = resolve("train/toy", f"data.path={data}", f"seed={seed}", *SIZES, values={"rewards": NONE | weights})
+    settings = (f"data.path={data}", f"seed={seed}", f"grpo.max_steps={steps}", *SIZES)
+    recipe = resolve("train/toy", *settings, values={"rewards": NONE | weights})
     predicted = sampled_shares(recipe, QUESTIONS)
     train(recipe, out=folder)
-    measured, late = saved_shares(recipe, folder), saved_shares(recipe, folder, after=LATE)
+    measured, late = saved_shares(recipe, folder), saved_shares(recipe, folder, after=steps // 2)
+    rewards = [event["reward"] for event in read_events(folder)]
+    quarter = max(1, steps // 4)
     return Trial(
         weights,
         predicted.first,
@@ -85,10 +92,11 @@ def trial(seed: int, data: Path, folder: Path) -> Trial:
         measured.first,
         max(measured.shares.values()),
         late.first,
+        float(np.mean(rewards[-quarter:]) - np.mean(rewards[:quarter])),
     )
 
 
-def report(trials: list[Trial], seconds: float) -> str:
+def report(trials: list[Trial], steps: int, seconds: float) -> str:
     """Return the result file."""
     count = len(trials)
     rules = {
@@ -99,8 +107,8 @@ def report(trials: list[Trial], seconds: float) -> str:
     }
     lines = ["# Which term decides the advantage, predicted before training", ""]
     lines += [
-        f"`python benchmarks/advantage_share.py`: {count} rubrics (seeds {SEEDS[0]} to {SEEDS[count - 1]}), "
-        f"{QUESTIONS} questions x 8 completions for a prediction, {STEPS} steps of 8 x 8 completions to measure; "
+        f"`python benchmarks/advantage_share.py --steps {steps}`: {count} rubrics (seeds {SEEDS[0]} to {SEEDS[count - 1]}), "
+        f"{QUESTIONS} questions x 8 completions for a prediction, {steps} steps of 8 x 8 completions to measure; "
         f"{seconds / 60:.0f} minutes.",
         "",
         "| rule | hits | share, 95 % interval (Wilson) |",
@@ -109,13 +117,18 @@ def report(trials: list[Trial], seconds: float) -> str:
     for rule, hits in rules.items():
         low, high = binomtest(sum(hits), count).proportion_ci(method="wilson")
         lines.append(f"| {rule} | {sum(hits)} of {count} | {sum(hits) / count:.2f} [{low:.2f}, {high:.2f}] |")
-    lines += ["", "| seed | terms x weights | card | measured | later | largest weight | weight x range |"]
-    lines += ["|---|---|---|---|---|---|---|"]
+    rises = [one.rise for one in trials]
+    lines += [
+        "",
+        f"The mean reward rose in {sum(rise > 0 for rise in rises)} runs, by {np.median(rises):.3f} in the median.",
+    ]
+    lines += ["", "| seed | terms x weights | card | measured | later | largest weight | weight x range | rise |"]
+    lines += ["|---|---|---|---|---|---|---|---|"]
     for seed, one in zip(SEEDS, trials, strict=False):
         terms = ", ".join(f"{label} {weight:.2f}" for label, weight in one.weights.items())
         lines.append(
             f"| {seed} | {terms} | {one.card} ({one.share:.2f}) | {one.measured} ({one.measured_share:.2f}) | {one.late} "
-            f"| {one.weight} | {one.reach} |"
+            f"| {one.weight} | {one.reach} | {one.rise:.3f} |"
         )
     return "\n".join(lines) + "\n"
 
@@ -125,15 +138,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--rubrics", type=int, default=len(SEEDS), help="only the first so many")
+    parser.add_argument("--steps", type=int, default=STEPS, help="of training")
     arguments = parser.parse_args()
     started, trials = time.perf_counter(), []
     with tempfile.TemporaryDirectory() as scratch:
         data = Path(scratch) / "drawn"
         phantoms.write(data, phantoms.samples(64, seed=0, size=(64, 64), families=("plain",), convention="core"))
         for seed in SEEDS[: arguments.rubrics]:
-            trials.append(trial(seed, data, Path(scratch) / f"run-{seed}"))
+            trials.append(trial(seed, arguments.steps, data, Path(scratch) / f"run-{seed}"))
             print(seed, trials[-1], flush=True)
-    text = report(trials, time.perf_counter() - started)
+    text = report(trials, arguments.steps, time.perf_counter() - started)
     print(text)
     if arguments.out:
         arguments.out.write_text(text, encoding="utf-8")
