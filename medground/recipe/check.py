@@ -6,6 +6,7 @@ from itertools import islice
 
 from medground import registry
 from medground.errors import MedgroundError, PluginError, RecipeError
+from medground.recipe.combinations import grpo_contradictions
 from medground.recipe.config import ComponentConfig
 from medground.recipe.consent import consented
 from medground.recipe.recipe import Recipe
@@ -81,6 +82,9 @@ def _problems(recipe: Recipe, strict_missing: bool) -> Iterator[tuple[Problem, M
             yield Problem(key, recipe.origin(key), error.message.partition(": ")[2], error.hint), None
     if problem := _untrained(recipe):
         yield problem, None
+    if "grpo" in recipe.data and not any(key.startswith("grpo") for key in recipe.missing):
+        for key, what, hint in grpo_contradictions(recipe.config.grpo):
+            yield Problem(key, recipe.origin(key), what, hint), None
     if strict_missing:
         for key in recipe.missing:
             yield Problem(key, recipe.origin(key), f"{key} must be given", f"add {key}=VALUE"), None
