@@ -74,6 +74,16 @@ def test_trl_leaves_out_what_a_term_abstains_from(pipeline):
     assert rewards.isnan().tolist() == [[True, False]]
 
 
+def test_the_truth_of_a_row_may_be_several_targets_or_none():
+    listed = medground.load("infer/toy", "prompt_interface=regions", "prompt_interface.points=false")
+    reward = medground.to_trl(medground.build("reward", "regions_f1"), listed)
+    two = '[{"bbox": [0, 0, 8, 8]}, {"bbox": [20, 20, 30, 30]}]'
+    texts = [f"<answer>{answer}</answer>" for answer in (two, "[]", "[]", two)]
+    truths = [[{"bbox_2d": [20, 20, 30, 30]}, {"bbox_2d": [0, 0, 8, 8]}], "[]", [{"bbox_2d": [0, 0, 8, 8]}], []]
+    rows = {"prompts": ["Where?"] * 4, "size": [[80, 100]] * 4}
+    assert reward(completions=texts, ground_truth=truths, **rows) == [1.0, 1.0, 0.0, 0.0]
+
+
 def test_the_frame_of_the_model_is_given_where_the_pipeline_has_another_reasoner(pipeline):
     def permille(size):
         return medground.Frame("permille", size)
