@@ -3,30 +3,42 @@
 import runpy
 from pathlib import Path
 
+import numpy as np
 import pytest
-from medground_toy.phantoms import samples
 
-SCRIPT = str(Path(__file__).resolve().parents[1] / "benchmarks" / "answers.py")
-ANSWERS = runpy.run_path(SCRIPT)
+ANSWERS = runpy.run_path(str(Path(__file__).resolve().parents[1] / "benchmarks" / "answers.py"))
 
 
-def drawn(family, count=40):
-    return samples(count, 3, families=[family], size=(64, 64))
+@pytest.fixture(scope="module")
+def questions():
+    return ANSWERS["asked"](30, 3)
 
 
-def test_the_share_is_that_of_absent_targets_and_no_present_one_is_lost():
-    every = drawn("maybe")
-    there = [sample.query.id for sample in every if sample.target.regions]
-    chosen = ANSWERS["with_share"](every, 0.25)
-    absent = [sample for sample in chosen if not sample.target.regions]
-    assert [sample.query.id for sample in chosen if sample.target.regions] == there
-    assert len(absent) == round(len(there) / 3)
-    order = [sample.query.id for sample in every]
-    assert [order.index(sample.query.id) for sample in chosen] == sorted(order.index(s.query.id) for s in chosen)
+def test_the_question_about_either_tone_means_the_spots_of_both(questions):
+    counts = set()
+    for bright, dark, both in zip(questions[::3], questions[1::3], questions[2::3], strict=True):
+        assert both.query.image is bright.query.image and "bright" in bright.query.question
+        assert "bright" not in both.query.question and "dark" not in both.query.question
+        spots = [region.mask.data for region in both.target.regions]
+        firsts = [int(mask.argmax()) for mask in spots]
+        assert firsts == sorted(firsts), "reading order"
+        single = [region.mask.data for one in (bright, dark) for region in one.target.regions]
+        assert np.array_equal(sum(spots, np.zeros(1)), sum(single, np.zeros(1)))
+        counts.add(len(spots))
+    assert counts == {0, 1, 2}
+    assert len({one.query.id for one in questions}) == len(questions)
 
 
-def test_the_one_box_model_learns_from_the_largest_spot():
-    sample = next(sample for sample in drawn("several") if len(sample.target.regions) > 1)
+def test_the_share_is_that_of_absent_targets_and_no_present_one_is_lost(questions):
+    there = [sample for sample in questions if sample.target.regions]
+    chosen = ANSWERS["with_share"](questions, 0.25)
+    assert [sample for sample in chosen if sample.target.regions] == there
+    assert len(chosen) - len(there) == round(len(there) / 3)
+    assert chosen == [sample for sample in questions if sample in chosen]
+
+
+def test_the_one_box_model_learns_from_the_largest_spot(questions):
+    sample = next(sample for sample in questions if len(sample.target.regions) > 1)
     chosen = ANSWERS["largest"](sample)
     sizes = [region.mask.data.sum() for region in sample.target.regions]
     assert chosen.target.region is sample.target.regions[sizes.index(max(sizes))]
@@ -36,20 +48,22 @@ def test_the_one_box_model_learns_from_the_largest_spot():
 @pytest.mark.slow
 def test_it_trains_measures_resumes_and_reports(tmp_path, capsys):
     pytest.importorskip("transformers", reason="needs transformers")
-    sizes = ["--samples", "24", "--held", "12", "--maybe-steps", "1", "--several-steps", "1", "--draws", "2"]
-    command = ["train", str(tmp_path), "--seed", "7", *sizes, "--grpo", "1"]
+    sizes = ["--pictures", "20", "--held", "12", "--steps", "1", "--one-box-steps", "1", "--draws", "2", "--grpo", "1"]
+    command = ["train", str(tmp_path), "--seed", "7", *sizes]
+    command += ["--models", "negatives", "present", "one_box", "sampled", "rewards"]
     ANSWERS["main"](command)
-    answers = sorted(tmp_path.glob("seed-7/*/samples.jsonl"))
-    assert [path.parent.name for path in answers] == [
-        "negatives-answers", "one_box-answers", "present-answers", "rewards-answers", "sampled", "several-answers",
+    evaluations = sorted(tmp_path.glob("seed-7/*/*/samples.jsonl"))
+    assert [f"{path.parts[-3]}/{path.parts[-2]}" for path in evaluations] == [
+        "negatives/answers", "negatives/sampled", "one_box/answers", "present/answers", "rewards/answers",
     ]  # fmt: skip
-    written = {path: path.read_bytes() for path in answers}
+    written = {path: path.read_bytes() for path in evaluations}
     capsys.readouterr()
     ANSWERS["main"](["table", str(tmp_path)])
     table = capsys.readouterr().out
-    assert table.count("| 7 (n ") == 3 and table.count("| 7 | 1 | ") == 1
-    assert table.count("missed |") == 3, "nothing is reached in one step; one heading says missed"
+    rows = [line for line in table.splitlines() if line.startswith("| 7 |")]
+    assert len(rows) == 4
+    assert [row.endswith("| not reached |") for row in rows] == [True, True, False, False], "in one step"
     ANSWERS["main"](command)
-    assert {path: path.read_bytes() for path in answers} == written
+    assert {path: path.read_bytes() for path in evaluations} == written
     ANSWERS["main"](["table", str(tmp_path)])
     assert capsys.readouterr().out.endswith(table)
