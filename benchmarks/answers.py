@@ -10,12 +10,13 @@ own; all are measured on the same held-out pictures, with greedy answers.
 
 - `negatives` and `present` write a list of boxes. `present` sees the questions whose target is there. `negatives` sees the
   same, as many in a step and as many steps, and besides them questions whose target is absent.
+- `several` is `negatives` after more SFT on questions about either tone, of new pictures, half of which mean two spots.
 - `one_box` writes one box, and learns from the largest spot of the same questions as `present`. The F1 of the best possible
   box alone is reported, too: with two targets it is 2/3.
-- `rewards` is `negatives` after GRPO on the F1 of its answers.
+- `rewards` is `several` after GRPO on the F1 of its answers.
 
-The answers of `negatives` are also drawn K times, which gives each a confidence: `benchmarks/selective.py --answers
-DIR/seed-0/negatives/sampled` tests thresholds on it.
+The answers of `several` are also drawn K times, which gives each a confidence: `benchmarks/selective.py --answers
+DIR/seed-0/several/sampled` tests thresholds on it.
 """
 
 import argparse
@@ -54,7 +55,7 @@ EITHER = (
     "What findings would you report, however many?",
 )
 """Questions about both tones."""
-ARMS = {"negatives": LIST, "present": LIST, "one_box": ONE}
+ARMS = {"negatives": LIST, "present": LIST, "several": LIST, "one_box": ONE}
 """Model -> its prompt interface."""
 
 
@@ -80,14 +81,14 @@ def largest(sample: Sample) -> Sample:
     return replace(sample, target=replace(sample.target, regions=(region,)))
 
 
-def with_share(drawn: Sequence[Sample], share: float) -> list[Sample]:
-    """Return every sample whose target is there, and of the others the first that make `share` of all, in the same order."""
-    there = sum(bool(sample.target.regions) for sample in drawn)
-    left = round(there * share / (1 - share))
+def with_share(drawn: Sequence[Sample], share: float, counts: Sequence[int]) -> list[Sample]:
+    """Return every sample with so many targets, and of the others the first that make `share` of all, in the same order."""
+    wanted = [len(sample.target.regions) in counts for sample in drawn]
+    left = round(sum(wanted) * share / (1 - share))
     chosen = []
-    for sample in drawn:
-        left -= not sample.target.regions
-        if sample.target.regions or left >= 0:
+    for sample, inside in zip(drawn, wanted, strict=True):
+        left -= not inside
+        if inside or left >= 0:
             chosen.append(sample)
     return chosen
 
@@ -96,9 +97,10 @@ def draw(folder: Path, seed: int, pictures: int, share: float, held: int) -> Non
     """Write the questions to learn from, with reasoning traces, and the held-out ones."""
     if (folder / "held" / "manifest.jsonl").exists():
         return
-    chosen = with_share(asked(pictures, 1000 + seed), share)
+    chosen = with_share(asked(pictures, 1000 + seed), share, (1, 2))
     there = [sample for sample in chosen if sample.target.regions]
     lessons = {"present": there, "negatives": chosen, "one_box": [largest(sample) for sample in there]}
+    lessons["several"] = with_share(asked(2 * pictures, 2000 + seed)[2::3], 0.5, (2,))
     for name, drawn in lessons.items():
         write(folder / name / "data", map(traced, drawn))
     write(folder / "held", asked(held, HELD_SEED))
@@ -110,21 +112,22 @@ def weights(run: Path) -> Path:
 
 
 def learn(folder: Path, name: str, chosen: argparse.Namespace) -> None:
-    """Train a model from the shipped one, as far as it is not trained yet."""
+    """Train a model, as far as it is not trained yet."""
     batch = round(BATCH / (1 - chosen.share)) if name == "negatives" else BATCH
-    steps = chosen.one_box_steps if name == "one_box" else chosen.steps
+    steps = {"one_box": chosen.one_box_steps, "several": chosen.more_steps}.get(name, chosen.steps)
+    start = weights(folder / "negatives" / "run") if name == "several" else "null"
     medground.train(
-        "train/toy_sft", "reasoner.checkpoint=null", f"data.path={folder / name / 'data'}", f"seed={chosen.seed}",
+        "train/toy_sft", f"reasoner.checkpoint={start}", f"data.path={folder / name / 'data'}", f"seed={chosen.seed}",
         f"sft.train_batch_size={batch}", f"sft.micro_batch_size={batch}", f"sft.max_steps={steps}", "sft.save_every=100",
         f"sft.learning_rate={chosen.rate}", out=folder / name / "run", resume=True, prompt_interface=dict(ARMS[name]),
     )  # fmt: skip
 
 
 def learn_from_rewards(folder: Path, steps: int, seed: int) -> None:
-    """Train `negatives` further by GRPO, without traces or target text."""
+    """Train `several` further by GRPO, without traces or target text."""
     medground.train(
-        "train/regions_toy", f"reasoner.checkpoint={weights(folder / 'negatives' / 'run')}",
-        f"data.path={folder / 'negatives' / 'data'}", f"grpo.max_steps={steps}", "grpo.learning_rate=1e-4",
+        "train/regions_toy", f"reasoner.checkpoint={weights(folder / 'several' / 'run')}",
+        f"data.path={folder / 'several' / 'data'}", f"grpo.max_steps={steps}", "grpo.learning_rate=1e-4",
         f"grpo.max_completion_length={LONGEST}", f"sampling.max_completion_length={LONGEST}", "grpo.train_batch_size=16",
         "grpo.mini_batch_size=16", "grpo.num_generations=8", f"seed={seed}", out=folder / "rewards" / "run", resume=True,
     )  # fmt: skip
@@ -154,7 +157,7 @@ def train(chosen: argparse.Namespace) -> None:
             measure(folder, name)
         else:
             draws = (f"evaluate.samples={chosen.draws}", "sampling.temperature=1")
-            measure(folder, "negatives", *draws, out="sampled")
+            measure(folder, "several", *draws, out="sampled")
         print(f"seed {chosen.seed}, {name}: {time.process_time() - begun:.0f} CPU-s", flush=True)
 
 
@@ -225,7 +228,7 @@ def absence(seeds: Sequence[Path]) -> list[str]:
 
 
 def two_targets(seeds: Sequence[Path]) -> list[str]:
-    """Return the table of `negatives` against `one_box`, and against the best box alone, on questions about two spots."""
+    """Return the table of `several` against `one_box`, and against the best box alone, on questions about two spots."""
     lines = [
         "| seed | n | instance F1, two targets | one-box model | difference | best box alone | F1 at IoU .25 | F1, one or two "
         "| count error | aims |",
@@ -233,7 +236,7 @@ def two_targets(seeds: Sequence[Path]) -> list[str]:
         f"| aim | | {F1} | | above 0 | | | | | |",
     ]
     for seed in seeds:
-        every = answered(seed / "negatives" / "answers")
+        every = answered(seed / "several" / "answers")
         ours, theirs = of_count(every, 2), of_count(answered(seed / "one_box" / "answers"), 2)
         if ours and theirs:
             score, change = mean(ours, "instance_f1_50"), mean(ours, "instance_f1_50", minus=theirs)
@@ -246,11 +249,11 @@ def two_targets(seeds: Sequence[Path]) -> list[str]:
 
 
 def after_rewards(seeds: Sequence[Path]) -> list[str]:
-    """Return the table of `rewards` against `negatives`; the F1 is that of all questions, absent targets included."""
+    """Return the table of `rewards` against `several`; the F1 is that of all questions, absent targets included."""
     lines = ["| seed | steps of GRPO | F1, all questions | gain | gain, IoU | no-target accuracy |"]
     lines.append("| --- | --- | --- | --- | --- | --- |")
     for seed in seeds:
-        ours, before = (answered(seed / name / "answers") for name in ("rewards", "negatives"))
+        ours, before = (answered(seed / name / "answers") for name in ("rewards", "several"))
         if ours and before:
             cells = [str(len(read_events(seed / "rewards" / "run"))), shown(mean(ours, "instance_f1_50"))]
             cells += [shown(mean(ours, metric, minus=before), "+") for metric in ("instance_f1_50", "matched_iou")]
@@ -265,7 +268,7 @@ def confidence(seeds: Sequence[Path]) -> list[str]:
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for seed in seeds:
-        metrics = seed / "negatives" / "sampled" / "metrics.json"
+        metrics = seed / "several" / "sampled" / "metrics.json"
         if metrics.exists():
             found = json.loads(metrics.read_text(encoding="utf-8"))["conditions"]["answer"]["confidence"]
             numbers = [
@@ -302,7 +305,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     training.add_argument("--held", type=int, default=150, help="held-out pictures, with three questions each")
     training.add_argument("--steps", type=int, default=360, help="of SFT, of `negatives` and `present`")
-    training.add_argument("--one-box-steps", type=int, default=150, help="of SFT")
+    training.add_argument("--more-steps", type=int, default=300, help="of SFT, of `several`")
+    training.add_argument("--one-box-steps", type=int, default=60, help="of SFT")
     training.add_argument("--rate", type=float, default=8e-4, help="peak learning rate of SFT")
     training.add_argument("--draws", type=int, default=5, help="K, answers to each question for its confidence")
     training.add_argument("--grpo", type=int, default=20, help="steps of GRPO, of `rewards`")

@@ -31,10 +31,16 @@ def test_the_question_about_either_tone_means_the_spots_of_both(questions):
 
 def test_the_share_is_that_of_absent_targets_and_no_present_one_is_lost(questions):
     there = [sample for sample in questions if sample.target.regions]
-    chosen = ANSWERS["with_share"](questions, 0.25)
+    chosen = ANSWERS["with_share"](questions, 0.25, (1, 2))
     assert [sample for sample in chosen if sample.target.regions] == there
     assert len(chosen) - len(there) == round(len(there) / 3)
     assert chosen == [sample for sample in questions if sample in chosen]
+
+
+def test_half_of_the_questions_can_mean_two_spots(questions):
+    two = [sample for sample in questions if len(sample.target.regions) == 2]
+    chosen = ANSWERS["with_share"](questions, 0.5, (2,))
+    assert [sample for sample in chosen if sample in two] == two and len(chosen) == 2 * len(two)
 
 
 def test_the_one_box_model_learns_from_the_largest_spot(questions):
@@ -48,13 +54,13 @@ def test_the_one_box_model_learns_from_the_largest_spot(questions):
 @pytest.mark.slow
 def test_it_trains_measures_resumes_and_reports(tmp_path, capsys):
     pytest.importorskip("transformers", reason="needs transformers")
-    sizes = ["--pictures", "20", "--held", "12", "--steps", "1", "--one-box-steps", "1", "--draws", "2", "--grpo", "1"]
-    command = ["train", str(tmp_path), "--seed", "7", *sizes]
-    command += ["--models", "negatives", "present", "one_box", "sampled", "rewards"]
+    sizes = {"pictures": 20, "held": 12, "steps": 1, "more-steps": 1, "one-box-steps": 1, "draws": 2, "grpo": 1}
+    command = ["train", str(tmp_path), "--seed", "7", *(f"--{name}={count}" for name, count in sizes.items())]
+    command += ["--models", "negatives", "present", "several", "one_box", "sampled", "rewards"]
     ANSWERS["main"](command)
     evaluations = sorted(tmp_path.glob("seed-7/*/*/samples.jsonl"))
     assert [f"{path.parts[-3]}/{path.parts[-2]}" for path in evaluations] == [
-        "negatives/answers", "negatives/sampled", "one_box/answers", "present/answers", "rewards/answers",
+        "negatives/answers", "one_box/answers", "present/answers", "rewards/answers", "several/answers", "several/sampled",
     ]  # fmt: skip
     written = {path: path.read_bytes() for path in evaluations}
     capsys.readouterr()
