@@ -17,7 +17,7 @@ import torch
 from medground_qwen import tiny
 from medground_qwen.families import QWEN2_5_VL
 from medground_qwen.generate import Sampled, Tokens, sample
-from medground_qwen.policy import Policy, group_of
+from medground_qwen.policy import Policy
 from medground_qwen.reasoner import VisionLanguageReasoner
 from medground_qwen.trainable import is_vision
 from PIL import Image as Pillow
@@ -27,6 +27,9 @@ from medground.training.grpo.advantage import advantages
 from medground.training.grpo.loss import Objective, normalizer, policy_loss
 
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # rollout_func says that it is experimental
+
+TRL_CHUNK = 32768
+"""Columns of the vocabulary that TRL's head computes at a time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +104,8 @@ class Trl:
         from trl.trainer import utils
 
         # Its head reserves a tile this wide whatever the vocabulary: for a tiny one that would be a memory of nothing.
-        utils._CHUNKED_LOGPROB_CHUNK_SIZE = min(utils._CHUNKED_LOGPROB_CHUNK_SIZE, len(processor.tokenizer))
+        vocabulary = model.get_output_embeddings().weight.shape[0]
+        utils._CHUNKED_LOGPROB_CHUNK_SIZE = min(TRL_CHUNK, vocabulary)
         if checkpoint is not None:
             model.config._name_or_path = checkpoint
         self.queries = queries
@@ -201,7 +205,7 @@ class Ours:
         queries: the step's queries.
         share: compute image and prompt once per group.
         plain: give forbidden tokens their share of the softmax, as TRL does; in training they have none.
-        part: completions per forward pass; the whole group if None.
+        part: completions that run backward together; the whole group if None.
     """
 
     def __init__(
@@ -235,18 +239,19 @@ class Ours:
         total = 0.0
         for group, gains in zip(self.groups, self.advantages, strict=True):
             at_once = self.part or len(gains)
-            for start in range(0, len(gains), at_once):
-                some = group.part(start, start + at_once)
-                logp, _ = self.policy(some)
-                old = drifted(logp.detach(), some.ids, drift) if drift else None
-                ref = None
-                if reference is not None:
-                    with torch.no_grad():
-                        ref, _ = reference(some)
-                gain = gains[start : start + at_once]
-                loss = policy_loss(objective, logp, gain, some.mask, old_logps=old, ref_logps=ref)[0] / z
-                loss.backward()
-                total += float(loss.detach())
+            with self.policy.prompt_once(group) as once:
+                for start in range(0, len(gains), at_once):
+                    some = once.part(start, start + at_once)
+                    logp, _ = self.policy(some)
+                    old = drifted(logp.detach(), some.ids, drift) if drift else None
+                    ref = None
+                    if reference is not None:
+                        with torch.no_grad():
+                            ref, _ = reference(group.part(start, start + at_once))
+                    gain = gains[start : start + at_once]
+                    loss = policy_loss(objective, logp, gain, some.mask, old_logps=old, ref_logps=ref)[0] / z
+                    loss.backward()
+                    total += float(loss.detach())
         return total
 
     def rollout(self, count: int) -> list[list[Sampled]]:
@@ -264,8 +269,8 @@ class Ours:
         for number, query in enumerate(self.queries):
             self.groups[number] = self.reasoner.group(query.messages(), query.completions)
         self.groups = [
-            group_of(group.prompt, [one.ids for one in sampled], self.tokens.pad, shared=group.shared)
-            for group, sampled in zip(self.groups, self.rollout(count), strict=True)
+            self.reasoner.group(query.messages(), [one.ids for one in sampled])
+            for query, sampled in zip(self.queries, self.rollout(count), strict=True)
         ]
 
 

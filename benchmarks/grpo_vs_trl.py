@@ -318,7 +318,7 @@ def _report_rollout(report: Report, model: Any, kit: Any, quick: bool) -> list[s
 
 
 def _report_memory(report: Report, model: Any, kit: Any) -> None:
-    """What either side pays for less memory: TRL with smaller micro-batches, ours with sub-groups."""
+    """What either side pays for less memory: TRL with smaller micro-batches, ours with parts of the group."""
     shape = Shape(**{**FIFTH, "queries": 1})
     report.add("", f"## Memory against FLOPs, {shape.name}, G={shape.group}, vision frozen", "")
     report.add("| rows at once | " + " | ".join(f"{name}: MiB | GFLOP" for name in SIDES) + " |")

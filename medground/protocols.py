@@ -70,8 +70,7 @@ class CompletionGroup(Protocol):
 
     @property
     def prompt_lengths(self) -> Sequence[int]:
-        """Tokens of each prompt that is computed, those of its image included: one entry per time that image and prompt
-        are computed, so one for a group that shares them and G for one that does not."""
+        """Tokens of each prompt that is computed, its image's included: one entry where a group shares it, else G."""
 
     def part(self, start: int, stop: int) -> "CompletionGroup":
         """Return the completions start to stop as a group of their own, cut to their longest."""
@@ -90,7 +89,8 @@ class TrainableReasoner(Reasoner, Protocol):
 
     policy: "torch.nn.Module"
     """``policy(group, temperature)`` gives log-probabilities [G, T] float32 with gradient, 0 past each end, and entropies
-    [G, T] without. The only module an engine wraps; its parameters that require a gradient are trained."""
+    [G, T] without. An engine wraps it alone; parameters that require a gradient train. Optional: ``policy.prompt_once(group)``
+    is entered for a group whose prompt is computed once for all its parts, each run backward alone."""
 
     def generate(
         self, batch: Sequence[Messages], sampling: Sampling, seeds: Sequence[int] | None = None

@@ -150,6 +150,18 @@ def confident(how):
     return pays
 
 
+class InProcess:
+    """No child per batch: tests/test_isolation.py is about children."""
+
+    in_process = True
+
+    def __init__(self, pays):
+        self.pays = pays
+
+    def __call__(self, rollout):
+        return self.pays(rollout)
+
+
 GAMES = {
     "always empty": ("always empty", paid_empty),
     "recall alone": ("always many", recall),
@@ -165,7 +177,7 @@ GAMES = {
 @pytest.mark.parametrize("seed", GAMES)
 def test_a_seeded_game_is_named(seed):
     check, pays = GAMES[seed]
-    card = audit(Rubric([Term("seeded", pays)]), Listed())
+    card = audit(Rubric([Term("seeded", InProcess(pays))]), Listed())
     assert check in {finding.check for finding in card.findings}
 
 

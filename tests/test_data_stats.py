@@ -140,9 +140,8 @@ def test_the_further_words_count_in_our_exports_alone(built, tmp_path):
     table["annotations"][0]["point_2d"] = "middle"
     file.write_text(json.dumps(table))
     first, *rest = read_source(file, "coco")
-    assert first == BadSample(
-        "instances_train.json annotation 1", "point_2d is not a list of pairs of finite numbers: 'middle'"
-    )
+    assert isinstance(first, BadSample) and first.where == "instances_train.json annotation 1"
+    assert first.reason == "point_2d is not a list of pairs of finite numbers: 'middle'"
     assert all(case.points for case in rest)
     file.write_text(json.dumps({**table, "info": {"year": 2017}}))
     cases = list(read_source(file, "coco"))

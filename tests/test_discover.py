@@ -63,7 +63,15 @@ def test_every_built_in_says_what_it_is_and_what_each_argument_means(described):
         if not argument.meaning
     ]
     assert silent == []
-    assert all(about.summary for about in described.values())
+    pointers = [component.name for component, about in described.items() if about.summary.startswith(("See ", "As "))]
+    assert all(about.summary for about in described.values()) and pointers == []
+
+
+def test_a_kind_is_given_as_the_list_spells_it_or_with_a_hyphen(capsys):
+    underscore, hyphen = (cli(capsys, "plugins", "list", "--kind", f"prompt{mark}interface") for mark in "_-")
+    assert underscore == hyphen and underscore[0] == 0
+    assert all(line.startswith("prompt_interface\t") for line in underscore[1].splitlines())
+    assert cli(capsys, "plugins", "list", "--kind", "prompt.interface")[0] == 2
 
 
 def test_a_process_of_its_own_says_what_this_one_would(described):

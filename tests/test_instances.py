@@ -12,6 +12,7 @@ from medground.evaluation import instances
 from medground.evaluation.conditions import CONDITIONS
 from medground.evaluation.instances import agreement
 from medground.evaluation.metrics import DEFINITIONS, measure
+from medground.evaluation.pictures import pictures
 from medground.evaluation.results import Resampling
 from medground.evaluation.results_file import answer_record, sample_record
 from medground.evaluation.summary import summarize
@@ -238,4 +239,20 @@ def test_an_evaluation_of_none_one_and_many_targets_is_summarized_and_reported(t
     assert result.mean("iou") == 0.5
     assert result.mean("union_dice", "oracle_box") == result.mean("no_target_accuracy", "oracle_box") == 1
     assert result.mean("no_target_accuracy", "whole_box") == 0
-    assert DEFINITIONS["no_target_accuracy"] in (tmp_path / "out" / "report.html").read_text()
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert DEFINITIONS["no_target_accuracy"] in page
+    assert "The target of 2 samples is absent" in page and "no_target_accuracy is 1" in page
+    sizes = {group.labels["size"]: group.samples for group in result.summary.conditions["answer"].groups["size"]}
+    assert sizes["absent"] == 2 and "under 1 %" not in sizes
+
+
+def test_a_page_shows_answers_about_absent_targets_the_wrong_ones_first():
+    right, wrong, there = record("0", [], []), record("1", [A], []), record("2", [A], [A])
+    sample = rollout([], []).sample
+    shown = pictures([right, wrong, there], lambda name: sample, count=6, seed=0)
+    [gallery] = [drawn for title, drawn in shown.galleries.items() if "Absent" in title]
+    assert [(one.record.id, one.score) for one in gallery] == [
+        ("1", "no_target_accuracy 0.000"), ("0", "no_target_accuracy 1.000"),
+    ]  # fmt: skip
+    assert [one.record.id for one in shown.lead] == ["2"]
+    assert pictures([right], lambda name: sample, count=6, seed=0).lead == []

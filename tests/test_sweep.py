@@ -379,6 +379,7 @@ RECIPES = {
     "reward_ablation": ([*TOY, *GRPO], 13),
     "reward_sensitivity": ([*TOY, *GRPO], 17),
     "prompt_ablation": (TOY, 8),
+    "leaderboard": ([*TOY, "prompt_interface=bbox", *_rows("*", ["reasoner=toy_vlm"])], 7),
     "base_model": ([*TOY, *GRPO[-2:], *_rows("*_vl", GRPO[:6]), *_rows("lingshu", GRPO[:6])], 6),
     "sft_vs_rl": ([*TOY, *GRPO[-2:], *_rows("rl", GRPO[:6]), *_rows("sft*", SFT)], 4),
     "ood": ([*TOY, *GRPO[-2:], *_rows("everything", GRPO[:6]), *_rows("without*", GRPO[:6]),

@@ -136,8 +136,6 @@ def test_each_unusable_setting_is_refused_in_one_sentence(trials, tmp_path):
     twin = trials("sft") | {"reasoner": "toy"}
     with pytest.raises(RecipeError, match="the reasoner 'toy' has no policy"):
         train(twin, out=tmp_path / "run")
-    with pytest.raises(RecipeError, match="cannot keep packed samples apart"):
-        train(trials("sft", packing=True, reasoner={"share": False}), out=tmp_path / "run4")
     with pytest.raises(RecipeError, match="train_batch_size is 99, and the data holds 8 samples"):
         train(trials("sft", train_batch_size=99), out=tmp_path / "run")
     with pytest.raises(RecipeError, match=r"sft\.max_length=9"):

@@ -41,6 +41,7 @@ def ours(trials, loss, old_shift):
     made.engine.step = lambda rate: 1.0
     if old_shift:  # as for a later update on the batch: ratios away from 1
         (minibatch,) = batch.minibatches(trainer.config, trainer.objective)
+        minibatch = trainer.with_ref_logps(batch, minibatch)
         micro_batches = [
             dataclasses.replace(
                 micro, old_logps=micro.old_logps + old_shift * torch.randn(micro.old_logps.shape, generator=generator)

@@ -11,7 +11,16 @@ from medground.hookspecs import KINDS
 from medground.registry import bind, components, factory
 from medground.terminal import examples
 
-WORDS = [kind.replace("_", "-") for kind in KINDS]
+
+class KindChoice(click.Choice[str]):
+    """The kinds of components, also as recipes and lists spell them: ``prompt_interface``."""
+
+    def __init__(self) -> None:
+        super().__init__([kind.replace("_", "-") for kind in KINDS])
+
+    def normalize_choice(self, choice: Any, ctx: click.Context | None) -> str:
+        """Return a word for comparison."""
+        return super().normalize_choice(choice, ctx).replace("_", "-")
 
 
 @click.command(
@@ -22,7 +31,7 @@ WORDS = [kind.replace("_", "-") for kind in KINDS]
 )
 @click.argument("name")
 @click.argument("arguments", nargs=-1, metavar="[KEY=VALUE]...")
-@click.option("--kind", type=click.Choice(WORDS), help="Where components of several kinds have that name.")
+@click.option("--kind", type=KindChoice(), help="Where components of several kinds have that name.")
 @click.option("--source", type=click.Path(path_type=Path, exists=True), help="Of a reader: a folder or file it reads.")
 @click.option("--quick", is_flag=True, help="Try less, where a component is slow.")
 @click.option("--json", "as_json", is_flag=True, help="Write JSON to stdout.")

@@ -14,14 +14,12 @@ from typing import Literal
 
 import click
 
-from medground.cli.plugin_check import check
+from medground.cli.plugin_check import KindChoice, check
 from medground.errors import PluginError
 from medground.registry import KINDS, Component, components
 from medground.registry.errors import missing_extra
 from medground.registry.isolation import SECONDS, check_plugin
 from medground.terminal import console, examples, printable
-
-KIND_WORDS = [kind.replace("_", "-") for kind in KINDS]
 
 
 @click.group(
@@ -44,7 +42,7 @@ plugins.add_command(check)
         "medground plugins list --kind segmenter --json",
     ),
 )
-@click.option("--kind", type=click.Choice(KIND_WORDS), help="Only components of this kind.")
+@click.option("--kind", type=KindChoice(), help="Only components of this kind.")
 @click.option("--json", "as_json", is_flag=True, help="Write JSON to stdout.")
 @click.option("--strict", is_flag=True, help="Exit with 4 if anything listed has a problem.")
 def list_(kind: str | None, as_json: bool, strict: bool) -> None:
@@ -76,7 +74,7 @@ def list_(kind: str | None, as_json: bool, strict: bool) -> None:
     )
 )
 @click.argument("name")
-@click.option("--kind", type=click.Choice(KIND_WORDS), help="Where components of several kinds have that name.")
+@click.option("--kind", type=KindChoice(), help="Where components of several kinds have that name.")
 @click.option("--json", "as_json", is_flag=True, help="Write JSON to stdout.")
 def show(name: str, kind: str | None, as_json: bool) -> None:
     """Show the component NAME: its arguments with defaults and meaning, the terms of its weights, an example to paste."""
@@ -128,7 +126,7 @@ def doctor(seconds: float, as_json: bool, strict: bool) -> None:
     )
 )
 @click.argument("name")
-@click.option("--kind", type=click.Choice(KIND_WORDS), required=True, help="What it offers.")
+@click.option("--kind", type=KindChoice(), required=True, help="What it offers.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder to write; default ./medground-NAME.")
 @click.option("--json", "as_json", is_flag=True, help="Write JSON to stdout.")
 def new(name: str, kind: str, out: Path | None, as_json: bool) -> None:

@@ -2,12 +2,12 @@
 
 ``info`` holds ``{"split": NAME, "medground": 1}``, 1 being the version of these words. An annotation holds ``sample_id``,
 ``question``, ``bbox_2d`` and ``point_2d`` (as in a manifest: half-open pixels), ``labels`` (name -> text) and, where the sample
-has them, ``think`` and ``spacing``. Annotations of one ``sample_id`` are the targets of one question, in their order. A
-question without a target is in ``absent`` of its image, with the words that are about no box. COCO's own ``category_id`` names
-a category for each annotation; a sample has one only where ``labels`` holds it.
+has them, ``label`` (of the target), ``think`` and ``spacing``. Annotations of one ``sample_id`` are the targets of one
+question, in their order. A question without a target is in ``absent`` of its image, with the words that are about no box.
+COCO's own ``category_id`` names a category for each annotation; a sample has one only where ``labels`` holds it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from medground.data.manifest import parse_record
 from medground.data.splits import without_names
 from medground.errors import InputError
 from medground.geometry import Box, Point
-from medground.types import Sample
+from medground.types import Region, Sample
 
 VERSION = 1
 _START = b'{"info": {"split": '
@@ -35,6 +35,8 @@ class CocoWords:
     box: Box | None = None
     """Half-open pixels of the image at its stated size, as are `points`."""
     points: tuple[Point, ...] = ()
+    label: str = ""
+    """What the target is, in words."""
     spacing: tuple[float, float] | None = None
     labels: Mapping[str, str] | None = None
     """None: those of COCO hold."""
@@ -45,14 +47,15 @@ def coco_info(split: str) -> dict[str, Any]:
     return {"split": split, "medground": VERSION}
 
 
-def coco_words(sample: Sample, box: Box | None = None, points: Sequence[Point] = ()) -> dict[str, Any]:
-    """Return the further words of an annotation of a sample: of one of its targets, or of its absent one (no box)."""
+def coco_words(sample: Sample, region: Region | None = None) -> dict[str, Any]:
+    """Return the further words of an annotation of a sample: of one of its targets, or of its absent one (None)."""
     labels = {name: text for name, text in without_names(sample.labels).items() if name != "think"}
     words = {
         "sample_id": sample.query.id,
         "question": sample.query.question,
-        "bbox_2d": None if box is None else list(box),
-        "point_2d": None if box is None else [list(point) for point in points],
+        "bbox_2d": None if region is None or region.box is None else list(region.box),
+        "point_2d": None if region is None else [list(point) for point in region.points],
+        "label": (region and region.label) or None,
         "labels": labels,
         "think": sample.labels.get("think"),
         "spacing": None if sample.spacing is None else list(sample.spacing),
@@ -86,12 +89,16 @@ def read_coco_words(annotation: Mapping[str, Any]) -> CocoWords:
     labels = annotation.get("labels")
     if not isinstance(labels, dict) or not all(isinstance(text, str) for text in labels.values()):
         raise InputError(f"its labels are not names with texts: {shown(labels)}")
+    label = annotation.get("label", "")
+    if not isinstance(label, str):
+        raise InputError(f"its label is no text: {shown(label)}")
     return CocoWords(
         id=id_text(annotation.get("sample_id")),
         question=record.question,
         think=record.think,
         box=record.box,
         points=record.points,
+        label=label,
         spacing=record.spacing,
         labels=labels,
     )

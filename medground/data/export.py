@@ -83,7 +83,7 @@ def _write_coco(folder: Path, split: str, samples: Iterable[Sample]) -> int:
         for region in sample.target.regions:
             annotations.append(
                 {"id": len(annotations) + 1, "image_id": image["id"], "category_id": category["id"],
-                 **_annotation(sample, region), **coco_words(sample, region.box, region.points)}
+                 **_annotation(sample, region), **coco_words(sample, region)}
             )  # fmt: skip
         if not sample.target.regions:
             negative: list[int] = image.setdefault("neg_category_ids", [])

@@ -13,6 +13,9 @@ from medground.types import Sample
 RANKING = ("dice_joint", "iou", "pdice")
 """Samples are ranked by the first of these metrics that any of them has."""
 
+ABSENCE = "no_target_accuracy"
+"""The metric of samples whose target is absent; they have none of `RANKING`."""
+
 Records = Sequence[SampleRecord]
 
 
@@ -148,11 +151,12 @@ def pictures(records: Records, read: Callable[[str], Sample], count: int, seed: 
     """
     name, by_id = ranked_by(records), {record.id: record for record in records}
     order = ranked(scores_of(records, name))
-    if not count or not order.ids:
+    absent = ranked(scores_of(records, ABSENCE)).ids[::-1][:count]
+    if not count or not (order.ids or absent):
         return None
 
-    def drawn(chosen: str, title: str = "") -> Picture:
-        return picture(by_id[chosen], read(chosen), name, title)
+    def drawn(chosen: str, title: str = "", metric: str = name) -> Picture:
+        return picture(by_id[chosen], read(chosen), metric, title)
 
     lead = [drawn(chosen, title) for title, chosen in order.extremes().items()]
     shown = {picture.record.id for picture in lead}
@@ -167,10 +171,13 @@ def pictures(records: Records, read: Callable[[str], Sample], count: int, seed: 
     }
     if order.remark(name):
         galleries = {"Others": best}
+    drawings_of = {title: [drawn(chosen) for chosen in ids] for title, ids in galleries.items() if ids}
+    if absent:
+        drawings_of["Absent targets, wrong answers first"] = [drawn(chosen, metric=ABSENCE) for chosen in absent]
     return Pictures(
         remark=order.remark(name),
         lead=lead,
-        galleries={title: [drawn(chosen) for chosen in ids] for title, ids in galleries.items() if ids},
+        galleries=drawings_of,
         names=drawings(records),
     )
 

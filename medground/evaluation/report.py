@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from medground.evaluation.confidence_report import confidence_section, wording_section
-from medground.evaluation.pictures import pictures, ranked_by
+from medground.evaluation.pictures import ABSENCE, pictures, ranked_by
 from medground.evaluation.published import PublishedTable, published
 from medground.evaluation.results import (
     Calibration,
@@ -93,6 +93,7 @@ def evaluation_report(
         pictures=None if read is None else pictures(own, read, config.pictures, config.seed),
         ranking=ranking,
         headline=lead.metrics.get(ranking),
+        absent=lead.metrics.get(ABSENCE),
         floor=lead.metrics.get(FLOOR) if ranking == FLOORED else None,
         floor_name=FLOOR,
         gain=lead.metrics.get("dice_over_ellipse"),

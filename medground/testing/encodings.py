@@ -9,16 +9,18 @@ code that takes picture and prompts in one call, nor another thread, process or 
 import inspect
 import sys
 import zlib
-from collections import Counter
-from collections.abc import Hashable, Iterable, Iterator, Mapping
-from types import CodeType, FrameType
-from typing import Any
+from collections import Counter, UserDict
+from collections.abc import Hashable, Iterable, Iterator
+from types import CodeType, FrameType, NoneType
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 _LEAST_SIDE, _LEAST_SIZE = 8, 64
 """Smallest side of a picture, and smallest size of an array that counts as made of one."""
+_PLAIN = (bool, int, float, str, bytes, NoneType)
+"""Values that are told apart by what they are; other objects by their identity."""
 _RESUMED = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
 Call = tuple[str, Hashable]
 """The name of a function, and what it is given."""
@@ -95,27 +97,52 @@ def _name(frame: FrameType) -> str:
 
 
 def _held(owner: Any) -> list[tuple[Any, Array]]:
-    return [pair for value in getattr(owner, "__dict__", {}).values() for pair in _arrays(value)]
+    try:
+        attributes = object.__getattribute__(owner, "__dict__")
+    except AttributeError:
+        return []
+    return [pair for value in list(attributes.values()) for pair in _arrays(value)]
+
+
+def _items(value: Any) -> dict[Any, Any] | None:
+    """Return what a dictionary holds, or None for anything else.
+
+    Nothing of the value's own class is called: its object may not be complete yet.
+    """
+    if issubclass(type(value), UserDict):
+        value = object.__getattribute__(value, "__dict__").get("data")
+    return dict(dict.items(value)) if issubclass(type(value), dict) else None
+
+
+def _elements(value: Any) -> tuple[Any, ...] | None:
+    """Return what a list or tuple holds, or None for anything else."""
+    for kind in (list, tuple):
+        if issubclass(type(value), kind):
+            return tuple(kind.__iter__(value))
+    return None
 
 
 def _arrays(value: Any) -> Iterator[tuple[Any, Array]]:
     """The arrays and tensors in a value and its containers, each with itself as an array of NumPy."""
-    if isinstance(value, Mapping):
-        value = list(value.values())
-    if isinstance(value, list | tuple):
-        for item in value:
+    items = _items(value)
+    elements = _elements(value) if items is None else items.values()
+    if elements is not None:
+        for item in elements:
             yield from _arrays(item)
-    elif isinstance(value, np.ndarray):
+    elif issubclass(type(value), np.ndarray):
         yield value, value
     elif (array := _tensor(value)) is not None:
         yield value, array
 
 
 def _tensor(value: Any) -> Array | None:
-    torch = sys.modules.get("torch")
-    if torch is None or not isinstance(value, torch.Tensor) or value.layout != torch.strided or value.is_quantized:
+    torch: Any = sys.modules.get("torch")
+    tensor = getattr(torch, "Tensor", None)  # none while PyTorch is being imported
+    if tensor is None or not issubclass(type(value), tensor):
         return None
-    if value.device.type == "meta":
+    if type(value).__torch_dispatch__ is not tensor.__torch_dispatch__:  # stands for another tensor, has no numbers
+        return None
+    if value.layout != torch.strided or value.is_quantized or value.device.type == "meta":
         return None
     plain = value.detach().cpu()
     odd = plain.is_floating_point() and plain.dtype not in (torch.float16, torch.float32, torch.float64)
@@ -139,13 +166,15 @@ def _is_picture(array: Array) -> bool:
 
 def _signature(value: Any) -> Hashable:
     """What tells one value from another: content of arrays and containers, identity of other objects."""
-    if isinstance(value, Mapping):
-        return tuple((str(key), _signature(item)) for key, item in value.items())
-    if isinstance(value, list | tuple):
-        return tuple(map(_signature, value))
-    if isinstance(value, bool | int | float | str | bytes | None):
-        return value
-    array = value if isinstance(value, np.ndarray) else _tensor(value)
+    items = _items(value)
+    if items is not None:
+        return tuple((repr(key) if type(key) in _PLAIN else id(key), _signature(item)) for key, item in items.items())
+    elements = _elements(value)
+    if elements is not None:
+        return tuple(map(_signature, elements))
+    if type(value) in _PLAIN:
+        return cast("Hashable", value)
+    array = value if issubclass(type(value), np.ndarray) else _tensor(value)
     return (
         id(value)
         if array is None

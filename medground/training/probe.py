@@ -93,8 +93,25 @@ def probe(plan: TrainingPlan, *, steps: int = 2) -> Estimate:
             "completions keep the length they have now; validation, checkpoints, overlays and reports are not counted",
             "memory is the peak of the probe" + ("" if cuda else ", of the whole process"),
             "state is arithmetic: weights, gradients and the optimizer's numbers, per process",
+            *_passes(plan, training),
         ],
     )
+
+
+def _passes(plan: TrainingPlan, training: TrainingRun) -> list[str]:
+    """Return how a group is computed, where less memory is to be had."""
+    if method_kind(plan.recipe) != "grpo" or not hasattr(training.reasoner.policy, "prompt_once"):
+        return []
+    if training.engine.lockstep:
+        return [
+            "ranks compute a prompt in every micro-batch: a smaller grpo.micro_batch_size takes less memory and longer"
+        ]
+    config = plan.recipe.config.grpo
+    size = config.micro_batch_size or config.num_generations
+    return [
+        f"a prompt is computed once, {size} of {config.num_generations} completions run backward together: "
+        "a smaller grpo.micro_batch_size takes less memory for the same computation"
+    ]
 
 
 def state_of(training: TrainingRun) -> StateBytes:

@@ -80,9 +80,11 @@ def _published(region: Region) -> dict[str, Any]:
     if region.box is None:
         raise InputError("a row of the published table holds boxes, and a region has none")
     x1, y1, x2, y2 = region.box
+    label = {"label": region.label} if region.label else {}
     return {
         "bbox_2d": [math.floor(x1), math.floor(y1), math.ceil(x2) - 1, math.ceil(y2) - 1],
         "point_2d": [[math.floor(x), math.floor(y)] for x, y in region.points],
+        **label,
     }
 
 
@@ -130,7 +132,12 @@ def _region(stated: Mapping[str, Any], size: Size) -> Region:
     for x, y in pixels:
         if not (0 <= x < width and 0 <= y < height):
             raise InputError(f"its point ({x:g}, {y:g}) does not lie in its image of {width} x {height}")
-    return Region(box=Box(x1, y1, x2 + 1, y2 + 1), points=tuple(Point(x + 0.5, y + 0.5) for x, y in pixels))
+    label = stated.get("label", "")
+    if not isinstance(label, str):
+        raise InputError("its label is no text")
+    return Region(
+        box=Box(x1, y1, x2 + 1, y2 + 1), points=tuple(Point(x + 0.5, y + 0.5) for x, y in pixels), label=label
+    )
 
 
 def _numbers(values: Any, count: int, word: str) -> tuple[float, ...]:

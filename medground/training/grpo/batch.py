@@ -19,7 +19,7 @@ from medground.types import Completion, Messages
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class MicroBatch:
-    """S completions of one query, computed in one forward pass; T tokens of the longest. Tensors are on the CPU."""
+    """S completions of one query, computed together; T tokens of the longest. Tensors are on the CPU."""
 
     group: int
     """Index of the group in the batch."""
@@ -35,6 +35,8 @@ class MicroBatch:
     """[S, T] float32; NaN where the sampler gave none."""
     old_logps: Tensor | None = None
     """[S, T] under the policy that sampled, on its device; None while that is still the current policy."""
+    ref_logps: Tensor | None = None
+    """[S, T] under the reference, on its device; None without a KL term."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

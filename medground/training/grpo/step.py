@@ -5,14 +5,18 @@ them into mini-batches and micro-batches (`medground.training.grpo.batch`), then
 micro-batch and one optimizer step per mini-batch, with the loss of `medground.training.grpo.loss`. Records, checkpoints
 and interruptions are in `medground.training.loop`.
 
-A micro-batch is one forward pass: image and prompt once, all completions behind them (or a few of them at a time,
-exactly). The policy that sampled is the one that is differentiated in the first update of a batch, so no pass computes
-its log-probabilities again; later updates on the batch need them and get them before any parameter changes.
+A micro-batch is one forward and one backward pass over some completions of a group (all, or a few of them at a time,
+exactly). Image and prompt are computed once for all micro-batches of a group where policy and engine can: see
+`GrpoTrainer.shared_prompt`. The policy that sampled is the one that is differentiated in the first update of a batch, so
+no pass computes its log-probabilities again; later updates on the batch need them and get them before any parameter
+changes, and so does the KL term those of the reference.
 """
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from itertools import groupby
 
 import torch
 from torch import Tensor, nn
@@ -130,6 +134,8 @@ class GrpoTrainer:
         minibatches = batch.minibatches(self.config, self.objective)
         reused = 0 if self.config.num_iterations > 1 else 1
         minibatches[reused:] = [self.with_old_logps(batch, minibatch) for minibatch in minibatches[reused:]]
+        if self.objective.beta:
+            minibatches = [self.with_ref_logps(batch, minibatch) for minibatch in minibatches]
         for iteration in range(self.config.num_iterations):
             for minibatch in minibatches:
                 for micro, completions in self.forward_passes(batch, minibatch):
@@ -144,26 +150,60 @@ class GrpoTrainer:
     @torch.no_grad()
     def with_old_logps(self, batch: Batch, minibatch: Minibatch) -> Minibatch:
         """Return the mini-batch with the log-probabilities of the current policy, which sampled it."""
-        micro_batches = []
-        for micro, completions in self.forward_passes(batch, minibatch):
-            old_logps = self.policy(completions, self.config.temperature)[0]
-            if micro is not None:
-                micro_batches.append(replace(micro, old_logps=old_logps))
-        return replace(minibatch, micro_batches=micro_batches)
+        logps = self.logps(batch, minibatch, self.policy)
+        pairs = zip(minibatch.micro_batches, logps, strict=True)
+        return replace(minibatch, micro_batches=[replace(micro, old_logps=own) for micro, own in pairs])
 
-    def forward_passes(self, batch: Batch, minibatch: Minibatch) -> Iterator[tuple[MicroBatch | None, CompletionGroup]]:
+    @torch.no_grad()
+    def with_ref_logps(self, batch: Batch, minibatch: Minibatch) -> Minibatch:
+        """Return the mini-batch with the log-probabilities of the reference."""
+        with self.reasoner.reference() as reference:
+            logps = self.logps(batch, minibatch, reference)
+        pairs = zip(minibatch.micro_batches, logps, strict=True)
+        return replace(minibatch, micro_batches=[replace(micro, ref_logps=own) for micro, own in pairs])
+
+    def logps(self, batch: Batch, minibatch: Minibatch, policy: nn.Module) -> list[Tensor]:
+        """Return [S, T] log-probabilities of each micro-batch under a policy."""
+        logps = []
+        for micro, completions in self.forward_passes(batch, minibatch, policy):
+            own = policy(completions, self.config.temperature)[0]
+            if micro is not None:
+                logps.append(own)
+        return logps
+
+    def forward_passes(
+        self, batch: Batch, minibatch: Minibatch, policy: nn.Module | None = None
+    ) -> Iterator[tuple[MicroBatch | None, CompletionGroup]]:
         """Yield micro-batches with their completions as the policy takes them.
 
-        None: a dummy pass of one token that keeps ranks in lockstep. Each group's prompt is encoded once.
+        None: a dummy pass of one token that keeps ranks in lockstep. Each group's prompt is encoded once, and computed once
+        where that is possible; its backward pass comes when the group's last micro-batch has run backward.
         """
-        index, group = -1, None
-        for micro in pad_to_longest(self.engine, minibatch.micro_batches):
-            if micro is None:
-                yield None, self.reasoner.group(batch.dummy_prompt, [self.reasoner.tokenize("")])
+        policy = policy or self.policy
+        for index, micro_batches in groupby(
+            pad_to_longest(self.engine, minibatch.micro_batches), lambda micro: None if micro is None else micro.group
+        ):
+            if index is None:
+                for _ in micro_batches:
+                    yield None, self.reasoner.group(batch.dummy_prompt, [self.reasoner.tokenize("")])
                 continue
-            if group is None or micro.group != index:
-                index, group = micro.group, self.encode(batch, micro)
-            yield micro, group.part(micro.rows.start, micro.rows.stop)
+            own = [micro for micro in micro_batches if micro is not None]
+            with self.shared_prompt(policy, self.encode(batch, own[0]), len(own)) as group:
+                for micro in own:
+                    yield micro, group.part(micro.rows.start, micro.rows.stop)
+
+    def shared_prompt(
+        self, policy: nn.Module, group: CompletionGroup, passes: int
+    ) -> AbstractContextManager[CompletionGroup]:
+        """Enter to have a group's prompt computed once for several passes.
+
+        Ranks in lockstep compute it in every pass: they would wait for one another's passes over prompts for ever.
+        """
+        once = getattr(policy, "prompt_once", None)
+        if once is None or passes == 1 or self.engine.lockstep:
+            return nullcontext(group)
+        computed: AbstractContextManager[CompletionGroup] = once(group)
+        return computed
 
     def encode(self, batch: Batch, micro: MicroBatch) -> CompletionGroup:
         """Return the whole group of a micro-batch as the policy takes it.
@@ -198,7 +238,6 @@ class GrpoTrainer:
         temperature = 1.0 if micro is None else self.config.temperature
         logps: Tensor
         logps, entropies = self.policy(completions, temperature)
-        ref_logps = self.ref_logps(completions, temperature) if self.objective.beta else None
         if micro is None:
             return 0.0 * logps.sum()
         old_logps = (
@@ -212,7 +251,7 @@ class GrpoTrainer:
             loss_mask,
             old_logps=old_logps,
             sampler_logps=sampler_logps,
-            ref_logps=ref_logps,
+            ref_logps=micro.ref_logps,
         )
         stats.tokens_computed += sum(completions.prompt_lengths) + int(completions.mask.sum())
         stats.images += len(completions.prompt_lengths)
@@ -221,12 +260,6 @@ class GrpoTrainer:
             stats.add(entropy=float(torch.where(loss_mask, entropies, 0.0).sum()))
             self._compare(logps.detach() if old_logps is None else old_logps, sampler_logps, completions.mask, stats)
         return loss
-
-    def ref_logps(self, completions: CompletionGroup, temperature: float) -> Tensor:
-        """Return [S, T] log-probabilities of the reference."""
-        with self.reasoner.reference() as reference, torch.no_grad():
-            logps: Tensor = reference(completions, temperature)[0]
-            return logps
 
     def backward(self, loss: Tensor) -> None:
         """Accumulate the gradients of a loss.

@@ -333,6 +333,34 @@ def test_a_dataset_with_absent_and_several_targets_is_described_and_exported(tmp
     assert entries == {"annotations": 5, "absent": 2}
 
 
+@pytest.mark.parametrize("format", ["umrg", "coco"])
+def test_targets_keep_their_names_in_exports(tmp_path, format):
+    folder = tmp_path / "source"
+    folder.mkdir()
+    Pillow.fromarray(picture(1)).save(folder / "1.png")
+    upper, lower = ({"mask": encode_rle(square(at, at))} for at in (10, 30))
+    rows = [
+        {"id": "two", "image": "1.png", "question": "Where are they?", "regions": [{**upper, "label": "upper"}, lower]},
+        {"id": "one", "image": "1.png", "question": "Where is it?", "regions": [{**lower, "label": "lower"}]},
+    ]
+    (folder / "manifest.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    build(read_source(folder), tmp_path / "out", Options(near_duplicates=False), ASK)
+    export(tmp_path / "out", tmp_path / "export", format)
+    read = {sample.id: [region.label for region in sample.regions] for sample in read_source(tmp_path / "export")}
+    assert read == {"two": ["upper", ""], "one": ["lower"]}
+
+
+def test_an_export_whose_absent_targets_are_no_list_is_refused(tmp_path):
+    build(three_images(), tmp_path / "out", Options(**{**options(), "negatives": 0.3}), ASK)
+    export(tmp_path / "out", tmp_path / "coco", "coco")
+    for file in (tmp_path / "coco").glob("*.json"):
+        table = json.loads(file.read_text())
+        table["images"] = [{**image, "absent": 5} for image in table["images"]]
+        file.write_text(json.dumps(table))
+    refused = [one for one in read_source(tmp_path / "coco") if isinstance(one, BadSample)]
+    assert refused and all("needs a list of absent" in one.reason for one in refused)
+
+
 def test_the_command_asks_about_every_one(tmp_path):
     phantoms.write(tmp_path / "source", phantoms.samples(12, 1, families=["plain"], size=(64, 64)))
     run = CliRunner()

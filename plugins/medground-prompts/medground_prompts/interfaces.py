@@ -13,7 +13,7 @@ from medground_prompts import ideal, wording
 from medground_prompts.coordinates import Space, box_of, points_of
 from medground_prompts.dialects import DIALECTS, Dialect
 from medground_prompts.parsers import TAGS, read, read_native
-from medground_prompts.reading import Reading
+from medground_prompts.reading import Reading, thinks_to_the_end
 from medground_prompts.schema import ListSchema, Schema, Style
 
 Native = Literal["box", "points", "any"]
@@ -31,7 +31,19 @@ def default_think(regions: int) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Interface:
-    """What interfaces share: the arguments, the prompt, and how a reading becomes a grounding."""
+    """What interfaces share: the arguments, the prompt, and how a reading becomes a grounding.
+
+    Args:
+        think: ask for reasoning before the answer; without, the think level abstains.
+        style: quotes of the example in the prompt and of ideal completions: ``json`` or ``single_quoted``; or ``native``: a
+            model is asked, and read, in the way it was trained to mark regions.
+        template: a UTF-8 text file to use in place of our wording, with the placeholders ``{Question}`` (needed) and
+            ``{Answer}`` (the answer object's form), and ``<image>`` where the image goes.
+        instructions: say what to do and how to answer; without, our wording is the question alone, for a model that was
+            taught the format.
+        parser: ``lenient`` or ``strict``; the released ones are of `BboxPoints`.
+        dialect: which native way; the reasoner's own if None.
+    """
 
     think: bool = True
     style: Style = "json"
@@ -129,7 +141,9 @@ class Interface:
         if completion.fault is not None:
             return Grounding(fault=completion.fault)
         dialect, frame = self._dialect, completion.frame
-        if dialect is None:
+        if completion.finish_reason == "length" and not self.released and thinks_to_the_end(completion.text):
+            reading = Reading(None, 0.0, fault=Fault.NO_ANSWER, level=0.0)
+        elif dialect is None:
             reading = read(completion.text, parser=self.parser, think=self.think, style=self.style, schema=self.schema)
         else:
             reading, frame = self._native(read_native(completion.text, dialect)), dialect.frame(frame, size)
@@ -163,6 +177,8 @@ class Interface:
             return f"{block}<answer>{self._write(target, frame, size)}</answer>"
         self._write(target, None, None)  # raises where the target lacks what is asked for
         if target.regions:
+            if size is None and dialect.frame(None, (1, 1)) is not None:
+                raise ValueError(f"an answer in {self.dialect}'s own numbers needs the (H, W) of the image as `size`")
             own = frame if size is None else dialect.frame(frame, size)
             return block + dialect.write(target.regions, own, size)
         if dialect.nothing is None:
@@ -226,15 +242,10 @@ class _OneRegion(Interface):
 
 
 class BboxPoints(_OneRegion):
-    """A box and two key points: the interface of the paper.
+    """A box and two key points: the interface of the paper. Other arguments are those of `Interface`.
 
     Args:
-        think: ask for reasoning before the answer; without, the think level abstains.
         style: quotes of the example in the prompt and of ideal completions: ``json`` or ``single_quoted``.
-        template: a UTF-8 text file to use in place of our wording, with the placeholders ``{Question}`` (needed) and
-            ``{Answer}`` (the answer object's form), and ``<image>`` where the image goes.
-        instructions: say what to do and how to answer; without, our wording is the question alone, for a model that was
-            taught the format.
         parser: ``lenient``, ``strict``, or a released one: ``released_train``, ``released_base``, ``released_eval``.
         dialect: for interfaces with ``style: native`` alone, see `Bbox`.
     """
@@ -244,11 +255,10 @@ class BboxPoints(_OneRegion):
 
 
 class Bbox(_OneRegion):
-    """A box alone. Arguments as for `BboxPoints`; the released parsers do not apply.
+    """A box alone. Other arguments are those of `Interface`.
 
     Args:
-        style: also ``native``: a model is asked, and read, in the way it was trained to mark regions.
-        dialect: that way: ``qwen``, ``gemma``, ``internvl``, ``paligemma`` or ``florence``; the reasoner's own if None.
+        dialect: which native way: ``qwen``, ``gemma``, ``internvl``, ``paligemma`` or ``florence``; the reasoner's own if None.
     """
 
     native: ClassVar[Native | None] = "box"
@@ -257,7 +267,12 @@ class Bbox(_OneRegion):
 
 
 class Points(_OneRegion):
-    """Two key points alone. Arguments as for `BboxPoints`; the released parsers do not apply."""
+    """Two key points alone. Other arguments are those of `Interface`.
+
+    Args:
+        style: quotes of the example in the prompt and of ideal completions: ``json`` or ``single_quoted``.
+        dialect: for interfaces with ``style: native`` alone, see `Bbox`.
+    """
 
     schema = Schema(box=False, points=True)
     provides = schema.provides

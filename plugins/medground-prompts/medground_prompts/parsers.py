@@ -175,6 +175,8 @@ def read_native(text: str, dialect: Dialect) -> Reading:
     block, level = (think.strip(), 1.0 if think.strip() else 0.2) if closing else (None, 0.0)
     rest = rest if closing else text
     if inside := between(rest, "answer"):
+        if between(rest, "answer", inside[1]):
+            return Reading(block, level, fault=Fault.TWO_ANSWERS, level=0.2)
         rest = rest[slice(*inside)]
     if len(rest) > MAX_ANSWER:
         return Reading(block, level, fault=Fault.TOO_LONG, level=0.2)

@@ -59,6 +59,15 @@ def think_block(text: str) -> tuple[str | None, float]:
     return think, 1.0 if think else 0.2
 
 
+def thinks_to_the_end(text: str) -> bool:
+    """Return whether a text begins with a think block that it never closes: what such a text quotes is a draft.
+
+    >>> thinks_to_the_end("<think>[] or not"), thinks_to_the_end("<think>a</think>[]"), thinks_to_the_end("[] <think>")
+    (True, False, False)
+    """
+    return text.lstrip().startswith("<think>") and "</think>" not in text
+
+
 def _unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     members: dict[str, Any] = {}
     for key, value in pairs:

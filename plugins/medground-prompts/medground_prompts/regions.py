@@ -111,10 +111,12 @@ def _confidence(value: Any) -> float | Fault:
 class Regions(_Regions):
     """A list of regions, each a box, two key points or both; an empty list where nothing fits.
 
-    Arguments as for `BboxPoints`, without the released parsers; ``style: native`` and `dialect` as for `Bbox`, also ``molmo``
-    and ``molmo2``, with boxes where the dialect has them and else a point for each region. And:
+    With ``style: native`` regions have boxes where the dialect has them, and else a point each. Other arguments are those of
+    `Interface`.
 
     Args:
+        dialect: which native way: ``qwen``, ``gemma``, ``internvl``, ``paligemma``, ``florence``, ``molmo`` or ``molmo2``; the
+            reasoner's own if None.
         box: ask for the box of each region.
         points: ask for two key points of each region.
         label: ask what each region is; a label that is not asked for is read all the same.
@@ -139,9 +141,10 @@ class Regions(_Regions):
 class MultiPoint(_Regions):
     """A list of regions, each some key points; an empty list where nothing fits.
 
-    Arguments as for `BboxPoints`, without the released parsers; ``style: native`` with ``qwen``, ``molmo`` or ``molmo2``. And:
+    Other arguments are those of `Interface`.
 
     Args:
+        dialect: which native way: ``qwen``, ``molmo`` or ``molmo2``; the reasoner's own if None.
         k: the number of key points of each region, up to 16; None leaves it to the model.
         label: ask what each region is; a label that is not asked for is read all the same.
         confidence: ask how likely each region is what is meant, from 0 to 1; one that is not asked for is read too.

@@ -107,10 +107,15 @@ FLORENCE = "</s><s>car<loc_53><loc_334><loc_933><loc_775>door handle<loc_425><lo
 """From transformers' own test of the processor (tests/models/florence2/test_processing_florence2.py)."""
 
 
-def test_florence_s_bins_name_their_middles_as_its_processor_does():
+def test_florence_s_bins_name_their_middles():
     found = read("florence", FLORENCE)
     assert [region.label for region in found.regions] == ["car", "door handle"]
     assert boxes(found)[0] == pytest.approx((53.5 * 2, 334.5, 933.5 * 2, 775.5))
+
+
+@pytest.mark.slow
+def test_florence_s_numbers_are_those_of_its_own_processor():
+    found = read("florence", FLORENCE)
     torch = pytest.importorskip("torch")
     processing = pytest.importorskip("transformers.models.florence2.processing_florence2")
     processor = processing.Florence2PostProcessor(None, SimpleNamespace(all_special_tokens=[]))
@@ -210,6 +215,13 @@ def test_what_a_dialect_has_no_word_for_is_not_taught(dialect):
         assert read(dialect, text).abstains
 
 
+@pytest.mark.parametrize("dialect", sorted(set(DIALECTS) - {"qwen"}))
+def test_a_grid_of_its_own_needs_the_size_of_the_image(dialect):
+    target = Target(regions=(Region(box=Box(20, 30, 50, 60), points=(Point(30, 40), Point(40, 50))),))
+    with pytest.raises(ValueError, match="needs the"):
+        Regions(style="native", dialect=dialect).answer(target)
+
+
 def test_one_box_is_asked_for_and_several_or_none_are_no_answer_to_that():
     one = Bbox(style="native", dialect="qwen", think=False)
     assert read("qwen", QWEN, frame=pixels(SIZE), interface=one).fault is Fault.TWO_ANSWERS
@@ -225,6 +237,28 @@ def test_thinking_may_be_opened_by_the_chat_template_and_a_draft_in_it_is_no_ans
     found = read("qwen", text, frame=pixels(SIZE), interface=Regions(style="native", dialect="qwen"))
     assert boxes(found) == [(10, 20, 30, 40)]
     assert found.think == f"Perhaps {draft}? No." and found.think_level == 1
+
+
+@pytest.mark.parametrize(
+    ("interface", "draft"),
+    [
+        (Regions(style="native", dialect="qwen"), '[{"bbox_2d": [1, 2, 3, 4], "label": "draft"}]'),
+        (Regions(points=False), "<answer>[]</answer>"),
+        (Bbox(), '<answer>{"bbox": [1, 2, 3, 4]}</answer>'),
+    ],
+)
+def test_a_draft_in_thinking_that_the_length_limit_cut_off_is_no_answer(interface, draft):
+    cut = Completion(text=f"<think>Perhaps {draft}? No, rather", frame=pixels(SIZE), finish_reason="length")
+    found = interface.parse(cut, SIZE)
+    assert (found.fault, found.regions, found.abstains) == (Fault.NO_ANSWER, (), False)
+    closed = Completion(text=f"<think>It is.</think>{draft}", frame=pixels(SIZE), finish_reason="length")
+    assert interface.parse(closed, SIZE).fault is None
+
+
+def test_two_answer_blocks_are_no_answer_in_a_model_s_own_way_either():
+    text = '<think>a</think><answer>[]</answer><answer>[{"bbox_2d": [1, 2, 30, 40], "label": "a"}]</answer>'
+    found = read("qwen", text, frame=pixels(SIZE), interface=Regions(style="native", dialect="qwen"))
+    assert (found.fault, found.regions) == (Fault.TWO_ANSWERS, ())
 
 
 def test_the_prompt_asks_in_the_model_s_own_way():

@@ -95,5 +95,5 @@ def test_wrong_arguments_are_refused_with_a_remedy():
 
 def test_the_repr_shows_the_arguments():
     assert repr(Bbox(think=False)) == (
-        "Bbox(think=False, style='json', template=None, instructions=True, parser='lenient')"
+        "Bbox(think=False, style='json', template=None, instructions=True, parser='lenient', dialect=None)"
     )

@@ -1,13 +1,14 @@
-"""Attention over a group that shares its prompt: one sequence ``[prompt | c_1 | ... | c_G]`` instead of G rows.
+"""Attention of completions after a prompt, and of packed samples.
 
-Legend: B batch (1), H heads, P prompt tokens, G completions, C tokens of the longest, D head size, N = P + G·C.
+A pass over completions has fewer queries than keys. transformers masks it with a dense matrix, for which CUDA has no flash
+kernel and every key is repeated over the heads of its group. Where nothing but the causal order is to be masked, the
+attention here needs no matrix: the last query sees every key, each earlier one a key fewer.
 
-The prompt attends to itself causally; every completion attends to the prompt and, causally, to itself, never to its
-siblings. All other layers are position-wise, so the image and the prompt are computed once per group. The idea for text
-is PrefixGrouper's (arXiv 2506.05433).
+Legend: B rows, H heads, Hk heads of keys, Q queries, N keys, D head size.
 """
 
 import sys
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -15,33 +16,51 @@ from torch import Tensor
 from torch.nn.attention.bias import causal_lower_right
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, causal_mask_function
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+PREFIX = "medground_"
 
-def use_shared_attention(text_config: Any) -> None:
-    """Make a text model's attention understand ``shared_prompt=P, shared_group=G`` and ``packed=lengths``.
 
-    Without them it is as before.
+def use_own_attention(text_config: Any) -> None:
+    """Make a text model's attention understand ``packed=lengths`` and, with sdpa, completions without a mask.
+
+    All else is as before.
 
     Raises:
-        ValueError: if the model has dropout in its attention or sliding windows, which sharing does not model.
+        ValueError: if the model has dropout in its attention.
     """
     if getattr(text_config, "attention_dropout", 0.0):
-        raise ValueError("a shared prompt needs attention_dropout 0")
-    if any(kind != "full_attention" for kind in getattr(text_config, "layer_types", None) or ()):
-        raise ValueError("a shared prompt needs full attention in every layer, this model has sliding windows")
+        raise ValueError("training needs attention_dropout 0")
     base = text_config._attn_implementation
-    if base.startswith("medground_shared_"):
+    if base.startswith(PREFIX):
         return
-    name = f"medground_shared_{base}"
-    AttentionInterface.register(name, _Shared(base))
-    AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS[base])
-    text_config._attn_implementation = name
+    AttentionInterface.register(PREFIX + base, _Attention(base))
+    mask = ALL_MASK_ATTENTION_FUNCTIONS[base]
+    AttentionMaskInterface.register(PREFIX + base, _SuffixMask(mask) if base == "sdpa" else mask)
+    text_config._attn_implementation = PREFIX + base
 
 
-class _Shared:
-    """The attention function of one base implementation, with the shared case on top."""
+class _SuffixMask:
+    """The mask of sdpa; one without columns where the causal order of the last tokens is all there is to mask.
+
+    Not None: what that means, causal or not, each model decides for itself.
+    """
+
+    def __init__(self, base: Any) -> None:
+        self.base = base
+
+    def __call__(self, **given: Any) -> Tensor | None:
+        plain = given["mask_function"] is causal_mask_function and given["attention_mask"] is None
+        unmasked = plain and given.get("allow_is_causal_skip", True) and given.get("local_size") is None
+        if unmasked and 1 < given["q_length"] < given["kv_length"]:
+            return torch.empty(1, 1, given["q_length"], 0, dtype=torch.bool, device=given.get("device"))
+        mask: Tensor | None = self.base(**given)
+        return mask
+
+
+class _Attention:
+    """The attention function of one base implementation, with the cases of its own on top."""
 
     def __init__(self, base: str) -> None:
         self.base = base
@@ -54,16 +73,17 @@ class _Shared:
         value: Tensor,
         attention_mask: Tensor | None,
         scaling: float | None = None,
-        shared_prompt: int | None = None,
-        shared_group: int = 1,
         packed: tuple[int, ...] | None = None,
         **rest: Any,
     ) -> tuple[Tensor, Tensor | None]:
         if packed is not None:
             return packed_attention(query, key, value, packed, scaling), None
-        if shared_prompt is None:
-            return self._plain(module)(module, query, key, value, attention_mask, scaling=scaling, **rest)
-        return shared_attention(query, key, value, shared_prompt, shared_group, scaling), None
+        if attention_mask is not None and attention_mask.dim() == 4 and attention_mask.shape[-1] == 0:
+            return suffix_attention(query, key, value, scaling), None
+        output: tuple[Tensor, Tensor | None] = self._plain(module)(
+            module, query, key, value, attention_mask, scaling=scaling, **rest
+        )
+        return output
 
     def _plain(self, module: torch.nn.Module) -> Any:
         """Return the base attention; ``eager`` is in no table of transformers: every model's own module has it."""
@@ -71,32 +91,40 @@ class _Shared:
         return registered or sys.modules[type(module).__module__].eager_attention_forward
 
 
-def shared_attention(
-    query: Tensor, key: Tensor, value: Tensor, prompt: int, group: int, scaling: float | None
-) -> Tensor:
-    """Return attention of one group, ``[1, H, N, D]`` queries and ``[1, Hk, N, D]`` keys and values, as ``[1, N, H, D]``."""
-    own = scaled_dot_product_attention(
-        query[:, :, :prompt],
-        key[:, :, :prompt],
-        value[:, :, :prompt],
-        is_causal=True,
-        scale=scaling,
-        enable_gqa=query.shape[1] != key.shape[1],
-    )
-    tokens = (query.shape[2] - prompt) // group
-    if tokens == 0:
-        return own.transpose(1, 2).contiguous()
-    suffix = scaled_dot_product_attention(
-        _fold(query, prompt, group),
-        torch.cat([_spread(key, prompt, group), _fold(key, prompt, group)], dim=2),
-        torch.cat([_spread(value, prompt, group), _fold(value, prompt, group)], dim=2),
-        attn_mask=_lower_right(tokens, prompt + tokens, query.device),
-        scale=scaling,
-        enable_gqa=query.shape[1] != key.shape[1],
-    )
-    heads, size = suffix.shape[1], suffix.shape[3]
-    suffix = suffix.transpose(0, 1).reshape(1, heads, group * tokens, size)
-    return torch.cat([own, suffix], dim=2).transpose(1, 2).contiguous()
+def suffix_attention(query: Tensor, key: Tensor, value: Tensor, scaling: float | None) -> Tensor:
+    """Return causal attention of the last Q of N tokens as ``[B, Q, H, D]``.
+
+    Args:
+        query: [B, H, Q, D].
+        key: [B, Hk, N, D].
+        value: [B, Hk, N, D].
+        scaling: of the scores; 1/sqrt(D) if None.
+    """
+    own = _lower_right if query.device.type == "cuda" else _shared_heads
+    return own(query, key, value, scaling).transpose(1, 2).contiguous()
+
+
+def _lower_right(query: Tensor, key: Tensor, value: Tensor, scaling: float | None) -> Tensor:
+    """Return [B, H, Q, D] by the kernels of CUDA, which know the order and share keys."""
+    order = causal_lower_right(query.shape[2], key.shape[2])
+    shared = query.shape[1] != key.shape[1]
+    return scaled_dot_product_attention(query, key, value, order, scale=scaling, enable_gqa=shared)
+
+
+def _shared_heads(query: Tensor, key: Tensor, value: Tensor, scaling: float | None) -> Tensor:
+    """Return [B, H, Q, D] where no kernel does either: the heads that share a key are rows of their own, over views of it."""
+    (rows, heads, queries, size), (_, key_heads, keys, _) = query.shape, key.shape
+    own = query.reshape(rows * key_heads, heads // key_heads, queries, size)
+    key, value = (states.reshape(len(own), 1, keys, -1).expand(-1, own.shape[1], -1, -1) for states in (key, value))
+    order = _order(queries, keys, query.dtype, query.device)
+    return scaled_dot_product_attention(own, key, value, order, scale=scaling).reshape(rows, heads, queries, -1)
+
+
+@lru_cache(maxsize=2)
+def _order(queries: int, keys: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return [Q, N] what is added to scores, 0 or -inf; all layers of a pass hold the same tensor until its backward."""
+    order = torch.full((queries, keys), -torch.inf, dtype=dtype, device=device)
+    return order.triu(keys - queries + 1)
 
 
 def packed_attention(
@@ -108,22 +136,3 @@ def packed_attention(
         for own in zip(*(states.split(lengths, dim=2) for states in (query, key, value)), strict=True)
     ]
     return torch.cat(parts, dim=2).transpose(1, 2).contiguous()
-
-
-def _lower_right(queries: int, keys: int, device: torch.device) -> Tensor:
-    """Return the keys that each of the last `queries` tokens sees, [queries, keys]."""
-    if device.type == "cpu":
-        # What causal_lower_right becomes there anyway; as a plain tensor, torch's dispatch modes (its FLOP counter) take it.
-        return torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)
-    return causal_lower_right(queries, keys)
-
-
-def _fold(states: Tensor, prompt: int, group: int) -> Tensor:
-    """Return the completions' states [1, H, G·C, D] with the group as batch, [G, H, C, D]."""
-    _, heads, length, size = states.shape
-    return states[0, :, prompt:].reshape(heads, group, (length - prompt) // group, size).transpose(0, 1)
-
-
-def _spread(states: Tensor, prompt: int, group: int) -> Tensor:
-    """Return the prompt's states [1, H, P, D] seen from every completion, [G, H, P, D], without a copy."""
-    return states[:, :, :prompt].expand(group, -1, -1, -1)

@@ -15,3 +15,5 @@ def checkpoint_activations(model: Any) -> None:
         model.activation_checkpointing_enable()
     else:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    # Only the older kind of checkpoint needs inputs with a gradient; it would send one through a frozen vision tower.
+    model.disable_input_require_grads()

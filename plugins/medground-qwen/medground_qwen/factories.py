@@ -41,7 +41,7 @@ def reasoner(
     """A released vision-language checkpoint as a reasoner.
 
     Args:
-        family: which pixels its numbers count, and whether its prompts can be shared.
+        family: which pixels its numbers count.
         checkpoint: a folder in the released layout, or a hub id that ``medground fetch`` has put in the local cache.
         revision: a commit of the hub repository.
         dtype: ``auto`` (as stored), ``float32``, ``bfloat16`` or ``float16``.
@@ -157,6 +157,7 @@ def hf_vlm(
     dtype: Literal["auto"] | Dtype = "auto",
     device: Device = "auto",
     attention: Attention = "sdpa",
+    share: bool = True,
     lora_rank: Annotated[int, AtLeast(0)] = 0,
     lora_alpha: Positive | None = None,
     adapter: str | None = None,
@@ -165,7 +166,7 @@ def hf_vlm(
     logprob_chunk: Count = 1024,
     rows_at_once: Count = 256,
 ) -> "VisionLanguageReasoner":
-    """Any other image-text-to-text model of transformers (InternVL, Gemma 3, ...), trained with repeated rows.
+    """Any other image-text-to-text model of transformers (InternVL, Gemma 3, Qwen3.5, ...).
 
     Args:
         frame: what its numbers count: ``permille``, ``unit``, or ``pixel`` of the image as given.
@@ -177,6 +178,7 @@ def hf_vlm(
         device: ``auto`` (CUDA where torch can use it, else the CPU), ``cpu``, ``cuda``, ``cuda:1``, ..., ``mps``.
         attention: an attention implementation of transformers; ``flash_attention_2`` needs the package flash-attn, CUDA
             and a dtype of 16 bits.
+        share: compute image and prompt once per group in the update.
         lora_rank: train a LoRA adapter of this rank; 0 trains the weights themselves.
         lora_alpha: LoRA scale; twice the rank if None.
         adapter: a folder with a LoRA adapter to start from, as a run saves it.
@@ -187,4 +189,4 @@ def hf_vlm(
     """
     arguments = dict(locals())
     family = any_family(arguments.pop("frame"), arguments.pop("order"), arguments.pop("dialect"))
-    return reasoner(family, share=False, **arguments)
+    return reasoner(family, **arguments)

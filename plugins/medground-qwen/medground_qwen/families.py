@@ -1,7 +1,8 @@
-"""What differs between families of vision-language models: which pixels their numbers count."""
+"""What differs between families of vision-language models: which pixels their numbers count, how inputs are laid out."""
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from medground.frames import Frame, Kind, Order
@@ -21,8 +22,8 @@ class Family:
     order: Order = "xy"
     dialect: str | None = None
     """Its native way of marking regions."""
-    shares: bool = False
-    """Whether its forward can share a prompt: full attention, multimodal rotary positions, one image placeholder."""
+    packs: bool = False
+    """Whether its attention can keep packed samples apart: full attention, multimodal rotary positions."""
 
     def marks(self, tokenizer: Any) -> frozenset[str]:
         """Return the special tokens that a model of a named dialect may write, and be shown, to mark regions."""
@@ -34,12 +35,34 @@ class Family:
         return Frame(self.kind, seen, self.order)
 
 
-QWEN2_5_VL = Family(model_types=frozenset({"qwen2_5_vl"}), kind="pixel", dialect="qwen", shares=True)
+QWEN2_5_VL = Family(model_types=frozenset({"qwen2_5_vl"}), kind="pixel", dialect="qwen", packs=True)
 """Absolute pixels of the resized image. Lingshu has the same architecture and the same frame."""
-QWEN3_VL = Family(model_types=frozenset({"qwen3_vl"}), kind="permille", dialect="qwen", shares=True)
+QWEN3_VL = Family(model_types=frozenset({"qwen3_vl"}), kind="permille", dialect="qwen", packs=True)
 """Thousandths of each side."""
 
 
 def any_family(kind: Kind, order: Order, dialect: str | None = None) -> Family:
     """Any other image-text-to-text model, with its frame and dialect declared by the recipe."""
     return Family(model_types=frozenset(), kind=kind, order=order, dialect=dialect)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """How an architecture lays out its inputs, where that is not as usual."""
+
+    along: Mapping[str, int] = field(default_factory=dict)
+    """The axis along which several images follow one another; the first where nothing is said."""
+    frames: int = 1
+    """How often the image processor counts an image's pixels against its limits: once for each frame of a video."""
+    fill: Mapping[str, int] = field(default_factory=dict)
+    """The value of a completion's tokens in what the processor gives one value per token; 0 where nothing is said."""
+
+
+LAYOUTS = {
+    "glm4v": Layout(frames=2),
+    "glm46v": Layout(frames=2),
+    "minicpmv4_6": Layout(along={"pixel_values": -1}),
+    "paligemma": Layout(fill={"token_type_ids": 1}),  # 0 is the prefix, whose tokens see one another both ways
+}
+"""By ``model_type``."""
+USUAL = Layout()

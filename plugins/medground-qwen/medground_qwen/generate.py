@@ -63,7 +63,8 @@ def sample(
     out = model(**inputs, attention_mask=mask, use_cache=True, logits_to_keep=1)
     cache_key = cache_name(model)
     cache = out[cache_key]
-    cache.batch_repeat_interleave(group)
+    # Every kind of layer can be reordered; only layers of plain attention can be repeated.
+    cache.reorder_cache(torch.arange(len(prompts), device=mask.device).repeat_interleave(group))
     state = _Decoding(
         logits=out.logits[:, -1].repeat_interleave(group, 0),
         mask=mask.repeat_interleave(group, 0),
@@ -87,7 +88,7 @@ def sample(
             break
         if 2 * len(alive) <= len(state.rows):  # finished rows leave the cache once they are half of it
             indices = torch.tensor(alive, device=chosen.device)
-            cache.batch_select_indices(indices)
+            cache.reorder_cache(indices)
             chosen = chosen[indices]
             state.keep(indices)
         state.mask = torch.cat([state.mask, state.mask.new_ones(len(state.rows), 1)], dim=1)

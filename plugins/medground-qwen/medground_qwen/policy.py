@@ -3,40 +3,45 @@
 Legend: G completions, C tokens of the longest, P prompt tokens, H hidden size, T generated tokens in all.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from medground_qwen.calls import cache_name
 from medground_qwen.logprobs import token_logprobs
-from medground_qwen.prompts import Prompt
+from medground_qwen.prompts import Prompt, joined_images
+from medground_qwen.states import ComputedPrompt, PromptStates, cached_checkpoints
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class GroupBatch:
-    """One query with G completions of it, on the model's device."""
+    """One query with G completions of it, on the model's device; image and prompt are computed once for all of them."""
 
     prompt: Prompt
     ids: Tensor
     """[G, C] int64, right-padded."""
     mask: Tensor
     """[G, C] bool: generated tokens, the end token included."""
-    shared: bool = True
-    """Whether image and prompt are computed once for all completions; otherwise once for each."""
+    computed: ComputedPrompt | None = None
+    """The prompt after its pass, where that is done already: see `Policy.prompt_once`."""
+    counted: bool = True
+    """Whether the prompt is counted with these completions: with the first of several parts only."""
 
     @property
     def prompt_lengths(self) -> tuple[int, ...]:
-        """Tokens of the prompt, those of the image included, as often as it is computed."""
-        return (len(self.prompt),) * (1 if self.shared else len(self.ids))
+        """Tokens of the prompt, those of the image included; empty where it is counted with another part."""
+        return (len(self.prompt),) if self.counted else ()
 
     def part(self, start: int, stop: int) -> "GroupBatch":
         """Return the completions start to stop as a group of their own, cut to their longest: exact at any size."""
         mask = self.mask[start:stop]
         longest = max(1, int(mask.sum(dim=1).max()))
-        ids = self.ids[start:stop, :longest]
-        return GroupBatch(prompt=self.prompt, ids=ids, mask=mask[:, :longest], shared=self.shared)
+        counted = self.counted and (self.computed is None or start == 0)
+        return replace(self, ids=self.ids[start:stop, :longest], mask=mask[:, :longest], counted=counted)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -72,14 +77,14 @@ def rows_of(
     return RowBatch(prompts=list(prompts), ids=together.ids, mask=together.mask, packed=packed)
 
 
-def group_of(prompt: Prompt, completions: Sequence[Sequence[int]], pad: int, *, shared: bool = True) -> GroupBatch:
+def group_of(prompt: Prompt, completions: Sequence[Sequence[int]], pad: int) -> GroupBatch:
     """Return completions' token ids as they were sampled, never tokenised again, beside their prompt."""
     longest = max((len(ids) for ids in completions), default=1) or 1
     rows = [[*ids, *[pad] * (longest - len(ids))] for ids in completions]
     ids = torch.tensor(rows, dtype=torch.int64, device=prompt.ids.device)
     lengths = torch.tensor([len(ids) for ids in completions], device=prompt.ids.device)
     mask = torch.arange(longest, device=ids.device) < lengths.unsqueeze(1)
-    return GroupBatch(prompt=prompt, ids=ids, mask=mask, shared=shared)
+    return GroupBatch(prompt=prompt, ids=ids, mask=mask)
 
 
 class Policy(nn.Module):
@@ -107,7 +112,7 @@ class Policy(nn.Module):
         if isinstance(group, RowBatch):
             hidden = self._packed(group) if group.packed else self._rows(group)
         else:
-            hidden = self._shared(group) if group.shared else self._repeated(group)
+            hidden = self._completions(group, group.computed or self._prompt(group.prompt))
         logp, entropy = token_logprobs(
             self.model.get_output_embeddings(),
             hidden[group.mask],
@@ -119,44 +124,47 @@ class Policy(nn.Module):
         blank = logp.new_zeros(group.mask.shape)
         return blank.masked_scatter(group.mask, logp), blank.masked_scatter(group.mask, entropy)
 
-    def _shared(self, group: GroupBatch) -> Tensor:
-        """Return the states [G, C, H] that predict each token, from one sequence [prompt | c_1 | ... | c_G]."""
-        prompt, (count, longest) = group.prompt, group.ids.shape
-        length = len(prompt)
-        out = self.model.model(
-            input_ids=torch.cat([prompt.ids, group.ids.flatten()]).unsqueeze(0),
-            position_ids=_shared_positions(prompt, count, longest),
-            **{key: _extended(value, count * longest).unsqueeze(0) for key, value in prompt.per_token.items()},
-            **prompt.image,
-            use_cache=False,
-            shared_prompt=length,
-            shared_group=count,
-        )
-        hidden = out.last_hidden_state[0]
-        first = hidden[length - 1].expand(count, 1, -1)  # the prompt's last token predicts every first token
-        rest = hidden[length:].view(count, longest, -1)[:, :-1]
-        return torch.cat([first, rest], dim=1)
+    @contextmanager
+    def prompt_once(self, group: GroupBatch | RowBatch) -> Iterator[GroupBatch | RowBatch]:
+        """Enter to have a group's prompt computed once for all its parts, each of which then runs backward alone.
 
-    def _repeated(self, group: GroupBatch) -> Tensor:
-        """Return the same states from G rows, each with its own copy of image and prompt."""
-        prompt, (count, longest) = group.prompt, group.ids.shape
-        length = len(prompt)
-        given: dict[str, Any] = {
-            key: _extended(value, longest).expand(count, -1) for key, value in prompt.per_token.items()
-        }
-        for key, value in prompt.image.items():
-            given[key] = value.repeat(count, *[1] * (value.dim() - 1))
+        The gradients that the parts leave at the prompt's states go through the prompt in one backward pass on leaving,
+        so the whole is exact at any size of the parts. Rows of different queries are given back as they are.
+        """
+        if isinstance(group, RowBatch):
+            yield group
+            return
+        computed, leaves = self._prompt(group.prompt).cut()
+        yield replace(group, computed=computed)
+        leaves.backward()
+
+    def _prompt(self, prompt: Prompt) -> ComputedPrompt:
+        """Compute image and prompt once."""
+        states = PromptStates.of(self.model.config.get_text_config())
+        given = {key: value.unsqueeze(0) for key, value in prompt.per_token.items()} | prompt.image
         if prompt.positions is not None:
-            row = _shared_positions(prompt, 1, longest)
-            given["position_ids"] = row.expand(-1, count, -1)
-        valid = torch.cat([group.mask.new_ones(count, length), group.mask], dim=1)
-        out = self.model.model(
-            input_ids=torch.cat([prompt.ids.expand(count, -1), group.ids], dim=1),
-            attention_mask=valid.long(),
-            use_cache=False,
-            **given,
-        )
-        return out.last_hidden_state[:, length - 1 : length - 1 + longest]
+            given["position_ids"] = prompt.positions.unsqueeze(1)
+        return ComputedPrompt(self._pass(states, input_ids=prompt.ids.unsqueeze(0), **given)[:, -1:], states)
+
+    def _completions(self, group: GroupBatch, computed: ComputedPrompt) -> Tensor:
+        """Return the states [G, C, H] that predict each token of completions, which see the prompt and themselves."""
+        prompt, (count, longest) = group.prompt, group.ids.shape
+        given = {}
+        if prompt.positions is not None:
+            given["position_ids"] = _positions_after(prompt, longest).expand(-1, count, -1)
+        if "mm_token_type_ids" in prompt.per_token and self.model.training:
+            given["mm_token_type_ids"] = torch.zeros_like(group.ids)  # Molmo2 wants them in training mode
+        # No mask: padding is on the right, where nothing attends to it.
+        own = self._pass(computed.states.branch(count), input_ids=group.ids, **given)
+        return torch.cat([computed.last.expand(count, -1, -1), own[:, :-1]], dim=1)
+
+    def _pass(self, states: PromptStates, **given: Tensor) -> Tensor:
+        """Return the last hidden states [B, S, H] of a pass that fills `states`."""
+        with cached_checkpoints(self.model):
+            out = self.model.model(**{cache_name(self.model.model): states}, use_cache=False, **given)
+        states.check_filled()
+        hidden: Tensor = out.last_hidden_state
+        return hidden
 
     def _rows(self, batch: RowBatch) -> Tensor:
         """Return the same states for rows of different prompts, each row its prompt and its completion, padded on the right."""
@@ -165,13 +173,13 @@ class Policy(nn.Module):
         width = int(lengths.max()) + longest
         ids = [torch.cat([prompt.ids, own]) for prompt, own in zip(batch.prompts, batch.ids, strict=True)]
         given: dict[str, Any] = {
-            key: torch.stack([_to(width, prompt.per_token[key]) for prompt in batch.prompts])
+            key: torch.stack(
+                [_to(width, prompt.per_token[key], prompt.layout.fill.get(key, 0)) for prompt in batch.prompts]
+            )
             for key in batch.prompts[0].per_token
-        }
-        for key in batch.prompts[0].image:
-            given[key] = torch.cat([prompt.image[key] for prompt in batch.prompts])
+        } | joined_images(batch.prompts)
         if batch.prompts[0].positions is not None:
-            rows = [_shared_positions(prompt, 1, longest)[:, 0] for prompt in batch.prompts]
+            rows = [_row_positions(prompt, longest) for prompt in batch.prompts]
             given["position_ids"] = torch.stack([_to(width, row) for row in rows], dim=1)
         ends = (lengths + batch.mask.sum(dim=1)).unsqueeze(1)
         out = self.model.model(
@@ -191,15 +199,14 @@ class Policy(nn.Module):
         own = [ids[:count] for ids, count in zip(batch.ids, counts, strict=True)]
         lengths = tuple(len(prompt) + count for prompt, count in pairs)
         given = {
-            key: torch.cat([_extended(prompt.per_token[key], count) for prompt, count in pairs]).unsqueeze(0)
+            key: torch.cat([_to(len(prompt) + count, prompt.per_token[key]) for prompt, count in pairs]).unsqueeze(0)
             for key in prompts[0].per_token
-        }
-        given |= {key: torch.cat([prompt.image[key] for prompt in prompts]) for key in prompts[0].image}
+        } | joined_images(prompts)
         out = self.model.model(
             input_ids=torch.cat([part for prompt, ids in zip(prompts, own, strict=True) for part in (prompt.ids, ids)])[
                 None
             ],
-            position_ids=torch.cat([_shared_positions(prompt, 1, count) for prompt, count in pairs], dim=2),
+            position_ids=torch.cat([_row_positions(prompt, count) for prompt, count in pairs], dim=1).unsqueeze(1),
             use_cache=False,
             packed=lengths,
             **given,
@@ -210,19 +217,20 @@ class Policy(nn.Module):
         return hidden[places.clamp(max=len(hidden) - 1).to(hidden.device)]
 
 
-def _to(width: int, values: Tensor) -> Tensor:
-    """Return the last axis padded with zeros on the right."""
-    return torch.nn.functional.pad(values, (0, width - values.shape[-1]))
+def _to(width: int, values: Tensor, fill: int = 0) -> Tensor:
+    """Return the last axis padded on the right."""
+    return torch.nn.functional.pad(values, (0, width - values.shape[-1]), value=fill)
 
 
-def _shared_positions(prompt: Prompt, count: int, longest: int) -> Tensor:
-    """Return [3, 1, P + count·longest]: every completion starts anew one past the prompt's largest position, in all axes."""
+def _positions_after(prompt: Prompt, count: int) -> Tensor:
+    """Return [3, 1, count]: a completion starts one past the prompt's largest position, in all axes."""
     if prompt.positions is None:
-        raise ValueError("a shared prompt needs multimodal rotary positions")
+        raise ValueError("a model that counts tokens is given no positions")
     start = int(prompt.positions.max()) + 1
-    own = torch.arange(start, start + longest, device=prompt.ids.device).repeat(count)
-    return torch.cat([prompt.positions, own.expand(3, -1)], dim=1).unsqueeze(1)
+    return torch.arange(start, start + count, device=prompt.ids.device).expand(3, 1, -1)
 
 
-def _extended(values: Tensor, count: int) -> Tensor:
-    return torch.cat([values, values.new_zeros(count)])
+def _row_positions(prompt: Prompt, count: int) -> Tensor:
+    """Return [3, P + count]: those of a prompt and of a completion after it."""
+    own = _positions_after(prompt, count)[:, 0]
+    return own if prompt.positions is None else torch.cat([prompt.positions, own], dim=1)

@@ -18,9 +18,12 @@ from medground.frames import Frame
 from medground.geometry import Size
 from medground.types import Image, Messages, image_of
 from medground_qwen.bounded import render
+from medground_qwen.families import USUAL, Layout
 
 PER_TOKEN = ("mm_token_type_ids", "token_type_ids")
-"""Processor outputs with one value per token; a completion's tokens are 0 in them: text."""
+"""Processor outputs with one value per token; see `Layout.fill` for a completion's tokens."""
+UNUSED = ("attention_mask", "labels")
+"""Processor outputs that are no input of ours: one conversation has no padding, and no completion yet."""
 OPEN, CLOSE = "<think>", "</think>"
 KEPT = 512
 """Texts whose encoding is kept; the one used longest ago goes first."""
@@ -39,6 +42,7 @@ class Prompt:
     positions: Tensor | None
     """[3, P] multimodal rotary positions; None for models that count tokens."""
     frame: Frame
+    layout: Layout = USUAL
 
     def __len__(self) -> int:
         return int(self.ids.shape[0])
@@ -53,18 +57,21 @@ class Prompt:
         return replace(
             self,
             ids=torch.cat([self.ids, more]),
-            per_token={key: torch.cat([value, value.new_zeros(len(ids))]) for key, value in self.per_token.items()},
+            per_token={
+                key: torch.cat([value, value.new_full((len(ids),), self.layout.fill.get(key, 0))])
+                for key, value in self.per_token.items()
+            },
             positions=positions,
         )
 
     def to(self, device: torch.device) -> "Prompt":
         """Return the same on a device."""
-        return Prompt(
+        return replace(
+            self,
             ids=self.ids.to(device),
             per_token={key: value.to(device) for key, value in self.per_token.items()},
             image={key: value.to(device) for key, value in self.image.items()},
             positions=None if self.positions is None else self.positions.to(device),
-            frame=self.frame,
         )
 
 
@@ -84,11 +91,12 @@ class Encoder:
     Args:
         processor: the model's processor.
         rope: ``model.get_rope_index`` of models with multimodal rotary positions, else None.
+        layout: how the architecture lays out its inputs.
         marks: special tokens that texts may hold: a dialect's own.
     """
 
-    def __init__(self, processor: Any, rope: Any, marks: frozenset[str] = frozenset()) -> None:
-        self.processor, self.rope = processor, rope
+    def __init__(self, processor: Any, rope: Any, layout: Layout = USUAL, marks: frozenset[str] = frozenset()) -> None:
+        self.processor, self.rope, self.layout = processor, rope, layout
         self._known: OrderedDict[tuple[_Text, Size], _Words] = OrderedDict()
         added = processor.tokenizer.added_tokens_decoder.values()
         self._controls = [token.content for token in added if token.special and token.content not in marks]
@@ -121,7 +129,14 @@ class Encoder:
                 for text, image, size, inputs in zip(texts, images, sizes, seen, strict=True)
             ]
         return [
-            Prompt(ids=words.ids, per_token=words.per_token, image=inputs, positions=words.positions, frame=frame)
+            Prompt(
+                ids=words.ids,
+                per_token=words.per_token,
+                image=inputs,
+                positions=words.positions,
+                frame=frame,
+                layout=self.layout,
+            )
             for (words, inputs), frame in zip(encoded, frames, strict=True)
         ]
 
@@ -188,9 +203,8 @@ class Encoder:
     def _both(self, text: "_Text", image: Any) -> "tuple[_Words, dict[str, Tensor]]":
         encoded = self.processor(text=[text.template], images=[image], return_tensors="pt")
         ids = encoded.pop("input_ids")
-        encoded.pop("attention_mask", None)
         per_token = {key: encoded.pop(key)[0] for key in PER_TOKEN if key in encoded}
-        inputs = {key: value for key, value in encoded.items() if isinstance(value, Tensor)}
+        inputs = {key: value for key, value in encoded.items() if isinstance(value, Tensor) and key not in UNUSED}
         if text.parts:
             ids, per_token = self._inserted(text, ids[0], per_token)
         positions = None
@@ -265,14 +279,35 @@ def left_padded(prompts: Sequence[Prompt], pad: int) -> tuple[dict[str, Tensor],
     inputs = {"input_ids": padded([prompt.ids for prompt in prompts], pad)}
     for key in prompts[0].per_token:
         inputs[key] = padded([prompt.per_token[key] for prompt in prompts], 0)
-    for key in prompts[0].image:
-        inputs[key] = torch.cat([prompt.image[key] for prompt in prompts])
+    inputs |= joined_images(prompts)
     mask = padded([torch.ones_like(prompt.ids) for prompt in prompts], 0)
     if prompts[0].positions is None:
         counted = (mask.cumsum(-1) - 1).clamp(min=0)
         return {**inputs, "position_ids": counted}, mask, counted[:, -1]
     positions = padded([prompt.positions for prompt in prompts if prompt.positions is not None], 0)
     return {**inputs, "position_ids": positions}, mask, positions.amax(dim=(0, 2))
+
+
+def joined_images(prompts: Sequence[Prompt]) -> dict[str, Tensor]:
+    """Return what the vision tower is given for the images of several prompts together.
+
+    Images of unequal size are padded with zeros to the largest, as the processors that give them do it.
+    """
+    return {
+        key: _joined([prompt.image[key] for prompt in prompts], prompts[0].layout.along.get(key, 0))
+        for key in prompts[0].image
+    }
+
+
+def _joined(images: Sequence[Tensor], along: int) -> Tensor:
+    largest = [max(sizes) for sizes in zip(*(image.shape for image in images), strict=True)]
+    padded = []
+    for image in images:
+        missing = [size - own for size, own in zip(largest, image.shape, strict=True)]
+        missing[along] = 0
+        sides = [side for more in reversed(missing) for side in (0, more)]
+        padded.append(torch.nn.functional.pad(image, sides) if any(sides) else image)
+    return torch.cat(padded, dim=along)
 
 
 def _turns(messages: Messages) -> list[dict[str, Any]]:

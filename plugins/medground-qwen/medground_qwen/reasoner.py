@@ -22,8 +22,8 @@ from medground.geometry import Size
 from medground.protocols import SamplerPrompt, Serving
 from medground.types import Completion, Messages, Sampling, image_of, text_of
 from medground_qwen.adapters import has_adapter, merge_adapter, save_adapter, without_adapter
-from medground_qwen.attention import use_shared_attention
-from medground_qwen.families import Family
+from medground_qwen.attention import use_own_attention
+from medground_qwen.families import LAYOUTS, USUAL, Family
 from medground_qwen.generate import Tokens, sample
 from medground_qwen.merged import checkpoint_weights
 from medground_qwen.policy import GroupBatch, Policy, RowBatch, group_of, rows_of
@@ -41,7 +41,7 @@ class VisionLanguageReasoner:
         model: a causal language model of transformers with images.
         processor: its processor.
         family: which pixels its numbers count.
-        share: compute image and prompt once per group where the family allows it.
+        share: compute image and prompt once per group.
         max_pixels: a smaller image limit than the processor's own, px² of the resized image.
         logprob_chunk: positions whose logits are held at a time.
         rows_at_once: completions decoded together.
@@ -60,12 +60,12 @@ class VisionLanguageReasoner:
     ) -> None:
         self.model, self.processor, self.family = model, processor, family
         self.max_pixels, self.rows_at_once = max_pixels, rows_at_once
-        self.share = share and family.shares
-        if self.share:
-            use_shared_attention(model.config.get_text_config())
+        self.share = share
+        use_own_attention(model.config.get_text_config())
         self._marks = family.marks(processor.tokenizer)
         self.tokens = _tokens(model, processor, self._marks)
-        self._encoder = Encoder(processor, getattr(model.model, "get_rope_index", None), self._marks)
+        self.layout = LAYOUTS.get(model.config.model_type, USUAL)
+        self._encoder = Encoder(processor, getattr(model.model, "get_rope_index", None), self.layout, self._marks)
         self.policy = Policy(model, forbidden=self.tokens.forbidden, chunk=logprob_chunk)
         self._frozen: Policy | None = None
 
@@ -92,12 +92,13 @@ class VisionLanguageReasoner:
     def seen(self, size: Size) -> Size:
         """Return the (H, W) an original of `size` is resized to: a fixed point of the processor."""
         processor = self.processor.image_processor
-        limits = dict(processor.size)
+        limits = dict(getattr(processor, "size", None) or {})
         if "shortest_edge" not in limits or not hasattr(processor, "merge_size"):
             return size  # tiles or a fixed square: the frame counts fractions of the whole, so the size does not matter
-        highest = limits["longest_edge"] if self.max_pixels is None else min(self.max_pixels, limits["longest_edge"])
+        lowest, highest = (limits[name] // self.layout.frames for name in ("shortest_edge", "longest_edge"))
+        highest = highest if self.max_pixels is None else min(self.max_pixels, highest)
         grid = processor.patch_size * processor.merge_size
-        return fixed_point(size, factor=grid, min_pixels=limits["shortest_edge"], max_pixels=highest)
+        return fixed_point(size, factor=grid, min_pixels=lowest, max_pixels=highest)
 
     def encode(self, messages: Messages) -> Prompt:
         """Return a conversation as the model's inputs, on its device."""
@@ -188,19 +189,21 @@ class VisionLanguageReasoner:
         self.model.train(training)
         return out
 
-    def group(self, messages: Messages, completions: Sequence[Completion | Sequence[int]]) -> GroupBatch:
+    def group(self, messages: Messages, completions: Sequence[Completion | Sequence[int]]) -> GroupBatch | RowBatch:
         """Return a query and its completions as the policy takes them; token ids as they were sampled."""
-        ids = [_ids(completion) for completion in completions]
-        return group_of(self.encode(messages), ids, self.tokens.pad, shared=self.share)
+        ids, prompt = [_ids(completion) for completion in completions], self.encode(messages)
+        if self.share:
+            return group_of(prompt, ids, self.tokens.pad)
+        return rows_of([prompt] * len(ids), ids, self.tokens.pad)
 
     def rows(
         self, batch: Sequence[Messages], completions: Sequence[Sequence[int]], *, packed: bool = False
     ) -> RowBatch:
         """See `TrainableReasoner.rows`: what supervised training needs."""
-        if packed and not self.share:
+        if packed and not self.family.packs:
             raise RecipeError(
                 f"{type(self.model).__name__} is computed with its own attention, which cannot keep packed samples apart",
-                hint="leave sft.packing out" + ("" if not self.family.shares else ", or set reasoner.share: true"),
+                hint="leave sft.packing out",
             )
         ids = [_ids(completion) for completion in completions]
         return rows_of(self.encode_all(batch), ids, self.tokens.pad, packed)

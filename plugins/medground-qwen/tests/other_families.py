@@ -1,87 +1,49 @@
-"""Tiny models of other image-text-to-text architectures, built from configuration, in the released layout."""
+"""The families that are tested: tiny models with random weights and a vocabulary of a few hundred tokens."""
 
-TURNS = (
-    "{% for message in messages %}<|im_start|>{{ message.role }}\n"
-    "{% if message.content is string %}{{ message.content }}{% else %}{% for part in message.content %}"
-    "{% if part.type == 'image' %}IMAGE{% else %}{{ part.text }}{% endif %}"
-    "{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
+import importlib.util
 
+import dense_families
+import more_families
+import qwen_families
+import torch
+import transformers as t
 
-def tokenizer(named, template):
-    """Return the tiny tokenizer with the special tokens that a processor requires by name."""
-    from medground_qwen import tiny
-    from transformers import PreTrainedTokenizerFast
-
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tiny.tokenizer()._tokenizer,
-        eos_token="<|im_end|>",
-        pad_token="<|endoftext|>",
-        extra_special_tokens=named,
-        chat_template=template,
-        padding_side="left",
-    )
-
-
-def text_sizes(words):
-    ids = {word: words.convert_tokens_to_ids(word) for word in ("<|im_end|>", "<|endoftext|>")}
-    return {
-        "vocab_size": len(words), "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
-        "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 32, "max_position_embeddings": 2048,
-        "initializer_range": 0.06, "pad_token_id": ids["<|endoftext|>"], "eos_token_id": ids["<|im_end|>"],
-        "bos_token_id": ids["<|endoftext|>"],
-    }  # fmt: skip
+NAMES = {
+    qwen_families: ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe", "qwen4_exp"),
+    dense_families: ("internvl", "gemma3", "gemma4", "glm4v", "glm46v", "smolvlm", "idefics3"),
+    more_families: ("molmo2", "lfm2_vl", "minicpmv4_6", "mistral3", "paligemma", "llava_onevision", "kimi_k25"),
+}
+BUILDERS = {name: getattr(module, name) for module, names in NAMES.items() for name in names}
+NEWER = {
+    "qwen4_exp": "Qwen4ExpConfig",
+    "molmo2": "Molmo2Config",
+    "kimi_k25": "Kimi_K25Config",
+    "gemma4": "Gemma4Config",
+}
+"""What an older transformers lacks."""
+PACKAGES = {"smolvlm": "num2words"}
+"""What a processor imports beside transformers."""
+SOUND = {"qwen4_exp": (5, 23)}
+"""Versions of transformers before which a family indexes beyond its tokens."""
 
 
-def internvl(folder):
-    import torch
-    import transformers as t
-    from transformers.models.got_ocr2.image_processing_got_ocr2 import GotOcr2ImageProcessor
+def why_not(name):
+    """Return why a family cannot be built here, None if it can."""
+    if name in PACKAGES and importlib.util.find_spec(PACKAGES[name]) is None:
+        return f"its processor imports the package {PACKAGES[name]}"
+    if name in NEWER and not hasattr(t, NEWER[name]):
+        return f"transformers {t.__version__} does not have it"
+    if tuple(map(int, t.__version__.split(".")[:2])) < SOUND.get(name, (0,)):
+        return f"transformers {t.__version__} indexes beyond its tokens"
+    return None
 
-    template = TURNS.replace("IMAGE", "<IMG_CONTEXT>")
-    named = {
-        "start_image_token": "<img>", "end_image_token": "</img>", "context_image_token": "<IMG_CONTEXT>",
-        "video_token": "<video>",
-    }  # fmt: skip
-    words = tokenizer(named, template)
-    image = GotOcr2ImageProcessor(size={"height": 32, "width": 32}, crop_to_patches=True, max_patches=4)
-    video = t.InternVLVideoProcessor(size={"height": 32, "width": 32})
-    kit = t.InternVLProcessor(image, words, video, image_seq_length=4, chat_template=template)
-    config = t.InternVLConfig(
-        text_config={"model_type": "qwen2", **text_sizes(words)},
-        vision_config={
-            "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64,
-            "image_size": [32, 32], "patch_size": [8, 8], "initializer_range": 0.06,
-        },
-        image_token_id=words.context_image_token_id, image_seq_length=4, tie_word_embeddings=False,
-    )  # fmt: skip
+
+def write(name, folder):
+    """Write a checkpoint in the released layout."""
     torch.manual_seed(0)
-    t.InternVLForConditionalGeneration(config).save_pretrained(folder)
-    kit.save_pretrained(folder)
-
-
-def gemma3(folder):
-    import torch
-    import transformers as t
-
-    template = TURNS.replace("IMAGE", "<start_of_image>")
-    named = {"boi_token": "<start_of_image>", "eoi_token": "<end_of_image>", "image_token": "<image_soft_token>"}
-    words = tokenizer(named, template)
-    image = t.Gemma3ImageProcessor(size={"height": 32, "width": 32})
-    kit = t.Gemma3Processor(image, words, chat_template=template, image_seq_length=4)
-    config = t.Gemma3Config(
-        text_config={
-            **text_sizes(words), "query_pre_attn_scalar": 32, "sliding_window": 64,
-            "layer_types": ["sliding_attention", "full_attention"],
-        },
-        vision_config={
-            "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64,
-            "image_size": 32, "patch_size": 8, "vision_use_head": False,
-        },
-        mm_tokens_per_image=4, boi_token_index=words.boi_token_id, eoi_token_index=words.eoi_token_id,
-        image_token_index=words.image_token_id,
-    )  # fmt: skip
-    torch.manual_seed(0)
-    t.Gemma3ForConditionalGeneration(config).save_pretrained(folder)
+    model, kit = BUILDERS[name]()
+    for parameter in model.parameters():  # some families start biases and scales at 0 or 1 only: let all matter
+        if parameter.dim() == 1:
+            parameter.data += 0.02 * torch.randn_like(parameter)
+    model.eval().save_pretrained(folder)
     kit.save_pretrained(folder)

@@ -1,4 +1,4 @@
-"""`hf_vlm` samples and trains tiny models of two other architectures through repeated rows."""
+"""`hf_vlm` samples and trains tiny models of three other architectures, one of them a hybrid."""
 
 import json
 
@@ -9,6 +9,7 @@ torch = pytest.importorskip("torch", reason="needs torch")
 pytest.importorskip("transformers", reason="needs transformers")
 
 import other_families  # noqa: E402
+from medground_qwen.trainable import is_vision  # noqa: E402
 
 import medground  # noqa: E402
 from medground.errors import RecipeError  # noqa: E402
@@ -19,10 +20,10 @@ BATCH = [conversation("Where?", 48, 64), conversation("Which of them is on the l
 SAMPLED = Sampling(num_generations=3, temperature=1.0, max_completion_length=8)
 
 
-@pytest.fixture(scope="module", params=["internvl", "gemma3"])
+@pytest.fixture(scope="module", params=["internvl", "gemma3", "qwen3_5"])
 def folder(request, tmp_path_factory):
     made = tmp_path_factory.mktemp(request.param)
-    getattr(other_families, request.param)(made)
+    other_families.write(request.param, made)
     return made
 
 
@@ -67,7 +68,7 @@ def test_rows_of_different_queries_equal_each_alone(reasoner):
 
 
 @pytest.mark.slow
-def test_grpo_trains_it_through_repeated_rows(folder, tmp_path):
+def test_grpo_trains_it_in_micro_batches(folder, tmp_path):
     from medground_toy import phantoms
 
     phantoms.write(tmp_path / "data", phantoms.samples(4, seed=0, size=(48, 48)))
@@ -78,8 +79,8 @@ def test_grpo_trains_it_through_repeated_rows(folder, tmp_path):
         "data": {"path": str(tmp_path / "data")},
         "rewards": {"bbox_iou": 1},
         "grpo": {
-            "num_generations": 2, "train_batch_size": 2, "mini_batch_size": 2, "max_completion_length": 4,
-            "max_steps": 1, "learning_rate": 1e-3, "beta": 0.1,
+            "num_generations": 2, "train_batch_size": 2, "mini_batch_size": 2, "micro_batch_size": 1,
+            "max_completion_length": 4, "max_steps": 1, "learning_rate": 1e-3, "beta": 0.1,
         },
     }  # fmt: skip
     done = medground.train(json.loads(json.dumps(recipe)), out=tmp_path / "run")
@@ -89,4 +90,5 @@ def test_grpo_trains_it_through_repeated_rows(folder, tmp_path):
     start = medground.load(recipe).reasoner.model.state_dict()
     moved = {name for name in start if not torch.equal(start[name], loaded[name])}
     assert any("language_model" in name for name in moved)
-    assert not any("vision_tower" in name or "multi_modal_projector" in name for name in moved)
+    assert not any(is_vision(name) for name in moved)
+    assert step["images_trained"] == 2, "each image once, whatever the micro-batches"

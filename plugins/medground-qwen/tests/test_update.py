@@ -12,13 +12,14 @@ def outcome(reasoner, completions=RAGGED, messages=None, parts=None):
     group = reasoner.group(messages or conversation(), completions)
     weight = torch.linspace(-1, 1, group.ids.numel()).view(group.ids.shape)
     reasoner.model.zero_grad()
-    rows = []
-    for start in range(0, len(completions), parts or len(completions)):
-        part = group.part(start, start + (parts or len(completions)))
-        logp, entropy = reasoner.policy(part)
-        assert (entropy >= 0).all()
-        (logp * weight[start : start + len(logp), : logp.shape[1]]).sum().backward()
-        rows.append(torch.nn.functional.pad(logp.detach(), (0, group.ids.shape[1] - logp.shape[1])))
+    rows, size = [], parts or len(completions)
+    with reasoner.policy.prompt_once(group) as once:
+        for start in range(0, len(completions), size):
+            part = once.part(start, start + size)
+            logp, entropy = reasoner.policy(part)
+            assert (entropy >= 0).all()
+            (logp * weight[start : start + len(logp), : logp.shape[1]]).sum().backward()
+            rows.append(torch.nn.functional.pad(logp.detach(), (0, group.ids.shape[1] - logp.shape[1])))
     gradients = {
         name: parameter.grad.clone()
         for name, parameter in reasoner.model.named_parameters()
@@ -66,14 +67,38 @@ def test_a_shared_prompt_equals_repeated_rows_with_a_lora_adapter(make):
 
 @pytest.mark.parametrize("parts", [1, 2, 3])
 def test_a_shared_prompt_equals_repeated_rows_in_micro_batches(make, parts):
-    assert_same(outcome(make(), parts=parts), outcome(make()))
+    assert_same(outcome(make(), parts=parts), outcome(make(share=False), parts=parts))
+
+
+def test_parts_that_compute_the_prompt_anew_give_the_same(make):
+    """Engines in lockstep compute it in every pass."""
+    reasoner = make()
+    group, expected = reasoner.group(conversation(), RAGGED), outcome(make())
+    weight = torch.linspace(-1, 1, group.ids.numel()).view(group.ids.shape)
+    for start in (0, 2):
+        part = group.part(start, start + 2)
+        logp, _ = reasoner.policy(part)
+        assert part.prompt_lengths == group.prompt_lengths
+        (logp * weight[start : start + 2, : logp.shape[1]]).sum().backward()
+    gradients = {name: p.grad for name, p in reasoner.model.named_parameters() if p.grad is not None}
+    assert_same((expected[0], gradients), expected)
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_a_prompt_is_counted_once_for_all_parts(make, size):
+    reasoner = make()
+    group = reasoner.group(conversation(), RAGGED)
+    with torch.no_grad(), reasoner.policy.prompt_once(group) as once:
+        counted = [once.part(start, start + size).prompt_lengths for start in range(0, 4, size)]
+    assert sum(counted, ()) == (len(group.prompt),)
 
 
 @pytest.mark.parametrize("chunk", [1, 5, 4096])
 def test_chunked_logprobs_equal_the_full_softmax(make, chunk):
     reasoner = make(logprob_chunk=chunk)
     group = reasoner.group(conversation(), RAGGED)
-    logits = reasoner.model.lm_head(reasoner.policy._shared(group)).float() / 0.7
+    hidden = reasoner.policy._completions(group, reasoner.policy._prompt(group.prompt))
+    logits = reasoner.model.lm_head(hidden).float() / 0.7
     logits[..., reasoner.tokens.forbidden] = -torch.inf
     full = torch.log_softmax(logits, -1).gather(-1, group.ids.unsqueeze(-1)).squeeze(-1)
     logp, _ = reasoner.policy(group, temperature=0.7)
@@ -157,9 +182,10 @@ def test_image_and_prompt_are_computed_once_per_group(make):
         )
         group = reasoner.group(conversation(), RAGGED)
         reasoner.policy(group)
-        counts[share] = (seen, len(group.prompt), group.ids.shape)
-        assert group.prompt_lengths == (len(group.prompt),) * (1 if share else len(RAGGED))
-        assert group.part(1, 3).prompt_lengths == (len(group.prompt),) * (1 if share else 2)
+        length = group.prompt_lengths[0]
+        counts[share] = (seen, length, group.ids.shape)
+        assert group.prompt_lengths == (length,) * (1 if share else len(RAGGED))
+        assert group.part(1, 3).prompt_lengths == (length,) * (1 if share else 2)
     (shared, prompt, (count, longest)), (repeated, _, _) = counts[True], counts[False]
     patches = 12 * 16  # 96 x 128 px in patches of 8
     assert shared == {"patches": patches, "tokens": prompt + count * longest}
@@ -188,6 +214,14 @@ def test_a_frozen_vision_tower_gets_no_gradient_and_does_not_change(make):
     assert not before.keys() & gradients.keys()
     after = dict(reasoner.model.named_parameters())
     assert all(torch.equal(value, after[name]) for name, value in before.items())
+
+
+@pytest.mark.parametrize(("train_vision", "passes"), [(False, 1), (True, 2)])
+def test_activations_of_a_frozen_vision_tower_are_not_computed_again(make, train_vision, passes):
+    reasoner, calls = make(gradient_checkpointing=True, train_vision=train_vision), []
+    reasoner.model.model.visual.blocks[0].attn.register_forward_hook(lambda *_: calls.append(1))
+    outcome(reasoner)
+    assert len(calls) == passes
 
 
 def test_the_reference_stays_the_initial_policy(make):

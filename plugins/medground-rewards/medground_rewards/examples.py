@@ -33,11 +33,12 @@ def rollout(
     predicted_box = None if box is None else Box(*box)
     predicted_points = tuple(Point(*point) for point in points or ())
     region = Region(box=predicted_box, points=predicted_points, mask=_mask(mask))
+    size = (64, 64) if mask_truth is None else np.shape(mask_truth)
     truth_points = tuple(Point(*point) for point in points_truth)
     true_region = Region(box=Box(*truth), points=truth_points, mask=_mask(mask_truth))
     return Rollout(
         sample=Sample(
-            query=Query(image=np.zeros((64, 64, 3), np.uint8), question=""),
+            query=Query(image=np.zeros((*size, 3), np.uint8), question=""),
             target=Target(regions=(true_region,), published=published),
         ),
         completion=Completion(text="", frame=None),

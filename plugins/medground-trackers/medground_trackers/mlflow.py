@@ -19,7 +19,9 @@ AT_ONCE = 1000
 
 
 class MLflow:
-    """See `medground.protocols.Tracker`. In metric names a dot takes the place of ``/``, which its files cannot hold.
+    """Writes a run's numbers for MLflow, into the run's folder or to a server.
+
+    In metric names a dot takes the place of ``/``, which its files cannot hold.
 
     Args:
         experiment: groups runs there.

@@ -10,7 +10,7 @@ from medground_trackers.run_folder import folder_inside
 
 
 class TensorBoard:
-    """See `medground.protocols.Tracker`.
+    """Writes a run's numbers as event files, for TensorBoard.
 
     Args:
         folder: where the event files go, inside the run's folder.

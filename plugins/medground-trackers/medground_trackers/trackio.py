@@ -17,7 +17,9 @@ ELSEWHERE = ("TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL")
 
 
 class Trackio:
-    """See `medground.protocols.Tracker`. Its dashboard reads one folder for all runs, so that is where the numbers are.
+    """Writes a run's numbers for Trackio, on this machine or to a server.
+
+    Its dashboard reads one folder for all runs, so that is where the numbers are.
 
     Args:
         project: groups runs there.

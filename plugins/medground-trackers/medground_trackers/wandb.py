@@ -12,7 +12,9 @@ from medground_trackers.run_folder import folder_inside, unique_name
 
 
 class WandB:
-    """See `medground.protocols.Tracker`. Its own extras are off: code, git state, host, hardware, packages.
+    """Writes a run's numbers for Weights & Biases, into the run's folder or to a server.
+
+    Its own extras are off: code, git state, host, hardware, packages.
 
     Args:
         project: groups runs there.

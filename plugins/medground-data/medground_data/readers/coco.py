@@ -79,7 +79,7 @@ def _samples(
     for number, annotations in _questions(table, split).items():
         where = f"{safe_name(path.name)} annotation {number}"
         name = ""
-        parts = []
+        parts, names = [], []
         try:
             for annotation in annotations:
                 picture = _named(pictures, annotation, "image_id")
@@ -96,7 +96,8 @@ def _samples(
                 sample = _sample(annotation, picture, folders, inspect, frame_of, where, labels, words)
                 marked = exhaustive.get(id_text(picture["id"]) or "", ())
                 parts.append(replace(sample, question=words.question or question, split=split, exhaustive=marked))
-            yield parts[0] if len(parts) == 1 else _several(parts)
+                names.append(words.label)
+            yield parts[0] if names == [""] else _several(parts, names)
         except InputError as error:
             yield BadSample(where, error.message, category=name)
     shown_ids = {id_text(annotation.get("image_id")) for annotation in _objects(table, "annotations")}
@@ -105,7 +106,7 @@ def _samples(
         where = f"{safe_name(path.name)} image {number}"
         try:
             if split is not None:
-                absent = [entry for entry in picture.get("absent", []) if isinstance(entry, dict)]
+                absent = _objects(picture, "absent") if "absent" in picture else []
                 for words in map(read_coco_words, absent):
                     yield replace(_bare(picture, folders, inspect, where, modality, (), words), split=split)
             elif key is not None and key not in shown_ids:
@@ -125,15 +126,18 @@ def _questions(table: Any, split: str | None) -> dict[int, list[dict[str, Any]]]
     return questions
 
 
-def _several(parts: list[SourceSample]) -> SourceSample:
-    """One source sample of those of its targets.
+def _several(parts: list[SourceSample], names: list[str]) -> SourceSample:
+    """One source sample of those of its targets, with what each is called.
 
     Raises:
         InputError: if they are of several images.
     """
     if len({part.image_key for part in parts}) > 1:
         raise InputError("its targets are of several images")
-    regions = tuple(SourceRegion(load_mask=part.load_mask, box=part.box, points=part.points) for part in parts)
+    regions = tuple(
+        SourceRegion(load_mask=part.load_mask, box=part.box, points=part.points, label=name)
+        for part, name in zip(parts, names, strict=True)
+    )
     return replace(parts[0], load_mask=partial(_union, regions), box=None, points=(), regions=regions)
 
 

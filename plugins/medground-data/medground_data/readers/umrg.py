@@ -55,7 +55,7 @@ def sample_of_row(row: Row) -> SourceSample:
     stated = truth(row.truth, row.size).regions
     if stated and not row.masks:
         raise InputError("it has no mask")
-    one = stated[0] if len(stated) == 1 else None
+    one = stated[0] if len(stated) == 1 and not stated[0].label else None
     return SourceSample(
         id=safe_name(row.id),
         where=row.where,
@@ -75,7 +75,8 @@ def sample_of_row(row: Row) -> SourceSample:
 
 
 def _region(row: Row, index: int, stated: Region) -> SourceRegion:
-    return SourceRegion(load_mask=partial(row.load_mask, index), box=stated.box, points=stated.points)
+    mask = partial(row.load_mask, index)
+    return SourceRegion(load_mask=mask, box=stated.box, points=stated.points, label=stated.label)
 
 
 def _union(row: Row) -> NDArray[np.bool_]:
