@@ -270,7 +270,7 @@ def confidence(seeds: Sequence[Path]) -> list[str]:
     for seed in seeds:
         metrics = seed / "several" / "sampled" / "metrics.json"
         if metrics.exists():
-            found = json.loads(metrics.read_text(encoding="utf-8"))["conditions"]["answer"]["confidence"]
+            found = json.loads(metrics.read_text(encoding="utf-8"))["confidence"]
             numbers = [
                 f"{found['right']:.3f}",
                 _summary(found["auroc"]),
