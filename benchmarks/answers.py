@@ -293,6 +293,8 @@ def _given(chosen: Mapping[str, Any]) -> list[str]:
 
 
 def _summary(row: Mapping[str, Any]) -> str:
+    if row["mean"] is None:
+        return "undefined"
     return shown(Estimate(**{name: row[name] for name in ("mean", "low", "high", "n", "clusters")}))
 
 
