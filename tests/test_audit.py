@@ -258,6 +258,7 @@ def test_a_term_that_raises_is_named():
     assert "AttributeError" in named(card, "fails")["box"].says
 
 
+@pytest.mark.slow
 def test_coincident_points_that_pay_are_named():
     def near(rollout):
         prompt, target = rollout.grounding.region, rollout.sample.target
@@ -273,6 +274,7 @@ def test_coincident_points_that_pay_are_named():
     assert "near" in named(card, "coincident points paid")
 
 
+@pytest.mark.slow
 def test_the_best_paid_wrong_answer_is_wrong():
     interface = build("prompt_interface", "bbox_points")
     terms = [Term("dice", lambda rollout: _dice(rollout)), Term("disc", lambda rollout: _disc(rollout))]
@@ -349,6 +351,7 @@ def test_a_card_is_written_and_its_curves_are_drawn(tmp_path):
     assert len(CURVES) * 2 <= len(lines) <= len(CURVES) * (1 + len(card["terms"]))
 
 
+@pytest.mark.slow
 def test_the_users_own_function_is_audited(tmp_path):
     (tmp_path / "my.py").write_text("def fn(rollout):\n    return 0.5\n")
     result = CliRunner().invoke(reward, ["audit", f"half={tmp_path / 'my.py'}:fn", "--json"])

@@ -367,6 +367,7 @@ class TestTraining:
         with pytest.raises(RunError, match=r"reasoner\.checkpoint/model\.safetensors is not what it was when the run"):
             medground.train(stopped / "run", resume=True)
 
+    @pytest.mark.slow
     def test_a_run_goes_on_without_a_bad_sample_by_the_command_that_its_error_names(self, trials, tiny, tmp_path):
         from medground.training.schedule import sample_indices
 
@@ -383,6 +384,7 @@ class TestTraining:
         done = medground.train(given, out=tmp_path / "run", resume=True)
         assert (done.before, done.steps) == (0, 4)
 
+    @pytest.mark.slow
     def test_a_run_goes_on_without_a_sample_that_is_gone_from_the_manifest(self, trials, tiny, tmp_path):
         from medground.runs.folder import read_events
         from medground.training.schedule import sample_indices

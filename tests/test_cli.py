@@ -284,6 +284,7 @@ def test_doctor_frames_follows_a_target_through_every_frame(frame, order, pictur
     assert drawn.exists()
 
 
+@pytest.mark.slow
 def test_doctor_frames_counts_fractions_by_the_digits_they_are_written_with(tmp_path, capsys, monkeypatch):
     """Four decimals of 2,600 x 1,800 px resolve 0.26 x 0.18 px: nothing to warn of. An answer 1 % off is far more."""
     big = tmp_path / "big.png"

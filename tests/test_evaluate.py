@@ -498,6 +498,7 @@ def _group(iou, pdice, joint, count):
     return {"mean_iou": iou, "mean_pdice": pdice, **zero, "mean_dice_joint": joint, "count": count}
 
 
+@pytest.mark.slow
 def test_released_numbers_of_the_oracle_cases_aggregate_as_released(tmp_path):
     path = Path(__file__).with_name("data") / "released_rewards.jsonl"
     cases = [json.loads(line) for line in path.read_text().splitlines()]

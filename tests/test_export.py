@@ -133,6 +133,7 @@ def test_the_card_says_what_was_recorded_and_no_more(run, tiny, tmp_path):
     assert re.search(rf"\| loss \| {re.escape(format(last['loss'], '.4g'))} \|", card)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")
 @pytest.mark.parametrize(
     ("rank", "adapter", "argument"),

@@ -168,6 +168,7 @@ def test_nothing_is_downloaded_before_the_licence_is_accepted(hub, run, tmp_path
 QWEN_3B = ("infer/toy", "reasoner={name: qwen2_5_vl, checkpoint: Qwen/Qwen2.5-VL-3B-Instruct}")
 
 
+@pytest.mark.slow
 def test_commercial_refuses_a_research_licence_before_anything_is_downloaded(hub, run):
     hub.files["Qwen/Qwen2.5-VL-3B-Instruct"] = {"model.safetensors": b"tensors"}
     hub.licences["Qwen/Qwen2.5-VL-3B-Instruct"] = "apache-2.0"  # what the plugin declares outranks it
@@ -231,6 +232,7 @@ def test_a_dataset_without_a_stated_licence_is_shown_as_unknown(hub, run):
     assert json.loads(done.stdout)[0]["licence"] is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", ["the hub's", "the lock's"])
 def test_a_file_with_another_hash_is_refused_and_removed(which, hub, run, tmp_path):
     if which == "the hub's":

@@ -179,6 +179,7 @@ def test_coco_groups_are_words_of_the_image(tmp_path):
     assert (sample.labels["patient"], sample.labels["study"]) == ("0", "s")
 
 
+@pytest.mark.slow
 def test_polygons_are_filled_as_row_by_row():
     rng = np.random.default_rng(5)
     for _ in range(60):

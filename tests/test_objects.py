@@ -230,6 +230,7 @@ def test_a_function_is_a_term_of_a_training_run(trials, tmp_path):
     assert medground.rubric(resolve(run.folder, values={"rewards": {"mine": vowels}})).terms[1].reward is vowels
 
 
+@pytest.mark.slow
 def test_the_weight_of_an_object_weighs_and_the_digest_of_a_run_knows_it(trials, tmp_path):
     mine = {"letters": None, "mine": (vowels, 0.5), "area": (medground.from_trl(trl_length), 0)}
     run = medground.train(trials(max_steps=1), out=tmp_path / "run", rewards=mine)
@@ -241,6 +242,7 @@ def test_the_weight_of_an_object_weighs_and_the_digest_of_a_run_knows_it(trials,
     assert len(hashes) == 2
 
 
+@pytest.mark.slow
 def test_functions_of_trl_and_verl_train_through_their_adapters(trials, tmp_path):
     rewards = {"trl": medground.from_trl(trl_length), "verl": medground.from_verl(verl_length), "letters": None}
     run = medground.train(trials(max_steps=2), out=tmp_path / "run", rewards=rewards)
@@ -322,6 +324,7 @@ def test_a_run_of_objects_alone_is_recorded_and_continued_with_the_same_objects_
     assert pipeline(pieces["data"][0].query).mask.data.all()
 
 
+@pytest.mark.slow
 def test_the_command_line_refuses_a_run_of_objects_and_says_what_to_type(trials, tiny, tmp_path, capsys):
     out = tmp_path / "run"
     medground.train(trials(max_steps=1), out=out, segmenter=Everything(), rewards={"mine": vowels})
@@ -345,6 +348,7 @@ def test_the_command_line_refuses_a_run_of_objects_and_says_what_to_type(trials,
     assert "began with the object" in text and "which is not given" in text
 
 
+@pytest.mark.slow
 def test_a_reasoner_object_is_trained(trials, tiny, tmp_path):
     reasoner = sys.modules["medground_trials"].trial_vlm(checkpoint=str(tiny / "model"), train_vision=True)
     before = {name: value.clone() for name, value in reasoner.model.state_dict().items()}

@@ -162,6 +162,7 @@ COMMANDS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_command_that_takes_long_says_how_far_it_is_on_stderr(
     command, data, tmp_path, monkeypatch, capsys, slow_steps

@@ -271,6 +271,7 @@ def test_a_rubric_needs_masks_when_a_term_does():
     assert Rubric([Term("a", says, 0.0)]).needs_mask
 
 
+@pytest.mark.slow
 def test_a_constant_term_is_reported_once_by_name():
     alarm = ConstantAlarm(steps=20)
     rubric = Rubric([Term("dead", lambda _: 0.0), Term("alive", Says()), Term("mute", lambda _: None)])

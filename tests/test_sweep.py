@@ -274,6 +274,7 @@ class TestRun:
         assert "| variant | seeds | samples | dice_joint | dice_ellipse |" in as_markdown(summary)
         assert ">dice_ellipse</button>" in (tmp_path / "report.html").read_text(), "also where no row differs"
 
+    @pytest.mark.slow
     def test_objects_take_part_in_every_trial_and_a_reasoner_cannot(self, swap, data, tmp_path):
         del swap["variants"]["clicked"], swap["variants"]["filled"], swap["data"]
         swap["variants"] |= {"mine": {}, "mine_boxed": {"prompt": "box"}}
@@ -297,6 +298,7 @@ class TestRun:
         assert (again.before, list(again.summary.failed)) == (2, ["odd"])
         assert again.summary.rows == done.summary.rows
 
+    @pytest.mark.slow
     def test_a_stopped_sweep_resumes_without_asking_the_reasoner_again(self, swap, tmp_path):
         whole = sweep(swap, out=tmp_path / "whole").summary
         turns = iter([False] * 4 + [True] * 99)

@@ -81,6 +81,7 @@ HARD = {"mini_batch_size": 1, "beta": 0.01, "resample_constant": 1, "schedule": 
 """Two updates a step with old log-probabilities, a reference, resampling, a schedule: all that a resume must bring back."""
 
 
+@pytest.mark.slow
 def test_a_run_writes_a_folder_that_loads_as_a_recipe(trials, tmp_path):
     done = train(trials(save_every=2), out=tmp_path / "run")
     assert (done.steps, done.skipped, done.before) == (4, 0, 0)
@@ -144,6 +145,7 @@ def test_resuming_at_every_save_position_and_seed_equals_the_uninterrupted_run(t
         assert_same(tmp_path / f"run{position}", tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_resuming_a_lora_run_twice_equals_the_uninterrupted_run(trials, tmp_path):
     recipe = trials(reasoner={"lora_rank": 2}, beta=0.1)
     train(recipe, out=tmp_path / "whole")
@@ -154,6 +156,7 @@ def test_resuming_a_lora_run_twice_equals_the_uninterrupted_run(trials, tmp_path
     assert_same(tmp_path / "run", tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_a_stop_request_inside_a_step_discards_that_step(trials, tmp_path):
     """The request comes between sampling and scoring in step 2: nothing of step 2 remains."""
     recipe = trials()
@@ -170,6 +173,7 @@ def test_a_stop_request_inside_a_step_discards_that_step(trials, tmp_path):
     assert_same(tmp_path / "run", tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_a_step_discarded_during_its_update_does_not_count_for_the_alarm(trials, tmp_path, monkeypatch):
     """The request comes between the two groups of step 2's update, after scoring."""
     from medground.training.grpo.step import GrpoTrainer
@@ -187,6 +191,7 @@ def test_a_step_discarded_during_its_update_does_not_count_for_the_alarm(trials,
     assert [line["reward/idle/constant_steps"] for line in steps(tmp_path / "run")] == [1, 2, 3, 4]
 
 
+@pytest.mark.slow
 def test_resuming_a_finished_run_changes_nothing(trials, tmp_path):
     recipe = trials(max_steps=2)
     train(recipe, out=tmp_path / "run")
@@ -243,11 +248,13 @@ def test_resuming_without_a_checkpoint_starts_from_the_beginning(trials, tmp_pat
     assert caplog.messages == ["there is no checkpoint yet: the run begins at step 1"]
 
 
+@pytest.mark.slow
 def test_training_accepts_a_run_folder_as_its_recipe(trials, tmp_path):
     interrupted(trials(max_steps=2), tmp_path / "run", 1)
     assert train(tmp_path / "run", resume=True).steps == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["loss", "gradient"])
 @pytest.mark.parametrize("value", ["nan", "inf"])
 def test_a_step_with_a_nonfinite_loss_or_gradient_is_skipped(trials, tmp_path, where, value):
@@ -276,6 +283,7 @@ def test_the_run_stops_after_three_skipped_steps_in_a_row_across_resumes(trials,
         train(recipe, out=tmp_path / "run", resume=True)
 
 
+@pytest.mark.slow
 def test_the_run_stops_when_more_than_a_hundredth_of_its_steps_are_skipped(trials, tmp_path):
     poison = {"bad": list(range(1, 100, 4)), "where": "gradient"}
     recipe = trials(max_steps=40, reasoner=poison, max_completion_length=2)
@@ -284,6 +292,7 @@ def test_the_run_stops_when_more_than_a_hundredth_of_its_steps_are_skipped(trial
     assert sum("skipped" in line for line in steps(tmp_path / "run")) == 6
 
 
+@pytest.mark.slow
 def test_a_nan_reward_drops_its_group_and_saves_the_batch(trials, tmp_path):
     recipe = trials(rewards={"letters": {"bad": [2], "value": "inf", "weight": 1}}, max_steps=2)
     done = train(recipe, out=tmp_path / "run")
@@ -324,6 +333,7 @@ def test_eighty_injected_nonfinite_numbers_leave_finite_parameters_and_a_record(
         assert all(bool(value.isfinite().all()) for value in load(weights(out)).values())
 
 
+@pytest.mark.slow
 def test_a_full_disk_while_saving_is_one_clear_error(trials, tmp_path):
     """The operating system refuses to write a file beyond a limit, once the first checkpoint exists."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -494,6 +504,7 @@ def test_the_train_command_reports_its_result_and_exit_code(start, trials, tmp_p
     assert child.exitcode == 2
 
 
+@pytest.mark.slow
 def test_trackers_receive_every_step_and_validation(trials, tmp_path):
     pytest.importorskip("tensorboard", reason="needs tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

@@ -56,6 +56,7 @@ def plain(folder, event):
     ]
 
 
+@pytest.mark.slow
 def test_validation_is_recorded_and_does_not_change_training(recipe, tmp_path):
     made = recipe(validate={"metric": "iou", "before_training": True})
     train(made, out=tmp_path / "run")

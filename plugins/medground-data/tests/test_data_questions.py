@@ -82,6 +82,7 @@ def test_every_question_is_true_and_does_not_name_its_target(seed, category, mod
                 assert any(other.true_of(one.props) for other in ATTRIBUTES if words in other.words)
 
 
+@pytest.mark.slow
 def test_every_kind_and_modality_has_at_least_twelve_forms():
     categories = {"structure": "liver", "lesion": "tumor", "vessel": "aorta", "bone": "femur", "cells": "nucleus"}
     unknown = {"structure": "zorgan", "lesion": "nodule", "vessel": "some vein", "bone": "tibia", "cells": "stroma"}

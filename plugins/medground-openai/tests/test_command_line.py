@@ -87,6 +87,7 @@ def grounded(handler, request):
     reply(handler, {"choices": [choice(BOX)], "usage": usage})
 
 
+@pytest.mark.slow
 def test_ground_sends_pixels_and_question_only_and_counts_the_cost(serve, named, tmp_path):
     stub = serve(grounded)
     prices = ["reasoner.price_prompt=1", "reasoner.price_completion=10"]
@@ -234,6 +235,7 @@ def test_ground_states_once_what_is_sent_to_a_remote_server(named, tmp_path):
     assert "transport" in done.stderr and "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_doctor_frames_prints_the_measured_frame(serve, tmp_path):
     stub = serve(seeing(lambda size: Frame("permille", size, "yx")))
     given = ["infer/openai", f"reasoner.base_url={stub.url}", "reasoner.model=m", "--json"]

@@ -194,6 +194,7 @@ def check(interface, text: str, frame: Frame | None) -> Grounding:
     return found
 
 
+@pytest.mark.slow
 def test_five_thousand_fuzzed_lists_give_consistent_groundings():
     faults, counts = set(), set()
     for number, text in enumerate(itertools.islice(list_completions(seed=0), 5_000)):

@@ -104,6 +104,7 @@ def test_image_tokens_are_never_sampled(make):
     assert reasoner.tokens.end.isdisjoint(reasoner.tokens.forbidden.tolist())
 
 
+@pytest.mark.slow
 def test_finish_reason_and_the_end_token(make):
     reasoner = make()
     with torch.no_grad():

@@ -82,6 +82,7 @@ def test_a_stable_single_mask_is_kept_and_an_unstable_one_replaced(backend, offi
         assert_equal(segmenter, predictor, image, one_click)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_medsam2_runs_at_512_with_one_mask(backend, official, bold, images):
     segmenter = MedSam2(checkpoint=str(bold), backend=backend)
@@ -90,6 +91,7 @@ def test_medsam2_runs_at_512_with_one_mask(backend, official, bold, images):
         assert_equal(segmenter, predictor, images[name], never)
 
 
+@pytest.mark.slow
 def test_the_medreasoner_protocol_is_1024_and_best_of_three(official, bold, images):
     segmenter = MedSam2(checkpoint=str(bold), protocol="medreasoner")
     assert segmenter.image_size == 1024

@@ -59,6 +59,7 @@ def test_images_are_encoded_as_many_at_once_as_allowed(faint):
     assert counted.encoded == [2, 1]
 
 
+@pytest.mark.slow
 def test_masks_do_not_depend_on_other_prompts_or_their_order(segmenter):
     batches = segmenter.segment_batch(IMAGES, [MIXED, BOXES, list(reversed(MIXED))])
     for image, requests, together in zip(IMAGES, [MIXED, BOXES, list(reversed(MIXED))], batches, strict=True):
@@ -167,6 +168,7 @@ def test_a_gpu_gives_the_same_masks(faint):
         np.testing.assert_allclose(mine, exact, atol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "component"), [("sam2", Sam2), ("medsam2", MedSam2)])
 def test_registered_segmenters_pass_the_conformance_kit(name, component, faint):
     assert factory("segmenter", name) is component

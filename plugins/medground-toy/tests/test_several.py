@@ -24,6 +24,7 @@ def counts(family, n=60):
     return [len(sample.target.regions) for sample in samples(n, 2, families=[family], size=SIZE)]
 
 
+@pytest.mark.slow
 def test_families_have_none_or_one_one_to_four_and_none_to_many():
     assert set(counts("maybe")) == {0, 1} and 0.3 < np.mean(counts("maybe")) < 0.7
     assert set(counts("several")) == {1, 2, 3, 4}
