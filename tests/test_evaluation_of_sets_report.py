@@ -32,6 +32,10 @@ def test_the_result_is_open_however_many_metrics_a_set_has(maybe):
     assert "union_dice" in result and "<details" not in result
 
 
+def test_sentences_above_the_pictures_are_apart(maybe):
+    assert "no_target_accuracy is 0.000. 8 samples" in maybe
+
+
 def test_an_absent_target_has_no_size(maybe):
     sizes = maybe.partition("by target size")[2].partition("</table>")[0]
     assert ">absent<" in sizes and "under 1" not in sizes
