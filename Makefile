@@ -14,7 +14,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 # Tests start many processes, and each would compile everything anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-fast test-slow test-vllm test-trackers test-newest test-oldest constraints lint docs soak mutants benchmarks clean
+.PHONY: demo test test-fast test-slow test-vllm test-trackers test-bridges test-newest test-oldest constraints lint docs soak mutants benchmarks clean
 
 # An extra index for pip, for example torch's index of CPU builds: `make demo TORCH_INDEX=URL`.
 ifdef TORCH_INDEX
@@ -62,6 +62,11 @@ TRACKERS := constraints/trackers.txt
 test-trackers: .venv-trackers/.ready
 	.venv-trackers/bin/python -m pytest -q plugins/medground-trackers
 
+# In the environment .venv-bridges, because verifiers and lm_eval bring a hundred packages.
+BRIDGES := constraints/bridges.txt
+test-bridges: .venv-bridges/.ready
+	.venv-bridges/bin/python -m pytest -q medground/bridges tests/test_bridges.py
+
 # Run the tests marked lane in new environments, with the newest versions and with the oldest supported ones.
 test-newest:
 	PYTHON=$(PYTHON) constraints/lane.sh newest
@@ -106,6 +111,12 @@ BUILD = hatchling editables setuptools wheel
 	.venv-trackers/bin/pip install $(addprefix -c ,$(TRACKERS)) -q hatchling editables pytest
 	.venv-trackers/bin/pip install $(addprefix -c ,$(TRACKERS)) -q --no-build-isolation \
 		-e ".[trackers-tensorboard,trackers-wandb,trackers-mlflow,trackers-trackio]"
+	@touch $@
+
+.venv-bridges/.ready: pyproject.toml $(BRIDGES)
+	$(PYTHON) -m venv .venv-bridges
+	.venv-bridges/bin/pip install $(addprefix -c ,$(BRIDGES)) -q $(BUILD) pytest
+	.venv-bridges/bin/pip install $(addprefix -c ,$(BRIDGES)) -q --no-build-isolation -e . "verifiers>=0.4" "lm_eval>=0.4.13"
 	@touch $@
 
 $(VENV)/.docs: $(CONSTRAINTS) $(VENV)/.venv

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# `make constraints`: writes main.txt, oldest.txt, trackers.txt and vllm.txt anew from what pip resolves today, then runs the tests with them.
+# `make constraints`: writes main.txt, oldest.txt, trackers.txt, bridges.txt and vllm.txt anew from what pip resolves today, then runs the tests with them.
 # Run it with the oldest Python that is supported, so that every version exists for the newer ones too, and with pip's default
 # build of torch, whose own requirements belong into the files.
 set -euo pipefail
@@ -40,15 +40,19 @@ for requirement in map(Requirement, requires("medground")):
             print(f"{requirement.name}=={bound.version}")
 PY
 resolve "$new/floors" | write oldest.txt "\`make test-oldest\`: the lower bounds of pyproject.toml, and the newest that goes with them."
-rm -rf $venv .venv-vllm .venv-trackers
+rm -rf $venv .venv-vllm .venv-trackers .venv-bridges
 
 make .venv-trackers/.ready TRACKERS= >&2
 .venv-trackers/bin/pip freeze --all --exclude-editable --exclude pip | grep == | sort -f |
     write trackers.txt "\`make test-trackers\`: the clients of tracking services."
+
+make .venv-bridges/.ready BRIDGES= >&2
+.venv-bridges/bin/pip freeze --all --exclude-editable --exclude pip | grep == | sort -f |
+    write bridges.txt "\`make test-bridges\`: verifiers and the lm-evaluation-harness."
 
 CONSTRAINTS= INSTALL_ONLY=1 plugins/medground-vllm/tests/environment/run.sh
 if [ -f .venv-vllm/installed.txt ]; then  # there is a CPU build of torch
     write vllm.txt "\`make test-vllm\`: vLLM on a CPU." <.venv-vllm/installed.txt
 fi
 cp "$new"/*.txt constraints
-make test test-trackers test-vllm test-oldest
+make test test-trackers test-bridges test-vllm test-oldest

@@ -8,6 +8,7 @@ and ``[..., 2, 2]``, masks ``[..., H, W]``; leading axes broadcast, the answer h
 A box whose corners are reversed is *inverted*: it contains nothing, so its area and every overlap with it are 0.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -54,7 +55,7 @@ class Box(NamedTuple):
     @property
     def valid(self) -> bool:
         """True when every number is finite and the box has a positive width and height."""
-        return bool(np.isfinite(self).all()) and self.width > 0 and self.height > 0
+        return all(map(math.isfinite, self)) and self.width > 0 and self.height > 0
 
     @property
     def area(self) -> float:
@@ -96,6 +97,12 @@ def box_area(boxes: ArrayLike) -> Any:
     """Return the area of boxes ``[..., 4]``, px²; 0 where inverted."""
     x1, y1, x2, y2 = _corners(boxes)
     return np.maximum(x2 - x1, 0.0) * np.maximum(y2 - y1, 0.0)
+
+
+def box_diagonal(boxes: ArrayLike) -> Any:
+    """Return the length of the diagonal of boxes ``[..., 4]``, px."""
+    x1, y1, x2, y2 = _corners(boxes)
+    return np.hypot(x2 - x1, y2 - y1)
 
 
 def box_intersection(a: ArrayLike, b: ArrayLike) -> Any:

@@ -192,4 +192,6 @@ def test_the_card_shows_what_every_answer_earns():
 
 def test_an_interface_of_one_region_is_asked_no_game():
     interface = build("prompt_interface", "bbox_points")
-    assert play(Rubric([Term("boxes", term("regions_f1"))]), interface, 0) is None
+    rubric = Rubric([Term("boxes", term("regions_f1"))])
+    assert play(rubric, interface, 0) is None
+    assert "Not asked: the prompt interface names one region" in audit(rubric, interface).markdown()

@@ -313,8 +313,8 @@ def test_a_training_step_counts_its_masks_where_it_makes_any():
         shape = len(groups), len(groups[0].rollouts)
         batch = Batch(
             groups=list(groups), messages=[None] * shape[0], dummy_prompt=[], usable=[True] * shape[0],
-            rewards=torch.zeros(shape), advantages=torch.zeros(shape), constant=torch.ones(shape[0], dtype=torch.bool),
-            drawn=shape[0], unresampled=0,
+            rewards=torch.zeros(shape), advantages=torch.zeros(shape), contributions={}, drawn=shape[0],
+            constant=torch.ones(shape[0], dtype=torch.bool), unresampled=0,
         )  # fmt: skip
         return batch_metrics(batch, [])
 

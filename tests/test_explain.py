@@ -37,7 +37,7 @@ def test_every_setting_has_a_meaning_and_the_default_of_its_schema(section, reci
 @pytest.mark.parametrize(
     ("key", "type_", "default", "value", "origin"),
     [
-        ("grpo.loss", "grpo or dr_grpo or dapo or gspo or cispo", "grpo", "grpo", "default"),
+        ("grpo.loss", "grpo or dr_grpo or dapo or gspo or cispo or sapo", "grpo", "grpo", "default"),
         ("grpo.learning_rate", "a number from 0", 1e-6, 2e-4, "recipes/train/toy.yaml:24"),
         ("grpo.epsilon", "a number from 0, or null", None, None, "default"),
         ("seed", "a whole number from 0 to 4294967295", 0, 7, "command line"),

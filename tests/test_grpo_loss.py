@@ -6,7 +6,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="needs torch")
 
-from medground.recipe.schema import GrpoConfig, SamplerCorrection  # noqa: E402
+from medground.recipe.schema import GrpoConfig, GrpoLoss, SamplerCorrection  # noqa: E402
 from medground.training.grpo.loss import (  # noqa: E402
     PUBLISHED,
     Objective,
@@ -166,7 +166,9 @@ def test_the_published_numbers():
         "dapo": ("token", False, "token", 0.2, 0.28),
         "gspo": ("sequence", False, "sequence", 3e-4, 4e-4),
         "cispo": ("token", True, "token", 0.2, 4.0),
+        "sapo": ("token", False, "sequence", 0.2, 0.2),
     }
+    assert [name for name, loss in PUBLISHED.items() if loss.sapo] == [GrpoLoss.sapo]
     config = GrpoConfig(
         epsilon=0.0, epsilon_high=0.0, dual_clip=4.0, beta=0.3, correction=SamplerCorrection.mask, correction_floor=0.1,
         correction_cap=7.0, max_completion_length=33,
@@ -174,3 +176,37 @@ def test_the_published_numbers():
     own = objective_of(config)
     assert (own.epsilon, own.high, own.dual_clip, own.beta, own.correction) == (0.0, 0.0, 4.0, 0.3, "mask")
     assert (own.correction_low, own.correction_high, own.max_length) == (0.1, 7.0, 33)
+
+
+def test_sapo_weakens_ratios_smoothly_and_clips_none():
+    """f(r) = 4/t * sigmoid(t (r - 1)), with t = 1 for positive advantages and 1.05 for the others; its slope at 1 is 1."""
+    objective = Objective(sapo=True)
+    logps = table([0.0, LOG2], [0.0, LOG2], [0.0, 0.0])
+    loss, sums, gradient = loss_of(objective, logps, [2.0, -2.0, 0.0], old_logps=torch.zeros_like(logps))
+    gate = {t: 4 / t / (1 + math.exp(-t)) for t in (1.0, 1.05)}
+    assert loss == pytest.approx(-(2 * 2 + 2 * gate[1.0]) / 2 + (2 * 2 / 1.05 + 2 * gate[1.05]) / 2)
+    slope = {t: 4 * math.exp(-t) / (1 + math.exp(-t)) ** 2 for t in (1.0, 1.05)}
+    expected = [[-2 / 2, -2 * 2 * slope[1.0] / 2], [2 / 2, 2 * 2 * slope[1.05] / 2], [0.0, 0.0]]
+    assert gradient.tolist() == [pytest.approx(row) for row in expected]
+    assert (sums["clipped_low"], sums["clipped_high"]) == (0, 0)
+
+
+def test_the_entropy_bonus_is_subtracted_per_token_and_averaged_as_the_loss_is():
+    mask = torch.tensor([[True, True], [True, False]])
+    entropies = table([1.0, 3.0], [5.0, math.nan], grad=True)
+    logps = torch.zeros(2, 2, dtype=torch.float64)
+    for unit, expected in (("token", 0.1 * 9), ("sequence", 0.1 * (2 + 5))):
+        entropies.grad = None
+        objective = Objective(aggregation=unit, entropy_bonus=0.1)
+        loss, _ = policy_loss(objective, logps, torch.zeros(2), mask, entropies=entropies)
+        assert loss.item() == pytest.approx(-expected)
+        loss.backward()
+        weight = 0.1 if unit == "token" else 0.05
+        assert entropies.grad.tolist() == [pytest.approx([-weight, -weight]), pytest.approx([-0.1, 0.0])]
+    with pytest.raises(ValueError, match="entropies is missing"):
+        policy_loss(Objective(entropy_bonus=0.1), logps, torch.zeros(2), mask)
+
+
+def test_a_recipe_sets_the_entropy_bonus():
+    assert objective_of(GrpoConfig(entropy_bonus=0.02)).entropy_bonus == 0.02
+    assert objective_of(GrpoConfig()).entropy_bonus == 0

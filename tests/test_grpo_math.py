@@ -7,7 +7,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="needs torch")
 
-from medground.training.grpo.advantage import advantages, constant_groups, moments, spread_from, spread_of  # noqa: E402
+from medground.training.grpo.advantage import advantages, estimate, moments, spread_from, spread_of  # noqa: E402
 from medground.training.grpo.loss import Objective, importance, kl, normalizer, policy_loss  # noqa: E402
 
 NAN = math.nan
@@ -19,6 +19,7 @@ OBJECTIVES = {
     "cispo": Objective(cispo=True, aggregation="token", epsilon_high=0.5),
     "dual": Objective(dual_clip=3.0),
     "sum": Objective(aggregation="sequence_sum"),
+    "sapo": Objective(sapo=True),
     "kl": Objective(beta=0.1),
 }
 
@@ -34,6 +35,10 @@ def batch(seed: int = 0, sequences: int = 6, tokens: int = 5):
     return logp.requires_grad_(), old, ref, mask, advantage
 
 
+def constant_groups(rewards):
+    return estimate("grpo", rewards, {}).constant
+
+
 def whole(objective, logp, advantage, mask, **others):
     return policy_loss(objective, logp, advantage, mask, **others)[0] / normalizer(objective, mask)
 
@@ -47,7 +52,10 @@ def slowly(o: Objective, logp, old, ref, mask, advantage) -> float:
         for t in range(length):
             a = float(advantage[i])
             rho = math.exp(sum(steps) / length) if o.ratio == "sequence" else math.exp(steps[t])
-            if o.cispo:
+            if o.sapo:
+                warmth = 1.0 if a > 0 else 1.05
+                term = -a * 4 / warmth / (1 + math.exp(-warmth * (rho - 1)))
+            elif o.cispo:
                 term = -min(rho, 1 + o.high) * a * float(logp[i, t])
             else:
                 term = -min(rho * a, min(max(rho, 1 - o.epsilon), 1 + o.high) * a)

@@ -58,6 +58,7 @@ def batch_of(*groups, constant=None, usable=None, messages=None):
         usable=usable or [True] * count,
         rewards=advantages,
         advantages=advantages.double(),
+        contributions={},
         constant=torch.tensor(constant or [False] * count),
         drawn=count,
         unresampled=0,

@@ -246,6 +246,20 @@ def test_an_evaluation_of_none_one_and_many_targets_is_summarized_and_reported(t
     assert sizes["absent"] == 2 and "under 1 %" not in sizes
 
 
+def test_a_perfect_segmenter_knows_of_several_targets_the_one_that_is_pointed_at():
+    sample = rollout([], [A, B]).sample
+    first = sample.target.regions[0]
+    point = f"[{first.box.centre[0]:g}, {first.box.centre[1]:g}]"
+    reasoner = medground.build("reasoner", "scripted", texts=[f'<answer>[{{"points": [{point}]}}]</answer>'])
+    ground = medground.load(
+        "infer/toy", "prompt=points", reasoner=reasoner,
+        prompt_interface=medground.build("prompt_interface", "multi_point"), segmenter="region_growing",
+    )  # fmt: skip
+    result = medground.evaluate(ground, "evaluate.conditions=[answer,perfect_segmenter]", data=[sample])
+    share = first.mask.data.sum() / sample.target.mask.sum()
+    assert result.mean("union_dice", "perfect_segmenter") == pytest.approx(2 * share / (1 + share))
+
+
 def test_a_page_shows_answers_about_absent_targets_the_wrong_ones_first():
     right, wrong, there = record("0", [], []), record("1", [A], []), record("2", [A], [A])
     sample = rollout([], []).sample
@@ -255,4 +269,5 @@ def test_a_page_shows_answers_about_absent_targets_the_wrong_ones_first():
         ("1", "no_target_accuracy 0.000"), ("0", "no_target_accuracy 1.000"),
     ]  # fmt: skip
     assert [one.record.id for one in shown.lead] == ["2"]
-    assert pictures([right], lambda name: sample, count=6, seed=0).lead == []
+    alone = pictures([wrong, right], lambda name: sample, count=6, seed=0)
+    assert [(one.record.id, one.title) for one in alone.lead] == [("0", "Best"), ("1", "Worst")] and not alone.galleries

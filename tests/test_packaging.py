@@ -87,6 +87,7 @@ def requirements(core: CoreMetadata, *extras: str) -> list[Requirement]:
         ("main", ("all", "test")),
         ("oldest", ("all", "test")),
         ("vllm", ("qwen",)),
+        ("bridges", ()),
         ("trackers", ("trackers-tensorboard", "trackers-wandb", "trackers-mlflow", "trackers-trackio")),
     ],
 )
@@ -106,7 +107,9 @@ def test_the_oldest_versions_are_the_lower_bounds(core):
 
 
 def test_only_the_vllm_constraints_name_a_build_of_torch():
-    assert not [pin for name in ("main", "oldest", "trackers") for pin in constraints(name).items() if "+" in pin[1]]
+    assert not [
+        pin for name in ("main", "oldest", "trackers", "bridges") for pin in constraints(name).items() if "+" in pin[1]
+    ]
     assert constraints("vllm")["torch"].endswith("+cpu")
 
 

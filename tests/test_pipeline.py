@@ -278,3 +278,20 @@ def test_rewards_that_need_no_mask_need_no_weights_of_a_segmenter(tmp_path):
     rollouts = RolloutPipeline(Pipeline.from_recipe(recipe, segments=format_alone.needs_mask), format_alone)
     (group,) = rollouts([sample()], Sampling())
     assert len(group.rollouts) == 1
+
+
+@pytest.mark.parametrize(
+    ("interface", "arguments", "prompt", "gives"),
+    [
+        ("regions", {"points": False}, "points", "box"),
+        ("regions", {"box": False}, "box", "points"),
+        ("regions", {"style": "native", "dialect": "molmo"}, "box", "points"),
+        ("tiled", {"arguments": {"points": False}}, "points", "box"),
+    ],
+)
+def test_what_an_interface_is_told_not_to_ask_for_prompts_no_segmenter(interface, arguments, prompt, gives):
+    words = {"reasoner": "toy", "segmenter": "region_growing", "prompt": prompt}
+    pipeline = medground.load({**words, "prompt_interface": {"name": interface, **arguments}})
+    with pytest.raises(RecipeError, match="never gives") as refused:
+        pipeline.batch([query()])
+    assert refused.value.hint == f"it gives {gives}"

@@ -200,6 +200,42 @@ def test_resuming_a_finished_run_changes_nothing(trials, tmp_path):
         train(recipe | {"seed": 5}, out=tmp_path / "run", resume=True)
 
 
+@pytest.mark.parametrize("kind", ["grpo", "sft"])
+def test_a_finished_run_extends_and_equals_one_of_that_length(trials, tmp_path, kind):
+    settings = {"schedule": "constant"} if kind == "sft" else {}
+    train(trials(kind, max_steps=4, **settings), out=tmp_path / "whole")
+    train(trials(kind, max_steps=2, **settings), out=tmp_path / "run")
+    longer = train(tmp_path / "run", f"{kind}.max_steps=3", resume=True)
+    assert (longer.before, longer.steps) == (2, 3)
+    longest = train(tmp_path / "run", resume=True, **{kind: {"max_steps": 4}})
+    assert (longest.before, longest.steps) == (3, 4)
+    assert weights(tmp_path / "run") == weights(tmp_path / "whole")
+    assert steps(tmp_path / "run") == steps(tmp_path / "whole")
+    assert train(tmp_path / "run", resume=True).steps == 4, "the folder knows its new length"
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["planned_steps"] == 4
+    extended = [(line["step"], line["planned_steps"]) for line in read_events(tmp_path / "run", "extend")]
+    assert extended == [(2, 3), (3, 4)]
+
+
+@pytest.mark.parametrize("settings", [{"schedule": "cosine"}, {"schedule": "linear"}, {"warmup_ratio": 0.5}])
+def test_a_run_whose_rates_follow_its_length_is_not_extended(trials, tmp_path, settings):
+    train(trials(max_steps=2, **settings), out=tmp_path / "run")
+    (key, value), *_ = settings.items()
+    with pytest.raises(RunError, match=f"learning rates follow grpo.{key}={value} over its length") as refused:
+        train(tmp_path / "run", "grpo.max_steps=4", resume=True)
+    assert refused.value.hint.endswith(f"medground train {tmp_path / 'run'} grpo.max_steps=4 --out DIR")
+    assert train(tmp_path / "run", "grpo.max_steps=1", out=tmp_path / "next").steps == 1, "the hint can be typed"
+
+
+def test_a_run_does_not_end_before_what_it_has_done(trials, tmp_path):
+    train(trials(max_steps=2), out=tmp_path / "run")
+    with pytest.raises(RunError, match="has done 2 steps already, more than the 1"):
+        train(tmp_path / "run", "grpo.max_steps=1", resume=True)
+    with pytest.raises(RunError, match="made with another recipe"):
+        train(tmp_path / "run", "grpo.max_steps=4", "grpo.learning_rate=0.5", resume=True)
+    assert train(tmp_path / "run", resume=True).steps == 2, "nothing was changed"
+
+
 def test_resuming_without_a_checkpoint_starts_from_the_beginning(trials, tmp_path, caplog):
     caplog.set_level("INFO", "medground")
     done = train(trials(max_steps=1), out=tmp_path / "run", resume=True)

@@ -23,13 +23,16 @@ SETTINGS = {
     "dapo": {"loss_type": "dapo", "epsilon_high": 0.28},
     "gspo": {"loss_type": "grpo", "importance_sampling_level": "sequence", "epsilon": 3e-4, "epsilon_high": 4e-4},
     "cispo": {"loss_type": "cispo", "epsilon_high": 5.0},  # trl caps ratios at epsilon_high, we at 1 + epsilon_high
+    "sapo": {"loss_type": "sapo"},
+    "dapo with an entropy bonus": {"loss_type": "dapo", "epsilon_high": 0.28, "entropy_coef": 0.3},
 }
+OURS = {"dapo with an entropy bonus": {"loss": "dapo", "entropy_bonus": 0.3}}
 BETA, LENGTH = 0.05, 6
 
 
 def ours(trials, loss, old_shift):
     """Return loss and gradients of one update before its optimizer step, and the inputs for TRL."""
-    made = build(resolve(trials(loss=loss, beta=BETA, max_completion_length=LENGTH)))
+    made = build(resolve(trials(**OURS.get(loss, {"loss": loss}), beta=BETA, max_completion_length=LENGTH)))
     # trl scores over the whole vocabulary; we give no probability to tokens that are never sampled.
     made.reasoner.policy.forbidden = made.reasoner.policy.forbidden[:0]
     batch = made.method.rollouts.draw(1, 0, lambda: None)

@@ -74,6 +74,16 @@ def test_trl_leaves_out_what_a_term_abstains_from(pipeline):
     assert rewards.isnan().tolist() == [[True, False]]
 
 
+def test_the_truth_of_a_row_may_be_several_targets_or_none():
+    listed = medground.load("infer/toy", "prompt_interface=regions", "prompt_interface.points=false")
+    reward = medground.to_trl(medground.build("reward", "regions_f1"), listed)
+    two = '[{"bbox": [0, 0, 8, 8]}, {"bbox": [20, 20, 30, 30]}]'
+    texts = [f"<answer>{answer}</answer>" for answer in (two, "[]", "[]", two)]
+    truths = [[{"bbox_2d": [20, 20, 30, 30]}, {"bbox_2d": [0, 0, 8, 8]}], "[]", [{"bbox_2d": [0, 0, 8, 8]}], []]
+    rows = {"prompts": ["Where?"] * 4, "size": [[80, 100]] * 4}
+    assert reward(completions=texts, ground_truth=truths, **rows) == [1.0, 1.0, 0.0, 0.0]
+
+
 def test_the_frame_of_the_model_is_given_where_the_pipeline_has_another_reasoner(pipeline):
     def permille(size):
         return medground.Frame("permille", size)
@@ -111,3 +121,64 @@ def test_verl_is_told_why_there_is_no_score(pipeline):
 def test_a_row_that_lacks_what_a_reward_needs_is_refused(pipeline, row, problem):
     with pytest.raises(InputError, match=problem):
         medground.to_trl(medground.build("reward", "bbox_iou"), pipeline)(prompts=["?"], completions=[GOOD], **row)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # those of trl and its dependencies
+def test_two_steps_of_trls_trainer_train_a_model_on_a_rubric_and_a_term(tiny, pipeline, tmp_path):
+    from datasets import Dataset
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+    from trl import GRPOConfig, GRPOTrainer
+
+    model = AutoModelForImageTextToText.from_pretrained(tiny / "model", dtype=torch.float32)
+    before = {name: values.detach().clone() for name, values in model.named_parameters()}
+    samples = list(medground.open_dataset(tiny / "data", limit=2))
+    question = [{"role": "user", "content": "Where is it?"}]
+    rows = [{"prompt": question, "ground_truth": truth(), "number": index} for index in range(2)]
+    table = Dataset.from_list(rows)
+    table.set_transform(
+        lambda batch: {**batch, "image": [Pillow.fromarray(samples[index].query.image) for index in batch["number"]]}
+    )
+    seen = []
+
+    def length(rollout):
+        seen.append((rollout.sample.query.size, rollout.sample.target.region.box, rollout.completion.text))
+        return 1 / (1 + len(rollout.completion.text))
+
+    length.in_process = True  # it keeps what it saw
+    rubric = medground.rubric({"rewards": {"bbox_iou": 1.0}}, rewards={"length": (length, 1.0)})
+    config = GRPOConfig(
+        output_dir=str(tmp_path),
+        max_steps=2,
+        per_device_train_batch_size=4,
+        num_generations=4,
+        max_completion_length=16,
+        learning_rate=1e-3,
+        lr_scheduler_type="constant",
+        use_cpu=True,
+        bf16=False,
+        gradient_checkpointing=False,
+        logging_steps=1,
+        save_strategy="no",
+        report_to=[],
+        disable_tqdm=True,
+    )
+    trainer = GRPOTrainer(
+        model,
+        reward_funcs=[
+            medground.to_trl(rubric, pipeline),
+            medground.to_trl(medground.build("reward", "format_seg"), pipeline),
+        ],
+        args=config,
+        train_dataset=table,
+        processing_class=AutoProcessor.from_pretrained(tiny / "model"),
+    )
+    trainer.train()
+    steps = [entry for entry in trainer.state.log_history if "reward" in entry]
+    assert len(steps) == 2
+    for step, texts in zip(steps, (seen[:4], seen[4:]), strict=True):
+        expected = [1 / (1 + len(text)) for _, _, text in texts]  # no box, so that the other terms give 0
+        assert step["rewards/bbox_iou_length/mean"] == pytest.approx(sum(expected) / 4, rel=1e-5)
+        assert step["rewards/FormatSeg/mean"] == 0.0
+    assert {(size, tuple(box)) for size, box, _ in seen} == {((64, 64), tuple(map(float, BOX["bbox_2d"])))}
+    assert any(not torch.equal(before[name], values) for name, values in model.named_parameters())

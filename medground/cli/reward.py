@@ -16,6 +16,7 @@ from medground.terminal import examples
 if TYPE_CHECKING:
     from medground.evaluation.scoring import ScoreResult
     from medground.recipe import Recipe
+    from medground.rewards.audit.shares import AdvantageShares
     from medground.rewards.rubric import Rubric
 
 
@@ -83,20 +84,39 @@ def score(recipe: str, file: Path, overrides: tuple[str, ...], own: tuple[str, .
 )
 @click.argument("what", type=RECIPE, metavar="RECIPE|TERM")
 @click.argument("overrides", nargs=-1, type=OVERRIDE, metavar="[KEY=VALUE]...")
+@click.option(
+    "--sample", type=click.IntRange(1), metavar="N", help="Draw completions of N questions: which term decides?"
+)
+@click.option(
+    "--completions", type=click.Path(path_type=Path), metavar="RUN", help="The same, of completions of a run."
+)
 @click.option("--out", type=click.Path(path_type=Path), help="Write card.md, card.json and curves.svg there.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the honest answers and of the search.")
 @click.option("--json", "as_json", is_flag=True, help="Print the card as JSON on stdout.")
-def audit(what: str, overrides: tuple[str, ...], out: Path | None, seed: int, as_json: bool) -> None:
+def audit(
+    what: str,
+    overrides: tuple[str, ...],
+    sample: int | None,
+    completions: Path | None,
+    out: Path | None,
+    seed: int,
+    as_json: bool,
+) -> None:
     """Score answers whose worth is known, and name what the rubric gets wrong: the reward card.
 
     RECIPE|TERM is a recipe, the name of one reward component, or NAME=my.py:fn, a function of your own (its file is
     run). For a single term, overrides are those of a recipe with that term at weight 1.
+
+    With --sample or --completions the card also says which term decides the advantage in training.
     """
+    if sample is not None and completions is not None:
+        raise click.UsageError("--sample and --completions are two sources of completions: give one of them")
     from medground.evaluation.scoring import reader
     from medground.rewards.audit import audit as examine
 
     resolved, graded = _under_audit(what, overrides)
-    card = examine(graded, reader(resolved), name=" ".join((what, *overrides)), seed=seed)
+    advantage = _advantage(resolved, sample, completions)
+    card = examine(graded, reader(resolved), name=" ".join((what, *overrides)), seed=seed, advantage=advantage)
     written = card.write(out) if out is not None else []
     if as_json:
         click.echo(json.dumps(card.to_dict(), allow_nan=False))
@@ -106,8 +126,25 @@ def audit(what: str, overrides: tuple[str, ...], out: Path | None, seed: int, as
     click.echo(f"{len(card.findings)} findings about {card.name}", err=True)
     for finding in card.findings:
         click.echo(f"  {finding.check}: {finding.says}", err=True)
+    if advantage is not None:
+        click.echo(advantage.sentence(), err=True)
     for path in written:
         click.echo(f"wrote {path}", err=True)
+
+
+def _advantage(recipe: "Recipe", sample: int | None, run: Path | None) -> "AdvantageShares | None":
+    """Return which term decides the advantage, of completions that are drawn or that a run saved; None if not asked."""
+    if run is None and sample is None:
+        return None
+    from medground.recipe import check
+    from medground.training.plan import require_for_training
+
+    if sample is not None:
+        check(recipe, strict_missing=True)
+        require_for_training(recipe)
+    from medground.training.grpo.prediction import sampled_shares, saved_shares  # imports torch
+
+    return sampled_shares(recipe, sample) if sample is not None else saved_shares(recipe, run or Path())
 
 
 def _under_audit(what: str, overrides: tuple[str, ...]) -> "tuple[Recipe, Rubric]":

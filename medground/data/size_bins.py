@@ -4,6 +4,8 @@ from medground.types import Sample
 
 SIZES = ((0.01, "under 1 %"), (0.05, "1 to 5 %"), (0.20, "5 to 20 %"), (float("inf"), "over 20 %"))
 """(fraction of the image below which a target has the name, name)."""
+ABSENT = "absent"
+"""Stands for the size where there is no target."""
 
 
 def area_fraction(sample: Sample) -> float:
@@ -15,10 +17,12 @@ def area_fraction(sample: Sample) -> float:
     return area / (height * width)
 
 
-def size_name(fraction: float) -> str:
-    """Return the name of a target size.
+def size_name(fraction: float | None) -> str:
+    """Return the name of a target size; None stands for no target.
 
-    >>> size_name(0.03)
-    '1 to 5 %'
+    >>> size_name(0.03), size_name(None)
+    ('1 to 5 %', 'absent')
     """
+    if fraction is None:
+        return ABSENT
     return next(name for limit, name in SIZES if fraction < limit)

@@ -81,7 +81,7 @@ def _figures(sample: Sample, split: str) -> Figures:
         category=labels.get("category", "") or "unnamed",
         targets=("none", "one", "several")[min(len(boxes), 2)],
         regions=len(boxes),
-        size="absent" if fraction is None else size_name(fraction),
+        size=size_name(fraction),
         area=fraction,
         box_area=None if box is None else box.area / (size[0] * size[1]),
         box_fill=None if mask is None or box is None else float(mask.sum()) / box.area,

@@ -183,7 +183,7 @@ class _Jitter:
 
 
 def perfect_mask(prompt: SpatialPrompt, truth: Any) -> Mask:
-    """Return the best mask a prompt allows: the truth inside its box; without a box, the truth if a positive point falls on it.
+    """Return the best mask of one target that a prompt allows: it inside the box, or without a box it if a point falls on it.
 
     Args:
         prompt: in pixels of the truth.
@@ -269,7 +269,7 @@ CONDITIONS: Mapping[str, Condition] = {
             name="perfect_segmenter",
             kind="ceiling",
             description="the answer's prompt through a segmenter that knows the truth: the truth inside the box, or without a "
-            "box the truth if a point falls on it; what is missing is the reasoner's loss",
+            "box the truth that a point falls on; what is missing is the reasoner's loss",
             perfect_segmenter=True,
         ),
         Condition(

@@ -17,7 +17,18 @@ from medground.evaluation.results_file import AnswerRecord, answer_record
 from medground.pipeline.completions import SplittingInterface
 from medground.pipeline.masks import Segmented
 from medground.pipeline.pipeline import Pipeline
-from medground.types import Completion, Fault, Grounding, PromptChoice, Query, Rollout, Sample, Sampling, Target
+from medground.types import (
+    Completion,
+    Fault,
+    Grounding,
+    PromptChoice,
+    Query,
+    Rollout,
+    Sample,
+    Sampling,
+    Target,
+    union,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -244,11 +255,15 @@ class Evaluator:
 
 
 def _perfect(sample: Sample, grounding: Grounding, choice: PromptChoice) -> Segmented:
-    truth = sample.target.mask
-    if truth is None or grounding.fault is not None:
+    truths = [region.mask.data for region in sample.target.regions if region.mask is not None]
+    if sample.target.mask is None or grounding.fault is not None:
         return Segmented()
     prompts = [region.prompt(choice) for region in grounding.regions]
-    return Segmented(tuple(None if prompt is None else perfect_mask(prompt, truth) for prompt in prompts))
+    return Segmented(
+        tuple(
+            None if prompt is None else union([perfect_mask(prompt, truth) for truth in truths]) for prompt in prompts
+        )
+    )
 
 
 def beginning(text: str, think: str | None, instead: str) -> str | None:

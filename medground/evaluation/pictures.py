@@ -10,11 +10,10 @@ from medground.images.overlay import NOTHING, draw
 from medground.images.rle import decode_rle
 from medground.types import Sample
 
-RANKING = ("dice_joint", "iou", "pdice")
-"""Samples are ranked by the first of these metrics that any of them has."""
-
 ABSENCE = "no_target_accuracy"
-"""The metric of samples whose target is absent; they have none of `RANKING`."""
+"""The metric of samples whose target is absent; they have no other."""
+RANKING = ("dice_joint", "iou", "pdice", ABSENCE)
+"""Samples are ranked by the first of these metrics that any of them has."""
 
 Records = Sequence[SampleRecord]
 
@@ -39,7 +38,8 @@ class Ranked(NamedTuple):
         every = f"{name} is {self.scores[0]:.3f} in " + (f"all {count} samples" if count > 1 else "the only sample")
         if self.scores[0] > 0:
             return f"{every}: none is better than another."
-        return f"{every}: no answer shares anything with its target, so none is called best."
+        why = "every answer points at something" if name == ABSENCE else "no answer shares anything with its target"
+        return f"{every}: {why}, so none is called best."
 
     def extremes(self, best: str = "Best", typical: str = "Typical (median)", worst: str = "Worst") -> dict[str, str]:
         """Return title -> id of the best, the typical and the worst sample; of some, where all are alike.
@@ -152,7 +152,7 @@ def pictures(records: Records, read: Callable[[str], Sample], count: int, seed: 
     name, by_id = ranked_by(records), {record.id: record for record in records}
     order = ranked(scores_of(records, name))
     absent = ranked(scores_of(records, ABSENCE)).ids[::-1][:count]
-    if not count or not (order.ids or absent):
+    if not count or not order.ids:
         return None
 
     def drawn(chosen: str, title: str = "", metric: str = name) -> Picture:
@@ -172,7 +172,7 @@ def pictures(records: Records, read: Callable[[str], Sample], count: int, seed: 
     if order.remark(name):
         galleries = {"Others": best}
     drawings_of = {title: [drawn(chosen) for chosen in ids] for title, ids in galleries.items() if ids}
-    if absent:
+    if absent and name != ABSENCE:
         drawings_of["Absent targets, wrong answers first"] = [drawn(chosen, metric=ABSENCE) for chosen in absent]
     return Pictures(
         remark=order.remark(name),

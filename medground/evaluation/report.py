@@ -93,7 +93,7 @@ def evaluation_report(
         pictures=None if read is None else pictures(own, read, config.pictures, config.seed),
         ranking=ranking,
         headline=lead.metrics.get(ranking),
-        absent=lead.metrics.get(ABSENCE),
+        absent=None if ranking == ABSENCE else lead.metrics.get(ABSENCE),
         floor=lead.metrics.get(FLOOR) if ranking == FLOORED else None,
         floor_name=FLOOR,
         gain=lead.metrics.get("dice_over_ellipse"),

@@ -167,7 +167,7 @@ def sample_record(
         question=query.question,
         asked_question=None if asked_question == query.question else asked_question,
         size=list(query.size),
-        labels={**labels, "size": size_name(share) if sample.target.regions else "absent"},
+        labels={**labels, "size": size_name(share if sample.target.regions else None)},
         cluster=cluster,
         target=TargetRecord(
             box=plain(list(region.box)) if region and region.box else None,

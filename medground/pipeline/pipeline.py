@@ -20,6 +20,7 @@ from medground.pipeline.masks import Answers, Segmented, segment
 from medground.pipeline.result import GroundingResult
 from medground.protocols import PromptInterface, Reasoner, Segmenter
 from medground.recipe import Recipe, check, require_checkpoints, resolve
+from medground.recipe.check import never_given
 from medground.recipe.recipe import Source
 from medground.runs.inputs import RunInputs, component_inputs
 from medground.types import (
@@ -163,10 +164,15 @@ class Pipeline:
 
     @cached_property
     def prompt_interface(self) -> PromptInterface:
-        """The prompt interface, built on first use; where it asks models in their own way, in the reasoner's dialect."""
+        """The prompt interface, built on first use; where it asks models in their own way, in the reasoner's dialect.
+        Raises `RecipeError` if it gives nothing that may prompt the segmenter."""
         interface: Any = self._component("prompt_interface")
         dialect = self._dialect() if getattr(interface, "needs_dialect", False) else None
-        return interface if dialect is None else interface.speaking(dialect)  # type: ignore[no-any-return]
+        spoken: PromptInterface = interface if dialect is None else interface.speaking(dialect)
+        error = never_given(self.prompt_choice, self.name("prompt_interface"), spoken.provides)
+        if error and "segmenter" in self.components:
+            raise error
+        return spoken
 
     def _dialect(self) -> str | None:
         """Return the dialect that the reasoner names, or its factory before it is built; None where neither does."""

@@ -6,14 +6,15 @@ from itertools import islice
 
 from medground import registry
 from medground.errors import MedgroundError, PluginError, RecipeError
+from medground.recipe.combinations import grpo_contradictions
 from medground.recipe.config import ComponentConfig
 from medground.recipe.consent import consented
 from medground.recipe.recipe import Recipe
 from medground.recipe.validation import MAX_PROBLEMS, InvalidRecipe, Problem
 from medground.recipe.yaml_reader import MISSING
-from medground.types import PromptChoice
+from medground.types import PromptChoice, PromptKind
 
-PROMPT_KINDS: Mapping[PromptChoice, frozenset[str]] = {
+PROMPT_KINDS: Mapping[PromptChoice, frozenset[PromptKind]] = {
     PromptChoice.both: frozenset({"box", "points", "negative_points"}),
     PromptChoice.box: frozenset({"box"}),
     PromptChoice.points: frozenset({"points", "negative_points"}),
@@ -81,6 +82,9 @@ def _problems(recipe: Recipe, strict_missing: bool) -> Iterator[tuple[Problem, M
             yield Problem(key, recipe.origin(key), error.message.partition(": ")[2], error.hint), None
     if problem := _untrained(recipe):
         yield problem, None
+    if "grpo" in recipe.data and not any(key.startswith("grpo") for key in recipe.missing):
+        for key, what, hint in grpo_contradictions(recipe.config.grpo):
+            yield Problem(key, recipe.origin(key), what, hint), None
     if strict_missing:
         for key in recipe.missing:
             yield Problem(key, recipe.origin(key), f"{key} must be given", f"add {key}=VALUE"), None
@@ -116,7 +120,7 @@ def incompatibility(recipe: Recipe) -> str | None:
     return None if problem is None else problem.message
 
 
-def untrained_kinds(recipe: Recipe) -> frozenset[str]:
+def untrained_kinds(recipe: Recipe) -> frozenset[PromptKind]:
     """Return the prompt kinds that the segmenter is given and was not trained for; results must state them."""
     provides, accepts = _kinds(recipe, "prompt_interface", "provides"), _kinds(recipe, "segmenter", "accepts")
     if provides is None or accepts is None or "prompt" in recipe.missing:
@@ -129,10 +133,8 @@ def _untrained(recipe: Recipe) -> Problem | None:
     provides, accepts = _kinds(recipe, "prompt_interface", "provides"), _kinds(recipe, "segmenter", "accepts")
     if provides is None or "prompt" in recipe.missing:
         return None
-    prompt = recipe.config.prompt
-    if not provides & PROMPT_KINDS[prompt]:
-        what = f"prompt: {prompt} selects what prompt_interface {_name(recipe, 'prompt_interface')!r} never gives"
-        return Problem("prompt", recipe.origin("prompt"), what, f"it gives {_listed(provides)}")
+    if nothing := never_given(recipe.config.prompt, _name(recipe, "prompt_interface"), provides):
+        return Problem("prompt", recipe.origin("prompt"), nothing.message, nothing.hint)
     untrained = untrained_kinds(recipe)
     if accepts is None or not untrained or recipe.data["allow_untrained"] is True:
         return None
@@ -143,7 +145,15 @@ def _untrained(recipe: Recipe) -> Problem | None:
     return Problem("segmenter.name", recipe.origin("segmenter.name"), what, hint)
 
 
-def _kinds(recipe: Recipe, kind: str, attribute: str) -> frozenset[str] | None:
+def never_given(prompt: PromptChoice, name: str, provides: frozenset[PromptKind]) -> RecipeError | None:
+    """Return the error of a `prompt` that chooses nothing of what the prompt interface `name` provides; None if it does."""
+    if provides & PROMPT_KINDS[prompt]:
+        return None
+    what = f"prompt: {prompt} selects what prompt_interface {name!r} never gives"
+    return RecipeError(what, hint=f"it gives {_listed(provides)}")
+
+
+def _kinds(recipe: Recipe, kind: str, attribute: str) -> frozenset[PromptKind] | None:
     """Return the prompt kinds a component's factory states; None if they are unknown before it is built."""
     if kind not in recipe.data or recipe.is_object(kind):
         return None
@@ -158,5 +168,5 @@ def _name(recipe: Recipe, kind: str) -> str:
     return str(recipe.data[kind]["name"])
 
 
-def _listed(kinds: frozenset[str]) -> str:
+def _listed(kinds: frozenset[PromptKind]) -> str:
     return " and ".join(sorted(kinds))

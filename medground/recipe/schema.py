@@ -37,12 +37,14 @@ BELOW_ONE = 0.9999999
 """The largest value of what must stay below 1."""
 
 
-GrpoLoss = StrEnum("GrpoLoss", ["grpo", "dr_grpo", "dapo", "gspo", "cispo"])
+GrpoLoss = StrEnum("GrpoLoss", ["grpo", "dr_grpo", "dapo", "gspo", "cispo", "sapo"])
 """The published losses; `medground.training.grpo.loss` defines each."""
 Aggregation = StrEnum("Aggregation", ["by_loss", "sequence_mean", "token_mean", "constant", "sequence_sum"])
 """How the losses of tokens become one number; ``by_loss``: as the loss was published."""
-RewardScale = StrEnum("RewardScale", ["group", "batch", "none"])
-"""What the standard deviation that divides an advantage is taken over."""
+AdvantageEstimator = StrEnum("AdvantageEstimator", ["grpo", "gdpo", "rloo", "reinforce_plus_plus"])
+"""What an advantage is; `medground.training.grpo.advantage` defines each."""
+RewardScale = StrEnum("RewardScale", ["by_estimator", "group", "batch", "none"])
+"""What the standard deviation that divides an advantage is taken over; ``by_estimator``: as it was published."""
 KlEstimator = StrEnum("KlEstimator", ["k3_ratio", "k3", "k1", "k2"])
 """The estimator of the divergence from the starting policy."""
 SamplerCorrection = StrEnum("SamplerCorrection", ["none", "truncate", "mask"])
@@ -150,8 +152,10 @@ class GrpoConfig(TrainingConfig):
     """The published loss, see the page on training."""
     aggregation: Aggregation = Aggregation.by_loss
     """How the losses of tokens become one number; ``by_loss``: as the loss was published."""
-    scale_rewards: RewardScale = RewardScale.group
-    """What the standard deviation that divides an advantage is taken over."""
+    advantage_estimator: AdvantageEstimator = AdvantageEstimator.grpo
+    """How much better a completion did than its siblings; ``gdpo`` gives every reward term the same spread."""
+    scale_rewards: RewardScale = RewardScale.by_estimator
+    """With ``grpo``, what the standard deviation that divides an advantage is taken over."""
     advantage_eps: float = number(1e-4, least=0.0)
     """Added to the standard deviation."""
     beta: float = number(0.0, least=0.0)
@@ -164,6 +168,10 @@ class GrpoConfig(TrainingConfig):
     """Clip range above 1; None: what the loss was published with."""
     dual_clip: float | None = number(None, least=1.0)
     """Where the advantage is negative, bounds the loss of a token by this many times it; None: no bound."""
+    entropy_bonus: float = number(0.0, least=0.0)
+    """Weight of the entropy of the policy, which is added to what training raises."""
+    overlong_buffer: int | None = number(None, least=1)
+    """Tokens before max_completion_length in which a completion loses ever more reward, up to 1; None: no penalty."""
     correction: SamplerCorrection = SamplerCorrection.none
     """The use of importance weights where the sampler's probabilities differ from the trainer's."""
     correction_cap: float = number(2.0, least=0.0)

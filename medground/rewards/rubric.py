@@ -130,13 +130,16 @@ def _unscored(rollout: Rollout) -> Score | None:
 
 
 def _sum(terms: Mapping[str, TermScore], name: str) -> Score:
-    failures = tuple(term.failure for term in terms.values() if term.failure)
+    failures = tuple([term.failure for term in terms.values() if term.failure])
     weighted = [term for term in terms.values() if term.weight != 0]
-    broken = any(term.failure for term in weighted)
-    silent = bool(weighted) and all(term.value is None for term in weighted)
-    # Plain left-to-right addition: released totals are compared to the last digit.
-    total = None if broken or silent else sum((term.weighted for term in weighted), 0.0)
-    if total is not None and not math.isfinite(total):
+    if (failures and any(term.failure for term in weighted)) or (
+        weighted and all(term.value is None for term in weighted)
+    ):
+        return Score(total=None, terms=terms, failures=failures)
+    total = 0.0
+    for term in weighted:  # plain addition, which `sum` is not in every Python: released totals agree to the last digit
+        total += term.weighted
+    if not math.isfinite(total):
         cause = f"the weighted sum is {total} on sample {name!r}, although every term is finite"
         return Score(total=None, terms=terms, failures=(*failures, Failure("infinite", cause)))
     return Score(total=total, terms=terms, failures=failures)

@@ -108,19 +108,17 @@ def run_term(term: Term, rollouts: Sequence[Rollout]) -> list[TermScore]:
 def _run(term: Term, rollouts: Sequence[Rollout]) -> Iterator[TermScore]:
     batch = getattr(term.reward, "batch", None)
     if batch is None:
-        yield from (_judge(term, rollout, _attempt(term.reward, rollout)) for rollout in rollouts)
-        return
+        return (_judge(term, rollout, _attempt(term.reward, rollout)) for rollout in rollouts)
     answers = _attempt(batch, rollouts)
     if isinstance(answers, BaseException):
-        yield from (_judge(term, rollout, answers) for rollout in rollouts)
-    elif not isinstance(answers, Sequence) or isinstance(answers, str):
+        return (_judge(term, rollout, answers) for rollout in rollouts)
+    if not isinstance(answers, Sequence) or isinstance(answers, str):
         reason = f"returned {_kind(answers)} for a batch"
-        yield from (_fail(term, rollout, "wrong_type", reason) for rollout in rollouts)
-    elif len(answers) != len(rollouts):
+        return (_fail(term, rollout, "wrong_type", reason) for rollout in rollouts)
+    if len(answers) != len(rollouts):
         reason = f"returned {len(answers)} results for {len(rollouts)} samples"
-        yield from (_fail(term, rollout, "wrong_length", reason) for rollout in rollouts)
-    else:
-        yield from (_judge(term, rollout, answer) for rollout, answer in zip(rollouts, answers, strict=True))
+        return (_fail(term, rollout, "wrong_length", reason) for rollout in rollouts)
+    return (_judge(term, rollout, answer) for rollout, answer in zip(rollouts, answers, strict=True))
 
 
 def _run_apart(term: Term, rollouts: Sequence[Rollout]) -> list[TermScore]:
@@ -170,14 +168,16 @@ def _judge(term: Term, rollout: Rollout, answer: Any) -> TermScore:
         return _fail(term, rollout, "raised", f"raised {type(answer).__name__}: {reason}")
     result = answer if isinstance(answer, RewardResult) else RewardResult(answer)
     value, details = result.value, result.details
-    if not isinstance(details, Mapping):
+    if not isinstance(details, (dict, Mapping)):  # a dict is known faster than a mapping
         return _fail(term, rollout, "wrong_type", f"returned {_kind(details)} as details, not a mapping")
+    if type(value) is float and math.isfinite(value):
+        return TermScore(value, term.weight, details)
     if value is None:
         released = details.get("released")
         if released is None:
             return TermScore(None, term.weight, details)
         return _fail(term, rollout, "released", f"reproduces a released number that is {released}", details)
-    if type(value) is not float and not isinstance(value, numbers.Real | np.bool_):
+    if not isinstance(value, numbers.Real | np.bool_):
         return _fail(term, rollout, "wrong_type", f"returned {_kind(value)}, not a number or None", details)
     number = _attempt(float, value)
     if isinstance(number, OverflowError):

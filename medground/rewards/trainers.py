@@ -2,8 +2,8 @@
 
 A row of their data needs ``image`` (a path, a uint8 array or a PIL image; TRL's ``images`` with one image will do) or
 ``size`` (H, W), and ``ground_truth``: JSON or a mapping with ``bbox_2d`` (x1, y1, x2, y2, half-open) and ``point_2d``
-([[x, y], ...]) in pixels of that image, perhaps ``mask`` (run-length encoded, as in COCO). What else it holds becomes
-the sample's labels.
+([[x, y], ...]) in pixels of that image, perhaps ``mask`` (run-length encoded, as in COCO); of several targets a list of
+these, ``[]`` of an absent one. What else it holds becomes the sample's labels.
 """
 
 import json
@@ -154,17 +154,25 @@ def _target(truth: Any) -> Target:
         stated = json.loads(truth) if isinstance(truth, str) else truth
     except ValueError:
         stated = None
-    if not isinstance(stated, Mapping):
+    several = isinstance(stated, list | tuple)
+    entries: list[Any] = list(stated) if several else [stated]
+    if not all(isinstance(entry, Mapping) for entry in entries):
         raise InputError(f"ground_truth is no object: {truth!r}", hint='give {"bbox_2d": [x1, y1, x2, y2]}')
+    regions = tuple(map(_region, entries))
+    if several:
+        return Target(regions=regions)
+    return Target(regions=regions, published={"bbox_2d": stated["bbox_2d"], "point_2d": stated.get("point_2d") or []})
+
+
+def _region(stated: Mapping[str, Any]) -> Region:
     box, points, mask = stated.get("bbox_2d"), stated.get("point_2d") or [], stated.get("mask")
     if not _numbers(box, 4) or not all(_numbers(point, 2) for point in points):
         raise InputError(f"ground_truth holds no box and points: {stated!r}", hint="give finite numbers, in pixels")
-    region = Region(
+    return Region(
         box=Box(*(float(number) for number in box or ())),
         points=tuple(Point(float(x), float(y)) for x, y in points),
         mask=None if mask is None else Mask(data=decode_rle(mask)),
     )
-    return Target(regions=(region,), published={"bbox_2d": box, "point_2d": points})
 
 
 def _numbers(values: Any, count: int) -> bool:

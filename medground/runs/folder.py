@@ -121,6 +121,13 @@ class RunFolder:
         write_atomic(self.folder / METADATA, json.dumps(record, indent=1) + "\n")
         self.event("start", **record)
 
+    def extend(self, planned: int, *, step: int) -> None:
+        """Record that a run with `step` steps done ends at another one than it began with."""
+        record = asdict(replace(read_metadata(self.folder), planned_steps=planned))
+        write_atomic(self.folder / METADATA, json.dumps(record, indent=1) + "\n")
+        write_atomic(self.folder / TRAINED, self.recipe.dump())
+        self.event("extend", step=step, planned_steps=planned)
+
     def event(self, event: str, **values: Any) -> None:
         """Append one line to the events."""
         self._events.append({"event": event, **values})
@@ -209,7 +216,7 @@ class _ReadOnlyFolder(RunFolder):
     def _nothing(self, *what: Any, **more: Any) -> None:
         """Another process does it."""
 
-    begin = event = step = incident = completions = flush = rewind = point_to = write_state = close = _nothing
+    begin = extend = event = step = incident = completions = flush = rewind = point_to = write_state = close = _nothing
 
 
 def write_recipe(recipe: Recipe, folder: Path) -> None:

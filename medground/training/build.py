@@ -17,16 +17,19 @@ from medground.pipeline.rollouts import RolloutPipeline
 from medground.protocols import Engine, RolloutSource, TrainableReasoner
 from medground.recipe import Recipe
 from medground.recipe.schema import GrpoConfig, SftConfig, TrainingConfig
-from medground.rewards.rubric import rubric
+from medground.rewards.rubric import Rubric, rubric
+from medground.rewards.term import Term
 from medground.runs import provenance
 from medground.runs.folder import RunMetadata
 from medground.runs.inputs import RunInputs
+from medground.training.grpo.overlong import SoftOverlong
 from medground.training.grpo.rollouts import OwnSampler
 from medground.training.grpo.step import GrpoTrainer
 from medground.training.launcher import world_size
 from medground.training.local_engine import LocalEngine
 from medground.training.method import Method
 from medground.training.plan import method_kind, training_inputs, training_samples
+from medground.training.schedule import LENGTH, depends_on_length
 from medground.training.sft import SftTrainer
 from medground.training.validation import Validation, checkpoint_rule, validation
 
@@ -51,8 +54,13 @@ class TrainingRun:
 
     @property
     def digest(self) -> str:
-        """The hash of what decides the numbers: the whole recipe but its trackers and its engine."""
-        return self.recipe.digest(*(key for key in self.recipe.data if key not in ("trackers", "engine")))
+        """The hash of what decides the numbers of a step: the recipe but its trackers, its engine, and the run's length
+        unless learning rates depend on it."""
+        data = {key: value for key, value in self.recipe.data.items() if key not in ("trackers", "engine")}
+        if not depends_on_length(self.config):
+            kind = method_kind(self.recipe)
+            data[kind] = {key: value for key, value in data[kind].items() if key not in LENGTH}
+        return replace(self.recipe, data=data).digest()
 
     def inputs(self) -> RunInputs:
         """Return the digests of all that feeds the run."""
@@ -122,6 +130,8 @@ def build(recipe: Recipe, engine: Engine | None = None) -> TrainingRun:
         raise RecipeError(f"the reasoner {name!r} has no policy that can be trained", hint="use a model, not a twin")
     if isinstance(config, GrpoConfig) and config.beta:
         reasoner.keep_reference()
+    if isinstance(config, GrpoConfig) and config.entropy_bonus:
+        _require_entropy_gradient(recipe, reasoner)
     engine = engine or build_engine(recipe)
     counts = [(parameter.numel(), parameter.requires_grad) for parameter in reasoner.policy.parameters()]
     policy = engine.prepare(reasoner.policy, _adamw(config), max_grad_norm=config.max_grad_norm)
@@ -130,7 +140,10 @@ def build(recipe: Recipe, engine: Engine | None = None) -> TrainingRun:
         method = SftTrainer(pipeline.prompt_interface, reasoner, policy, engine, samples, config, seed)
         longest = recipe.config.sampling.max_completion_length
     else:
-        rollouts = RolloutPipeline(pipeline, rubric(recipe))
+        terms = rubric(recipe).terms
+        if config.overlong_buffer is not None:
+            terms += (Term("overlong", SoftOverlong(config.max_completion_length, config.overlong_buffer)),)
+        rollouts = RolloutPipeline(pipeline, Rubric(terms))
         method = GrpoTrainer(rollouts, reasoner, policy, engine, samples, config, seed, source)
         longest = config.max_completion_length
     return TrainingRun(
@@ -145,6 +158,22 @@ def build(recipe: Recipe, engine: Engine | None = None) -> TrainingRun:
         parameters=sum(count for count, _ in counts),
         trained_parameters=sum(count for count, trains in counts if trains),
     )
+
+
+def _require_entropy_gradient(recipe: Recipe, reasoner: TrainableReasoner) -> None:
+    """Make the policy give entropies with gradient.
+
+    Raises:
+        RecipeError: if it cannot.
+    """
+    policy: Any = reasoner.policy
+    if not hasattr(policy, "entropy_gradient"):
+        raise RecipeError(
+            f"the reasoner {recipe.component('reasoner').name!r} gives entropies without gradient, and "
+            f"grpo.entropy_bonus={recipe.config.grpo.entropy_bonus:g} needs one",
+            hint="set grpo.entropy_bonus=0",
+        )
+    policy.entropy_gradient = True
 
 
 def _adamw(config: TrainingConfig) -> Callable[[Iterable[torch.nn.Parameter]], torch.optim.Optimizer]:

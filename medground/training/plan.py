@@ -1,6 +1,7 @@
 """What a training run is asked to do, known and checked before torch is imported."""
 
 import importlib.util
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,11 +13,13 @@ from medground.data.open_dataset import open_dataset
 from medground.errors import PluginError, RecipeError, RunError
 from medground.recipe import Recipe, check, require_checkpoints, resolve
 from medground.recipe.objects import how_to_give
+from medground.recipe.schema import LearningRateSchedule
 from medground.registry.errors import missing_extra
 from medground.runs import provenance
 from medground.runs.folder import METADATA, TRAINED, read_metadata
 from medground.runs.inputs import PARTS, RunInputs, component_inputs, sample_inputs
 from medground.training.launcher import launched
+from medground.training.schedule import LENGTH, depends_on_length
 
 Kind = Literal["grpo", "sft"]
 
@@ -68,7 +71,29 @@ def plan_training(
         )
     if resume and folder is not None and (folder / METADATA).is_file():
         _require_same_objects(resolved, folder)
+        _require_possible_length(resolved, folder)
     return plan
+
+
+def _require_possible_length(recipe: Recipe, folder: Path) -> None:
+    """Stop if a run is to end at another step than it began with, and its learning rates depend on that step.
+
+    Raises:
+        RunError: naming what it depends on.
+    """
+    kind = method_kind(recipe)
+    config = recipe.config.grpo if kind == "grpo" else recipe.config.sft
+    before = resolve(str(folder / TRAINED)).data.get(kind, {})
+    changed = [key for key in LENGTH if recipe.data[kind].get(key) != before.get(key)]
+    if not changed or not depends_on_length(config):
+        return
+    key = "schedule" if config.schedule is not LearningRateSchedule.constant else "warmup_ratio"
+    raise RunError(
+        f"{kind}.{changed[0]} of the run in {folder} cannot change: its learning rates follow "
+        f"{kind}.{key}={getattr(config, key)} over its length from the first step on",
+        hint=f"begin another run from its result: medground train {shlex.quote(str(folder))} "
+        f"{kind}.{changed[0]}={recipe.data[kind].get(changed[0])} --out DIR",
+    )
 
 
 def _require_same_objects(recipe: Recipe, folder: Path) -> None:

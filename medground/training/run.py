@@ -11,7 +11,7 @@ from medground import registry
 from medground.errors import Interrupted, RecipeError, RunError
 from medground.pipeline.pipeline import Pipeline, load
 from medground.progress import in_notebook, training_progress
-from medground.runs.folder import RunFolder, read_events
+from medground.runs.folder import RunFolder, read_events, read_metadata
 from medground.runs.inputs import RunInputs
 from medground.training.plan import TrainingPlan, plan_training, require_for_training
 
@@ -172,7 +172,15 @@ def _begin_or_resume(loop: "Loop", resume: bool) -> int:
         if resume and first:
             logger.info("there is no checkpoint yet: the run begins at step 1")
         records.begin(training.metadata(inputs), inputs)
-    before = loop.state.step
+    before, planned = loop.state.step, training.method.planned
+    if before > planned:
+        raise RunError(
+            f"the run in {records.folder} has done {before} steps already, more than the {planned} it is to have",
+            hint=f"set max_steps to {before} or more",
+        )
+    if before and first and read_metadata(records.folder).planned_steps != planned:
+        logger.info("the run now ends at step %d", planned)
+        records.extend(planned, step=before)
     for tracker in loop.trackers:
         tracker.begin(records.folder, before)
     if before:

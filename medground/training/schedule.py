@@ -9,6 +9,9 @@ import numpy as np
 from medground.errors import RecipeError
 from medground.recipe.schema import LearningRateSchedule, TrainingConfig
 
+LENGTH = ("max_steps", "num_train_epochs")
+"""The settings that say how long a run is."""
+
 
 def learning_rate(update: int, updates: int, config: TrainingConfig) -> float:
     """Return the rate of one optimizer update, counted from 0: a linear warm-up, then constant, linear or cosine to 0.
@@ -28,6 +31,11 @@ def learning_rate(update: int, updates: int, config: TrainingConfig) -> float:
     if config.schedule is LearningRateSchedule.cosine:
         return peak * (1 + math.cos(math.pi * done)) / 2
     return peak
+
+
+def depends_on_length(config: TrainingConfig) -> bool:
+    """Return True if learning rates depend on how many updates there are, so that a longer run differs from its first on."""
+    return config.schedule is not LearningRateSchedule.constant or config.warmup_ratio > 0
 
 
 def sample_indices(start: int, count: int, *, samples: int, batch: int, seed: int) -> list[int]:

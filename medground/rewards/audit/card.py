@@ -9,6 +9,7 @@ from medground.report import Line, panels
 from medground.rewards.audit.evidence import ASKED, AuditFinding, Evidence, pay, top
 from medground.rewards.audit.probes import CURVES, WRONG_PROBES, errors
 from medground.rewards.audit.scenes import LARGE, REFERENCE
+from medground.rewards.audit.shares import AdvantageShares
 from medground.runs.files import write_atomic
 from medground.runs.jsonable import plain
 
@@ -22,6 +23,8 @@ class Card:
     seed: int
     evidence: Evidence
     findings: list[AuditFinding]
+    advantage: AdvantageShares | None = None
+    """Which term decides the advantages of some completions; None where there are none."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the card as JSON-ready values; a score that could not be given is null."""
@@ -57,6 +60,7 @@ class Card:
                 }
                 for scene, by_curve in evidence.curves.items()
             },
+            "advantage": self.advantage and asdict(self.advantage),
             "games": evidence.games and {answer: score.total for answer, score in evidence.games.everything()},
         }
         return plain(data)  # type: ignore[no-any-return]
@@ -66,6 +70,7 @@ class Card:
         evidence = self.evidence
         lines = [f"# Reward card: {self.name}", "", *self._figures(), "", "## Findings", ""]
         lines += [f"- **{finding.check}**: {finding.says}" for finding in self.findings] or ["None."]
+        lines += self._shares()
         lines += [
             "",
             "## What every answer earns",
@@ -85,11 +90,32 @@ class Card:
         lines += ["", "## Curves", "", "![what each term pays as the error grows](curves.svg)", ""]
         return "\n".join(lines)
 
+    def _shares(self) -> list[str]:
+        advantage = self.advantage
+        if advantage is None:
+            return []
+        weights = {term.label: term.weight for term in self.evidence.terms}
+        signals = advantage.groups - advantage.constant
+        lines = ["", "## Which term decides the advantage", ""]
+        lines += [
+            f"Shares of the variance of advantages over {advantage.completions} completions {advantage.source}: "
+            f"{advantage.groups} groups, {signals} of them with a signal.",
+            "",
+            "| term | weight | share |",
+            "|---|---|---|",
+        ]
+        rows = advantage.shares.items() if signals else ()
+        return lines + [f"| {label} | {_cell(weights.get(label), False)} | {share:.3f} |" for label, share in rows]
+
     def _games(self) -> list[str]:
         games = self.evidence.games
+        lines = ["", "## None, one and many", ""]
         if games is None:
-            return []
-        lines = ["", "## None, one and many", "", "| answer | of what | total |", "|---|---|---|"]
+            return [
+                *lines,
+                "Not asked: the prompt interface names one region. `prompt_interface=regions` names none, one or many.",
+            ]
+        lines += ["| answer | of what | total |", "|---|---|---|"]
         for target, scores in games.scores.items():
             lines += [f"| {name} | {target} | {_cell(score.total, score.failed)} |" for name, score in scores.items()]
         lines += [f"| honest, median | {target} | {_cell(games.median(target), False)} |" for target in games.honest]

@@ -5,7 +5,7 @@ pass of this rank each. Normalizers are known before the first backward pass, so
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -65,6 +65,8 @@ class Batch:
     """[N, G] float64 on the CPU; NaN throughout an unusable group."""
     advantages: Tensor
     """[N, G] float64."""
+    contributions: Mapping[str, Tensor]
+    """Label of a weighted term -> [N, G] what it adds to the advantages."""
     constant: Tensor
     """[N] bool: groups without a signal, unusable ones among them."""
     drawn: int
@@ -114,7 +116,7 @@ class Batch:
 
     def _has_signal(self, index: int, loss_mask: Tensor, objective: Objective) -> bool:
         """Return True if this rank owns the group and its gradient can be non-zero."""
-        constant = bool(self.constant[index]) and not objective.beta
+        constant = bool(self.constant[index]) and not objective.beta and not objective.entropy_bonus
         return self.messages[index] is not None and not constant and bool(loss_mask.any())
 
     def _loss_mask(self, index: int, config: GrpoConfig) -> Tensor:

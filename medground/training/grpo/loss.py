@@ -20,6 +20,8 @@ from medground.recipe.schema import GrpoConfig, GrpoLoss, KlEstimator, SamplerCo
 
 Ratio = Literal["token", "sequence"]
 Aggregation = Literal["sequence", "token", "constant", "sequence_sum"]
+SAPO_POSITIVE, SAPO_NEGATIVE = 1.0, 1.05
+"""SAPO's temperatures for positive advantages and for the others."""
 LIMIT = 20.0
 """Differences of log-probabilities are clamped to this before they are exponentiated."""
 
@@ -29,11 +31,13 @@ class Objective:
     """The loss: the choices the literature names, one field each.
 
     grpo is ``sequence`` aggregation of the token ratio; dr_grpo ``constant``; dapo ``token`` with ``epsilon_high``
-    0.28; gspo the ``sequence`` ratio with epsilons of 3e-4 and 4e-4; cispo sets ``cispo``.
+    0.28; gspo the ``sequence`` ratio with epsilons of 3e-4 and 4e-4; cispo sets ``cispo``, sapo ``sapo``.
     """
 
     ratio: Ratio = "token"
     """The importance ratio of a token: its own, or its sequence's geometric mean (GSPO, arXiv 2507.18071)."""
+    sapo: bool = False
+    """Weaken ratios away from 1 by a smooth gate instead of clipping them, see `soft_gate`."""
     cispo: bool = False
     """Weight log-probabilities by the capped, detached ratio instead of clipping (CISPO, arXiv 2506.13585)."""
     epsilon: float = 0.2
@@ -50,6 +54,8 @@ class Objective:
     """Weight of the KL term; 0 needs no reference."""
     estimator: KlEstimator = KlEstimator.k3_ratio
     """The per-token estimator of the KL to the reference, see `kl`."""
+    entropy_bonus: float = 0.0
+    """Weight c of the entropy H that is subtracted from the loss of each token (A3C, arXiv 1602.01783, section 4)."""
     correction: SamplerCorrection = SamplerCorrection.none
     """The use of the importance weights of a sampler that is not the trainer: capped, or their tokens dropped."""
     correction_low: float = 0.0
@@ -69,6 +75,7 @@ PUBLISHED = {
     GrpoLoss.dapo: Objective(aggregation="token", epsilon_high=0.28),
     GrpoLoss.gspo: Objective(ratio="sequence", epsilon=3e-4, epsilon_high=4e-4),
     GrpoLoss.cispo: Objective(cispo=True, aggregation="token", epsilon_high=4.0),
+    GrpoLoss.sapo: Objective(sapo=True),
 }
 """The losses by their names in a recipe, with the numbers they were published with (cispo: ratios are capped at 5)."""
 AGGREGATIONS: dict[RecipeAggregation, Aggregation] = {
@@ -97,6 +104,7 @@ def objective_of(config: GrpoConfig) -> Objective:
         max_length=config.max_completion_length,
         beta=config.beta,
         estimator=config.kl_estimator,
+        entropy_bonus=config.entropy_bonus,
         correction=config.correction,
         correction_low=config.correction_floor,
         correction_high=config.correction_cap,
@@ -128,6 +136,7 @@ def policy_loss(
     old_logps: Tensor | None = None,
     sampler_logps: Tensor | None = None,
     ref_logps: Tensor | None = None,
+    entropies: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Return the summed loss of some sequences, to be divided by the step's `normalizer`, and sums to log.
 
@@ -140,6 +149,7 @@ def policy_loss(
             first optimizer step on a batch.
         sampler_logps: as the sampler gave them, where it is another implementation than the trainer.
         ref_logps: of the reference; needed if ``objective.beta`` is not 0.
+        entropies: [S, T] of the policy at each token, with gradient; needed if ``objective.entropy_bonus`` is not 0.
 
     Returns:
         The scalar sum, and detached sums over tokens: ``kl``, ``clipped_low``, ``clipped_high``, ``tokens``.
@@ -147,7 +157,9 @@ def policy_loss(
     old_logps = logps.detach() if old_logps is None else old_logps.detach()
     ratio = _ratio(objective, logps, old_logps, mask)
     gain = advantages.detach().to(logps.dtype).unsqueeze(1)
-    if objective.cispo:
+    if objective.sapo:
+        token = -soft_gate(ratio, gain) * gain
+    elif objective.cispo:
         capped = ratio.detach().clamp(max=1 + objective.high)
         token = -capped * gain * logps
     else:
@@ -159,8 +171,8 @@ def policy_loss(
         token = token * importance(objective, old_logps, sampler_logps)
     sums = {
         "tokens": mask.sum(),
-        "clipped_low": ((ratio < 1 - objective.epsilon) & (gain < 0) & mask).sum(),
-        "clipped_high": ((ratio > 1 + objective.high) & (gain > 0) & mask).sum(),
+        "clipped_low": _clipped(objective, (ratio < 1 - objective.epsilon) & (gain < 0) & mask),
+        "clipped_high": _clipped(objective, (ratio > 1 + objective.high) & (gain > 0) & mask),
         "kl": torch.zeros((), dtype=logps.dtype),
     }
     if ref_logps is not None:
@@ -169,7 +181,21 @@ def policy_loss(
         if ref_logps is None:
             raise ValueError("beta is not 0 and ref_logps is missing")
         token = token + objective.beta * kl(objective.estimator, logps, ref_logps, ratio)
+    if objective.entropy_bonus:
+        if entropies is None:
+            raise ValueError("entropy_bonus is not 0 and entropies is missing")
+        token = token - objective.entropy_bonus * entropies
     return _sum(_weighted(objective, token, mask), mask), {name: value.detach() for name, value in sums.items()}
+
+
+def soft_gate(ratio: Tensor, gain: Tensor) -> Tensor:
+    """Return SAPO's gate of each ratio, f(r) = 4/t * sigmoid(t * (r - 1)) (arXiv 2511.20347, equation 6).
+
+    Its slope is 1 at r = 1 and falls off smoothly to both sides: faster, with t = 1.05, where the advantage is not
+    positive, and with t = 1 elsewhere, the published temperatures.
+    """
+    temperature = torch.where(gain > 0, torch.full_like(gain, SAPO_POSITIVE), SAPO_NEGATIVE)
+    return torch.sigmoid(temperature * (ratio - 1)) * 4 / temperature
 
 
 def kl(estimator: KlEstimator, logps: Tensor, ref_logps: Tensor, ratio: Tensor) -> Tensor:
@@ -205,6 +231,11 @@ def _ratio(objective: Objective, logps: Tensor, old_logps: Tensor, mask: Tensor)
         return torch.exp(step)
     mean = step.sum(dim=1, keepdim=True) / mask.sum(dim=1, keepdim=True).clamp(min=1)
     return torch.exp(mean).expand_as(step)
+
+
+def _clipped(objective: Objective, beyond: Tensor) -> Tensor:
+    """Return the number of tokens that were clipped; none by a loss that does not clip."""
+    return torch.zeros_like(beyond).sum() if objective.sapo else beyond.sum()
 
 
 def _weighted(objective: Objective, token: Tensor, mask: Tensor) -> Tensor:

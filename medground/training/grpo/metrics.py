@@ -15,6 +15,7 @@ from medground.images.overlay import draw_rollout
 from medground.pipeline.rollouts import Group
 from medground.rewards.rubric import Score, failure_counts
 from medground.runs.folder import completion_row
+from medground.training.grpo.advantage import shares
 from medground.training.grpo.batch import Batch
 from medground.types import Rollout
 
@@ -106,6 +107,8 @@ def batch_metrics(batch: Batch, labels: Sequence[str]) -> dict[str, float]:
         metrics[f"reward/{label}/mean"] = _mean(given)
         metrics[f"reward/{label}/std"] = float(given.std()) if len(given) > 1 else 0.0
         metrics[f"reward/{label}/abstained_ratio"] = 1 - len(given) / len(scores)
+    for label, share in shares(batch.advantages, batch.contributions).items():
+        metrics[f"reward/{label}/advantage_share"] = share
     for rollout in rollouts:
         if fault := _fault(rollout):
             metrics[f"faults/{fault}"] = metrics.get(f"faults/{fault}", 0.0) + 1

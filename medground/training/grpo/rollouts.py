@@ -13,7 +13,7 @@ from medground.protocols import Engine, RolloutSource, TrainableReasoner
 from medground.recipe.schema import GrpoConfig
 from medground.rewards.rubric import usable_groups
 from medground.runs import failpoints
-from medground.training.grpo.advantage import advantages, constant_groups
+from medground.training.grpo.advantage import Advantages, estimate
 from medground.training.grpo.batch import Batch
 from medground.training.launcher import interleave
 from medground.training.method import CheckStop
@@ -103,7 +103,8 @@ class Rollouts:
         for attempt in range(self.config.resample_constant + 1):
             rewards = _rewards(groups)
             usable = usable_groups(group.scores for group in groups)
-            constant = [i for i in range(size) if usable[i] and bool(constant_groups(rewards[i : i + 1]))]
+            advantages = self._advantages(groups, rewards)
+            constant = [index for index in range(size) if usable[index] and bool(advantages.constant[index])]
             unresampled = unresampled if attempt else len(constant)
             if not constant or attempt == self.config.resample_constant:
                 break
@@ -118,10 +119,21 @@ class Rollouts:
             dummy_prompt=self._render(self.samples[0]) if own is None else own,
             usable=usable,
             rewards=rewards,
-            advantages=advantages(rewards, scale=self.config.scale_rewards, eps=self.config.advantage_eps),
-            constant=constant_groups(rewards),
+            advantages=advantages.values,
+            contributions=advantages.contributions,
+            constant=advantages.constant,
             drawn=taken,
             unresampled=unresampled,
+        )
+
+    def _advantages(self, groups: Sequence[Group], rewards: Tensor) -> Advantages:
+        weighted = [term for term in self.pipeline.rubric.terms if term.weight != 0]
+        return estimate(
+            self.config.advantage_estimator,
+            rewards,
+            {term.label: (term.weight, _values(groups, term.label)) for term in weighted},
+            scale=self.config.scale_rewards,
+            eps=self.config.advantage_eps,
         )
 
     def _groups(
@@ -186,3 +198,12 @@ def _rewards(groups: Sequence[Group]) -> Tensor:
     rows = [[nan if score.total is None else score.total for score in group.scores] for group in groups]
     rewards = torch.tensor(rows, dtype=torch.float64)
     return torch.where(rewards.isnan().any(dim=1, keepdim=True), nan, rewards)
+
+
+def _values(groups: Sequence[Group], label: str) -> Tensor:
+    """Return [N, G] values of a term; NaN where it gave none."""
+    nan = float("nan")
+    values = [
+        [score.terms[label].value if label in score.terms else None for score in group.scores] for group in groups
+    ]
+    return torch.tensor([[nan if value is None else value for value in row] for row in values], dtype=torch.float64)

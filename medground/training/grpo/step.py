@@ -249,6 +249,7 @@ class GrpoTrainer:
             logps,
             micro.advantages.to(logps.device),
             loss_mask,
+            entropies=entropies,
             old_logps=old_logps,
             sampler_logps=sampler_logps,
             ref_logps=micro.ref_logps,
@@ -257,7 +258,7 @@ class GrpoTrainer:
         stats.images += len(completions.prompt_lengths)
         if log:
             stats.add(**{name: float(value) for name, value in sums.items()})
-            stats.add(entropy=float(torch.where(loss_mask, entropies, 0.0).sum()))
+            stats.add(entropy=float(torch.where(loss_mask, entropies.detach(), 0.0).sum()))
             self._compare(logps.detach() if old_logps is None else old_logps, sampler_logps, completions.mask, stats)
         return loss
 

@@ -12,6 +12,8 @@ from medground.types import Fault
 
 LARGEST = 1e9
 """Numbers beyond this count no image's pixels: where no frame bounds them, they are as good as infinite."""
+_KINDS = {False: frozenset({int, float}), True: frozenset({int, float, bool})}
+"""What counts as a number, by whether the released code reads it: the types that `json` gives."""
 STEP = {"pixel": 1.0, "permille": 1.0, "unit": 1e-4}
 """One unit of each kind of frame: what answers are rounded to, and how far past the edge they may lie."""
 
@@ -34,15 +36,13 @@ class Space:
 
     def numbers(self, value: Any, count: int) -> list[float] | None:
         """Return `value` as `count` floats, infinite where they overflow, or None where it is anything else."""
-        if not isinstance(value, list) or len(value) != count:
+        if not isinstance(value, list) or len(value) != count or not _KINDS[self.released].issuperset(map(type, value)):
             return None
-        if not all(isinstance(item, int | float) and (self.released or not isinstance(item, bool)) for item in value):
-            return None
-        return [_float(item) for item in value]
+        return list(map(_float, value))
 
     def finite(self, numbers: list[float]) -> bool:
         """Return True if every number can count something."""
-        return all(math.isfinite(number) and (self.bounded or abs(number) <= LARGEST) for number in numbers)
+        return all(map(math.isfinite, numbers)) and (self.bounded or max(map(abs, numbers)) <= LARGEST)
 
     def within(self, numbers: list[float]) -> bool:
         """Return True if no number lies more than one unit outside the frame; always true without bounds."""

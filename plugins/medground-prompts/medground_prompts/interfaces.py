@@ -217,7 +217,8 @@ class _OneRegion(Interface):
     def _ground(self, raw: dict[str, Any] | None, space: Space) -> tuple[tuple[Region, ...], list[Fault], float]:
         if raw is None:
             return (), [], 0.0
-        faults = [] if self.schema.complete(raw) else [Fault.MISSING_KEYS]
+        complete = self.schema.complete(raw)
+        faults = [] if complete else [Fault.MISSING_KEYS]
         parts: dict[str, Any] = {}
         wellformed = 0
         if self.schema.box and "bbox" in raw:
@@ -230,7 +231,7 @@ class _OneRegion(Interface):
             # The released levels look at shapes and types alone, so NaN is well-formed to them.
             wellformed += not isinstance(part, Fault) or (space.released and part is Fault.NONFINITE)
         usable = {name: part for name, part in parts.items() if not isinstance(part, Fault)}
-        return (Region(**usable),) if usable else (), faults, self.schema.level(raw, valid=wellformed)
+        return (Region(**usable),) if usable else (), faults, self.schema.level(complete=complete, valid=wellformed)
 
     def _write(self, target: Target, frame: Frame | None, size: Size | None) -> str:
         region = target.region

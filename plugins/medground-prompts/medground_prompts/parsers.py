@@ -17,6 +17,7 @@ from medground_prompts.reading import (
     QUOTED,
     Reading,
     between,
+    block_at,
     bounded_value,
     json_quotes,
     released_object,
@@ -34,8 +35,9 @@ def lenient(text: str, *, think: bool, style: Style, schema: Schema | ListSchema
 
     Text around the blocks and their order do not matter; two answer blocks do.
     """
-    block, level = think_block(text)
-    answers = _answers(text)
+    span = between(text, "think")
+    block, level = block_at(text, span)
+    answers = _answers(text, span)
     if not answers:
         return Reading(block, level, fault=Fault.NO_ANSWER, level=0.0)
     if len(answers) > 1:
@@ -43,9 +45,8 @@ def lenient(text: str, *, think: bool, style: Style, schema: Schema | ListSchema
     return _bounded(block, level, unfenced(text[slice(*answers[0])]), partial(_either_quotes, schema=schema))
 
 
-def _answers(text: str) -> list[tuple[int, int]]:
+def _answers(text: str, think: tuple[int, int] | None) -> list[tuple[int, int]]:
     """Return the contents of the answer blocks outside the first think block, two of them at most."""
-    think = between(text, "think")
     parts = [(0, len(text))] if think is None else [(0, think[0]), (think[1], len(text))]
     spans: list[tuple[int, int]] = []
     for start, stop in parts:

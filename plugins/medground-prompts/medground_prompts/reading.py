@@ -6,7 +6,7 @@ them can backtrack further than one run of it.
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,7 +52,11 @@ def between(text: str, name: str, start: int = 0, stop: int | None = None) -> tu
 
 def think_block(text: str) -> tuple[str | None, float]:
     """Return the first think block, stripped, and its level: 0 where there is none, 0.2 where it is empty, else 1."""
-    span = between(text, "think")
+    return block_at(text, between(text, "think"))
+
+
+def block_at(text: str, span: tuple[int, int] | None) -> tuple[str | None, float]:
+    """Return the block whose content is at `span`, stripped, and its level, as of `think_block`."""
     if span is None:
         return None, 0.0
     think = text[slice(*span)].strip()
@@ -68,12 +72,10 @@ def thinks_to_the_end(text: str) -> bool:
     return text.lstrip().startswith("<think>") and "</think>" not in text
 
 
-def _unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    members: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in members:
-            raise ValueError(f"key {key!r} twice")
-        members[key] = value
+def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) < len(pairs):
+        raise ValueError("a key twice")
     return members
 
 

@@ -67,16 +67,16 @@ class Schema:
         """Return True if no key is missing."""
         return all(key.name in answer for key in self.keys)
 
-    def level(self, answer: Mapping[str, Any], *, valid: int) -> float:
+    def level(self, *, complete: bool, valid: int) -> float:
         """Return how well-formed an answer object is, `valid` of its parts (box, pair of points) being right.
 
         0.4 where a key is missing or no part is right, 0.6 where one of two is, 1.0 where all are. (0 is for no answer
         block, 0.2 for one that holds no JSON object.)
 
-        >>> Schema(box=True, points=True).level({"bbox": 1, "points_1": 2, "points_2": 3}, valid=1)
+        >>> Schema(box=True, points=True).level(complete=True, valid=1)
         0.6
         """
-        if not self.complete(answer) or valid == 0:
+        if not complete or valid == 0:
             return 0.4
         return 1.0 if valid == self.box + self.points else 0.6
 

@@ -15,6 +15,7 @@ def token_logprobs(
     temperature: float = 1.0,
     forbidden: Tensor | None = None,
     chunk: int = 1024,
+    entropy_gradient: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Return log-probability and entropy at T positions.
 
@@ -28,9 +29,10 @@ def token_logprobs(
         temperature: logits are divided by it once; 0 (greedy) counts as 1.
         forbidden: [K] int64 token ids that are never sampled and so have no probability.
         chunk: positions at a time.
+        entropy_gradient: give entropies a gradient, for a bonus on them.
 
     Returns:
-        log-probabilities [T] float32 with gradient, and entropies [T] float32 without.
+        log-probabilities [T] float32 with gradient, and entropies [T] float32, without unless asked for.
     """
     scale = temperature or 1.0
 
@@ -39,8 +41,8 @@ def token_logprobs(
         if forbidden is not None:
             logits = logits.index_fill(-1, forbidden, -torch.inf)
         logp = torch.log_softmax(logits, dim=-1)
-        with torch.no_grad():
-            entropy = -torch.where(logp.isinf(), 0.0, logp.exp() * logp).sum(dim=-1)
+        with torch.set_grad_enabled(entropy_gradient and torch.is_grad_enabled()):
+            entropy = -(logp.exp() * logp.masked_fill(logp.isinf(), 0.0)).sum(dim=-1)
         return logp.gather(-1, wanted.unsqueeze(-1)).squeeze(-1), entropy
 
     parts = [

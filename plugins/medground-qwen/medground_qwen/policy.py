@@ -100,6 +100,7 @@ class Policy(nn.Module):
         super().__init__()
         self.model = model
         self.chunk = chunk
+        self.entropy_gradient = False
         self.register_buffer("forbidden", forbidden, persistent=False)
 
     @property
@@ -108,7 +109,7 @@ class Policy(nn.Module):
         return list(self.model.get_output_embeddings().parameters())
 
     def forward(self, group: GroupBatch | RowBatch, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
-        """Return log-probabilities [G, C] float32, 0 past each end, and entropies [G, C] without gradient."""
+        """Return log-probabilities [G, C] float32, 0 past each end, and entropies [G, C]."""
         if isinstance(group, RowBatch):
             hidden = self._packed(group) if group.packed else self._rows(group)
         else:
@@ -120,6 +121,7 @@ class Policy(nn.Module):
             temperature=temperature,
             forbidden=self.forbidden,
             chunk=self.chunk,
+            entropy_gradient=self.entropy_gradient,
         )
         blank = logp.new_zeros(group.mask.shape)
         return blank.masked_scatter(group.mask, logp), blank.masked_scatter(group.mask, entropy)

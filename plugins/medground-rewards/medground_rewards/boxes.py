@@ -1,16 +1,30 @@
 """Terms on the predicted box. All lengths count in the target's own size; p is predicted, g is the target."""
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
+
 from medground import geometry
-from medground.types import Rollout
+from medground.geometry import Box, Floats
+from medground.types import Rollout, Target
 from medground_rewards.terms import Localisation, decay, predicted_box, true_box
 
 
+class _OnBox(Localisation):
+    """A term on the predicted and the true box."""
+
+    def truth(self, target: Target) -> Box:
+        """Return the target's box."""
+        return true_box(target)
+
+    def answer(self, rollout: Rollout) -> Box:
+        """Return the predicted box."""
+        return predicted_box(rollout)
+
+
 @dataclass(frozen=True, kw_only=True)
-class BboxIou(Localisation):
+class BboxIou(_OnBox):
     """Intersection over union of the boxes: |p ∩ g| / |p ∪ g|, in [0, 1]; 0 where disjoint or inverted.
 
     Abstains where the target's box has no area. The released number smooths the IoU logarithmically, so that a
@@ -26,14 +40,13 @@ class BboxIou(Localisation):
 
     name: ClassVar[str] = "bbox_iou"
 
-    def score(self, rollout: Rollout) -> float:
-        """Return |p ∩ g| / |p ∪ g|."""
-        truth = true_box(rollout.sample.target)
-        return float(geometry.box_iou(predicted_box(rollout), truth))
+    def formula(self, answers: Floats, truths: Floats) -> Floats:
+        """Return |p ∩ g| / |p ∪ g| of boxes ``[N, 4]``."""
+        return np.asarray(geometry.box_iou(answers, truths))
 
 
 @dataclass(frozen=True, kw_only=True)
-class BboxAlign(Localisation):
+class BboxAlign(_OnBox):
     """How near the corners are: max(0, 1 - e)², e = mean distance of the two corners / diagonal of g; in [0, 1].
 
     A box off by one diagonal earns nothing. Abstains where the target's box has no area. The released number uses the
@@ -48,16 +61,14 @@ class BboxAlign(Localisation):
 
     name: ClassVar[str] = "bbox_align"
 
-    def score(self, rollout: Rollout) -> float:
-        """Return max(0, 1 - e)²."""
-        truth = true_box(rollout.sample.target)
-        box = predicted_box(rollout)
-        corners = math.dist(box[:2], truth[:2]) + math.dist(box[2:], truth[2:])
-        return decay(corners / 2 / truth.diagonal)
+    def formula(self, answers: Floats, truths: Floats) -> Floats:
+        """Return max(0, 1 - e)² of boxes ``[N, 4]``."""
+        corners = geometry.distance(answers[:, :2], truths[:, :2]) + geometry.distance(answers[:, 2:], truths[:, 2:])
+        return np.asarray(decay(corners / 2 / geometry.box_diagonal(truths)))
 
 
 @dataclass(frozen=True, kw_only=True)
-class BboxScale(Localisation):
+class BboxScale(_OnBox):
     """How alike the sides are, where it counts: ρ(w)·ρ(h)·max(0, 1 - d/D)², in [0, 1].
 
     ρ = shorter / longer of the predicted and the true side, so half and double cost the same; d is the distance of the
@@ -73,10 +84,9 @@ class BboxScale(Localisation):
 
     name: ClassVar[str] = "bbox_scale"
 
-    def score(self, rollout: Rollout) -> float:
-        """Return ρ(w)·ρ(h)·max(0, 1 - d/D)²."""
-        truth = true_box(rollout.sample.target)
-        box = predicted_box(rollout)
-        sides = [(box.width, truth.width), (box.height, truth.height)]
-        alike = math.prod(min(pair) / max(pair) for pair in sides)
-        return alike * decay(math.dist(box.centre, truth.centre) / truth.diagonal)
+    def formula(self, answers: Floats, truths: Floats) -> Floats:
+        """Return ρ(w)·ρ(h)·max(0, 1 - d/D)² of boxes ``[N, 4]``."""
+        sides, true_sides = answers[:, 2:] - answers[:, :2], truths[:, 2:] - truths[:, :2]
+        alike = (np.minimum(sides, true_sides) / np.maximum(sides, true_sides)).prod(axis=-1)
+        centres, true_centres = (answers[:, :2] + answers[:, 2:]) / 2, (truths[:, :2] + truths[:, 2:]) / 2
+        return np.asarray(alike * decay(geometry.distance(centres, true_centres) / geometry.box_diagonal(truths)))

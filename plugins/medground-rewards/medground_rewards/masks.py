@@ -150,7 +150,7 @@ class PointsInMask(OnMask):
             return 0.0
         reach = self.tolerance * math.sqrt(np.count_nonzero(truth))
         landed = [max(0.0, 1 - _miss(point, truth) / reach) for point in pair]
-        return sum(landed) / 2 * decay(float(geometry.pair_distance(pair, key_points)) / diagonal)
+        return sum(landed) / 2 * float(decay(geometry.pair_distance(pair, key_points) / diagonal))
 
 
 def _miss(point: Point, mask: Bools) -> float:

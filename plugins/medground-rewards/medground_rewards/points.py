@@ -1,25 +1,48 @@
 """Terms on the two predicted key points. The order of the points never matters; lengths count in the target's size."""
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
+
 from medground import geometry
-from medground.types import Fault, Rollout
+from medground.geometry import Box, Floats, Point
+from medground.types import Fault, Rollout, Target
 from medground_rewards.terms import EarlyResult, Localisation, apart, decay, predicted_pair, true_box, true_pair
 
 
-def _near(rollout: Rollout) -> float:
+class _OnPair(Localisation):
+    """A term on the two predicted and the two true points."""
+
+    def truth(self, target: Target) -> tuple[Point, ...]:
+        """Return the target's two key points, and where distances are relative the corners of its box after them."""
+        return (*true_pair(target), *_corners(true_box(target)))
+
+    def answer(self, rollout: Rollout) -> tuple[Point, Point]:
+        """Return the two predicted points."""
+        return predicted_pair(rollout)
+
+
+def _corners(box: Box) -> tuple[Point, Point]:
+    return Point(box.x1, box.y1), Point(box.x2, box.y2)
+
+
+def _apart(target: Target) -> tuple[Point, Point]:
+    """Return the target's two key points; coincident ones make the term abstain."""
+    pair = true_pair(target)
+    if not apart(pair):
+        raise EarlyResult(None, undefined="the target's key points coincide")
+    return pair
+
+
+def _near(answers: Floats, truths: Floats) -> Floats:
     """Return max(0, 1 - 2d/D)²: d is the mean distance under the better matching, D the diagonal of the target's box."""
-    target = rollout.sample.target
-    (a, b), diagonal = true_pair(target), true_box(target).diagonal
-    p, q = predicted_pair(rollout)
-    straight, crossed = math.dist(p, a) + math.dist(q, b), math.dist(p, b) + math.dist(q, a)
-    return decay(min(straight, crossed) / diagonal)
+    diagonals = geometry.distance(truths[:, 2], truths[:, 3])
+    return np.asarray(decay(2 * geometry.pair_distance(answers, truths[:, :2]) / diagonals))
 
 
 @dataclass(frozen=True, kw_only=True)
-class PointsDice(Localisation):
+class PointsDice(_OnPair):
     """Dice of two discs, 2·|P ∩ G| / (|P| + |G|), in [0, 1]; each pair of points is the diameter of its disc.
 
     Any diameter of the right disc is perfect: `PointsAlign` and `PointsAngle` see what this one cannot. Abstains where
@@ -37,16 +60,17 @@ class PointsDice(Localisation):
 
     name: ClassVar[str] = "points_dice"
 
-    def score(self, rollout: Rollout) -> float:
-        """Return 2·|P ∩ G| / (|P| + |G|)."""
-        truth = true_pair(rollout.sample.target)
-        if not apart(truth):
-            raise EarlyResult(None, undefined="the target's key points coincide")
-        return float(geometry.disc_dice(predicted_pair(rollout), truth))
+    def truth(self, target: Target) -> tuple[Point, Point]:
+        """Return the target's two key points."""
+        return _apart(target)
+
+    def formula(self, answers: Floats, truths: Floats) -> Floats:
+        """Return 2·|P ∩ G| / (|P| + |G|) of pairs ``[N, 2, 2]``."""
+        return np.asarray(geometry.disc_dice(answers, truths))
 
 
 @dataclass(frozen=True, kw_only=True)
-class PointsAlign(Localisation):
+class PointsAlign(_OnPair):
     """How near the points are: max(0, 1 - 2d/D)², in [0, 1].
 
     d is the mean distance of the points under the better of the two matchings, D the diagonal of the target's box: off
@@ -63,13 +87,13 @@ class PointsAlign(Localisation):
 
     name: ClassVar[str] = "points_align"
 
-    def score(self, rollout: Rollout) -> float:
-        """Return max(0, 1 - 2d/D)²."""
-        return _near(rollout)
+    def formula(self, answers: Floats, truths: Floats) -> Floats:
+        """Return max(0, 1 - 2d/D)² of pairs ``[N, 2, 2]`` and of pairs with the box's corners ``[N, 4, 2]``."""
+        return _near(answers, truths)
 
 
 @dataclass(frozen=True, kw_only=True)
-class PointsAngle(Localisation):
+class PointsAngle(_OnPair):
     """How parallel the two segments are, where it counts: (1 - 2θ/π)·max(0, 1 - 2d/D)², in [0, 1].
 
     θ in [0, π/2] is the angle between the lines through the points; the second factor is `PointsAlign`, so that the
@@ -86,20 +110,26 @@ class PointsAngle(Localisation):
 
     name: ClassVar[str] = "points_angle"
 
-    def score(self, rollout: Rollout) -> float:
-        """Return (1 - 2θ/π)·max(0, 1 - 2d/D)²."""
-        truth = true_pair(rollout.sample.target)
-        if not apart(truth):
-            raise EarlyResult(None, undefined="the target's key points coincide")
-        predicted = predicted_pair(rollout)
-        if not apart(predicted):
+    def truth(self, target: Target) -> tuple[Point, ...]:
+        """Return the target's two key points and the corners of its box."""
+        return (*_apart(target), *_corners(true_box(target)))
+
+    def answer(self, rollout: Rollout) -> tuple[Point, Point]:
+        """Return the two predicted points; coincident ones earn 0."""
+        pair = predicted_pair(rollout)
+        if not apart(pair):
             raise EarlyResult(0.0, fault=str(Fault.POINTS_EQUAL))
-        # Scaled to unit length first, so that no product overflows; atan2 keeps the last digits of small angles.
-        u, v = _direction(*predicted), _direction(*truth)
-        angle = math.atan2(abs(u[0] * v[1] - u[1] * v[0]), abs(u[0] * v[0] + u[1] * v[1]))
-        return (1 - 2 * angle / math.pi) * _near(rollout)
+        return pair
+
+    def formula(self, answers: Floats, truths: Floats) -> Floats:
+        """Return (1 - 2θ/π)·max(0, 1 - 2d/D)² of pairs ``[N, 2, 2]`` and of pairs with the box's corners ``[N, 4, 2]``."""
+        u, v = _directions(answers), _directions(truths[:, :2])
+        across = np.abs(u[:, 0] * v[:, 1] - u[:, 1] * v[:, 0])
+        along = np.abs(u[:, 0] * v[:, 0] + u[:, 1] * v[:, 1])
+        return np.asarray((1 - 2 * np.arctan2(across, along) / np.pi) * _near(answers, truths))
 
 
-def _direction(a: tuple[float, float], b: tuple[float, float]) -> tuple[float, float]:
-    length = math.dist(a, b)
-    return (b[0] - a[0]) / length, (b[1] - a[1]) / length
+def _directions(pairs: Floats) -> Floats:
+    """Return unit vectors ``[N, 2]``: scaled before they are multiplied, so that no product overflows."""
+    step = pairs[:, 1] - pairs[:, 0]
+    return np.asarray(step / geometry.distance(pairs[:, 0], pairs[:, 1])[:, None])

@@ -2,11 +2,16 @@
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import starmap
 from typing import Any, ClassVar
 
+import numpy as np
+from numpy.typing import ArrayLike
+
 from medground.errors import RecipeError
-from medground.geometry import Box, Point
+from medground.geometry import Box, Floats, Point
 from medground.types import Fault, Region, RewardResult, Rollout, Target
 from medground_rewards.released import Mode, modes, released_result
 
@@ -14,6 +19,10 @@ LARGEST = 1e100
 """Coordinates beyond it earn nothing: their squares overflow, and no image is that large."""
 SMALLEST = 1e-100
 """Targets smaller than this have no size: their squares vanish."""
+
+
+Numbers = tuple[float, ...] | tuple[tuple[float, ...], ...]
+"""A box, or points."""
 
 
 class EarlyResult(Exception):
@@ -24,13 +33,13 @@ class EarlyResult(Exception):
         self.result = RewardResult(value, details)
 
 
-def decay(error: float) -> float:
+def decay(errors: ArrayLike) -> Any:
     """Return (1 - error)², and 0 from an error of 1 on: steepest at perfect, so that the last pixels still pay.
 
-    >>> decay(0.0), decay(0.5), decay(3.0)
-    (1.0, 0.25, 0.0)
+    >>> decay([0.0, 0.5, 3.0])
+    array([1.  , 0.25, 0.  ])
     """
-    return max(0.0, 1.0 - error) ** 2
+    return np.maximum(0.0, 1.0 - np.asarray(errors, np.float64)) ** 2
 
 
 def predicted_region(rollout: Rollout) -> Region:
@@ -62,10 +71,12 @@ def predicted_box(rollout: Rollout) -> Box:
 def predicted_points(rollout: Rollout) -> tuple[Point, ...]:
     """Return the predicted foreground points, in original pixels: one at least."""
     region = predicted_region(rollout)
-    points = tuple(point for point, label in zip(region.points, region.labels, strict=True) if label)
+    points = region.points
+    if not all(region.labels):
+        points = tuple(point for point, label in zip(points, region.labels, strict=True) if label)
     if not points:
         raise EarlyResult(0.0, fault=str(rollout.grounding.fault or Fault.MISSING_KEYS))
-    if not all(_usable(*point) for point in points):
+    if not all(starmap(_usable, points)):
         raise EarlyResult(0.0, fault=str(Fault.NONFINITE))
     return points
 
@@ -113,7 +124,7 @@ def _usable(*numbers: float) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class Localisation(ABC):
-    """A term on the predicted box or points: `score` corrected, or the released number of the same name.
+    """A term on the predicted box or points: `formula` corrected, or the released number of the same name.
 
     Args:
         released: give the released number instead, quirks included (needs ``parser: released_*`` in the prompt
@@ -140,15 +151,48 @@ class Localisation(ABC):
 
     def __call__(self, rollout: Rollout) -> RewardResult:
         """Return the value for one rollout."""
+        return self.batch([rollout])[0]
+
+    def batch(self, rollouts: Sequence[Rollout]) -> list[RewardResult]:
+        """Return the values for several rollouts, in order: one formula over all of them."""
         if self.released:
-            return released_result(self.name, rollout, self.mode)
-        try:
-            value = self.score(rollout)
-        except EarlyResult as early:
-            return early.result
-        value = min(float(value), 1.0)
-        return RewardResult(value if value > self.threshold else 0.0)
+            return [released_result(self.name, rollout, self.mode) for rollout in rollouts]
+        early: dict[int, RewardResult] = {}
+        answers: list[Numbers] = []
+        truths: dict[Target, Numbers] = {}  # the rollouts of a group share their target
+        targets: list[Target] = []
+        for index, rollout in enumerate(rollouts):
+            target = rollout.sample.target
+            try:
+                if target not in truths:
+                    truths[target] = self.truth(target)
+                answers.append(self.answer(rollout))
+                targets.append(target)
+            except EarlyResult as error:
+                early[index] = error.result
+        values = iter(self._paid(answers, truths, targets))
+        return [early.get(index) or RewardResult(next(values)) for index in range(len(rollouts))]
+
+    def _paid(
+        self, answers: Sequence[Numbers], truths: Mapping[Target, Numbers], targets: Sequence[Target]
+    ) -> list[float]:
+        """Return the values of answers about targets whose numbers are in `truths`."""
+        if not answers:
+            return []
+        rows = {target: row for row, target in enumerate(truths)}
+        table = np.array(list(truths.values()), np.float64)[[rows[target] for target in targets]]
+        values = np.minimum(self.formula(np.array(answers, np.float64), table), 1.0)
+        paid: list[float] = np.where(values > self.threshold, values, 0.0).tolist()
+        return paid
 
     @abstractmethod
-    def score(self, rollout: Rollout) -> float:
-        """Return the corrected value, in [0, 1]; raises `EarlyResult` where the answer or the target lacks a part."""
+    def truth(self, target: Target) -> Numbers:
+        """Return the target's numbers; raises `EarlyResult` where it lacks a part."""
+
+    @abstractmethod
+    def answer(self, rollout: Rollout) -> Numbers:
+        """Return the answer's numbers; raises `EarlyResult` where it lacks a part."""
+
+    @abstractmethod
+    def formula(self, answers: Floats, truths: Floats) -> Floats:
+        """Return the corrected values ``[N]``, in [0, 1], from the numbers of N answers and targets."""

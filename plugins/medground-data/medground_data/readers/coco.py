@@ -156,7 +156,12 @@ def _tables(root: Path) -> list[Path]:
 
 
 def _looks_coco(path: Path) -> bool:
-    """Return True if the keys occur; a file of any other kind is not parsed to find out."""
+    """Return True if the keys occur; a file of any other kind is not parsed to find out.
+
+    An export whose targets are all absent has no segmentation.
+    """
+    if is_export(path):
+        return True
     with path.open("rb") as file:
         text = file.read(MAX_BYTES)
     return b'"annotations"' in text and b'"images"' in text and b'"segmentation"' in text
