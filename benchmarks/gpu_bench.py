@@ -169,6 +169,7 @@ class Bench:
             parameter.grad, parameter.data = None, torch.empty(0)  # whoever still holds it
         self.model, self.size = None, size
         self.clear()
+        held = f"; {torch.cuda.memory_allocated() / GIB:.2f} GiB were held before it" if self.gpu else ""
         if self.given.tiny:
             model, words = small_model()
             self.model, self.kit = (
@@ -186,7 +187,9 @@ class Bench:
         settings = {"lora_rank": 0, "gradient_checkpointing": True, **trained}
         choose_trainable(self.model, lora_alpha=None, adapter=None, train_vision=False, **settings)
         count = sum(parameter.numel() for parameter in self.model.parameters()) / 1e9
-        self.note("model", f"{size}: {count:.3g} B random parameters, {self.model.dtype}, {settings}, vision frozen")
+        self.note(
+            "model", f"{size}: {count:.3g} B random parameters, {self.model.dtype}, {settings}, vision frozen{held}"
+        )
 
     def step_of(self, update: Callable[[], Any]) -> Callable[[], None]:
         """One update with its step of AdamW; a learning rate of 0, so that all sides work on the same weights."""

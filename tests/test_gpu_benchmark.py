@@ -1,5 +1,6 @@
 """The benchmark for a GPU runs from the repository alone, keeps to its budget and compares all sides."""
 
+import argparse
 import subprocess
 import sys
 from pathlib import Path
@@ -25,6 +26,24 @@ def run(*arguments, cwd):
         *arguments,
     ]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=1200)
+
+
+def test_a_load_frees_the_model_before_it_whoever_holds_it(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    from gpu_bench import Bench
+    from torch.multiprocessing.reductions import StorageWeakRef
+
+    bench = Bench(argparse.Namespace(device="cpu", tiny=True, budget=100.0, steps=1, out=None))
+    bench.load("hybrid")
+    weights = [StorageWeakRef(parameter.untyped_storage()) for parameter in bench.model.parameters()]
+    holders = [bench.model]
+    for share in (True, False):
+        side, work = bench.ours(bench.shape, share=share, part=None)
+        bench.row("hybrid", bench.shape, "ours", 8, bench.step_of(work))
+        holders.append(side)
+    assert not any(weight.expired() for weight in weights)
+    bench.load("4B")
+    assert all(weight.expired() for weight in weights)
 
 
 @pytest.mark.slow

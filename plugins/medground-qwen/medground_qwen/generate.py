@@ -1,4 +1,6 @@
-"""Sampling a group: the image and the prompt are computed once per query, their cache serves all G completions.
+"""Sampling groups: each query's image and prompt are computed once, their cache serves all G completions of it.
+
+The completions of all queries are decoded together, one forward pass per token; shorter prompts are padded on the left.
 
 Every completion draws from a stream of its own, seeded by the caller, so it does not depend on what else is in the batch
 (up to the last bits of the logits, which depend on the shapes a batch is computed in).
@@ -11,9 +13,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from medground_qwen.calls import cache_name
 from medground_qwen.prompts import Prompt, left_padded
+
+ANY_LENGTH = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+"""Kernels that take keys of any number at once. cuDNN's, which torch prefers on Hopper, plans tens of milliseconds for each
+number of keys that it has not seen with as many rows, and every token is one more key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,13 +100,14 @@ def sample(
             state.keep(indices)
         state.mask = torch.cat([state.mask, state.mask.new_ones(len(state.rows), 1)], dim=1)
         state.position = state.position + 1
-        out = model(
-            input_ids=chosen.unsqueeze(1),
-            attention_mask=state.mask,
-            use_cache=True,
-            **{cache_key: cache},
-            **_positions(prompts, state.position),
-        )
+        with sdpa_kernel(ANY_LENGTH):
+            out = model(
+                input_ids=chosen.unsqueeze(1),
+                attention_mask=state.mask,
+                use_cache=True,
+                **{cache_key: cache},
+                **_positions(prompts, state.position),
+            )
         state.logits = out.logits[:, -1]
     flat = [sampled or Sampled(ids[row], logprobs[row], False) for row, sampled in enumerate(done)]
     return [flat[start : start + group] for start in range(0, len(flat), group)]

@@ -5,6 +5,9 @@ cache of n completions. Nothing is changed in place, and a layer that is compute
 for autograd and for gradient checkpointing. transformers' own caches are not: linear attention writes into a state that
 autograd still needs, and a checkpointed layer is appended twice.
 
+A branch remembers nothing. No loss needs the state after a completion's last token, so no backward pass would free its
+graph, whose checkpoints hold the branch: a cycle through autograd, which Python cannot collect.
+
 Legend: B rows, n completions, H heads, S tokens, D head size.
 """
 
@@ -49,7 +52,8 @@ class AttentionStates(CacheLayerMixin):
         self.sliding_window, self.past, self.seen = window, past, seen
         self.is_sliding, self.is_initialized = window is not None, past is not None
         self.own: tuple[Tensor, Tensor] | None = None
-        self.total = seen
+        self.filled, self.total = False, seen
+        """Whether a pass has handed over its states, and the tokens after it."""
         self.indexed, self.own_indexed = indexed, None
         self.indexer_position_ids = positions
 
@@ -57,14 +61,14 @@ class AttentionStates(CacheLayerMixin):
         """See `CacheLayerMixin`; no-op."""
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """Return keys and values of past and new tokens; the first call of a pass is remembered."""
-        new, past_length = key_states.shape[-2], 0
+        """Return keys and values of past and new tokens; a prompt's are remembered at the first call of its pass."""
+        self.filled = True
         if self.past is not None:
-            past_length = self.past[0].shape[-2]
             key_states = torch.cat([self.past[0], key_states], dim=-2)
             value_states = torch.cat([self.past[1], value_states], dim=-2)
-        if self.own is None:
-            start = 0 if self.sliding_window is None else max(0, past_length + new - self.sliding_window + 1)
+        elif self.own is None:
+            new = key_states.shape[-2]
+            start = 0 if self.sliding_window is None else max(0, new - self.sliding_window + 1)
             self.own, self.total = (key_states[..., start:, :], value_states[..., start:, :]), self.seen + new
         return key_states, value_states
 
@@ -72,7 +76,7 @@ class AttentionStates(CacheLayerMixin):
         """Return an indexer's keys of past and new tokens."""
         if self.indexed is not None:
             keys = torch.cat([self.indexed, keys], dim=1)
-        if self.own_indexed is None:
+        elif self.own_indexed is None:
             self.own_indexed = keys
         return keys
 
@@ -107,11 +111,6 @@ class AttentionStates(CacheLayerMixin):
         if self.own is not None:
             self.own = (leaf(self.own[0]), leaf(self.own[1]))
 
-    @property
-    def filled(self) -> bool:
-        """Whether a pass has handed over its states."""
-        return self.own is not None
-
 
 class LinearStates(LinearAttentionCacheLayerMixin):
     """Convolution and recurrent states of linear attention, gated delta nets and short convolutions.
@@ -132,6 +131,8 @@ class LinearStates(LinearAttentionCacheLayerMixin):
         self.record_past = True  # models then leave out the one-token step that changes the state in place
         self.own_conv: dict[int, Tensor] = {}
         self.own_recurrent: dict[int, Tensor] = {}
+        self.filled, self.is_branch = False, conv is not None
+        """Whether a pass has handed over its states, and whether there are tokens before it."""
         if conv is not None and recurrent is not None:
             self.conv_states.update(conv)
             self.recurrent_states.update(recurrent)
@@ -149,12 +150,16 @@ class LinearStates(LinearAttentionCacheLayerMixin):
         whole = conv_states if past is None else torch.cat([past, conv_states], dim=-1)
         if whole.shape[-1] < size:
             whole = pad(whole, (size - whole.shape[-1], 0))
-        self.own_conv.setdefault(state_idx, whole[..., -size:])
+        self.filled = True
+        if not self.is_branch:
+            self.own_conv.setdefault(state_idx, whole[..., -size:])
         return whole
 
     def update_recurrent_state(self, recurrent_states: Tensor, state_idx: int = 0, **_: Any) -> Tensor:
-        """Return the new state as it is; the first of a pass is remembered."""
-        self.own_recurrent.setdefault(state_idx, recurrent_states)
+        """Return the new state as it is; a prompt's first of a pass is remembered."""
+        self.filled = True
+        if not self.is_branch:
+            self.own_recurrent.setdefault(state_idx, recurrent_states)
         return recurrent_states
 
     def branch(self, count: int) -> "LinearStates":
@@ -170,11 +175,6 @@ class LinearStates(LinearAttentionCacheLayerMixin):
         for states in (self.own_conv, self.own_recurrent):
             states.update({index: leaf(state) for index, state in states.items()})
 
-    @property
-    def filled(self) -> bool:
-        """Whether a pass has handed over its states."""
-        return bool(self.own_conv or self.own_recurrent)
-
 
 class PromptStates(Cache):
     """The cache of one pass, and what the next passes need of it."""
@@ -189,7 +189,7 @@ class PromptStates(Cache):
         return cls(layers=[_own(layer) for layer in DynamicCache(config=text_config).layers])
 
     def branch(self, count: int) -> "PromptStates":
-        """Return the cache of `count` completions; any number of branches may be taken and run backward."""
+        """Return the cache of `count` completions; any number of branches of a prompt may be taken and run backward."""
         return PromptStates(layers=[layer if _is_dummy(layer) else layer.branch(count) for layer in self.layers])
 
     @property

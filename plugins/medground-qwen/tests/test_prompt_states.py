@@ -1,5 +1,7 @@
 """Every family's prompt is computed once per group, with the log-probabilities and gradients of repeated rows."""
 
+import gc
+import weakref
 from contextlib import contextmanager
 
 import pytest
@@ -225,6 +227,67 @@ def test_a_dropped_cache_is_noticed(build, name, monkeypatch):
         reasoner.policy(group_of(reasoner))
 
 
+@pytest.mark.parametrize("name", QUICK)
+def test_states_of_completions_are_freed(build, name, monkeypatch):
+    """Keys after each checkpointed layer, everything else after the backward pass: nothing waits in a cycle of autograd."""
+    from medground_qwen.states import AttentionStates, LinearStates, PromptStates
+    from torch.multiprocessing.reductions import StorageWeakRef
+
+    branches, keys, states = [], [], []
+    branch, update, update_state = PromptStates.branch, AttentionStates.update, LinearStates.update_recurrent_state
+
+    def branched(self, count):
+        branches.append(weakref.ref(after := branch(self, count)))
+        return after
+
+    def updated(self, *given, **named):
+        key, value = update(self, *given, **named)
+        if self.past is not None:
+            keys.extend((StorageWeakRef(key.untyped_storage()), StorageWeakRef(value.untyped_storage())))
+        return key, value
+
+    def updated_state(self, state, *given, **named):
+        states.append(StorageWeakRef(state.untyped_storage()))
+        return update_state(self, state, *given, **named)
+
+    monkeypatch.setattr(PromptStates, "branch", branched)
+    monkeypatch.setattr(AttentionStates, "update", updated)
+    monkeypatch.setattr(LinearStates, "update_recurrent_state", updated_state)
+    reasoner = build(name, gradient_checkpointing=True)
+    group = group_of(reasoner)
+    with reasoner.policy.prompt_once(group) as once:
+        logp, _ = reasoner.policy(once)
+        assert keys and all(reference.expired() for reference in keys)
+        (logp * weights_of(group)).sum().backward()
+    del once, logp
+    gc.collect()
+    assert [reference() for reference in branches] == [None]
+    assert all(reference.expired() for reference in [*keys, *states])
+    assert bool(states) == (name == "qwen3_5")
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_all_groups_are_decoded_in_one_pass_per_token(build, name):
+    """Two queries with prompts of unequal length: one pass for both prompts, then one per token for all completions."""
+    reasoner = build(name)
+    passes = []
+
+    def seen(module, given, named):
+        passes.append((tuple(named["input_ids"].shape), torch.backends.cuda.cudnn_sdp_enabled()))
+
+    reasoner.model.register_forward_pre_hook(seen, with_kwargs=True)
+    batch = [conversation("Where?", 48, 64), conversation("Which of them is on the left?", 64, 40, seed=1)]
+    assert len({len(reasoner.encode(messages)) for messages in batch}) == 2
+    sampling = Sampling(num_generations=8, temperature=1.0, max_completion_length=8)
+    groups = reasoner.generate(batch, sampling, [1, 50])
+    assert len(passes) == max(len(one.token_ids) for group in groups for one in group)
+    assert [shape[0] for shape, _ in passes[:2]] == [2, 16]
+    assert all(shape[1] == 1 for shape, _ in passes[1:])
+    # cuDNN plans anew for every number of keys; prompts may be computed by it, tokens may not.
+    assert [planned for _, planned in passes] == [True] + [False] * (len(passes) - 1)
+    assert torch.backends.cuda.cudnn_sdp_enabled()
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_sampled_log_probabilities_equal_those_of_the_update(build, name):
     """Two questions about images of unequal size are sampled together; each alone gives the same tokens."""
@@ -235,6 +298,10 @@ def test_sampled_log_probabilities_equal_those_of_the_update(build, name):
     for messages, seed, group in zip(batch, (1, 50), together, strict=True):
         (alone,) = reasoner.generate([messages], sampling, [seed])
         assert [list(one.token_ids) for one in alone] == [list(one.token_ids) for one in group]
+        for one, same in zip(alone, group, strict=True):
+            torch.testing.assert_close(
+                torch.from_numpy(one.logprobs), torch.from_numpy(same.logprobs), atol=1e-5, rtol=0
+            )
         logp, _ = reasoner.policy(reasoner.group(messages, group))
         for row, completion in zip(logp.detach(), group, strict=True):
             said = torch.from_numpy(completion.logprobs)
