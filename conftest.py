@@ -17,10 +17,12 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 sys.path.insert(0, str(OFFLINE))
 import sitecustomize  # noqa: E402, F401
 
-# Modules whose examples need a framework that only `make test-bridges` installs.
-collect_ignore = [
-    f"medground/bridges/{name}.py" for name in ("verifiers", "lm_eval") if importlib.util.find_spec(name) is None
-]
+# Modules that need a framework that only `make test-bridges` installs.
+BRIDGES = {
+    "verifiers": ["medground/bridges/verifiers.py", "tests/one_request.py"],
+    "lm_eval": ["medground/bridges/lm_eval.py"],
+}
+collect_ignore = [path for name, paths in BRIDGES.items() if importlib.util.find_spec(name) is None for path in paths]
 
 
 def pytest_collection_finish() -> None:
