@@ -42,6 +42,7 @@ def build(source, out):
     return CliRunner().invoke(data, ["build", str(source), "--out", str(out), "--json"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("families", [("several",), ("maybe",), ("cells",), ("several", "maybe", "ct")])
 def test_several_and_absent_targets_come_back(tmp_path, families):
     source = written(tmp_path / "source", families, splits=lambda regions: "test" if regions > 1 else "train")

@@ -205,6 +205,7 @@ def test_resuming_a_finished_run_changes_nothing(trials, tmp_path):
         train(recipe | {"seed": 5}, out=tmp_path / "run", resume=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["grpo", "sft"])
 def test_a_finished_run_extends_and_equals_one_of_that_length(trials, tmp_path, kind):
     settings = {"schedule": "constant"} if kind == "sft" else {}
@@ -232,6 +233,7 @@ def test_a_run_whose_rates_follow_its_length_is_not_extended(trials, tmp_path, s
     assert train(tmp_path / "run", "grpo.max_steps=1", out=tmp_path / "next").steps == 1, "the hint can be typed"
 
 
+@pytest.mark.slow
 def test_a_run_does_not_end_before_what_it_has_done(trials, tmp_path):
     train(trials(max_steps=2), out=tmp_path / "run")
     with pytest.raises(RunError, match="has done 2 steps already, more than the 1"):

@@ -253,6 +253,7 @@ def test_three_hundred_events_give_the_right_text_or_fault(serve, make, clock, s
     assert {completion.fault for completion in completions} == {None, Fault.TRANSPORT, Fault.TIMEOUT}
 
 
+@pytest.mark.slow
 def test_eight_concurrent_requests_give_the_right_text_or_fault(serve, make, clock):
     timeless = {name: event for name, event in EVENTS.items() if name not in LATE and name != "slow, in time"}
     check_nothing_lost(plan(300, 1, timeless), serve, make, clock, concurrency=8)

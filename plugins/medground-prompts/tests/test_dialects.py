@@ -356,6 +356,7 @@ def mixed(seed):
         yield text[:at].replace('"bbox"', '"bbox_2d"') + "".join(words) + text[at:]
 
 
+@pytest.mark.slow
 def test_five_thousand_fuzzed_texts_give_consistent_groundings():
     for number, text in enumerate(itertools.islice(mixed(0), 5_000)):
         for dialect in DIALECTS:

@@ -64,6 +64,7 @@ def test_toy_sam_masks_follow_the_image(toy):
     assert by_points > 0.5
 
 
+@pytest.mark.slow
 def test_the_training_script_saves_and_continues(tmp_path):
     (tmp_path / "images").mkdir()
     lines = []

@@ -69,6 +69,7 @@ def test_sam2_equals_its_predictor_on_odd_images(backend, official, faint, image
         assert_equal(segmenter, predictor, image, one_click)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_stable_single_mask_is_kept_and_an_unstable_one_replaced(backend, official, faint, bold, images):
     image = images["840x840 colour"]
