@@ -97,8 +97,9 @@ def test_the_optimizer_of_a_bfloat16_model_works_in_float32(recipe, ended, alone
     moved = 0.0
     for name in (name for name in one if name.startswith("parameter/")):
         assert ours[name].isfinite().all()
-        assert (ours[name] - one[name]).abs().max() <= 6.1e-5, (
-            "each of three steps moves it by the learning rate at most"
-        )
+        apart = (ours[name] - one[name]).abs()
+        # Two updates in each of three steps move a parameter by the learning rate at most, in either run. Only where the
+        # gradient is rounding alone (a bias of keys) may the runs disagree about the direction.
+        assert apart.max() <= 1.21e-4 and apart.mean() <= 1e-5, name
         moved = max(moved, float((ours[name] - ours[name].bfloat16().float()).abs().max()))
     assert moved > 0
