@@ -16,7 +16,7 @@ from PIL import Image as Pillow
 from PIL import ImageDraw, ImageFont
 
 from medground.geometry import Box, Size
-from medground.types import Grounding, Image, Rollout
+from medground.types import Grounding, Image, Region, Rollout
 
 NOTHING = "The answer: nothing fits."
 """The caption under an answer without a region."""
@@ -121,13 +121,16 @@ def draw_rollout(rollout: Rollout) -> Pillow.Image:
 
 def draw_grounding(image: Image, grounding: Grounding, **more: Any) -> Pillow.Image:
     """Draw every region of an answer, or say below the picture that nothing fits; `more` as for `draw`."""
-    regions = grounding.regions
+    return draw_regions(image, grounding.regions, caption=NOTHING if grounding.abstains else None, **more)
+
+
+def draw_regions(image: Image, regions: Sequence[Region], **more: Any) -> Pillow.Image:
+    """Draw boxes, points and masks of regions as an answer's are; `more` as for `draw`."""
     return draw(
         image,
         box=[region.box for region in regions if region.box is not None],
         points=[point for region in regions for point in region.points],
         mask=[region.mask.data for region in regions if region.mask is not None],
-        caption=NOTHING if grounding.abstains else None,
         **more,
     )
 

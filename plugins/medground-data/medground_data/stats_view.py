@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from medground.data.stats import Figures, histogram
-from medground.images.overlay import draw
+from medground.images.overlay import draw_regions
 from medground.report import Line, Table, render, rounded
 from medground.terminal import console, printable
 from medground.types import Sample
@@ -113,14 +113,7 @@ def _pictures(samples: Sequence[Sample], count: int) -> list[tuple[Any, str, str
     pictures = []
     for index in np.unique(np.linspace(0, len(samples) - 1, count).astype(int)):
         sample = samples[int(index)]
-        regions = sample.target.regions
-        image = draw(
-            sample.query.image,
-            box=[region.box for region in regions if region.box is not None],
-            points=[point for region in regions for point in region.points],
-            mask=[region.mask.data for region in regions if region.mask is not None],
-            legend=False,
-        )
+        image = draw_regions(sample.query.image, sample.target.regions, legend=False)
         words = " · ".join(filter(None, (sample.labels.get("modality"), sample.labels.get("category"))))
         pictures.append((image, words, sample.query.question))
     return pictures

@@ -100,7 +100,20 @@ def _samples(
             yield parts[0] if names == [""] else _several(parts, names)
         except InputError as error:
             yield BadSample(where, error.message, category=name)
-    shown_ids = {id_text(annotation.get("image_id")) for annotation in _objects(table, "annotations")}
+    yield from _without_targets(path, table, split, folders, inspect, modality, exhaustive)
+
+
+def _without_targets(
+    path: Path,
+    table: Any,
+    split: str | None,
+    folders: list[Path],
+    inspect: Inspect,
+    modality: str | None,
+    exhaustive: dict[str, tuple[str, ...]],
+) -> Iterator[SourceSample | BadSample]:
+    """The questions of an export whose targets are absent; of any other file, the images that no annotation is about."""
+    annotated = {id_text(annotation.get("image_id")) for annotation in _objects(table, "annotations")}
     for number, picture in enumerate(_objects(table, "images"), start=1):
         key = id_text(picture.get("id"))
         where = f"{safe_name(path.name)} image {number}"
@@ -109,7 +122,7 @@ def _samples(
                 absent = _objects(picture, "absent") if "absent" in picture else []
                 for words in map(read_coco_words, absent):
                     yield replace(_bare(picture, folders, inspect, where, modality, (), words), split=split)
-            elif key is not None and key not in shown_ids:
+            elif key is not None and key not in annotated:
                 yield _bare(picture, folders, inspect, where, modality, exhaustive.get(key, ()))
         except InputError as error:
             yield BadSample(where, error.message, image_key=where)
