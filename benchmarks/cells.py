@@ -38,7 +38,7 @@ from medground.frames import Frame
 from medground.geometry import Box, Size, box_iou, mask_box, mask_dice
 from medground.images.read import read_image, read_mask
 from medground.protocols import PromptInterface, Segmenter
-from medground.types import Completion, Image, PromptChoice, Region, Target
+from medground.types import Completion, Image, PromptChoice, Region, Target, boxes_of
 
 Bools = NDArray[np.bool_]
 FEWEST = 4
@@ -200,7 +200,7 @@ def compared(
 ) -> Result:
     """Compare the regions that came through tiles with the cells as they are, and with one box around them."""
     assigned = assign(field.cells, regions)
-    cut = on_seam([cell.box for cell in field.cells if cell.box is not None], tiles)
+    cut = on_seam(boxes_of(field.cells), tiles)
     return Result(
         group=field.group,
         left_out=len(field.cells) - len(told),
@@ -258,7 +258,7 @@ def around(cells: Sequence[Region]) -> Region:
 
 def assign(cells: Sequence[Region], regions: Sequence[Region]) -> Assigned:
     """Assign regions to cells, one to one, so that the sum of box IoUs is largest."""
-    boxes = [one.box for one in regions if one.box is not None]
+    boxes = boxes_of(regions)
     iou = np.array([[float(box_iou(cell.box, box)) for box in boxes] for cell in cells if cell.box is not None])
     best = np.zeros(len(cells))
     if not boxes:

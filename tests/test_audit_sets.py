@@ -11,7 +11,7 @@ from medground.rewards.audit import audit
 from medground.rewards.audit.games import play
 from medground.rewards.rubric import Rubric
 from medground.rewards.term import Term
-from medground.types import Fault, Grounding, Region
+from medground.types import Fault, Grounding, Region, boxes_of
 
 
 class Listed:
@@ -124,7 +124,7 @@ def shared_hits(rollout):
 def covered(rollout):
     """The share of the targets' area that the boxes cover."""
     truths = [region.box for region in rollout.sample.target.regions]
-    said = [region.box for region in rollout.grounding.regions if region.box is not None]
+    said = boxes_of(rollout.grounding.regions)
     if not truths:
         return float(not said and rollout.grounding.fault is None)
 

@@ -13,7 +13,7 @@ from medground.data.dataset import Dataset
 from medground.data.size_bins import area_fraction, size_name
 from medground.errors import InputError
 from medground.geometry import Box, Floats, ellipse, mask_dice
-from medground.types import Sample
+from medground.types import Sample, boxes_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +64,7 @@ def measure(dataset: Dataset[Any], advance: Callable[[int], None] = lambda count
 
 def _figures(sample: Sample, split: str) -> Figures:
     size, labels, target, mask = sample.query.size, sample.labels, sample.target, sample.target.mask
-    boxes = [region.box for region in target.regions if region.box is not None]
+    boxes = boxes_of(target.regions)
     if len(boxes) < len(target.regions):
         raise InputError(f"{sample.query.id} has a region without a box, which statistics need")
     box = boxes[0] if len(boxes) == 1 else None

@@ -19,7 +19,7 @@ from PIL import Image as Pillow
 
 from medground.errors import RecipeError, did_you_mean
 from medground.geometry import Box, Point, Size, in_mask
-from medground.types import Image, Mask, Query, Region, Sample, SpatialPrompt
+from medground.types import Image, Mask, Query, Region, Sample, SpatialPrompt, boxes_of
 
 Kind = Literal["answer", "ceiling", "baseline", "probe"]
 Regions = tuple[Region, ...]
@@ -176,7 +176,7 @@ class _Jitter:
     def __call__(self, sample: Sample, context: EvalContext) -> Regions:
         rng = np.random.default_rng([context.seed, *f"{self.name}|{sample.query.id}".encode(errors="surrogatepass")])
         moved = []
-        for box in [region.box for region in sample.target.regions if region.box is not None]:
+        for box in boxes_of(sample.target.regions):
             moves = rng.uniform(-self.share, self.share, 4) * (box.width, box.height, box.width, box.height)
             moved.append(Region(box=Box(*(np.array(box) + moves)).clip(sample.query.size)))
         return tuple(moved)

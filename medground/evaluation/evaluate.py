@@ -41,7 +41,7 @@ from medground.runs import failpoints
 from medground.runs.files import lock_folder, write_atomic
 from medground.runs.inputs import RunInputs
 from medground.runs.jsonable import plain
-from medground.types import Sample, Sampling
+from medground.types import Sample, Sampling, boxes_of
 
 logger = logging.getLogger(__name__)
 METRICS, REPORT = "metrics.json", "report.html"
@@ -330,7 +330,7 @@ def _starts(condition: Condition, sample: Sample, context: EvalContext, results:
 
 def _info(sample: Sample, cluster: str | None) -> SampleInfo:
     height, width = sample.query.size
-    boxes = [region.box for region in sample.target.regions if region.box is not None]
+    boxes = boxes_of(sample.target.regions)
     x1, y1 = (min((box[axis] for box in boxes), default=0.0) for axis in (0, 1))
     x2, y2 = (max((box[axis] for box in boxes), default=0.0) for axis in (2, 3))
     return SampleInfo(

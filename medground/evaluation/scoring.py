@@ -29,7 +29,7 @@ from medground.protocols import PromptInterface
 from medground.recipe import MISSING, Recipe
 from medground.registry import build
 from medground.rewards.rubric import Rubric, Score
-from medground.types import Completion, Fault, Image, Mask, Query, Region, Rollout, Sample, Target
+from medground.types import Completion, Fault, Image, Mask, Query, Region, Rollout, Sample, Target, boxes_of
 
 CHUNK = 256
 """Lines read, scored and written together: a batch term sees this many at most."""
@@ -266,7 +266,7 @@ def frame_of(entry: Any, size: Size | None) -> Frame | None:
 
 def _extent(target: Target) -> Size:
     """Return the smallest image that holds the truth: what terms see as the image where no size is known."""
-    boxes = [region.box for region in target.regions if region.box is not None]
+    boxes = boxes_of(target.regions)
     corners = [corner for box in boxes for corner in ((box.x1, box.y1), (box.x2, box.y2))]
     corners += [point for region in target.regions for point in region.points]
     corners += [] if corners else [(1.0, 1.0)]

@@ -16,7 +16,7 @@ from PIL import Image as Pillow
 from PIL import ImageDraw, ImageFont
 
 from medground.geometry import Box, Size
-from medground.types import Grounding, Image, Region, Rollout
+from medground.types import Grounding, Image, Region, Rollout, boxes_of
 
 NOTHING = "The answer: nothing fits."
 """The caption under an answer without a region."""
@@ -113,7 +113,7 @@ def draw_rollout(rollout: Rollout) -> Pillow.Image:
     return draw_grounding(
         rollout.sample.query.image,
         rollout.grounding,
-        target_box=[region.box for region in truths if region.box is not None],
+        target_box=boxes_of(truths),
         target_mask=[region.mask.data for region in truths if region.mask is not None],
         legend=False,
     )
@@ -128,7 +128,7 @@ def draw_regions(image: Image, regions: Sequence[Region], **more: Any) -> Pillow
     """Draw boxes, points and masks of regions as an answer's are; `more` as for `draw`."""
     return draw(
         image,
-        box=[region.box for region in regions if region.box is not None],
+        box=boxes_of(regions),
         points=[point for region in regions for point in region.points],
         mask=[region.mask.data for region in regions if region.mask is not None],
         **more,

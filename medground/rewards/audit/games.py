@@ -14,7 +14,7 @@ from medground.errors import MedgroundError
 from medground.geometry import Box, Point, ellipse
 from medground.protocols import PromptInterface
 from medground.rewards.rubric import Rubric, Score
-from medground.types import Completion, Mask, Query, Region, Rollout, Sample, Target
+from medground.types import Completion, Mask, Query, Region, Rollout, Sample, Target, boxes_of
 
 Regions = tuple[Region, ...]
 
@@ -134,7 +134,7 @@ def _said(interface: PromptInterface, regions: Regions) -> bool:
 
 def _jittered(truths: Regions, rng: np.random.Generator) -> Regions:
     moved = []
-    for box in [region.box for region in truths if region.box is not None]:
+    for box in boxes_of(truths):
         steps = rng.uniform(-JITTER, JITTER, 4) * (box.width, box.height, box.width, box.height)
         moved.append(_region(*(np.asarray(box) + steps).round().tolist()))
     return tuple(moved)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medground.geometry import Box, Floats
-from medground.types import Region
+from medground.types import Region, boxes_of
 from medground_prompts.tiles import Tile
 
 SAME = 0.5
@@ -147,7 +147,7 @@ def _joined(parts: Sequence[tuple[Tile, Region]]) -> Region:
     regions = [region for _, region in parts]
     if len(regions) == 1:
         return regions[0]
-    boxes = [region.box for region in regions if region.box is not None]
+    boxes = boxes_of(regions)
     spots = [
         (point, label)
         for number, (_, region) in enumerate(parts)

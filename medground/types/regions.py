@@ -1,0 +1,130 @@
+"""One thing in an image: how it is prompted, pointed at and masked."""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medground.geometry import Box, Point
+
+Image = NDArray[np.uint8]
+"""H x W x 3 uint8 RGB."""
+
+
+PromptKind = Literal["box", "points", "negative_points"]
+PromptChoice = StrEnum("PromptChoice", ["both", "box", "points"])
+"""Which parts of a region prompt the segmenter."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpatialPrompt:
+    """What a segmenter is given for one region, in pixels of the original image: a box, clicks, or both.
+
+    >>> sorted(SpatialPrompt(box=Box(0, 0, 9, 9), points=(Point(3, 3), Point(8, 8)), labels=(1, 0)).kinds)
+    ['box', 'negative_points', 'points']
+    """
+
+    box: Box | None = None
+    points: tuple[Point, ...] = ()
+    labels: tuple[int, ...] = ()
+    """One per point: 1 foreground, 0 background. Empty means all foreground."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "labels", _point_labels(self.points, self.labels))
+        if self.box is None and not self.points:
+            raise ValueError("a spatial prompt needs a box, points, or both")
+
+    @property
+    def kinds(self) -> frozenset[PromptKind]:
+        """The kinds of prompt it consists of: a subset of box, points, negative_points."""
+        kinds: set[PromptKind] = set()
+        if self.box is not None:
+            kinds.add("box")
+        if 1 in self.labels:
+            kinds.add("points")
+        if 0 in self.labels:
+            kinds.add("negative_points")
+        return frozenset(kinds)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+class Mask:
+    """A mask of one region, or of several together. In a notebook it shows itself, white on black.
+
+    >>> Mask(data=np.eye(3, dtype=bool), score=0.9)
+    Mask(3 of 3 x 3 px, score 0.9)
+    """
+
+    data: NDArray[np.bool_]
+    """H x W bool at the original size."""
+    score: float = 1.0
+    """The segmenter's own estimate of its IoU; in [0, 1] for a perfect estimator, not clamped. 1 for a truth."""
+
+    def __repr__(self) -> str:
+        return f"Mask({int(self.data.sum())} of {' x '.join(map(str, self.data.shape))} px, score {self.score:g})"
+
+    def _repr_png_(self) -> bytes:
+        return png(self.data.astype(np.uint8) * 255)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Region:
+    """One thing pointed at, by an answer or by the truth, in pixels of the original image.
+
+    >>> Region(box=Box(10, 20, 30, 60), points=(Point(15, 30),)).prompt("points")
+    SpatialPrompt(box=None, points=(Point(x=15, y=30),), labels=(1,))
+    """
+
+    box: Box | None = None
+    points: tuple[Point, ...] = ()
+    labels: tuple[int, ...] = ()
+    """One per point: 1 foreground, 0 background. Empty means all foreground."""
+    label: str = ""  # what it is, in words; "" where nobody says
+    confidence: float | None = None
+    """How sure the answer is of it, in [0, 1]; None where it does not say."""
+    mask: Mask | None = None
+    """Its own mask; None where there is none, or not yet."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "labels", _point_labels(self.points, self.labels))
+
+    def prompt(self, choice: PromptChoice = PromptChoice.both) -> SpatialPrompt | None:
+        """Return the prompt for a segmenter, made of the chosen parts; None where the region lacks them."""
+        box = None if choice == PromptChoice.points else self.box
+        points, labels = ((), ()) if choice == PromptChoice.box else (self.points, self.labels)
+        return SpatialPrompt(box=box, points=points, labels=labels) if box is not None or points else None
+
+
+def union(masks: Sequence[Mask | None]) -> Mask | None:
+    """Return the union of masks, scored as its least certain part; None unless there is a mask, and none is missing."""
+    known = [mask for mask in masks if mask is not None]
+    if not known or len(known) < len(masks):
+        return None
+    if len(known) == 1:
+        return known[0]
+    return Mask(data=np.any([mask.data for mask in known], axis=0), score=min(mask.score for mask in known))
+
+
+def boxes_of(regions: Sequence[Region]) -> list[Box]:
+    """Return the boxes of the regions that have one, in order."""
+    return [region.box for region in regions if region.box is not None]
+
+
+def png(array: NDArray[np.uint8]) -> bytes:
+    """Return an image as the bytes of a PNG file."""
+    from PIL import Image as Pillow
+
+    buffer = io.BytesIO()
+    Pillow.fromarray(array).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _point_labels(points: tuple[Point, ...], labels: tuple[int, ...]) -> tuple[int, ...]:
+    labels = labels or (1,) * len(points)
+    if len(labels) != len(points) or not set(labels) <= {0, 1}:
+        raise ValueError(f"{len(points)} points need as many labels of 0 or 1, not {labels}")
+    return labels
