@@ -41,9 +41,9 @@ def any_length() -> Iterator[None]:
 
 
 def use_own_attention(text_config: Any) -> None:
-    """Make a text model's attention understand ``packed=lengths``, ``grouped=(G, C)`` and, with sdpa, completions without a mask.
+    """Make a text model's attention know ``packed=lengths`` and ``grouped=(G, C)``; with sdpa, completions without a mask.
 
-    All else is as before, but that layers computed again in the backward pass do without cuDNN, too: see `any_length`.
+    All else is as before, but without cuDNN: see `any_length`.
 
     Raises:
         ValueError: if the model has dropout in its attention.

@@ -111,7 +111,9 @@ class FixedDecoding:
         room = min(self.longest, self.length + ROOM)
         room += -room % 16  # kernels want masks of such lengths
         self.ids, self.position = rows.new_zeros(len(rows), 1), position.clone()
-        self.mask = torch.nn.functional.pad(hidden, (0, room - self.length), value=-torch.inf)[:, None, None].contiguous()
+        self.mask = torch.nn.functional.pad(hidden, (0, room - self.length), value=-torch.inf)[
+            :, None, None
+        ].contiguous()
         fixed = []
         for layer in layers:
             states = []
