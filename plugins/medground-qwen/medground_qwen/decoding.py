@@ -90,9 +90,10 @@ class FixedDecoding:
         self.slot.fill_(self.length)
         self.mask[..., self.length] = 0
         self.length += 1
-        if self.step is None:
-            self.step = captured(self.forward) if chosen.device.type == "cuda" else self.forward
-        return self.step()
+        if self.fresh and chosen.device.type == "cuda":
+            self.play = captured(self.forward)
+        self.fresh = False
+        return self.forward() if self.play is None else self.play()
 
     def forward(self) -> Tensor:
         """Return [B, V]; computing it again changes nothing."""
@@ -107,7 +108,8 @@ class FixedDecoding:
             hidden: [k, length] what is added to scores: 0 or -inf.
             position: [k].
         """
-        self.step: Callable[[], Tensor] | None = None
+        self.play: Callable[[], Tensor] | None = None
+        self.fresh = True
         room = min(self.longest, self.length + ROOM)
         room += -room % 16  # kernels want masks of such lengths
         self.ids, self.position = rows.new_zeros(len(rows), 1), position.clone()
@@ -137,6 +139,8 @@ class FixedStates(CacheLayerMixin):
     """
 
     is_compileable = is_sliding = False
+    keys: Any
+    values: Any
 
     def __init__(self, keys: Tensor, values: Tensor, slot: Tensor) -> None:
         super().__init__()
@@ -161,14 +165,14 @@ class FixedStates(CacheLayerMixin):
 
     def get_max_length(self) -> int:
         """Return the tokens that the buffers have room for."""
-        return self.keys.shape[2]
+        return int(self.keys.shape[2])
 
     get_max_cache_shape = get_max_length
     """The name until transformers 5.23."""
 
 
-def captured(step: Callable[[], Tensor]) -> Callable[[], Tensor]:
-    """Return `step`, computed on CUDA, as a graph to play; as it is if it asks the device for a value.
+def captured(step: Callable[[], Tensor]) -> Callable[[], Tensor] | None:
+    """Return what plays `step`, computed on CUDA, as a graph; None if it asks the device for a value.
 
     Args:
         step: what always computes the same from and to the same memory.
@@ -179,7 +183,7 @@ def captured(step: Callable[[], Tensor]) -> Callable[[], Tensor]:
         step()
     torch.cuda.current_stream().wait_stream(stream)
     if reads.names:
-        return step
+        return None
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph, capture_error_mode="thread_local"):
         output = step()
