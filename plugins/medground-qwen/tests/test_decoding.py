@@ -24,22 +24,23 @@ def sampled(reasoner, tokens=40):
 
 def test_fixed_buffers_give_the_tokens_of_a_growing_cache(make, monkeypatch):
     """Buffers grow and rows leave on the way."""
+    reasoner, other = make(), make()
     monkeypatch.setattr(decoding, "ROOM", 16)
     laid = []
     lay = decoding.FixedDecoding._lay
     monkeypatch.setattr(
         decoding.FixedDecoding, "_lay", lambda self, *given: (laid.append(len(given[1])), lay(self, *given))
     )
-    fixed = sampled(make())
+    fixed = sampled(reasoner)
     assert len(laid) > 2
     assert laid[-1] < laid[0] == 8
     monkeypatch.setattr(decoding, "takes_groups", lambda config: False)
     laid.clear()
-    growing = sampled(make())
+    growing = sampled(other)
     assert not laid
-    for own, other in zip(fixed, growing, strict=True):
-        assert list(own.token_ids) == list(other.token_ids)
-        torch.testing.assert_close(torch.tensor(own.logprobs), torch.tensor(other.logprobs), atol=5e-6, rtol=0)
+    for own, same in zip(fixed, growing, strict=True):
+        assert list(own.token_ids) == list(same.token_ids)
+        torch.testing.assert_close(torch.tensor(own.logprobs), torch.tensor(same.logprobs), atol=5e-6, rtol=0)
 
 
 def test_a_step_asks_the_device_for_nothing_and_can_be_computed_again(make, monkeypatch):
