@@ -8,6 +8,7 @@ import copy
 import os
 import tempfile
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -239,7 +240,8 @@ class Ours:
         total = 0.0
         for group, gains in zip(self.groups, self.advantages, strict=True):
             at_once = self.part or len(gains)
-            with self.policy.prompt_once(group) as once:
+            whole = at_once >= len(gains)
+            with nullcontext(group) if whole else self.policy.prompt_once(group) as once:
                 for start in range(0, len(gains), at_once):
                     some = once.part(start, start + at_once)
                     logp, _ = self.policy(some)

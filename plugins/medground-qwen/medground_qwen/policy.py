@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from medground_qwen.attention import any_length, takes_groups
 from medground_qwen.calls import cache_name
 from medground_qwen.logprobs import token_logprobs
 from medground_qwen.prompts import Prompt, joined_images
@@ -112,6 +113,8 @@ class Policy(nn.Module):
         """Return log-probabilities [G, C] float32, 0 past each end, and entropies [G, C]."""
         if isinstance(group, RowBatch):
             hidden = self._packed(group) if group.packed else self._rows(group)
+        elif group.computed is None and takes_groups(self.model.config):
+            hidden = self._together(group)
         else:
             hidden = self._completions(group, group.computed or self._prompt(group.prompt))
         logp, entropy = token_logprobs(
@@ -160,9 +163,23 @@ class Policy(nn.Module):
         own = self._pass(computed.states.branch(count), input_ids=group.ids, **given)
         return torch.cat([computed.last.expand(count, -1, -1), own[:, :-1]], dim=1)
 
+    def _together(self, group: GroupBatch) -> Tensor:
+        """Return the same states from one sequence [prompt | c_1 | ... | c_G]: half as many, larger kernels."""
+        prompt, (count, longest) = group.prompt, group.ids.shape
+        length, width = len(prompt), len(prompt) + count * longest
+        given = {key: _to(width, values).unsqueeze(0) for key, values in prompt.per_token.items()} | prompt.image
+        if prompt.positions is not None:
+            own = _positions_after(prompt, longest).repeat(1, 1, count)
+            given["position_ids"] = torch.cat([prompt.positions.unsqueeze(1), own], dim=2)
+        ids = torch.cat([prompt.ids, group.ids.flatten()]).unsqueeze(0)
+        with any_length():
+            out = self.model.model(input_ids=ids, use_cache=False, grouped=(count, longest), **given)
+        last, rows = out.last_hidden_state[:, length - 1 : length], out.last_hidden_state[0, length:]
+        return torch.cat([last.expand(count, -1, -1), rows.unflatten(0, (count, longest))[:, :-1]], dim=1)
+
     def _pass(self, states: PromptStates, **given: Tensor) -> Tensor:
         """Return the last hidden states [B, S, H] of a pass that fills `states`."""
-        with cached_checkpoints(self.model):
+        with cached_checkpoints(self.model), any_length():
             out = self.model.model(**{cache_name(self.model.model): states}, use_cache=False, **given)
         states.check_filled()
         hidden: Tensor = out.last_hidden_state

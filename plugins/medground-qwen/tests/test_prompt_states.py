@@ -223,8 +223,11 @@ def test_a_dropped_cache_is_noticed(build, name, monkeypatch):
 
     reasoner = build(name, gradient_checkpointing=True)
     monkeypatch.setattr(policy, "cached_checkpoints", lambda model: nullcontext())
-    with pytest.raises(RuntimeError, match="was computed without the cache"):
-        reasoner.policy(group_of(reasoner))
+    with (
+        pytest.raises(RuntimeError, match="was computed without the cache"),
+        reasoner.policy.prompt_once(group_of(reasoner)) as once,
+    ):
+        reasoner.policy(once)
 
 
 @pytest.mark.parametrize("name", QUICK)
@@ -283,8 +286,7 @@ def test_all_groups_are_decoded_in_one_pass_per_token(build, name):
     assert len(passes) == max(len(one.token_ids) for group in groups for one in group)
     assert [shape[0] for shape, _ in passes[:2]] == [2, 16]
     assert all(shape[1] == 1 for shape, _ in passes[1:])
-    # cuDNN plans anew for every number of keys; prompts may be computed by it, tokens may not.
-    assert [planned for _, planned in passes] == [True] + [False] * (len(passes) - 1)
+    assert not any(planned for _, planned in passes)  # cuDNN plans anew for every number of keys
     assert torch.backends.cuda.cudnn_sdp_enabled()
 
 
