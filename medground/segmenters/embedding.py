@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medground.errors import SegmenterError
-from medground.segmenters.batching import CacheStats, EmbeddingCache, segment_together
+from medground.segmenters.batching import CacheStats, EmbeddingCache, refuse_concepts, segment_together
 from medground.types import Image, Mask, PromptKind, SpatialPrompt
 
 Result = TypeVar("Result")
@@ -104,9 +104,11 @@ class EmbeddingSegmenter(ABC):
         """Return ``finish(map, score)`` of every prompt of every image.
 
         Raises:
-            SegmenterError: if the model fails.
+            SegmenterError: if the model fails, or cannot read a prompt.
         """
         import torch
+
+        refuse_concepts((prompt for mine in prompts for prompt in mine), self.accepts, self.model)
 
         def decode(
             block: Sequence[Image], embeddings: Sequence[Any], items: Sequence[tuple[int, SpatialPrompt]]

@@ -48,6 +48,7 @@ class Target:
     """The truth about one query, in pixels of its image.
 
     >>> from medground.geometry import Box
+    >>> from medground.types import Mask
     >>> Target(regions=(Region(box=Box(0, 0, 2, 2), mask=Mask(data=np.ones((2, 2), bool))),)).mask.sum()
     np.int64(4)
     """
