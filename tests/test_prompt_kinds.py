@@ -1,6 +1,9 @@
 """Text and exemplars as prompts, instances and presence as answers: what travels, what is kept, what the kit checks."""
 
+import importlib
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +14,11 @@ from medground.pipeline.cache import StageCache
 from medground.segmenters.batching import PredictorSegmenter
 from medground.segmenters.embedding import EmbeddingSegmenter
 from medground.testing import ConformanceError, check_segmenter
-from medground.types import Mask, SpatialPrompt, union
+from medground.types import (
+    Mask,
+    SpatialPrompt,
+    union,
+)
 
 BOX = Box(1, 1, 3, 3)
 EMPTY = np.zeros((4, 5), bool)
@@ -184,3 +191,18 @@ def test_a_text_or_exemplars_beside_a_box_are_refused_by_a_model_that_cannot_rea
 
 def test_a_model_that_reads_texts_is_given_them():
     assert Readers().segment(np.zeros((4, 5, 3), np.uint8), [SpatialPrompt(text="cyst")])[0].data.all()
+
+
+DOCS = Path(__file__).parents[1] / "docs"
+
+
+def test_the_documented_segmenter_of_texts_is_a_plugin_of_24_lines_at_most(tmp_path, monkeypatch):
+    page = (DOCS / "segmenters.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n# file: medground_shade.py\n(.*?)```", page, re.DOTALL)
+    assert len(code.splitlines()) <= 24
+    (tmp_path / "medground_shade.py").write_text(code, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    shade = importlib.import_module("medground_shade").Shade
+    assert "a text in words that nobody knows" in check_segmenter(shade).checks
+    (bright,) = shade().segment(np.full((4, 5, 3), 255, np.uint8), [SpatialPrompt(text="the bright one")])
+    assert bright.data.all() and len(bright.instances) == 1 and not bright.absent

@@ -16,8 +16,8 @@ Image = NDArray[np.uint8]
 
 
 PromptKind = Literal["box", "points", "negative_points", "text", "exemplars"]
-PromptChoice = StrEnum("PromptChoice", ["both", "box", "points"])
-"""Which parts of a region prompt the segmenter."""
+ChosenKind = StrEnum("ChosenKind", ["box", "points", "text", "exemplars"])
+"""The kinds of prompt that can be chosen of a region; ``points`` are those of either label."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,11 +121,29 @@ class Region:
     def __post_init__(self) -> None:
         object.__setattr__(self, "labels", _point_labels(self.points, self.labels))
 
-    def prompt(self, choice: PromptChoice = PromptChoice.both) -> SpatialPrompt | None:
-        """Return the prompt for a segmenter, made of the chosen parts; None where the region lacks them."""
-        box = None if choice == PromptChoice.points else self.box
-        points, labels = ((), ()) if choice == PromptChoice.box else (self.points, self.labels)
-        return SpatialPrompt(box=box, points=points, labels=labels) if box is not None or points else None
+    def prompt(self, *kinds: str, text: str | None = None) -> SpatialPrompt | None:
+        """Return the prompt for a segmenter, made of the chosen kinds; None where the region lacks what they need.
+
+        A chosen text must be there, and a box where exemplars are chosen: it is the example. Of box and points, those that
+        the region has are taken; one must be there if any is chosen.
+
+        Args:
+            kinds: of `ChosenKind`; box and points by default.
+            text: what to look for, in place of the region's label.
+
+        Raises:
+            ValueError: if a kind is none of `ChosenKind`.
+        """
+        chosen = {ChosenKind(kind) for kind in kinds} or {ChosenKind.box, ChosenKind.points}
+        box = self.box if ChosenKind.box in chosen else None
+        points, labels = (self.points, self.labels) if ChosenKind.points in chosen else ((), ())
+        words = (self.label if text is None else text).strip() if ChosenKind.text in chosen else ""
+        exemplars = (self.box,) if ChosenKind.exemplars in chosen and self.box is not None else ()
+        needed = {ChosenKind.text: bool(words), ChosenKind.exemplars: bool(exemplars)}
+        unplaced = chosen & {ChosenKind.box, ChosenKind.points} and box is None and not points
+        if unplaced or not all(needed[kind] for kind in chosen & needed.keys()):
+            return None
+        return SpatialPrompt(box=box, points=points, labels=labels, text=words, exemplars=exemplars)
 
 
 def union(masks: Sequence[Mask | None]) -> Mask | None:
