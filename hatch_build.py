@@ -22,6 +22,7 @@ def absolute_readme(root: str, source: str) -> str:
     """Return README.md with the addresses of its links and pictures, as a package index needs them."""
     text = Path(root, "README.md").read_text("utf-8")
     text = re.sub(r"!\[([^]]*)\]\((?!https?:)", rf"![\1]({source}/raw/main/", text)
+    text = re.sub(r'<img src="(?!https?:)', rf'<img src="{source}/raw/main/', text)
     return re.sub(r"(?<!!)\[([^]]*)\]\((?!https?:|#)", rf"[\1]({source}/blob/main/", text)
 
 
