@@ -158,7 +158,7 @@ class Encoding(Wordy):
 
 def test_the_kit_counts_the_encodings_of_an_image_that_is_prompted_by_several_kinds():
     with pytest.raises(
-        ConformanceError, match=r"an image is encoded once, .* takes it 5 times for 5 prompts, 1 for one"
+        ConformanceError, match=r"an image is encoded once, .* takes it 6 times for 6 prompts, 1 for one"
     ):
         check_segmenter(Encoding)
 

@@ -5,7 +5,7 @@ import numpy as np
 from medground.geometry import Box, Point, Size
 from medground.types import Image, Mask, Messages, Query, Region, SpatialPrompt, Target
 
-TEXTS = ("bright region", "dark region", "lesion")
+TEXTS = ("bright region", "dark region", "lesion", "organ")
 """Concepts of the images below; a segmenter need not know them."""
 SIZES: dict[str, Size] = {"37x53 image": (37, 53), "1x1000 strip": (1, 1000), "1000x1 strip": (1000, 1)}
 
@@ -71,9 +71,15 @@ def prompts(size: Size, accepts: frozenset[str]) -> list[SpatialPrompt]:
 
 
 def other_prompts(size: Size, accepts: frozenset[str]) -> list[SpatialPrompt]:
-    """Return three prompts of one kind and two of every other that is accepted; they differ in everything."""
+    """Return four prompts of one kind and two of every other that is accepted; they differ in everything.
+
+    Never three: arrays of three rows look like pictures.
+    """
     x1, y1, x2, y2 = box(size)
-    boxes = [Box(x1, y1, x2, y2), Box(x1 + 1, y1 + 2, x2 - 1, y2 - 2), Box(x1 + 3, y1 + 1, x2 - 4, y2 - 3)]
+    boxes = [
+        Box(x1 + left, y1 + top, x2 - right, y2 - bottom)
+        for left, top, right, bottom in ((0, 0, 0, 0), (1, 2, 1, 2), (3, 1, 4, 3), (2, 3, 3, 1))
+    ]
     kinds = {
         "box": [SpatialPrompt(box=one) for one in boxes],
         "points": [SpatialPrompt(points=(Point(one.x1 + 0.5, one.y1 + 0.5),)) for one in boxes],
@@ -81,7 +87,7 @@ def other_prompts(size: Size, accepts: frozenset[str]) -> list[SpatialPrompt]:
         "exemplars": [SpatialPrompt(exemplars=(one,)) for one in boxes],
     }
     first, *others = [prompts for kind, prompts in kinds.items() if kind in accepts] or [kinds["points"]]
-    # Three of another kind would be a batch of the same shape, and what is worked out from the embedding alone would repeat.
+    # Four of another kind would be a batch of the same shape, and what is worked out from the embedding alone would repeat.
     return first + [prompt for prompts in others for prompt in prompts[:2]]
 
 
