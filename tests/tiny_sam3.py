@@ -66,7 +66,7 @@ def save_tracker(folder: Path) -> Path:
     """Save the part for boxes and points alone."""
     from transformers import Sam3TrackerConfig, Sam3TrackerModel
 
-    return save_filled(Sam3TrackerModel(Sam3TrackerConfig(**TRACKER)), folder)
+    return save_filled(Sam3TrackerModel(Sam3TrackerConfig(**TRACKER)), folder, gain=0.6)
 
 
 def save_whole(folder: Path, **text: Any) -> Path:

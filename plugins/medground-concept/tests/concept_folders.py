@@ -77,4 +77,4 @@ def save_clipseg(folder: Path) -> Path:
         decoder_num_attention_heads=2,
         decoder_intermediate_size=32,
     )
-    return save_filled(CLIPSegForImageSegmentation(config), folder, gain=1.0)
+    return save_filled(CLIPSegForImageSegmentation(config), folder)
