@@ -8,8 +8,9 @@ import pytest
 import medground
 from medground.errors import InputError, PluginError, RecipeError, RunError, SegmenterError
 from medground.pipeline.cache import StageCache
+from medground.pipeline.deferred import Deferred
 from medground.pipeline.describe import describe
-from medground.pipeline.pipeline import Deferred, Pipeline
+from medground.pipeline.pipeline import Pipeline
 from medground.pipeline.rollouts import RolloutPipeline
 from medground.recipe import resolve
 from medground.rewards.rubric import Rubric, rubric

@@ -10,6 +10,7 @@ from medground.cli.view_options import view_options
 from medground.errors import InputError, RunError
 from medground.evaluation.causes import Outcomes, is_empty
 from medground.images.loaded import LoadedImage
+from medground.images.overlay import concepts
 from medground.images.read import open_image
 from medground.images.view import View
 from medground.pipeline.pipeline import load
@@ -90,9 +91,12 @@ def _summary(answer: GroundingResult, image: LoadedImage, out: Path, files: dict
         lines.append(f"think     {answer.reasoning.strip()}")
     if answer.fault is None and answer.grounding.abstains:
         lines.append("answer    nothing in the image fits the question")
+    texts = [prompt.text if prompt else "" for prompt in answer.prompts]
     for number, region in enumerate(answer.regions, start=1):
         details = [region.label] if region.label else []
         details += [] if region.confidence is None else [f"confidence {region.confidence:.2f}"]
+        if stated := concepts([region], texts[number - 1 : number]):
+            details.append(stated)
         if details or len(answer.regions) > 1:
             lines.append(f"region    {', '.join([str(number), *details])}")
         if region.box:

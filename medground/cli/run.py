@@ -71,7 +71,7 @@ def run(
         manifest = JsonLines(out / "manifest.jsonl", allow_nan=True)
         _refuse_another(manifest)
         write_recipe(resolved, out)
-        settings = resolved.digest("reasoner", "prompt_interface", "segmenter", "prompt", "sampling")
+        settings = resolved.digest("reasoner", "prompt_interface", "segmenter", "prompt", "text_from", "sampling")
         content = RunInputs(components=component_inputs(resolved, "reasoner", "prompt_interface", "segmenter")).digest
         items = read_inputs(inputs, question, View(plane=plane, slice=slice, window=window))
         keys = {item.id: _key(settings + content, item) for item in items}
@@ -194,12 +194,13 @@ def _summarise(manifest: Path, lines: list[dict[str, Any]], limit: int, as_json:
     for line in lines:
         usage.update(line.get("usage", {}))
     nothing = sum(line["status"] == "ok" and line.get("regions") == [] for line in lines)
-    areas = [line["mask"]["area"] for line in lines if line.get("mask") and line.get("regions") != []]
+    masks = [line["mask"] for line in lines if line.get("mask") and line.get("regions") != []]
+    absent = sum(mask["absent"] for mask in masks)
     outcomes = Outcomes(
         answers=sum(line["status"] != "unreadable" for line in lines),
         faults={kind: count for kind, count in faults.items() if kind != "unreadable"},
-        masks=len(areas),
-        empty_masks=areas.count(0),
+        masks=len(masks),
+        empty_masks=sum(mask["area"] == 0 for mask in masks) - absent,
         limit=limit,
     )
     summary = {
@@ -209,6 +210,7 @@ def _summarise(manifest: Path, lines: list[dict[str, Any]], limit: int, as_json:
         "not_ok": faults,
         "masks": outcomes.masks,
         "empty_masks": outcomes.empty_masks,
+        "absent_masks": absent,
         "causes": outcomes.causes(),
         "usage": usage,
     }
@@ -220,6 +222,7 @@ def _summarise(manifest: Path, lines: list[dict[str, Any]], limit: int, as_json:
         rest = "".join(f", {count} {kind}" for kind, count in sorted(faults.items()))
         rest += f"; in {nothing} nothing fits the question" if nothing else ""
         rest += f"; {outcomes.empty_masks} of {outcomes.masks} masks empty" if outcomes.empty_masks else ""
+        rest += f"; of {absent} the segmenter says that it is not present" if absent else ""
         click.echo(f"{summary['ok']} of {summary['inputs']} grounded{rest}; see {manifest}", err=True)
         if usage:
             click.echo("used " + ", ".join(f"{amount:g} {name}" for name, amount in usage.items()), err=True)

@@ -22,7 +22,7 @@ from medground.runs.inputs import RunInputs, component_inputs, sample_inputs
 from medground.runs.jsonable import plain
 
 logger = logging.getLogger(__name__)
-_DECIDE = ("prompt_interface", "segmenter", "prompt", "allow_untrained", "sampling", "data")
+_DECIDE = ("prompt_interface", "segmenter", "prompt", "text_from", "allow_untrained", "sampling", "data")
 _LATER = ("n_boot", "level", "batch_size", "published", "pictures")
 """Settings of ``evaluate`` that change no record."""
 

@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from medground.evaluation.results_file import AnswerRecord, SampleRecord
-from medground.images.overlay import NOTHING, draw
-from medground.images.rle import decode_rle
-from medground.types import Sample
+from medground.geometry import Box, Point
+from medground.images.overlay import NOTHING, concepts, draw_regions
+from medground.types import Region, Sample, boxes_of
 
 ABSENCE = "no_target_accuracy"
 """The metric of samples whose target is absent; they have no other."""
@@ -113,16 +113,23 @@ def picture(record: SampleRecord, sample: Sample, name: str, title: str = "") ->
 
 
 def _drawn(answer: AnswerRecord, sample: Sample) -> Any:
-    mask = answer.masks.get("joint") or next(iter(answer.masks.values()), None)
-    parts = [region.mask.rle for region in answer.regions if region.mask is not None]
-    return draw(
+    joint = answer.masks.get("joint") or next(iter(answer.masks.values()), None)
+    own = [region.mask or (joint if len(answer.regions) == 1 else None) for region in answer.regions]
+    regions = [
+        Region(
+            box=Box(*region.box) if region.box else None,
+            points=tuple(Point(*point) for point in region.points),
+            label=region.label,
+            mask=None if mask is None else mask.mask(),
+        )
+        for region, mask in zip(answer.regions, own, strict=True)
+    ]
+    return draw_regions(
         sample.query.image,
-        box=[region.box for region in answer.regions if region.box is not None],
-        points=[point for region in answer.regions for point in region.points],
-        mask=[decode_rle(rle) for rle in parts or ([mask.rle] if mask else [])],
-        target_box=[region.box for region in sample.target.regions if region.box is not None],
+        regions,
+        target_box=boxes_of(sample.target.regions),
         target_mask=[region.mask.data for region in sample.target.regions if region.mask is not None],
-        caption=NOTHING if answer.abstains else None,
+        caption=NOTHING if answer.abstains else concepts(regions) or None,
         legend=False,
     )
 

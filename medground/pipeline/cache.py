@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, TypedDict
 
 import numpy as np
+from numpy.typing import NDArray
 
 from medground.frames import Frame, FrameDict
 from medground.runs.files import JsonLines
@@ -42,6 +43,13 @@ class _Bits(TypedDict):
     size: tuple[int, int]
     bits: str
     score: float
+
+
+class _Kept(_Bits):
+    """A mask as kept, with what else the segmenter said."""
+
+    instances: list[_Bits]
+    presence: float | None
 
 
 class StageCache:
@@ -84,9 +92,9 @@ class StageCache:
 
     def put_mask(self, feeds: str, image: str, prompt: SpatialPrompt, mask: Mask) -> None:
         """Keep a mask."""
-        bits = np.packbits(mask.data).tobytes().hex()
-        entry = {"size": list(mask.data.shape), "bits": bits, "score": float(mask.score)}
-        self._put("masks", _prompt_key(feeds, image, prompt), entry)
+        entry = {**_bits(mask), "instances": [_bits(instance) for instance in mask.instances]}
+        presence = None if mask.presence is None else float(mask.presence)
+        self._put("masks", _prompt_key(feeds, image, prompt), {**entry, "presence": presence})
 
     def _get(self, stage: str, key: str, read: Callable[[Any], Any]) -> Any:
         value = None
@@ -104,7 +112,7 @@ class StageCache:
 
 
 def _prompt_key(feeds: str, image: str, prompt: SpatialPrompt) -> str:
-    parts = [feeds, image, json.dumps([prompt.box, prompt.points, prompt.labels])]
+    parts = [feeds, image, json.dumps(asdict(prompt), sort_keys=True)]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
@@ -138,10 +146,23 @@ def _completions(entry: Any) -> list[Completion]:
     ]
 
 
+def _bits(mask: Mask) -> dict[str, Any]:
+    bits = np.packbits(mask.data).tobytes().hex()
+    return {"size": list(mask.data.shape), "bits": bits, "score": float(mask.score)}
+
+
 def _mask(entry: Any) -> Mask:
-    written: _Bits = restore(_Bits, entry)
+    stored: _Kept = restore(_Kept, entry)
+    return Mask(
+        data=_pixels(stored),
+        score=stored["score"],
+        instances=tuple(Mask(data=_pixels(bits), score=bits["score"]) for bits in stored["instances"]),
+        presence=stored["presence"],
+    )
+
+
+def _pixels(written: _Bits) -> NDArray[np.bool_]:
     packed, (height, width) = np.frombuffer(bytes.fromhex(written["bits"]), np.uint8), written["size"]
     if packed.size != -(-height * width // 8):
         raise ValueError(f"{packed.size} bytes are no mask of {height} x {width}")
-    data = np.unpackbits(packed, count=height * width).astype(bool).reshape(height, width)
-    return Mask(data=data, score=written["score"])
+    return np.unpackbits(packed, count=height * width).astype(bool).reshape(height, width)

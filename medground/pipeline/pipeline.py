@@ -5,60 +5,40 @@
 Stages are keyed by what feeds them: a pipeline that differs only in its segmenter takes its completions from a `StageCache`.
 """
 
-import functools
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from functools import cached_property
-from typing import Any, Generic, TypeVar
+from typing import Any
 
-from medground import registry
 from medground.errors import RecipeError, did_you_mean
 from medground.images.query import ImageSource, as_query
 from medground.pipeline.cache import StageCache, query_key
 from medground.pipeline.completions import ask
+from medground.pipeline.deferred import Deferred, declared_kinds, of_recipe
 from medground.pipeline.masks import Answers, Segmented, segment
 from medground.pipeline.result import GroundingResult
 from medground.protocols import PromptInterface, Reasoner, Segmenter
 from medground.recipe import Recipe, check, require_checkpoints, resolve
-from medground.recipe.check import never_given
+from medground.recipe.check import never_given, unread_concepts
 from medground.recipe.recipe import Source
-from medground.runs.inputs import RunInputs, component_inputs
 from medground.types import (
+    ChosenKind,
     Completion,
     Fault,
     Grounding,
-    PromptChoice,
     PromptKind,
+    PromptSelection,
     Query,
     Rollout,
     Sample,
     Sampling,
     SpatialPrompt,
+    TextSource,
 )
 
-Built = TypeVar("Built")
 GREEDY = Sampling(temperature=0.0)
 UNFINISHED = (Fault.NO_ANSWER, Fault.BAD_JSON)
 """What a parser says of a text that ends before its answer does."""
-
-
-@dataclass(frozen=True, slots=True)
-class Deferred(Generic[Built]):
-    """A component that a pipeline builds when it is first needed.
-
-    Args:
-        name: what reports call it.
-        digest: stands for the component and its settings.
-        build: makes it.
-        factory: gives its class, which may declare prompt kinds, without making it.
-        content: stands for the component's plugin and files; asked for only where a `StageCache` holds what it did.
-    """
-
-    name: str
-    digest: str
-    build: Callable[[], Built]
-    factory: Callable[[], Any] = lambda: None
-    content: Callable[[], str] = lambda: ""
 
 
 class Pipeline:
@@ -78,7 +58,8 @@ class Pipeline:
         reasoner: writes completions; None where answers are given.
         prompt_interface: asks and reads.
         segmenter: draws the masks; None where nobody needs them.
-        prompt: which parts of a region prompt the segmenter: ``both``, ``box`` or ``points``.
+        prompt: the kinds of prompt that are made of a region: one or more of ``box``, ``points``, ``text``, ``exemplars``.
+        text_from: where a text comes from: the region's ``label``, or the ``question``.
         sampling: how completions are drawn; greedy and single by default.
         allow_untrained: lets the segmenter be given kinds of prompt that it was not trained for.
         cache: where completions and masks are kept; pipelines that share one share what they have in common. What a
@@ -96,7 +77,8 @@ class Pipeline:
         prompt_interface: PromptInterface | Deferred[PromptInterface] | None = None,
         segmenter: Segmenter | Deferred[Segmenter] | None = None,
         *,
-        prompt: str = "both",
+        prompt: str | Sequence[str] = ("box", "points"),
+        text_from: str = "label",
         sampling: Sampling = GREEDY,
         allow_untrained: bool = False,
         cache: StageCache | None = None,
@@ -112,13 +94,17 @@ class Pipeline:
             }.items()
             if component is not None
         }
-        self.prompt_choice = _choice(prompt)
+        self.selection = _selection(prompt, text_from)
         self.sampling = sampling
         self.allow_untrained = allow_untrained
         self.cache = cache
         self.recipe = recipe
         self.segments = segments
-        if not allow_untrained and not isinstance(segmenter, Deferred | None) and (kinds := self.untrained):
+        if isinstance(segmenter, Deferred | None) or not (kinds := self.untrained):
+            return
+        if error := unread_concepts(self.name("segmenter"), kinds):
+            raise error
+        if not allow_untrained:
             raise RecipeError(
                 f"the segmenter {self.name('segmenter')} was not trained for {' and '.join(kinds)}",
                 hint="pass prompt='box' or prompt='points', or allow_untrained=True",
@@ -128,10 +114,11 @@ class Pipeline:
     def from_recipe(cls, recipe: Recipe, *, cache: StageCache | None = None, segments: bool = True) -> "Pipeline":
         """Return the pipeline of a recipe; its ``objects`` take the places of the components that it names."""
         return cls(
-            _of_recipe(recipe, "reasoner"),
-            _of_recipe(recipe, "prompt_interface"),
-            _of_recipe(recipe, "segmenter"),
+            of_recipe(recipe, "reasoner"),
+            of_recipe(recipe, "prompt_interface"),
+            of_recipe(recipe, "segmenter"),
             prompt=recipe.config.prompt,
+            text_from=recipe.config.text_from,
             sampling=Sampling(**asdict(recipe.config.sampling)),
             allow_untrained=recipe.config.allow_untrained,
             cache=cache,
@@ -144,7 +131,8 @@ class Pipeline:
         """The recipe it was made from; without one, a recipe of its settings, with its components as objects."""
         if self.recipe is not None:
             return self.recipe
-        settings = {"prompt": self.prompt_choice, "allow_untrained": self.allow_untrained}
+        prompt = {"prompt": [str(kind) for kind in self.selection.kinds], "text_from": str(self.selection.text_from)}
+        settings = {**prompt, "allow_untrained": self.allow_untrained}
         return resolve({**settings, "sampling": asdict(self.sampling)}, values=self.components)
 
     def reuse(self, other: "Pipeline") -> None:
@@ -169,7 +157,7 @@ class Pipeline:
         interface: Any = self._component("prompt_interface")
         dialect = self._dialect() if getattr(interface, "needs_dialect", False) else None
         spoken: PromptInterface = interface if dialect is None else interface.speaking(dialect)
-        error = never_given(self.prompt_choice, self.name("prompt_interface"), spoken.provides)
+        error = never_given(self.selection, self.name("prompt_interface"), spoken.provides)
         if error and "segmenter" in self.components:
             raise error
         return spoken
@@ -188,18 +176,17 @@ class Pipeline:
     @cached_property
     def accepts(self) -> frozenset[PromptKind]:
         """The prompt kinds that the segmenter was trained for; it is built only where its factory does not say them."""
-        kinds = _declared(self.components.get("segmenter"), "accepts")
+        kinds = declared_kinds(self.components.get("segmenter"), "accepts")
         return self.segmenter.accepts if kinds is None else kinds
 
     @cached_property
     def untrained(self) -> list[str]:
         """The prompt kinds that the segmenter is given and was not trained for; results say so."""
-        provides = _declared(self.components.get("prompt_interface"), "provides")
-        accepts = _declared(self.components.get("segmenter"), "accepts")
+        provides = declared_kinds(self.components.get("prompt_interface"), "provides")
+        accepts = declared_kinds(self.components.get("segmenter"), "accepts")
         if provides is None or accepts is None:
             return []
-        given = {"both": provides, "box": provides & {"box"}, "points": provides - {"box"}}[self.prompt_choice]
-        return sorted(given - accepts)
+        return sorted(self.selection.given(provides) - accepts)
 
     def name(self, kind: str) -> str:
         """Return what reports call the component of a kind.
@@ -242,9 +229,9 @@ class Pipeline:
         """Answer several queries together, in order. Queries about one image encode it once."""
         completions = [group[0] for group in self.completions(queries, replace(self.sampling, num_generations=1))]
         groundings = [self.ground(query, completion) for query, completion in zip(queries, completions, strict=True)]
-        outcomes = self.masks(
-            [(query.image, self.prompts(grounding)) for query, grounding in zip(queries, groundings, strict=True)]
-        )
+        prompts = [self.prompts(query, grounding) for query, grounding in zip(queries, groundings, strict=True)]
+        outcomes = self.masks([(query.image, own) for query, own in zip(queries, prompts, strict=True)])
+        outcomes = [outcome.of(grounding) for outcome, grounding in zip(outcomes, groundings, strict=True)]
         return [
             GroundingResult(
                 query=query,
@@ -252,8 +239,11 @@ class Pipeline:
                 grounding=grounding.with_masks(segmented.masks),
                 fault=completion.fault or grounding.fault or segmented.fault,
                 cause=completion.cause or segmented.cause,
+                prompts=tuple(own),
             )
-            for query, completion, grounding, segmented in zip(queries, completions, groundings, outcomes, strict=True)
+            for query, completion, grounding, segmented, own in zip(
+                queries, completions, groundings, outcomes, prompts, strict=True
+            )
         ]
 
     def rollouts(self, samples: Sequence[Sample], completions: Sequence[Completion], *, masks: bool) -> list[Rollout]:
@@ -270,16 +260,9 @@ class Pipeline:
         ]
         if not masks:
             return rollouts
-        outcomes = self.masks([(rollout.sample.query.image, self.prompts(rollout.grounding)) for rollout in rollouts])
-        return [
-            replace(
-                rollout,
-                grounding=rollout.grounding.with_masks(segmented.masks),
-                fault=rollout.fault or segmented.fault,
-                cause=rollout.cause or segmented.cause,
-            )
-            for rollout, segmented in zip(rollouts, outcomes, strict=True)
-        ]
+        jobs = [(rollout.sample.query, rollout.grounding) for rollout in rollouts]
+        outcomes = self.masks([(query.image, self.prompts(query, grounding)) for query, grounding in jobs])
+        return [segmented.put_into(rollout) for rollout, segmented in zip(rollouts, outcomes, strict=True)]
 
     def completions(self, queries: Sequence[Query], sampling: Sampling) -> list[list[Completion]]:
         """Return G completions per query, from the cache where the same reasoner answered the same query before."""
@@ -312,9 +295,9 @@ class Pipeline:
             return replace(grounding, fault=Fault.CUT_OFF)
         return grounding
 
-    def prompts(self, grounding: Grounding) -> list[SpatialPrompt | None]:
-        """Return the prompts for the segmenter, one per region of an answer; None where a region lacks the chosen parts."""
-        return [region.prompt(self.prompt_choice) for region in grounding.regions]
+    def prompts(self, query: Query, grounding: Grounding) -> list[SpatialPrompt | None]:
+        """Return the prompts for the segmenter, one per region of an answer; None where a region lacks what was chosen."""
+        return self.selection.prompts(grounding.regions, query.question)
 
     def masks(self, answers: Answers) -> list[Segmented]:
         """Hand each image to the segmenter once; return one outcome per answer, with one mask per prompt."""
@@ -335,35 +318,20 @@ class Pipeline:
         return " ".join(f"{component.digest} {component.content()}" for component in deferred)
 
 
-def _choice(word: str) -> PromptChoice:
-    try:
-        return PromptChoice(word)
-    except ValueError as error:
-        hint = did_you_mean(word, list(PromptChoice))
-        raise RecipeError(f"prompt must be both, box or points: {word!r}", hint=hint) from error
+def _selection(prompt: str | Sequence[str], text_from: str) -> PromptSelection:
+    """Return what the words of a recipe or a caller choose.
 
-
-def _of_recipe(recipe: Recipe, kind: str) -> Any:
-    """Return the object given for a recipe's component, else the component for later; None where the recipe names none."""
-    if kind in recipe.objects:
-        return recipe.objects[kind]
-    if kind not in recipe.data:
-        return None
-    name = recipe.data[kind]["name"]
-
-    def build() -> Any:
-        recipe.require_object(kind)
-        return registry.build(kind, name, **recipe.component(kind).arguments)
-
-    content = functools.cache(lambda: RunInputs(components=component_inputs(recipe, kind)).digest)
-    return Deferred(name, recipe.digest(kind), build, lambda: registry.factory(kind, name), content)
-
-
-def _declared(component: Any, attribute: str) -> frozenset[PromptKind] | None:
-    """Return the prompt kinds that a component declares, or its factory before it is built; None where they are not known."""
-    holder = component.factory() if isinstance(component, Deferred) else component
-    kinds = getattr(holder, attribute, None)
-    return kinds if isinstance(kinds, frozenset) else None
+    Raises:
+        RecipeError: if a word is none of them, or there is none.
+    """
+    words = [prompt] if isinstance(prompt, str) else list(prompt)
+    unknown = [word for word in words if word not in list(ChosenKind)]
+    if unknown or not words:
+        hint = did_you_mean(unknown[0], list(ChosenKind)) if unknown else "for example prompt=box"
+        raise RecipeError(f"prompt must be one or more of {', '.join(ChosenKind)}: {prompt!r}", hint=hint)
+    if text_from not in list(TextSource):
+        raise RecipeError(f"text_from must be label or question: {text_from!r}", hint="for example text_from=question")
+    return PromptSelection(tuple(ChosenKind(word) for word in words), TextSource(text_from))
 
 
 def load(

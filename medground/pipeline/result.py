@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 from PIL import Image as Pillow
 
+from medground.geometry import mask_box
 from medground.images.overlay import draw_grounding
 from medground.images.rle import encode_rle
-from medground.types import Completion, Fault, Grounding, Mask, Query, Region
+from medground.types import Completion, Fault, Grounding, Mask, Query, Region, SpatialPrompt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
@@ -23,7 +24,9 @@ class GroundingResult:
     fault: Fault | None
     """Why there is no mask, or what was wrong with the answer; None when all went well, "nothing fits" included."""
     cause: str = ""
-    """One sentence about a fault that is not the model's."""
+    """One sentence about a fault that is not the model's, or of a region that could not be prompted."""
+    prompts: tuple[SpatialPrompt | None, ...] = ()
+    """What the segmenter was given for each region; None where nothing could be."""
 
     @property
     def regions(self) -> tuple[Region, ...]:
@@ -49,18 +52,21 @@ class GroundingResult:
 
     def overlay(self) -> Pillow.Image:
         """Return the image with the regions and their masks drawn on it."""
-        return draw_grounding(self.query.image, self.grounding)
+        texts = [prompt.text if prompt else "" for prompt in self.prompts]
+        return draw_grounding(self.query.image, self.grounding, texts)
 
     def to_dict(self, *, run_lengths: bool = False) -> dict[str, Any]:
         """Return JSON-ready values; coordinates in pixels of the original image, masks by their figures.
 
-        ``regions`` holds every region; ``box`` and ``points`` are those of an answer with exactly one.
+        ``regions`` holds every region, with what prompted the segmenter for it; ``box`` and ``points`` are those of an
+        answer with exactly one. A mask that is ``absent`` says that what was asked for is not in the image.
 
         Args:
             run_lengths: add each mask itself as ``mask.rle``, COCO's compressed run lengths of the image as it is shown;
                 `medground.images.rle.decode_rle` gives it back.
         """
         region, frame = self.grounding.region, self.completion.frame
+        prompts = self.prompts or (None,) * len(self.regions)
         return {
             "id": self.query.id,
             "question": self.query.question,
@@ -71,7 +77,9 @@ class GroundingResult:
             "points": [list(point) for point in region.points] if region else [],
             "frame": frame and frame.to_dict(),
             "size": list(self.query.size),
-            "regions": [_region(one, run_lengths=run_lengths) for one in self.regions],
+            "regions": [
+                _region(one, prompt, run_lengths=run_lengths) for one, prompt in zip(self.regions, prompts, strict=True)
+            ],
             "mask": _figures(self.mask, run_lengths=run_lengths),
             "fault": self.fault,
             "cause": self.cause,
@@ -89,8 +97,10 @@ class GroundingResult:
         return buffer.getvalue()
 
 
-def _region(region: Region, *, run_lengths: bool) -> dict[str, Any]:
+def _region(region: Region, prompt: SpatialPrompt | None, *, run_lengths: bool) -> dict[str, Any]:
     return {
+        "prompt_kinds": sorted(prompt.kinds) if prompt else [],
+        "text": prompt.text if prompt else "",
         "box": list(region.box) if region.box else None,
         "points": [list(point) for point in region.points],
         "label": region.label,
@@ -102,5 +112,20 @@ def _region(region: Region, *, run_lengths: bool) -> dict[str, Any]:
 def _figures(mask: Mask | None, *, run_lengths: bool) -> dict[str, Any] | None:
     if mask is None:
         return None
+    return {
+        **_plain_figures(mask, run_lengths=run_lengths),
+        "presence": mask.presence if mask.presence is None else float(mask.presence),
+        "absent": mask.absent,
+        "instances": [
+            {
+                "box": list(mask_box(one.data)) if one.data.any() else None,
+                **_plain_figures(one, run_lengths=run_lengths),
+            }
+            for one in mask.instances
+        ],
+    }
+
+
+def _plain_figures(mask: Mask, *, run_lengths: bool) -> dict[str, Any]:
     figures = {"area": int(mask.data.sum()), "score": float(mask.score)}
     return {**figures, "rle": encode_rle(mask.data)} if run_lengths else figures

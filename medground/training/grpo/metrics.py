@@ -208,9 +208,15 @@ def _lengths(rollouts: Sequence[Rollout]) -> dict[str, float]:
 
 
 def _masks(rollouts: Sequence[Rollout]) -> dict[str, float]:
-    """Return the counts of masks and of masks without a pixel; nothing if no reward needs masks."""
+    """Return the counts of masks, of masks without a pixel and, apart from these, of what the segmenter says is absent.
+
+    Nothing if no reward needs masks.
+    """
     masks = [mask for rollout in rollouts if (mask := rollout.grounding.mask) is not None]
-    return {"masks/count": float(len(masks)), "masks/empty": float(sum(map(is_empty, masks)))} if masks else {}
+    if not masks:
+        return {}
+    absent = float(sum(mask.absent for mask in masks))
+    return {"masks/count": float(len(masks)), "masks/empty": float(sum(map(is_empty, masks))), "masks/absent": absent}
 
 
 def _mean(values: Tensor) -> float:

@@ -9,8 +9,8 @@ from medground.devices import Device, Dtype, device_of, require_modules
 from medground.frames import Kind, Order
 from medground.hookspecs import Factory
 from medground.licences import Published, Terms, stated
+from medground.segmenters import bounded
 from medground.segmenters.weight_files import refusing
-from medground_qwen import bounded
 from medground_qwen.adapters import check_stated
 from medground_qwen.checkpoint import Attention, check_adapter, check_attention, locate
 from medground_qwen.families import QWEN2_5_VL, QWEN3_VL, Family, any_family

@@ -16,8 +16,8 @@ from torch import Tensor
 from medground.errors import InputError
 from medground.frames import Frame
 from medground.geometry import Size
+from medground.segmenters.bounded import render
 from medground.types import Image, Messages, image_of
-from medground_qwen.bounded import render
 from medground_qwen.families import USUAL, Layout
 
 PER_TOKEN = ("mm_token_type_ids", "token_type_ids")
