@@ -15,7 +15,7 @@ from medground.data.json_text import read_json, shown
 from medground.data.source_samples import BadSample, SourceSample
 from medground.errors import InputError, UsageError
 from medground.images.mask_frames import mask_placement, read_mask_of
-from medground.images.nifti import MAX_LABELS, Volume, is_nifti
+from medground.images.nifti import MAX_LABELS, NiftiFile, is_nifti
 from medground.images.paths import NIFTI_SUFFIXES, is_image, safe_name, stem
 from medground.images.pictures import read_label_map
 from medground.images.read import Inspect, inspect_repeated
@@ -158,7 +158,7 @@ def _chosen(
     if not is_nifti(labels):
         present = set(np.unique(read_label_map(labels)).tolist())
         return [(None, name) for name, values in names.items() if present & set(values)]
-    volume, picture = Volume(labels), Volume(image)
+    volume, picture = NiftiFile(labels), NiftiFile(image)
     first = View(plane=plane, slice=0)
     placement = mask_placement(picture, volume, first)  # refuses another grid
     if placement != volume.placement(first):
@@ -175,7 +175,7 @@ def _chosen(
     return sorted(chosen, key=lambda pair: (pair[0] or 0, pair[1]))
 
 
-def _areas(volume: Volume, axis: int) -> dict[int, NDArray[np.int64]]:
+def _areas(volume: NiftiFile, axis: int) -> dict[int, NDArray[np.int64]]:
     """Value -> how many voxels of each slice across `axis` hold it; 0 is left out."""
     areas: dict[int, NDArray[np.int64]] = {}
     for number, values in enumerate(map(volume.labels, volume.slabs())):
