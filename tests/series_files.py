@@ -126,3 +126,26 @@ def saved(datasets: list[Dataset], folder: Path, seed: int = 0) -> Path:
     for dataset, number in zip(datasets, np.random.default_rng(seed + 1).permutation(len(datasets)), strict=True):
         dataset.save_as(folder / f"{number:03}.dcm", enforce_file_format=True)
     return folder
+
+
+def grid(sides: Any) -> Any:
+    """The indices of all voxels, ``[i, j, k, 3]``."""
+    return np.stack(np.meshgrid(*map(np.arange, sides), indexing="ij"), axis=-1)
+
+
+def itk_of(sitk: Any, path: Path, stack: int | None = None, series: str = "") -> Any:
+    """(values [i, j, k], LPS mm of all voxels) as SimpleITK reads a file, or one series of a folder."""
+    if path.is_dir():
+        image = sitk.ReadImage(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(path), series))
+    else:
+        image = sitk.ReadImage(str(path))
+    if stack is not None:
+        image = image[:, :, :, stack]
+    values = sitk.GetArrayFromImage(image).T
+    corner = np.array(image.TransformIndexToPhysicalPoint((0, 0, 0)))
+    steps = [np.array(image.TransformIndexToPhysicalPoint(tuple(map(int, unit)))) - corner for unit in np.eye(3)]
+    return values, grid(values.shape) @ np.stack(steps) + corner
+
+
+ROTATIONS = [rotation_of(*turn) for turn in orientations()] + [random_rotation(seed) for seed in range(12)]
+"""The 48 orientations and 12 oblique ones."""

@@ -12,7 +12,7 @@ from raster_files import nifti as nifti_file
 
 from medground.errors import InputError, ViewError
 from medground.images import nifti
-from medground.images.nifti_header import read_exactly
+from medground.images.slabs import read_exactly
 from medground.images.view import View
 
 VOXELS = np.arange(24, dtype=np.int16).reshape((2, 3, 4), order="F")  # 0, 1, 2, ... in the file

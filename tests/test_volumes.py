@@ -5,50 +5,15 @@ import pytest
 
 pytest.importorskip("pydicom", reason="needs pydicom")
 
-from series_files import (
-    SIDES,
-    SPACING,
-    affine_of,
-    enhanced,
-    noise,
-    orientations,
-    random_rotation,
-    rotation_of,
-    saved,
-    series,
-)
+from series_files import ROTATIONS, SIDES, SPACING, affine_of, enhanced, grid, itk_of, noise, saved, series
 
 from medground.images.read import read_image
 from medground.images.read_volume import read_volume
 
-ROTATIONS = [rotation_of(*turn) for turn in orientations()] + [random_rotation(seed) for seed in range(12)]
-
-
-def grid(sides):
-    """The indices of all voxels, ``[i, j, k, 3]``."""
-    return np.stack(np.meshgrid(*map(np.arange, sides), indexing="ij"), axis=-1)
-
-
-def itk_of(reader, path):
-    """(values [i, j, k], LPS mm of all voxels) as SimpleITK reads files."""
-    image = reader(path)
-    values = reader.sitk.GetArrayFromImage(image).T
-    corner = np.array(image.TransformIndexToPhysicalPoint((0, 0, 0)))
-    steps = [np.array(image.TransformIndexToPhysicalPoint(tuple(map(int, unit)))) - corner for unit in np.eye(3)]
-    return values, grid(values.shape) @ np.stack(steps) + corner
-
 
 @pytest.fixture(scope="module")
-def itk():
-    sitk = pytest.importorskip("SimpleITK", reason="needs SimpleITK")
-
-    def read(path):
-        if path.is_dir():
-            return sitk.ReadImage(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(path)))
-        return sitk.ReadImage(str(path))
-
-    read.sitk = sitk
-    return read
+def sitk():
+    return pytest.importorskip("SimpleITK", reason="needs SimpleITK")
 
 
 def value_at(volume, mm):
@@ -59,13 +24,13 @@ def value_at(volume, mm):
 
 
 @pytest.mark.parametrize("number", range(len(ROTATIONS)))
-def test_every_voxel_of_a_series_lies_at_its_millimetre(number, tmp_path, itk):
+def test_every_voxel_of_a_series_lies_at_its_millimetre(number, tmp_path, sitk):
     affine, values = affine_of(ROTATIONS[number]), noise(seed=number)
     folder = saved(series(values, affine, seed=number), tmp_path / "ct", seed=number)
     volume = read_volume(folder)
     truth = grid(SIDES) @ affine[:3, :3].T + affine[:3, 3]
     assert np.array_equal(value_at(volume, truth), values - 10.0)
-    theirs, places = itk_of(itk, folder)
+    theirs, places = itk_of(sitk, folder)
     assert np.array_equal(volume.array(), theirs)
     assert np.abs(volume.to_mm(grid(SIDES)) - places).max() < 1e-6
     assert np.allclose(volume.spacing, SPACING)
@@ -82,7 +47,7 @@ def test_every_voxel_of_an_enhanced_file_lies_at_its_millimetre(number, tmp_path
 
 
 @pytest.mark.parametrize("number", range(len(ROTATIONS)))
-def test_every_voxel_of_a_nifti_file_lies_at_its_millimetre(number, tmp_path, itk):
+def test_every_voxel_of_a_nifti_file_lies_at_its_millimetre(number, tmp_path, sitk):
     nibabel = pytest.importorskip("nibabel", reason="needs nibabel")
     affine, values = affine_of(ROTATIONS[number]), noise(seed=number)
     image = nibabel.Nifti1Image(values, np.diag([-1, -1, 1, 1]) @ affine)
@@ -91,7 +56,7 @@ def test_every_voxel_of_a_nifti_file_lies_at_its_millimetre(number, tmp_path, it
     nibabel.save(image, tmp_path / "v.nii.gz")
     volume = read_volume(tmp_path / "v.nii.gz")
     assert volume.notes == ()
-    theirs, places = itk_of(itk, tmp_path / "v.nii.gz")
+    theirs, places = itk_of(sitk, tmp_path / "v.nii.gz")
     assert np.array_equal(volume.array(), theirs) and np.array_equal(volume.array(), values)
     truth = grid(SIDES) @ affine[:3, :3].T + affine[:3, 3]
     assert (

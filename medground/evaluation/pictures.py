@@ -4,10 +4,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from medground.evaluation.results_file import AnswerRecord, SampleRecord
 from medground.images.overlay import NOTHING, draw
 from medground.images.rle import decode_rle
+from medground.measures import RULE, measure_mask
 from medground.types import Sample
 
 ABSENCE = "no_target_accuracy"
@@ -98,7 +100,7 @@ def picture(record: SampleRecord, sample: Sample, name: str, title: str = "") ->
     """
     answer, value = record.answers[0], record.values.get(name)
     several = f"in the mean of {len(record.answers)} answers; the first is shown" if len(record.answers) > 1 else ""
-    remark = ", ".join(filter(None, (several, answer.fault)))
+    remark = ", ".join(filter(None, (several, answer.fault, _sizes(answer, sample))))
     labels = ", ".join(word for key, word in record.labels.items() if key in ("modality", "category") and word)
     score = f"{name} –" if value is None else f"{name} {value:.3f}"
     return Picture(
@@ -112,14 +114,29 @@ def picture(record: SampleRecord, sample: Sample, name: str, title: str = "") ->
     )
 
 
-def _drawn(answer: AnswerRecord, sample: Sample) -> Any:
+def _sizes(answer: AnswerRecord, sample: Sample) -> str:
+    """What the masks of answer and truth measure, where the spacing is known."""
+    if sample.spacing is None:
+        return ""
+    masks = _masks(answer)
+    pairs = (("answer", np.logical_or.reduce(masks) if masks else None), ("truth", sample.target.mask))
+    measured = [(word, measure_mask(mask, sample.spacing)) for word, mask in pairs if mask is not None]
+    sizes = [f"{word} {one.long_axis:.1f} x {one.short_axis:.1f} mm" for word, one in measured if one is not None]
+    return f"{' and '.join(sizes)} (axes between {RULE})" if sizes else ""
+
+
+def _masks(answer: AnswerRecord) -> list[NDArray[np.bool_]]:
     mask = answer.masks.get("joint") or next(iter(answer.masks.values()), None)
     parts = [region.mask.rle for region in answer.regions if region.mask is not None]
+    return [decode_rle(rle) for rle in parts or ([mask.rle] if mask else [])]
+
+
+def _drawn(answer: AnswerRecord, sample: Sample) -> Any:
     return draw(
         sample.query.image,
         box=[region.box for region in answer.regions if region.box is not None],
         points=[point for region in answer.regions for point in region.points],
-        mask=[decode_rle(rle) for rle in parts or ([mask.rle] if mask else [])],
+        mask=_masks(answer),
         target_box=[region.box for region in sample.target.regions if region.box is not None],
         target_mask=[region.mask.data for region in sample.target.regions if region.mask is not None],
         caption=NOTHING if answer.abstains else None,

@@ -33,6 +33,10 @@ PHASES = {
 """What can differ between pictures of one position -> the functional group of a frame, and the keywords that state it."""
 
 
+class Unplaced(InputError):
+    """A DICOM picture is part of no volume: it is coloured, or does not say for certain where its pixels lie."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Slice:
     """One grey picture of a DICOM file with its place in the patient."""
@@ -77,15 +81,15 @@ def slices_of(file: dicom.DicomFile, path: Path) -> Iterator[Slice]:
     """Yield the slices of a file, in the order of its frames.
 
     Raises:
-        InputError: if it is coloured, or does not say where its pixels lie.
+        Unplaced: if it is coloured, or does not say where its pixels lie.
     """
     with dicom.sealed(file.name):
         dataset, header = file.dataset, file.header()
         if str(dataset.PhotometricInterpretation) not in GREY:
-            raise InputError(f"{file.name} holds colours, not measured values", hint="read_image reads it as a picture")
+            raise Unplaced(f"{file.name} holds colours, not measured values", hint="read_image reads it as a picture")
         groups = dataset.get("PerFrameFunctionalGroupsSequence")
         if header.frames > 1 and (groups is None or len(groups) < header.frames):
-            raise InputError(
+            raise Unplaced(
                 f"{file.name} is a film: it does not say where its {header.frames} frames lie",
                 hint="read_image reads one frame of it: slice=N",
             )
@@ -112,19 +116,19 @@ def _where(dataset: "Dataset", frame: int, name: str) -> tuple[Floats, Floats, t
         if value is None
     ]
     if position is None or cosines is None or spacing is None:
-        raise InputError(
+        raise Unplaced(
             f"{name} does not state the {' and the '.join(missing)} of its pixels, so that it is part of no volume",
             hint="read_image reads it as a picture",
         )
     axes = cosines.reshape(2, 3)
     lengths = np.linalg.norm(axes, axis=1)
     if np.abs(lengths - 1).max() > _ONE or abs(axes[0] @ axes[1]) > _ONE:
-        raise InputError(
+        raise Unplaced(
             f"{name} states an orientation that is no pair of perpendicular directions of length 1",
             hint="export it again",
         )
     if (spacing <= 0).any():
-        raise InputError(f"{name} states a pixel spacing of {spacing.min():g} mm", hint="export it again")
+        raise Unplaced(f"{name} states a pixel spacing of {spacing.min():g} mm", hint="export it again")
     return position, axes / lengths[:, None], (float(spacing[0]), float(spacing[1]))
 
 

@@ -12,7 +12,7 @@ from medground.errors import InputError, ViewError
 from medground.images import dicom, dicom_grey, dicom_pixels
 from medground.images.dicom_grey import Measured
 from medground.images.dicom_seg import is_segmentation
-from medground.images.dicom_slices import Slice, slices_of
+from medground.images.dicom_slices import Slice, Unplaced, slices_of
 from medground.images.dicom_stacks import arrange, choose_series, choose_stack, series_name
 from medground.images.volume import Instance, Origin, Volume
 from medground.images.windows import Numbers
@@ -30,12 +30,16 @@ def dicom_volume(paths: Iterable[Path], series: str | None, stack: int | None, *
         stack: which stack of the series.
         every: True if each file must be part of the volume's choices; False leaves out what holds no picture.
     """
-    slices, notes = _all_slices(paths, every=every)
+    slices, problems, notes = _all_slices(paths, every=every)
     if not slices:
+        if problems:
+            raise next(iter(problems.values()))
         raise InputError(
             "there is no DICOM picture among the files", hint="give the folder of one series, or its files"
         )
     chosen = choose_series(slices, series)
+    if chosen[0].series in problems:
+        raise problems[chosen[0].series]
     name = series_name(chosen)
     part, (number, count) = choose_stack(chosen, stack, name)
     arranged = arrange(part, name)
@@ -55,9 +59,10 @@ def dicom_volume(paths: Iterable[Path], series: str | None, stack: int | None, *
     )  # fmt: skip
 
 
-def _all_slices(paths: Iterable[Path], *, every: bool) -> tuple[list[Slice], list[str]]:
-    """The slices of all files, one file in memory at once, and what is to be noted."""
+def _all_slices(paths: Iterable[Path], *, every: bool) -> tuple[list[Slice], dict[str, InputError], list[str]]:
+    """(The slices of all files, what is wrong with a series, notes); one file is in memory at once."""
     slices: list[Slice] = []
+    problems: dict[str, InputError] = {}
     digests: dict[str, str] = {}
     copies = others = 0
     for path in paths:
@@ -73,16 +78,23 @@ def _all_slices(paths: Iterable[Path], *, every: bool) -> tuple[list[Slice], lis
         uid = str(file.dataset.get("SOPInstanceUID", "")) or file.digest
         if uid not in digests:
             digests[uid] = file.digest
-            slices += slices_of(file, path)
+            try:
+                slices += slices_of(file, path)
+            except Unplaced as error:
+                if every:
+                    raise
+                problems.setdefault(str(file.dataset.get("SeriesInstanceUID", "")), error)
+                others += 1
         elif digests[uid] == file.digest:
             copies += 1
         else:
-            raise InputError(
-                f"{file.name} has the identifier of another file and other content", hint="export the series again"
+            error = InputError(
+                f"{file.name} has the identifier of another file and other content", hint="leave one out"
             )
+            problems.setdefault(str(file.dataset.get("SeriesInstanceUID", "")), error)
     notes = [f"{copies} files are copies of others and count once"] if copies else []
-    notes += [f"{others} files hold no picture of a series and are left out"] if others else []
-    return slices, notes
+    notes += [f"{others} files hold no slice of a volume and are left out"] if others else []
+    return slices, problems, notes
 
 
 @dataclass(eq=False)

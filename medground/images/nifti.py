@@ -7,8 +7,8 @@ Voxels are read slab by slab, never more than one slab at once, and only after t
 """
 
 import gzip
-import zlib
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -17,20 +17,19 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
-from medground.errors import InputError, MedgroundError, ViewError
+from medground.errors import InputError, ViewError
 from medground.images.loaded import LoadedImage
 from medground.images.mask_values import target_pixels, whole_numbers
-from medground.images.nifti_header import import_nibabel, is_zipped, read_exactly, read_header, skip
+from medground.images.nifti_header import import_nibabel, read_header
 from medground.images.paths import NIFTI_SUFFIXES, safe_name
-from medground.images.pictures import MAX_BYTES, MAX_PIXELS
+from medground.images.pictures import MAX_BYTES
 from medground.images.placement import RAS_LPS, Placement, Sides, directions, letters, place_view, spacing_of
+from medground.images.slabs import check_claims, guarded, is_zipped, pick, skip, slab_bytes
 from medground.images.view import View
-from medground.images.windows import Numbers, apply_window, describe_window, grey_to_rgb, window_grey
+from medground.images.windows import Numbers, apply_range_window, grey_to_rgb
 
 MAX_LABELS = 3000
 """The most labels of a label map: FreeSurfer's finest has about 200 of values up to 14175."""
-MAX_VOXEL_BYTES = 2_000_000_000
-"""The most bytes of voxels a header may claim: a whole-body CT has 0.6e9."""
 _MILLIMETRES = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}
 """Code of a unit of space in xyzt_units -> mm: unstated, metre, millimetre, micron."""
 
@@ -59,7 +58,7 @@ class NiftiFile:
 
     def __init__(self, path: Path, stack: int | None = None) -> None:
         self.path, self.name = path, safe_name(path.name)
-        with self._guard():
+        with guarded(self.name):
             self.header = read_header(path, self.name)
             shape = tuple(int(side) for side in self.header.get_data_shape())
             self.affine = self._in_lps(self.header.get_best_affine())
@@ -68,7 +67,7 @@ class NiftiFile:
         self.shape = shape
         if not 2 <= len(shape) <= 7 or min(shape) < 1:
             raise InputError(f"{self.name} claims a shape of {shape}", hint="export it again")
-        self.volumes = int(np.prod([float(side) for side in shape[3:]]))
+        self.volumes = math.prod(shape[3:])
         self.stack = self._checked_stack(stack)
         colours = self.dtype.names == ("R", "G", "B")
         if not colours and (self.dtype.kind not in "iuf" or self.dtype.itemsize > 8):
@@ -96,18 +95,11 @@ class NiftiFile:
         return stack or 0
 
     def _check_size(self) -> None:
-        x, y, z = (float(side) for side in self.sides)
-        if x * y * z * self.dtype.itemsize > MAX_VOXEL_BYTES or max(x * y, x * z, y * z) > MAX_PIXELS:
-            raise InputError(
-                f"{self.name} claims {x:g} x {y:g} x {z:g} voxels of {self.dtype.itemsize} bytes",
-                hint=f"the limit is {MAX_VOXEL_BYTES / 1e9:g} GB and {MAX_PIXELS / 1e6:.0f} megapixels a slice; crop it",
-            )
-        needed = self.offset + int(x * y * z) * self.dtype.itemsize * self.volumes
         size = self.path.stat().st_size
+        check_claims(self.name, self.sides, self.dtype.itemsize, size)
+        needed = self.offset + math.prod(self.sides) * self.dtype.itemsize * self.volumes
         if not is_zipped(self.path) and size < needed:
             raise InputError(f"{self.name} is cut short: {size} of {needed} bytes", hint="copy or export it again")
-        if size > MAX_BYTES * 4:
-            raise InputError(f"{self.name} takes {size / 1e6:.0f} MB", hint="crop it")
 
     @property
     def offset(self) -> int:
@@ -178,16 +170,13 @@ class NiftiFile:
         x, y, z = self.sides
         size = x * y * self.dtype.itemsize
         start = self.offset + (self.stack * z + first) * size
-        with self._guard(), self._stream() as stream:
+        with guarded(self.name), self._stream() as stream:
             if isinstance(stream, gzip.GzipFile):
                 skip(stream, start)
             else:
                 stream.seek(start)
             for _ in range(first, z):
-                data = read_exactly(stream, size)
-                if len(data) < size:
-                    raise InputError(f"{self.name} is cut short", hint="copy or export it again")
-                yield np.frombuffer(data, self.dtype).reshape((x, y), order="F")
+                yield np.frombuffer(slab_bytes(stream, size, self.name), self.dtype).reshape((x, y), order="F")
             skip(stream, 1)  # to the end, where a zipped file's checksum is compared
 
     def stored_plane(self, axis: int, index: int) -> Numbers:
@@ -197,17 +186,7 @@ class NiftiFile:
         """
         if axis == 2 and not is_zipped(self.path):
             return next(self.slabs(index))
-        return self.picked(axis, index, self.slabs())
-
-    def picked(self, axis: int, index: int, slabs: Iterable[Numbers]) -> Numbers:
-        """Return what slabs along the last axis hold across one axis."""
-        slices = []
-        for number, slab in enumerate(slabs):
-            if axis == 2 and number == index:
-                slices.append(slab)
-            elif axis < 2:
-                slices.append(slab.take(index, axis=axis))
-        return slices[0] if axis == 2 else np.stack(slices, axis=1)
+        return pick(self.slabs(), axis, index)
 
     def stored(self, placement: Placement) -> Numbers:
         """Return the stored values of a picture, H×W."""
@@ -242,15 +221,6 @@ class NiftiFile:
             else:
                 yield file
 
-    @contextmanager
-    def _guard(self) -> Iterator[None]:
-        try:
-            yield
-        except MedgroundError:
-            raise
-        except (EOFError, OSError, zlib.error) as error:
-            raise InputError(f"{self.name} is cut short or damaged", hint="copy or export it again") from error
-
     @cached_property
     def window(self) -> tuple[float, float] | None:
         """(low, high) the file asks to be displayed by, in its values."""
@@ -273,7 +243,7 @@ def load(volume: NiftiFile, view: View, image_id: str) -> LoadedImage:
         view.refuse_on(volume.name, "a colour volume", "window")
         pixels, window = np.stack([values[channel] for channel in "RGB"], axis=-1), "colours as stored"
     else:
-        grey, window = windowed(volume, values, view.window)
+        grey, window = apply_range_window(values, view.window, volume.window, volume.name)
         pixels = grey_to_rgb(grey)
     spacing = volume.spacing(placement)
     details = {
@@ -312,7 +282,7 @@ def mask(
     if values is not None:
         return np.isin(volume.labels(volume.stored(placement)), values)
     present: set[int] = set()
-    labels = placement.picture(volume.picked(placement.axis, placement.index, _counted(volume, present)))
+    labels = placement.picture(pick(_counted(volume, present), placement.axis, placement.index))
     return target_pixels(labels, volume.name, present=np.array(sorted(present)))
 
 
@@ -355,20 +325,3 @@ def write_mask(path: Path, source: Path, view: View, picture: NDArray[np.bool_] 
     kind = nibabel.Nifti2Image if isinstance(header, nibabel.Nifti2Header) else nibabel.Nifti1Image
     # An affine of None leaves both of the header's transforms, with their codes, as they are.
     nibabel.save(kind(voxels.reshape(volume.shape), None, header), path)
-
-
-def windowed(volume: NiftiFile, values: Numbers, window: str | None) -> tuple[NDArray[np.uint8], str]:
-    """Return (grey, the window in words) of values of a volume: by `window`, else the file's, else their percentiles.
-
-    Raises:
-        ViewError: for ``file`` where the file has none.
-    """
-    if window in (None, "file") and volume.window is not None:
-        low, high = volume.window
-        centre, width = (low + high) / 2, high - low
-        return window_grey(values, centre, width, "LINEAR_EXACT"), describe_window("file", centre, width)
-    if window == "file":
-        raise ViewError(
-            f"{volume.name} names no window", hint="take lung, bone, brain, soft_tissue, percentiles or CENTRE,WIDTH"
-        )
-    return apply_window(values, window or "percentiles")

@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medground.errors import InputError
-from medground.images.nifti import NiftiFile, windowed
+from medground.images.nifti import NiftiFile
 from medground.images.paths import safe_name, stem
 from medground.images.volume import Instance, Origin, Volume
-from medground.images.windows import Numbers
+from medground.images.windows import Numbers, apply_range_window
 
 _APART = 0.01
 """Voxels by which a header's two placements may differ unsaid."""
@@ -34,7 +34,8 @@ class NiftiVoxels:
 
     def grey(self, axis: int, index: int, window: str | None) -> tuple[NDArray[np.uint8], str, dict[str, object]]:
         """Return (grey, window in words, details) across one axis. Raises `ViewError` for a window it does not have."""
-        return *windowed(self.file, self.plane(axis, index), window), {"format": "NIfTI"}
+        shown = apply_range_window(self.plane(axis, index), window, self.file.window, self.file.name)
+        return *shown, {"format": "NIfTI"}
 
 
 def nifti_volume(path: Path, stack: int | None = None) -> Volume:

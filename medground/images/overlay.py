@@ -119,9 +119,9 @@ def draw_rollout(rollout: Rollout) -> Pillow.Image:
     )
 
 
-def draw_grounding(image: Image, grounding: Grounding, **more: Any) -> Pillow.Image:
-    """Draw every region of an answer, or say below the picture that nothing fits; `more` as for `draw`."""
-    return draw_regions(image, grounding.regions, caption=NOTHING if grounding.abstains else None, **more)
+def draw_grounding(image: Image, grounding: Grounding, caption: str | None = None, **more: Any) -> Pillow.Image:
+    """Draw every region of an answer, or say below the picture that nothing fits; the rest as for `draw`."""
+    return draw_regions(image, grounding.regions, caption=NOTHING if grounding.abstains else caption, **more)
 
 
 def draw_regions(image: Image, regions: Sequence[Region], **more: Any) -> Pillow.Image:

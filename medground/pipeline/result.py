@@ -9,6 +9,7 @@ from PIL import Image as Pillow
 
 from medground.images.overlay import draw_grounding
 from medground.images.rle import encode_rle
+from medground.measures import measure_mask
 from medground.types import Completion, Fault, Grounding, Mask, Query, Region
 
 
@@ -48,13 +49,16 @@ class GroundingResult:
         return self.grounding.think
 
     def overlay(self) -> Pillow.Image:
-        """Return the image with the regions and their masks drawn on it."""
-        return draw_grounding(self.query.image, self.grounding)
+        """Return the image with the regions and their masks drawn on it, and what they measure where the spacing is known."""
+        return draw_grounding(self.query.image, self.grounding, caption=self._measures())
 
     def to_dict(self, *, run_lengths: bool = False) -> dict[str, Any]:
         """Return JSON-ready values; coordinates in pixels of the original image, masks by their figures.
 
         ``regions`` holds every region; ``box`` and ``points`` are those of an answer with exactly one.
+
+        Every mask has its ``area`` in pixels and ``measures`` (`medground.measures.SliceMeasures.to_dict`): in mm where the
+        query has a spacing, else in pixels, as their names say; null for an empty mask.
 
         Args:
             run_lengths: add each mask itself as ``mask.rle``, COCO's compressed run lengths of the image as it is shown;
@@ -71,12 +75,43 @@ class GroundingResult:
             "points": [list(point) for point in region.points] if region else [],
             "frame": frame and frame.to_dict(),
             "size": list(self.query.size),
-            "regions": [_region(one, run_lengths=run_lengths) for one in self.regions],
-            "mask": _figures(self.mask, run_lengths=run_lengths),
+            "regions": [self._region(one, run_lengths=run_lengths) for one in self.regions],
+            "mask": self._figures(self.mask, run_lengths=run_lengths),
             "fault": self.fault,
             "cause": self.cause,
             "usage": dict(self.completion.usage),
         }
+
+    def _measures(self) -> str | None:
+        """The measures of every region's mask in words; None where the spacing is not known, or nothing can be measured."""
+        masks = [(number, region.mask) for number, region in enumerate(self.regions, 1) if region.mask is not None]
+        if self.query.spacing is None:
+            return None
+        lines = [(number, measure_mask(mask.data, self.query.spacing)) for number, mask in masks]
+        several = len(self.regions) > 1
+        return (
+            "; ".join(f"{number}: {one}" if several else str(one) for number, one in lines if one is not None) or None
+        )
+
+    def _region(self, region: Region, *, run_lengths: bool) -> dict[str, Any]:
+        return {
+            "box": list(region.box) if region.box else None,
+            "points": [list(point) for point in region.points],
+            "label": region.label,
+            "confidence": region.confidence,
+            "mask": self._figures(region.mask, run_lengths=run_lengths),
+        }
+
+    def _figures(self, mask: Mask | None, *, run_lengths: bool) -> dict[str, Any] | None:
+        if mask is None:
+            return None
+        measures = measure_mask(mask.data, self.query.spacing)
+        figures = {
+            "area": int(mask.data.sum()),
+            "score": float(mask.score),
+            "measures": None if measures is None else measures.to_dict(),
+        }
+        return {**figures, "rle": encode_rle(mask.data)} if run_lengths else figures
 
     def __repr__(self) -> str:
         count = len(self.regions)
@@ -87,20 +122,3 @@ class GroundingResult:
         buffer = io.BytesIO()
         self.overlay().save(buffer, "PNG")
         return buffer.getvalue()
-
-
-def _region(region: Region, *, run_lengths: bool) -> dict[str, Any]:
-    return {
-        "box": list(region.box) if region.box else None,
-        "points": [list(point) for point in region.points],
-        "label": region.label,
-        "confidence": region.confidence,
-        "mask": _figures(region.mask, run_lengths=run_lengths),
-    }
-
-
-def _figures(mask: Mask | None, *, run_lengths: bool) -> dict[str, Any] | None:
-    if mask is None:
-        return None
-    figures = {"area": int(mask.data.sum()), "score": float(mask.score)}
-    return {**figures, "rle": encode_rle(mask.data)} if run_lengths else figures
