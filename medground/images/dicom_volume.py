@@ -88,10 +88,10 @@ def _all_slices(paths: Iterable[Path], *, every: bool) -> tuple[list[Slice], dic
         elif digests[uid] == file.digest:
             copies += 1
         else:
-            error = InputError(
-                f"{file.name} has the identifier of another file and other content", hint="leave one out"
+            problems.setdefault(
+                str(file.dataset.get("SeriesInstanceUID", "")),
+                InputError(f"{file.name} has the identifier of another file and other content", hint="leave one out"),
             )
-            problems.setdefault(str(file.dataset.get("SeriesInstanceUID", "")), error)
     notes = [f"{copies} files are copies of others and count once"] if copies else []
     notes += [f"{others} files hold no slice of a volume and are left out"] if others else []
     return slices, problems, notes
