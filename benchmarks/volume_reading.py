@@ -2,8 +2,8 @@
 
     python benchmarks/volume_reading.py [--sides 512 512 100]
 
-prints a line per orientation (the codes of the voxel axes, the largest difference of a value and of a place for a DICOM series, NIfTI
-and NRRD), then the peak memory that one slice and one pass over all slices take, per format.
+prints a line per orientation (the codes of the voxel axes, the largest difference of a value and of a place for a DICOM series,
+NIfTI and NRRD), then the peak memory that one slice and one pass over all slices take, per format.
 """
 
 import argparse
@@ -11,6 +11,7 @@ import itertools
 import tempfile
 import time
 import tracemalloc
+from functools import partial
 from pathlib import Path
 
 import nibabel
@@ -90,27 +91,26 @@ def memory(folder, sides):
         f"\n{' x '.join(map(str, sides))} voxels of int16: {size / 2**20:.1f} MiB, a slice {size / sides[2] / 2**20:.2f} MiB"
     )
     for name in ("series", "v.nii", "z.nii.gz", "v.nrrd", "z.nrrd"):
-        volume = None
-
-        def read(name=name):
-            nonlocal volume
-            volume = read_volume(folder / name)
-
+        volume = measured(f"{name:10} read", lambda path=folder / name: read_volume(path))
         steps = {
-            "read": read,
-            "one axial slice": lambda: volume.slice("axial", sides[2] // 2),
-            "one coronal slice": lambda: volume.slice("coronal", sides[1] // 2),
-            "all planes, in one pass": lambda: [plane.mean() for plane in volume.voxels.planes()],
-            "array()": lambda: volume.array(),
+            "one axial slice": lambda one: one.slice("axial", sides[2] // 2),
+            "one coronal slice": lambda one: one.slice("coronal", sides[1] // 2),
+            "all planes, in one pass": lambda one: [plane.mean() for plane in one.voxels.planes()],
+            "array()": lambda one: one.array(),
         }
         for words, step in steps.items():
-            tracemalloc.start()
-            start = time.perf_counter()
-            step()
-            seconds = time.perf_counter() - start
-            peak = tracemalloc.get_traced_memory()[1]
-            tracemalloc.stop()
-            print(f"{name:10} {words:24} peak {peak / 2**20:7.2f} MiB   {seconds:6.2f} s")
+            measured(f"{name:10} {words}", partial(step, volume))
+
+
+def measured(words, step):
+    """Print the peak memory and the time of a step; return what it returns."""
+    tracemalloc.start()
+    start = time.perf_counter()
+    result = step()
+    seconds = time.perf_counter() - start
+    print(f"{words:36} peak {tracemalloc.get_traced_memory()[1] / 2**20:7.2f} MiB   {seconds:6.2f} s")
+    tracemalloc.stop()
+    return result
 
 
 def main():
