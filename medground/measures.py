@@ -55,7 +55,7 @@ class SliceMeasures:
     def __str__(self) -> str:
         return (
             f"{self.long_axis:.1f} x {self.short_axis:.1f} {self.unit} (axes between {RULE}), "
-            f"area {self.area:.1f} {self.unit}²"
+            f"area {self.area:.1f} {self.unit}2"
         )
 
 

@@ -11,6 +11,7 @@ from series_files import ROTATIONS, SIDES, SPACING, affine_of, grid, itk_of, noi
 from medground.errors import InputError, ViewError
 from medground.images.read import open_image, read_image
 from medground.images.read_volume import read_volume
+from medground.images.slabs import OrderedSlabs
 
 AXIAL = affine_of(np.eye(3))
 PLANES = ("axial", "coronal", "sagittal")
@@ -235,6 +236,31 @@ def test_one_volume_of_a_nifti_file_is_chosen(tmp_path, nibabel):
             assert np.array_equal(volume.values("axial", 4)[::-1, ::-1].T, volume.array()[:, :, 4])
         with pytest.raises(ViewError, match="has no volume 6"):
             read_volume(tmp_path / name, stack=6)
+
+
+@pytest.mark.parametrize("name", ["v.nii.gz", "v.nrrd", "v.nii"])
+def test_slices_in_any_order_are_the_same(name, tmp_path, nibabel, nrrd):
+    voxels = noise()
+    if name == "v.nrrd":
+        header = {"space": "LPS", "space directions": np.eye(3), "space origin": [0, 0, 0], "encoding": "gzip"}
+        nrrd.write(str(tmp_path / name), voxels, header)
+    else:
+        nibabel.save(nibabel.Nifti1Image(voxels, np.eye(4)), tmp_path / name)
+    volume = read_volume(tmp_path / name)
+    for k in (3, 1, 1, 0, 4, 2, *range(5)):
+        assert np.array_equal(volume.voxels.plane(2, k), voxels[:, :, k])
+
+
+def test_slabs_in_rising_order_are_made_once():
+    passes = []
+
+    def all_slabs():
+        passes.append(1)
+        yield from (np.full((1, 1), k) for k in range(5))
+
+    ordered = OrderedSlabs(all_slabs)
+    assert [int(ordered.slab(k)[0, 0]) for k in (0, 1, 3, 4)] == [0, 1, 3, 4] and len(passes) == 1
+    assert [int(ordered.slab(k)[0, 0]) for k in (2, 3, 3)] == [2, 3, 3] and len(passes) == 3
 
 
 def test_two_placements_of_a_nifti_file_are_noted(tmp_path, nibabel):

@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ from numpy.typing import NDArray
 from medground.errors import InputError
 from medground.images.nifti import NiftiFile
 from medground.images.paths import safe_name, stem
+from medground.images.slabs import OrderedSlabs, is_zipped
 from medground.images.volume import Instance, Origin, Volume
 from medground.images.windows import Numbers, apply_range_window
 
@@ -18,14 +18,17 @@ _APART = 0.01
 """Voxels by which a header's two placements may differ unsaid."""
 
 
-@dataclass(frozen=True, slots=True)
 class NiftiVoxels:
     """The voxels of a NIfTI file; one slab of it is in memory at once."""
 
-    file: NiftiFile
+    def __init__(self, file: NiftiFile) -> None:
+        self.file = file
+        self._ordered = OrderedSlabs(file.slabs) if is_zipped(file.path) else None
 
     def plane(self, axis: int, index: int) -> Numbers:
         """Return the scaled values across one axis. Raises `InputError` if the file is damaged."""
+        if axis == 2 and self._ordered is not None:
+            return self.file.scaled(self._ordered.slab(index))
         return self.file.scaled(self.file.stored_plane(axis, index))
 
     def planes(self) -> Iterator[Numbers]:

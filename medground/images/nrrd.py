@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from medground.errors import InputError, PluginError, ViewError
 from medground.images.paths import NRRD_SUFFIXES, safe_name, stem
 from medground.images.placement import Floats, Sides
-from medground.images.slabs import check_claims, guarded, pick, skip, slab_bytes
+from medground.images.slabs import OrderedSlabs, check_claims, guarded, pick, skip, slab_bytes
 from medground.images.volume import Instance, Origin, Volume
 from medground.images.windows import Numbers, apply_range_window
 
@@ -94,6 +94,7 @@ class NrrdFile:
         if not 0 <= (stack or 0) < self.volumes:
             raise ViewError(f"{self.name} has no volume {stack}", hint=f"it has 0 to {self.volumes - 1}")
         self.stack = stack or 0
+        self._ordered = OrderedSlabs(self._slabs)
         size = path.stat().st_size
         check_claims(self.name, self.sides, self.dtype.itemsize * self.volumes, size)
         needed = self.offset + math.prod(self.sizes) * self.dtype.itemsize
@@ -102,8 +103,8 @@ class NrrdFile:
 
     def plane(self, axis: int, index: int) -> Numbers:
         """Return the values across one axis. Raises `InputError` if the file is damaged."""
-        if axis == 2 and not self.zipped:
-            return next(self._slabs(index))
+        if axis == 2:
+            return self._ordered.slab(index) if self.zipped else next(self._slabs(index))
         return pick(self._slabs(), axis, index)
 
     def planes(self) -> Iterator[Numbers]:

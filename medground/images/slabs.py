@@ -1,8 +1,9 @@
 """The bytes of a file of voxels, zipped or not, read slab by slab: X×Y voxels of one place along the last axis."""
 
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import IO
 
@@ -41,6 +42,29 @@ def pick(slabs: Iterable[Numbers], axis: int, index: int) -> Numbers:
         elif axis < 2:
             slices.append(slab.take(index, axis=axis))
     return slices[0] if axis == 2 else np.stack(slices, axis=1)
+
+
+class OrderedSlabs:
+    """Slabs of a zipped file: asked for in rising order, they are unzipped once; any other order begins again.
+
+    Args:
+        slabs: yields all slabs from the first on.
+    """
+
+    def __init__(self, slabs: Callable[[], Iterator[Numbers]]) -> None:
+        self._slabs = slabs
+        self._rest: Iterator[Numbers] = iter(())
+        self._next = 0
+
+    def slab(self, index: int) -> Numbers:
+        """Return one slab. Raises as `slabs`."""
+        if index < self._next or self._next == 0:
+            self._rest, self._next = self._slabs(), 0
+        skipped = index - self._next
+        self._next = 0  # until it is read: what fails begins again
+        slab = next(islice(self._rest, skipped, None))
+        self._next = index + 1
+        return slab
 
 
 @contextmanager

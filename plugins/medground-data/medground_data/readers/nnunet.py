@@ -1,5 +1,6 @@
 """nnU-Net: ``imagesTr/CASE_0000.nii.gz``, ``labelsTr/CASE.nii.gz`` and ``dataset.json``; slices of a plane the user names.
 
+The Medical Segmentation Decathlon, from which nnU-Net has its layout, calls an image ``imagesTr/CASE.nii.gz``.
 Pictures (``file_ending`` .png, .bmp, .tif) have neither plane nor slices.
 """
 
@@ -26,9 +27,9 @@ TABLE = "dataset.json"
 
 
 class NnUNetReader:
-    """Reads imagesTr/ beside labelsTr/, NIfTI."""
+    """Reads imagesTr/ beside labelsTr/, NIfTI, of nnU-Net or of the Medical Segmentation Decathlon."""
 
-    description: ClassVar[str] = "imagesTr/ beside labelsTr/, NIfTI"
+    description: ClassVar[str] = "imagesTr/ beside labelsTr/, NIfTI: nnU-Net, Medical Segmentation Decathlon"
 
     def recognises(self, root: Path) -> bool:
         """Return True for a folder with imagesTr/ beside labelsTr/."""
@@ -52,7 +53,7 @@ class NnUNetReader:
             plane: ``axial``, ``coronal`` or ``sagittal``; of NIfTI.
             slices: ``largest`` (of every label the slice that holds most of it), ``all`` (every slice that holds some), or a
                 slice's number; of NIfTI.
-            channel: the image's channel, the number at the end of its name.
+            channel: the image's channel, the number at the end of its name; the Decathlon's images have none but 0.
             window: how values become grey, see `View`.
             modality: of every image; None takes the channel's name in ``dataset.json``.
             question: asked of every sample.
@@ -111,7 +112,7 @@ def _label_files(root: Path, table: Any) -> list[tuple[Path, Path, str]]:
         (path, root / images, split)
         for images, labels, split in FOLDERS
         for path in sorted((root / labels).glob("*"))
-        if is_image(path)
+        if is_image(path) and not path.name.startswith("._")  # the Decathlon's archives hold macOS's notes of files
     ]
     if not files:
         raise InputError(
@@ -145,7 +146,8 @@ def _channel(table: Any, channel: int) -> str | None:
 
 def _image(folder: Path, labels: Path, channel: int) -> Path:
     suffixes = NIFTI_SUFFIXES if is_nifti(labels) else (labels.suffix,)
-    paths = [folder / f"{stem(labels)}_{channel:04d}{suffix}" for suffix in suffixes]
+    ends = [f"_{channel:04d}", *([""] if channel == 0 else [])]
+    paths = [folder / f"{stem(labels)}{end}{suffix}" for end in reversed(ends) for suffix in suffixes]
     if not (existing := [path for path in paths if path.is_file()]):
         raise InputError(f"its image {safe_name(paths[-1].name)} does not exist")
     return existing[0]
