@@ -7,6 +7,7 @@ pytest.importorskip("pydicom", reason="needs pydicom")
 
 from series_files import ROTATIONS, SIDES, SPACING, affine_of, enhanced, grid, itk_of, noise, saved, series
 
+from medground.images.placement import directions
 from medground.images.read import read_image
 from medground.images.read_volume import read_volume
 
@@ -62,6 +63,20 @@ def test_every_voxel_of_a_nifti_file_lies_at_its_millimetre(number, tmp_path, si
     assert (
         max(np.abs(volume.to_mm(grid(SIDES)) - other).max() for other in (places, truth)) < 1e-4
     )  # float32 in the header
+
+
+def test_directions_are_those_of_nibabel():
+    orientations = pytest.importorskip("nibabel", reason="needs nibabel").orientations
+    dice, ras = np.random.default_rng(0), np.diag([-1.0, -1.0, 1.0])
+    for _ in range(3000):
+        affine = np.eye(4)
+        affine[:3, :3] = dice.normal(size=(3, 3)) * dice.uniform(0.1, 5, 3)
+        theirs = orientations.io_orientation(
+            np.vstack([np.hstack([ras @ affine[:3, :3], np.zeros((3, 1))]), [0, 0, 0, 1]])
+        )
+        ours = [(axis, sign * (1 if axis == 2 else -1)) for axis, sign in directions(affine)]
+        assert np.array_equal(ours, theirs)
+    assert directions(np.diag([1.0, 1.0, 0.0, 1.0])) is None and directions(np.full((4, 4), np.nan)) is None
 
 
 def test_a_slice_of_a_series_is_the_picture_of_its_file(tmp_path):

@@ -85,7 +85,8 @@ def slices_of(file: dicom.DicomFile, path: Path) -> Iterator[Slice]:
     """
     with dicom.sealed(file.name):
         dataset, header = file.dataset, file.header()
-        if str(dataset.PhotometricInterpretation) not in GREY:
+        coloured = dataset.get("PixelPresentation") in ("COLOR", "MIXED")
+        if coloured or str(dataset.PhotometricInterpretation) not in GREY:
             raise Unplaced(f"{file.name} holds colours, not measured values", hint="read_image reads it as a picture")
         groups = dataset.get("PerFrameFunctionalGroupsSequence")
         if header.frames > 1 and (groups is None or len(groups) < header.frames):

@@ -79,7 +79,8 @@ class Placement:
 def directions(affine: Floats) -> tuple[tuple[int, int], ...] | None:
     """Return, per voxel axis, its anatomical axis (of LPS) and 1 or -1 along or against it; None for a singular affine.
 
-    Each anatomical axis goes to one voxel axis: those of the rotation nearest to the affine, by its polar decomposition.
+    Each anatomical axis goes to one voxel axis, as nibabel's `io_orientation` gives them: by the rotation nearest to the
+    affine (its polar decomposition).
 
     >>> directions(np.diag([-2.0, -2.0, 5.0, 1.0]))
     ((0, -1), (1, -1), (2, 1))
@@ -90,12 +91,13 @@ def directions(affine: Floats) -> tuple[tuple[int, int], ...] | None:
     left, scales, right = np.linalg.svd(affine[:3, :3] / lengths)
     if scales.min() <= scales.max() * 3 * np.finfo(float).eps:
         return None
-    rotation, axes = left @ right, []
-    for voxel in range(3):
+    rotation = left @ right
+    axes = {}
+    for voxel in np.argsort(-np.abs(rotation).max(axis=0), kind="stable").tolist():  # the most certain first
         axis = int(np.argmax(np.abs(rotation[:, voxel])))
-        axes.append((axis, 1 if rotation[axis, voxel] > 0 else -1))
+        axes[voxel] = axis, 1 if rotation[axis, voxel] > 0 else -1
         rotation[axis] = 0  # so that no other voxel axis takes it
-    return tuple(axes)
+    return axes[0], axes[1], axes[2]
 
 
 def letters(axes: Sequence[tuple[int, int]]) -> str:

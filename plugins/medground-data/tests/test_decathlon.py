@@ -40,7 +40,7 @@ def test_every_label_of_every_volume_is_a_sample_that_knows_its_volume(decathlon
 def test_slices_of_one_volume_stay_in_one_split(decathlon, tmp_path):
     cases = read_source(decathlon, plane="sagittal", slices="all")
     build(cases, tmp_path / "made", Options(), FromTemplates(seed=1))
-    samples = [sample.load() for sample in open_dataset(tmp_path / "made")]
+    samples = list(open_dataset(tmp_path / "made"))
     splits = {}
     for sample in samples:
         splits.setdefault(sample.labels["volume"], set()).add(sample.labels["split"])
