@@ -40,8 +40,12 @@ def test_every_label_of_every_volume_is_a_sample_that_knows_its_volume(decathlon
 def test_slices_of_one_volume_stay_in_one_split(decathlon, tmp_path):
     cases = read_source(decathlon, plane="sagittal", slices="all")
     build(cases, tmp_path / "made", Options(), FromTemplates(seed=1))
-    samples = list(open_dataset(tmp_path / "made"))
-    splits = {}
-    for sample in samples:
-        splits.setdefault(sample.labels["volume"], set()).add(sample.labels["split"])
-    assert len(samples) > 30 and len(splits) == 3 and all(len(names) == 1 for names in splits.values())
+    lines = [json.loads(line) for line in (tmp_path / "made" / "manifest.jsonl").read_text().splitlines()]
+    splits, groups = {}, {}
+    for line in lines:
+        volume = line["id"].split("_sagittal_")[0]
+        splits.setdefault(volume, set()).add(line["split"])
+        groups.setdefault(volume, set()).add(line["group"])
+    assert len(lines) > 30 and len(splits) == 3 and all(len(names) == 1 for names in splits.values())
+    assert len(set.union(*groups.values())) == 3, "each volume has a pseudonym of its own"
+    assert {sample.spacing for sample in open_dataset(tmp_path / "made")} == {(1.0, 1.0)}
