@@ -20,7 +20,7 @@ _DIGITS = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SliceMeasures:
-    """Measures of one mask of a picture, in mm and mm² where the spacing is known, else in pixels.
+    """Measures of one mask of a picture, in mm and mm2 where the spacing is known, else in pixels.
 
     >>> measure_mask(np.ones((4, 3), bool), (0.5, 1.0)).to_dict()["area_mm2"]
     6.0
