@@ -1,8 +1,8 @@
 """What a radiologist measures on a mask: long and short axis, area, volume, centroid.
 
 Axes are measured between **midpoints of the faces** that separate the mask's pixels from the rest: `RULE`, named wherever they
-are written. On discs and ellipses this is 0.44 px too long on average, where pixel corners are 0.80 px too long and pixel
-centres (ITK's Feret diameter) 0.49 px too short. Research software, not a medical device.
+are written. On ellipses the long axis is 0.43 px too long on average and the short axis 0.54 px; pixel corners would make the
+long axis 0.80 px too long, pixel centres (ITK's Feret diameter) 0.49 px too short. Research software, not a medical device.
 """
 
 from collections.abc import Sequence
