@@ -293,8 +293,8 @@ def card(bench: Bench) -> None:
 def hybrid(bench: Bench) -> None:
     """A model of gated delta nets and attention; its kernels are transformers' plain ones where no others are installed.
 
-    Those launch thousands of small operations for a prompt and again for its completions, whose recurrent states begin where the
-    prompt's end. A host that is slower than the device then gains nothing by sharing.
+    Those launch thousands of small operations for a prompt and again for its completions, whose recurrent states begin
+    where the prompt's end. A host that is slower than the device then gains nothing by sharing.
     """
     bench.load("hybrid")
     compare(bench, "hybrid", bench.shape, parts=(None,), micros=(), steps=2)

@@ -13,6 +13,7 @@ from medground.images.loaded import LoadedImage
 from medground.images.overlay import concepts
 from medground.images.read import open_image
 from medground.images.view import View
+from medground.measures import measure_mask
 from medground.pipeline.pipeline import load
 from medground.pipeline.result import GroundingResult
 from medground.terminal import examples
@@ -59,7 +60,7 @@ def ground(
     view = View(plane=plane, slice=slice, window=window)
     loaded = open_image(image, view)
     pipeline = load(recipe, *overrides)
-    answer = pipeline(Query(image=loaded.pixels, question=question, id=loaded.id))
+    answer = pipeline(Query(image=loaded.pixels, question=question, id=loaded.id, spacing=loaded.spacing))
     if answer.fault is Fault.UNUSABLE_INPUT:
         raise InputError(answer.cause)
     result = write_result(
@@ -105,6 +106,8 @@ def _summary(answer: GroundingResult, image: LoadedImage, out: Path, files: dict
             lines.append("points    " + "  ".join(f"({x:.1f}, {y:.1f})" for x, y in region.points))
     if answer.regions and answer.mask is not None:
         lines.append(f"mask      {int(answer.mask.data.sum())} px, own score {answer.mask.score:.2f}")
+        measures = measure_mask(answer.mask.data, answer.query.spacing)
+        lines += [] if measures is None else [f"measures  {measures}"]
     if answer.fault is not None:
         lines.append(f"fault     {answer.fault}")
     lines += [f"why       {cause}" for cause in _outcomes(answer, limit).causes()]

@@ -102,6 +102,7 @@ def run(
 class _MaskFigures(TypedDict):
     area: int
     score: float
+    measures: NotRequired[Any]
 
 
 class _Line(TypedDict):
@@ -140,7 +141,7 @@ def _ground(pipeline: Pipeline, batch: list[Input], out: Path, overlays: bool) -
             if item.problem:
                 raise InputError(item.problem)
             image = open_image(item.image, item.view)
-            queries.append((index, Query(image=image.pixels, question=item.question, id=item.id), image))
+            queries.append((index, _query(item, image), image))
         except InputError as error:
             lines[index] = {"id": item.id, "status": "unreadable", "cause": str(error)}
     answers = pipeline.batch([query for _, query, _ in queries])
@@ -156,6 +157,10 @@ def _ground(pipeline: Pipeline, batch: list[Input], out: Path, overlays: bool) -
         of_model = answer.fault is None or answer.fault.of_model
         lines[index] = {"status": "ok" if answer.fault is None else "fault" if of_model else "failed", **result}
     return lines
+
+
+def _query(item: Input, image: LoadedImage) -> Query:
+    return Query(image=image.pixels, question=item.question, id=item.id, spacing=image.spacing)
 
 
 def _key(feeds: str, item: Input) -> str:

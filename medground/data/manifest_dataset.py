@@ -63,11 +63,12 @@ class ManifestEntry:
         image = open_image(self.image, view)
         refuse_misfits(self.record, image)
         regions = tuple(self._region(target, image.size, view) for target in self.record.targets)
+        spacing = self.record.spacing or image.spacing
         return Sample(
-            query=Query(image=image.pixels, question=str(self.record.question), id=self.id),
+            query=Query(image=image.pixels, question=str(self.record.question), id=self.id, spacing=spacing),
             target=Target(regions=regions),
             labels=self.labels if image.window is None else {**self.labels, "window": image.window},
-            spacing=self.record.spacing or image.spacing,
+            spacing=spacing,
         )
 
     def _region(self, target: Record, size: Size, view: View) -> Region:

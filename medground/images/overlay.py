@@ -119,17 +119,20 @@ def draw_rollout(rollout: Rollout) -> Pillow.Image:
     )
 
 
-def draw_grounding(image: Image, grounding: Grounding, texts: Sequence[str] = (), **more: Any) -> Pillow.Image:
+def draw_grounding(
+    image: Image, grounding: Grounding, texts: Sequence[str] = (), measures: str | None = None, **more: Any
+) -> Pillow.Image:
     """Draw every region of an answer, or say below the picture that nothing fits.
 
     Args:
         image: H x W x 3 uint8 RGB.
         grounding: the answer.
         texts: that prompted the segmenter, one per region where there are any; they stand below the picture.
+        measures: of the masks in words; they stand behind the texts.
         more: as for `draw`.
     """
-    caption = NOTHING if grounding.abstains else concepts(grounding.regions, texts)
-    return draw_regions(image, grounding.regions, caption=caption or None, **more)
+    caption = "; ".join(filter(None, (concepts(grounding.regions, texts), measures)))
+    return draw_regions(image, grounding.regions, caption=NOTHING if grounding.abstains else caption or None, **more)
 
 
 def draw_regions(image: Image, regions: Sequence[Region], **more: Any) -> Pillow.Image:

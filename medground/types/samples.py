@@ -29,6 +29,8 @@ class Query:
     """Free text; it need not name what it is about."""
     id: str = ""
     """Names the query in results and logs; never a file path."""
+    spacing: tuple[float, float] | None = None
+    """Millimetres per pixel (along y, along x), where known: then an answer is measured in mm."""
 
     @property
     def size(self) -> Size:
