@@ -1,4 +1,4 @@
-"""Sampling groups: each query's image and prompt are computed once, their cache serves all G completions of it.
+"""Sampling groups: each query's prompt is computed once, and an image once for all questions about it.
 
 The completions of all queries are decoded together, one forward pass per token; shorter prompts are padded on the left.
 
@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from medground_qwen.calls import cache_name
-from medground_qwen.prompts import Prompt, left_padded
+from medground_qwen.prompts import Prompt
+from medground_qwen.tree import prefilled
 
 ANY_LENGTH = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 """Kernels that take keys of any number at once. cuDNN's, which torch prefers on Hopper, plans tens of milliseconds for each
@@ -66,16 +67,14 @@ def sample(
         max_tokens: the most tokens per completion.
     """
     group = len(seeds[0])
-    inputs, mask, last = left_padded(prompts, tokens.pad)
-    out = model(**inputs, attention_mask=mask, use_cache=True, logits_to_keep=1)
-    cache_key = cache_name(model)
-    cache = out[cache_key]
+    start = prefilled(model, prompts, tokens.pad)
+    cache_key, cache = cache_name(model), start.cache
     # Every kind of layer can be reordered; only layers of plain attention can be repeated.
-    cache.reorder_cache(torch.arange(len(prompts), device=mask.device).repeat_interleave(group))
+    cache.reorder_cache(torch.arange(len(prompts), device=start.mask.device).repeat_interleave(group))
     state = _Decoding(
-        logits=out.logits[:, -1].repeat_interleave(group, 0),
-        mask=mask.repeat_interleave(group, 0),
-        position=last.repeat_interleave(group, 0),
+        logits=start.logits.repeat_interleave(group, 0),
+        mask=start.mask.repeat_interleave(group, 0),
+        position=start.last.repeat_interleave(group, 0),
         rows=list(range(len(prompts) * group)),
     )
     draws = _uniforms([seed for group_seeds in seeds for seed in group_seeds], max_tokens) if temperature else None
