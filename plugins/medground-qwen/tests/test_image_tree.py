@@ -217,8 +217,10 @@ def test_text_before_the_image_that_differs_is_shared_by_none(build, name):
         (turn,) = conversation("Where?", 64, 64)
         return reasoner.encode([{**turn, "content": [{"type": "text", "text": words}, *turn["content"]]}])
 
-    assert trunk(reasoner, encoded("In a scan:"), encoded("On a film:")) == 0
-    assert trunk(reasoner, encoded("In a scan:"), encoded("In a scan:")) > 0
+    one, other = encoded("In a scan:"), encoded("On a film:")
+    assert trunk(reasoner, one, other) == 0
+    assert trunk(reasoner, replace(one, per_token={}), replace(other, per_token={})) == 0, "its tokens say so, too"
+    assert trunk(reasoner, one, encoded("In a scan:")) > 0
 
 
 def test_positions_and_kinds_of_tokens_count_too(build):
@@ -231,6 +233,23 @@ def test_positions_and_kinds_of_tokens_count_too(build):
     kinds = {"mm_token_type_ids": other.per_token["mm_token_type_ids"].clone()}
     kinds["mm_token_type_ids"][length - 1] = 5
     assert trunk(reasoner, one, replace(other, per_token=kinds)) == 0, "a token of a picture would be left out"
+
+
+def test_an_image_that_sees_the_question_is_shared_by_none(build):
+    from medground_qwen.families import Layout
+
+    reasoner = build("qwen2_5_vl")
+    layout = Layout(image_alone=False)
+    one, other = (replace(reasoner.encode(conversation(text, 64, 64)), layout=layout) for text in ("Where?", "What?"))
+    assert trunk(reasoner, one, other) == 0
+
+
+def test_the_tensors_of_an_image_are_held_once(build):
+    reasoner = build("qwen2_5_vl")
+    one, other = (reasoner.encode(conversation(text, 64, 64)) for text in ("Where?", "What?"))
+    another = reasoner.encode(conversation("Where?", 64, 64, seed=1))
+    assert all(other.image[key] is pixels for key, pixels in one.image.items())
+    assert not any(another.image[key].equal(one.image[key]) for key in ("pixel_values",))
 
 
 @pytest.mark.parametrize("name", NAMES)
