@@ -78,6 +78,7 @@ def test_samples_are_about_one_image_where_their_pixels_are_equal():
 def data(tiny, tmp_path):
     """A manifest with three questions about one phantom, two about another and one about a third, mixed."""
     lines = [json.loads(line) for line in (tiny / "data" / "manifest.jsonl").read_text(encoding="utf-8").splitlines()]
+    lines = list({line["image"]: line for line in lines}.values())
     chosen = [
         (0, "Where is it?"),
         (1, "Where?"),
