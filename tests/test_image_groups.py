@@ -124,12 +124,14 @@ def never():
 
 
 def seen_images(made):
-    """Return the list that the number of images is appended to at every pass of the vision tower."""
+    """Return the list that the number of images is appended to at every pass of a vision tower, the reference's too."""
     images = []
-    made.reasoner.model.model.visual.register_forward_pre_hook(
-        lambda _, given, named: images.append(len(named["grid_thw"] if "grid_thw" in named else given[1])),
-        with_kwargs=True,
-    )
+    frozen = made.reasoner._frozen
+    for model in [made.reasoner.model, *([] if frozen is None else [frozen.model])]:
+        model.model.visual.register_forward_pre_hook(
+            lambda _, given, named: images.append(len(named["grid_thw"] if "grid_thw" in named else given[1])),
+            with_kwargs=True,
+        )
     return images
 
 
