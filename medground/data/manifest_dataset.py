@@ -39,6 +39,11 @@ class ManifestEntry:
         return {"image": self.image, **({"mask": self.root / masks[0]} if len(masks) == 1 else numbered)}
 
     @property
+    def image_key(self) -> str:
+        """See `medground.data.dataset.Entry`: a plane, a slice or a window of a file is an image of its own."""
+        return json.dumps([str(self.image), self.record.plane, self.record.slice, self.record.window])
+
+    @property
     def stated(self) -> str:
         """See `medground.data.dataset.Entry`."""
         return json.dumps(asdict(replace(self.record, number=0)), sort_keys=True, default=str)

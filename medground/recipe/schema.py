@@ -100,6 +100,8 @@ class DataConfig:
     """The first so many samples."""
     leave_out: dict[str, list[Any]] | None = None
     """Label -> values that training does not see; evaluation has its own."""
+    group_by_image: bool = False
+    """Draw the questions about one image together in ``grpo``, so that it is computed once for all of them."""
     object: str | None = None
     """The hash of samples that were given from Python; where a path is given it has no meaning."""
 

@@ -1,4 +1,4 @@
-"""Sampling groups: each query's image and prompt are computed once, their cache serves all G completions of it.
+"""Sampling groups: each query's prompt is computed once, and an image once for all questions about it.
 
 The completions of all queries are decoded together, one forward pass per token; shorter prompts are padded on the left.
 
@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from medground_qwen.attention import any_length
-from medground_qwen.calls import cache_name
 from medground_qwen.decoding import decoding_of
-from medground_qwen.prompts import Prompt, left_padded
+from medground_qwen.prompts import Prompt
+from medground_qwen.tree import prefilled
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,14 +63,12 @@ def sample(
         max_tokens: the most tokens per completion.
     """
     group = len(seeds[0])
-    inputs, mask, last = left_padded(prompts, tokens.pad)
     with any_length():
-        out = model(**inputs, attention_mask=mask, use_cache=True, logits_to_keep=1)
-    logits, rows = out.logits[:, -1].repeat_interleave(group, 0), list(range(len(prompts) * group))
-    decoding = decoding_of(
-        model, out[cache_name(model)], mask, last, group, turned=prompts[0].positions is not None, most=max_tokens
-    )
-    del out
+        start = prefilled(model, prompts, tokens.pad)
+    logits, rows = start.logits.repeat_interleave(group, 0), list(range(len(prompts) * group))
+    turned = prompts[0].positions is not None
+    decoding = decoding_of(model, start.cache, start.mask, start.last, group, turned=turned, most=max_tokens)
+    del start
     draws = _uniforms([seed for group_seeds in seeds for seed in group_seeds], max_tokens) if temperature else None
     done: list[Sampled | None] = [None] * len(rows)
     ids: list[list[int]] = [[] for _ in rows]

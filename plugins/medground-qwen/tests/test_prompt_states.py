@@ -219,10 +219,10 @@ def test_a_dropped_cache_is_noticed(build, name, monkeypatch):
     """transformers takes the cache away from checkpointed layers with one warning; nothing is computed without it here."""
     from contextlib import nullcontext
 
-    from medground_qwen import policy
+    from medground_qwen import tree
 
     reasoner = build(name, gradient_checkpointing=True)
-    monkeypatch.setattr(policy, "cached_checkpoints", lambda model: nullcontext())
+    monkeypatch.setattr(tree, "cached_checkpoints", lambda model: nullcontext())
     with (
         pytest.raises(RuntimeError, match="was computed without the cache"),
         reasoner.policy.prompt_once(group_of(reasoner)) as once,
