@@ -25,31 +25,15 @@ FLOAT32_BUFFERS = {"kimi_k25"}
 """It multiplies by a float32 table, which float64 states cannot be."""
 
 
-@pytest.fixture(scope="module")
-def written(tmp_path_factory):
-    """``written(name)`` writes a family's checkpoint once."""
-    folders = {}
-
-    def folder(name):
-        if reason := other_families.why_not(name):
-            pytest.skip(reason)
-        if name not in folders:
-            folders[name] = tmp_path_factory.mktemp(name)
-            other_families.write(name, folders[name])
-        return folders[name]
-
-    return folder
-
-
 @pytest.fixture
-def build(written):
+def build(families):
     """``build(name, **arguments)`` opens a family, every parameter trained."""
     from medground_qwen.factories import hf_vlm
 
     def opened(name, **arguments):
         torch.manual_seed(0)
         given = {"train_vision": True, **arguments}
-        return hf_vlm(checkpoint=str(written(name)), dtype="float32", device="cpu", **given)
+        return hf_vlm(checkpoint=str(families(name)), frame="permille", dtype="float32", device="cpu", **given)
 
     return opened
 
