@@ -215,16 +215,17 @@ class Encoder:
         """
         tokenizer, given = self.processor.tokenizer, {"text": [text], "images": [image], "return_tensors": "pt"}
         bos = tokenizer.bos_token
-        if not bos or not text.startswith(bos):
+        if not bos:
             return self.processor(**given)
-        encoded = self.processor(**given, add_special_tokens=False)
-        if int((encoded["input_ids"] == tokenizer.bos_token_id).sum()) > text.count(bos):
-            name = Path(tokenizer.name_or_path).name
-            raise InputError(
-                f"the chat template of {name} writes {bos}, and so does its processor",
-                hint="take {{ bos_token }} out of chat_template.jinja",
-            )
-        return encoded
+        begun = text.startswith(bos)
+        for added in (False,) if begun else (True, False):
+            encoded = self.processor(**given, add_special_tokens=added)
+            if int((encoded["input_ids"] == tokenizer.bos_token_id).sum()) <= text.count(bos) + (not begun):
+                return encoded
+        raise InputError(
+            f"the chat template of {Path(tokenizer.name_or_path).name} writes {bos}, and so does its processor",
+            hint="take {{ bos_token }} out of chat_template.jinja",
+        )
 
     def _both(self, text: "_Text", image: Any) -> "tuple[_Words, dict[str, Tensor]]":
         encoded = self._processed(text.template, image)
