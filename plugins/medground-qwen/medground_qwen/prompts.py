@@ -217,9 +217,9 @@ class Encoder:
         bos = tokenizer.bos_token
         if not bos:
             return self.processor(**given)
-        begun = text.startswith(bos)
-        for added in (False,) if begun else (True, False):
-            encoded = self.processor(**given, add_special_tokens=added)
+        begun, plain = text.startswith(bos), {"add_special_tokens": False}
+        for options in [plain] if begun else [{}, plain]:
+            encoded = self.processor(**given, **options)
             if int((encoded["input_ids"] == tokenizer.bos_token_id).sum()) <= text.count(bos) + (not begun):
                 return encoded
         raise InputError(

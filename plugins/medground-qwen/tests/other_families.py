@@ -40,6 +40,12 @@ def why_not(name):
     return None
 
 
+WARNINGS = (
+    "ignore:__array__ implementation:DeprecationWarning",
+    "ignore:__array_wrap__ must accept context:DeprecationWarning",
+    "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning",
+)
+"""Those of processors beside numpy 2, and of peft beside transformers."""
 SPARE = 24
 """Rows of the embedding beyond the tokenizer's ids, as released checkpoints have them."""
 NAMED = ("qwen2_5_vl", "qwen3_vl")

@@ -3,21 +3,23 @@
 import json
 import shutil
 
-import other_families
 import pytest
-from family_checks import BATCH
 from medground_toy import phantoms
 from PIL import Image
 
 torch = pytest.importorskip("torch", reason="needs torch")
 pytest.importorskip("transformers", reason="needs transformers")
 
+import other_families  # noqa: E402
 from click.testing import CliRunner  # noqa: E402
+from family_checks import BATCH  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 
+import medground  # noqa: E402
 from medground.cli import medground as command  # noqa: E402
 from medground.errors import InputError, PluginError, RecipeError  # noqa: E402
 
+pytestmark = [pytest.mark.filterwarnings(text) for text in other_families.WARNINGS]
 NAMES = sorted(other_families.BUILDERS)
 WEIGHTS = "model.safetensors"
 
@@ -48,8 +50,6 @@ def test_its_numbers_count_what_is_declared(families, name):
     assert (own.kind, own.order) == ("unit", "yx")
     arguments = other_families.section(name, families(name))
     del arguments["frame"]
-    import medground
-
     with pytest.raises(RecipeError, match="missing a required argument: 'frame'") as caught:
         medground.build("reasoner", arguments.pop("name"), **arguments)
     assert caught.value.hint == "give frame: pixel or permille or unit"

@@ -2,23 +2,21 @@
 
 import math
 
-import family_checks
-import other_families
 import pytest
-from family_checks import BATCH
 from medground_toy import phantoms
 
 torch = pytest.importorskip("torch", reason="needs torch")
 pytest.importorskip("transformers", reason="needs transformers")
 pytest.importorskip("peft", reason="needs peft")
 
+import family_checks  # noqa: E402
+import other_families  # noqa: E402
+from family_checks import BATCH  # noqa: E402
+
 import medground  # noqa: E402
 from medground.errors import RecipeError  # noqa: E402
 
-pytestmark = [  # of processors beside numpy 2
-    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:__array_wrap__ must accept context:DeprecationWarning"),
-]
+pytestmark = [pytest.mark.filterwarnings(text) for text in other_families.WARNINGS]
 QUICK = ("gemma3", "qwen3_5")
 NAMES = [
     name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in sorted(other_families.BUILDERS)

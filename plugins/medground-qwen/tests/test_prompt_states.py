@@ -14,10 +14,7 @@ pytest.importorskip("transformers", reason="needs transformers")
 
 import other_families  # noqa: E402
 
-pytestmark = [  # of processors beside numpy 2
-    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:__array_wrap__ must accept context:DeprecationWarning"),
-]
+pytestmark = [pytest.mark.filterwarnings(text) for text in other_families.WARNINGS]
 COMPLETIONS = [[5, 9, 30, 41, 7, 200, 61, 33, 12, 40, 41], [8, 8], [90, 91, 92, 93, 94, 95, 96, 97, 98], [17]]
 ROUTED = {"qwen3_vl_moe", "qwen3_5_moe", "qwen4_exp"}
 """Their router computes in float32 whatever the model does."""

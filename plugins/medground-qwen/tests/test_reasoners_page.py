@@ -1,5 +1,11 @@
 """docs/reasoners.md lists the families that are tested, and what holds for each."""
 
+import pytest
+
+pytest.importorskip("torch", reason="needs torch")
+pytest.importorskip("transformers", reason="needs transformers")
+pytest.importorskip("peft", reason="needs peft")
+
 import family_table
 
 
