@@ -29,7 +29,7 @@ def test_it_answers_a_question_on_the_command_line(families, name, tmp_path):
     (sample,) = phantoms.samples(1, seed=0, size=(48, 40))
     Image.fromarray(sample.query.image).save(tmp_path / "scan.png")
     given = other_families.section(name, families(name))
-    overrides = [f"reasoner.{key}={value}" for key, value in given.items()]
+    overrides = [f"reasoner.{key}={value}" for key, value in given.items()] + ["sampling.max_completion_length=8"]
     result = CliRunner().invoke(
         command,
         ["ground", str(tmp_path / "scan.png"), "Where?", "--recipe", "infer/toy", "--json", *overrides],
