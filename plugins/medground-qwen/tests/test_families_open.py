@@ -80,7 +80,7 @@ def test_every_tensor_is_used_and_none_is_made_up(families, name, tmp_path):
         with pytest.raises(InputError, match=r"folder lacks \d+ of the model's weights, such as"):
             other_families.reasoner(name, folder)
     save_file({**tensors, "model.policy.extra": torch.zeros(1)}, folder / WEIGHTS, {"format": "pt"})
-    with pytest.raises(InputError, match=r"holds 1 that the model does not have, such as model\.policy\.extra"):
+    with pytest.raises(InputError, match=r"holds 1 that the model does not have, such as \S*policy\.extra"):
         other_families.reasoner(name, folder)
 
 
