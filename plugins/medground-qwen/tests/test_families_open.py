@@ -32,7 +32,17 @@ def test_it_answers_a_question_on_the_command_line(families, name, tmp_path):
     overrides = [f"reasoner.{key}={value}" for key, value in given.items()] + ["sampling.max_completion_length=8"]
     result = CliRunner().invoke(
         command,
-        ["ground", str(tmp_path / "scan.png"), "Where?", "--recipe", "infer/toy", "--json", *overrides],
+        [
+            "ground",
+            str(tmp_path / "scan.png"),
+            "Where?",
+            "--out",
+            str(tmp_path / "out"),
+            "--recipe",
+            "infer/toy",
+            "--json",
+            *overrides,
+        ],
     )
     assert result.exit_code in (0, 1), result.output  # 1: an answer in which nothing can be read
     assert "medground has a bug" not in result.output
