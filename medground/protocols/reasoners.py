@@ -141,7 +141,7 @@ class Serving:
     end: frozenset[int]
     """Token ids that end a completion."""
     forbidden: Mapping[int, str]
-    """Token ids that are never sampled, and how the tokenizer writes them."""
+    """Token ids that are never sampled, and how the tokenizer writes them: "" for those that it does not know."""
     vision_trains: bool
     """Whether the vision tower or its projector changes in training."""
 

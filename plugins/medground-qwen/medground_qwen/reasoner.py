@@ -267,11 +267,12 @@ class VisionLanguageReasoner:
     def serving(self) -> Serving:
         """See `ServedReasoner.serving`."""
         forbidden = self.tokens.forbidden.tolist()
+        words = self.processor.tokenizer.convert_ids_to_tokens(forbidden)
         return Serving(
             checkpoint=self.model.name_or_path,
             dtype=str(self.model.dtype).removeprefix("torch."),
             end=self.tokens.end,
-            forbidden=dict(zip(forbidden, self.processor.tokenizer.convert_ids_to_tokens(forbidden), strict=True)),
+            forbidden={index: word or "" for index, word in zip(forbidden, words, strict=True)},
             vision_trains=any(
                 parameter.requires_grad and is_vision(name) for name, parameter in self.model.named_parameters()
             ),
@@ -331,7 +332,11 @@ def _tokens(model: Any, processor: Any, marks: Collection[str]) -> Tokens:
     ends = model.generation_config.eos_token_id
     end = {tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}
     # Special tokens of a chat model that may be written: those that end the turn. Image tokens above all may not.
-    special = {*tokenizer.all_special_ids, *picture_ids(config)} - end - {*tokenizer.convert_tokens_to_ids(list(marks))}
+    special = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
+    special |= {*tokenizer.all_special_ids, *picture_ids(config)}
+    written = range(model.get_output_embeddings().weight.shape[0])
+    unknown = set(written) - set(tokenizer.get_vocab().values())  # the rows that fill a table up to a round number
+    forbidden = (special - end - {*tokenizer.convert_tokens_to_ids(list(marks))} | unknown) & set(written)
     device = next(model.parameters()).device
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    return Tokens(end=frozenset(end), pad=pad, forbidden=torch.tensor(sorted(special), device=device))
+    return Tokens(end=frozenset(end), pad=pad, forbidden=torch.tensor(sorted(forbidden), device=device))

@@ -14,10 +14,7 @@ pytest.importorskip("transformers", reason="needs transformers")
 
 import other_families  # noqa: E402
 
-pytestmark = [  # of processors beside numpy 2
-    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:__array_wrap__ must accept context:DeprecationWarning"),
-]
+pytestmark = [pytest.mark.filterwarnings(text) for text in other_families.WARNINGS]
 COMPLETIONS = [[5, 9, 30, 41, 7, 200, 61, 33, 12, 40, 41], [8, 8], [90, 91, 92, 93, 94, 95, 96, 97, 98], [17]]
 ROUTED = {"qwen3_vl_moe", "qwen3_5_moe", "qwen4_exp"}
 """Their router computes in float32 whatever the model does."""
@@ -25,31 +22,15 @@ FLOAT32_BUFFERS = {"kimi_k25"}
 """It multiplies by a float32 table, which float64 states cannot be."""
 
 
-@pytest.fixture(scope="module")
-def written(tmp_path_factory):
-    """``written(name)`` writes a family's checkpoint once."""
-    folders = {}
-
-    def folder(name):
-        if reason := other_families.why_not(name):
-            pytest.skip(reason)
-        if name not in folders:
-            folders[name] = tmp_path_factory.mktemp(name)
-            other_families.write(name, folders[name])
-        return folders[name]
-
-    return folder
-
-
 @pytest.fixture
-def build(written):
+def build(families):
     """``build(name, **arguments)`` opens a family, every parameter trained."""
     from medground_qwen.factories import hf_vlm
 
     def opened(name, **arguments):
         torch.manual_seed(0)
         given = {"train_vision": True, **arguments}
-        return hf_vlm(checkpoint=str(written(name)), dtype="float32", device="cpu", **given)
+        return hf_vlm(checkpoint=str(families(name)), frame="permille", dtype="float32", device="cpu", **given)
 
     return opened
 
