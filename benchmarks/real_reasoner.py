@@ -59,12 +59,13 @@ def write(rows: Sequence[dict[str, Any]], real: Path, out: Path) -> None:
             with PIL.open(real / row[kind]) as picture:
                 picture.convert(mode).resize((SIDE, SIDE), how).save(out / "images" / f"{number}-{kind}.png")
         scale = np.array([SIDE / row["width"], SIDE / row["height"]] * 2)
+        box = np.array(row["bbox"]) * scale
         line = {
             "id": str(number),
             "image": f"images/{number}-image.png",
             "mask": f"images/{number}-mask.png",
             "question": f"Where is the {row['category']} in this {row['modality']} image?",
-            "bbox_2d": (np.array(row["bbox"]) * scale).round(2).tolist(),
+            "bbox_2d": [float(edge) for edge in (*np.floor(box[:2]), *np.ceil(box[2:]))],
             "size": [SIDE, SIDE],
             "modality": row["modality"],
             "category": row["category"],
