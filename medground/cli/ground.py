@@ -12,7 +12,7 @@ from medground.evaluation.causes import Outcomes, is_empty
 from medground.images.loaded import LoadedImage
 from medground.images.read import open_image
 from medground.images.view import View
-from medground.pipeline.pipeline import load
+from medground.pipeline.load import load
 from medground.pipeline.result import GroundingResult
 from medground.terminal import examples
 from medground.types import Fault, Query

@@ -177,7 +177,7 @@ class Evaluator:
             return start.answer.completion
         sampling = replace(self.samplings[0], num_generations=1)
         completion: Completion
-        [[completion]] = reasoner.go_on([self.pipeline.prompt_interface.render(query)], [text], sampling)
+        [[completion]] = reasoner.go_on([self.pipeline.render(query)], [text], sampling)
         return completion
 
     def _grounding(self, condition: Condition, query: Query, completion: Completion) -> Grounding:

@@ -15,11 +15,15 @@ from typing import Any, Literal, TypedDict
 
 import numpy as np
 
+from medground.errors import InputError
 from medground.frames import Frame, FrameDict
+from medground.images.rle import decode_rle, encode_rle
 from medground.runs.files import JsonLines
 from medground.runs.jsonable import restore
 from medground.segmenters.batching import image_key
 from medground.types import Completion, Mask, Query, Sampling, SpatialPrompt
+
+STAGES = ("proposals", "completions", "masks")
 
 
 def query_key(feeds: str, query: Query, sampling: Sampling) -> str:
@@ -44,8 +48,16 @@ class _Bits(TypedDict):
     score: float
 
 
+class _Runs(TypedDict):
+    """A mask among many as kept, see `medground.images.rle`."""
+
+    size: tuple[int, int]
+    counts: str
+    score: float
+
+
 class StageCache:
-    """Completions and masks by key.
+    """Completions, masks and proposals by key.
 
     Args:
         folder: where to keep them between processes; None keeps them in memory only.
@@ -53,13 +65,13 @@ class StageCache:
 
     def __init__(self, folder: Path | None = None) -> None:
         self.folder = folder
-        self.hits = {"completions": 0, "masks": 0}
+        self.hits = dict.fromkeys(STAGES, 0)
         """How often an entry was asked for and found."""
-        self.misses = {"completions": 0, "masks": 0}
+        self.misses = dict.fromkeys(STAGES, 0)
         """How often it was not: of completions, what the reasoner was asked."""
         self.tokens = 0
         """Of the completions kept, as far as their reasoners say."""
-        self._entries: dict[str, dict[str, Any]] = {"completions": {}, "masks": {}}
+        self._entries: dict[str, dict[str, Any]] = {stage: {} for stage in STAGES}
         self._files: dict[str, JsonLines] = {}
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
@@ -87,6 +99,16 @@ class StageCache:
         bits = np.packbits(mask.data).tobytes().hex()
         entry = {"size": list(mask.data.shape), "bits": bits, "score": float(mask.score)}
         self._put("masks", _prompt_key(feeds, image, prompt), entry)
+
+    def proposals(self, feeds: str, image: str) -> list[Mask] | None:
+        """Return the masks that were proposed for an image, or None."""
+        masks: list[Mask] | None = self._get("proposals", f"{feeds} {image}", _proposals)
+        return masks
+
+    def put_proposals(self, feeds: str, image: str, masks: list[Mask]) -> None:
+        """Keep what was proposed for an image."""
+        entry = [{**encode_rle(mask.data), "score": float(mask.score)} for mask in masks]
+        self._put("proposals", f"{feeds} {image}", entry)
 
     def _get(self, stage: str, key: str, read: Callable[[Any], Any]) -> Any:
         value = None
@@ -136,6 +158,14 @@ def _completions(entry: Any) -> list[Completion]:
         )
         for text in texts
     ]
+
+
+def _proposals(entry: Any) -> list[Mask]:
+    written: list[_Runs] = restore(list[_Runs], entry)
+    try:
+        return [Mask(data=decode_rle(one), score=one["score"]) for one in written]
+    except InputError as error:
+        raise ValueError(str(error)) from error
 
 
 def _mask(entry: Any) -> Mask:

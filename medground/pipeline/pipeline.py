@@ -1,32 +1,33 @@
-"""From a question about an image to masks: three components, and a cache between them.
+"""From a question about an image to masks: the components, and a cache between them.
 
-    query -> completion (reasoner) -> grounding (prompt interface) -> masks (segmenter)
+    query -> candidates (proposer, where there is one) -> completion (reasoner) -> grounding (prompt interface)
+          -> masks (segmenter)
 
 Stages are keyed by what feeds them: a pipeline that differs only in its segmenter takes its completions from a `StageCache`.
 """
 
-import functools
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from functools import cached_property
-from typing import Any, Generic, TypeVar
+from typing import Any
 
-from medground import registry
 from medground.errors import RecipeError, did_you_mean
 from medground.images.query import ImageSource, as_query
-from medground.pipeline.cache import StageCache, query_key
-from medground.pipeline.completions import ask
+from medground.pipeline.cache import StageCache
+from medground.pipeline.completions import ask, kept
+from medground.pipeline.components import Deferred, declared, of_recipe
 from medground.pipeline.masks import Answers, Segmented, segment
+from medground.pipeline.proposals import ChoosingInterface, Proposals, Proposed, knowing
 from medground.pipeline.result import GroundingResult
 from medground.protocols import PromptInterface, Reasoner, Segmenter
-from medground.recipe import Recipe, check, require_checkpoints, resolve
-from medground.recipe.check import never_given
-from medground.recipe.recipe import Source
-from medground.runs.inputs import RunInputs, component_inputs
+from medground.recipe import Recipe, require_checkpoints, resolve
+from medground.recipe.check import GRID_KINDS, never_given
+from medground.recipe.schema import ProposalsConfig
 from medground.types import (
     Completion,
     Fault,
     Grounding,
+    Messages,
     PromptChoice,
     PromptKind,
     Query,
@@ -36,29 +37,9 @@ from medground.types import (
     SpatialPrompt,
 )
 
-Built = TypeVar("Built")
 GREEDY = Sampling(temperature=0.0)
 UNFINISHED = (Fault.NO_ANSWER, Fault.BAD_JSON)
 """What a parser says of a text that ends before its answer does."""
-
-
-@dataclass(frozen=True, slots=True)
-class Deferred(Generic[Built]):
-    """A component that a pipeline builds when it is first needed.
-
-    Args:
-        name: what reports call it.
-        digest: stands for the component and its settings.
-        build: makes it.
-        factory: gives its class, which may declare prompt kinds, without making it.
-        content: stands for the component's plugin and files; asked for only where a `StageCache` holds what it did.
-    """
-
-    name: str
-    digest: str
-    build: Callable[[], Built]
-    factory: Callable[[], Any] = lambda: None
-    content: Callable[[], str] = lambda: ""
 
 
 class Pipeline:
@@ -78,6 +59,9 @@ class Pipeline:
         reasoner: writes completions; None where answers are given.
         prompt_interface: asks and reads.
         segmenter: draws the masks; None where nobody needs them.
+        proposer: a segmenter that finds candidates first, for a prompt interface that chooses among them; it may be the same.
+            The mask of the chosen one stays where it is the same or there is no segmenter; another segmenter draws it anew.
+        proposals: how many candidates, and how they are found.
         prompt: which parts of a region prompt the segmenter: ``both``, ``box`` or ``points``.
         sampling: how completions are drawn; greedy and single by default.
         allow_untrained: lets the segmenter be given kinds of prompt that it was not trained for.
@@ -96,6 +80,8 @@ class Pipeline:
         prompt_interface: PromptInterface | Deferred[PromptInterface] | None = None,
         segmenter: Segmenter | Deferred[Segmenter] | None = None,
         *,
+        proposer: Segmenter | Deferred[Segmenter] | None = None,
+        proposals: ProposalsConfig | None = None,
         prompt: str = "both",
         sampling: Sampling = GREEDY,
         allow_untrained: bool = False,
@@ -108,10 +94,12 @@ class Pipeline:
             for kind, component in {
                 "reasoner": reasoner,
                 "prompt_interface": prompt_interface,
+                "proposer": proposer,
                 "segmenter": segmenter,
             }.items()
             if component is not None
         }
+        self.proposals = proposals or ProposalsConfig()
         self.prompt_choice = _choice(prompt)
         self.sampling = sampling
         self.allow_untrained = allow_untrained
@@ -128,9 +116,8 @@ class Pipeline:
     def from_recipe(cls, recipe: Recipe, *, cache: StageCache | None = None, segments: bool = True) -> "Pipeline":
         """Return the pipeline of a recipe; its ``objects`` take the places of the components that it names."""
         return cls(
-            _of_recipe(recipe, "reasoner"),
-            _of_recipe(recipe, "prompt_interface"),
-            _of_recipe(recipe, "segmenter"),
+            **of_recipe(recipe),
+            proposals=recipe.config.proposals,
             prompt=recipe.config.prompt,
             sampling=Sampling(**asdict(recipe.config.sampling)),
             allow_untrained=recipe.config.allow_untrained,
@@ -144,7 +131,9 @@ class Pipeline:
         """The recipe it was made from; without one, a recipe of its settings, with its components as objects."""
         if self.recipe is not None:
             return self.recipe
-        settings = {"prompt": self.prompt_choice, "allow_untrained": self.allow_untrained}
+        settings: dict[str, Any] = {"prompt": self.prompt_choice, "allow_untrained": self.allow_untrained}
+        if "proposer" in self.components:
+            settings["proposals"] = asdict(self.proposals)
         return resolve({**settings, "sampling": asdict(self.sampling)}, values=self.components)
 
     def reuse(self, other: "Pipeline") -> None:
@@ -186,19 +175,40 @@ class Pipeline:
         return self._component("segmenter")  # type: ignore[no-any-return]
 
     @cached_property
+    def proposer(self) -> Segmenter:
+        """The segmenter that proposes, built on first use."""
+        same = self.components.get("proposer") is self.components.get("segmenter")
+        return self.segmenter if same else self._component("proposer")  # type: ignore[no-any-return]
+
+    @cached_property
+    def _proposals(self) -> Proposals:
+        """The proposal stage, which keeps what it proposed with this pipeline where no cache may."""
+        feeds = self._feeds("proposer")
+        cache = StageCache() if self.cache is None or feeds is None else self.cache
+        return Proposals(lambda: self.proposer, self.proposals, cache, feeds or "")
+
+    @property
+    def keeps_masks(self) -> bool:
+        """True where the mask of a region is that of the candidate it is: no segmenter draws it anew."""
+        proposer = self.components.get("proposer")
+        return proposer is not None and self.components.get("segmenter") in (None, proposer)
+
+    @cached_property
     def accepts(self) -> frozenset[PromptKind]:
         """The prompt kinds that the segmenter was trained for; it is built only where its factory does not say them."""
-        kinds = _declared(self.components.get("segmenter"), "accepts")
+        kinds = declared(self.components.get("segmenter"), "accepts")
         return self.segmenter.accepts if kinds is None else kinds
 
     @cached_property
     def untrained(self) -> list[str]:
         """The prompt kinds that the segmenter is given and was not trained for; results say so."""
-        provides = _declared(self.components.get("prompt_interface"), "provides")
-        accepts = _declared(self.components.get("segmenter"), "accepts")
+        provides = declared(self.components.get("prompt_interface"), "provides")
+        accepts = declared(self.components.get("segmenter"), "accepts")
         if provides is None or accepts is None:
             return []
         given = {"both": provides, "box": provides & {"box"}, "points": provides - {"box"}}[self.prompt_choice]
+        if self.keeps_masks:
+            given = GRID_KINDS
         return sorted(given - accepts)
 
     def name(self, kind: str) -> str:
@@ -240,11 +250,10 @@ class Pipeline:
 
     def batch(self, queries: Sequence[Query]) -> list[GroundingResult]:
         """Answer several queries together, in order. Queries about one image encode it once."""
+        queries = [proposed.query for proposed in self.proposed(queries)]
         completions = [group[0] for group in self.completions(queries, replace(self.sampling, num_generations=1))]
         groundings = [self.ground(query, completion) for query, completion in zip(queries, completions, strict=True)]
-        outcomes = self.masks(
-            [(query.image, self.prompts(grounding)) for query, grounding in zip(queries, groundings, strict=True)]
-        )
+        outcomes = self.drawn(queries, groundings)
         return [
             GroundingResult(
                 query=query,
@@ -260,17 +269,21 @@ class Pipeline:
         """Read one completion per sample, in order, and segment what they point at if `masks` says so."""
         rollouts = [
             Rollout(
-                sample=sample,
+                sample=replace(sample, query=proposed.query),
                 completion=completion,
-                grounding=self.ground(sample.query, completion),
-                fault=completion.fault,
-                cause=completion.cause if completion.fault else "",
+                grounding=self.ground(proposed.query, completion),
+                fault=completion.fault or proposed.fault,
+                cause=completion.cause if completion.fault else proposed.cause,
             )
-            for sample, completion in zip(samples, completions, strict=True)
+            for sample, proposed, completion in zip(
+                samples, self.proposed([sample.query for sample in samples]), completions, strict=True
+            )
         ]
         if not masks:
             return rollouts
-        outcomes = self.masks([(rollout.sample.query.image, self.prompts(rollout.grounding)) for rollout in rollouts])
+        outcomes = self.drawn(
+            [rollout.sample.query for rollout in rollouts], [rollout.grounding for rollout in rollouts]
+        )
         return [
             replace(
                 rollout,
@@ -281,24 +294,46 @@ class Pipeline:
             for rollout, segmented in zip(rollouts, outcomes, strict=True)
         ]
 
+    def proposed(self, queries: Sequence[Query]) -> list[Proposed]:
+        """Return the queries with their candidates, or why there are none; as they are without a proposer.
+
+        Raises:
+            RecipeError: if it proposes for a prompt interface that does not choose.
+        """
+        if "proposer" not in self.components:
+            return [Proposed(query) for query in queries]
+        if not isinstance(self.prompt_interface, ChoosingInterface):
+            what = f"the prompt interface {self.name('prompt_interface')} does not choose among candidates"
+            raise RecipeError(what, hint="set prompt_interface=choose, or give no proposer")
+        return self._proposals(queries)
+
+    def render(self, query: Query) -> Messages:
+        """Return the conversation that asks a query, with its candidates where there is a proposer."""
+        [proposed] = self.proposed([query])
+        return self.prompt_interface.render(proposed.query)
+
+    def knowing(self, query: Query) -> PromptInterface:
+        """Return the prompt interface that reads and writes answers about a query."""
+        [proposed] = self.proposed([query])
+        return knowing(self.prompt_interface, proposed.query)
+
     def completions(self, queries: Sequence[Query], sampling: Sampling) -> list[list[Completion]]:
-        """Return G completions per query, from the cache where the same reasoner answered the same query before."""
-        feeds = self._feeds("reasoner", "prompt_interface")
-        cache = self.cache if feeds is not None else None
-        keys = [query_key(feeds or "", query, sampling) for query in queries] if cache else []
-        groups: list[list[Completion] | None] = (
-            [cache.completions(key) for key in keys] if cache else [None] * len(queries)
-        )
-        missing = [index for index, group in enumerate(groups) if group is None]
-        if missing:
-            if self.recipe is not None and "reasoner" not in vars(self):  # not built yet
-                require_checkpoints(self.recipe, "reasoner", *["segmenter"] * self.segments)
-            answers = ask(self.reasoner, self.prompt_interface, [queries[index] for index in missing], sampling)
-            for index, group in zip(missing, answers, strict=True):
-                groups[index] = group
-                if cache and all(completion.fault is None for completion in group):
-                    cache.put_completions(keys[index], group)
-        return [group for group in groups if group is not None]
+        """Return G completions per query, from the cache where the same reasoner answered the same query before.
+
+        Where the proposer failed nobody is asked: its fault is that of the completions.
+        """
+        proposed = self.proposed(queries)
+        feeds = self._feeds("reasoner", "prompt_interface", *["proposer"] * ("proposer" in self.components))
+        if feeds is not None and "proposer" in self.components:
+            feeds += self._proposals.feeds
+        asked = [one.query for one in proposed if one.fault is None]
+        groups = iter(kept(asked, sampling, lambda missing: self._ask(missing, sampling), self.cache, feeds))
+        return [next(groups) if one.refusal is None else [one.refusal] * sampling.num_generations for one in proposed]
+
+    def _ask(self, queries: Sequence[Query], sampling: Sampling) -> list[list[Completion]]:
+        if self.recipe is not None and "reasoner" not in vars(self):  # not built yet
+            require_checkpoints(self.recipe, "reasoner", *["segmenter"] * self.segments)
+        return ask(self.reasoner, self.prompt_interface, queries, sampling)
 
     def ground(self, query: Query, completion: Completion) -> Grounding:
         """Read one completion.
@@ -307,7 +342,7 @@ class Pipeline:
         """
         if completion.fault is not None:
             return Grounding(fault=completion.fault)
-        grounding = self.prompt_interface.parse(completion, query.size)
+        grounding = self.knowing(query).parse(completion, query.size)
         if completion.finish_reason == "length" and grounding.fault in UNFINISHED:
             return replace(grounding, fault=Fault.CUT_OFF)
         return grounding
@@ -315,6 +350,14 @@ class Pipeline:
     def prompts(self, grounding: Grounding) -> list[SpatialPrompt | None]:
         """Return the prompts for the segmenter, one per region of an answer; None where a region lacks the chosen parts."""
         return [region.prompt(self.prompt_choice) for region in grounding.regions]
+
+    def drawn(self, queries: Sequence[Query], groundings: Sequence[Grounding]) -> list[Segmented]:
+        """Return the masks of what answers point at: the candidates' own, or those that the segmenter draws."""
+        if self.keeps_masks:
+            return [Segmented(tuple(region.mask for region in grounding.regions)) for grounding in groundings]
+        return self.masks(
+            [(query.image, self.prompts(grounding)) for query, grounding in zip(queries, groundings, strict=True)]
+        )
 
     def masks(self, answers: Answers) -> list[Segmented]:
         """Hand each image to the segmenter once; return one outcome per answer, with one mask per prompt."""
@@ -341,60 +384,3 @@ def _choice(word: str) -> PromptChoice:
     except ValueError as error:
         hint = did_you_mean(word, list(PromptChoice))
         raise RecipeError(f"prompt must be both, box or points: {word!r}", hint=hint) from error
-
-
-def _of_recipe(recipe: Recipe, kind: str) -> Any:
-    """Return the object given for a recipe's component, else the component for later; None where the recipe names none."""
-    if kind in recipe.objects:
-        return recipe.objects[kind]
-    if kind not in recipe.data:
-        return None
-    name = recipe.data[kind]["name"]
-
-    def build() -> Any:
-        recipe.require_object(kind)
-        return registry.build(kind, name, **recipe.component(kind).arguments)
-
-    content = functools.cache(lambda: RunInputs(components=component_inputs(recipe, kind)).digest)
-    return Deferred(name, recipe.digest(kind), build, lambda: registry.factory(kind, name), content)
-
-
-def _declared(component: Any, attribute: str) -> frozenset[PromptKind] | None:
-    """Return the prompt kinds that a component declares, or its factory before it is built; None where they are not known."""
-    holder = component.factory() if isinstance(component, Deferred) else component
-    kinds = getattr(holder, attribute, None)
-    return kinds if isinstance(kinds, frozenset) else None
-
-
-def load(
-    recipe: Source,
-    *overrides: str,
-    reasoner: Reasoner | None = None,
-    prompt_interface: PromptInterface | None = None,
-    segmenter: Segmenter | None = None,
-    cache: StageCache | None = None,
-) -> Pipeline:
-    """Return the pipeline of a recipe; components are built when they are first needed.
-
-    >>> import medground
-    >>> medground.load("infer/toy", "segmenter=ellipse")
-    Pipeline(reasoner=toy, prompt_interface=bbox_points, segmenter=ellipse)
-
-    Args:
-        recipe: a shipped name such as ``"infer/toy"``, a path, a run folder, a mapping, or a resolved recipe.
-        overrides: ``"a.b=c"`` strings, as on the command line.
-        reasoner: an object in place of the component that the recipe names.
-        prompt_interface: the same.
-        segmenter: the same.
-        cache: where completions and masks are kept, if at all; pipelines share what they have in common in one.
-
-    Raises:
-        RecipeError: if the recipe cannot be used as written, or is of a run that was given an object in the place of a
-            component, and the object is not given again.
-        PluginError: if it names a component that is missing, broken or ambiguous.
-    """
-    given = {"reasoner": reasoner, "prompt_interface": prompt_interface, "segmenter": segmenter}
-    values = {kind: component for kind, component in given.items() if component is not None}
-    resolved = resolve(recipe, *overrides, values=values)
-    check(resolved)
-    return Pipeline.from_recipe(resolved, cache=cache)

@@ -6,6 +6,7 @@ from itertools import islice
 
 from medground import registry
 from medground.errors import MedgroundError, PluginError, RecipeError
+from medground.recipe.choosing import choosing_problems, is_grid
 from medground.recipe.combinations import grpo_contradictions
 from medground.recipe.config import ComponentConfig
 from medground.recipe.consent import consented
@@ -20,6 +21,8 @@ PROMPT_KINDS: Mapping[PromptChoice, frozenset[PromptKind]] = {
     PromptChoice.points: frozenset({"points", "negative_points"}),
 }
 """The recipe's word ``prompt`` -> the prompt kinds that reach the segmenter."""
+GRID_KINDS: frozenset[PromptKind] = frozenset({"points"})
+"""What a grid prompts the segmenter with."""
 
 
 def check(recipe: Recipe, *, strict_missing: bool = False) -> None:
@@ -71,7 +74,7 @@ def _with_variants(recipe: Recipe, strict_missing: bool) -> Iterator[Problem]:
 
 def _problems(recipe: Recipe, strict_missing: bool) -> Iterator[tuple[Problem, MedgroundError | None]]:
     for key in recipe.missing_objects:
-        if strict_missing or key in ("reasoner", "prompt_interface", "segmenter"):
+        if strict_missing or key in ("reasoner", "prompt_interface", "proposer", "segmenter"):
             yield recipe.missing_object(key), None
     for key, kind, component in recipe.components():
         if not recipe.is_object(key):
@@ -81,6 +84,8 @@ def _problems(recipe: Recipe, strict_missing: bool) -> Iterator[tuple[Problem, M
         except RecipeError as error:
             yield Problem(key, recipe.origin(key), error.message.partition(": ")[2], error.hint), None
     if problem := _untrained(recipe):
+        yield problem, None
+    for problem in choosing_problems(recipe):
         yield problem, None
     if "grpo" in recipe.data and not any(key.startswith("grpo") for key in recipe.missing):
         for key, what, hint in grpo_contradictions(recipe.config.grpo):
@@ -125,7 +130,8 @@ def untrained_kinds(recipe: Recipe) -> frozenset[PromptKind]:
     provides, accepts = _kinds(recipe, "prompt_interface", "provides"), _kinds(recipe, "segmenter", "accepts")
     if provides is None or accepts is None or "prompt" in recipe.missing:
         return frozenset()
-    return (provides & PROMPT_KINDS[recipe.config.prompt]) - accepts
+    given = GRID_KINDS if is_grid(recipe) else provides & PROMPT_KINDS[recipe.config.prompt]
+    return given - accepts
 
 
 def _untrained(recipe: Recipe) -> Problem | None:
@@ -140,6 +146,8 @@ def _untrained(recipe: Recipe) -> Problem | None:
         return None
     what = f"segmenter {_name(recipe, 'segmenter')!r} was not trained for {_listed(untrained)}"
     given = {choice: provides & PROMPT_KINDS[choice] for choice in (PromptChoice.box, PromptChoice.points)}
+    if is_grid(recipe):
+        given = {}
     usable = next((f"prompt: {choice}, or " for choice, kinds in given.items() if kinds and kinds <= accepts), "")
     hint = f"set {usable}allow_untrained: true"
     return Problem("segmenter.name", recipe.origin("segmenter.name"), what, hint)

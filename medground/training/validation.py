@@ -125,7 +125,7 @@ class Validation:
         return None if self.metric is None else prompted_by(self.metric)
 
     def _rollouts(self, samples: Sequence[Sample]) -> list[Rollout]:
-        messages = [self.pipeline.prompt_interface.render(sample.query) for sample in samples]
+        messages = [self.pipeline.render(sample.query) for sample in samples]
         groups = self.reasoner.generate(messages, self.sampling)
         rollouts = [self._rollout(sample, group[0]) for sample, group in zip(samples, groups, strict=True)]
         prompt = self._mask_prompt

@@ -164,7 +164,7 @@ class Rollouts:
         return all_groups, all_messages
 
     def _render(self, sample: Sample) -> Messages:
-        return self.pipeline.pipeline.prompt_interface.render(sample.query)
+        return self.pipeline.pipeline.render(sample.query)
 
 
 def _without_pixels(group: Group) -> Group:
