@@ -92,6 +92,8 @@ class Evaluator:
             return "the answers are saved ones: no reasoner is asked again" if asks else None
         if "reasoner" not in pipeline.components:
             return "the recipe names no reasoner"
+        if condition.restore is not None and pipeline.keeps_masks:
+            return "the mask of a candidate of another image is not brought back to the sample's own"
         if condition.think and isinstance(pipeline.prompt_interface, SplittingInterface):
             return "the prompt interface asks several times per question, each with a reasoning of its own"
         if condition.think and not hasattr(pipeline.reasoner, "go_on"):
@@ -109,9 +111,11 @@ class Evaluator:
 
     def prompts(self) -> list[MaskPrompt]:
         """Return the masks an answer is given: one for all the recipe lets through, and one each for box and points."""
+        pipeline = self.pipeline
+        if pipeline.keeps_masks:
+            return ["joint"]
         if not self.segments:
             return []
-        pipeline = self.pipeline
         if pipeline.prompt_choice != "both" or not {"box", "points"} <= pipeline.prompt_interface.provides:
             return ["joint"]
         accepted = {"box", "points"} if pipeline.allow_untrained else pipeline.accepts
@@ -141,6 +145,9 @@ class Evaluator:
             ]
             return self._measured(condition, samples, read), [sample.query.question for sample in samples]
         queries = [sample.query if condition.query is None else condition.query(sample, context) for sample in samples]
+        queries = [proposed.query for proposed in self.pipeline.proposed(queries)]
+        if condition.query is None:
+            samples = [replace(sample, query=query) for sample, query in zip(samples, queries, strict=True)]
         groups = self._completions(condition, queries, starts)
         groundings = [
             [(completion, self._grounding(condition, query, completion)) for completion in group]
@@ -195,7 +202,8 @@ class Evaluator:
         flat = [(sample, *pair) for sample, group in zip(samples, groups, strict=True) for pair in group]
         prompts = self.prompts()
         if condition.kind != "answer":
-            prompts = ["joint"] if self.segments or condition.perfect_segmenter else []
+            segments = self.segments or (self.pipeline.keeps_masks and condition.regions is None)
+            prompts = ["joint"] if segments or condition.perfect_segmenter else []
         masks = self._masks(condition, [(sample, grounding) for sample, _, grounding in flat], prompts)
         answers = iter(
             [self._answer(condition, *entry, masks, prompts) for entry, masks in zip(flat, masks, strict=True)]
@@ -209,6 +217,11 @@ class Evaluator:
         joint = PromptChoice.both if condition.regions is not None else self.pipeline.prompt_choice
         if condition.perfect_segmenter:
             return [{"joint": _perfect(sample, grounding, joint)} for sample, grounding in pairs]
+        if self.pipeline.keeps_masks and condition.regions is None:
+            groundings = [grounding for _, grounding in pairs]
+            drawn = self.pipeline.drawn([sample.query for sample, _ in pairs], groundings)
+            usable = [grounding.regions and grounding.fault is None for grounding in groundings]
+            return [{"joint": one} if right else {} for one, right in zip(drawn, usable, strict=True)]
         results: list[dict[MaskPrompt, Segmented]] = [{} for _ in pairs]
         order: list[tuple[int, MaskPrompt]] = []
         jobs = []

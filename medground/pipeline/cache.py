@@ -163,7 +163,10 @@ def _completions(entry: Any) -> list[Completion]:
 def _proposals(entry: Any) -> list[Mask]:
     written: list[_Runs] = restore(list[_Runs], entry)
     try:
-        return [Mask(data=decode_rle(one), score=one["score"]) for one in written]
+        return [
+            Mask(data=decode_rle({"size": list(one["size"]), "counts": one["counts"]}), score=one["score"])
+            for one in written
+        ]
     except InputError as error:
         raise ValueError(str(error)) from error
 

@@ -115,7 +115,7 @@ def _gaps(mask: _Bools, rows: NDArray[np.intp], columns: NDArray[np.intp], high:
     """Return the distance of plates from a mask, px, by their top and their left."""
     if not mask.any():
         return np.zeros((len(rows), len(columns)))
-    away = ndimage.distance_transform_edt(~mask)
+    away = np.maximum(ndimage.distance_transform_edt(~mask) - 1, 0)
     nearest = ndimage.minimum_filter(away, size=(high, wide), origin=(-(high // 2), -(wide // 2)))
     gaps: NDArray[np.float64] = nearest[: len(rows), : len(columns)]
     return gaps

@@ -168,8 +168,8 @@ Example output
 def _reasoning_choice(schema: ChoiceSchema) -> str:
     return f"""{IMAGE}
 Your task is to choose what a question about a medical image means. It may be an X-ray, CT, MRI, ultrasound, endoscopy, \
-fundus, pathology, dermoscopy or mammography image. Candidate regions are outlined in it, each with its number on a plate of the \
-outline's colour.
+fundus, pathology, dermoscopy or mammography image. Candidate regions are outlined in it, each with its number on a plate \
+of the outline's colour.
 The question hints at a region without naming it. As a clinician would, first work out what it is about.
 Then reason from what can be seen to the candidate that is meant; it may be that none is.
 Think step by step.
