@@ -1,51 +1,48 @@
 """Train a tiny model to choose among proposed candidates by rewards alone, and compare it with the best candidate there is.
 
+    python benchmarks/choose.py warm DIR                # once
     python benchmarks/choose.py train DIR --seed 0      # resumes what is there
     python benchmarks/choose.py table DIR               # of all seeds in DIR, as markdown
 
 Phantoms of 64 px of the family `maybe`: a bright spot or none, a dark one or none, and a question about one of the two. The
-segmenter `region_growing`, prompted with a grid of points, proposes up to four candidates of each picture; where a spot is
-missing, they are parts of the background. `warmed` is the model that ships as `toy_vlm` after a little SFT on ideal choices;
-`rewards` is `warmed` after GRPO on the Dice of the chosen candidate, and on abstention where the target is absent. Seed S draws
-pictures and order of its own; all are measured on the same held-out pictures, with greedy answers.
+segmenter `region_growing`, prompted with a grid of points, proposes up to two candidates of each picture; where a spot is
+missing, a part of the background may be one. `warmed` is the model that ships as `toy_vlm` after a little SFT on ideal choices.
+Seed S is `warmed` after GRPO (recipe train/choose_toy) on the Dice of the chosen candidate, and on abstention where the target
+is absent; it draws pictures and order of its own. All are measured on the same held-out pictures, with greedy answers.
 
 The ceiling is `candidate_dice`, the Dice of each picture's best candidate; the aim is a mean Dice of 0.9 of it.
 """
 
 import argparse
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from medground_toy.phantoms import samples, traced, write
+from medground_toy.phantoms import samples, write
 
 import medground
 from medground.evaluation.results_file import SAMPLES, SampleRecord, read_records
 from medground.evaluation.statistics import Estimate, estimate
 from medground.pipeline.cache import StageCache
 
-HELD_SEED = 616161
-"""The seed of the held-out pictures, for every seed of training."""
+WARM_SEED, HELD_SEED = 9, 616161
+"""The seeds of the pictures of `warmed`, and of the held-out ones; no seed of training is one of them."""
 AIM = 0.9
 """Of the ceiling."""
-PICTURES = {"families": ["maybe"], "size": (64, 64)}
+PICTURES: Mapping[str, Any] = {"families": ["maybe"], "size": (64, 64)}
 CHOICE = (
-    "prompt_interface={name: choose, instructions: false, least: 64}",
-    "proposer=grid",
-    "segmenter=region_growing",
-)
-PROPOSALS = "proposals={k: 4, side: 4, overlap: 0.3}"
+    "prompt_interface={name: choose, think: false, instructions: false, least: 64}", "proposer=grid", "segmenter=region_growing",
+    "proposals={k: 2, side: 4, overlap: 0.3}",
+)  # fmt: skip
 """As in the recipe train/choose_toy."""
-MODELS = ("warmed", "rewards")
 
 
-def draw(folder: Path, seed: int, pictures: int, held: int) -> None:
-    """Write the questions to learn from, with reasoning traces, and the held-out ones."""
-    if (folder / "held" / "manifest.jsonl").exists():
-        return
-    write(folder / "data", map(traced, samples(2 * pictures, 3000 + seed, **PICTURES)))
-    write(folder / "held", samples(2 * held, HELD_SEED, **PICTURES))
+def draw(folder: Path, seed: int, pictures: int) -> None:
+    """Write the questions to learn from, two for each picture."""
+    if not (folder / "manifest.jsonl").exists():
+        write(folder, samples(2 * pictures, seed, **PICTURES))
 
 
 def weights(run: Path) -> Path:
@@ -53,42 +50,43 @@ def weights(run: Path) -> Path:
     return max((run / "checkpoints").glob("step-*")) / "model"
 
 
-def learn(folder: Path, name: str, chosen: argparse.Namespace) -> None:
-    """Train a model, as far as it is not trained yet."""
-    common = (f"data.path={folder / 'data'}", f"seed={chosen.seed}")
-    if name == "warmed":
-        medground.train(
-            "train/toy_sft", "reasoner.checkpoint=null", *common, *CHOICE, PROPOSALS, f"sft.max_steps={chosen.sft}",
-            f"sft.learning_rate={chosen.sft_rate}", "sft.save_every=100", out=folder / name / "run", resume=True,
-        )  # fmt: skip
-    else:
-        medground.train(
-            "train/choose_toy", f"reasoner={{name: toy_vlm, checkpoint: {weights(folder / 'warmed' / 'run')}}}", *common,
-            f"grpo.max_steps={chosen.grpo}", "grpo.num_generations=8", f"grpo.learning_rate={chosen.grpo_rate}",
-            "grpo.save_every=20", out=folder / name / "run", resume=True,
-        )  # fmt: skip
-
-
-def measure(folder: Path, name: str, cache: StageCache) -> None:
-    """Answer the held-out questions with a trained model and write the evaluation, as far as it is not written yet."""
-    medground.evaluate(
-        "infer/toy_vlm", f"reasoner.checkpoint={weights(folder / name / 'run')}", f"data.path={folder / 'held'}",
-        *CHOICE, PROPOSALS, "sampling.max_completion_length=48", "evaluate.batch_size=32", out=folder / name / "answers",
-        resume=True, conditions=["answer"], store=cache,
+def warm(chosen: argparse.Namespace) -> None:
+    """Train and measure the model that all seeds start from."""
+    folder = chosen.folder / "warmed"
+    draw(folder / "data", 3000 + WARM_SEED, chosen.pictures)
+    medground.train(
+        "train/toy_sft", "reasoner.checkpoint=null", f"data.path={folder / 'data'}", f"seed={WARM_SEED}", *CHOICE,
+        f"sft.max_steps={chosen.steps}", f"sft.learning_rate={chosen.rate}", "sft.save_every=100", out=folder / "run",
+        resume=True,
     )  # fmt: skip
+    measure(folder, chosen.held)
 
 
 def train(chosen: argparse.Namespace) -> None:
-    """Draw, train and measure the models of one seed."""
-    folder, cache = chosen.folder / f"seed-{chosen.seed}", StageCache()
-    draw(folder, chosen.seed, chosen.pictures, chosen.held)
-    for name in MODELS:
-        begun = time.process_time()
-        learn(folder, name, chosen)
-        learned = time.process_time()
-        measure(folder, name, cache)
-        seconds = f"{learned - begun:.0f} CPU-s of training, {time.process_time() - learned:.0f} of measuring"
-        print(f"seed {chosen.seed}, {name}: {seconds}", flush=True)
+    """Train and measure the model of one seed."""
+    folder = chosen.folder / f"seed-{chosen.seed}"
+    draw(folder / "data", 3000 + chosen.seed, chosen.pictures)
+    medground.train(
+        "train/choose_toy", f"reasoner={{name: toy_vlm, checkpoint: {weights(chosen.folder / 'warmed' / 'run')}}}",
+        f"data.path={folder / 'data'}", f"seed={chosen.seed}", f"grpo.max_steps={chosen.steps}", "grpo.num_generations=8",
+        f"grpo.learning_rate={chosen.rate}", "grpo.save_every=50", out=folder / "run", resume=True,
+    )  # fmt: skip
+    measure(folder, chosen.held)
+
+
+def measure(folder: Path, pictures: int) -> None:
+    """Answer the held-out questions with a trained model and write the evaluation, as far as it is not written yet.
+
+    What is proposed of the held-out pictures is kept beside them.
+    """
+    held = folder.parent / "held"
+    draw(held, HELD_SEED, pictures)
+    medground.evaluate(
+        "infer/toy_vlm", f"reasoner.checkpoint={weights(folder / 'run')}", f"data.path={held}", *CHOICE,
+        "sampling.max_completion_length=24", "evaluate.batch_size=32", out=folder / "answers", resume=True,
+        conditions=["answer"], store=StageCache(folder.parent / "kept"),
+    )  # fmt: skip
+    print(f"{folder.name}: {time.process_time():.0f} CPU-s", flush=True)
 
 
 def answered(folder: Path) -> list[SampleRecord]:
@@ -113,48 +111,46 @@ def shown(number: Estimate) -> str:
 
 
 def table(folder: Path) -> str:
-    """Return the table of all seeds, as far as they are measured."""
+    """Return the table of all models, as far as they are measured."""
     lines = [
-        "| seed | model | n present, absent | Dice | ceiling | share of the ceiling | selection accuracy | candidate recall "
+        "| model | n present, absent | Dice | ceiling | share of the ceiling | selection accuracy | candidate recall "
         "| no-target accuracy | aim |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-        f"| aim | | | | | {AIM} | | | | |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        f"| aim | | | | {AIM} | | | | |",
     ]
-    for seed in sorted(folder.glob("seed-*"), key=lambda path: int(path.name[5:])):
-        for name in MODELS:
-            records = answered(seed / name / "answers")
-            if not records:
-                continue
-            dice, ceiling, absent = (
-                mean(records, key) for key in ("dice_joint", "candidate_dice", "no_target_accuracy")
-            )
-            share = dice.mean / ceiling.mean
-            cells = [seed.name[5:], name, f"{dice.n}, {absent.n}", shown(dice), shown(ceiling), f"{share:.3f}"]
-            cells += [shown(mean(records, key)) for key in ("selection_accuracy", "candidate_recall")]
-            cells += [shown(absent), ("reached" if share >= AIM else "not reached") if name == "rewards" else ""]
-            lines.append(f"| {' | '.join(cells)} |")
+    seeds = sorted(folder.glob("seed-*"), key=lambda path: int(path.name[5:]))
+    for trained in [folder / "warmed", *seeds]:
+        records = answered(trained / "answers")
+        if not records:
+            continue
+        dice, ceiling, absent = (mean(records, key) for key in ("dice_joint", "candidate_dice", "no_target_accuracy"))
+        share = dice.mean / ceiling.mean
+        cells = [trained.name, f"{dice.n}, {absent.n}", shown(dice), shown(ceiling), f"{share:.3f}"]
+        cells += [shown(mean(records, key)) for key in ("selection_accuracy", "candidate_recall")]
+        cells += [shown(absent), "" if trained.name == "warmed" else "reached" if share >= AIM else "not reached"]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
-    training = commands.add_parser("train", help="draw, train and measure one seed")
-    training.add_argument("folder", type=Path)
+    warming = commands.add_parser("warm", help="train and measure the model that all seeds start from")
+    training = commands.add_parser("train", help="train and measure one seed")
     training.add_argument("--seed", type=int, default=0)
-    training.add_argument("--pictures", type=int, default=300, help="to learn from, with two questions each")
-    training.add_argument("--held", type=int, default=150, help="held-out pictures, with two questions each")
-    training.add_argument("--sft", type=int, default=200, help="steps of SFT")
-    training.add_argument("--sft-rate", type=float, default=8e-4, help="peak learning rate of SFT")
-    training.add_argument("--grpo", type=int, default=40, help="steps of GRPO")
-    training.add_argument("--grpo-rate", type=float, default=2e-4, help="peak learning rate of GRPO")
+    for command, steps, rate in ((warming, 120, 8e-4), (training, 150, 2e-4)):
+        command.add_argument("folder", type=Path)
+        command.add_argument("--pictures", type=int, default=200, help="to learn from, with two questions each")
+        command.add_argument("--held", type=int, default=60, help="held-out pictures, with two questions each")
+        command.add_argument("--steps", type=int, default=steps)
+        command.add_argument("--rate", type=float, default=rate, help="peak learning rate")
     tables = commands.add_parser("table", help="print the table")
     tables.add_argument("folder", type=Path)
     chosen = parser.parse_args(arguments)
-    if chosen.command == "train":
-        train(chosen)
-    else:
+    if chosen.command == "table":
         print(table(chosen.folder))
+    else:
+        {"warm": warm, "train": train}[chosen.command](chosen)
 
 
 if __name__ == "__main__":

@@ -271,7 +271,7 @@ class Pipeline:
             Rollout(
                 sample=replace(sample, query=proposed.query),
                 completion=completion,
-                grounding=self.ground(proposed.query, completion),
+                grounding=proposed.unanswered or self.ground(proposed.query, completion),
                 fault=completion.fault or proposed.fault,
                 cause=completion.cause if completion.fault else proposed.cause,
             )

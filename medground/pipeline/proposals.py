@@ -13,7 +13,7 @@ from medground.protocols import PromptInterface, Segmenter
 from medground.recipe.schema import ProposalsConfig
 from medground.segmenters.batching import image_key
 from medground.segmenters.proposals import propose
-from medground.types import Completion, Fault, Image, Mask, Query, Region
+from medground.types import Completion, Fault, Grounding, Image, Mask, Query, Region
 
 
 @runtime_checkable
@@ -41,6 +41,11 @@ class Proposed:
     def refusal(self) -> Completion | None:
         """What stands for a completion where the proposer failed: nobody can be asked. None where it did not."""
         return None if self.fault is None else Completion(text="", frame=None, fault=self.fault, cause=self.cause)
+
+    @property
+    def unanswered(self) -> Grounding | None:
+        """What stands for a reading of any text where the proposer failed; None where it did not."""
+        return None if self.fault is None else Grounding(fault=self.fault)
 
 
 class Proposals:
