@@ -33,8 +33,8 @@ AIM = 0.9
 """Of the ceiling."""
 PICTURES: Mapping[str, Any] = {"families": ["maybe"], "size": (64, 64)}
 CHOICE = (
-    "prompt_interface={name: choose, think: false, instructions: false, least: 64}", "proposer=grid", "segmenter=region_growing",
-    "proposals={k: 2, side: 4, overlap: 0.3}",
+    "prompt_interface={name: choose, think: false, instructions: false, least: 64}",
+    "proposer=grid", "segmenter=region_growing", "proposals={k: 2, side: 4, overlap: 0.3}",
 )  # fmt: skip
 """As in the recipe train/choose_toy."""
 
