@@ -15,9 +15,9 @@ def describe(recipe: Recipe) -> str:
         return f"{component.name}({arguments})"
 
     if "proposer" in data:
-        found = recipe.config.proposals
-        who = f"{call('proposer')}, {found.side} x {found.side} points"
-        stages.append(("candidates", who, f"image -> at most {found.k} masks, numbered"))
+        settings = recipe.config.proposals
+        who = f"{call('proposer')}, {settings.side} x {settings.side} points"
+        stages.append(("candidates", who, f"image -> at most {settings.k} masks, numbered"))
     if "prompt_interface" in data:
         stages.append(("render", call("prompt_interface"), "image, question -> messages"))
     if "reasoner" in data:

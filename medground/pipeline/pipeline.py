@@ -178,7 +178,7 @@ class Pipeline:
     def proposer(self) -> Segmenter:
         """The segmenter that proposes, built on first use."""
         same = self.components.get("proposer") is self.components.get("segmenter")
-        return self.segmenter if same else self._component("proposer")  # type: ignore[no-any-return]
+        return self.segmenter if same else self._component("proposer")
 
     @cached_property
     def _proposals(self) -> Proposals:
@@ -326,8 +326,8 @@ class Pipeline:
         feeds = self._feeds("reasoner", "prompt_interface", *["proposer"] * ("proposer" in self.components))
         if feeds is not None and "proposer" in self.components:
             feeds += self._proposals.feeds
-        asked = [one.query for one in proposed if one.fault is None]
-        groups = iter(kept(asked, sampling, lambda missing: self._ask(missing, sampling), self.cache, feeds))
+        answerable = [one.query for one in proposed if one.fault is None]
+        groups = iter(kept(answerable, sampling, lambda missing: self._ask(missing, sampling), self.cache, feeds))
         return [next(groups) if one.refusal is None else [one.refusal] * sampling.num_generations for one in proposed]
 
     def _ask(self, queries: Sequence[Query], sampling: Sampling) -> list[list[Completion]]:

@@ -38,8 +38,8 @@ def propose(segmenter: Segmenter, image: Image, *, k: int, side: int, overlap: f
             f"the segmenter returned a wrong number of masks: {len(masks)} for {len(prompts)} points",
             hint="run medground.testing.check_segmenter on it",
         )
-    kept = distinct(masks, k=k, overlap=overlap)
-    return sorted(kept, key=lambda mask: (mask_box(mask.data).y1, mask_box(mask.data).x1))
+    chosen = distinct(masks, k=k, overlap=overlap)
+    return sorted(chosen, key=lambda mask: (mask_box(mask.data).y1, mask_box(mask.data).x1))
 
 
 def grid(size: Size, side: int) -> list[Point]:
@@ -55,13 +55,13 @@ def grid(size: Size, side: int) -> list[Point]:
 
 def distinct(masks: Sequence[Mask], *, k: int, overlap: float) -> list[Mask]:
     """Return the surest `k` masks of a fitting size, none with an IoU above `overlap` with a surer one, the surest first."""
-    kept: list[Mask] = []
+    chosen: list[Mask] = []
     for mask in sorted(masks, key=lambda mask: -mask.score):
-        if len(kept) == k:
+        if len(chosen) == k:
             break
         share, pixels = float(mask.data.mean()), int(mask.data.sum())
         if pixels == 0 or not SMALLEST <= share <= LARGEST:
             continue
-        if all(float(mask_iou(mask.data, other.data)) <= overlap for other in kept):
-            kept.append(mask)
-    return kept
+        if all(float(mask_iou(mask.data, other.data)) <= overlap for other in chosen):
+            chosen.append(mask)
+    return chosen

@@ -129,7 +129,9 @@ class Validation:
         proposed = self.pipeline.proposed([sample.query for sample in samples])
         messages = [self.pipeline.prompt_interface.render(one.query) for one in proposed]
         groups = self.reasoner.generate(messages, self.sampling)
-        rollouts = [self._rollout(*entry, group[0]) for *entry, group in zip(samples, proposed, groups, strict=True)]
+        rollouts = [
+            self._rollout(sample, one, group[0]) for sample, one, group in zip(samples, proposed, groups, strict=True)
+        ]
         prompt = self._mask_prompt
         if prompt is None or self.pipeline.keeps_masks:
             return rollouts

@@ -72,7 +72,7 @@ def mark(image: Image, candidates: Sequence[Region], *, least: int = 0) -> Image
 
 def scale(image: Image) -> int:
     """Return how many pixels of an image a pixel of a digit becomes along each side."""
-    return max(1, max(image.shape[:2]) // 224)
+    return max(1, int(max(image.shape[:2])) // 224)
 
 
 def places(masks: Sequence[_Bools], sizes: Sequence[tuple[int, ...]]) -> list[tuple[int, int]]:
