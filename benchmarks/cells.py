@@ -38,7 +38,7 @@ from medground.frames import Frame
 from medground.geometry import Box, Size, box_iou, mask_box, mask_dice
 from medground.images.read import read_image, read_mask
 from medground.protocols import PromptInterface, Segmenter
-from medground.types import Completion, Image, PromptChoice, Region, Target, boxes_of
+from medground.types import Completion, Image, Region, Target, boxes_of
 
 Bools = NDArray[np.bool_]
 FEWEST = 4
@@ -245,7 +245,7 @@ def through_text(field: Field, told: Sequence[Region], interface: PromptInterfac
 
 def union_dice(field: Field, regions: Sequence[Region], segmenter: Segmenter) -> float:
     """Return the Dice of the union of the segmenter's masks with that of the cells."""
-    prompts = [prompt for region in regions if (prompt := region.prompt(PromptChoice.box)) is not None]
+    prompts = [prompt for region in regions if (prompt := region.prompt("box")) is not None]
     masks = [mask.data for mask in segmenter.segment(field.image, prompts)]
     return float(mask_dice(np.any([np.zeros(field.size, bool), *masks], axis=0), field.union))
 

@@ -1,7 +1,9 @@
 """Measure training on one GPU in a few minutes: exactness, time and memory, ours and TRL's.
 
     python benchmarks/gpu.py --out REPORT.md --budget 450         one large GPU: random bfloat16 weights of released sizes
+    python benchmarks/gpu.py --out REPORT.md --budget 280 --quick the same, fewer rows
     python benchmarks/gpu.py --tiny --device cpu                  small models, to test the script
+    python benchmarks/gpu.py --tiny --device cpu --parts launches count what the host launches
 
 It needs torch, transformers, peft, what medground itself needs, and this repository; TRL is compared where it is installed.
 Parts come in order of importance, and every row is printed as it is measured. What the budget has no time for is named.
@@ -17,6 +19,7 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +28,12 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks"), *(str(folder) for folder in
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 warnings.simplefilter("ignore")  # trl and datasets warn on import
 
+import gpu_launches  # noqa: E402
 import gpu_models  # noqa: E402
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from gpu_bench import BROKEN, GIB, NAN, Bench, Shape, memory_of  # noqa: E402
-from grpo_sides import Ours, small_model, terms  # noqa: E402
+from grpo_sides import Ours, Query, small_model, terms  # noqa: E402
 from medground_qwen import tiny  # noqa: E402
 
 torch.backends.cudnn.allow_tf32 = False  # float32 is compared with float32
@@ -42,12 +46,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--tiny", action="store_true", help="small models and shapes, float32")
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--parts", nargs="+", choices=PARTS, help="by default all")
+    parser.add_argument("--quick", action="store_true", help="fewer rows, and the parts of most interest")
     parser.add_argument("--budget", type=float, default=450, help="seconds in all; what does not fit is skipped")
     parser.add_argument("--steps", type=int, default=3, help="timed steps of a row, after a warm one")
     parser.add_argument("--out", type=Path)
     bench = Bench(parser.parse_args(arguments))
-    for part in bench.given.parts:
+    for part in bench.given.parts or (QUICK if bench.given.quick else PARTS):
         bench.run(part, PARTS[part])
     bench.say("", "FAILED: " + "; ".join(bench.failed) if bench.failed else "Everything that was compared is equal.")
     return 1 if bench.failed else 0
@@ -80,6 +85,10 @@ def exact(bench: Bench) -> None:
         bench.note("exact", f"float32, {side}: gradient differs from repeated rows by {gap:.1e} of its norm")
         if gap > 1e-5:
             bench.failed.append(f"float32 gradient of {side}: {gap:.1e}")
+    gap = sampled_gap(wide, kit, queries)
+    bench.note("exact", f"float32, sampled: log-probabilities differ from the update's by at most {gap:.1e}")
+    if gap > 1e-4:
+        bench.failed.append(f"float32 log-probabilities of what was sampled: {gap:.1e}")
     del wide
     bench.clear()
     errors = {}
@@ -105,11 +114,25 @@ def gradient_gap(found: dict[str, torch.Tensor], expected: dict[str, torch.Tenso
     return float((apart / sum(float(gradient.norm()) ** 2 for gradient in expected.values())) ** 0.5)
 
 
+def sampled_gap(model: Any, kit: Any, queries: Sequence[Query]) -> float:
+    """The largest difference between log-probabilities as they were sampled and as the update computes them."""
+    side = Ours(model, kit, queries, share=True)
+    (group,) = side.rollout(24)
+    with torch.no_grad():
+        logp, _ = side.reasoner.policy(side.reasoner.group(queries[0].messages(), [one.ids for one in group]))
+    return float((logp.cpu() - torch.tensor([one.logprobs for one in group])).abs().max())
+
+
 def update(bench: Bench) -> None:
     """The update of a 4B model: ours shared, in parts, with repeated rows, and TRL at several micro-batches."""
     require(bench, "4B")
+    wide = replace(bench.shape, group=16)
+    if bench.given.quick:
+        bench.medians = compare(bench, "update", bench.shape, parts=(None,), micros=(16,))
+        compare(bench, "update", wide, parts=(None,), micros=(8,), rows=False, steps=2)
+        return
     bench.medians = compare(bench, "update", bench.shape, parts=(None, 4, 1), micros=(4, 8, 16))
-    compare(bench, "update", replace(bench.shape, group=16), parts=(None, 4, 1), micros=(8,))
+    compare(bench, "update", wide, parts=(None, 4, 1), micros=(8,))
 
 
 def windows(bench: Bench) -> None:
@@ -132,13 +155,25 @@ def compare(
     *,
     parts: Sequence[int | None],
     micros: Sequence[int],
+    rows: bool = True,
     steps: int | None = None,
 ) -> dict[str, float]:
-    """Print rows of both sides on the same recorded completions, and how many times faster ours is; return each side's best."""
+    """Print rows of both sides on the same recorded completions, and how many times faster ours is; return each side's best.
+
+    Args:
+        bench: the clock and the report.
+        part: of the benchmark.
+        shape: what is trained on.
+        parts: completions of ours that run backward together; None for the whole group.
+        micros: rows of TRL that do.
+        rows: measure our repeated rows too.
+        steps: how often each is timed; what the command line says if None.
+    """
     times: dict[str, list[float]] = {"ours": [], "ours, repeated rows": [], "TRL": []}
     outcomes, guess = {}, 0.0
     sizes: list[tuple[str, int | None]] = [("ours", size) for size in parts]
-    sizes += [("ours, repeated rows", min(8, shape.group)), *(("TRL", micro) for micro in micros if HAS_TRL)]
+    sizes += [("ours, repeated rows", min(8, shape.group))] if rows else []
+    sizes += [("TRL", micro) for micro in micros if HAS_TRL]
     for side, size in sizes:
         if bench.left < 3 * guess:
             bench.say(
@@ -210,7 +245,8 @@ def step(bench: Bench) -> None:
         bench.note(
             "step",
             f"{name}: sampling {SAMPLED[0]} tokens {few:.2f} s, {SAMPLED[1]} tokens {many:.2f} s (the first time {first:.2f}"
-            f" s), so {shape.completion} tokens {sampling:.2f} s; with the update {whole[name]:.2f} s",
+            f" s), so {shape.completion} tokens {sampling:.2f} s, {1000 * each:.1f} ms each; with the update"
+            f" {whole[name]:.2f} s",
         )
     if not math.isnan(whole.get("TRL", NAN) / whole["ours"]):
         bench.note("step", f"**{whole['TRL'] / whole['ours']:.2f}x** faster than TRL, the whole step")
@@ -244,18 +280,22 @@ def card(bench: Bench) -> None:
     """What fits a card of 24 GB: a LoRA adapter of rank 16 on a 7B model, no more memory allowed than such a card has."""
     bench.load("7B", lora_rank=16)
     with memory_of(bench, CARD):
-        for group in (8, 16):
+        sides: tuple[tuple[bool, int | None], ...] = ((True, None), (True, 1), (False, 1), (False, 4))
+        for group, (share, size) in product((8, 16), sides[:3] if bench.given.quick else sides):
             shape = replace(bench.shape, group=group, queries=1)
-            for share, size in ((True, None), (True, 1), (False, 1), (False, 4)):
-                _, work = bench.ours(shape, share=share, part=size)
-                side = "ours" if share else "ours, repeated rows"
-                bench.row(
-                    "24 GB", shape, side, size or group, bench.step_of(work), guess=0.0 if bench.given.tiny else 2.0
-                )
+            _, work = bench.ours(shape, share=share, part=size)
+            side = "ours" if share else "ours, repeated rows"
+            guess = 0.0 if bench.given.tiny else 2.0
+            steps = 1 if bench.given.quick else None
+            bench.row("24 GB", shape, side, size or group, bench.step_of(work), guess=guess, steps=steps)
 
 
 def hybrid(bench: Bench) -> None:
-    """A model of gated delta nets and attention; its kernels are transformers' plain ones where no others are installed."""
+    """A model of gated delta nets and attention; its kernels are transformers' plain ones where no others are installed.
+
+    Those launch thousands of small operations for a prompt and again for its completions, whose recurrent states begin
+    where the prompt's end. A host that is slower than the device then gains nothing by sharing.
+    """
     bench.load("hybrid")
     compare(bench, "hybrid", bench.shape, parts=(None,), micros=(), steps=2)
 
@@ -271,23 +311,58 @@ def segmenter(bench: Bench) -> None:
 
 
 def profile(bench: Bench) -> None:
-    """Where the time of one update goes, on both sides."""
+    """How long the device computes in one update of each side, and what; the rest of a step it waits for the host."""
     from torch.profiler import ProfilerActivity
     from torch.profiler import profile as watch
 
     require(bench, "4B")
-    works = {"ours": bench.ours(bench.shape, share=True, part=None)[1]}
+    sides = {"ours": lambda: bench.ours(bench.shape, share=True, part=None)[1]}
     if HAS_TRL:
-        works["TRL"] = bench.trl(bench.shape, 8)[1]
-    kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if bench.gpu else [])]
-    for name, work in works.items():
+        sides["TRL"] = lambda: bench.trl(bench.shape, 16)[1]
+    device = "cuda" if bench.gpu else "cpu"
+    for name, side in sides.items():
+        work = side()  # each when its turn has come: both set the model's attention function
         bench.model.train()
-        with watch(activities=kinds) as watched:
+        work()
+        with watch(activities=[getattr(ProfilerActivity, device.upper())]) as watched:
             work()
+            if bench.gpu:
+                torch.cuda.synchronize()
         bench.model.zero_grad(set_to_none=True)
-        key = "self_cuda_time_total" if bench.gpu else "self_cpu_time_total"
-        table = watched.key_averages().table(sort_by=key, row_limit=10, max_name_column_width=60)
+        events = watched.key_averages()
+        key = "self_device_time_total" if bench.gpu else "self_cpu_time_total"
+        busy = sum(getattr(event, key) for event in events) / 1e6
+        count = sum(event.count for event in events if getattr(event, key))
+        step = bench.medians.get(name, NAN)
+        bench.note("profile", f"{name}: {count} kernels run for {busy:.3f} s in an update; a step takes {step:.3f} s")
+        table = events.table(sort_by=key.replace("device", device), row_limit=8, max_name_column_width=60)
         bench.say("", f"One update of {name}:", "", *(f"    {line}" for line in table.splitlines()), "")
+
+
+def launches(bench: Bench) -> None:
+    """What the host launches in an update and for each sampled token, a graph that is played left out."""
+    require(bench, "4B")
+    sides: dict[str, Callable[[], Callable[[], Any]]] = {
+        "ours": lambda: bench.ours(bench.shape, share=True, part=None)[1],
+        "ours, parts of 4": lambda: bench.ours(bench.shape, share=True, part=4)[1],
+        "ours, repeated rows": lambda: bench.ours(bench.shape, share=False, part=None)[1],
+    }
+    if HAS_TRL:
+        sides["TRL, 16 rows"] = lambda: bench.trl(bench.shape, 16)[1]
+    for name, side in sides.items():
+        work = side()
+        bench.model.train()
+        counts = gpu_launches.launches(work)
+        most = ", ".join(f"{operation} {count}" for operation, count in counts.most_common(6))
+        bench.note("launches", f"an update of {name}: {counts.total()}; {most}")
+        bench.model.zero_grad(set_to_none=True)
+    for name, sampler in {"ours": sampler_of_ours, **({"TRL": sampler_of_trl} if HAS_TRL else {})}.items():
+        sample = sampler(bench)
+        few, many = (
+            gpu_launches.launches(lambda count=count, sample=sample: sample(count)).total()  # type: ignore[misc]
+            for count in (4, 12)
+        )
+        bench.note("launches", f"a token of {name}: {(many - few) / 8:.0f}")
 
 
 def require(bench: Bench, size: str) -> None:
@@ -298,9 +373,10 @@ def require(bench: Bench, size: str) -> None:
 
 PARTS: dict[str, Callable[[Bench], None]] = {
     "exact": exact, "update": update, "step": step, "long": long, "segmenter": segmenter, "hybrid": hybrid, "card": card,
-    "windows": windows, "profile": profile,
+    "windows": windows, "profile": profile, "launches": launches,
 }  # fmt: skip
 """In order of importance."""
+QUICK = ("exact", "update", "step", "card", "profile", "hybrid")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import copy
 import os
 import tempfile
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -206,6 +207,7 @@ class Ours:
         share: compute image and prompt once per group.
         plain: give forbidden tokens their share of the softmax, as TRL does; in training they have none.
         part: completions that run backward together; the whole group if None.
+        tree: all queries are about one image, which is computed once for them.
     """
 
     def __init__(
@@ -217,8 +219,9 @@ class Ours:
         share: bool,
         plain: bool = True,
         part: int | None = None,
+        tree: bool = False,
     ) -> None:
-        self.model, self.queries, self.part = model, queries, part
+        self.model, self.queries, self.part, self.tree = model, queries, part, tree
         self.reasoner = reasoner = VisionLanguageReasoner(model, processor, QWEN2_5_VL, share=share)
         self.tokens, self.policy = reasoner.tokens, reasoner.policy
         if plain:
@@ -237,21 +240,30 @@ class Ours:
         """
         z = sum(normalizer(objective, group.mask) for group in self.groups)
         total = 0.0
-        for group, gains in zip(self.groups, self.advantages, strict=True):
-            at_once = self.part or len(gains)
-            with self.policy.prompt_once(group) as once:
-                for start in range(0, len(gains), at_once):
-                    some = once.part(start, start + at_once)
-                    logp, _ = self.policy(some)
-                    old = drifted(logp.detach(), some.ids, drift) if drift else None
-                    ref = None
-                    if reference is not None:
-                        with torch.no_grad():
-                            ref, _ = reference(group.part(start, start + at_once))
-                    gain = gains[start : start + at_once]
-                    loss = policy_loss(objective, logp, gain, some.mask, old_logps=old, ref_logps=ref)[0] / z
-                    loss.backward()
-                    total += float(loss.detach())
+        with self.policy.image_once(self.groups) if self.tree else nullcontext(self.groups) as groups:
+            for group, gains in zip(groups, self.advantages, strict=True):
+                total += self._group(group, gains, objective, z, drift, reference)
+        return total
+
+    def _group(
+        self, group: Any, gains: Tensor, objective: Objective, z: float, drift: float, reference: Policy | None
+    ) -> float:
+        """The share of one group in the loss, run backward."""
+        at_once, total = self.part or len(gains), 0.0
+        whole = at_once >= len(gains)
+        with nullcontext(group) if whole else self.policy.prompt_once(group) as once:
+            for start in range(0, len(gains), at_once):
+                some = once.part(start, start + at_once)
+                logp, _ = self.policy(some)
+                old = drifted(logp.detach(), some.ids, drift) if drift else None
+                ref = None
+                if reference is not None:
+                    with torch.no_grad():
+                        ref, _ = reference(group.part(start, start + at_once))
+                gain = gains[start : start + at_once]
+                loss = policy_loss(objective, logp, gain, some.mask, old_logps=old, ref_logps=ref)[0] / z
+                loss.backward()
+                total += float(loss.detach())
         return total
 
     def rollout(self, count: int) -> list[list[Sampled]]:

@@ -65,7 +65,7 @@ def compared(name: str) -> tuple[str, float]:
         return f"| {name} | | | | | not built: {reason} |", 0.0
     with tempfile.TemporaryDirectory() as folder:
         other_families.write(name, Path(folder))
-        reasoner = hf_vlm(checkpoint=folder, dtype="float32", device="cpu", train_vision=True)
+        reasoner = hf_vlm(checkpoint=folder, frame="permille", dtype="float32", device="cpu", train_vision=True)
     messages = conversation("Which of them is on the left?", 64, 64)
     found = [outcome(reasoner, reasoner.group(messages, COMPLETIONS), size) for size in (4, 1)]
     reasoner.share = False

@@ -16,6 +16,8 @@ from medground.geometry import Box as Box
 from medground.geometry import Point as Point
 from medground.hookspecs import hookimpl as hookimpl
 from medground.images.read import read_image as read_image
+from medground.images.read_volume import read_volume as read_volume
+from medground.images.volume import Volume as Volume
 from medground.pipeline.load import load as load
 from medground.pipeline.pipeline import Pipeline as Pipeline
 from medground.protocols import Engine as Engine

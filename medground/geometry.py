@@ -9,6 +9,7 @@ A box whose corners are reversed is *inverted*: it contains nothing, so its area
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -251,18 +252,18 @@ def in_mask(points: ArrayLike, mask: ArrayLike) -> Any:
 
 
 def mask_boundary(mask: ArrayLike) -> NDArray[np.bool_]:
-    """Return the boundary pixels of one mask ``[H, W]``: foreground with a side on the background or the image's edge."""
+    """Return the boundary of one mask ``[H, W]`` or ``[I, J, K]``: foreground with a face on the rest or the edge."""
     from scipy import ndimage
 
     array = np.asarray(mask, bool)
     return np.asarray(array & ~ndimage.binary_erosion(array), bool)
 
 
-def surface_distances(a: ArrayLike, b: ArrayLike, spacing: tuple[float, float] = (1.0, 1.0)) -> tuple[Floats, Floats]:
-    """Return the distances between the boundaries of two non-empty masks ``[H, W]``: (from a to b, from b to a).
+def surface_distances(a: ArrayLike, b: ArrayLike, spacing: Sequence[float] | None = None) -> tuple[Floats, Floats]:
+    """Return the distances between the boundaries of two non-empty masks: (from a to b, from b to a).
 
-    Distances count from pixel centre to pixel centre, one per boundary pixel in reading order. `spacing` is the length of a
-    pixel (along y, along x); the distances have its unit.
+    The masks are ``[H, W]`` or ``[I, J, K]``. Distances count from centre to centre, one per boundary pixel or voxel in
+    reading order. `spacing` is the length of a pixel or voxel along each axis, None 1; the distances have its unit.
 
     >>> [float(d[0]) for d in surface_distances(np.eye(1, 5, 0, dtype=bool), np.eye(1, 5, 3, dtype=bool))]
     [3.0, 3.0]
@@ -277,8 +278,7 @@ def surface_distances(a: ArrayLike, b: ArrayLike, spacing: tuple[float, float] =
         raise ValueError(f"masks of {first.shape} and {second.shape} cannot be compared")
     if not first.any() or not second.any():
         raise ValueError("an empty mask has no boundary")
-    box = mask_box(first | second)
-    window = slice(int(box.y1), int(box.y2)), slice(int(box.x1), int(box.x2))
+    (window,) = ndimage.find_objects((first | second).astype(np.int8))
     first, second = first[window], second[window]
     to_second, to_first = (ndimage.distance_transform_edt(~edge, sampling=spacing) for edge in (second, first))
     return to_second[first], to_first[second]

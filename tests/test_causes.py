@@ -312,7 +312,7 @@ def test_a_training_step_counts_its_masks_where_it_makes_any():
     def metrics(*groups):
         shape = len(groups), len(groups[0].rollouts)
         batch = Batch(
-            groups=list(groups), messages=[None] * shape[0], dummy_prompt=[], usable=[True] * shape[0],
+            groups=list(groups), images=[0] * shape[0], messages=[None] * shape[0], dummy_prompt=[], usable=[True] * shape[0],
             rewards=torch.zeros(shape), advantages=torch.zeros(shape), contributions={}, drawn=shape[0],
             constant=torch.ones(shape[0], dtype=torch.bool), unresampled=0,
         )  # fmt: skip

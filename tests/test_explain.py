@@ -88,8 +88,8 @@ def test_the_command_prints_it_for_people_and_as_json(capsys):
     with pytest.raises(SystemExit):
         main(["recipe", "show", "infer/toy", "prompt=box", "--explain", "prompt"])
     assert capsys.readouterr().out == (
-        "prompt\n  The parts of an answer that prompt the segmenter.\n"
-        "  takes    both or box or points\n  default  both\n  here     box, from command line\n"
+        "prompt\n  The kinds of prompt that are made of a region for the segmenter; a word stands for a list of one.\n"
+        "  takes    a list of box, points, text, exemplars\n  default  [box, points]\n  here     [box], from command line\n"
     )
     with pytest.raises(SystemExit):
         main(["recipe", "show", "infer/toy", "--explain", "segmenter", "--json"])

@@ -52,7 +52,7 @@ def test_every_part_runs_on_small_models(tmp_path):
     done = run("--budget", "1100", "--out", str(report), cwd=tmp_path)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     assert report.read_text(encoding="utf-8") == done.stdout
-    for part in ("exact", "update", "step", "long", "segmenter", "hybrid", "card", "windows", "profile"):
+    for part in ("exact", "update", "step", "long", "segmenter", "hybrid", "card", "windows", "profile", "launches"):
         assert f"| {part} | | | | | | | | done" in done.stdout
     rows = [line.split(" | ") for line in done.stdout.splitlines()]
     sides = {row[4] for row in rows if row[0] == "| update"}
@@ -65,4 +65,4 @@ def test_every_part_runs_on_small_models(tmp_path):
 def test_what_the_budget_has_no_time_for_is_named(tmp_path):
     done = run("--budget", "0", cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.count("skipped: no time left") == 9
+    assert done.stdout.count("skipped: no time left") == 10

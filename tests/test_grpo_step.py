@@ -47,12 +47,13 @@ def rollout(tokens, *, logprobs=True, reason="stop"):
     return Rollout(sample=sample, completion=completion, grounding=Grounding())
 
 
-def batch_of(*groups, constant=None, usable=None, messages=None):
+def batch_of(*groups, constant=None, usable=None, messages=None, images=None):
     """A batch of groups of completions; advantage 10 * group + index."""
     count, size = len(groups), len(groups[0])
     advantages = torch.tensor([[10.0 * row + column for column in range(size)] for row in range(count)])
     return Batch(
         groups=[Group(sample=members[0].sample, rollouts=list(members), scores=[]) for members in groups],
+        images=images or list(range(count)),
         messages=[[{"role": "user", "content": str(index)}] for index in range(count)] if messages is None else messages,
         dummy_prompt=[],
         usable=usable or [True] * count,

@@ -73,7 +73,7 @@ def test_every_orientation_is_shown_the_same_way(tmp_path, plane):
         seen = []
         for axis in range(3):
             path = saved(tmp_path / "v.nii", world[..., axis], affine)
-            volume = nifti.Volume(path)
+            volume = nifti.NiftiFile(path)
             seen.append(volume.values(volume.placement(View(plane=plane, slice=2))))
         r, a, s = seen
         assert np.ptp(seen[across]) < 1e-4, "one plane"
@@ -95,7 +95,7 @@ def test_masks_come_back_into_the_right_voxels(tmp_path_factory, order, signs, t
     affine = turned(order, signs, tilt)
     truth = np.random.default_rng(data.draw(st.integers(0, 99))).random(SIDES) > 0.5
     path = saved(folder / "labels.nii.gz", truth.astype(np.int16), affine)
-    volume = nifti.Volume(path)
+    volume = nifti.NiftiFile(path)
     axis = volume.placement(View(plane=plane, slice=0)).axis
     view = View(plane=plane, slice=data.draw(st.integers(0, SIDES[axis] - 1)))
     nifti.write_mask(folder / "out.nii.gz", path, view, nifti.mask(path, view))
@@ -134,7 +134,7 @@ def test_a_written_mask_keeps_the_geometry_and_drops_the_words(tmp_path):
 def test_values_are_those_nibabel_gives(tmp_path, kind, name):
     voxels = np.random.default_rng(1).integers(0, 200, SIDES).astype(kind)
     saved(tmp_path / name, voxels)
-    volume = nifti.Volume(tmp_path / name)
+    volume = nifti.NiftiFile(tmp_path / name)
     for plane, axis in (("axial", 2), ("coronal", 1), ("sagittal", 0)):
         position = volume.placement(View(plane=plane, slice=3))
         expected = nibabel.load(tmp_path / name).get_fdata().take(3, axis=axis)
@@ -456,12 +456,12 @@ def test_real_volumes(shared):
         ("totalsegmentator/example_ct_sm", "totalsegmentator/example_seg"),
         ("sct/t2", "sct/t2_seg-manual"),
     ):
-        first, second = nifti.Volume(folder / f"{image}.nii.gz"), nifti.Volume(folder / f"{labels}.nii.gz")
+        first, second = nifti.NiftiFile(folder / f"{image}.nii.gz"), nifti.NiftiFile(folder / f"{labels}.nii.gz")
         assert first.sides == second.sides and first.codes == second.codes
     # The liver (5) of the CT lies on the left of the axial picture, where a patient's right side is shown.
     ct = folder / "totalsegmentator/example_seg.nii.gz"
     liver = read_mask(ct, plane="axial", slice=20, values=(5,))
     assert np.nonzero(liver)[1].mean() < liver.shape[1] / 2
     with pytest.raises(InputError, match="several volumes"):
-        nifti.Volume(folder / "nibabel/example4d.nii.gz")
-    assert nifti.Volume(folder / "nibabel/anatomical.nii").dtype.str == ">i2"
+        nifti.NiftiFile(folder / "nibabel/example4d.nii.gz")
+    assert nifti.NiftiFile(folder / "nibabel/anatomical.nii").dtype.str == ">i2"

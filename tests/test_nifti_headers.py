@@ -12,7 +12,7 @@ from raster_files import nifti as nifti_file
 
 from medground.errors import InputError, ViewError
 from medground.images import nifti
-from medground.images.nifti_header import read_exactly
+from medground.images.slabs import read_exactly
 from medground.images.view import View
 
 VOXELS = np.arange(24, dtype=np.int16).reshape((2, 3, 4), order="F")  # 0, 1, 2, ... in the file
@@ -36,7 +36,7 @@ def written(path, *, shape=None, size=None, **options):
     [((2, 3, 4), (2, 3, 4)), ((2, 12), (2, 12, 1)), ((2, 3, 4, 1), (2, 3, 4)), ((2, 3, 4, 1, 1, 1, 1), (2, 3, 4))],
 )
 def test_a_shape_of_two_to_seven_sides_is_one_volume(tmp_path, shape, sides):
-    volume = nifti.Volume(written(tmp_path / "v.nii", shape=shape))
+    volume = nifti.NiftiFile(written(tmp_path / "v.nii", shape=shape))
     assert (volume.shape, volume.sides) == (shape, sides)
     last = volume.stored(volume.placement(View(plane="axial", slice=sides[2] - 1)))
     assert sorted(last.ravel().tolist()) == list(range(24 - last.size, 24))
@@ -45,24 +45,24 @@ def test_a_shape_of_two_to_seven_sides_is_one_volume(tmp_path, shape, sides):
 @pytest.mark.parametrize("shape", [(24,), (2, 3, 0), (2, 3, 4, 2)])
 def test_other_shapes_are_refused(tmp_path, shape):
     with pytest.raises(InputError, match=r"claims a shape of|holds several volumes: its shape is"):
-        nifti.Volume(written(tmp_path / "v.nii", shape=shape))
+        nifti.NiftiFile(written(tmp_path / "v.nii", shape=shape))
 
 
 def test_a_volume_of_more_than_2_gb_of_small_slices_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"v\.nii claims 1001 x 1000 x 1000 voxels of 2 bytes"):
-        nifti.Volume(written(tmp_path / "v.nii", shape=(1001, 1000, 1000)))
+        nifti.NiftiFile(written(tmp_path / "v.nii", shape=(1001, 1000, 1000)))
     with pytest.raises(InputError, match=r"v\.nii is cut short: 400 of 2000000352 bytes"):
-        nifti.Volume(written(tmp_path / "v.nii", shape=(1000, 1000, 1000)))
+        nifti.NiftiFile(written(tmp_path / "v.nii", shape=(1000, 1000, 1000)))
 
 
 def test_a_file_of_more_than_2048_mb_is_refused(tmp_path):
-    assert nifti.Volume(written(tmp_path / "v.nii", size=2_048_000_000)).sides == (2, 3, 4)
+    assert nifti.NiftiFile(written(tmp_path / "v.nii", size=2_048_000_000)).sides == (2, 3, 4)
     with pytest.raises(InputError, match=r"v\.nii takes 2048 MB"):
-        nifti.Volume(written(tmp_path / "v.nii", size=2_048_000_001))
+        nifti.NiftiFile(written(tmp_path / "v.nii", size=2_048_000_001))
 
 
 def test_a_slice_that_is_not_there_is_answered_with_those_that_are(tmp_path):
-    volume = nifti.Volume(written(tmp_path / "v.nii"))
+    volume = nifti.NiftiFile(written(tmp_path / "v.nii"))
     for plane, last in (("axial", 3), ("coronal", 2), ("sagittal", 1)):
         with pytest.raises(ViewError, match=f"has no {plane} slice {last + 1}") as error:
             volume.placement(View(plane=plane, slice=last + 1))
@@ -85,12 +85,12 @@ def test_a_slice_that_is_not_there_is_answered_with_those_that_are(tmp_path):
 def test_what_is_wrong_with_a_header_is_said(tmp_path, data, reason):
     (tmp_path / "v.nii").write_bytes(data)
     with pytest.raises(InputError, match=reason):
-        nifti.Volume(tmp_path / "v.nii")
+        nifti.NiftiFile(tmp_path / "v.nii")
 
 
 def test_the_window_of_a_file_is_from_its_least_to_its_greatest_value_shown(tmp_path):
     shown = nifti.load(
-        nifti.Volume(written(tmp_path / "v.nii", display=(4, 12))), View(plane="axial", slice=0, window="file"), "v"
+        nifti.NiftiFile(written(tmp_path / "v.nii", display=(4, 12))), View(plane="axial", slice=0, window="file"), "v"
     )
     assert shown.window == "file: centre 8, width 8"
 

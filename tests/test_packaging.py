@@ -64,7 +64,7 @@ def test_requirements_of_a_plugin_are_an_extra_and_in_all(core):
             assert {Requirement(line) for line in extras.get(name, [])} == set(map(Requirement, requirements)), name
             in_all = set(map(Requirement, requirements)) <= set(map(Requirement, extras["all"]))
             assert in_all == (name not in ALONE or not requirements), name
-    assert {"sam-official", "sam2-official", "dicom", "nifti", "test", "all"} <= extras.keys()
+    assert {"sam-official", "sam2-official", "dicom", "nifti", "nrrd", "test", "all"} <= extras.keys()
     assert not any(line.startswith(("vllm", "pytest", "wandb", "mlflow", "trackio")) for line in extras["all"])
 
 

@@ -8,8 +8,9 @@ import pytest
 import medground
 from medground.errors import InputError, PluginError, RecipeError, RunError, SegmenterError
 from medground.pipeline.cache import StageCache
+from medground.pipeline.components import Deferred
 from medground.pipeline.describe import describe
-from medground.pipeline.pipeline import Deferred, Pipeline
+from medground.pipeline.pipeline import Pipeline
 from medground.pipeline.rollouts import RolloutPipeline
 from medground.recipe import resolve
 from medground.rewards.rubric import Rubric, rubric
@@ -91,7 +92,9 @@ def test_one_query_goes_all_the_way():
     assert result.grounding.region.mask is result.mask
     assert result.mask.data.sum() == 30 * 40
     assert result.to_dict()["box"] == [10, 20, 40, 60]
-    assert result.to_dict()["mask"] == {"area": 1200, "score": result.mask.score}
+    figures = result.to_dict()["mask"]
+    assert (figures["area"], figures["score"]) == (1200, result.mask.score)
+    assert figures["measures"]["area_px2"] == 1200 and figures["measures"]["centroid_px"] == [25, 40]
 
 
 def test_queries_about_one_image_reach_the_segmenter_together():

@@ -13,8 +13,9 @@ import medground
 from medground.errors import InputError, RecipeError, UsageError
 
 NAMES = """
-load Pipeline build rubric train evaluate sweep export read_image open_dataset from_trl from_verl to_trl to_verl hookimpl
-Query Sample Target Region Grounding Completion Sampling SpatialPrompt Mask Rollout RewardResult Fault Frame Box Point
+load Pipeline build rubric train evaluate sweep export read_image read_volume open_dataset from_trl from_verl to_trl to_verl
+hookimpl Query Sample Target Region Grounding Completion Sampling SpatialPrompt Mask Volume Rollout RewardResult Fault
+Frame Box Point
 Reasoner TrainableReasoner PromptInterface Segmenter Reward Engine RolloutSource Tracker
 MedgroundError RunError RecipeError InputError ViewError UsageError PluginError Interrupted SegmenterError
 SegmenterMemoryError

@@ -9,7 +9,7 @@ from medground.errors import RecipeError
 from medground.recipe import resolve
 from medground.recipe.objects import describe
 from medground.recipe.schema import SECTIONS, GeneralConfig, GrpoConfig, GrpoLoss, SftConfig
-from medground.types import PromptChoice
+from medground.types import ChosenKind, TextSource
 
 SCHEMAS = [GeneralConfig, *SECTIONS.values()]
 
@@ -22,7 +22,8 @@ def refusal(*overrides):
 
 def test_settings_have_the_types_of_their_fields():
     config = resolve({}, "prompt=box", "grpo.loss=dapo", "grpo.learning_rate=1", "evaluate.seeds=[1,2]").config
-    assert config.prompt is PromptChoice.box
+    assert config.prompt == [ChosenKind.box] and config.prompt[0] is ChosenKind.box
+    assert config.text_from is TextSource.label
     assert config.grpo.loss is GrpoLoss.dapo and config.grpo.loss == "dapo"
     assert isinstance(config.grpo.learning_rate, float)
     assert config.evaluate.seeds == [1, 2] and type(config.evaluate.seeds) is list
@@ -89,7 +90,7 @@ def test_null_is_a_value_where_none_has_a_meaning():
 
 def test_only_the_missing_section_stops():
     recipe = resolve({"seed": "???", "sweep": "???", "data": {"path": "???"}}, "prompt=box")
-    assert recipe.config.prompt == "box" and recipe.config.sampling.seed == 0
+    assert recipe.config.prompt == ["box"] and recipe.config.sampling.seed == 0
     for section, key in (("seed", "seed"), ("sweep", "sweep"), ("data", "data.path")):
         with pytest.raises(RecipeError, match=f"{key} must be given"):
             getattr(recipe.config, section)

@@ -23,15 +23,25 @@ def test_keys_follow_content_and_preprocessing():
     assert image_key(image, "a") != image_key(image, "b")
 
 
-def test_prompts_are_grouped_by_box_and_number_of_points():
+def test_prompts_are_grouped_by_box_text_and_number_of_points_and_exemplars():
     prompts = [
         SpatialPrompt(box=(0, 0, 1, 1)),
         SpatialPrompt(points=((1, 1), (2, 2))),
         SpatialPrompt(box=(0, 0, 1, 1), points=((1, 1), (2, 2))),
         SpatialPrompt(points=((1, 1), (2, 2)), labels=(1, 0)),
         SpatialPrompt(points=((1, 1),)),
+        SpatialPrompt(text="nodule"),
+        SpatialPrompt(text="nodule", exemplars=((0, 0, 1, 1), (2, 2, 3, 3))),
+        SpatialPrompt(text="vessel"),
     ]
-    assert by_kind(prompts) == {(True, 0): [0], (False, 2): [1, 3], (True, 2): [2], (False, 1): [4]}
+    assert by_kind(prompts) == {
+        (True, 0, False, 0): [0],
+        (False, 2, False, 0): [1, 3],
+        (True, 2, False, 0): [2],
+        (False, 1, False, 0): [4],
+        (False, 0, True, 0): [5, 7],
+        (False, 0, True, 2): [6],
+    }
     assert by_kind([]) == {}
 
 

@@ -93,10 +93,15 @@ class TestPlan:
         assert checked.skipped == {"clicked": "segmenter 'box_fill' was not trained for points"}
         assert plan(swap, "variants.cl*.allow_untrained=true").skipped == {}
 
-    def test_asm_swap_has_seven_of_nine_and_its_compat_all(self, data):
+    def test_asm_swap_has_every_expert_and_kind_it_was_trained_for_and_its_compat_all_nine(self, data):
         given = (f"data.path={data}", "data.split=null", "reasoner.checkpoint=x")
         checked = plan("sweep/asm_swap", *given)
-        assert len(checked.trials) == 9
+        experts = {"medsam", "medsam2", "sam", "sam2", "sam3_tracker", "sam_hq", "sammed2d", "edgetam"}
+        kinds = {f"{expert}_{kind}" for expert in experts for kind in ("both", "box", "points")}
+        kinds |= {
+            f"{name}_{kind}" for name in ("sam3", "sam3_lite_text") for kind in ("text", "exemplars", "text_exemplars")
+        }
+        assert {trial.name for trial in checked.trials} == kinds | {"clipseg_text", "ellipse_box"}
         assert sorted(checked.skipped) == ["medsam_both", "medsam_points"]
         assert all("'medsam' was not trained for points" in why for why in checked.skipped.values())
         assert len(plan("sweep/asm_swap_compat", *given).possible) == 9
@@ -356,6 +361,9 @@ GRPO = ("grpo.max_steps=2", "grpo.num_generations=2", "grpo.train_batch_size=1",
 SFT = ("sft.max_steps=2", "sft.train_batch_size=1")
 SWAP = [f"variants.{name}_*.segmenter={ours}" for name, ours in
         (("medsam", "box_fill"), ("sammed2d", "toy_sam"), ("medsam2", "ellipse"))]  # fmt: skip
+EXPERTS = [f"variants.{name}.segmenter={ours}" for name, ours in
+           (("sam_*", "toy_sam"), ("sam2_*", "toy_sam"), ("sam3_tracker_*", "toy_sam"), ("edgetam_*", "toy_sam"),
+            ("*_text*", "tones"), ("*_exemplars", "tones"))]  # fmt: skip
 
 
 def _rows(glob, overrides):
@@ -376,7 +384,7 @@ def _with_parts(label, value, other):
 
 
 RECIPES = {
-    "asm_swap": ([*SWAP, *TOY[:1], *TOY[2:]], 7),
+    "asm_swap": ([*SWAP, *EXPERTS, *TOY[:1], *TOY[2:]], 30),
     "asm_swap_compat": ([*SWAP, *TOY[:1], *TOY[2:]], 9),
     "reward_ablation": ([*TOY, *GRPO], 13),
     "reward_sensitivity": ([*TOY, *GRPO], 17),

@@ -467,8 +467,8 @@ ANEW = "another image is encoded anew, also in the same array"
 @pytest.mark.parametrize(
     ("wrong", "promise", "culprit"),
     [
-        (EncodesForEveryPrompt, ONCE, "Encoder.encode takes it 3 times for 3 prompts, 1 for one"),
-        (Setter, ONCE, "Setter.Predictor.set_image takes it 3 times for 3 prompts, 1 for one"),
+        (EncodesForEveryPrompt, ONCE, "Encoder.encode takes it 4 times for 4 prompts, 1 for one"),
+        (Setter, ONCE, "Setter.Predictor.set_image takes it 4 times for 4 prompts, 1 for one"),
         (EncodesWithoutPrompts, NONE, "Encoder.encode takes the image"),
         (EncodesTheFirstImageAlone, ANEW, "Encoder.encode takes the first one alone"),
         (EncodesTheFirstOfEverySize, ANEW, "Encoder.encode takes the first one alone"),
@@ -494,7 +494,7 @@ class Forgetful(Careful):
 
 def test_modules_of_a_network_are_counted():
     pytest.importorskip("torch", reason="needs torch")
-    names(of=broken_by(check_segmenter, NetworkPerPrompt), once=f"{ONCE}: ", module="3 times for 3 prompts, 1 for one")
+    names(of=broken_by(check_segmenter, NetworkPerPrompt), once=f"{ONCE}: ", module="4 times for 4 prompts, 1 for one")
 
 
 class NetworkPerPrompt(Careful):

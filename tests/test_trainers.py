@@ -1,6 +1,8 @@
 """Our rewards inside other trainers: TRL calls them through its own code, verl by its documented arguments."""
 
 import json
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -99,6 +101,52 @@ def test_verl_gets_the_total_and_every_term(pipeline):
     extra = {"index": 3, "size": [80, 100], "question": "Where?"}
     result = score(data_source="umrg", solution_str=HALF, ground_truth=truth(), extra_info=extra)
     assert result == {"score": 1.0, "bbox_iou": 0.5, "format_seg": 1.0}
+
+
+def test_every_row_gives_verl_the_same_names(pipeline):
+    """It reads them from the first row: a row without one of them would end the step."""
+    score = medground.to_verl(medground.rubric({"rewards": {"bbox_iou": 1.0, "mask_dice": 0.5}}), pipeline)
+    extra = {"size": [80, 100], "question": "Where?"}
+    with_mask = {**json.loads(truth()), "mask": encode_rle(np.ones((80, 100), bool))}
+    rows = [score("umrg", HALF, ground_truth, extra) for ground_truth in (with_mask, truth())]
+    assert [list(row) for row in rows] == [["score", "bbox_iou", "mask_dice"]] * 2
+    assert [np.isnan(row["mask_dice"]) for row in rows] == [False, True]
+    assert rows[1]["score"] == rows[1]["bbox_iou"] == 0.5
+
+
+VERL = """
+import importlib.util, inspect, sys
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+spec = importlib.util.spec_from_file_location("custom_module", sys.argv[1])  # as verl loads custom_reward_function.path
+module = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+assert not inspect.iscoroutinefunction(module.compute_score)
+extra = {"size": [10, 20], "index": 0, "num_turns": None, "rollout_reward_scores": {}}
+call = partial(
+    module.compute_score, data_source="umrg", ground_truth='{"bbox_2d": [0, 0, 8, 4]}', extra_info=extra,
+    reward_router_address="127.0.0.1:1", reward_model_tokenizer=None, strict_box_verify=False,
+)
+ANSWER = '<think>a</think><answer>{"bbox": [0, 0, 8, %d], "points_1": [1, 1], "points_2": [5, 5]}</answer>'
+with ThreadPoolExecutor(8) as threads:  # it calls a function that is no coroutine from an executor's threads
+    scores = list(threads.map(lambda height: call(solution_str=ANSWER % height)["score"], [8, 4] * 100))
+assert scores == [0.5, 1.0] * 100, scores
+assert not {"torch", "transformers", "peft"} & set(sys.modules)
+"""
+MODULE = """
+import medground
+
+compute_score = medground.to_verl(medground.build("reward", "bbox_iou"), medground.load("infer/toy"))
+"""
+
+
+def test_verl_can_load_and_call_it_where_neither_torch_nor_transformers_is_imported(tmp_path):
+    (tmp_path / "score.py").write_text(MODULE)
+    done = subprocess.run(
+        [sys.executable, "-c", VERL, str(tmp_path / "score.py")], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_verl_is_told_why_there_is_no_score(pipeline):

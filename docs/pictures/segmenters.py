@@ -32,7 +32,7 @@ class Bench:
 
     def __init__(self) -> None:
         self.network = ToySam()._engine.network
-        self.side = self.network.sizes.image
+        self.side = self.network.side
 
     def low(self, pixels: np.ndarray, boxes: Any = None, points: Any = None, labels: Any = None) -> Any:
         """Low-resolution logits ``[3, h, w]`` and scores ``[3]`` for input pixels and prompts in input pixels."""

@@ -154,7 +154,8 @@ def _example_arguments(about: Description) -> dict[str, Any]:
         if argument.name == "checkpoint" and (hub_ids or not about.published):
             arguments["checkpoint"] = hub_ids[0] if hub_ids else "FOLDER"
         elif argument.required:
-            arguments[argument.name] = argument.name.upper()
+            word, others, _ = argument.type.partition(" or ")
+            arguments[argument.name] = word if others and word.isidentifier() else argument.name.upper()
     plain = [argument for argument in about.arguments if argument.default not in (None, "")]
     return arguments | {argument.name: argument.default for argument in plain[:1]}
 

@@ -104,6 +104,7 @@ def _text(summary: "EvaluationSummary", out: Path) -> str:
     for name, condition in summary.conditions.items():
         faults = ", ".join(f"{count} {fault}" for fault, count in (condition.failures | condition.excluded).items())
         empty = f", {condition.empty_masks} of {condition.masks} masks empty" if condition.empty_masks else ""
+        empty += f", {condition.absent_masks} of {condition.masks} not present" if condition.absent_masks else ""
         lines.append(f"{name}: {condition.ok} of {condition.answers} answers, {faults or 'no faults'}{empty}")
         lines += [f"  used {amount:g} {unit}" for unit, amount in condition.usage.items()]
         shown = [key for key in (*SHOWN, *SHOWN_OF_SETS) if key in condition.metrics]

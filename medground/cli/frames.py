@@ -120,12 +120,16 @@ def follow(pipeline: Pipeline, path: Path | None) -> Report:
         raise RunError(
             f"the perfect answer does not parse: {grounding.fault}", hint="run medground.testing.check_prompt_interface"
         )
-    handed = grounding.region.prompt(pipeline.prompt_choice)
-    if handed is None:
-        raise RunError(
-            f"the recipe prompts the segmenter with {pipeline.prompt_choice}, which the answer does not hold"
-        )
-    steps = {"rendered": _rendered(truth, frame, size), "parsed": parsed, "segment input": handed}
+    steps = {"rendered": _rendered(truth, frame, size), "parsed": parsed}
+    # The box is the exemplar, and a text has no coordinates.
+    spatial = ["box" if kind == "exemplars" else kind for kind in pipeline.selection.kinds if kind != "text"]
+    if spatial:
+        handed = grounding.region.prompt(*spatial)
+        if handed is None:
+            raise RunError(
+                f"the recipe prompts the segmenter with {pipeline.selection}, which the answer does not hold"
+            )
+        steps["segment input"] = handed
     unit = resolution(frame, answer, size)
     hops = [_hop(name, prompt, truth, unit) for name, prompt in steps.items()]
     return Report(image=image, truth=truth, frame=frame, answer=answer, hops=hops)

@@ -10,8 +10,10 @@ from medground.cli.view_options import view_options
 from medground.errors import InputError, RunError
 from medground.evaluation.causes import Outcomes, is_empty
 from medground.images.loaded import LoadedImage
+from medground.images.overlay import concepts
 from medground.images.read import open_image
 from medground.images.view import View
+from medground.measures import measure_mask
 from medground.pipeline.load import load
 from medground.pipeline.result import GroundingResult
 from medground.terminal import examples
@@ -58,7 +60,7 @@ def ground(
     view = View(plane=plane, slice=slice, window=window)
     loaded = open_image(image, view)
     pipeline = load(recipe, *overrides)
-    answer = pipeline(Query(image=loaded.pixels, question=question, id=loaded.id))
+    answer = pipeline(Query(image=loaded.pixels, question=question, id=loaded.id, spacing=loaded.spacing))
     if answer.fault is Fault.UNUSABLE_INPUT:
         raise InputError(answer.cause)
     result = write_result(
@@ -90,9 +92,12 @@ def _summary(answer: GroundingResult, image: LoadedImage, out: Path, files: dict
         lines.append(f"think     {answer.reasoning.strip()}")
     if answer.fault is None and answer.grounding.abstains:
         lines.append("answer    nothing in the image fits the question")
+    texts = [prompt.text if prompt else "" for prompt in answer.prompts]
     for number, region in enumerate(answer.regions, start=1):
         details = [region.label] if region.label else []
         details += [] if region.confidence is None else [f"confidence {region.confidence:.2f}"]
+        if stated := concepts([region], texts[number - 1 : number]):
+            details.append(stated)
         if details or len(answer.regions) > 1:
             lines.append(f"region    {', '.join([str(number), *details])}")
         if region.box:
@@ -101,6 +106,8 @@ def _summary(answer: GroundingResult, image: LoadedImage, out: Path, files: dict
             lines.append("points    " + "  ".join(f"({x:.1f}, {y:.1f})" for x, y in region.points))
     if answer.regions and answer.mask is not None:
         lines.append(f"mask      {int(answer.mask.data.sum())} px, own score {answer.mask.score:.2f}")
+        measures = measure_mask(answer.mask.data, answer.query.spacing)
+        lines += [] if measures is None else [f"measures  {measures}"]
     if answer.fault is not None:
         lines.append(f"fault     {answer.fault}")
     lines += [f"why       {cause}" for cause in _outcomes(answer, limit).causes()]

@@ -75,7 +75,7 @@ def run(
         manifest = JsonLines(out / "manifest.jsonl", allow_nan=True)
         _refuse_another(manifest)
         write_recipe(resolved, out)
-        settings = resolved.digest(*ASKED, "proposals", "prompt", "sampling")
+        settings = resolved.digest(*ASKED, "proposals", "prompt", "text_from", "sampling")
         content = RunInputs(components=component_inputs(resolved, *ASKED)).digest
         items = read_inputs(inputs, question, View(plane=plane, slice=slice, window=window))
         keys = {item.id: _key(settings + content, item) for item in items}
@@ -106,6 +106,10 @@ def run(
 class _MaskFigures(TypedDict):
     area: int
     score: float
+    measures: NotRequired[Any]
+    presence: NotRequired[float | None]
+    absent: NotRequired[bool]
+    instances: NotRequired[list[Any]]
 
 
 class _Line(TypedDict):
@@ -144,7 +148,7 @@ def _ground(pipeline: Pipeline, batch: list[Input], out: Path, overlays: bool) -
             if item.problem:
                 raise InputError(item.problem)
             image = open_image(item.image, item.view)
-            queries.append((index, Query(image=image.pixels, question=item.question, id=item.id), image))
+            queries.append((index, _query(item, image), image))
         except InputError as error:
             lines[index] = {"id": item.id, "status": "unreadable", "cause": str(error)}
     answers = pipeline.batch([query for _, query, _ in queries])
@@ -160,6 +164,10 @@ def _ground(pipeline: Pipeline, batch: list[Input], out: Path, overlays: bool) -
         of_model = answer.fault is None or answer.fault.of_model
         lines[index] = {"status": "ok" if answer.fault is None else "fault" if of_model else "failed", **result}
     return lines
+
+
+def _query(item: Input, image: LoadedImage) -> Query:
+    return Query(image=image.pixels, question=item.question, id=item.id, spacing=image.spacing)
 
 
 def _key(feeds: str, item: Input) -> str:
@@ -198,12 +206,13 @@ def _summarise(manifest: Path, lines: list[dict[str, Any]], limit: int, as_json:
     for line in lines:
         usage.update(line.get("usage", {}))
     nothing = sum(line["status"] == "ok" and line.get("regions") == [] for line in lines)
-    areas = [line["mask"]["area"] for line in lines if line.get("mask") and line.get("regions") != []]
+    masks = [line["mask"] for line in lines if line.get("mask") and line.get("regions") != []]
+    absent = sum(mask["absent"] for mask in masks)
     outcomes = Outcomes(
         answers=sum(line["status"] != "unreadable" for line in lines),
         faults={kind: count for kind, count in faults.items() if kind != "unreadable"},
-        masks=len(areas),
-        empty_masks=areas.count(0),
+        masks=len(masks),
+        empty_masks=sum(mask["area"] == 0 for mask in masks) - absent,
         limit=limit,
     )
     summary = {
@@ -213,6 +222,7 @@ def _summarise(manifest: Path, lines: list[dict[str, Any]], limit: int, as_json:
         "not_ok": faults,
         "masks": outcomes.masks,
         "empty_masks": outcomes.empty_masks,
+        "absent_masks": absent,
         "causes": outcomes.causes(),
         "usage": usage,
     }
@@ -224,6 +234,7 @@ def _summarise(manifest: Path, lines: list[dict[str, Any]], limit: int, as_json:
         rest = "".join(f", {count} {kind}" for kind, count in sorted(faults.items()))
         rest += f"; in {nothing} nothing fits the question" if nothing else ""
         rest += f"; {outcomes.empty_masks} of {outcomes.masks} masks empty" if outcomes.empty_masks else ""
+        rest += f"; of {absent} the segmenter says that it is not present" if absent else ""
         click.echo(f"{summary['ok']} of {summary['inputs']} grounded{rest}; see {manifest}", err=True)
         if usage:
             click.echo("used " + ", ".join(f"{amount:g} {name}" for name, amount in usage.items()), err=True)

@@ -83,7 +83,9 @@ def _text(estimate: "Estimate") -> str:
         "memory": "unknown" if peak is None else f"{peak / 1e9:,.2f} GB",
         "state": _state(estimate.state_bytes, estimate.processes),
     }
-    lines = [f"{name:<11} {value}" for name, value in rows.items()]
+    lines = [f"{name:<11} {value}" for name, value in rows.items()] + [
+        f"{'sharing':<11} {text}" for text in estimate.shared
+    ]
     return "\n".join([*lines, "assuming", *(f"  - {assumption}" for assumption in estimate.assumptions)])
 
 

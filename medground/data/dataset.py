@@ -31,6 +31,10 @@ class Entry(Protocol):
         """``image`` and ``mask`` -> the file, of those that are files of their own."""
 
     @property
+    def image_key(self) -> str:
+        """The same for samples about one image; no pixel is decoded."""
+
+    @property
     def stated(self) -> str:
         """All else that decides the sample: a text that differs where the samples do."""
 
@@ -63,6 +67,12 @@ class GivenSample:
     def files(self) -> Mapping[str, Path]:
         """See `Entry`."""
         return {}
+
+    @property
+    def image_key(self) -> str:
+        """See `Entry`."""
+        image = self.sample.query.image
+        return sha256(f"{image.shape}".encode() + image.tobytes()).hexdigest()
 
     @property
     def stated(self) -> str:

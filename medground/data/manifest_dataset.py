@@ -39,6 +39,11 @@ class ManifestEntry:
         return {"image": self.image, **({"mask": self.root / masks[0]} if len(masks) == 1 else numbered)}
 
     @property
+    def image_key(self) -> str:
+        """See `medground.data.dataset.Entry`: a plane, a slice or a window of a file is an image of its own."""
+        return json.dumps([str(self.image), self.record.plane, self.record.slice, self.record.window])
+
+    @property
     def stated(self) -> str:
         """See `medground.data.dataset.Entry`."""
         return json.dumps(asdict(replace(self.record, number=0)), sort_keys=True, default=str)
@@ -63,11 +68,12 @@ class ManifestEntry:
         image = open_image(self.image, view)
         refuse_misfits(self.record, image)
         regions = tuple(self._region(target, image.size, view) for target in self.record.targets)
+        spacing = self.record.spacing or image.spacing
         return Sample(
-            query=Query(image=image.pixels, question=str(self.record.question), id=self.id),
+            query=Query(image=image.pixels, question=str(self.record.question), id=self.id, spacing=spacing),
             target=Target(regions=regions),
             labels=self.labels if image.window is None else {**self.labels, "window": image.window},
-            spacing=self.record.spacing or image.spacing,
+            spacing=spacing,
         )
 
     def _region(self, target: Record, size: Size, view: View) -> Region:

@@ -22,6 +22,10 @@ _SAYS: Mapping[Fault, tuple[str, str]] = {
         "out of the frame (out_of_frame)",
         "set reasoner.frame to what the model's numbers count: pixel, permille or unit",
     ),
+    Fault.NO_PROMPT: (
+        "without what the recipe prompts the segmenter with (no_prompt)",
+        "change prompt in the recipe, or have the prompt_interface ask for it; text_from: question needs no label",
+    ),
     Fault.TRANSPORT: ("lost on the way (transport)", "look at their cause, fix it, and run again"),
     Fault.TIMEOUT: ("not there in time (timeout)", "raise reasoner.timeout, and run again"),
     Fault.UNUSABLE_INPUT: ("missing because the model cannot take the input (unusable_input)", "look at their cause"),
@@ -102,8 +106,8 @@ class Outcomes:
 
 
 def is_empty(mask: Any) -> bool:
-    """Return True if a `medground.types.Mask` has no pixel."""
-    return not bool(mask.data.any())
+    """Return True if a `medground.types.Mask` has no pixel, and the segmenter does not say that nothing is there."""
+    return not bool(mask.data.any()) and not mask.absent
 
 
 def total(parts: Iterable[Mapping[str, Any]], prefix: str) -> dict[str, int]:

@@ -19,7 +19,7 @@ from PIL import Image as Pillow
 
 from medground.errors import RecipeError, did_you_mean
 from medground.geometry import Box, Point, Size, in_mask
-from medground.types import Image, Mask, Query, Region, Sample, SpatialPrompt, boxes_of
+from medground.types import ChosenKind, Image, Mask, Query, Region, Sample, SpatialPrompt, boxes_of
 
 Kind = Literal["answer", "ceiling", "baseline", "probe"]
 Regions = tuple[Region, ...]
@@ -86,6 +86,8 @@ class Condition:
     regions: Callable[[Sample, EvalContext], Regions] | None = None
     """The regions themselves; the reasoner is not asked. None means that nothing fits where the target is absent, and no
     answer where the sample lacks what the condition gives."""
+    prompt: tuple[ChosenKind, ...] = (ChosenKind.box,)
+    """What of `regions` prompts the segmenter."""
     think: Literal["removed", "shuffled"] | None = None
     """What the reasoner goes on from, in place of its own reasoning."""
     perfect_segmenter: bool = False
@@ -183,13 +185,18 @@ class _Jitter:
 
 
 def perfect_mask(prompt: SpatialPrompt, truth: Any) -> Mask:
-    """Return the best mask of one target that a prompt allows: it inside the box, or without a box it if a point falls on it.
+    """Return the best mask of one target that a prompt allows.
+
+    It is the target inside the box; without a box the target if a point falls on it; without either, where the prompt says
+    what to look for, the target.
 
     Args:
         prompt: in pixels of the truth.
         truth: the true mask, H x W bool.
     """
     mask = np.asarray(truth, bool)
+    if prompt.box is None and not prompt.points:
+        return Mask(data=mask, score=1.0)
     if prompt.box is None:
         positive = [point for point, label in zip(prompt.points, prompt.labels, strict=True) if label]
         hit = bool(positive) and bool(np.any(in_mask(positive, mask)))
@@ -201,12 +208,13 @@ def perfect_mask(prompt: SpatialPrompt, truth: Any) -> Mask:
     return Mask(data=mask & inside, score=1.0)
 
 
-def _truth(sample: Sample, context: EvalContext, *, box: bool = True, points: bool = True) -> Regions:
-    """Return the true regions with their boxes, their points or both; without those that have none of these."""
-    regions = (
-        Region(box=one.box if box else None, points=one.points if points else ()) for one in sample.target.regions
-    )
-    return tuple(region for region in regions if region.box is not None or region.points)
+def _truth(sample: Sample, context: EvalContext, *, box: bool = False, points: bool = False) -> Regions:
+    """Return the true regions with their labels, and boxes or points where wanted; without those that have neither then."""
+    regions = [
+        Region(box=one.box if box else None, points=one.points if points else (), label=one.label)
+        for one in sample.target.regions
+    ]
+    return tuple(region for region in regions if region.box or region.points or not (box or points))
 
 
 def _unit_box(sample: Sample, context: EvalContext, *, box: Sequence[float]) -> Regions:
@@ -276,19 +284,36 @@ CONDITIONS: Mapping[str, Condition] = {
             name="oracle_box",
             kind="ceiling",
             description="the true box through the segmenter; what is missing is the segmenter's loss",
-            regions=partial(_truth, points=False),
+            regions=partial(_truth, box=True),
         ),
         Condition(
             name="oracle_points",
             kind="ceiling",
             description="the two true points through the segmenter; what is missing is the segmenter's loss",
-            regions=partial(_truth, box=False),
+            regions=partial(_truth, points=True),
+            prompt=(ChosenKind.points,),
         ),
         Condition(
             name="oracle_both",
             kind="ceiling",
             description="the true box and points through the segmenter; what is missing is the segmenter's loss",
+            regions=partial(_truth, box=True, points=True),
+            prompt=(ChosenKind.box, ChosenKind.points),
+        ),
+        Condition(
+            name="oracle_text",
+            kind="ceiling",
+            description="what the truth is called, or the question where the recipe says text_from: question, through the "
+            "segmenter; what is missing is what the segmenter does not know by name",
             regions=_truth,
+            prompt=(ChosenKind.text,),
+        ),
+        Condition(
+            name="oracle_exemplars",
+            kind="ceiling",
+            description="the true box as an example of what to look for through the segmenter",
+            regions=partial(_truth, box=True),
+            prompt=(ChosenKind.exemplars,),
         ),
         Condition(
             name="whole_box",

@@ -17,11 +17,13 @@ from medground.evaluation.results_file import AnswerRecord, answer_record
 from medground.pipeline.completions import SplittingInterface
 from medground.pipeline.masks import Segmented
 from medground.pipeline.pipeline import Pipeline
+from medground.recipe.check import unread_concepts
 from medground.types import (
+    ChosenKind,
     Completion,
     Fault,
     Grounding,
-    PromptChoice,
+    PromptSelection,
     Query,
     Rollout,
     Sample,
@@ -103,9 +105,8 @@ class Evaluator:
     def _untrained(self, condition: Condition) -> str | None:
         if not self.segments:
             return "the recipe names no segmenter"
-        kinds = {"oracle_points": {"points"}, "oracle_both": {"box", "points"}}.get(condition.name, {"box"})
-        untrained = sorted(kinds.difference(self.pipeline.accepts))
-        if untrained and not self.pipeline.allow_untrained:
+        untrained = sorted(set(condition.prompt).difference(self.pipeline.accepts))
+        if untrained and (unread_concepts("", untrained) or not self.pipeline.allow_untrained):
             return f"the segmenter {self.pipeline.name('segmenter')} was not trained for {' and '.join(untrained)}"
         return None
 
@@ -116,9 +117,10 @@ class Evaluator:
             return ["joint"]
         if not self.segments:
             return []
-        if pipeline.prompt_choice != "both" or not {"box", "points"} <= pipeline.prompt_interface.provides:
+        both = {"box", "points"}
+        if both != set(pipeline.selection.kinds) or not both <= pipeline.prompt_interface.provides:
             return ["joint"]
-        accepted = {"box", "points"} if pipeline.allow_untrained else pipeline.accepts
+        accepted = both if pipeline.allow_untrained else pipeline.accepts
         kinds: list[MaskPrompt] = ["box", "points"]
         return [kind for kind in kinds if kind in accepted] + ["joint"]
 
@@ -138,12 +140,21 @@ class Evaluator:
             starts: per sample, the written answers the condition starts from; empty lists where it needs none.
         """
         if condition.regions is not None:
-            regions = [condition.regions(sample, context) for sample in samples]
+            questions = [sample.query.question for sample in samples]
+            selection = self._selection(condition)
+            regions = [
+                tuple(
+                    region
+                    for region in condition.regions(sample, context)
+                    if any(selection.prompts([region], question))
+                )
+                for sample, question in zip(samples, questions, strict=True)
+            ]
             read = [
                 [(None, Grounding(regions=given))] if given or not sample.target.regions else []
                 for sample, given in zip(samples, regions, strict=True)
             ]
-            return self._measured(condition, samples, read), [sample.query.question for sample in samples]
+            return self._measured(condition, samples, questions, read), questions
         queries = [sample.query if condition.query is None else condition.query(sample, context) for sample in samples]
         queries = [proposed.query for proposed in self.pipeline.proposed(queries)]
         if condition.query is None:
@@ -153,7 +164,8 @@ class Evaluator:
             [(completion, self._grounding(condition, query, completion)) for completion in group]
             for query, group in zip(queries, groups, strict=True)
         ]
-        return self._measured(condition, samples, groundings), [query.question for query in queries]
+        questions = [query.question for query in queries]
+        return self._measured(condition, samples, questions, groundings), questions
 
     def unreadable(self, condition: Condition, sample: Sample, cause: str) -> list[AnswerRecord]:
         """Return the answer of a sample that cannot be read: a fault that is not the model's."""
@@ -197,45 +209,52 @@ class Evaluator:
         self,
         condition: Condition,
         samples: Sequence[Sample],
+        questions: Sequence[str],
         groups: Sequence[Sequence[tuple[Completion | None, Grounding]]],
     ) -> list[list[AnswerRecord]]:
         flat = [(sample, *pair) for sample, group in zip(samples, groups, strict=True) for pair in group]
+        texts = [question for question, group in zip(questions, groups, strict=True) for _ in group]
         prompts = self.prompts()
         if condition.kind != "answer":
             segments = self.segments or (self.pipeline.keeps_masks and condition.regions is None)
             prompts = ["joint"] if segments or condition.perfect_segmenter else []
-        masks = self._masks(condition, [(sample, grounding) for sample, _, grounding in flat], prompts)
+        jobs = [(sample, text, grounding) for (sample, _, grounding), text in zip(flat, texts, strict=True)]
+        masks = self._masks(condition, jobs, prompts)
         answers = iter(
             [self._answer(condition, *entry, masks, prompts) for entry, masks in zip(flat, masks, strict=True)]
         )
         return [[next(answers) for _ in group] for group in groups]
 
     def _masks(
-        self, condition: Condition, pairs: Sequence[tuple[Sample, Grounding]], prompts: Sequence[MaskPrompt]
+        self, condition: Condition, answers: Sequence[tuple[Sample, str, Grounding]], prompts: Sequence[MaskPrompt]
     ) -> list[dict[MaskPrompt, Segmented]]:
         """Return what was segmented for every answer, by what prompted it; nothing for an answer that failed."""
-        joint = PromptChoice.both if condition.regions is not None else self.pipeline.prompt_choice
+        joint = self._selection(condition)
         if condition.perfect_segmenter:
-            return [{"joint": _perfect(sample, grounding, joint)} for sample, grounding in pairs]
+            return [{"joint": _perfect(sample, text, grounding, joint)} for sample, text, grounding in answers]
         if self.pipeline.keeps_masks and condition.regions is None:
-            groundings = [grounding for _, grounding in pairs]
-            drawn = self.pipeline.drawn([sample.query for sample, _ in pairs], groundings)
+            groundings = [grounding for _, _, grounding in answers]
+            drawn = self.pipeline.drawn([sample.query for sample, _, _ in answers], groundings)
             usable = [grounding.regions and grounding.fault is None for grounding in groundings]
             return [{"joint": one} if right else {} for one, right in zip(drawn, usable, strict=True)]
-        results: list[dict[MaskPrompt, Segmented]] = [{} for _ in pairs]
+        results: list[dict[MaskPrompt, Segmented]] = [{} for _ in answers]
         order: list[tuple[int, MaskPrompt]] = []
         jobs = []
-        for index, (sample, grounding) in enumerate(pairs):
+        for index, (sample, text, grounding) in enumerate(answers):
             if not grounding.regions or grounding.fault is not None:
                 continue
             for prompt in prompts:
                 order.append((index, prompt))
-                choice = joint if prompt == "joint" else PromptChoice(prompt)
-                jobs.append((sample.query.image, [region.prompt(choice) for region in grounding.regions]))
+                selection = joint if prompt == "joint" else PromptSelection((ChosenKind(prompt),))
+                jobs.append((sample.query.image, selection.prompts(grounding.regions, text)))
         if self.segments:
             for (index, prompt), segmented in zip(order, self.pipeline.masks(jobs), strict=True):
                 results[index][prompt] = segmented
         return results
+
+    def _selection(self, condition: Condition) -> PromptSelection:
+        selection = self.pipeline.selection
+        return selection if condition.regions is None else replace(selection, kinds=condition.prompt)
 
     def _answer(
         self,
@@ -247,7 +266,8 @@ class Evaluator:
         wanted: Sequence[MaskPrompt],
     ) -> AnswerRecord:
         masks = {prompt: result.mask for prompt, result in segmented.items() if result.mask is not None}
-        failed = next((result for result in segmented.values() if result.fault is not None), Segmented())
+        results = [result.of(grounding) if prompt == "joint" else result for prompt, result in segmented.items()]
+        failed = next((result for result in results if result.fault is not None), Segmented())
         rollout = Rollout(
             sample=sample,
             completion=completion or Completion(text="", frame=None),
@@ -255,8 +275,12 @@ class Evaluator:
             fault=failed.fault,
             cause=failed.cause,
         )
-        prompts = [region.prompt() for region in grounding.regions] if condition.regions is not None else []
-        given = frozenset(kind for prompt in prompts if prompt for kind in prompt.kinds)
+        stated = {
+            "text": ChosenKind.text in condition.prompt,
+            "box": any(region.box for region in grounding.regions),
+            "points": any(region.points for region in grounding.regions),
+        }
+        given = {kind for kind, there in stated.items() if there and condition.regions is not None}
         measurement = measure(
             rollout,
             masks=masks,
@@ -267,11 +291,11 @@ class Evaluator:
         return answer_record(completion, rollout.grounding, masks, measurement, failed.cause)
 
 
-def _perfect(sample: Sample, grounding: Grounding, choice: PromptChoice) -> Segmented:
+def _perfect(sample: Sample, text: str, grounding: Grounding, selection: PromptSelection) -> Segmented:
     truths = [region.mask.data for region in sample.target.regions if region.mask is not None]
     if sample.target.mask is None or grounding.fault is not None:
         return Segmented()
-    prompts = [region.prompt(choice) for region in grounding.regions]
+    prompts = selection.prompts(grounding.regions, text)
     return Segmented(
         tuple(
             None if prompt is None else union([perfect_mask(prompt, truth) for truth in truths]) for prompt in prompts

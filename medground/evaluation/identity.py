@@ -22,7 +22,9 @@ from medground.runs.inputs import RunInputs, component_inputs, sample_inputs
 from medground.runs.jsonable import plain
 
 logger = logging.getLogger(__name__)
-_DECIDE = ("prompt_interface", "proposer", "proposals", "segmenter", "prompt", "allow_untrained", "sampling", "data")
+_DECIDE = (
+    "prompt_interface", "proposer", "proposals", "segmenter", "prompt", "text_from", "allow_untrained", "sampling", "data",
+)  # fmt: skip
 _LATER = ("n_boot", "level", "batch_size", "published", "pictures")
 """Settings of ``evaluate`` that change no record."""
 

@@ -101,17 +101,18 @@ def measure(
         names, excluded = [name for name in names if name not in lost], frozenset(lost)
     else:
         excluded = frozenset()
-    failed = rollout.grounding.fault is not None
+    failed, unprompted = rollout.grounding.fault is not None, rollout.fault is Fault.NO_PROMPT
     values: dict[str, float | None] = {}
     undefined: set[str] = set()
     for name in names:
         if name in COMPAT:
             continue
-        value = None if failed else _value(name, rollout, at_hand)
-        if name in DISTANCES and value is None and (failed or "joint" in at_hand):
+        unusable = failed or (unprompted and prompted_by(name) == "joint")
+        value = None if unusable else _value(name, rollout, at_hand)
+        if name in DISTANCES and value is None and (unusable or "joint" in at_hand):
             value = diagonal(rollout.sample.query.size, _spacing(rollout))
             undefined.add(name)
-        elif failed:
+        elif unusable:
             value = 0.0
         if value is not None:
             values[name] = value

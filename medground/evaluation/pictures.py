@@ -6,9 +6,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from medground.evaluation.results_file import AnswerRecord, SampleRecord
-from medground.images.overlay import NOTHING, draw
-from medground.images.rle import decode_rle
-from medground.types import Sample
+from medground.geometry import Box, Point
+from medground.images.overlay import NOTHING, concepts, draw_regions
+from medground.measures import RULE, measure_mask
+from medground.types import Region, Sample, boxes_of, union
 
 ABSENCE = "no_target_accuracy"
 """The metric of samples whose target is absent; they have no other."""
@@ -98,7 +99,7 @@ def picture(record: SampleRecord, sample: Sample, name: str, title: str = "") ->
     """
     answer, value = record.answers[0], record.values.get(name)
     several = f"in the mean of {len(record.answers)} answers; the first is shown" if len(record.answers) > 1 else ""
-    remark = ", ".join(filter(None, (several, answer.fault)))
+    remark = ", ".join(filter(None, (several, answer.fault, _sizes(answer, sample))))
     labels = ", ".join(word for key, word in record.labels.items() if key in ("modality", "category") and word)
     score = f"{name} –" if value is None else f"{name} {value:.3f}"
     return Picture(
@@ -112,17 +113,40 @@ def picture(record: SampleRecord, sample: Sample, name: str, title: str = "") ->
     )
 
 
+def _sizes(answer: AnswerRecord, sample: Sample) -> str:
+    """What the masks of answer and truth measure, where the spacing is known."""
+    if sample.spacing is None:
+        return ""
+    own = [region.mask for region in _regions(answer) if region.mask is not None]
+    mask = union(own)
+    pairs = (("answer", None if mask is None else mask.data), ("truth", sample.target.mask))
+    measured = [(word, measure_mask(one, sample.spacing)) for word, one in pairs if one is not None]
+    sizes = [f"{word} {one.long_axis:.1f} x {one.short_axis:.1f} mm" for word, one in measured if one is not None]
+    return f"{' and '.join(sizes)} (axes between {RULE})" if sizes else ""
+
+
+def _regions(answer: AnswerRecord) -> list[Region]:
+    joint = answer.masks.get("joint") or next(iter(answer.masks.values()), None)
+    own = [region.mask or (joint if len(answer.regions) == 1 else None) for region in answer.regions]
+    return [
+        Region(
+            box=Box(*region.box) if region.box else None,
+            points=tuple(Point(*point) for point in region.points),
+            label=region.label,
+            mask=None if mask is None else mask.mask(),
+        )
+        for region, mask in zip(answer.regions, own, strict=True)
+    ]
+
+
 def _drawn(answer: AnswerRecord, sample: Sample) -> Any:
-    mask = answer.masks.get("joint") or next(iter(answer.masks.values()), None)
-    parts = [region.mask.rle for region in answer.regions if region.mask is not None]
-    return draw(
+    regions = _regions(answer)
+    return draw_regions(
         sample.query.image,
-        box=[region.box for region in answer.regions if region.box is not None],
-        points=[point for region in answer.regions for point in region.points],
-        mask=[decode_rle(rle) for rle in parts or ([mask.rle] if mask else [])],
-        target_box=[region.box for region in sample.target.regions if region.box is not None],
+        regions,
+        target_box=boxes_of(sample.target.regions),
         target_mask=[region.mask.data for region in sample.target.regions if region.mask is not None],
-        caption=NOTHING if answer.abstains else None,
+        caption=NOTHING if answer.abstains else concepts(regions) or None,
         legend=False,
     )
 

@@ -35,6 +35,7 @@ GROUPED = (FLOORED, "iou")
 RARE: Mapping[str, Callable[[GroupSummary], int]] = {
     "cut off": lambda group: group.failures.get(Fault.CUT_OFF, 0),
     "empty masks": lambda group: group.empty_masks,
+    "not present": lambda group: group.absent_masks,
 }
 """Counts with a column of their own where there are any."""
 TITLES = {"modality": "modality", "supercategory": "super-category", "category": "category", "size": "target size"}

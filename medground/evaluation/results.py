@@ -63,6 +63,9 @@ class AnswerCounts:
     """Fault that is not the model's -> answers; they are left out of the means."""
     masks: int
     empty_masks: int
+    """Masks without a pixel, those apart by which the segmenter says that nothing is there."""
+    absent_masks: int = 0
+    """Answers of which the segmenter says that what they ask for is not in the image; no failures."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

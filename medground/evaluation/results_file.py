@@ -4,6 +4,7 @@ Nothing in it names a file or a patient: a cluster is a hash.
 """
 
 import hashlib
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from medground.data.splits import GROUPS
 from medground.errors import InputError
 from medground.evaluation.metrics import MaskPrompt, Measurement
 from medground.frames import Frame, FrameDict
-from medground.images.rle import encode_rle
+from medground.images.rle import decode_rle, encode_rle, rle_area
 from medground.runs.files import JsonLines
 from medground.runs.jsonable import plain, restore
 from medground.segmenters.batching import image_key
@@ -29,6 +30,16 @@ _PRIVATE = frozenset({*GROUPS, "think"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class InstanceRecord:
+    """One single thing of a mask as written."""
+
+    rle: dict[str, Any]
+    """Run lengths, see `medground.images.rle`."""
+    score: float | None
+    """The segmenter's own estimate."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MaskRecord:
     """A mask as written."""
 
@@ -36,6 +47,24 @@ class MaskRecord:
     """Run lengths, see `medground.images.rle`."""
     score: float | None
     """The segmenter's own estimate."""
+    presence: float | None = None
+    """How sure it is that what it was asked for is in the image; None where it does not say."""
+    instances: list[InstanceRecord] = field(default_factory=list)
+    """The single things, where it tells them apart."""
+
+    @property
+    def absent(self) -> bool:
+        """Whether the segmenter says that what it was asked for is not there."""
+        return self.presence is not None and rle_area(self.rle) == 0
+
+    def mask(self) -> Mask:
+        """Return the mask as it was."""
+        return Mask(
+            data=decode_rle(self.rle),
+            score=_number(self.score),
+            presence=self.presence,
+            instances=tuple(Mask(data=decode_rle(one.rle), score=_number(one.score)) for one in self.instances),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -219,7 +248,7 @@ def answer_record(
         regions=[
             _region_record(one if len(grounding.regions) > 1 else replace(one, mask=None)) for one in grounding.regions
         ],
-        masks={name: MaskRecord(rle=encode_rle(mask.data), score=plain(mask.score)) for name, mask in masks.items()},
+        masks={name: _mask_record(mask) for name, mask in masks.items()},
         values=plain(measurement.values),
         undefined=sorted(measurement.undefined),
         excluded=sorted(measurement.excluded),
@@ -234,8 +263,21 @@ def _region_record(region: Region) -> RegionRecord:
         points=plain([list(point) for point in region.points]),
         label=region.label,
         confidence=plain(region.confidence),
-        mask=None if mask is None else MaskRecord(rle=encode_rle(mask.data), score=plain(mask.score)),
+        mask=None if mask is None else _mask_record(mask),
     )
+
+
+def _mask_record(mask: Mask) -> MaskRecord:
+    return MaskRecord(
+        rle=encode_rle(mask.data),
+        score=plain(mask.score),
+        presence=plain(mask.presence),
+        instances=[InstanceRecord(rle=encode_rle(one.data), score=plain(one.score)) for one in mask.instances],
+    )
+
+
+def _number(score: float | None) -> float:
+    return math.nan if score is None else score
 
 
 class ResultsFile:

@@ -23,7 +23,6 @@ from medground.geometry import Box, Point, Size
 from medground.images.mask_frames import in_frame_of, read_mask_of
 from medground.images.read import read_image, read_mask
 from medground.images.rle import decode_rle
-from medground.pipeline.masks import Segmented
 from medground.pipeline.pipeline import Pipeline
 from medground.protocols import PromptInterface
 from medground.recipe import MISSING, Recipe
@@ -291,7 +290,7 @@ def _blank(size: Size) -> Image:
 def _with_masks(lines: list[ScoringLine], graph: Pipeline) -> list[ScoringLine]:
     able = [line for line in lines if line.rollout is not None and line.has_image and line.rollout.grounding.regions]
     answers = [
-        (line.rollout.sample.query.image, graph.prompts(line.rollout.grounding))
+        (line.rollout.sample.query.image, graph.prompts(line.rollout.sample.query, line.rollout.grounding))
         for line in able
         if line.rollout is not None
     ]
@@ -299,14 +298,9 @@ def _with_masks(lines: list[ScoringLine], graph: Pipeline) -> list[ScoringLine]:
     return [
         line
         if line.number not in segmented or line.rollout is None
-        else replace(line, rollout=_with_outcome(line.rollout, segmented[line.number]))
+        else replace(line, rollout=segmented[line.number].put_into(line.rollout))
         for line in lines
     ]
-
-
-def _with_outcome(rollout: Rollout, outcome: Segmented) -> Rollout:
-    grounding = rollout.grounding.with_masks(outcome.masks)
-    return replace(rollout, grounding=grounding, fault=outcome.fault, cause=outcome.cause)
 
 
 def _result(rollout: Rollout, score: Score) -> ScoreResult:

@@ -126,7 +126,8 @@ def _counts(records: Records) -> dict[str, Any]:
     answers = _answers(records)
     faults = [answer.fault for answer in answers if answer.fault is not None]
     failures = _counted(fault for fault in faults if fault.of_model)
-    masks = [answer.masks["joint"].rle for answer in answers if "joint" in answer.masks]
+    masks = [answer.masks["joint"] for answer in answers if "joint" in answer.masks]
+    absent = sum(mask.absent for mask in masks)
     return {
         "samples": len(records),
         "clusters": len({record.cluster for record in records}),
@@ -137,7 +138,8 @@ def _counts(records: Records) -> dict[str, Any]:
         "abstentions": sum(answer.abstains for answer in answers),
         "excluded": _counted(fault for fault in faults if not fault.of_model),
         "masks": len(masks),
-        "empty_masks": sum(rle_area(rle) == 0 for rle in masks),
+        "empty_masks": sum(rle_area(mask.rle) == 0 for mask in masks) - absent,
+        "absent_masks": absent,
     }
 
 

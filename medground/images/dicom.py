@@ -44,6 +44,8 @@ _TAGS = [
     "BluePaletteColorLookupTableData", "SegmentedRedPaletteColorLookupTableData",
     "SegmentedGreenPaletteColorLookupTableData", "SegmentedBluePaletteColorLookupTableData",
     "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "ReferencedSeriesSequence",
+    "FrameOfReferenceUID", "SliceThickness", "SpacingBetweenSlices", "ImageType", "TemporalPositionIdentifier", "EchoNumbers",
+    "EchoTime", "InversionTime", "DiffusionBValue", "TriggerTime", "AcquisitionNumber", "ComplexImageComponent", "Units",
     "SourceImageSequence", "SegmentationType", "SegmentSequence", "MaximumFractionalValue", "FloatPixelData",
     "DoubleFloatPixelData", "PixelData",
 ]  # fmt: skip
@@ -56,6 +58,10 @@ _MODALITIES = {
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 _RECORD = "1.2.840.10008.1.3.10"
 """SOP class of a DICOMDIR: a table of contents."""
+
+
+class NoPicture(InputError):
+    """A DICOM file holds no picture: it is a report, a plan, a contour or a table of contents."""
 
 
 def has_suffix(path: Path) -> bool:
@@ -119,17 +125,22 @@ class Header:
 class DicomFile:
     """A DICOM image file, opened and hashed once; its pixels are not decoded yet."""
 
-    name: str
-    """Neutral, see `neutral_id`."""
+    digest: str
+    """SHA-256 of its content, hexadecimal."""
     dataset: "FileDataset"
     """pydicom's, of the tags that are read."""
+
+    @property
+    def name(self) -> str:
+        """Neutral, see `neutral_id`."""
+        return _name(self.digest)
 
     @classmethod
     def read(cls, path: Path) -> "DicomFile":
         """Read and parse a file.
 
         Raises:
-            InputError: if it is missing, damaged, too large or no DICOM image.
+            InputError: if it is missing, damaged or too large; `NoPicture` if it is a DICOM file without a picture.
             PluginError: without pydicom.
         """
         with _open(path) as file:
@@ -140,13 +151,13 @@ class DicomFile:
     def parse(cls, data: bytes) -> "DicomFile":
         """Parse a file's content. Raises as `read`."""
         _check_size(BytesIO(data))
-        name = _name(hashlib.sha256(data).hexdigest())
-        with _sealed(name):
-            return cls(name, _parsed(data, name))
+        digest = hashlib.sha256(data).hexdigest()
+        with sealed(_name(digest)):
+            return cls(digest, _parsed(data, _name(digest)))
 
     def header(self, frame: int = 0) -> Header:
         """Return what is known of the file and of one frame."""
-        with _sealed(self.name):
+        with sealed(self.name):
             dataset = self.dataset
             person = "\n".join(str(dataset.get(key, "")) for key in ("PatientID", "PatientName", "PatientBirthDate"))
             identity = person if person.strip() else str(dataset.get("SeriesInstanceUID", ""))
@@ -156,7 +167,7 @@ class DicomFile:
                 group=f"{kind}-{pseudonym}" if pseudonym else "",
                 modality=_MODALITIES.get(str(dataset.get("Modality", ""))),
                 frames=dicom_pixels.number_of_frames(dataset),
-                spacing=_spacing(dataset, frame),
+                spacing=spacing(dataset, frame),
             )
 
 
@@ -173,7 +184,7 @@ def load(file: DicomFile, view: View, image_id: str) -> LoadedImage:
         InputError: if the pixels are missing, damaged or contradict the header.
         PluginError: without the decoder of its compression.
     """
-    with _sealed(file.name):
+    with sealed(file.name):
         frame, dataset = _frame(file, view), file.dataset
         header = file.header(frame)
         stored, padding = dicom_pixels.stored_values(dataset, frame, file.name), None
@@ -213,7 +224,7 @@ def mask(
         InputError, PluginError: as `load`; if it does not lie where `image` lies, or holds no labels; for a segmentation
             without its image, or a segment of another kind of file.
     """
-    with _sealed(file.name):
+    with sealed(file.name):
         shown = DicomFile.read(image) if image is not None and is_dicom(image) else None
         if is_segmentation(file.dataset):
             if shown is None or values is not None or threshold is not None:
@@ -253,8 +264,8 @@ def _labels(file: DicomFile, frame: int, values: tuple[int, ...] | None, thresho
     return target_pixels(stored, file.name)
 
 
-def _spacing(dataset: "Dataset", frame: int) -> tuple[float, float] | None:
-    """(row, column) of one frame in mm, where the file states it."""
+def spacing(dataset: "Dataset", frame: int) -> tuple[float, float] | None:
+    """Return (row, column) of one frame in mm, where the file states it."""
     for keyword in ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing"):
         value = dicom_pixels.functional_group(dataset, frame, "PixelMeasuresSequence", keyword).get(keyword)
         if value is not None and not isinstance(value, str) and len(value) == 2:
@@ -277,8 +288,8 @@ def _axes(dataset: "Dataset", frame: int) -> str | None:
 
 
 @contextmanager
-def _sealed(name: str) -> Iterator[None]:
-    """Silence pydicom's warnings and log lines and replace its errors by ours: its own words may quote the file."""
+def sealed(name: str) -> Iterator[None]:
+    """Wrap what reads a DICOM file: silence pydicom and replace its errors by ours, since its own words may quote the file."""
     dicom_pixels.import_pydicom()
     log = logging.getLogger("pydicom")
     before = log.handlers, log.propagate
@@ -307,7 +318,7 @@ def _parsed(data: bytes, name: str) -> "FileDataset":
         _check_deflated(data, name)
     dataset: FileDataset = pydicom.dcmread(BytesIO(data), force=bare, specific_tags=list(_TAGS))
     if str(dataset.file_meta.get("MediaStorageSOPClassUID", "")) == _RECORD:
-        raise InputError(f"{name} is a table of contents, not an image", hint="give an image file it lists")
+        raise NoPicture(f"{name} is a table of contents, not an image", hint="give an image file it lists")
     if "TransferSyntaxUID" not in dataset.file_meta:
         # A bare data set does not state its coding; pydicom noticed how it was written when it read it.
         implicit, little = dataset.original_encoding
@@ -316,7 +327,7 @@ def _parsed(data: bytes, name: str) -> "FileDataset":
         dataset.file_meta.TransferSyntaxUID = uids.ImplicitVRLittleEndian if implicit else explicit
     rows, columns = dataset.get("Rows"), dataset.get("Columns")
     if not rows or not columns or "PhotometricInterpretation" not in dataset:
-        raise InputError(f"{name} holds no picture", hint="reports, plans and contours have none; give an image")
+        raise NoPicture(f"{name} holds no picture", hint="reports, plans and contours have none; give an image")
     if rows * columns > MAX_PIXELS:
         raise InputError(
             f"{name} claims {columns} x {rows} pixels", hint=f"the limit is {MAX_PIXELS / 1e6:.0f} megapixels"

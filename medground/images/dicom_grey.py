@@ -1,5 +1,6 @@
 """Grey DICOM pixels as they are shown: modality transformation, padding, values of interest, presentation (PS3.3 C.11)."""
 
+import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -55,19 +56,50 @@ def show_grey(
     """
     if stored.ndim != 2 or dataset.get("PixelPresentation") in ("COLOR", "MIXED"):
         raise InputError(f"{name} is grey with colours", hint="export it again, as RGB")
+    padding = padding_range(dataset, pixel_element(dataset, name))
+    counted = counted_values(stored, padding)
     measured = measure(dataset, stored, frame, name)
+    return *show_measured(dataset, measured, frame, window, counted, modality, name), padding
+
+
+def show_measured(
+    dataset: "Dataset",
+    measured: Measured,
+    frame: int,
+    window: str | None,
+    counted: NDArray[np.bool_] | None,
+    modality: str | None,
+    name: str,
+) -> tuple[NDArray[np.uint8], str]:
+    """Return (H×W grey, the window in words) of measured values; `dataset` and `frame` say windows and inversion.
+
+    `counted`, H×W, is False where a value counts in no percentile and no full range. Raises as `show_grey`.
+    """
     if window in HOUNSFIELD and not measured.hounsfield:
         reason = f"is not CT but {modality}, whose" if modality not in (None, "CT") else "does not say that its"
         units = "are not" if modality not in (None, "CT") else "are"
         raise ViewError(
             f"{name} {reason} values {units} Hounsfield units", hint="take the window percentiles, file or CENTRE,WIDTH"
         )
-    padding = padding_range(dataset, pixel_element(dataset, name))
-    counted = None if padding is None else (stored < padding[0]) | (stored > padding[1])
     grey, words = _windowed(dataset, measured, frame, window, counted, name)
     if _inverted(dataset, name):
         grey, words = 255 - grey, f"{words}; inverted (MONOCHROME1)"
-    return grey, words, padding
+    return grey, words
+
+
+def counted_values(stored: Numbers, padding: tuple[float, float] | None) -> NDArray[np.bool_] | None:
+    """Return where stored values are no padding; None where there is none."""
+    return None if padding is None else (stored < padding[0]) | (stored > padding[1])
+
+
+def own_window(dataset: "Dataset", frame: int) -> str:
+    """Return the window that a frame names, such that equal texts are equal windows; "" where it names none."""
+    own = functional_group(dataset, frame, "FrameVOILUTSequence", "VOILUTSequence", "WindowCenter", "WindowWidth")
+    if own.get("VOILUTSequence"):
+        table = own.VOILUTSequence[0]
+        return f"{table.LUTDescriptor} {hashlib.sha256(table['LUTData'].to_json().encode()).hexdigest()}"
+    centre, width = _first(own.get("WindowCenter")), _first(own.get("WindowWidth"))
+    return "" if centre is None or width is None else f"{centre} {width} {own.get('VOILUTFunction') or 'LINEAR'}"
 
 
 def measure(dataset: "Dataset", stored: Numbers, frame: int, name: str) -> Measured:

@@ -15,6 +15,7 @@ from medground.errors import InputError
 from medground.images import nifti
 from medground.images.paths import safe_name
 from medground.images.pictures import UPRIGHT, open_file, orientation_of
+from medground.images.placement import Placement
 from medground.images.read import image_kind, image_size, read_mask
 from medground.images.view import PLAIN, View
 
@@ -52,8 +53,8 @@ def read_mask_of(
             orientation=stored_orientation(mask),
         )
     if kind == "nifti" and nifti.is_nifti(image) and segment is None:
-        volume = nifti.Volume(mask)
-        return nifti.mask(mask, view, values, threshold, mask_placement(nifti.Volume(image), volume, view))
+        volume = nifti.NiftiFile(mask)
+        return nifti.mask(mask, view, values, threshold, mask_placement(nifti.NiftiFile(image), volume, view))
     return read_mask(
         mask, plane=view.plane, slice=view.slice, values=values, threshold=threshold, image=image, segment=segment
     )
@@ -97,7 +98,7 @@ def stored_orientation(path: Path) -> int:
         return orientation_of(stream, safe_name(path.name))
 
 
-def mask_placement(image: nifti.Volume, mask: nifti.Volume, view: View) -> nifti.Placement:
+def mask_placement(image: nifti.NiftiFile, mask: nifti.NiftiFile, view: View) -> Placement:
     """Return where the mask of the slice that `view` names of an image lies in the mask's own voxels.
 
     Raises:
@@ -123,7 +124,7 @@ def mask_placement(image: nifti.Volume, mask: nifti.Volume, view: View) -> nifti
     first, second = (axis for axis in range(3) if axis != shown.axis)
     rows, columns = (second, first) if shown.transpose else (first, second)
     last = image.sides[shown.axis] - 1
-    return nifti.Placement(
+    return Placement(
         axis=int(axes[shown.axis]),
         index=shown.index if signs[shown.axis] > 0 else last - shown.index,
         transpose=bool(axes[rows] > axes[columns]),

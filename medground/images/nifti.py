@@ -1,18 +1,15 @@
 """NIfTI volumes: one slice in radiological display, and masks back into the voxels they came from.
 
-Display, whatever the axes of the file: **axial** and **coronal** show the patient's right on the left of the picture,
-**sagittal** shows anterior on the left; anterior (axial) or superior (coronal, sagittal) is up. Planes are the voxel
-axes nearest to the anatomical ones; nothing is resampled. A slice is counted in the file's own voxels, from 0: axial
-slice 40 of an unrotated volume is ``data[:, :, 40]``. Needs ``medground[nifti]``.
+Slices are displayed as `medground.images.placement` says, counted in the file's own voxels, from 0: axial slice 40 of an
+unrotated volume is ``data[:, :, 40]``. Needs ``medground[nifti]``.
 
 Voxels are read slab by slab, never more than one slab at once, and only after the header's claims have been checked.
 """
 
 import gzip
-import zlib
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import IO
@@ -20,26 +17,21 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
-from medground.errors import InputError, MedgroundError, ViewError
+from medground.errors import InputError, ViewError
 from medground.images.loaded import LoadedImage
 from medground.images.mask_values import target_pixels, whole_numbers
-from medground.images.nifti_header import import_nibabel, is_zipped, read_exactly, read_header, skip
+from medground.images.nifti_header import import_nibabel, read_header
 from medground.images.paths import NIFTI_SUFFIXES, safe_name
-from medground.images.pictures import MAX_BYTES, MAX_PIXELS
+from medground.images.pictures import MAX_BYTES
+from medground.images.placement import RAS_LPS, Placement, Sides, directions, letters, place_view, spacing_of
+from medground.images.slabs import check_claims, guarded, is_zipped, pick, skip, slab_bytes
 from medground.images.view import View
-from medground.images.windows import Numbers, apply_window, describe_window, grey_to_rgb, window_grey
+from medground.images.windows import Numbers, apply_range_window, grey_to_rgb
 
 MAX_LABELS = 3000
 """The most labels of a label map: FreeSurfer's finest has about 200 of values up to 14175."""
-MAX_VOXEL_BYTES = 2_000_000_000
-"""The most bytes of voxels a header may claim: a whole-body CT has 0.6e9."""
 _MILLIMETRES = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}
 """Code of a unit of space in xyzt_units -> mm: unstated, metre, millimetre, micron."""
-_NORMAL = {"sagittal": 0, "coronal": 1, "axial": 2}
-"""Plane -> the anatomical axis across it: 0 left-right, 1 back-front, 2 foot-head."""
-_ACROSS = {"sagittal": (1, 2), "coronal": (0, 2), "axial": (0, 1)}
-"""Plane -> the anatomical axes along the picture's columns and rows. Both run against RAS+ order: to the left or to the back,
-and to the back or down."""
 
 
 def is_nifti(path: Path) -> bool:
@@ -47,77 +39,67 @@ def is_nifti(path: Path) -> bool:
     return path.name.lower().endswith(NIFTI_SUFFIXES)
 
 
-@dataclass(frozen=True, slots=True)
-class Placement:
-    """How a picture lies in a volume: undoes what showing it did."""
-
-    axis: int
-    """The voxel axis across it."""
-    index: int
-    transpose: bool
-    """True if rows and columns are exchanged, from voxel order to the picture."""
-    flip_rows: bool
-    flip_columns: bool
-
-    def picture(self, plane: Numbers) -> Numbers:
-        """Return the remaining two voxel axes, in their order, as H×W."""
-        out = plane.T if self.transpose else plane
-        return out[:: -1 if self.flip_rows else 1, :: -1 if self.flip_columns else 1]
-
-    def plane(self, picture: Numbers) -> Numbers:
-        """Invert `picture`."""
-        out = picture[:: -1 if self.flip_rows else 1, :: -1 if self.flip_columns else 1]
-        return out.T if self.transpose else out
-
-
-class Volume:
+class NiftiFile:
     """A NIfTI file whose header was checked; voxels are read when asked for.
 
     Args:
         path: ``.nii`` or ``.nii.gz``.
+        stack: of a file of several volumes, which of them, from 0; the fourth axis counts fastest.
 
     Raises:
         InputError: if the header is damaged, claims more than may be read or more than the file holds, or says nothing
             of how the volume lies in space.
+        ViewError: if it holds several volumes and `stack` names none of them.
         PluginError: without nibabel.
     """
 
-    def __init__(self, path: Path) -> None:
+    affine: NDArray[np.float64]
+    """4×4: a voxel (i, j, k, 1) to LPS mm, see `medground.images.placement`."""
+
+    def __init__(self, path: Path, stack: int | None = None) -> None:
         self.path, self.name = path, safe_name(path.name)
-        with self._guard():
+        with guarded(self.name):
             self.header = read_header(path, self.name)
             shape = tuple(int(side) for side in self.header.get_data_shape())
-            self.affine: NDArray[np.float64] = self.header.get_best_affine() * self._millimetres()
+            self.affine = self._in_lps(self.header.get_best_affine())
             self.dtype = np.dtype(self.header.get_data_dtype())
             slope, inter = self.header.get_slope_inter()
         self.shape = shape
         if not 2 <= len(shape) <= 7 or min(shape) < 1:
             raise InputError(f"{self.name} claims a shape of {shape}", hint="export it again")
-        if int(np.prod([float(side) for side in shape[3:]])) > 1:
-            raise InputError(f"{self.name} holds several volumes: its shape is {shape}", hint="save the one you mean")
+        self.volumes = math.prod(shape[3:])
+        self.stack = self._checked_stack(stack)
         colours = self.dtype.names == ("R", "G", "B")
         if not colours and (self.dtype.kind not in "iuf" or self.dtype.itemsize > 8):
             raise InputError(f"{self.name} holds voxels of type {self.dtype}", hint="save it as integers or floats")
         self.slope, self.inter = float(1.0 if slope is None else slope), float(0.0 if inter is None else inter)
         if not np.isfinite([self.slope, self.inter]).all() or self.slope == 0:
             raise InputError(f"{self.name} has a scale slope of {self.slope:g}", hint="export it again")
-        self.sides = (*shape[:3], 1)[:3] if len(shape) >= 3 else (*shape, 1)
+        self.sides: Sides = (shape[0], shape[1], shape[2] if len(shape) > 2 else 1)
         self._check_size()
-        self._orientations = self._orientation()
+        self._check_codes()
+        axes = directions(self.affine)
+        if axes is None:
+            raise InputError(f"{self.name} does not say how it lies in space", hint="its affine is singular")
+        self._directions = axes
+
+    def _checked_stack(self, stack: int | None) -> int:
+        last = self.volumes - 1
+        if stack is None and last:
+            raise ViewError(
+                f"{self.name} holds several volumes: its shape is {self.shape}",
+                hint=f"read one by medground.read_volume(PATH, stack=N), N from 0 to {last}, or save the one you mean",
+            )
+        if not 0 <= (stack or 0) <= last:
+            raise ViewError(f"{self.name} has no volume {stack}", hint=f"it has 0 to {last}")
+        return stack or 0
 
     def _check_size(self) -> None:
-        x, y, z = (float(side) for side in self.sides)
-        if x * y * z * self.dtype.itemsize > MAX_VOXEL_BYTES or max(x * y, x * z, y * z) > MAX_PIXELS:
-            raise InputError(
-                f"{self.name} claims {x:g} x {y:g} x {z:g} voxels of {self.dtype.itemsize} bytes",
-                hint=f"the limit is {MAX_VOXEL_BYTES / 1e9:g} GB and {MAX_PIXELS / 1e6:.0f} megapixels a slice; crop it",
-            )
-        needed = self.offset + int(x * y * z) * self.dtype.itemsize
         size = self.path.stat().st_size
+        check_claims(self.name, self.sides, self.dtype.itemsize, size)
+        needed = self.offset + math.prod(self.sides) * self.dtype.itemsize * self.volumes
         if not is_zipped(self.path) and size < needed:
             raise InputError(f"{self.name} is cut short: {size} of {needed} bytes", hint="copy or export it again")
-        if size > MAX_BYTES * 4:
-            raise InputError(f"{self.name} takes {size / 1e6:.0f} MB", hint="crop it")
 
     @property
     def offset(self) -> int:
@@ -130,39 +112,42 @@ class Volume:
             )
         return int(start)
 
-    def _millimetres(self) -> NDArray[np.float64]:
-        """Per column of the affine, mm in a unit of the file; an unstated unit is taken for mm, as by ITK and FSL."""
+    def _in_lps(self, affine: NDArray[np.float64]) -> NDArray[np.float64]:
+        """An affine of the header in mm and LPS; an unstated unit is taken for mm, as by ITK and FSL."""
         code = int(self.header["xyzt_units"]) & 7
         if code not in _MILLIMETRES:
             raise InputError(f"{self.name} counts space in an unknown unit: {code}", hint="export it again")
-        return np.array([_MILLIMETRES[code]] * 3 + [1.0])[:, None]
+        scaled: NDArray[np.float64] = RAS_LPS @ affine * np.array([_MILLIMETRES[code]] * 3 + [1.0])[:, None]
+        return scaled
 
-    def _orientation(self) -> NDArray[np.float64]:
-        """Per voxel axis: its anatomical axis, and 1 or -1 along or against it."""
-        stated = [self.header.get_sform(coded=True), self.header.get_qform(coded=True)]
-        axes = {
-            import_nibabel().aff2axcodes(affine) for affine, code in stated if code > 0 and np.isfinite(affine).all()
-        }
-        if not any(code > 0 for _, code in stated):
+    def _check_codes(self) -> None:
+        """Refuse a header that does not say how the volume lies, or says it twice in two ways."""
+        stated = [affine for affine in self.placements if np.isfinite(affine).all()]
+        if not self.placements:
             raise InputError(
                 f"{self.name} does not say how it lies in space: both of its codes are 0",
                 hint='if its axes run to the left, front and top: python -c "import nibabel; '
                 f"i = nibabel.load('{self.name}'); i.set_sform(i.affine, 1); nibabel.save(i, '{self.name}')\"",
             )
-        if len(axes) > 1:
-            words = " and ".join("".join(str(letter) for letter in codes) for codes in sorted(axes, key=str))
-            raise InputError(f"{self.name} says twice how it lies, {words}", hint="set the wrong one's code to 0")
         if not np.isfinite(self.affine).all():
             raise InputError(f"{self.name} has an affine that is not finite", hint="export it again")
-        orientations: NDArray[np.float64] = import_nibabel().orientations.io_orientation(self.affine)
-        if not np.isfinite(orientations).all():
-            raise InputError(f"{self.name} does not say how it lies in space", hint="its affine is singular")
-        return orientations
+        codes = {letters(axes) if (axes := directions(affine)) else "a singular affine" for affine in stated}
+        if len(codes) > 1:
+            raise InputError(
+                f"{self.name} says twice how it lies, {' and '.join(sorted(codes))}",
+                hint="set the wrong one's code to 0",
+            )
+
+    @property
+    def placements(self) -> list[NDArray[np.float64]]:
+        """The affines that the header states with a code above 0, in LPS mm: sform, then qform."""
+        stated = (self.header.get_sform(coded=True), self.header.get_qform(coded=True))
+        return [self._in_lps(affine) for affine, code in stated if code > 0]
 
     @property
     def codes(self) -> str:
         """The directions of the voxel axes, for example ``RAS``."""
-        return "".join(["LR", "PA", "IS"][int(axis)][int(sign > 0)] for axis, sign in self._orientations)
+        return letters(self._directions)
 
     def placement(self, view: View) -> Placement:
         """Return where the picture that `view` names lies.
@@ -170,74 +155,49 @@ class Volume:
         Raises:
             ViewError: if it names no plane or no slice, or one that is not there.
         """
-        if view.plane is None or view.slice is None:
-            known = "" if view.plane is None else f" 0 to {self.sides[self._axis(_NORMAL[view.plane])] - 1}"
-            missing = " and ".join(word for word in ("plane", "slice") if getattr(view, word) is None)
-            raise ViewError(
-                f"{self.name} is a volume of {' x '.join(map(str, self.sides))} voxels: name the {missing}",
-                hint=f"--plane axial, coronal or sagittal, and --slice{known or ' N'}",
-            )
-        across = self._axis(_NORMAL[view.plane])
-        if view.slice >= self.sides[across]:
-            raise ViewError(
-                f"{self.name} has no {view.plane} slice {view.slice}", hint=f"it has 0 to {self.sides[across] - 1}"
-            )
-        columns, rows = (self._axis(axis) for axis in _ACROSS[view.plane])
-        return Placement(
-            axis=across,
-            index=view.slice,
-            transpose=columns < rows,
-            flip_rows=bool(self._orientations[rows, 1] > 0),
-            flip_columns=bool(self._orientations[columns, 1] > 0),
-        )
-
-    def _axis(self, anatomical: int) -> int:
-        """The voxel axis of an anatomical one."""
-        return int(np.flatnonzero(self._orientations[:, 0] == anatomical)[0])
+        return place_view(view, self.sides, self._directions, self.name)
 
     def spacing(self, placement: Placement) -> tuple[float, float]:
         """Return (row, column) of a picture, mm."""
-        steps = np.sqrt((self.affine[:3, :3] ** 2).sum(axis=0))
-        first, second = (float(steps[axis]) for axis in range(3) if axis != placement.axis)
-        # The picture's rows run along the second remaining axis where it is transposed, so a step between rows is along it.
-        return (second, first) if placement.transpose else (first, second)
+        return spacing_of(self.affine, placement)
 
-    def slabs(self) -> Iterator[Numbers]:
-        """Yield the stored voxels, X×Y at a time, along the last axis.
+    def slabs(self, first: int = 0) -> Iterator[Numbers]:
+        """Yield the stored voxels, X×Y at a time, along the last axis, from slab `first` on.
 
         Raises:
             InputError: if they end too soon.
         """
         x, y, z = self.sides
         size = x * y * self.dtype.itemsize
-        with self._guard(), self._stream() as stream:
-            skip(stream, self.offset)
-            for _ in range(z):
-                data = read_exactly(stream, size)
-                if len(data) < size:
-                    raise InputError(f"{self.name} is cut short", hint="copy or export it again")
-                yield np.frombuffer(data, self.dtype).reshape((x, y), order="F")
+        start = self.offset + (self.stack * z + first) * size
+        with guarded(self.name), self._stream() as stream:
+            if isinstance(stream, gzip.GzipFile):
+                skip(stream, start)
+            else:
+                stream.seek(start)
+            for _ in range(first, z):
+                yield np.frombuffer(slab_bytes(stream, size, self.name), self.dtype).reshape((x, y), order="F")
             skip(stream, 1)  # to the end, where a zipped file's checksum is compared
 
-    def stored(self, placement: Placement) -> Numbers:
-        """Return the stored values of a picture, H×W. Reads the whole file, so that one that is cut short is noticed."""
-        return self.picked(placement, self.slabs())
+    def stored_plane(self, axis: int, index: int) -> Numbers:
+        """Return the stored values across one axis, the other two axes in order.
 
-    def picked(self, placement: Placement, slabs: Iterable[Numbers]) -> Numbers:
-        """Return a picture, H×W, of slabs along the last axis."""
-        slices = []
-        for number, slab in enumerate(slabs):
-            if placement.axis == 2 and number == placement.index:
-                slices.append(slab)
-            elif placement.axis < 2:
-                slices.append(slab.take(placement.index, axis=placement.axis))
-        return placement.picture(slices[0] if placement.axis == 2 else np.stack(slices, axis=1))
+        Reads one slab if it is all there is to it, else the whole file, so that one that is cut short is noticed.
+        """
+        if axis == 2 and not is_zipped(self.path):
+            return next(self.slabs(index))
+        return pick(self.slabs(), axis, index)
+
+    def stored(self, placement: Placement) -> Numbers:
+        """Return the stored values of a picture, H×W."""
+        return placement.picture(self.stored_plane(placement.axis, placement.index))
 
     def values(self, placement: Placement) -> Numbers:
         """Return the values of a picture, H×W: scaled by the header's slope and intercept."""
-        return self._scaled(self.stored(placement))
+        return self.scaled(self.stored(placement))
 
-    def _scaled(self, stored: Numbers) -> Numbers:
+    def scaled(self, stored: Numbers) -> Numbers:
+        """Return stored voxels scaled by the header's slope and intercept; colours as they are."""
         if (self.slope, self.inter) == (1.0, 0.0) or stored.dtype.kind == "V":
             return stored
         return stored * np.float64(self.slope) + self.inter
@@ -250,7 +210,7 @@ class Volume:
         """
         if stored.dtype.kind == "V":
             raise InputError(f"{self.name} is a colour volume, not a label map", hint="give a map of whole numbers")
-        return whole_numbers(self._scaled(stored), self.name, self.slope if self.dtype.kind in "iu" else 0.0)
+        return whole_numbers(self.scaled(stored), self.name, self.slope if self.dtype.kind in "iu" else 0.0)
 
     @contextmanager
     def _stream(self) -> Iterator[IO[bytes]]:
@@ -261,15 +221,6 @@ class Volume:
             else:
                 yield file
 
-    @contextmanager
-    def _guard(self) -> Iterator[None]:
-        try:
-            yield
-        except MedgroundError:
-            raise
-        except (EOFError, OSError, zlib.error) as error:
-            raise InputError(f"{self.name} is cut short or damaged", hint="copy or export it again") from error
-
     @cached_property
     def window(self) -> tuple[float, float] | None:
         """(low, high) the file asks to be displayed by, in its values."""
@@ -277,7 +228,7 @@ class Volume:
         return (low, high) if np.isfinite([low, high]).all() and high > low else None
 
 
-def load(volume: Volume, view: View, image_id: str) -> LoadedImage:
+def load(volume: NiftiFile, view: View, image_id: str) -> LoadedImage:
     """Decode one slice as H×W×3 uint8 RGB, in the display this module states.
 
     The window is the one `view` names, else the file's (``cal_min`` to ``cal_max``), else the slice's percentiles.
@@ -292,7 +243,7 @@ def load(volume: Volume, view: View, image_id: str) -> LoadedImage:
         view.refuse_on(volume.name, "a colour volume", "window")
         pixels, window = np.stack([values[channel] for channel in "RGB"], axis=-1), "colours as stored"
     else:
-        grey, window = _windowed(volume, values, view.window)
+        grey, window = apply_range_window(values, view.window, volume.window, volume.name)
         pixels = grey_to_rgb(grey)
     spacing = volume.spacing(placement)
     details = {
@@ -324,18 +275,18 @@ def mask(
     Raises:
         ViewError, InputError, PluginError: as `load`; `InputError` too if the target cannot be known.
     """
-    volume = Volume(path)
+    volume = NiftiFile(path)
     placement = placement or volume.placement(view)
     if threshold is not None and volume.dtype.kind != "V":
         return target_pixels(volume.values(placement), volume.name, threshold=threshold)
     if values is not None:
         return np.isin(volume.labels(volume.stored(placement)), values)
     present: set[int] = set()
-    labels = volume.picked(placement, _counted(volume, present))
+    labels = placement.picture(pick(_counted(volume, present), placement.axis, placement.index))
     return target_pixels(labels, volume.name, present=np.array(sorted(present)))
 
 
-def _counted(volume: Volume, present: set[int]) -> Iterator[Numbers]:
+def _counted(volume: NiftiFile, present: set[int]) -> Iterator[Numbers]:
     """The labels of a volume, slab by slab; they are added to `present`."""
     for slab in map(volume.labels, volume.slabs()):
         present.update(np.unique(slab).tolist())
@@ -354,7 +305,7 @@ def write_mask(path: Path, source: Path, view: View, picture: NDArray[np.bool_] 
         ValueError: if `picture` is not the size of that slice.
     """
     nibabel = import_nibabel()
-    volume = Volume(source)
+    volume = NiftiFile(source)
     placement = volume.placement(view)
     voxels = np.zeros(volume.sides, np.uint16 if picture.max(initial=0) > 255 else np.uint8)
     plane = placement.plane(picture)
@@ -374,15 +325,3 @@ def write_mask(path: Path, source: Path, view: View, picture: NDArray[np.bool_] 
     kind = nibabel.Nifti2Image if isinstance(header, nibabel.Nifti2Header) else nibabel.Nifti1Image
     # An affine of None leaves both of the header's transforms, with their codes, as they are.
     nibabel.save(kind(voxels.reshape(volume.shape), None, header), path)
-
-
-def _windowed(volume: Volume, values: Numbers, window: str | None) -> tuple[NDArray[np.uint8], str]:
-    if window in (None, "file") and volume.window is not None:
-        low, high = volume.window
-        centre, width = (low + high) / 2, high - low
-        return window_grey(values, centre, width, "LINEAR_EXACT"), describe_window("file", centre, width)
-    if window == "file":
-        raise ViewError(
-            f"{volume.name} names no window", hint="take lung, bone, brain, soft_tissue, percentiles or CENTRE,WIDTH"
-        )
-    return apply_window(values, window or "percentiles")

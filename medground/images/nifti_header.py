@@ -1,11 +1,12 @@
-"""The header of a NIfTI file, and its bytes, zipped or not."""
+"""The header of a NIfTI file."""
 
 import gzip
 from pathlib import Path
 from types import ModuleType
-from typing import IO, Any
+from typing import Any
 
 from medground.errors import InputError, MedgroundError, PluginError
+from medground.images.slabs import is_zipped
 
 
 def import_nibabel() -> ModuleType:
@@ -52,24 +53,3 @@ def read_header(path: Path, name: str) -> Any:
     except Exception as error:  # nibabel raises kinds of its own, of numpy and of struct on damaged headers
         raise InputError(f"{name} has a damaged header", hint="export it again") from error
     return header
-
-
-def is_zipped(path: Path) -> bool:
-    """Return True if a file is zipped by its first bytes; names are sometimes wrong."""
-    with path.open("rb") as file:
-        return file.read(2) == b"\x1f\x8b"
-
-
-def skip(stream: IO[bytes], count: int) -> None:
-    """Read past `count` bytes."""
-    while count > 0 and (data := stream.read(min(count, 1 << 20))):
-        count -= len(data)
-
-
-def read_exactly(stream: IO[bytes], size: int) -> bytes:
-    """Return `size` bytes, or fewer at the end; a zipped stream may give them in pieces."""
-    chunks, count = [], 0
-    while count < size and (data := stream.read(size - count)):
-        chunks.append(data)
-        count += len(data)
-    return chunks[0] if len(chunks) == 1 else b"".join(chunks)

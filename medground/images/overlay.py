@@ -119,20 +119,58 @@ def draw_rollout(rollout: Rollout) -> Pillow.Image:
     )
 
 
-def draw_grounding(image: Image, grounding: Grounding, **more: Any) -> Pillow.Image:
-    """Draw every region of an answer, or say below the picture that nothing fits; `more` as for `draw`."""
-    return draw_regions(image, grounding.regions, caption=NOTHING if grounding.abstains else None, **more)
+def draw_grounding(
+    image: Image, grounding: Grounding, texts: Sequence[str] = (), measures: str | None = None, **more: Any
+) -> Pillow.Image:
+    """Draw every region of an answer, or say below the picture that nothing fits.
+
+    Args:
+        image: H x W x 3 uint8 RGB.
+        grounding: the answer.
+        texts: that prompted the segmenter, one per region where there are any; they stand below the picture.
+        measures: of the masks in words; they stand behind the texts.
+        more: as for `draw`.
+    """
+    caption = "; ".join(filter(None, (concepts(grounding.regions, texts), measures)))
+    return draw_regions(image, grounding.regions, caption=NOTHING if grounding.abstains else caption or None, **more)
 
 
 def draw_regions(image: Image, regions: Sequence[Region], **more: Any) -> Pillow.Image:
-    """Draw boxes, points and masks of regions as an answer's are; `more` as for `draw`."""
+    """Draw boxes, points and masks of regions as an answer's are, single instances one by one; `more` as for `draw`."""
+    masks = [region.mask for region in regions if region.mask is not None]
     return draw(
         image,
         box=boxes_of(regions),
         points=[point for region in regions for point in region.points],
-        mask=[region.mask.data for region in regions if region.mask is not None],
+        mask=[one.data for mask in masks for one in mask.instances or (mask,)],
         **more,
     )
+
+
+def concepts(regions: Sequence[Region], texts: Sequence[str] = ()) -> str:
+    """Return what the segmenter was asked for in words, and what it says of it; "" where it is asked and says nothing.
+
+    >>> absent = Region(label="cyst", mask=Mask(data=np.zeros((2, 2), bool), presence=0.125))
+    >>> concepts([absent])
+    '“cyst”: not present (presence 0.12)'
+    """
+    parts = []
+    given = texts or [""] * len(regions)
+    for region, text in zip(regions, given, strict=True):
+        mask = region.mask
+        stated = [] if mask is None or not mask.instances else [_counted(len(mask.instances))]
+        if mask is not None and mask.presence is not None:
+            stated.append(
+                f"not present (presence {mask.presence:.2f})" if mask.absent else f"presence {mask.presence:.2f}"
+            )
+        words = text or (region.label if stated else "")
+        if words or stated:
+            parts.append(": ".join(filter(None, (f"“{words}”" if words else "", ", ".join(stated)))))
+    return "; ".join(parts)
+
+
+def _counted(instances: int) -> str:
+    return f"{instances} instance{'' if instances == 1 else 's'}"
 
 
 class _Sheet:

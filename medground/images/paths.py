@@ -11,6 +11,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif", "
 """Of pictures, lower case."""
 DICOM_SUFFIXES = (".dcm", ".dicom")
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
+NRRD_SUFFIXES = (".nrrd", ".nhdr")
 PREAMBLE = 132
 """Bytes of a DICOM file up to the end of its magic number."""
 IMAGE_SUFFIXES = (*SUFFIXES, *DICOM_SUFFIXES, *NIFTI_SUFFIXES)

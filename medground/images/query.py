@@ -52,7 +52,7 @@ def as_query(
         raise UsageError("the question is missing", hint='call the pipeline with (image, "question")')
     if isinstance(source, str | os.PathLike):
         image = open_image(Path(source), view)
-        return Query(image=image.pixels, question=question, id=image.id)
+        return Query(image=image.pixels, question=question, id=image.id, spacing=image.spacing)
     return Query(image=_pixels(source), question=question)
 
 

@@ -48,7 +48,7 @@ def open_image(path: str | Path, view: View = PLAIN) -> LoadedImage:
     """Identify, hash and decode an image file in one pass, as `view` asks. Raises as `read_image`."""
     path = Path(path)
     if nifti.is_nifti(path):
-        return nifti.load(nifti.Volume(path), view, image_id(path, view))
+        return nifti.load(nifti.NiftiFile(path), view, image_id(path, view))
     return _read_stream(
         path,
         of_dicom=lambda file: dicom.load(file, view, _with_view(file.name, view)),
@@ -103,7 +103,7 @@ def inspect_image(path: Path, root: Path, view: View = PLAIN) -> ImageInfo:
     key = path.resolve().relative_to(root.resolve()).as_posix()
     labels = {} if view.window is None else {"window": view.window}
     if nifti.is_nifti(path):
-        volume, name = nifti.Volume(path), image_id(path, view)
+        volume, name = nifti.NiftiFile(path), image_id(path, view)
         placement = volume.placement(view)
         return ImageInfo(
             id=name, name=safe_name(path.name), load=partial(nifti.load, volume, view, name),

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medground.errors import ViewError
 from medground.types import Image
 
 Numbers = NDArray[Any]
@@ -57,6 +58,30 @@ def apply_window(
     # LINEAR is not defined for a width below 1, which only measures that are no whole numbers need.
     function = "LINEAR" if numbers[1] >= 1 else "LINEAR_EXACT"
     return window_grey(values, *numbers, function), describe_window(window, *numbers)
+
+
+def apply_range_window(
+    values: Numbers, window: str | None, own: tuple[float, float] | None, name: str
+) -> tuple[NDArray[np.uint8], str]:
+    """Return (H×W grey, a description) of values whose file may name a range to show them by, but nothing more.
+
+    Args:
+        values: H×W.
+        window: a name, numbers or a rule; None takes the file's own, else the percentiles.
+        own: (low, high) that the file names.
+        name: names the file in messages.
+
+    Raises:
+        ViewError: for ``file`` where the file names none.
+    """
+    if window in (None, "file") and own is not None:
+        centre, width = (own[0] + own[1]) / 2, own[1] - own[0]
+        return window_grey(values, centre, width, "LINEAR_EXACT"), describe_window("file", centre, width)
+    if window == "file":
+        raise ViewError(
+            f"{name} names no window", hint="take lung, bone, brain, soft_tissue, percentiles or CENTRE,WIDTH"
+        )
+    return apply_window(values, window or "percentiles")
 
 
 def describe_window(name: str, centre: float, width: float) -> str:

@@ -9,11 +9,9 @@ import hashlib
 import json
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal, TypedDict
-
-import numpy as np
 
 from medground.errors import InputError
 from medground.frames import Frame, FrameDict
@@ -40,20 +38,19 @@ class _Text(TypedDict):
     finish_reason: Literal["stop", "length"]
 
 
-class _Bits(TypedDict):
-    """A mask as kept."""
-
-    size: tuple[int, int]
-    bits: str
-    score: float
-
-
 class _Runs(TypedDict):
-    """A mask among many as kept, see `medground.images.rle`."""
+    """A mask as kept, see `medground.images.rle`."""
 
     size: tuple[int, int]
     counts: str
     score: float
+
+
+class _Kept(_Runs):
+    """A mask as kept, with what else the segmenter said."""
+
+    instances: list[_Runs]
+    presence: float | None
 
 
 class StageCache:
@@ -96,19 +93,16 @@ class StageCache:
 
     def put_mask(self, feeds: str, image: str, prompt: SpatialPrompt, mask: Mask) -> None:
         """Keep a mask."""
-        bits = np.packbits(mask.data).tobytes().hex()
-        entry = {"size": list(mask.data.shape), "bits": bits, "score": float(mask.score)}
-        self._put("masks", _prompt_key(feeds, image, prompt), entry)
+        self._put("masks", _prompt_key(feeds, image, prompt), _written(mask))
 
     def proposals(self, feeds: str, image: str) -> list[Mask] | None:
         """Return the masks that were proposed for an image, or None."""
-        masks: list[Mask] | None = self._get("proposals", f"{feeds} {image}", _proposals)
+        masks: list[Mask] | None = self._get("proposals", f"{feeds} {image}", _masks)
         return masks
 
     def put_proposals(self, feeds: str, image: str, masks: list[Mask]) -> None:
         """Keep what was proposed for an image."""
-        entry = [{**encode_rle(mask.data), "score": float(mask.score)} for mask in masks]
-        self._put("proposals", f"{feeds} {image}", entry)
+        self._put("proposals", f"{feeds} {image}", [_written(mask) for mask in masks])
 
     def _get(self, stage: str, key: str, read: Callable[[Any], Any]) -> Any:
         value = None
@@ -126,7 +120,7 @@ class StageCache:
 
 
 def _prompt_key(feeds: str, image: str, prompt: SpatialPrompt) -> str:
-    parts = [feeds, image, json.dumps([prompt.box, prompt.points, prompt.labels])]
+    parts = [feeds, image, json.dumps(asdict(prompt), sort_keys=True)]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
@@ -160,21 +154,33 @@ def _completions(entry: Any) -> list[Completion]:
     ]
 
 
-def _proposals(entry: Any) -> list[Mask]:
-    written: list[_Runs] = restore(list[_Runs], entry)
-    try:
-        return [
-            Mask(data=decode_rle({"size": list(one["size"]), "counts": one["counts"]}), score=one["score"])
-            for one in written
-        ]
-    except InputError as error:
-        raise ValueError(str(error)) from error
+def _written(mask: Mask) -> dict[str, Any]:
+    return {
+        **_runs(mask),
+        "instances": [_runs(instance) for instance in mask.instances],
+        "presence": None if mask.presence is None else float(mask.presence),
+    }
+
+
+def _runs(mask: Mask) -> dict[str, Any]:
+    return {**encode_rle(mask.data), "score": float(mask.score)}
+
+
+def _masks(entry: Any) -> list[Mask]:
+    written: list[_Kept] = restore(list[_Kept], entry)
+    return [
+        replace(_drawn(one), instances=tuple(map(_drawn, one["instances"])), presence=one["presence"])
+        for one in written
+    ]
 
 
 def _mask(entry: Any) -> Mask:
-    written: _Bits = restore(_Bits, entry)
-    packed, (height, width) = np.frombuffer(bytes.fromhex(written["bits"]), np.uint8), written["size"]
-    if packed.size != -(-height * width // 8):
-        raise ValueError(f"{packed.size} bytes are no mask of {height} x {width}")
-    data = np.unpackbits(packed, count=height * width).astype(bool).reshape(height, width)
-    return Mask(data=data, score=written["score"])
+    [mask] = _masks([entry])
+    return mask
+
+
+def _drawn(runs: _Runs) -> Mask:
+    try:
+        return Mask(data=decode_rle({"size": list(runs["size"]), "counts": runs["counts"]}), score=runs["score"])
+    except InputError as error:
+        raise ValueError(str(error)) from error

@@ -58,7 +58,7 @@ def _component(recipe: Recipe, key: str) -> Any:
     return Deferred(name, recipe.digest(key), build, lambda: registry.factory(kind, name), content)
 
 
-def declared(component: Any, attribute: str) -> frozenset[PromptKind] | None:
+def declared_kinds(component: Any, attribute: str) -> frozenset[PromptKind] | None:
     """Return the prompt kinds that a component declares, or its factory before it is built; None where they are not known."""
     holder = component.factory() if isinstance(component, Deferred) else component
     kinds = getattr(holder, attribute, None)

@@ -1,13 +1,13 @@
 """The mask stage: every image is handed to the segmenter once, with all prompts about it."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from medground.errors import RunError, SegmenterError, SegmenterMemoryError
 from medground.pipeline.cache import StageCache
 from medground.protocols import BatchSegmenter, Segmenter
 from medground.segmenters.batching import image_key
-from medground.types import Fault, Image, Mask, SpatialPrompt, union
+from medground.types import Fault, Grounding, Image, Mask, Rollout, SpatialPrompt, union
 
 Answers = Sequence[tuple[Image, Sequence[SpatialPrompt | None]]]
 """Images, each with the prompts of one answer about it."""
@@ -26,6 +26,24 @@ class Segmented:
     def mask(self) -> Mask | None:
         """The union of the masks; None unless every prompt has one."""
         return union(self.masks)
+
+    def of(self, grounding: Grounding) -> "Segmented":
+        """Return it as the outcome of an answer: a region that gave no prompt is a fault, where nothing else is wrong."""
+        missing = [number for number, mask in enumerate(self.masks, start=1) if mask is None]
+        if self.fault is not None or grounding.fault is not None or not missing:
+            return self
+        cause = f"region {missing[0]} lacks what the recipe prompts the segmenter with"
+        return replace(self, fault=Fault.NO_PROMPT, cause=cause)
+
+    def put_into(self, rollout: Rollout) -> Rollout:
+        """Return a rollout with these masks, and their fault if it has none."""
+        outcome = self.of(rollout.grounding)
+        return replace(
+            rollout,
+            grounding=rollout.grounding.with_masks(self.masks),
+            fault=rollout.fault or outcome.fault,
+            cause=rollout.cause or outcome.cause,
+        )
 
 
 def segment(

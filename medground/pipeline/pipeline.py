@@ -11,24 +11,25 @@ from dataclasses import asdict, replace
 from functools import cached_property
 from typing import Any
 
-from medground.errors import RecipeError, did_you_mean
+from medground.errors import RecipeError
 from medground.images.query import ImageSource, as_query
 from medground.pipeline.cache import StageCache
 from medground.pipeline.completions import ask, kept
-from medground.pipeline.components import Deferred, declared, of_recipe
+from medground.pipeline.components import Deferred, declared_kinds, of_recipe
 from medground.pipeline.masks import Answers, Segmented, segment
 from medground.pipeline.proposals import ChoosingInterface, Proposals, Proposed, knowing
 from medground.pipeline.result import GroundingResult
+from medground.pipeline.selection import selection_of
 from medground.protocols import PromptInterface, Reasoner, Segmenter
 from medground.recipe import Recipe, require_checkpoints, resolve
-from medground.recipe.check import GRID_KINDS, never_given
+from medground.recipe.check import never_given, unread_concepts
+from medground.recipe.choosing import GRID_KINDS
 from medground.recipe.schema import ProposalsConfig
 from medground.types import (
     Completion,
     Fault,
     Grounding,
     Messages,
-    PromptChoice,
     PromptKind,
     Query,
     Rollout,
@@ -62,7 +63,8 @@ class Pipeline:
         proposer: a segmenter that finds candidates first, for a prompt interface that chooses among them; it may be the same.
             The mask of the chosen one stays where it is the same or there is no segmenter; another segmenter draws it anew.
         proposals: how many candidates, and how they are found.
-        prompt: which parts of a region prompt the segmenter: ``both``, ``box`` or ``points``.
+        prompt: the kinds of prompt that are made of a region: one or more of ``box``, ``points``, ``text``, ``exemplars``.
+        text_from: where a text comes from: the region's ``label``, or the ``question``.
         sampling: how completions are drawn; greedy and single by default.
         allow_untrained: lets the segmenter be given kinds of prompt that it was not trained for.
         cache: where completions and masks are kept; pipelines that share one share what they have in common. What a
@@ -82,7 +84,8 @@ class Pipeline:
         *,
         proposer: Segmenter | Deferred[Segmenter] | None = None,
         proposals: ProposalsConfig | None = None,
-        prompt: str = "both",
+        prompt: str | Sequence[str] = ("box", "points"),
+        text_from: str = "label",
         sampling: Sampling = GREEDY,
         allow_untrained: bool = False,
         cache: StageCache | None = None,
@@ -100,13 +103,17 @@ class Pipeline:
             if component is not None
         }
         self.proposals = proposals or ProposalsConfig()
-        self.prompt_choice = _choice(prompt)
+        self.selection = selection_of(prompt, text_from)
         self.sampling = sampling
         self.allow_untrained = allow_untrained
         self.cache = cache
         self.recipe = recipe
         self.segments = segments
-        if not allow_untrained and not isinstance(segmenter, Deferred | None) and (kinds := self.untrained):
+        if isinstance(segmenter, Deferred | None) or not (kinds := self.untrained):
+            return
+        if error := unread_concepts(self.name("segmenter"), kinds):
+            raise error
+        if not allow_untrained:
             raise RecipeError(
                 f"the segmenter {self.name('segmenter')} was not trained for {' and '.join(kinds)}",
                 hint="pass prompt='box' or prompt='points', or allow_untrained=True",
@@ -119,6 +126,7 @@ class Pipeline:
             **of_recipe(recipe),
             proposals=recipe.config.proposals,
             prompt=recipe.config.prompt,
+            text_from=recipe.config.text_from,
             sampling=Sampling(**asdict(recipe.config.sampling)),
             allow_untrained=recipe.config.allow_untrained,
             cache=cache,
@@ -131,7 +139,11 @@ class Pipeline:
         """The recipe it was made from; without one, a recipe of its settings, with its components as objects."""
         if self.recipe is not None:
             return self.recipe
-        settings: dict[str, Any] = {"prompt": self.prompt_choice, "allow_untrained": self.allow_untrained}
+        settings: dict[str, Any] = {
+            "prompt": [str(kind) for kind in self.selection.kinds],
+            "text_from": str(self.selection.text_from),
+            "allow_untrained": self.allow_untrained,
+        }
         if "proposer" in self.components:
             settings["proposals"] = asdict(self.proposals)
         return resolve({**settings, "sampling": asdict(self.sampling)}, values=self.components)
@@ -158,8 +170,8 @@ class Pipeline:
         interface: Any = self._component("prompt_interface")
         dialect = self._dialect() if getattr(interface, "needs_dialect", False) else None
         spoken: PromptInterface = interface if dialect is None else interface.speaking(dialect)
-        error = never_given(self.prompt_choice, self.name("prompt_interface"), spoken.provides)
-        if error and "segmenter" in self.components:
+        error = never_given(self.selection, self.name("prompt_interface"), spoken.provides)
+        if error and "segmenter" in self.components and not self.keeps_masks:
             raise error
         return spoken
 
@@ -196,20 +208,17 @@ class Pipeline:
     @cached_property
     def accepts(self) -> frozenset[PromptKind]:
         """The prompt kinds that the segmenter was trained for; it is built only where its factory does not say them."""
-        kinds = declared(self.components.get("segmenter"), "accepts")
+        kinds = declared_kinds(self.components.get("segmenter"), "accepts")
         return self.segmenter.accepts if kinds is None else kinds
 
     @cached_property
     def untrained(self) -> list[str]:
         """The prompt kinds that the segmenter is given and was not trained for; results say so."""
-        provides = declared(self.components.get("prompt_interface"), "provides")
-        accepts = declared(self.components.get("segmenter"), "accepts")
+        provides = declared_kinds(self.components.get("prompt_interface"), "provides")
+        accepts = declared_kinds(self.components.get("segmenter"), "accepts")
         if provides is None or accepts is None:
             return []
-        given = {"both": provides, "box": provides & {"box"}, "points": provides - {"box"}}[self.prompt_choice]
-        if self.keeps_masks:
-            given = GRID_KINDS
-        return sorted(given - accepts)
+        return sorted((GRID_KINDS if self.keeps_masks else self.selection.given(provides)) - accepts)
 
     def name(self, kind: str) -> str:
         """Return what reports call the component of a kind.
@@ -253,7 +262,9 @@ class Pipeline:
         queries = [proposed.query for proposed in self.proposed(queries)]
         completions = [group[0] for group in self.completions(queries, replace(self.sampling, num_generations=1))]
         groundings = [self.ground(query, completion) for query, completion in zip(queries, completions, strict=True)]
+        prompts = [self.prompts(query, grounding) for query, grounding in zip(queries, groundings, strict=True)]
         outcomes = self.drawn(queries, groundings)
+        outcomes = [outcome.of(grounding) for outcome, grounding in zip(outcomes, groundings, strict=True)]
         return [
             GroundingResult(
                 query=query,
@@ -261,8 +272,11 @@ class Pipeline:
                 grounding=grounding.with_masks(segmented.masks),
                 fault=completion.fault or grounding.fault or segmented.fault,
                 cause=completion.cause or segmented.cause,
+                prompts=tuple(own),
             )
-            for query, completion, grounding, segmented in zip(queries, completions, groundings, outcomes, strict=True)
+            for query, completion, grounding, segmented, own in zip(
+                queries, completions, groundings, outcomes, prompts, strict=True
+            )
         ]
 
     def rollouts(self, samples: Sequence[Sample], completions: Sequence[Completion], *, masks: bool) -> list[Rollout]:
@@ -284,15 +298,7 @@ class Pipeline:
         outcomes = self.drawn(
             [rollout.sample.query for rollout in rollouts], [rollout.grounding for rollout in rollouts]
         )
-        return [
-            replace(
-                rollout,
-                grounding=rollout.grounding.with_masks(segmented.masks),
-                fault=rollout.fault or segmented.fault,
-                cause=rollout.cause or segmented.cause,
-            )
-            for rollout, segmented in zip(rollouts, outcomes, strict=True)
-        ]
+        return [segmented.put_into(rollout) for rollout, segmented in zip(rollouts, outcomes, strict=True)]
 
     def proposed(self, queries: Sequence[Query]) -> list[Proposed]:
         """Return the queries with their candidates, or why there are none; as they are without a proposer.
@@ -347,16 +353,24 @@ class Pipeline:
             return replace(grounding, fault=Fault.CUT_OFF)
         return grounding
 
-    def prompts(self, grounding: Grounding) -> list[SpatialPrompt | None]:
-        """Return the prompts for the segmenter, one per region of an answer; None where a region lacks the chosen parts."""
-        return [region.prompt(self.prompt_choice) for region in grounding.regions]
+    def prompts(self, query: Query, grounding: Grounding) -> list[SpatialPrompt | None]:
+        """Return the prompts for the segmenter, one per region of an answer.
+
+        None where a region lacks what was chosen, or its mask stays that of its candidate.
+        """
+        if self.keeps_masks:
+            return [None] * len(grounding.regions)
+        return self.selection.prompts(grounding.regions, query.question)
 
     def drawn(self, queries: Sequence[Query], groundings: Sequence[Grounding]) -> list[Segmented]:
         """Return the masks of what answers point at: the candidates' own, or those that the segmenter draws."""
         if self.keeps_masks:
             return [Segmented(tuple(region.mask for region in grounding.regions)) for grounding in groundings]
         return self.masks(
-            [(query.image, self.prompts(grounding)) for query, grounding in zip(queries, groundings, strict=True)]
+            [
+                (query.image, self.prompts(query, grounding))
+                for query, grounding in zip(queries, groundings, strict=True)
+            ]
         )
 
     def masks(self, answers: Answers) -> list[Segmented]:
@@ -376,11 +390,3 @@ class Pipeline:
         if self.cache is None or len(deferred) < len(components):
             return None
         return " ".join(f"{component.digest} {component.content()}" for component in deferred)
-
-
-def _choice(word: str) -> PromptChoice:
-    try:
-        return PromptChoice(word)
-    except ValueError as error:
-        hint = did_you_mean(word, list(PromptChoice))
-        raise RecipeError(f"prompt must be both, box or points: {word!r}", hint=hint) from error

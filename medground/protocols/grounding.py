@@ -59,7 +59,7 @@ class PromptInterface(Protocol):
 
 @runtime_checkable
 class Segmenter(Protocol):
-    """A frozen expert: spatial prompts in, masks out.
+    """A frozen expert: prompts in, masks out.
 
     >>> import numpy as np
     >>> import medground
@@ -74,7 +74,9 @@ class Segmenter(Protocol):
     def segment(self, image: Image, prompts: Sequence[SpatialPrompt]) -> list[Mask]:
         """Return one mask per prompt, in order, at the image's size; the image is encoded once for all of them.
 
-        No prompts give an empty list without encoding. Prompts and image are in original pixels.
+        No prompts give an empty list without encoding. Prompts and image are in original pixels. A mask holds its
+        `instances` where the expert tells them apart, and its `presence` where it judges that. What is not in the image
+        has an empty mask with its presence: an answer, never an error, and so is a text that the expert does not know.
 
         Raises:
             SegmenterError: if it cannot answer; the caller counts it against the segmenter, not the model.

@@ -45,7 +45,12 @@ class Reasoner(Protocol):
 
 
 class CompletionGroup(Protocol):
-    """Completions as a policy takes them: G of one query, or one of each of G queries."""
+    """Completions as a policy takes them: G of one query, or one of each of G queries.
+
+    Optional, of a group whose prompt or image is computed with another's, for counts of what that saves:
+        whole_prompt_lengths: Sequence[int]: tokens of each prompt, whoever computes them.
+        images: int: images that are encoded for it, where that is not one for each of `prompt_lengths`.
+    """
 
     @property
     def mask(self) -> "torch.Tensor":
@@ -72,8 +77,9 @@ class TrainableReasoner(Reasoner, Protocol):
 
     policy: "torch.nn.Module"
     """``policy(group, temperature)`` gives log-probabilities [G, T] float32 with gradient, 0 past each end, and entropies
-    [G, T] without. An engine wraps it alone; parameters that require a gradient train. Optional: ``policy.prompt_once(group)``
-    is entered for a group whose prompt is computed once for all its parts, each run backward alone."""
+    [G, T] without. An engine wraps it alone; parameters that require a gradient train. Optional, both
+    entered: ``policy.prompt_once(group)`` gives a group whose prompt is computed once for all its parts, each run backward
+    alone; ``policy.image_once(groups)`` gives groups whose common image is computed once, each run backward alone."""
 
     def generate(
         self, batch: Sequence[Messages], sampling: Sampling, seeds: Sequence[int] | None = None
@@ -135,7 +141,7 @@ class Serving:
     end: frozenset[int]
     """Token ids that end a completion."""
     forbidden: Mapping[int, str]
-    """Token ids that are never sampled, and how the tokenizer writes them."""
+    """Token ids that are never sampled, and how the tokenizer writes them: "" for those that it does not know."""
     vision_trains: bool
     """Whether the vision tower or its projector changes in training."""
 

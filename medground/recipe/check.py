@@ -1,28 +1,20 @@
-"""Check that a recipe's components exist, take its arguments and suit one another. Nothing is constructed."""
+"""Check that a recipe's components exist, take its arguments and suit one another. Nothing is loaded."""
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator
+from contextlib import suppress
 from itertools import islice
 
 from medground import registry
 from medground.errors import MedgroundError, PluginError, RecipeError
-from medground.recipe.choosing import choosing_problems, is_grid
+from medground.recipe.choosing import GRID_KINDS, choosing_problems, is_grid
 from medground.recipe.combinations import grpo_contradictions
 from medground.recipe.config import ComponentConfig
 from medground.recipe.consent import consented
 from medground.recipe.recipe import Recipe
 from medground.recipe.validation import MAX_PROBLEMS, InvalidRecipe, Problem
 from medground.recipe.yaml_reader import MISSING
-from medground.types import PromptChoice, PromptKind
-
-PROMPT_KINDS: Mapping[PromptChoice, frozenset[PromptKind]] = {
-    PromptChoice.both: frozenset({"box", "points", "negative_points"}),
-    PromptChoice.box: frozenset({"box"}),
-    PromptChoice.points: frozenset({"points", "negative_points"}),
-}
-"""The recipe's word ``prompt`` -> the prompt kinds that reach the segmenter."""
-GRID_KINDS: frozenset[PromptKind] = frozenset({"points"})
-"""What a grid prompts the segmenter with."""
+from medground.types import ChosenKind, PromptKind, PromptSelection, TextSource
 
 
 def check(recipe: Recipe, *, strict_missing: bool = False) -> None:
@@ -127,38 +119,81 @@ def incompatibility(recipe: Recipe) -> str | None:
 
 def untrained_kinds(recipe: Recipe) -> frozenset[PromptKind]:
     """Return the prompt kinds that the segmenter is given and was not trained for; results must state them."""
-    provides, accepts = _kinds(recipe, "prompt_interface", "provides"), _kinds(recipe, "segmenter", "accepts")
+    provides, accepts = _provides(recipe), _kinds(recipe, "segmenter", "accepts")
     if provides is None or accepts is None or "prompt" in recipe.missing:
         return frozenset()
-    given = GRID_KINDS if is_grid(recipe) else provides & PROMPT_KINDS[recipe.config.prompt]
+    given = GRID_KINDS if is_grid(recipe) else _selection(recipe).given(provides)
     return given - accepts
 
 
 def _untrained(recipe: Recipe) -> Problem | None:
     """Return the problem of a segmenter that is given a prompt kind it was not trained for, or no prompt at all."""
-    provides, accepts = _kinds(recipe, "prompt_interface", "provides"), _kinds(recipe, "segmenter", "accepts")
+    provides, accepts = _provides(recipe), _kinds(recipe, "segmenter", "accepts")
     if provides is None or "prompt" in recipe.missing:
         return None
-    if nothing := never_given(recipe.config.prompt, _name(recipe, "prompt_interface"), provides):
+    selection = _selection(recipe)
+    nothing = None if is_grid(recipe) else never_given(selection, _name(recipe, "prompt_interface"), provides)
+    if nothing:
         return Problem("prompt", recipe.origin("prompt"), nothing.message, nothing.hint)
     untrained = untrained_kinds(recipe)
-    if accepts is None or not untrained or recipe.data["allow_untrained"] is True:
+    if accepts is None or not untrained:
         return None
-    what = f"segmenter {_name(recipe, 'segmenter')!r} was not trained for {_listed(untrained)}"
-    given = {choice: provides & PROMPT_KINDS[choice] for choice in (PromptChoice.box, PromptChoice.points)}
-    if is_grid(recipe):
-        given = {}
-    usable = next((f"prompt: {choice}, or " for choice, kinds in given.items() if kinds and kinds <= accepts), "")
-    hint = f"set {usable}allow_untrained: true"
-    return Problem("segmenter.name", recipe.origin("segmenter.name"), what, hint)
+    name, where = _name(recipe, "segmenter"), recipe.origin("segmenter.name")
+    usable = "" if is_grid(recipe) else _usable(selection, provides, accepts)
+    if unread := unread_concepts(name, untrained):
+        return Problem("segmenter.name", where, unread.message, f"set {usable}" if usable else unread.hint)
+    if recipe.data["allow_untrained"] is True:
+        return None
+    what = f"segmenter {name!r} was not trained for {_listed(untrained)}"
+    return Problem("segmenter.name", where, what, f"set {usable}{', or ' if usable else ''}allow_untrained: true")
 
 
-def never_given(prompt: PromptChoice, name: str, provides: frozenset[PromptKind]) -> RecipeError | None:
-    """Return the error of a `prompt` that chooses nothing of what the prompt interface `name` provides; None if it does."""
-    if provides & PROMPT_KINDS[prompt]:
+def _usable(selection: PromptSelection, provides: frozenset[PromptKind], accepts: frozenset[PromptKind]) -> str:
+    """Return the first ``prompt`` of one kind that suits both components, as a recipe writes it; "" where none does."""
+    for source in dict.fromkeys((selection.text_from, TextSource.question)):
+        for kind in ChosenKind:
+            given = PromptSelection((kind,), source).given(provides)
+            if given and given <= accepts:
+                return f"prompt: {kind}{'' if source == selection.text_from else f' and text_from: {source}'}"
+    return ""
+
+
+def never_given(selection: PromptSelection, name: str, provides: frozenset[PromptKind]) -> RecipeError | None:
+    """Return the error of a selection that needs what the prompt interface `name` never provides; None if it does."""
+    lacking = selection.lacking(provides)
+    if selection.kinds and not lacking:
         return None
-    what = f"prompt: {prompt} selects what prompt_interface {name!r} never gives"
+    what = f"prompt: {selection} selects what prompt_interface {name!r} never gives"
+    if lacking == [ChosenKind.text]:
+        return RecipeError(f"{what}: a text", hint="set text_from: question, or let it ask for a label")
     return RecipeError(what, hint=f"it gives {_listed(provides)}")
+
+
+def unread_concepts(name: str, untrained: Collection[str]) -> RecipeError | None:
+    """Return the error of a segmenter that is given a text or exemplars and has no input for them; None if it is not."""
+    unread = sorted({"text", "exemplars"}.intersection(untrained))
+    if not unread:
+        return None
+    return RecipeError(f"segmenter {name!r} cannot read {' and '.join(unread)}", hint="leave it out of prompt")
+
+
+def _selection(recipe: Recipe) -> PromptSelection:
+    return PromptSelection(tuple(recipe.config.prompt), recipe.config.text_from)
+
+
+def _provides(recipe: Recipe) -> frozenset[PromptKind] | None:
+    """Return the prompt kinds that answers hold, by what their interface's class states.
+
+    A class states what it asks for by default. Whether it asks for labels may be an argument: where a text is chosen, the
+    interface itself is asked, which loads nothing.
+    """
+    provides = _kinds(recipe, "prompt_interface", "provides")
+    if provides is None or "prompt" in recipe.missing or not _selection(recipe).lacking(provides):
+        return provides
+    with suppress(MedgroundError):  # reported as the component's own problem
+        name, arguments = recipe.component("prompt_interface")
+        return frozenset(registry.build("prompt_interface", name, **arguments).provides)
+    return provides
 
 
 def _kinds(recipe: Recipe, kind: str, attribute: str) -> frozenset[PromptKind] | None:

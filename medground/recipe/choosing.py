@@ -8,6 +8,10 @@ from medground.errors import PluginError
 from medground.recipe.recipe import Recipe
 from medground.recipe.schema import GRID
 from medground.recipe.validation import Problem
+from medground.types import PromptKind
+
+GRID_KINDS: frozenset[PromptKind] = frozenset({"points"})
+"""What a grid prompts the segmenter with."""
 
 
 def is_grid(recipe: Recipe) -> bool:

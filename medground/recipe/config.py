@@ -16,7 +16,7 @@ from medground.recipe.schema import (
     SweepConfig,
     ValidationConfig,
 )
-from medground.types import PromptChoice
+from medground.types import ChosenKind, TextSource
 
 T = TypeVar("T")
 
@@ -50,9 +50,14 @@ class Config:
         self._data, self._require = data, require
 
     @cached_property
-    def prompt(self) -> PromptChoice:
-        """Which part of the spatial prompt the segmenter is given."""
+    def prompt(self) -> list[ChosenKind]:
+        """The kinds of prompt that are made of a region."""
         return self._general("prompt").prompt
+
+    @cached_property
+    def text_from(self) -> TextSource:
+        """Where the text of a prompt comes from."""
+        return self._general("text_from").text_from
 
     @cached_property
     def allow_untrained(self) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 
 from medground.errors import RecipeError
 from medground.recipe.schema import COMPONENTS, RECIPE_WORDS
-from medground.recipe.yaml_reader import MAX_DEPTH, Key, parse, quoted
+from medground.recipe.yaml_reader import MAX_DEPTH, MISSING, Key, parse, quoted
 
 COMMAND_LINE = "command line"
 
@@ -112,6 +112,8 @@ def expand(layer: Layer) -> Layer:
     for kind in COMPONENTS:
         if kind in data:
             data[kind] = _component(data[kind], (kind,), layer)
+    if isinstance(data.get("prompt"), str) and data["prompt"] != MISSING:
+        data["prompt"] = [data["prompt"]]
     if data.get("trackers") is not None:
         data["trackers"] = _trackers(data["trackers"], layer)
     if data.get("rewards") is not None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from medground.types import PromptChoice
+from medground.types import ChosenKind, TextSource
 
 KINDS: Mapping[str, str] = {
     "reasoner": "reasoner",
@@ -72,8 +72,10 @@ EvaluationProtocol = StrEnum("EvaluationProtocol", ["corrected", "released"])
 class GeneralConfig:
     """The settings that stand at the top of a recipe, outside any section."""
 
-    prompt: PromptChoice = PromptChoice.both
-    """The parts of an answer that prompt the segmenter."""
+    prompt: list[ChosenKind] = field(default_factory=lambda: [ChosenKind.box, ChosenKind.points])
+    """The kinds of prompt that are made of a region for the segmenter; a word stands for a list of one."""
+    text_from: TextSource = TextSource.label
+    """Where the text of a prompt comes from: the region's label, or the question."""
     allow_untrained: bool = False
     """Give a segmenter prompt kinds it was not trained for."""
     seed: int = number(0, least=0, most=MAX_SEED)
@@ -120,6 +122,8 @@ class DataConfig:
     """The first so many samples."""
     leave_out: dict[str, list[Any]] | None = None
     """Label -> values that training does not see; evaluation has its own."""
+    group_by_image: bool = False
+    """Draw the questions about one image together in ``grpo``, so that it is computed once for all of them."""
     object: str | None = None
     """The hash of samples that were given from Python; where a path is given it has no meaning."""
 

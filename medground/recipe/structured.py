@@ -14,7 +14,7 @@ from enum import EnumType
 from functools import cache
 from itertools import pairwise
 from types import NoneType, UnionType
-from typing import Any, TypeVar, cast, get_args, get_type_hints
+from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -59,7 +59,7 @@ def validate(section: DictConfig, key: str, value: Any) -> Objection | None:
     A value that suits is written into the section.
 
     >>> from medground.recipe.schema import GeneralConfig, GrpoConfig
-    >>> validate(defaults(GeneralConfig), "prompt", "bxo")
+    >>> validate(defaults(GeneralConfig), "prompt", ["bxo"])
     Objection(what="'bxo' is not one of its words", hint="did you mean 'box'?")
     >>> validate(defaults(GrpoConfig), "beta", 1)
     >>> validate(defaults(GrpoConfig), "mask_truncated", 1)
@@ -70,9 +70,11 @@ def validate(section: DictConfig, key: str, value: Any) -> Objection | None:
     schema = cast(type, OmegaConf.get_type(section))
     type_, bounds = _fields(schema)[key]
     if not _assigned(section, key, value):
-        if isinstance(type_, EnumType):
-            remedy = did_you_mean(str(value)[:MAX_KEY], list(type_.__members__))
-            return Objection(f"{quoted(value)} is not one of its words", remedy)
+        if words := _words(type_):
+            values = value if isinstance(value, list) else [value]
+            wrong = next((one for one in values if one not in words), value)
+            remedy = did_you_mean(str(wrong)[:MAX_KEY], words)
+            return Objection(f"{quoted(wrong)} is not one of its words", remedy)
         remedy = "put it in quotes" if type_ is str and isinstance(value, (int, float)) else f"write {_WANTED[type_]}"
         return Objection(f"{quoted(value)} is not {_WANTED[type_]}", remedy)
     if bounds is None or value in (None, MISSING) or bounds.least <= value <= bounds.most:
@@ -86,12 +88,13 @@ def wanted(schema: type, key: str) -> str:
 
     >>> from medground.recipe.schema import GeneralConfig, GrpoConfig
     >>> wanted(GeneralConfig, "prompt"), wanted(GrpoConfig, "num_generations")
-    ('both or box or points', 'a whole number from 1')
+    ('a list of box, points, text, exemplars', 'a whole number from 1')
     """
     type_, bounds = _fields(schema)[key]
     optional = ", or null" if NoneType in get_args(get_type_hints(schema)[key]) else ""
-    words = " or ".join(type_.__members__) if isinstance(type_, EnumType) else _WANTED[type_]
-    return words + _within(bounds) + optional
+    words = (" or " if isinstance(type_, EnumType) else ", ").join(_words(type_))
+    listed = "" if isinstance(type_, EnumType) else "a list of "
+    return (listed + words if words else _WANTED[type_]) + _within(bounds) + optional
 
 
 def meanings(schema: type) -> dict[str, str]:
@@ -108,6 +111,12 @@ def meanings(schema: type) -> dict[str, str]:
             ):
                 texts[ast.unparse(node.target)] = inspect.cleandoc(str(after.value.value))
     return texts
+
+
+def _words(type_: Any) -> list[str]:
+    """Return the words that a field takes, one of them or a list; none where it takes other values."""
+    (word,) = get_args(type_) if get_origin(type_) is list else (type_,)
+    return list(word.__members__) if isinstance(word, EnumType) else []
 
 
 def _within(bounds: Bounds | None) -> str:

@@ -12,7 +12,7 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from medground.arguments import Objection, objection
+from medground.arguments import Objection, in_words, objection
 from medground.errors import MedgroundError, RecipeError, did_you_mean
 from medground.hookspecs import KINDS, Factory
 from medground.licences import Published
@@ -70,7 +70,14 @@ def bind(kind: str, name: str, arguments: Mapping[str, Any]) -> inspect.BoundArg
     try:
         return signature.bind(**arguments)
     except TypeError as error:
-        raise RecipeError(f"{kind_word(kind)} {name!r}: {error}", hint=f"its arguments: {signature}") from error
+        open_ended = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+        needed = {
+            own.name: in_words(own.annotation)
+            for own in parameters
+            if own.default is own.empty and own.kind not in open_ended and own.name not in arguments
+        }
+        hint = ", ".join(f"{word}: {values}" if values else word for word, values in needed.items())
+        raise RecipeError(f"{kind_word(kind)} {name!r}: {error}", hint=f"give {hint}") from error
 
 
 def unsuitable(kind: str, name: str, arguments: Mapping[str, Any]) -> dict[str, Objection]:

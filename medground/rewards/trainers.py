@@ -95,7 +95,8 @@ def to_verl(
     """Return a reward as a ``compute_score`` function for verl; arguments as for `to_trl`.
 
     The image, its size and the labels are read from ``extra_info``. The function gives ``score`` and the value of every
-    term that has one; verl knows no abstention, so it raises where there is no total.
+    term, NaN of one that abstains: verl reads from the first row which values all rows have. It knows no abstention of the
+    whole, so the function raises where there is no total. Neither torch nor transformers is imported for it.
 
     >>> import medground
     >>> score = medground.to_verl(medground.build("reward", "bbox_iou"), medground.load("infer/toy"))
@@ -115,7 +116,7 @@ def to_verl(
         (score,) = scorer([{**(extra_info or {}), "ground_truth": ground_truth}], [solution_str])
         if score.total is None:
             raise RunError(f"an answer to {data_source} data has no score: {why_no_total([score])}")
-        values = {label: term.value for label, term in score.terms.items() if term.value is not None}
+        values = {label: math.nan if term.value is None else term.value for label, term in score.terms.items()}
         return {"score": score.total, **values}
 
     return compute_score

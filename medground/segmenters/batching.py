@@ -8,7 +8,7 @@ import hashlib
 import logging
 import sys
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, TypeVar
 
@@ -34,20 +34,34 @@ def image_key(image: Image, preprocessing: str = "") -> str:
     return digest.hexdigest()
 
 
-def by_kind(prompts: Sequence[SpatialPrompt]) -> dict[tuple[bool, int], list[int]]:
-    """Return the positions of the prompts that can be decoded in one call: the same ``(has a box, number of points)``.
+def by_kind(prompts: Sequence[SpatialPrompt]) -> dict[tuple[bool, int, bool, int], list[int]]:
+    """Return the positions of the prompts that can be decoded in one call.
+
+    These have the same ``(has a box, number of points, has a text, number of exemplars)``.
 
     Prompts are grouped and never padded: in SAM and SAM 2 a padding point is one more attention token and changes the
     mask. Labels are data of the call, so clicks of either label share a group.
 
     >>> point = ((4.0, 5.0),)
     >>> by_kind([SpatialPrompt(box=(0, 0, 9, 9)), SpatialPrompt(points=point), SpatialPrompt(box=(1, 1, 3, 3))])
-    {(True, 0): [0, 2], (False, 1): [1]}
+    {(True, 0, False, 0): [0, 2], (False, 1, False, 0): [1]}
     """
-    groups: dict[tuple[bool, int], list[int]] = {}
+    groups: dict[tuple[bool, int, bool, int], list[int]] = {}
     for position, prompt in enumerate(prompts):
-        groups.setdefault((prompt.box is not None, len(prompt.points)), []).append(position)
+        key = (prompt.box is not None, len(prompt.points), "text" in prompt.kinds, len(prompt.exemplars))
+        groups.setdefault(key, []).append(position)
     return groups
+
+
+def refuse_concepts(prompts: Iterable[SpatialPrompt], accepts: frozenset[PromptKind], model: str) -> None:
+    """Stop where a prompt carries a text or exemplars that a model cannot read: left out, they would change the question.
+
+    Raises:
+        SegmenterError: naming the model.
+    """
+    for prompt in prompts:
+        if unread := sorted((prompt.kinds & {"text", "exemplars"}) - accepts):
+            raise SegmenterError(f"{model} cannot read {' and '.join(unread)}: {prompt}")
 
 
 def out_of_memory(error: BaseException) -> bool:
@@ -210,7 +224,8 @@ def segment_together(
         SegmenterError: if a prompt holds numbers that are not finite, or memory runs out.
     """
     for prompt in (prompt for mine in prompts for prompt in mine):
-        if not np.isfinite([*(prompt.box or ()), *(number for point in prompt.points for number in point)]).all():
+        pairs_and_boxes = [prompt.box or (), *prompt.points, *prompt.exemplars]
+        if not np.isfinite([number for numbers in pairs_and_boxes for number in numbers]).all():
             raise SegmenterError(f"a prompt needs finite numbers, not {prompt}")
     prompted = [index for index, mine in enumerate(prompts) if mine]
     answers: list[list[Result]] = [[] for _ in prompts]
@@ -267,6 +282,7 @@ class PredictorSegmenter:
         """As `medground.protocols.Segmenter.segment`."""
         if not prompts:
             return []
+        refuse_concepts(prompts, self.accepts, type(self.predictor).__name__)
         key = image_key(image)
         if key != self._set:
             self._set = None

@@ -7,23 +7,24 @@ import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medground.errors import SegmenterError
-from medground.segmenters.batching import CacheStats, EmbeddingCache, segment_together
+from medground.segmenters.batching import CacheStats, EmbeddingCache, refuse_concepts, segment_together
 from medground.types import Image, Mask, PromptKind, SpatialPrompt
 
+Answer = TypeVar("Answer")
 Result = TypeVar("Result")
 
 
-class EmbeddingSegmenter(ABC):
-    """A segmenter of an encoder, whose embeddings are kept, and a decoder of prompts.
+class EncodingSegmenter(ABC, Generic[Answer]):
+    """A segmenter of an encoder, whose embeddings are kept, and a decoder of prompts, which gives an `Answer` per prompt.
 
-    A subclass calls this constructor with its ``locals()``, and implements `encode` and `decode`; both run without
-    gradients.
+    A subclass calls this constructor with its ``locals()``, and implements `encode`, `decode` and `to_mask`; they run
+    without gradients.
 
     Args:
         arguments: the variables of the subclass's constructor; those of its parameters are its repr, and what a pickled
@@ -34,11 +35,9 @@ class EmbeddingSegmenter(ABC):
         decode_batch: prompts per call of `decode`. Both are halved for a call that runs out of memory.
     """
 
-    accepts: ClassVar[frozenset[PromptKind]] = frozenset({"box", "points", "negative_points"})
+    accepts: ClassVar[frozenset[PromptKind]]
     model: ClassVar[str]
     """Names it in errors."""
-    threshold: float = 0.0
-    """A pixel is foreground above this value of what `decode` gives."""
 
     def __init__(
         self,
@@ -65,14 +64,18 @@ class EmbeddingSegmenter(ABC):
     @abstractmethod
     def decode(
         self, images: Sequence[Image], embeddings: Sequence[Any], items: Sequence[tuple[int, SpatialPrompt]]
-    ) -> Iterable[tuple[NDArray[np.float32], float]]:
-        """Yield a map, H x W at the size of its image, and a score for every prompt.
+    ) -> Iterable[Answer]:
+        """Yield the answer to every prompt.
 
         Args:
             images: some images.
             embeddings: theirs.
             items: prompts of one kind, each with the index of its image.
         """
+
+    @abstractmethod
+    def to_mask(self, answer: Answer) -> Mask:
+        """Return an answer as a mask."""
 
     @property
     def stats(self) -> CacheStats:
@@ -89,29 +92,27 @@ class EmbeddingSegmenter(ABC):
         Every image is encoded once, and not at all if the cache holds it; prompts of one kind are decoded together,
         whatever image they belong to.
         """
-        return self.run(images, prompts, lambda values, score: Mask(data=values > self.threshold, score=score))
-
-    def logits(self, image: Image, prompts: Sequence[SpatialPrompt]) -> list[tuple[NDArray[np.float32], float]]:
-        """Return what `segment` cuts at `threshold`, H x W float32 at the image's size, and the score, per prompt."""
-        return self.run([image], [prompts], lambda values, score: (values, score))[0]
+        return self.run(images, prompts, self.to_mask)
 
     def run(
         self,
         images: Sequence[Image],
         prompts: Sequence[Sequence[SpatialPrompt]],
-        finish: Callable[[NDArray[np.float32], float], Result],
+        finish: Callable[[Answer], Result],
     ) -> list[list[Result]]:
-        """Return ``finish(map, score)`` of every prompt of every image.
+        """Return ``finish(answer)`` of every prompt of every image.
 
         Raises:
-            SegmenterError: if the model fails.
+            SegmenterError: if the model fails, or cannot read a prompt.
         """
         import torch
+
+        refuse_concepts((prompt for mine in prompts for prompt in mine), self.accepts, self.model)
 
         def decode(
             block: Sequence[Image], embeddings: Sequence[Any], items: Sequence[tuple[int, SpatialPrompt]]
         ) -> list[Result]:
-            return [finish(values, score) for values, score in self.decode(block, embeddings, items)]
+            return [finish(answer) for answer in self.decode(block, embeddings, items)]
 
         try:
             with torch.inference_mode():
@@ -131,5 +132,26 @@ class EmbeddingSegmenter(ABC):
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self._arguments.items())})"
 
-    def __reduce__(self) -> tuple[Callable[[], "EmbeddingSegmenter"], tuple[()]]:
+    def __reduce__(self) -> tuple[Callable[[], "EncodingSegmenter[Answer]"], tuple[()]]:
         return partial(type(self), **self._arguments), ()
+
+
+Map = tuple[NDArray[np.float32], float]
+"""A map, H x W at the size of its image, and a score."""
+
+
+class EmbeddingSegmenter(EncodingSegmenter[Map]):
+    """An `EncodingSegmenter` whose `decode` yields a map and a score; the mask is where the map is above `threshold`."""
+
+    accepts: ClassVar[frozenset[PromptKind]] = frozenset({"box", "points", "negative_points"})
+    threshold: float = 0.0
+    """A pixel is foreground above this value of what `decode` gives."""
+
+    def to_mask(self, answer: Map) -> Mask:
+        """As `EncodingSegmenter.to_mask`."""
+        values, score = answer
+        return Mask(data=values > self.threshold, score=score)
+
+    def logits(self, image: Image, prompts: Sequence[SpatialPrompt]) -> list[Map]:
+        """Return what `segment` cuts at `threshold`, H x W float32 at the image's size, and the score, per prompt."""
+        return self.run([image], [prompts], lambda answer: answer)[0]

@@ -23,7 +23,7 @@ from medground.training.plan import method_kind, training_samples
 TRAINS = ("grpo", "sft")
 _MEASURES = ("evaluate", "sampling", "sweep", "trackers")
 """Sections that change no training, unless it validates; trackers never do."""
-_SEGMENTS = ("segmenter", "prompt", "allow_untrained")
+_SEGMENTS = ("segmenter", "prompt", "text_from", "allow_untrained")
 """What a training sees only where a term or its validation looks at masks."""
 
 

@@ -5,6 +5,8 @@ import numpy as np
 from medground.geometry import Box, Point, Size
 from medground.types import Image, Mask, Messages, Query, Region, SpatialPrompt, Target
 
+TEXTS = ("bright region", "dark region", "lesion", "organ")
+"""Concepts of the images below; a segmenter need not know them."""
 SIZES: dict[str, Size] = {"37x53 image": (37, 53), "1x1000 strip": (1, 1000), "1000x1 strip": (1000, 1)}
 
 
@@ -57,16 +59,46 @@ def prompts(size: Size, accepts: frozenset[str]) -> list[SpatialPrompt]:
         combinations.append(SpatialPrompt(box=frame, points=pair))
     if {"points", "negative_points"} <= accepts:
         combinations.append(SpatialPrompt(points=pair, labels=(1, 0)))
+    if "text" in accepts:
+        combinations += [SpatialPrompt(text=TEXTS[0]), SpatialPrompt(text=TEXTS[1])]
+    if {"text", "box"} <= accepts:
+        combinations.append(SpatialPrompt(text=TEXTS[0], box=frame))
+    if "exemplars" in accepts:
+        combinations += [SpatialPrompt(exemplars=(frame,)), SpatialPrompt(exemplars=(frame, Box(0, 0, 1, 1)))]
+    if {"text", "exemplars"} <= accepts:
+        combinations.append(SpatialPrompt(text=TEXTS[0], exemplars=(frame,)))
     return combinations
 
 
 def other_prompts(size: Size, accepts: frozenset[str]) -> list[SpatialPrompt]:
-    """Return three prompts of one kind that differ in everything."""
+    """Return four prompts of one kind and two of every other that is accepted; they differ in everything.
+
+    Never three: arrays of three rows look like pictures.
+    """
     x1, y1, x2, y2 = box(size)
-    corners = [(x1, y1, x2, y2), (x1 + 1, y1 + 2, x2 - 1, y2 - 2), (x1 + 3, y1 + 1, x2 - 4, y2 - 3)]
-    if "box" in accepts:
-        return [SpatialPrompt(box=Box(*corner)) for corner in corners]
-    return [SpatialPrompt(points=(Point(corner[0] + 0.5, corner[1] + 0.5),)) for corner in corners]
+    boxes = [
+        Box(x1 + left, y1 + top, x2 - right, y2 - bottom)
+        for left, top, right, bottom in ((0, 0, 0, 0), (1, 2, 1, 2), (3, 1, 4, 3), (2, 3, 3, 1))
+    ]
+    kinds = {
+        "box": [SpatialPrompt(box=one) for one in boxes],
+        "points": [SpatialPrompt(points=(Point(one.x1 + 0.5, one.y1 + 0.5),)) for one in boxes],
+        "text": [SpatialPrompt(text=text) for text in TEXTS],
+        "exemplars": [SpatialPrompt(exemplars=(one,)) for one in boxes],
+    }
+    first, *others = [prompts for kind, prompts in kinds.items() if kind in accepts] or [kinds["points"]]
+    # Four of another kind would be a batch of the same shape, and what is worked out from the embedding alone would repeat.
+    return first + [prompt for prompts in others for prompt in prompts[:2]]
+
+
+def wordy_prompts() -> dict[str, SpatialPrompt]:
+    """Return texts that people and models write, by what is odd about them; each is answered with a mask."""
+    return {
+        "a text in words that nobody knows": SpatialPrompt(text="zyqqx vlorp"),
+        "a text of 2,000 words": SpatialPrompt(text=f"{TEXTS[0]}, " * 1000),
+        "a text of other letters": SpatialPrompt(text="светлая область — 明るい領域 🫁"),
+        "a text in two lines": SpatialPrompt(text=TEXTS[0].replace(" ", "\n")),
+    }
 
 
 def hostile_prompts(size: Size) -> dict[str, SpatialPrompt]:

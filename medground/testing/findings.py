@@ -8,14 +8,14 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
 from medground.hookspecs import RESERVED, Factory
 from medground.licences import Published, Terms
 from medground.progress import counted
-from medground.types import Mask
+from medground.types import Mask, PromptKind
 
 log = logging.getLogger("medground.testing")
 
@@ -165,7 +165,7 @@ def _check_published(factory: Factory, findings: Findings) -> None:
 
 def check_kinds(holder: Any, attribute: str, findings: Findings) -> frozenset[str]:
     """Return the prompt kinds an attribute declares; where it is malformed, as much of it as can be used to go on."""
-    known = {"box", "points", "negative_points"}
+    known = set(get_args(PromptKind))
     value = getattr(holder, attribute, None)
     good = isinstance(value, frozenset) and value and value <= known
     findings.expect(good, f"{attribute} is a non-empty frozenset out of {sorted(known)}", shown(value))

@@ -47,6 +47,8 @@ def check_segmenter(factory: Factory, /, *, quick: bool = False, **arguments: An
         checks[words] = partial(_check_image, segmenter, what, image, prompts, findings)
     for what, prompt in examples.hostile_prompts(HOSTILE_SIZE).items():
         checks[what] = partial(_check_hostile, segmenter, what, prompt, findings)
+    for what, prompt in examples.wordy_prompts().items() if "text" in accepts else ():
+        checks[what] = partial(_check_wordy, segmenter, what, prompt, findings)
     if hasattr(segmenter, "segment_batch") and not quick:
         checks["three images in a batch, one of them without prompts"] = partial(
             _check_batch, segmenter, accepts, findings
@@ -124,6 +126,12 @@ def _check_hostile(segmenter: Segmenter, what: str, prompt: SpatialPrompt, findi
         _well_formed(masks, [prompt], image, what, findings)
 
 
+def _check_wordy(segmenter: Segmenter, what: str, prompt: SpatialPrompt, findings: Findings) -> None:
+    image = examples.image(HOSTILE_SIZE)
+    with findings.attempt("any text gives a mask, an empty one where nothing of the kind is there", what):
+        _well_formed(segmenter.segment(image, [prompt]), [prompt], image, what, findings)
+
+
 def _check_batch(segmenter: BatchSegmenter, accepts: frozenset[str], findings: Findings) -> None:
     images = [examples.image((37, 53)), examples.image((64, 48), seed=1), examples.image((37, 53), seed=2)]
     prompts: list[list[SpatialPrompt]] = [examples.prompts(_size(image), accepts) for image in images]
@@ -147,17 +155,27 @@ def _well_formed(masks: Any, prompts: Sequence[SpatialPrompt], image: Image, wha
     listed = isinstance(masks, list) and len(masks) == len(prompts)
     if not findings.expect(listed, "segment gives a list with one mask per prompt", f"{what} gives {shown(masks)}"):
         return False
-    good = True
-    for mask in masks:
-        if not findings.expect(isinstance(mask, Mask), "segment gives medground.Mask", shown(mask)):
-            good = False
-            continue
-        shaped = isinstance(mask.data, np.ndarray) and mask.data.shape == _size(image) and mask.data.dtype == np.bool_
-        wanted = f"{shown(mask.data)} for a {_size(image)} image ({what})"
-        good &= findings.expect(shaped, "a mask is bool at the size of its image", wanted)
-        finite = isinstance(mask.score, float) and np.isfinite(mask.score)
-        good &= findings.expect(finite, "a mask's score is a finite float", f"{mask.score!r} ({what})")
-    return good
+    return all([_well_formed_mask(mask, image, what, findings) for mask in masks])
+
+
+def _well_formed_mask(mask: Any, image: Image, what: str, findings: Findings) -> bool:
+    if not findings.expect(isinstance(mask, Mask), "segment gives medground.Mask", shown(mask)):
+        return False
+    shaped = isinstance(mask.data, np.ndarray) and mask.data.shape == _size(image) and mask.data.dtype == np.bool_
+    wanted = f"{shown(mask.data)} for a {_size(image)} image ({what})"
+    good = findings.expect(shaped, "a mask is bool at the size of its image", wanted)
+    finite = isinstance(mask.score, float) and np.isfinite(mask.score)
+    good &= findings.expect(finite, "a mask's score is a finite float", f"{mask.score!r} ({what})")
+    share = mask.presence is None or (isinstance(mask.presence, float) and 0 <= mask.presence <= 1)
+    good &= findings.expect(share, "a mask's presence is a float in [0, 1], or None", f"{mask.presence!r} ({what})")
+    tuple_ = isinstance(mask.instances, tuple)
+    good &= findings.expect(tuple_, "a mask's instances are a tuple", f"{shown(mask.instances)} ({what})")
+    if not good or not mask.instances:
+        return good
+    if not all([_well_formed_mask(one, image, f"an instance, {what}", findings) for one in mask.instances]):
+        return False
+    joined = np.array_equal(np.any([one.data for one in mask.instances], axis=0), mask.data)
+    return findings.expect(joined, "a mask is the union of its instances", what)
 
 
 def _same(first: Sequence[Mask], second: Sequence[Mask], tolerance: float) -> bool:
@@ -165,6 +183,9 @@ def _same(first: Sequence[Mask], second: Sequence[Mask], tolerance: float) -> bo
         a.data.shape == b.data.shape
         and float(np.mean(a.data != b.data)) <= tolerance
         and abs(a.score - b.score) <= tolerance
+        and (a.presence is None) == (b.presence is None)
+        and abs((a.presence or 0) - (b.presence or 0)) <= tolerance
+        and _same(a.instances, b.instances, tolerance)
         for a, b in zip(first, second, strict=True)
     )
 

@@ -1,7 +1,7 @@
 """A recipe with a ``grpo`` or an ``sft`` section becomes a training run: everything it names, built."""
 
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -46,6 +46,8 @@ class TrainingRun:
     reasoner: TrainableReasoner
     pipeline: Pipeline
     samples: Dataset[Any]
+    images: Sequence[int] | None
+    """A number for each sample's image, where the samples of an image are drawn together."""
     validation: Validation | None
     parameters: int
     """Of the policy, counted before the engine takes them."""
@@ -110,6 +112,7 @@ def build(recipe: Recipe, engine: Engine | None = None) -> TrainingRun:
     kind = method_kind(recipe)
     config = recipe.config.grpo if kind == "grpo" else recipe.config.sft
     samples = training_samples(recipe)
+    images = _image_numbers(samples) if recipe.config.data.group_by_image else None
     seed = recipe.config.seed
     source: RolloutSource = OwnSampler()
     if kind == "grpo" and "rollout" in recipe.data:
@@ -144,7 +147,7 @@ def build(recipe: Recipe, engine: Engine | None = None) -> TrainingRun:
         if config.overlong_buffer is not None:
             terms += (Term("overlong", SoftOverlong(config.max_completion_length, config.overlong_buffer)),)
         rollouts = RolloutPipeline(pipeline, Rubric(terms))
-        method = GrpoTrainer(rollouts, reasoner, policy, engine, samples, config, seed, source)
+        method = GrpoTrainer(rollouts, reasoner, policy, engine, samples, config, seed, source, images)
         longest = config.max_completion_length
     return TrainingRun(
         recipe=recipe,
@@ -154,10 +157,16 @@ def build(recipe: Recipe, engine: Engine | None = None) -> TrainingRun:
         reasoner=reasoner,
         pipeline=pipeline,
         samples=samples,
+        images=images,
         validation=validation(recipe, pipeline, samples.ids, longest),
         parameters=sum(count for count, _ in counts),
         trained_parameters=sum(count for count, trains in counts if trains),
     )
+
+
+def _image_numbers(samples: Dataset[Any]) -> list[int]:
+    numbers: dict[str, int] = {}
+    return [numbers.setdefault(entry.image_key, len(numbers)) for entry in samples.entries]
 
 
 def _require_entropy_gradient(recipe: Recipe, reasoner: TrainableReasoner) -> None:

@@ -11,7 +11,8 @@ from medground.recipe.yaml_reader import MISSING
 HERE = "./"
 """The folder of the recipe, wherever it is."""
 _ASKED = (
-    "reasoner", "prompt_interface", "proposer", "proposals", "segmenter", "prompt", "allow_untrained", "sampling", "seed",
+    "reasoner", "prompt_interface", "proposer", "proposals", "segmenter", "prompt", "text_from", "allow_untrained",
+    "sampling", "seed",
 )  # fmt: skip
 """Keys of a recipe that decide an answer; the others are about training and measuring."""
 _OF_THE_ADAPTER = ("adapter", "lora_rank", "lora_alpha")
@@ -37,7 +38,7 @@ def exported_recipe(recipe: Recipe, argument: str) -> dict[str, Any]:
 def must_be_given(values: Mapping[str, Any], above: str = "") -> list[str]:
     """Return the dotted keys of an exported recipe that the user must give.
 
-    >>> must_be_given({"segmenter": {"name": "sam", "checkpoint": "???"}, "prompt": "both"})
+    >>> must_be_given({"segmenter": {"name": "sam", "checkpoint": "???"}, "prompt": ["box"]})
     ['segmenter.checkpoint']
     """
     keys = []

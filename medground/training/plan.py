@@ -62,7 +62,11 @@ def plan_training(
     if folder is not None and recipe == str(folder / TRAINED):
         resolved = replace(resolved, name=read_metadata(folder).recipe or resolved.name)
     check(resolved, strict_missing=True)
-    method_kind(resolved)
+    if method_kind(resolved) == "sft" and resolved.config.data.group_by_image:
+        raise RecipeError(
+            "supervised training computes every sample alone, and data.group_by_image draws those of an image together",
+            hint="set data.group_by_image=false",
+        )
     plan = TrainingPlan(recipe=resolved, folder=folder, resume=resume)
     if resolved.objects and plan.processes > 1 and not launched():
         raise RunError(

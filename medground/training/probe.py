@@ -11,6 +11,7 @@ from medground.training.build import TrainingRun, build
 from medground.training.memory import StateBytes, state_bytes
 from medground.training.method import TrainingState
 from medground.training.plan import Kind, TrainingPlan, method_kind
+from medground.training.sharing import shared_words
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +35,8 @@ class Estimate:
     device: str
     last_probe: dict[str, float]
     """Some metrics of the last step."""
+    shared: list[str]
+    """What sharing prompts and images saves in an update."""
     assumptions: list[str]
 
     def to_dict(self) -> dict[str, Any]:
@@ -54,13 +57,14 @@ def probe(plan: TrainingPlan, *, steps: int = 2) -> Estimate:
         RecipeError: if the recipe cannot be trained.
     """
     training = build(plan.recipe)
-    state, seconds = TrainingState(), 0.0
+    state, seconds, probed = TrainingState(), 0.0, []
     count = min(steps, training.method.planned)
     for _ in range(count):
         started = time.perf_counter()
         result = training.method.step(state, lambda: None)
         seconds = time.perf_counter() - started
         state.advance(result)
+        probed.append(result.metrics)
     device = next(training.reasoner.policy.parameters()).device
     cuda = device.type == "cuda"
     peak = torch.cuda.max_memory_allocated() if cuda else _resident()
@@ -88,6 +92,7 @@ def probe(plan: TrainingPlan, *, steps: int = 2) -> Estimate:
             for name in ("reward", "loss", "completions/mean_length")
             if name in result.metrics
         },
+        shared=shared_words(probed),
         assumptions=[
             f"{count} steps of the run itself were done on this device; the last one is taken for all",
             "completions keep the length they have now; validation, checkpoints, overlays and reports are not counted",

@@ -12,6 +12,7 @@ from medground.report import Cell, Line, Table, render, rounded
 from medground.runs.files import write_atomic
 from medground.runs.folder import PREFIX, RunMetadata, Tables, read_events, read_metadata, read_table
 from medground.runs.shareable import without_paths
+from medground.training.sharing import shared_words
 
 REPORT = "report.html"
 POINTS = 300
@@ -62,6 +63,7 @@ def training_report(folder: Path) -> str:
         faults=faults.most_common(),
         fault_curves=_fault_curves(steps, faults),
         troubles=_troubles(folder, steps),
+        shared=shared_words(steps),
         card=_card(folder, metadata, steps),
         validation=_validation(validations),
         installed={"Plugins": list(metadata.plugins.items()), "Versions": list(metadata.versions.items())},

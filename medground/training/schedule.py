@@ -2,7 +2,8 @@
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import chain
 
 import numpy as np
 
@@ -38,15 +39,20 @@ def depends_on_length(config: TrainingConfig) -> bool:
     return config.schedule is not LearningRateSchedule.constant or config.warmup_ratio > 0
 
 
-def sample_indices(start: int, count: int, *, samples: int, batch: int, seed: int) -> list[int]:
+def sample_indices(
+    start: int, count: int, *, samples: int, batch: int, seed: int, images: Sequence[int] | None = None
+) -> list[int]:
     """Return positions `start` to ``start + count`` of the endless stream of sample indices.
 
     Every epoch is a permutation of its own, cut to whole batches, so that the samples of a step follow from the number of
-    samples that were drawn before it.
+    samples that were drawn before it. With `images`, a number for each sample's image, it is one of images, and the samples
+    of each, permuted too, follow one another.
 
     >>> indices = sample_indices(0, 4, samples=5, batch=2, seed=0)
     >>> len(set(indices))
     4
+    >>> [index // 3 for index in sample_indices(0, 6, samples=6, batch=2, seed=0, images=[0, 0, 0, 1, 1, 1])]
+    [1, 1, 1, 0, 0, 0]
     """
     length = epoch_length(samples, batch)
     orders: dict[int, Sequence[int]] = {}
@@ -54,9 +60,32 @@ def sample_indices(start: int, count: int, *, samples: int, batch: int, seed: in
     for position in range(start, start + count):
         epoch, index = divmod(position, length)
         if epoch not in orders:
-            orders[epoch] = np.random.default_rng([seed, epoch]).permutation(samples).tolist()
+            order = np.random.default_rng([seed, epoch]).permutation(samples).tolist()
+            orders[epoch] = order if images is None else [*chain(*by_image(order, images))]
         indices.append(orders[epoch][index])
     return indices
+
+
+def rank_shares(images: Sequence[int], ranks: int) -> list[list[int]]:
+    """Return the positions that each rank takes: all of an image's at one rank, which has the fewest so far.
+
+    >>> rank_shares([7, 8, 9, 10, 11], 2)
+    [[0, 2, 4], [1, 3]]
+    >>> rank_shares([7, 7, 7, 8, 9, 8], 2)
+    [[0, 1, 2], [3, 5, 4]]
+    """
+    shares: list[list[int]] = [[] for _ in range(ranks)]
+    for run in by_image(range(len(images)), images):
+        min(shares, key=len).extend(run)
+    return shares
+
+
+def by_image(order: Iterable[int], images: Sequence[int]) -> list[list[int]]:
+    """Return the indices of each image, in the order in which the first of it comes, and of an image as they come."""
+    runs: dict[int, list[int]] = {}
+    for index in order:
+        runs.setdefault(images[index], []).append(index)
+    return list(runs.values())
 
 
 def epoch_length(samples: int, batch: int) -> int:

@@ -26,8 +26,9 @@ def require_usable_samples(training: TrainingRun, stopped: Callable[[], bool]) -
     """
     samples, config, method, engine = training.samples, training.config, training.method, training.engine
     drawn = min(len(samples), method.planned * config.train_batch_size)
+    seed = training.recipe.config.seed
     order = sample_indices(
-        0, drawn, samples=len(samples), batch=config.train_batch_size, seed=training.recipe.config.seed
+        0, drawn, samples=len(samples), batch=config.train_batch_size, seed=seed, images=training.images
     )
     needed = [(samples, index) for index in sorted(set(order))]
     if training.validation is not None:

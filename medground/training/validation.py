@@ -28,7 +28,16 @@ from medground.runs.folder import completion_row
 from medground.training.launcher import interleave
 from medground.training.method import CheckStop
 from medground.training.plan import validation_samples
-from medground.types import Completion, Grounding, Mask, PromptChoice, Rollout, Sample, Sampling, SpatialPrompt
+from medground.types import (
+    ChosenKind,
+    Completion,
+    Mask,
+    PromptSelection,
+    Rollout,
+    Sample,
+    Sampling,
+    SpatialPrompt,
+)
 
 AT_ONCE = 32
 """Samples answered in one call; between calls a run can be stopped."""
@@ -135,19 +144,11 @@ class Validation:
         prompt = self._mask_prompt
         if prompt is None or self.pipeline.keeps_masks:
             return rollouts
-        choice = self.pipeline.prompt_choice if prompt == "joint" else PromptChoice(prompt)
+        selection = self.pipeline.selection if prompt == "joint" else PromptSelection((ChosenKind(prompt),))
         masks = self.pipeline.masks(
-            [(rollout.sample.query.image, _prompts(rollout.grounding, choice)) for rollout in rollouts]
+            [(rollout.sample.query.image, _prompts(rollout, selection)) for rollout in rollouts]
         )
-        return [
-            replace(
-                rollout,
-                grounding=rollout.grounding.with_masks(segmented.masks),
-                fault=rollout.fault or segmented.fault,
-                cause=segmented.cause,
-            )
-            for rollout, segmented in zip(rollouts, masks, strict=True)
-        ]
+        return [segmented.put_into(rollout) for rollout, segmented in zip(rollouts, masks, strict=True)]
 
     def _rollout(self, sample: Sample, proposed: Proposed, completion: Completion) -> Rollout:
         completion = proposed.refusal or completion
@@ -250,11 +251,12 @@ def checkpoint_rule(recipe: Recipe) -> str:
     )
 
 
-def _prompts(grounding: Grounding, choice: PromptChoice) -> list[SpatialPrompt | None]:
+def _prompts(rollout: Rollout, selection: PromptSelection) -> list[SpatialPrompt | None]:
     """Return the prompts for the segmenter; none for the regions of an answer that failed."""
+    grounding = rollout.grounding
     if grounding.fault is not None:
         return [None] * len(grounding.regions)
-    return [region.prompt(choice) for region in grounding.regions]
+    return selection.prompts(grounding.regions, rollout.sample.query.question)
 
 
 def _row(rollout: Rollout, measurement: Measurement) -> dict[str, Any]:

@@ -14,9 +14,9 @@ from medground.types.answers import (
     Sampling,
 )
 from medground.types.regions import (
+    ChosenKind,
     Image,
     Mask,
-    PromptChoice,
     PromptKind,
     Region,
     SpatialPrompt,
@@ -31,16 +31,18 @@ from medground.types.samples import (
     image_of,
     text_of,
 )
+from medground.types.selection import PromptSelection, TextSource
 
 __all__ = [
+    "ChosenKind",
     "Completion",
     "Fault",
     "Grounding",
     "Image",
     "Mask",
     "Messages",
-    "PromptChoice",
     "PromptKind",
+    "PromptSelection",
     "Query",
     "Region",
     "RewardResult",
@@ -49,6 +51,7 @@ __all__ = [
     "Sampling",
     "SpatialPrompt",
     "Target",
+    "TextSource",
     "boxes_of",
     "image_of",
     "text_of",

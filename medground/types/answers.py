@@ -65,6 +65,7 @@ class Fault(StrEnum):
     """Why an answer could not be used. The list is closed; counts over it sum to the number of failures.
 
     ``cut_off`` takes the place of what a parser says about a text that ended at the length limit before it was whole.
+    ``no_prompt``: a region lacks what the recipe prompts the segmenter with, such as a label.
 
     >>> Fault.BAD_JSON.of_model, Fault.TIMEOUT.of_model
     (True, False)
@@ -85,6 +86,7 @@ class Fault(StrEnum):
     OUT_OF_FRAME = "out_of_frame"
     NONFINITE = "nonfinite"
     TOO_LONG = "too_long"
+    NO_PROMPT = "no_prompt"
     TRANSPORT = "transport"
     TIMEOUT = "timeout"
     SEGMENTER = "segmenter"
@@ -160,7 +162,7 @@ class Rollout:
     grounding: Grounding
     """What was read of it; its regions hold their masks where a term needs them."""
     fault: Fault | None = None
-    """A failure that is not the model's, as of a server or a segmenter. Such a rollout is not scored."""
+    """Why there is no text or no mask. One whose fault is not the model's, as of a server or a segmenter, is not scored."""
     cause: str = ""  # one sentence about `fault`
 
     @property

@@ -125,7 +125,7 @@ class Row:
             pairs = zip(regions, masks, strict=True)
             regions = tuple(replace(region, mask=Mask(data=mask)) for region, mask in pairs)
         return Sample(
-            query=Query(image=image.pixels, question=self.question, id=self.id),
+            query=Query(image=image.pixels, question=self.question, id=self.id, spacing=self.spacing),
             target=Target(regions=regions, published=stated.published),
             labels=self.labels,
             spacing=self.spacing,

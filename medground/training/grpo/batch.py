@@ -7,6 +7,7 @@ pass of this rank each. Normalizers are known before the first backward pass, so
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from torch import Tensor
 from medground.pipeline.rollouts import Group
 from medground.recipe.schema import GrpoConfig
 from medground.training.grpo.loss import Objective, normalizer
+from medground.training.schedule import by_image
 from medground.types import Completion, Messages
 
 
@@ -44,7 +46,7 @@ class Minibatch:
     """One optimizer update."""
 
     micro_batches: Sequence[MicroBatch]
-    """Of this rank; groups whose gradient is exactly zero are left out."""
+    """Of this rank, groups about one image one after the other; those whose gradient is exactly zero are left out."""
     normalizer: float
     """The divisor of the summed loss: over the groups of all ranks, those left out included."""
 
@@ -55,6 +57,8 @@ class Batch:
 
     groups: list[Group]
     """Those of other ranks with a single pixel for each image and mask."""
+    images: list[int]
+    """[N] equal numbers for groups about one image."""
     messages: list[Messages | None]
     """None for groups owned by other ranks; each rank runs the forward passes of its own groups."""
     dummy_prompt: Messages
@@ -87,9 +91,9 @@ class Batch:
         return Minibatch(
             micro_batches=[
                 micro
-                for index, mask in masks.items()
-                if self._has_signal(index, mask, objective)
-                for micro in self._micro_batches(index, mask, config)
+                for index in chain(*by_image(masks, self.images))
+                if self._has_signal(index, masks[index], objective)
+                for micro in self._micro_batches(index, masks[index], config)
             ],
             normalizer=max(1.0, sum(normalizer(objective, mask) for mask in masks.values())),
         )

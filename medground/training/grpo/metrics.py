@@ -13,6 +13,7 @@ from medground.evaluation.causes import is_empty
 from medground.evaluation.pictures import ranked
 from medground.images.overlay import draw_rollout
 from medground.pipeline.rollouts import Group
+from medground.protocols import CompletionGroup
 from medground.rewards.rubric import Score, failure_counts
 from medground.runs.folder import completion_row
 from medground.training.grpo.advantage import shares
@@ -55,13 +56,29 @@ class StepStats:
     tokens_computed: int = 0
     """Prompts as often as they are computed (once per forward pass where completions share them, else once per
     completion), and completions."""
+    tokens_per_question: int = 0
+    """The same if each question's prompt were computed whole, its image with it."""
+    tokens_per_completion: int = 0
+    """The same if each completion were computed with a prompt and an image of its own."""
+    prompts: int = 0
+    """Prompts in forward passes that are differentiated."""
     images: int = 0
-    """Images encoded in forward passes that are differentiated: as often as prompts."""
+    """Images encoded in these passes."""
 
     def add(self, **sums: float) -> None:
         """Add to sums."""
         for name, value in sums.items():
             setattr(self, name, getattr(self, name) + value)
+
+    def count(self, completions: CompletionGroup) -> None:
+        """Count the tokens and images of a forward pass, and what they would be if nothing were shared."""
+        prompts, generated = completions.prompt_lengths, int(completions.mask.sum())
+        whole = getattr(completions, "whole_prompt_lengths", prompts)
+        self.tokens_computed += sum(prompts) + generated
+        self.tokens_per_question += (sum(whole) if prompts else 0) + generated
+        self.tokens_per_completion += sum(whole) * (len(completions.mask) // max(1, len(whole))) + generated
+        self.prompts += len(prompts)
+        self.images += getattr(completions, "images", len(prompts))
 
     @classmethod
     def of_ranks(cls, ranks: "Sequence[StepStats]") -> "StepStats":
@@ -79,7 +96,7 @@ class StepStats:
 
 SUMMED = (
     "loss", "tokens", "kl", "entropy", "clipped_low", "clipped_high", "compared", "mismatch", "weight", "corrected",
-    "tokens_computed", "images",
+    "tokens_computed", "tokens_per_question", "tokens_per_completion", "prompts", "images",
 )  # fmt: skip
 """The fields of `StepStats` that ranks add up."""
 
@@ -128,6 +145,10 @@ def update_metrics(stats: StepStats, *, kl: bool) -> dict[str, float]:
         "clip_ratio/high_mean": high,
         "clip_ratio/region_mean": low + high,
         "images_trained": float(stats.images),
+        "prompts_trained": float(stats.prompts),
+        "tokens_trained/computed": float(stats.tokens_computed),
+        "tokens_trained/image_per_question": float(stats.tokens_per_question),
+        "tokens_trained/prompt_per_completion": float(stats.tokens_per_completion),
     }
     if kl:
         metrics["kl"] = stats.kl / tokens
@@ -208,9 +229,15 @@ def _lengths(rollouts: Sequence[Rollout]) -> dict[str, float]:
 
 
 def _masks(rollouts: Sequence[Rollout]) -> dict[str, float]:
-    """Return the counts of masks and of masks without a pixel; nothing if no reward needs masks."""
+    """Return the counts of masks, of masks without a pixel and, apart from these, of what the segmenter says is absent.
+
+    Nothing if no reward needs masks.
+    """
     masks = [mask for rollout in rollouts if (mask := rollout.grounding.mask) is not None]
-    return {"masks/count": float(len(masks)), "masks/empty": float(sum(map(is_empty, masks)))} if masks else {}
+    if not masks:
+        return {}
+    absent = float(sum(mask.absent for mask in masks))
+    return {"masks/count": float(len(masks)), "masks/empty": float(sum(map(is_empty, masks))), "masks/absent": absent}
 
 
 def _mean(values: Tensor) -> float:

@@ -15,9 +15,8 @@ from medground.rewards.rubric import usable_groups
 from medground.runs import failpoints
 from medground.training.grpo.advantage import Advantages, estimate
 from medground.training.grpo.batch import Batch
-from medground.training.launcher import interleave
 from medground.training.method import CheckStop
-from medground.training.schedule import sample_indices, sampling_seed
+from medground.training.schedule import rank_shares, sample_indices, sampling_seed
 from medground.types import Completion, Mask, Messages, Sample, Sampling
 
 AT_ONCE = 256
@@ -63,6 +62,7 @@ class Rollouts:
         seed: of the run.
         source: who samples; it has begun, and the caller gives it the weights.
         engine: knows this rank.
+        images: a number for each sample's image, where the samples of an image are drawn together.
 
     Raises:
         RecipeError: if the config does not sample several different completions per query.
@@ -76,6 +76,7 @@ class Rollouts:
         seed: int,
         source: RolloutSource,
         engine: Engine,
+        images: Sequence[int] | None = None,
     ) -> None:
         if config.num_generations < 2 or config.temperature <= 0:
             raise RecipeError(
@@ -83,7 +84,7 @@ class Rollouts:
                 hint="set grpo.num_generations to 2 or more and grpo.temperature above 0",
             )
         self.pipeline, self.samples, self.seed, self.config = pipeline, samples, seed, config
-        self.source, self.engine = source, engine
+        self.source, self.engine, self.images = source, engine, images
         self.sampling = Sampling(
             num_generations=config.num_generations,
             temperature=config.temperature,
@@ -98,7 +99,7 @@ class Rollouts:
         so many times (dynamic sampling, DAPO, arXiv 2503.14476); those still constant after that stay.
         """
         size = self.config.train_batch_size
-        groups, messages = self._groups(step, start, size, 0, check_stop)
+        groups, messages, images = self._groups(step, start, size, 0, check_stop)
         taken, unresampled = size, 0
         for attempt in range(self.config.resample_constant + 1):
             rewards = _rewards(groups)
@@ -110,11 +111,12 @@ class Rollouts:
                 break
             replacements = self._groups(step, start + taken, len(constant), attempt + 1, check_stop)
             taken += len(constant)
-            for index, group, conversation in zip(constant, *replacements, strict=True):
-                groups[index], messages[index] = group, conversation
+            for index, group, conversation, image in zip(constant, *replacements, strict=True):
+                groups[index], messages[index], images[index] = group, conversation, image
         own = next((conversation for conversation in messages if conversation is not None), None)
         return Batch(
             groups=groups,
+            images=images,
             messages=messages,
             dummy_prompt=self._render(self.samples[0]) if own is None else own,
             usable=usable,
@@ -138,17 +140,18 @@ class Rollouts:
 
     def _groups(
         self, step: int, start: int, count: int, attempt: int, check_stop: CheckStop
-    ) -> tuple[list[Group], list[Messages | None]]:
-        order = sample_indices(
-            start, count, samples=len(self.samples), batch=self.config.train_batch_size, seed=self.seed
-        )
+    ) -> tuple[list[Group], list[Messages | None], list[int]]:
+        batch = self.config.train_batch_size
+        order = sample_indices(start, count, samples=len(self.samples), batch=batch, seed=self.seed, images=self.images)
+        images = order if self.images is None else [self.images[index] for index in order]
         rank, ranks = self.engine.rank, self.engine.world_size
-        samples = [self.samples[index] for index in order[rank::ranks]]
+        shares = rank_shares(images, ranks)
+        samples = [self.samples[order[position]] for position in shares[rank]]
         messages = [self._render(sample) for sample in samples]
         seeds = [sampling_seed(self.seed, step, sample.query.id, attempt) for sample in samples]
         completions: list[list[Completion]] = []
         at_once = max(1, AT_ONCE // self.sampling.num_generations)
-        for first in range(0, -(-count // ranks), at_once):  # as often as the rank with the most
+        for first in range(0, max(map(len, shares)), at_once):  # as often as the rank with the most
             check_stop()
             span = slice(first, first + at_once)
             completions += self.source.generate(messages[span], self.sampling, seeds[span])
@@ -156,12 +159,16 @@ class Rollouts:
         check_stop()
         groups = self.pipeline.score(samples, completions) if samples else []
         failpoints.failpoint("reward.mid")
-        if ranks == 1:
-            return groups, list(messages)
-        all_groups = interleave(self.engine.gather([_without_pixels(group) for group in groups]))
-        all_messages: list[Messages | None] = [None] * count
-        all_groups[rank::ranks], all_messages[rank::ranks] = groups, messages
-        return all_groups, all_messages
+        gathered = [groups] if ranks == 1 else self.engine.gather([_without_pixels(group) for group in groups])
+        gathered[rank] = groups
+        by_position = {
+            position: group
+            for share, its_groups in zip(shares, gathered, strict=True)
+            for position, group in zip(share, its_groups, strict=True)
+        }
+        own = dict(zip(shares[rank], messages, strict=True))
+        positions = range(count)
+        return [by_position[position] for position in positions], [own.get(position) for position in positions], images
 
     def _render(self, sample: Sample) -> Messages:
         return self.pipeline.pipeline.render(sample.query)

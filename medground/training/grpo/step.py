@@ -6,10 +6,10 @@ micro-batch and one optimizer step per mini-batch, with the loss of `medground.t
 and interruptions are in `medground.training.loop`.
 
 A micro-batch is one forward and one backward pass over some completions of a group (all, or a few of them at a time,
-exactly). Image and prompt are computed once for all micro-batches of a group where policy and engine can: see
-`GrpoTrainer.shared_prompt`. The policy that sampled is the one that is differentiated in the first update of a batch, so
-no pass computes its log-probabilities again; later updates on the batch need them and get them before any parameter
-changes, and so does the KL term those of the reference.
+exactly). Image and prompt are computed once for all micro-batches of a group, and the image once for all its groups, where
+policy and engine can: see `GrpoTrainer.shared_prompt` and `shared_image`. The policy that sampled is the one that is
+differentiated in the first update of a batch, so no pass computes its log-probabilities again; later updates on the batch
+need them and get them before any parameter changes, and so does the KL term those of the reference.
 """
 
 import math
@@ -54,6 +54,7 @@ class GrpoTrainer:
         config: the recipe's ``grpo`` section.
         seed: of the run.
         source: who samples.
+        images: a number for each sample's image, where the samples of an image are drawn together.
     """
 
     def __init__(
@@ -66,11 +67,12 @@ class GrpoTrainer:
         config: GrpoConfig,
         seed: int,
         source: RolloutSource,
+        images: Sequence[int] | None = None,
     ) -> None:
         self.pipeline, self.reasoner, self.policy, self.engine = pipeline, reasoner, policy, engine
         self.config, self.objective, self.source = config, objective_of(config), source
         source.begin(reasoner, engine)
-        self.rollouts = Rollouts(pipeline, samples, config, seed, source, engine)
+        self.rollouts = Rollouts(pipeline, samples, config, seed, source, engine, images)
         self.epoch_length, self.planned = training_horizon(len(samples), config)
         self.updates_per_step = -(-config.train_batch_size // config.mini_batch_size) * config.num_iterations
 
@@ -106,6 +108,7 @@ class GrpoTrainer:
         return StepResult(
             metrics={
                 **metrics.batch_metrics(batch, self.pipeline.rubric.labels),
+                **({"images_drawn": float(len(set(batch.images)))} if self.rollouts.images is not None else {}),
                 **({} if skipped else metrics.update_metrics(stats, kl=bool(self.config.beta))),
                 **{f"reward/{label}/constant_steps": float(length) for label, (_, length) in state.alarm.items()},
                 "epoch": (state.drawn + batch.drawn) / self.epoch_length,
@@ -177,20 +180,36 @@ class GrpoTrainer:
         """Yield micro-batches with their completions as the policy takes them.
 
         None: a dummy pass of one token that keeps ranks in lockstep. Each group's prompt is encoded once, and computed once
-        where that is possible; its backward pass comes when the group's last micro-batch has run backward.
+        where that is possible, as is what several groups have in common about one image. Their backward passes come when the
+        last micro-batch of the group, or the last group of the image, has run backward.
         """
         policy = policy or self.policy
-        for index, micro_batches in groupby(
-            pad_to_longest(self.engine, minibatch.micro_batches), lambda micro: None if micro is None else micro.group
+        for image, micro_batches in groupby(
+            pad_to_longest(self.engine, minibatch.micro_batches),
+            lambda micro: None if micro is None else batch.images[micro.group],
         ):
-            if index is None:
+            if image is None:
                 for _ in micro_batches:
                     yield None, self.reasoner.group(batch.dummy_prompt, [self.reasoner.tokenize("")])
                 continue
-            own = [micro for micro in micro_batches if micro is not None]
-            with self.shared_prompt(policy, self.encode(batch, own[0]), len(own)) as group:
-                for micro in own:
-                    yield micro, group.part(micro.rows.start, micro.rows.stop)
+            own = groupby((micro for micro in micro_batches if micro is not None), lambda micro: micro.group)
+            by_group = [list(micro_batches_of_group) for _, micro_batches_of_group in own]
+            encoded = [self.encode(batch, first) for first, *_ in by_group]
+            with self.shared_image(policy, encoded) as groups:
+                for group, passes in zip(groups, by_group, strict=True):
+                    with self.shared_prompt(policy, group, len(passes)) as once:
+                        for micro in passes:
+                            yield micro, once.part(micro.rows.start, micro.rows.stop)
+
+    def shared_image(
+        self, policy: nn.Module, groups: Sequence[CompletionGroup]
+    ) -> AbstractContextManager[Sequence[CompletionGroup]]:
+        """Enter to have the image of several groups computed once; as with `shared_prompt`, not by ranks in lockstep."""
+        once = getattr(policy, "image_once", None)
+        if once is None or len(groups) == 1 or self.engine.lockstep:
+            return nullcontext(groups)
+        shared: AbstractContextManager[Sequence[CompletionGroup]] = once(groups)
+        return shared
 
     def shared_prompt(
         self, policy: nn.Module, group: CompletionGroup, passes: int
@@ -254,8 +273,7 @@ class GrpoTrainer:
             sampler_logps=sampler_logps,
             ref_logps=micro.ref_logps,
         )
-        stats.tokens_computed += sum(completions.prompt_lengths) + int(completions.mask.sum())
-        stats.images += len(completions.prompt_lengths)
+        stats.count(completions)
         if log:
             stats.add(**{name: float(value) for name, value in sums.items()})
             stats.add(entropy=float(torch.where(loss_mask, entropies.detach(), 0.0).sum()))

@@ -123,7 +123,7 @@ class ListSchema:
     @property
     def provides(self) -> frozenset[PromptKind]:
         """The prompt kinds a region holds."""
-        kinds: dict[PromptKind, bool] = {"box": self.box, "points": self.points is not None}
+        kinds: dict[PromptKind, bool] = {"box": self.box, "points": self.points is not None, "text": self.label}
         return frozenset(kind for kind, present in kinds.items() if present)
 
     def form(self, style: Style) -> str:

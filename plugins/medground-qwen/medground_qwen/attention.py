@@ -1,13 +1,15 @@
-"""Attention of completions after a prompt, and of packed samples.
+"""Attention of completions after a prompt, in a pass of their own or in the prompt's, and of packed samples.
 
 A pass over completions has fewer queries than keys. transformers masks it with a dense matrix, for which CUDA has no flash
 kernel and every key is repeated over the heads of its group. Where nothing but the causal order is to be masked, the
 attention here needs no matrix: the last query sees every key, each earlier one a key fewer.
 
-Legend: B rows, H heads, Hk heads of keys, Q queries, N keys, D head size.
+Legend: B rows, H heads, Hk heads of keys, Q queries, N keys, D head size, P prompt tokens, G completions, C tokens of each.
 """
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
@@ -20,12 +22,28 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, causal_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 PREFIX = "medground_"
+GROUPED = frozenset({"qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe"})
+"""``model_type`` of models that hand ``grouped`` on to their layers."""
+
+
+@contextmanager
+def any_length() -> Iterator[None]:
+    """Enter to have attention computed without cuDNN, which torch prefers on Hopper.
+
+    It plans for up to a second each number of queries and keys that it has not seen, and hardly two prompts are of one length.
+    """
+    allowed = torch.backends.cuda.cudnn_sdp_enabled()
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    try:
+        yield
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(allowed)
 
 
 def use_own_attention(text_config: Any) -> None:
-    """Make a text model's attention understand ``packed=lengths`` and, with sdpa, completions without a mask.
+    """Make a text model's attention know ``packed=lengths`` and ``grouped=(G, C)``; with sdpa, completions without a mask.
 
-    All else is as before.
+    All else is as before, but without cuDNN: see `any_length`.
 
     Raises:
         ValueError: if the model has dropout in its attention.
@@ -39,6 +57,14 @@ def use_own_attention(text_config: Any) -> None:
     mask = ALL_MASK_ATTENTION_FUNCTIONS[base]
     AttentionMaskInterface.register(PREFIX + base, _SuffixMask(mask) if base == "sdpa" else mask)
     text_config._attn_implementation = PREFIX + base
+
+
+def takes_groups(config: Any) -> bool:
+    """Whether a model computes a group as one sequence, with ``grouped=(G, C)``: all its layers attend to all before them."""
+    text_config = config.get_text_config()
+    own = str(text_config._attn_implementation).startswith(PREFIX)
+    layers = getattr(text_config, "layer_types", None) or ()
+    return own and config.model_type in GROUPED and all(layer == "full_attention" for layer in layers)
 
 
 class _SuffixMask:
@@ -74,16 +100,22 @@ class _Attention:
         attention_mask: Tensor | None,
         scaling: float | None = None,
         packed: tuple[int, ...] | None = None,
+        grouped: tuple[int, int] | None = None,
         **rest: Any,
     ) -> tuple[Tensor, Tensor | None]:
-        if packed is not None:
-            return packed_attention(query, key, value, packed, scaling), None
-        if attention_mask is not None and attention_mask.dim() == 4 and attention_mask.shape[-1] == 0:
-            return suffix_attention(query, key, value, scaling), None
-        output: tuple[Tensor, Tensor | None] = self._plain(module)(
-            module, query, key, value, attention_mask, scaling=scaling, **rest
-        )
-        return output
+        with any_length():
+            if packed is not None:
+                return packed_attention(query, key, value, packed, scaling), None
+            if grouped is not None:
+                return grouped_attention(query, key, value, grouped, scaling), None
+            if attention_mask is not None and attention_mask.dim() == 4 and attention_mask.shape[-1] == 0:
+                return suffix_attention(query, key, value, scaling), None
+            if self.base == "sdpa" and query.shape[2] == 1 and attention_mask is not None:
+                return token_attention(query, key, value, attention_mask, scaling), None
+            output: tuple[Tensor, Tensor | None] = self._plain(module)(
+                module, query, key, value, attention_mask, scaling=scaling, **rest
+            )
+            return output
 
     def _plain(self, module: torch.nn.Module) -> Any:
         """Return the base attention; ``eager`` is in no table of transformers: every model's own module has it."""
@@ -102,6 +134,52 @@ def suffix_attention(query: Tensor, key: Tensor, value: Tensor, scaling: float |
     """
     own = _lower_right if query.device.type == "cuda" else _shared_heads
     return own(query, key, value, scaling).transpose(1, 2).contiguous()
+
+
+def token_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float | None) -> Tensor:
+    """Return attention of one token to what a mask shows, as ``[B, 1, H, D]``: heads that share a key are its queries.
+
+    Args:
+        query: [B, H, 1, D].
+        key: [B, Hk, N, D].
+        value: [B, Hk, N, D].
+        mask: [B, 1, 1, N], bool or added to scores.
+        scaling: of the scores; 1/sqrt(D) if None.
+    """
+    own = query.reshape(len(query), key.shape[1], -1, query.shape[3])
+    return scaled_dot_product_attention(own, key, value, mask, scale=scaling).reshape(len(query), 1, query.shape[1], -1)
+
+
+def grouped_attention(
+    query: Tensor, key: Tensor, value: Tensor, group: tuple[int, int], scaling: float | None
+) -> Tensor:
+    """Return causal attention of one sequence [prompt | c_1 | ... | c_G], completions apart from one another.
+
+    Args:
+        query: [1, H, P + G·C, D].
+        key: [1, Hk, P + G·C, D].
+        value: [1, Hk, P + G·C, D].
+        group: G completions and C, the tokens of each.
+        scaling: of the scores; 1/sqrt(D) if None.
+
+    Returns:
+        [1, P + G·C, H, D].
+    """
+    count, longest = group
+    length = query.shape[2] - count * longest
+    (prompt, own), *states = (_prompt_and_rows(whole, length, count) for whole in (query, key, value))
+    own_keys, own_values = (torch.cat([first.expand(count, -1, -1, -1), rows], dim=2) for first, rows in states)
+    (keys, _), (values, _) = states
+    shared = query.shape[1] != key.shape[1]
+    first = scaled_dot_product_attention(prompt, keys, values, is_causal=True, scale=scaling, enable_gqa=shared)
+    rest = suffix_attention(own, own_keys, own_values, scaling)
+    return torch.cat([first.transpose(1, 2), rest.reshape(1, count * longest, *rest.shape[2:])], dim=1)
+
+
+def _prompt_and_rows(states: Tensor, length: int, count: int) -> tuple[Tensor, Tensor]:
+    """Return the prompt's states [1, H, P, D] and those of the completions [G, H, C, D]."""
+    prompt, rows = states[:, :, :length], states[0, :, length:]
+    return prompt, rows.unflatten(1, (count, -1)).transpose(0, 1)
 
 
 def _lower_right(query: Tensor, key: Tensor, value: Tensor, scaling: float | None) -> Tensor:

@@ -9,8 +9,8 @@ from medground.devices import Device, Dtype, device_of, require_modules
 from medground.frames import Kind, Order
 from medground.hookspecs import Factory
 from medground.licences import Published, Terms, stated
+from medground.segmenters import bounded
 from medground.segmenters.weight_files import refusing
-from medground_qwen import bounded
 from medground_qwen.adapters import check_stated
 from medground_qwen.checkpoint import Attention, check_adapter, check_attention, locate
 from medground_qwen.families import QWEN2_5_VL, QWEN3_VL, Family, any_family
@@ -150,7 +150,7 @@ vars(toy_vlm).update(published=(_TOY_VLM,))
 def hf_vlm(
     *,
     checkpoint: str,
-    frame: Kind = "permille",
+    frame: Kind,
     order: Order = "xy",
     dialect: str | None = None,
     revision: str | None = None,
@@ -169,7 +169,8 @@ def hf_vlm(
     """Any other image-text-to-text model of transformers (InternVL, Gemma 3, Qwen3.5, ...).
 
     Args:
-        frame: what its numbers count: ``permille``, ``unit``, or ``pixel`` of the image as given.
+        frame: what its numbers count: ``permille``, ``unit``, or ``pixel`` of the resized image (of the image as given
+            where its processor cuts tiles or squares).
         order: ``xy``, or ``yx`` where it writes y first.
         dialect: its native way of marking regions, for prompt interfaces with ``style: native``; see `docs/prompts.md`.
         checkpoint: a folder in the released layout, or a hub id that ``medground fetch`` has put in the local cache.

@@ -56,13 +56,22 @@ class Layout:
     """How often the image processor counts an image's pixels against its limits: once for each frame of a video."""
     fill: Mapping[str, int] = field(default_factory=dict)
     """The value of a completion's tokens in what the processor gives one value per token; 0 where nothing is said."""
+    image_alone: bool = True
+    """Whether an image's tokens see nothing that comes after them, so that questions about it can share their states."""
 
 
 LAYOUTS = {
     "glm4v": Layout(frames=2),
     "glm46v": Layout(frames=2),
     "minicpmv4_6": Layout(along={"pixel_values": -1}),
-    "paligemma": Layout(fill={"token_type_ids": 1}),  # 0 is the prefix, whose tokens see one another both ways
+    # 0 is the prompt, whose tokens see one another both ways: the image's see the question.
+    "paligemma": Layout(fill={"token_type_ids": 1}, image_alone=False),
 }
 """By ``model_type``."""
 USUAL = Layout()
+
+
+def picture_ids(config: Any) -> set[int]:
+    """Return the ids of the tokens that stand for images and videos in a model's inputs."""
+    names = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id", "image_token_index")
+    return {value for name in names if isinstance(value := getattr(config, name, None), int)}

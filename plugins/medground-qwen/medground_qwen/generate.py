@@ -1,4 +1,4 @@
-"""Sampling groups: each query's image and prompt are computed once, their cache serves all G completions of it.
+"""Sampling groups: each query's prompt is computed once, and an image once for all questions about it.
 
 The completions of all queries are decoded together, one forward pass per token; shorter prompts are padded on the left.
 
@@ -13,14 +13,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from medground_qwen.calls import cache_name
-from medground_qwen.prompts import Prompt, left_padded
-
-ANY_LENGTH = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
-"""Kernels that take keys of any number at once. cuDNN's, which torch prefers on Hopper, plans tens of milliseconds for each
-number of keys that it has not seen with as many rows, and every token is one more key."""
+from medground_qwen.attention import any_length
+from medground_qwen.decoding import decoding_of
+from medground_qwen.prompts import Prompt
+from medground_qwen.tree import prefilled
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,73 +63,35 @@ def sample(
         max_tokens: the most tokens per completion.
     """
     group = len(seeds[0])
-    inputs, mask, last = left_padded(prompts, tokens.pad)
-    out = model(**inputs, attention_mask=mask, use_cache=True, logits_to_keep=1)
-    cache_key = cache_name(model)
-    cache = out[cache_key]
-    # Every kind of layer can be reordered; only layers of plain attention can be repeated.
-    cache.reorder_cache(torch.arange(len(prompts), device=mask.device).repeat_interleave(group))
-    state = _Decoding(
-        logits=out.logits[:, -1].repeat_interleave(group, 0),
-        mask=mask.repeat_interleave(group, 0),
-        position=last.repeat_interleave(group, 0),
-        rows=list(range(len(prompts) * group)),
-    )
+    with any_length():
+        start = prefilled(model, prompts, tokens.pad)
+    logits, rows = start.logits.repeat_interleave(group, 0), list(range(len(prompts) * group))
+    turned = prompts[0].positions is not None
+    decoding = decoding_of(model, start.cache, start.mask, start.last, group, turned=turned, most=max_tokens)
+    del start
     draws = _uniforms([seed for group_seeds in seeds for seed in group_seeds], max_tokens) if temperature else None
-    done: list[Sampled | None] = [None] * len(state.rows)
-    ids: list[list[int]] = [[] for _ in state.rows]
-    logprobs: list[list[float]] = [[] for _ in state.rows]
+    done: list[Sampled | None] = [None] * len(rows)
+    ids: list[list[int]] = [[] for _ in rows]
+    logprobs: list[list[float]] = [[] for _ in rows]
     for step in range(max_tokens):
-        chosen, logp = _choose(state.logits, tokens.forbidden, temperature, draws, state.rows, step)
-        for row, token, value in zip(state.rows, chosen.tolist(), logp.tolist(), strict=True):
+        chosen, logp = _choose(logits, tokens.forbidden, temperature, draws, rows, step)
+        for row, token, value in zip(rows, chosen.tolist(), logp.tolist(), strict=True):
             if done[row] is None:
                 ids[row].append(token)
                 logprobs[row].append(value)
                 if token in tokens.end:
                     done[row] = Sampled(ids[row], logprobs[row], True)
-        alive = [index for index, row in enumerate(state.rows) if done[row] is None]
+        alive = [index for index, row in enumerate(rows) if done[row] is None]
         if not alive or step + 1 == max_tokens:
             break
-        if 2 * len(alive) <= len(state.rows):  # finished rows leave the cache once they are half of it
+        if 2 * len(alive) <= len(rows):  # finished rows leave the cache once they are half of it
             indices = torch.tensor(alive, device=chosen.device)
-            cache.reorder_cache(indices)
-            chosen = chosen[indices]
-            state.keep(indices)
-        state.mask = torch.cat([state.mask, state.mask.new_ones(len(state.rows), 1)], dim=1)
-        state.position = state.position + 1
-        with sdpa_kernel(ANY_LENGTH):
-            out = model(
-                input_ids=chosen.unsqueeze(1),
-                attention_mask=state.mask,
-                use_cache=True,
-                **{cache_key: cache},
-                **_positions(prompts, state.position),
-            )
-        state.logits = out.logits[:, -1]
+            decoding.keep(indices)
+            chosen, rows = chosen[indices], [rows[index] for index in alive]
+        with any_length():
+            logits = decoding.logits(chosen)
     flat = [sampled or Sampled(ids[row], logprobs[row], False) for row, sampled in enumerate(done)]
     return [flat[start : start + group] for start in range(0, len(flat), group)]
-
-
-@dataclass(slots=True)
-class _Decoding:
-    """What changes from token to token."""
-
-    logits: Tensor
-    mask: Tensor
-    position: Tensor
-    """[rows] the rotary position of the last token."""
-    rows: list[int]
-    """Which completions the rows still are."""
-
-    def keep(self, indices: Tensor) -> None:
-        self.mask, self.position = self.mask[indices], self.position[indices]
-        self.rows = [self.rows[index] for index in indices.tolist()]
-
-
-def _positions(prompts: Sequence[Prompt], position: Tensor) -> dict[str, Tensor]:
-    if prompts[0].positions is None:
-        return {"position_ids": position.unsqueeze(1)}
-    return {"position_ids": position.view(1, -1, 1).expand(3, -1, 1)}
 
 
 def _uniforms(seeds: Sequence[int], count: int) -> np.ndarray[Any, Any]:

@@ -10,10 +10,10 @@ from transformers.utils import logging
 
 from medground.errors import InputError, RecipeError
 from medground.geometry import Size
+from medground.segmenters.bounded import try_tokenizer
 from medground.segmenters.weight_files import AGAIN, read_header, refusing
 from medground.segmenters.weights import check_finite, holdings, some
 from medground.types import Messages, Sampling
-from medground_qwen.bounded import try_tokenizer
 from medground_qwen.reasoner import VisionLanguageReasoner
 
 TRIED = ((300, 200), (64, 400))

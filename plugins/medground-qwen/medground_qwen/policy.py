@@ -11,10 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from medground_qwen.calls import cache_name
+from medground_qwen.attention import any_length, takes_groups
+from medground_qwen.families import picture_ids
 from medground_qwen.logprobs import token_logprobs
 from medground_qwen.prompts import Prompt, joined_images
-from medground_qwen.states import ComputedPrompt, PromptStates, cached_checkpoints
+from medground_qwen.states import ComputedPrompt
+from medground_qwen.tree import Trunk, pass_over, prompt_pass, text_kinds, trunk_length, trunk_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -30,11 +32,26 @@ class GroupBatch:
     """The prompt after its pass, where that is done already: see `Policy.prompt_once`."""
     counted: bool = True
     """Whether the prompt is counted with these completions: with the first of several parts only."""
+    trunk: Trunk | None = None
+    """What the prompt has in common with others about its image, where that is computed already: see `Policy.image_once`."""
+    bears_trunk: bool = True
+    """Whether image and trunk are counted with this group: with the first of those that share them only."""
 
     @property
     def prompt_lengths(self) -> tuple[int, ...]:
-        """Tokens of the prompt, those of the image included; empty where it is counted with another part."""
-        return (len(self.prompt),) if self.counted else ()
+        """Tokens of the prompt, those of the image included; less those, or none, where they are counted elsewhere."""
+        elsewhere = 0 if self.trunk is None or self.bears_trunk else self.trunk.length
+        return (len(self.prompt) - elsewhere,) if self.counted else ()
+
+    @property
+    def whole_prompt_lengths(self) -> tuple[int, ...]:
+        """Tokens of the prompt, wherever they are computed and counted."""
+        return (len(self.prompt),)
+
+    @property
+    def images(self) -> int:
+        """Images that are encoded for these completions and for no others."""
+        return int(self.counted and self.bears_trunk)
 
     def part(self, start: int, stop: int) -> "GroupBatch":
         """Return the completions start to stop as a group of their own, cut to their longest: exact at any size."""
@@ -112,8 +129,10 @@ class Policy(nn.Module):
         """Return log-probabilities [G, C] float32, 0 past each end, and entropies [G, C]."""
         if isinstance(group, RowBatch):
             hidden = self._packed(group) if group.packed else self._rows(group)
+        elif group.computed is None and group.trunk is None and takes_groups(self.model.config):
+            hidden = self._together(group)
         else:
-            hidden = self._completions(group, group.computed or self._prompt(group.prompt))
+            hidden = self._completions(group, group.computed or self._prompt(group))
         logp, entropy = token_logprobs(
             self.model.get_output_embeddings(),
             hidden[group.mask],
@@ -136,37 +155,58 @@ class Policy(nn.Module):
         if isinstance(group, RowBatch):
             yield group
             return
-        computed, leaves = self._prompt(group.prompt).cut()
+        computed, leaves = self._prompt(group).cut()
         yield replace(group, computed=computed)
         leaves.backward()
 
-    def _prompt(self, prompt: Prompt) -> ComputedPrompt:
-        """Compute image and prompt once."""
-        states = PromptStates.of(self.model.config.get_text_config())
-        given = {key: value.unsqueeze(0) for key, value in prompt.per_token.items()} | prompt.image
-        if prompt.positions is not None:
-            given["position_ids"] = prompt.positions.unsqueeze(1)
-        return ComputedPrompt(self._pass(states, input_ids=prompt.ids.unsqueeze(0), **given)[:, -1:], states)
+    @contextmanager
+    def image_once(self, groups: Sequence[GroupBatch | RowBatch]) -> Iterator[Sequence[GroupBatch | RowBatch]]:
+        """Enter to have what several groups' prompts begin with, their image in it, computed once for all of them.
+
+        Each group then runs forward and backward alone. The gradients that they leave at the trunk's states go through it in
+        one backward pass on leaving. Groups that cannot share their image are given back as they are.
+        """
+        shared = [group for group in groups if isinstance(group, GroupBatch)]
+        length = 0
+        if len(shared) == len(groups) > 1:
+            length = trunk_length([group.prompt for group in shared], picture_ids(self.model.config))
+        if not length:
+            yield groups
+            return
+        trunk = trunk_of(self.model.model, self.model.config.get_text_config(), shared[0].prompt, length)
+        leaves = trunk.states.cut()
+        yield [replace(group, trunk=trunk, bears_trunk=group is shared[0]) for group in shared]
+        leaves.backward()
+
+    def _prompt(self, group: GroupBatch) -> ComputedPrompt:
+        """Compute a prompt once, or what of it comes after its trunk."""
+        config = self.model.config.get_text_config()
+        out, states = prompt_pass(self.model.model, config, group.prompt, group.trunk)
+        return ComputedPrompt(out.last_hidden_state[:, -1:], states)
 
     def _completions(self, group: GroupBatch, computed: ComputedPrompt) -> Tensor:
         """Return the states [G, C, H] that predict each token of completions, which see the prompt and themselves."""
         prompt, (count, longest) = group.prompt, group.ids.shape
-        given = {}
+        given = text_kinds(self.model.model, prompt, group.ids)
         if prompt.positions is not None:
             given["position_ids"] = _positions_after(prompt, longest).expand(-1, count, -1)
-        if "mm_token_type_ids" in prompt.per_token and self.model.training:
-            given["mm_token_type_ids"] = torch.zeros_like(group.ids)  # Molmo2 wants them in training mode
         # No mask: padding is on the right, where nothing attends to it.
-        own = self._pass(computed.states.branch(count), input_ids=group.ids, **given)
-        return torch.cat([computed.last.expand(count, -1, -1), own[:, :-1]], dim=1)
+        out = pass_over(self.model.model, computed.states.branch(count), input_ids=group.ids, **given)
+        return torch.cat([computed.last.expand(count, -1, -1), out.last_hidden_state[:, :-1]], dim=1)
 
-    def _pass(self, states: PromptStates, **given: Tensor) -> Tensor:
-        """Return the last hidden states [B, S, H] of a pass that fills `states`."""
-        with cached_checkpoints(self.model):
-            out = self.model.model(**{cache_name(self.model.model): states}, use_cache=False, **given)
-        states.check_filled()
-        hidden: Tensor = out.last_hidden_state
-        return hidden
+    def _together(self, group: GroupBatch) -> Tensor:
+        """Return the same states from one sequence [prompt | c_1 | ... | c_G]: half as many, larger kernels."""
+        prompt, (count, longest) = group.prompt, group.ids.shape
+        length, width = len(prompt), len(prompt) + count * longest
+        given = {key: _to(width, values).unsqueeze(0) for key, values in prompt.per_token.items()} | prompt.image
+        if prompt.positions is not None:
+            own = _positions_after(prompt, longest).repeat(1, 1, count)
+            given["position_ids"] = torch.cat([prompt.positions.unsqueeze(1), own], dim=2)
+        ids = torch.cat([prompt.ids, group.ids.flatten()]).unsqueeze(0)
+        with any_length():
+            out = self.model.model(input_ids=ids, use_cache=False, grouped=(count, longest), **given)
+        last, rows = out.last_hidden_state[:, length - 1 : length], out.last_hidden_state[0, length:]
+        return torch.cat([last.expand(count, -1, -1), rows.unflatten(0, (count, longest))[:, :-1]], dim=1)
 
     def _rows(self, batch: RowBatch) -> Tensor:
         """Return the same states for rows of different prompts, each row its prompt and its completion, padded on the right."""

@@ -16,8 +16,8 @@ from torch import Tensor
 from medground.errors import InputError
 from medground.frames import Frame
 from medground.geometry import Size
+from medground.segmenters.bounded import render
 from medground.types import Image, Messages, image_of
-from medground_qwen.bounded import render
 from medground_qwen.families import USUAL, Layout
 
 PER_TOKEN = ("mm_token_type_ids", "token_type_ids")
@@ -119,7 +119,7 @@ class Encoder:
         images = [
             Pillow.fromarray(resize(image_of(messages), size)) for messages, size in zip(batch, sizes, strict=True)
         ]
-        texts = [self._text(messages) for messages in batch]
+        texts = [self._text(messages, image) for messages, image in zip(batch, images, strict=True)]
         if self.rope is None:  # what such a processor does with an image may depend on the text
             encoded = [self._both(text, image) for text, image in zip(texts, images, strict=True)]
         else:
@@ -143,16 +143,21 @@ class Encoder:
     def words(self, messages: Messages, size: Size) -> tuple[str, Image, Tensor]:
         """Return a conversation's text, its image at `size` (H, W), and its ids [P]; known ids need no processing of pixels.
 
+        The text lacks the token that begins it where a tokenizer puts it there.
+
         Raises:
             InputError: if the text names a special token: whoever reads it without the ids takes it for one.
         """
-        text, image = self._text(messages), resize(image_of(messages), size)
+        image = resize(image_of(messages), size)
+        seen = Pillow.fromarray(image)
+        text = self._text(messages, seen)
         if text.parts:
             name = next(token for token in self._controls if token in text.parts[0])
             raise InputError(f"the text names the control token {name}", hint="take it out of the question")
-        seen = Pillow.fromarray(image)
         words = self._both(text, seen)[0] if self.rope is None else self._words(text, seen, size)
-        return text.template, image, words.ids
+        tokenizer = self.processor.tokenizer
+        begun = tokenizer("")["input_ids"][:1] == [tokenizer.bos_token_id]
+        return text.template.removeprefix(tokenizer.bos_token) if begun else text.template, image, words.ids
 
     def plain_ids(self, text: str) -> list[int]:
         """Return the ids of a text in which the name of a special token is text, a dialect's marks apart."""
@@ -165,7 +170,7 @@ class Encoder:
                 ids += tokenizer(piece, add_special_tokens=False, split_special_tokens=True)["input_ids"]
         return ids
 
-    def _text(self, messages: Messages) -> "_Text":
+    def _text(self, messages: Messages, image: Any) -> "_Text":
         turns = _turns(messages)
         texts = [part for turn in turns for part in turn["content"] if part["type"] == "text"]
         naming = [part for part in texts if any(token in part["text"] for token in self._controls)]
@@ -174,7 +179,9 @@ class Encoder:
             for part in naming:
                 part["text"] = ""
             bare = self._rendered(turns)
-            free = [token for token in self._controls if token not in bare and token not in self._pictured]
+            tokenizer, used = self.processor.tokenizer, set(self._processed(bare, image)["input_ids"][0].tolist())
+            free = [token for token in self._controls if tokenizer.convert_tokens_to_ids(token) not in used]
+            free = [token for token in free if token not in bare and token not in self._pictured]
             if not free:
                 raise InputError(
                     "the text names control tokens, and none is left to stand for it", hint="take them out"
@@ -200,8 +207,28 @@ class Encoder:
             template = template["default"]
         return render(template, turns, tokenizer.special_tokens_map, Path(tokenizer.name_or_path).name)
 
+    def _processed(self, text: str, image: Any) -> Any:
+        """Return what the processor makes of a rendered conversation, in which the text begins once.
+
+        Raises:
+            InputError: if its chat template and its processor both write the token that begins a text.
+        """
+        tokenizer, given = self.processor.tokenizer, {"text": [text], "images": [image], "return_tensors": "pt"}
+        bos = tokenizer.bos_token
+        if not bos:
+            return self.processor(**given)
+        begun, plain = text.startswith(bos), {"add_special_tokens": False}
+        for options in [plain] if begun else [{}, plain]:
+            encoded = self.processor(**given, **options)
+            if int((encoded["input_ids"] == tokenizer.bos_token_id).sum()) <= text.count(bos) + (not begun):
+                return encoded
+        raise InputError(
+            f"the chat template of {Path(tokenizer.name_or_path).name} writes {bos}, and so does its processor",
+            hint="take {{ bos_token }} out of chat_template.jinja",
+        )
+
     def _both(self, text: "_Text", image: Any) -> "tuple[_Words, dict[str, Tensor]]":
-        encoded = self.processor(text=[text.template], images=[image], return_tensors="pt")
+        encoded = self._processed(text.template, image)
         ids = encoded.pop("input_ids")
         per_token = {key: encoded.pop(key)[0] for key in PER_TOKEN if key in encoded}
         inputs = {key: value for key, value in encoded.items() if isinstance(value, Tensor) and key not in UNUSED}

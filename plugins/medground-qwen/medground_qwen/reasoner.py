@@ -23,12 +23,13 @@ from medground.protocols import SamplerPrompt, Serving
 from medground.types import Completion, Messages, Sampling, image_of, text_of
 from medground_qwen.adapters import has_adapter, merge_adapter, save_adapter, without_adapter
 from medground_qwen.attention import use_own_attention
-from medground_qwen.families import LAYOUTS, USUAL, Family
+from medground_qwen.families import LAYOUTS, USUAL, Family, picture_ids
 from medground_qwen.generate import Tokens, sample
 from medground_qwen.merged import checkpoint_weights
 from medground_qwen.policy import GroupBatch, Policy, RowBatch, group_of, rows_of
 from medground_qwen.prompts import CLOSE, OPEN, Encoder, Prompt
 from medground_qwen.trainable import is_vision
+from medground_qwen.tree import same_image
 
 PASSING = ("is_local", "local_files_only", "name_or_path", "_name_or_path", "transformers_version")
 """Keys of a saved processor that say where it was, not what it does."""
@@ -68,6 +69,7 @@ class VisionLanguageReasoner:
         self._encoder = Encoder(processor, getattr(model.model, "get_rope_index", None), self.layout, self._marks)
         self.policy = Policy(model, forbidden=self.tokens.forbidden, chunk=logprob_chunk)
         self._frozen: Policy | None = None
+        self._latest: Prompt | None = None
 
     def __repr__(self) -> str:
         """Return the model's type, size and settings."""
@@ -108,7 +110,14 @@ class VisionLanguageReasoner:
         """Return several conversations as the model's inputs, each as if it were alone; quicker than one by one."""
         sizes = [image_of(messages).shape[:2] for messages in batch]
         prompts = self._encoder(batch, [self.seen(size) for size in sizes], [self.frame(size) for size in sizes])
-        return [prompt.to(self.device) for prompt in prompts]
+        return [self._with_latest_image(prompt.to(self.device)) for prompt in prompts]
+
+    def _with_latest_image(self, prompt: Prompt) -> Prompt:
+        """Return the prompt over the tensors of the latest image where its own are equal: an image is held once."""
+        if self._latest is not None and same_image(self._latest, prompt):
+            return replace(prompt, image=self._latest.image)
+        self._latest = prompt
+        return prompt
 
     def tokenize(self, text: str) -> list[int]:
         """Return a target text as completion ids with the end token: what supervised training teaches to write."""
@@ -258,11 +267,12 @@ class VisionLanguageReasoner:
     def serving(self) -> Serving:
         """See `ServedReasoner.serving`."""
         forbidden = self.tokens.forbidden.tolist()
+        words = self.processor.tokenizer.convert_ids_to_tokens(forbidden)
         return Serving(
             checkpoint=self.model.name_or_path,
             dtype=str(self.model.dtype).removeprefix("torch."),
             end=self.tokens.end,
-            forbidden=dict(zip(forbidden, self.processor.tokenizer.convert_ids_to_tokens(forbidden), strict=True)),
+            forbidden={index: word or "" for index, word in zip(forbidden, words, strict=True)},
             vision_trains=any(
                 parameter.requires_grad and is_vision(name) for name, parameter in self.model.named_parameters()
             ),
@@ -322,12 +332,11 @@ def _tokens(model: Any, processor: Any, marks: Collection[str]) -> Tokens:
     ends = model.generation_config.eos_token_id
     end = {tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}
     # Special tokens of a chat model that may be written: those that end the turn. Image tokens above all may not.
-    special = {*tokenizer.all_special_ids, *_vision_ids(config)} - end - {*tokenizer.convert_tokens_to_ids(list(marks))}
+    special = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
+    special |= {*tokenizer.all_special_ids, *picture_ids(config)}
+    written = range(model.get_output_embeddings().weight.shape[0])
+    unknown = set(written) - set(tokenizer.get_vocab().values())  # the rows that fill a table up to a round number
+    forbidden = (special - end - {*tokenizer.convert_tokens_to_ids(list(marks))} | unknown) & set(written)
     device = next(model.parameters()).device
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    return Tokens(end=frozenset(end), pad=pad, forbidden=torch.tensor(sorted(special), device=device))
-
-
-def _vision_ids(config: Any) -> set[int]:
-    names = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id", "image_token_index")
-    return {value for name in names if isinstance(value := getattr(config, name, None), int)}
+    return Tokens(end=frozenset(end), pad=pad, forbidden=torch.tensor(sorted(forbidden), device=device))

@@ -1,9 +1,10 @@
 """The states of a prompt, computed once with gradient and read by any number of completions.
 
 `PromptStates` is given to a forward pass as its cache and remembers what each layer hands over. ``states.branch(n)`` is the
-cache of n completions. Nothing is changed in place, and a layer that is computed again gets the same again, so it is safe
-for autograd and for gradient checkpointing. transformers' own caches are not: linear attention writes into a state that
-autograd still needs, and a checkpointed layer is appended twice.
+cache of n completions, ``states.go_on()`` that of more of the prompt, which remembers in its turn. Nothing is changed in
+place, and a layer that is computed again gets the same again, so it is safe for autograd and for gradient checkpointing.
+transformers' own caches are not: linear attention writes into a state that autograd still needs, and a checkpointed layer is
+appended twice.
 
 A branch remembers nothing. No loss needs the state after a completion's last token, so no backward pass would free its
 graph, whose checkpoints hold the branch: a cycle through autograd, which Python cannot collect.
@@ -36,6 +37,7 @@ class AttentionStates(CacheLayerMixin):
         seen: tokens before this pass.
         indexed: an indexer's keys before this pass.
         positions: an indexer's positions before this pass.
+        remembers: whether the states after this pass are wanted: a completion's are not.
     """
 
     is_compileable = False
@@ -47,8 +49,10 @@ class AttentionStates(CacheLayerMixin):
         seen: int = 0,
         indexed: Tensor | None = None,
         positions: Tensor | None = None,
+        remembers: bool = True,
     ) -> None:
         super().__init__()
+        self.remembers = remembers
         self.sliding_window, self.past, self.seen = window, past, seen
         self.is_sliding, self.is_initialized = window is not None, past is not None
         self.own: tuple[Tensor, Tensor] | None = None
@@ -62,13 +66,12 @@ class AttentionStates(CacheLayerMixin):
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """Return keys and values of past and new tokens; a prompt's are remembered at the first call of its pass."""
-        self.filled = True
+        self.filled, new = True, key_states.shape[-2]
         if self.past is not None:
             key_states = torch.cat([self.past[0], key_states], dim=-2)
             value_states = torch.cat([self.past[1], value_states], dim=-2)
-        elif self.own is None:
-            new = key_states.shape[-2]
-            start = 0 if self.sliding_window is None else max(0, new - self.sliding_window + 1)
+        if self.remembers and self.own is None:
+            start = 0 if self.sliding_window is None else max(0, key_states.shape[-2] - self.sliding_window + 1)
             self.own, self.total = (key_states[..., start:, :], value_states[..., start:, :]), self.seen + new
         return key_states, value_states
 
@@ -76,7 +79,7 @@ class AttentionStates(CacheLayerMixin):
         """Return an indexer's keys of past and new tokens."""
         if self.indexed is not None:
             keys = torch.cat([self.indexed, keys], dim=1)
-        elif self.own_indexed is None:
+        if self.remembers and self.own_indexed is None:
             self.own_indexed = keys
         return keys
 
@@ -96,7 +99,7 @@ class AttentionStates(CacheLayerMixin):
     get_max_cache_shape = get_max_length
     """The name until transformers 5.23."""
 
-    def branch(self, count: int) -> "AttentionStates":
+    def branch(self, count: int, *, remembers: bool = False) -> "AttentionStates":
         """Return the states for `count` rows after each row."""
         return AttentionStates(
             self.sliding_window,
@@ -104,6 +107,7 @@ class AttentionStates(CacheLayerMixin):
             self.total,
             None if self.own_indexed is None else _copies(self.own_indexed, count),
             None if self.indexer_position_ids is None else self.indexer_position_ids.repeat_interleave(count, 1),
+            remembers,
         )
 
     def cut(self, leaf: "Leaves") -> None:
@@ -119,6 +123,7 @@ class LinearStates(LinearAttentionCacheLayerMixin):
         number_of_states: of each kind.
         conv: index of the state -> convolution state before this pass.
         recurrent: the same for recurrent states.
+        remembers: see `AttentionStates`.
     """
 
     def __init__(
@@ -126,13 +131,15 @@ class LinearStates(LinearAttentionCacheLayerMixin):
         number_of_states: int = 1,
         conv: dict[int, Tensor] | None = None,
         recurrent: dict[int, Tensor] | None = None,
+        remembers: bool = True,
     ) -> None:
         super().__init__(number_of_states)
+        self.remembers = remembers
         self.record_past = True  # models then leave out the one-token step that changes the state in place
         self.own_conv: dict[int, Tensor] = {}
         self.own_recurrent: dict[int, Tensor] = {}
-        self.filled, self.is_branch = False, conv is not None
-        """Whether a pass has handed over its states, and whether there are tokens before it."""
+        self.filled = False
+        """Whether a pass has handed over its states."""
         if conv is not None and recurrent is not None:
             self.conv_states.update(conv)
             self.recurrent_states.update(recurrent)
@@ -151,24 +158,24 @@ class LinearStates(LinearAttentionCacheLayerMixin):
         if whole.shape[-1] < size:
             whole = pad(whole, (size - whole.shape[-1], 0))
         self.filled = True
-        if not self.is_branch:
+        if self.remembers:
             self.own_conv.setdefault(state_idx, whole[..., -size:])
         return whole
 
     def update_recurrent_state(self, recurrent_states: Tensor, state_idx: int = 0, **_: Any) -> Tensor:
         """Return the new state as it is; a prompt's first of a pass is remembered."""
         self.filled = True
-        if not self.is_branch:
+        if self.remembers:
             self.own_recurrent.setdefault(state_idx, recurrent_states)
         return recurrent_states
 
-    def branch(self, count: int) -> "LinearStates":
+    def branch(self, count: int, *, remembers: bool = False) -> "LinearStates":
         """Return the states for `count` rows after each row."""
         conv, recurrent = (
             {index: _copies(state, count) for index, state in states.items()}
             for states in (self.own_conv, self.own_recurrent)
         )
-        return LinearStates(self.number_of_states, conv, recurrent)
+        return LinearStates(self.number_of_states, conv, recurrent, remembers)
 
     def cut(self, leaf: "Leaves") -> None:
         """Put leaves in the place of the states."""
@@ -190,7 +197,13 @@ class PromptStates(Cache):
 
     def branch(self, count: int) -> "PromptStates":
         """Return the cache of `count` completions; any number of branches of a prompt may be taken and run backward."""
-        return PromptStates(layers=[layer if _is_dummy(layer) else layer.branch(count) for layer in self.layers])
+        return PromptStates(layers=[layer if is_dummy(layer) else layer.branch(count) for layer in self.layers])
+
+    def go_on(self) -> "PromptStates":
+        """Return the cache of one prompt that goes on after these tokens; it can be branched and cut as one from its start."""
+        return PromptStates(
+            layers=[layer if is_dummy(layer) else layer.branch(1, remembers=True) for layer in self.layers]
+        )
 
     @property
     def is_initialized(self) -> bool:
@@ -208,14 +221,14 @@ class PromptStates(Cache):
             RuntimeError: naming the layer.
         """
         for index, layer in enumerate(self.layers):
-            if not _is_dummy(layer) and not layer.filled:
+            if not is_dummy(layer) and not layer.filled:
                 raise RuntimeError(f"layer {index} was computed without the cache that it was given")
 
     def cut(self) -> "Leaves":
         """Put leaves in the place of the states; they collect the gradient of any number of branches."""
         leaves = Leaves()
         for layer in self.layers:
-            if not _is_dummy(layer):
+            if not is_dummy(layer):
                 layer.cut(leaves)
         return leaves
 
@@ -279,12 +292,13 @@ def _copies(states: Tensor, count: int) -> Tensor:
     return states.repeat_interleave(count, 0)
 
 
-def _is_dummy(layer: Any) -> bool:
+def is_dummy(layer: Any) -> bool:
+    """Return True for a layer that reads another layer's keys and has no states of its own."""
     return isinstance(layer, DUMMY)
 
 
 def _own(layer: Any) -> Any:
-    if _is_dummy(layer):
+    if is_dummy(layer):
         return layer
     linear, attention = isinstance(layer, LinearAttentionCacheLayerMixin), isinstance(layer, CacheLayerMixin)
     if linear and attention:

@@ -6,8 +6,8 @@ from medground.errors import RecipeError
 from medground_qwen.adapters import add_adapter, load_adapter
 from medground_qwen.calls import checkpoint_activations
 
-VISION = ("visual.", "vision_tower.", "vision_model.", "multi_modal_projector.")
-"""Where the vision tower and its projector sit in the parameter names of transformers' models."""
+LANGUAGE = ("language_model.", "text_model.", "lm_head.")
+"""Where the language model sits in the parameter names of transformers' models."""
 
 
 def choose_trainable(
@@ -46,8 +46,8 @@ def choose_trainable(
 
 
 def is_vision(name: str) -> bool:
-    """Return True if a parameter belongs to the vision tower or its projector."""
-    return any(part in name for part in VISION)
+    """Return True if a parameter belongs to the vision tower or to what joins it to the language model."""
+    return not any(part in name for part in LANGUAGE)
 
 
 def _targets(model: Any, train_vision: bool) -> list[str]:

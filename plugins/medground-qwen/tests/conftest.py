@@ -29,3 +29,21 @@ def make(checkpoints, architecture):
     return lambda **arguments: getattr(factories, architecture)(
         checkpoint=str(checkpoints[architecture]), dtype="float32", device="cpu", **arguments
     )
+
+
+@pytest.fixture(scope="session")
+def families(tmp_path_factory):
+    """``families(name)`` writes a family's checkpoint once; it skips a family that cannot be built here."""
+    import other_families
+
+    folders = {}
+
+    def folder(name):
+        if reason := other_families.why_not(name):
+            pytest.skip(reason)
+        if name not in folders:
+            folders[name] = tmp_path_factory.mktemp(name)
+            other_families.write(name, folders[name])
+        return folders[name]
+
+    return folder

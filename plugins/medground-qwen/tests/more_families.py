@@ -33,7 +33,12 @@ def molmo2():
         "intermediate_size": 64,
     }
     config = t.Molmo2Config(
-        text_config=text(words, additional_vocab_size=16, rope_parameters={"rope_type": "default", "rope_theta": 1e4}),
+        text_config=text(
+            words,
+            vocab_size=words.convert_tokens_to_ids("<|image|>"),  # special tokens have a table of their own
+            additional_vocab_size=16,
+            rope_parameters={"rope_type": "default", "rope_theta": 1e4},
+        ),
         vision_config={
             **sight,
             "num_hidden_layers": 2,

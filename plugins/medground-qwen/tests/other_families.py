@@ -8,6 +8,8 @@ import qwen_families
 import torch
 import transformers as t
 
+import medground
+
 NAMES = {
     qwen_families: ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe", "qwen4_exp"),
     dense_families: ("internvl", "gemma3", "gemma4", "glm4v", "glm46v", "smolvlm", "idefics3"),
@@ -38,12 +40,38 @@ def why_not(name):
     return None
 
 
+WARNINGS = (
+    "ignore:__array__ implementation:DeprecationWarning",
+    "ignore:__array_wrap__ must accept context:DeprecationWarning",
+    "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning",
+)
+"""Those of processors beside numpy 2, and of peft beside transformers."""
+SPARE = 24
+"""Rows of the embedding beyond the tokenizer's ids, as released checkpoints have them."""
+NAMED = ("qwen2_5_vl", "qwen3_vl")
+"""Families with a reasoner of their own, which knows what their numbers count."""
+
+
 def write(name, folder):
     """Write a checkpoint in the released layout."""
     torch.manual_seed(0)
     model, kit = BUILDERS[name]()
+    if name != "molmo2":  # its head knows no special token, and has no row too many
+        model.resize_token_embeddings(len(kit.tokenizer) + SPARE, mean_resizing=False)
     for parameter in model.parameters():  # some families start biases and scales at 0 or 1 only: let all matter
         if parameter.dim() == 1:
             parameter.data += 0.02 * torch.randn_like(parameter)
     model.eval().save_pretrained(folder)
     kit.save_pretrained(folder)
+
+
+def section(name, folder, **more):
+    """Return the section of a recipe that opens a family: by its own reasoner, else by `hf_vlm` with its frame declared."""
+    opened_by = {"name": name} if name in NAMED else {"name": "hf_vlm", "frame": "permille"}
+    return {**opened_by, "checkpoint": str(folder), "dtype": "float32", "device": "cpu", **more}
+
+
+def reasoner(name, folder, **more):
+    """Open a family as recipes do."""
+    arguments = section(name, folder, **more)
+    return medground.build("reasoner", arguments.pop("name"), **arguments)

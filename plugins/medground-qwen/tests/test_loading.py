@@ -217,7 +217,7 @@ def test_templates_render_as_transformers_renders_them(folder):
 
 
 def test_one_child_renders_for_every_reasoner_of_a_process(folder):
-    from medground_qwen import bounded
+    from medground.segmenters import bounded
 
     load(folder)
     first = bounded._CHILD._process.pid

@@ -98,7 +98,7 @@ def marked(tmp_path_factory):
 
 
 def test_a_dialect_s_own_special_tokens_are_shown_taught_written_and_read(marked):
-    reasoner = factories.hf_vlm(checkpoint=marked, device="cpu", dialect="internvl")
+    reasoner = factories.hf_vlm(checkpoint=marked, frame="permille", device="cpu", dialect="internvl")
     words, text = reasoner.processor.tokenizer, "<ref>a</ref><box>[[1, 2, 3, 4]]</box>"
     marks = set(words.convert_tokens_to_ids(["<ref>", "</ref>", "<box>", "</box>"]))
     ids = reasoner.tokenize(text)
@@ -113,11 +113,11 @@ def test_a_dialect_s_own_special_tokens_are_shown_taught_written_and_read(marked
 
 
 def test_without_a_dialect_they_stay_forbidden(marked):
-    reasoner = factories.hf_vlm(checkpoint=marked, device="cpu")
+    reasoner = factories.hf_vlm(checkpoint=marked, frame="permille", device="cpu")
     box = reasoner.processor.tokenizer.convert_tokens_to_ids("<box>")
     assert box in reasoner.tokens.forbidden.tolist() and box not in reasoner.tokenize("<box>")
 
 
 def test_other_models_are_told_their_dialect(checkpoints):
     folder = str(checkpoints["qwen3_vl"])
-    assert factories.hf_vlm(checkpoint=folder, device="cpu", dialect="internvl").dialect == "internvl"
+    assert factories.hf_vlm(checkpoint=folder, frame="permille", device="cpu", dialect="internvl").dialect == "internvl"

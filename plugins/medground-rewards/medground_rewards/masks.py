@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from medground import geometry
 from medground.errors import RecipeError
 from medground.geometry import Point
-from medground.types import RewardResult, Rollout
+from medground.types import Fault, RewardResult, Rollout
 from medground_rewards.terms import EarlyResult, decay, predicted_pair, true_box, true_pair
 
 Bools = NDArray[np.bool_]
@@ -46,7 +46,7 @@ def _masks(rollout: Rollout) -> tuple[Bools, Bools]:
         raise EarlyResult(None, undefined="the target has no mask")
     if rollout.mask is not None:
         return rollout.mask.data, truth
-    if not grounding.regions or grounding.fault is not None:
+    if not grounding.regions or grounding.fault is not None or rollout.fault is Fault.NO_PROMPT:
         raise EarlyResult(0.0, fault=str(grounding.fault or "no prompt"))
     raise EarlyResult(None, undefined="no mask was made")
 

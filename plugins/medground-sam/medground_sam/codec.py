@@ -5,9 +5,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.nn import functional as F
 
 from medground.geometry import Size
+from medground.segmenters.pixels import to_size
 from medground.types import Image, SpatialPrompt
 from medground_sam.contract import Contract, as_rgb, input_size, prepare, to_input
 from medground_sam.networks import Network, Prompts
@@ -36,7 +36,7 @@ class Codec:
         Raises:
             InputError: if one is neither grey nor RGB, not uint8, or empty.
         """
-        pixels = np.stack([prepare(self.contract, as_rgb(image), self.network.sizes.image) for image in images])
+        pixels = np.stack([prepare(self.contract, as_rgb(image), self.network.side) for image in images])
         batch = torch.from_numpy(pixels).to(self._device, self._dtype)
         return [embedding.clone() for embedding in self.network.encode(batch)]
 
@@ -58,7 +58,7 @@ class Codec:
             yield self._upsample(one, sizes[index]), score
 
     def _tensors(self, sizes: Sequence[Size], items: Sequence[Item]) -> Prompts:
-        side = self.network.sizes.image
+        side = self.network.side
 
         def to_network(numbers: Sequence[object], index: int) -> NDArray[np.float32]:
             return to_input(self.contract, np.asarray(numbers, np.float64).reshape(-1, 2), sizes[index], side)
@@ -76,11 +76,7 @@ class Codec:
     def _upsample(self, logits: torch.Tensor, size: Size) -> NDArray[np.float32]:
         """Bring a low-resolution map ``[h, w]`` to the original size, as the model's authors do."""
         if self.contract.upsample == "probabilities":
-            return _resize(logits.sigmoid(), size).cpu().numpy()
-        side = self.network.sizes.image
+            return to_size(logits.sigmoid(), size).cpu().numpy()
+        side = self.network.side
         height, width = input_size(self.contract, size, side)
-        return _resize(_resize(logits, (side, side))[:height, :width], size).cpu().numpy()
-
-
-def _resize(values: torch.Tensor, size: Size) -> torch.Tensor:
-    return F.interpolate(values[None, None], size, mode="bilinear", align_corners=False)[0, 0]
+        return to_size(to_size(logits, (side, side))[:height, :width], size).cpu().numpy()

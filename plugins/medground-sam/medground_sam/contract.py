@@ -47,6 +47,7 @@ _CONTRACTS = {
     ("sam", "native"): _SAM,
     ("medsam", "native"): Contract(resize="spline", normalise="min_max", multimask=False, upsample="probabilities"),
     ("sammed2d", "native"): Contract(resize="nearest", normalise="statistics", order="bgr"),
+    ("sam_hq", "native"): Contract(resize="longest_side", normalise="statistics", multimask=False),
     # The released MedReasoner evaluation: MedSAM behind SAM's own predictor, SAM-Med2D on RGB arrays.
     ("sam", "medreasoner"): _SAM,
     ("medsam", "medreasoner"): _SAM,

@@ -8,7 +8,7 @@ coordinates would lose their decimals otherwise.
 """
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -30,7 +30,8 @@ class Network(Protocol):
 
     encoder: nn.Module
     module: nn.Module
-    sizes: Sizes
+    side: int
+    """Of its square input, in pixels."""
 
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
         """Return embeddings ``[B, C, h, w]`` of ``[B, 3, S, S]``."""
@@ -47,7 +48,7 @@ class TransformersNetwork:
     """SAM as transformers' SamModel."""
 
     def __init__(self, sizes: Sizes) -> None:
-        self.sizes = sizes
+        self.side = sizes.image
         self.module = sam_model(sizes)
         self.encoder = self.module.vision_encoder
 
@@ -59,20 +60,10 @@ class TransformersNetwork:
         self, embeddings: torch.Tensor, image_of: torch.Tensor, prompts: Prompts, multimask: bool
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """As `Network.decode`, in one call whatever the number of images: each prompt brings its image's embedding."""
-        points, labels, boxes = prompts
-        sparse, dense = self.module.prompt_encoder(
-            input_points=None if points is None else points[:, None],
-            input_labels=None if labels is None else labels[:, None],
-            input_boxes=None if boxes is None else boxes[:, None],
-            input_masks=None,
-        )
-        grid = self.module.get_image_wide_positional_embeddings()
         logits, iou = self.module.mask_decoder(
             image_embeddings=embeddings[image_of].float(),
-            image_positional_embeddings=grid.expand(len(image_of), -1, -1, -1),
-            sparse_prompt_embeddings=sparse,
-            dense_prompt_embeddings=dense,
             multimask_output=multimask,
+            **embed_prompts(self.module, prompts, len(image_of)),
         )
         return logits[:, 0], iou[:, 0]
 
@@ -83,11 +74,57 @@ class TransformersNetwork:
         self.module.tie_weights()
 
 
+class HQNetwork:
+    """SAM-HQ as transformers' SamHQModel; features of the first global block of its encoder follow those of the last."""
+
+    def __init__(self, module: Any) -> None:
+        self.module = module
+        self.encoder = module.vision_encoder
+        self.side = module.config.vision_config.image_size
+        self._channels = module.config.vision_config.output_channels
+
+    def encode(self, pixels: torch.Tensor) -> torch.Tensor:
+        """As `Network.encode`: the last features ``[B, C, h, w]``, then the early ones ``[B, W, h, w]``, as one tensor."""
+        output = self.encoder(pixels)
+        return torch.cat([output.last_hidden_state, output.intermediate_embeddings[0].permute(0, 3, 1, 2)], dim=1)
+
+    def decode(
+        self, embeddings: torch.Tensor, image_of: torch.Tensor, prompts: Prompts, multimask: bool
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """As `TransformersNetwork.decode`; SAM's mask and the one of the high-quality token are added."""
+        own = embeddings[image_of].float()
+        logits, iou = self.module.mask_decoder(
+            image_embeddings=own[:, : self._channels],
+            intermediate_embeddings=[own[:, self._channels :].permute(0, 2, 3, 1)],
+            multimask_output=multimask,
+            hq_token_only=False,
+            **embed_prompts(self.module, prompts, len(image_of)),
+        )
+        return logits[:, 0], iou[:, 0]
+
+
+def embed_prompts(module: Any, prompts: Prompts, count: int) -> dict[str, torch.Tensor]:
+    """Return what the mask decoders of transformers take for `count` prompts, each a batch of its own."""
+    points, labels, boxes = prompts
+    sparse, dense = module.prompt_encoder(
+        input_points=None if points is None else points[:, None],
+        input_labels=None if labels is None else labels[:, None],
+        input_boxes=None if boxes is None else boxes[:, None],
+        input_masks=None,
+    )
+    grid = module.get_image_wide_positional_embeddings()
+    return {
+        "image_positional_embeddings": grid.expand(count, -1, -1, -1),
+        "sparse_prompt_embeddings": sparse,
+        "dense_prompt_embeddings": dense,
+    }
+
+
 class OfficialNetwork:
     """SAM as the segment-anything package's own modules."""
 
     def __init__(self, sizes: Sizes) -> None:
-        self.sizes = sizes
+        self.side = sizes.image
         self.module = official_model(sizes)
         self.encoder = self.module.image_encoder
 
@@ -155,11 +192,16 @@ def build(
         with torch.device("meta"):  # no memory and no random numbers for weights that are about to be replaced
             network = TransformersNetwork(sizes) if backend == "transformers" else OfficialNetwork(sizes)
         network.load(weights, source)
+    freeze(network, device=device, dtype=dtype, compile=compile)
+    return network
+
+
+def freeze(network: Network, *, device: str, dtype: str, compile: bool) -> None:
+    """Put a network on a device, its image encoder in a dtype and compiled on first use if asked, and freeze it."""
     frozen(network.module, device=device, dtype="float32")
     network.encoder.to(dtype_of(dtype))
     if compile:
         network.encoder = torch.compile(network.encoder)
-    return network
 
 
 def sam_model(sizes: Sizes) -> nn.Module:

@@ -83,7 +83,7 @@ def test_predictions_do_not_depend_on_the_batch(component, backend, sam_file, me
     together = component(checkpoint=checkpoint, backend=backend, encode_batch=3, decode_batch=7)
     images = [make_picture((30, 44), seed=index) for index in range(3)]
     prompts = [make_prompts((30, 44)) + group((30, 44), 6, seed=index) for index in range(3)]
-    result = together.run(images, prompts, lambda values, score: (values, score))
+    result = together.run(images, prompts, lambda answer: answer)
     for index in (2, 0, 1):
         alone = component(checkpoint=checkpoint, backend=backend)
         order = np.random.default_rng(index).permutation(len(prompts[index]))

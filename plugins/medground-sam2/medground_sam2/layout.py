@@ -23,6 +23,8 @@ MOST = 4096
 """Of any number in the configuration that is used: heads, windows, blocks."""
 TRUNK = "image_encoder.trunk."
 POINTS = "sam_prompt_encoder.point_embeddings."
+TWINS = ("shared_image_embedding.positional_embedding", "prompt_encoder.shared_embedding.positional_embedding")
+"""transformers' two names of the table of positions; files hold it under one of them or under both."""
 _VIDEO = (
     "memory_attention.",
     "memory_encoder.",
@@ -32,7 +34,7 @@ _VIDEO = (
     "no_obj_",
     "obj_ptr_",
 )
-_VIDEO_TRANSFORMERS = (
+VIDEO_TRANSFORMERS = (
     "memory_",
     "mask_downsample.",
     "object_pointer_proj",
@@ -41,6 +43,7 @@ _VIDEO_TRANSFORMERS = (
     "no_object_pointer",
     "occlusion_spatial_embedding_parameter",
 )
+"""How names of tensors begin in a folder of transformers that are for video only."""
 
 # transformers' name -> original name, applied in this order.
 _RENAMES = [
@@ -100,7 +103,7 @@ def is_transformers(names: Iterable[str]) -> bool:
 def without_video(names: Iterable[str]) -> list[str]:
     """Return the names that matter for single images; memory, object pointers and their embeddings are for video only."""
     names = list(names)
-    video = _VIDEO_TRANSFORMERS if is_transformers(names) else _VIDEO
+    video = VIDEO_TRANSFORMERS if is_transformers(names) else _VIDEO
     return [name for name in names if not name.startswith(video)]
 
 

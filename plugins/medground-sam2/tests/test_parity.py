@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 import torch
 from medground_sam2 import MedSam2, Sam2
+from medground_sam2.clicks import MEAN, STD
 from medground_sam2.layout import Unseen, architecture, original_name, without_video
 from medground_sam2.models import sam2_config, to_original
-from medground_sam2.segmenters import prepare
+from medground_sam2.official import official_model
 
+from medground.segmenters.pixels import to_square
 from medground.types import SpatialPrompt
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script:FutureWarning")
@@ -109,7 +111,8 @@ def test_preparation_equals_the_authors_to_the_bit(images):
     for size in (512, 1024):
         transform = SAM2Transforms(resolution=size, mask_threshold=0.0)
         for image in images.values():
-            assert torch.equal(prepare(image, size, "cpu"), transform(image))
+            ours = to_square(image, size, mean=MEAN, std=STD, device="cpu")
+            assert torch.equal(ours, transform(image))
 
 
 def test_the_full_size_tiny_model_has_471_tensors_and_every_one_is_accounted_for():
@@ -138,7 +141,6 @@ PUBLISHED = {
 @pytest.mark.slow
 @pytest.mark.parametrize("size", PUBLISHED)
 def test_every_published_size_is_recognised_by_its_tensors(size):
-    from medground_sam2.models import official_model
     from sam2.build_sam import build_sam2
 
     model = build_sam2(f"configs/sam2.1/sam2.1_hiera_{size}.yaml", device="cpu")

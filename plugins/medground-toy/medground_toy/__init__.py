@@ -15,13 +15,15 @@ def register_reasoners(register: Register) -> None:
 
 @hookimpl
 def register_segmenters(register: Register) -> None:
-    """`box_fill` and `ellipse` never look at the image; `threshold` and `region_growing` do."""
+    """`box_fill` and `ellipse` never look at the image; `threshold` and `region_growing` do; `tones` reads words."""
+    from medground_toy.concepts import Tones
     from medground_toy.segmenters import BoxFill, Ellipse, RegionGrowing, Threshold
 
     register("box_fill", BoxFill)
     register("ellipse", Ellipse)
     register("threshold", Threshold)
     register("region_growing", RegionGrowing)
+    register("tones", Tones)
 
 
 @hookimpl

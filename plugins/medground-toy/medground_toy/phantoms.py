@@ -130,7 +130,8 @@ def _image(picture: Floats) -> Image:
 
 def _region(one: Structure, convention: Convention) -> Region:
     mask = one.core if convention == "core" and one.core is not None else one.whole
-    return Region(box=mask_box(mask), points=key_points(mask), mask=Mask(data=mask))
+    named = one.category if not one.tone or one.tone in one.category else f"{one.tone} {one.category}"
+    return Region(box=mask_box(mask), points=key_points(mask), label=named, mask=Mask(data=mask))
 
 
 def samples(

@@ -21,7 +21,7 @@ class BoxFill:
 
     def segment(self, image: Image, prompts: Sequence[SpatialPrompt]) -> list[Mask]:
         """Return one mask per prompt: the pixels whose centre lies in the box; points are not used."""
-        return [Mask(data=_box_pixels(_need_box(prompt, self), image), score=0.5) for prompt in prompts]
+        return [Mask(data=box_pixels(_need_box(prompt, self), image), score=0.5) for prompt in prompts]
 
 
 @dataclass(eq=False)
@@ -111,7 +111,7 @@ class RegionGrowing:
     def _grow(self, colours: Floats, edges: Floats, prompt: SpatialPrompt) -> tuple[Bools, float]:
         allowed = np.ones(colours.shape[:2], bool)
         if prompt.box is not None:
-            allowed = _box_pixels(prompt.box, colours)
+            allowed = box_pixels(prompt.box, colours)
         seeds = self._seeds(prompt, colours)
         near = _difference(colours, seeds)
         against = [spot for spot, kind in zip(_spots(prompt, colours), prompt.labels, strict=True) if not kind]
@@ -150,7 +150,7 @@ def _need_box(prompt: SpatialPrompt, who: object) -> Box:
     return prompt.box
 
 
-def _box_pixels(box: Box, image: NDArray[np.generic]) -> Bools:
+def box_pixels(box: Box, image: NDArray[np.generic]) -> Bools:
     """Return the pixels whose centre lies in the box."""
     height, width = image.shape[:2]
     y, x = np.arange(height) + 0.5, np.arange(width) + 0.5

@@ -93,7 +93,7 @@ def words(serving: Serving, sampling: Sampling) -> dict[str, Any]:
         "frequency_penalty": 0.0,
         "ignore_eos": True,  # the ends are listed: the policy's, not vLLM's
         "stop_token_ids": sorted(serving.end),
-        "bad_words": sorted(set(serving.forbidden.values())),
+        "bad_words": sorted({word for word in serving.forbidden.values() if word}),
     }
 
 

@@ -162,5 +162,6 @@ class VllmRollout:
         if len(written.logprobs) != len(ids) or not ids:
             raise RunError(f"vLLM gave {len(written.logprobs)} log-probabilities for {len(ids)} tokens")
         if odd := [token for token in ids if token in self.serving.forbidden]:
-            raise RunError(f"vLLM wrote {self.serving.forbidden[odd[0]]}, which breaks the next forward pass")
+            name = self.serving.forbidden[odd[0]] or f"the unknown token {odd[0]}"
+            raise RunError(f"vLLM wrote {name}, which breaks the next forward pass")
         return self.reasoner.completion(ids, written.logprobs, prompt.frame, stopped=ids[-1] in self.serving.end)

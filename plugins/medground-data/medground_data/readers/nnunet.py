@@ -1,5 +1,6 @@
 """nnU-Net: ``imagesTr/CASE_0000.nii.gz``, ``labelsTr/CASE.nii.gz`` and ``dataset.json``; slices of a plane the user names.
 
+The Medical Segmentation Decathlon, from which nnU-Net has its layout, calls an image ``imagesTr/CASE.nii.gz``.
 Pictures (``file_ending`` .png, .bmp, .tif) have neither plane nor slices.
 """
 
@@ -15,7 +16,7 @@ from medground.data.json_text import read_json, shown
 from medground.data.source_samples import BadSample, SourceSample
 from medground.errors import InputError, UsageError
 from medground.images.mask_frames import mask_placement, read_mask_of
-from medground.images.nifti import MAX_LABELS, Volume, is_nifti
+from medground.images.nifti import MAX_LABELS, NiftiFile, is_nifti
 from medground.images.paths import NIFTI_SUFFIXES, is_image, safe_name, stem
 from medground.images.pictures import read_label_map
 from medground.images.read import Inspect, inspect_repeated
@@ -26,9 +27,9 @@ TABLE = "dataset.json"
 
 
 class NnUNetReader:
-    """Reads imagesTr/ beside labelsTr/, NIfTI."""
+    """Reads imagesTr/ beside labelsTr/, NIfTI, of nnU-Net or of the Medical Segmentation Decathlon."""
 
-    description: ClassVar[str] = "imagesTr/ beside labelsTr/, NIfTI"
+    description: ClassVar[str] = "imagesTr/ beside labelsTr/, NIfTI: nnU-Net, Medical Segmentation Decathlon"
 
     def recognises(self, root: Path) -> bool:
         """Return True for a folder with imagesTr/ beside labelsTr/."""
@@ -52,7 +53,7 @@ class NnUNetReader:
             plane: ``axial``, ``coronal`` or ``sagittal``; of NIfTI.
             slices: ``largest`` (of every label the slice that holds most of it), ``all`` (every slice that holds some), or a
                 slice's number; of NIfTI.
-            channel: the image's channel, the number at the end of its name.
+            channel: the image's channel, the number at the end of its name; the Decathlon's images have none but 0.
             window: how values become grey, see `View`.
             modality: of every image; None takes the channel's name in ``dataset.json``.
             question: asked of every sample.
@@ -111,7 +112,7 @@ def _label_files(root: Path, table: Any) -> list[tuple[Path, Path, str]]:
         (path, root / images, split)
         for images, labels, split in FOLDERS
         for path in sorted((root / labels).glob("*"))
-        if is_image(path)
+        if is_image(path) and not path.name.startswith("._")  # the Decathlon's archives hold macOS's notes of files
     ]
     if not files:
         raise InputError(
@@ -145,7 +146,8 @@ def _channel(table: Any, channel: int) -> str | None:
 
 def _image(folder: Path, labels: Path, channel: int) -> Path:
     suffixes = NIFTI_SUFFIXES if is_nifti(labels) else (labels.suffix,)
-    paths = [folder / f"{stem(labels)}_{channel:04d}{suffix}" for suffix in suffixes]
+    ends = [f"_{channel:04d}", *([""] if channel == 0 else [])]
+    paths = [folder / f"{stem(labels)}{end}{suffix}" for end in reversed(ends) for suffix in suffixes]
     if not (existing := [path for path in paths if path.is_file()]):
         raise InputError(f"its image {safe_name(paths[-1].name)} does not exist")
     return existing[0]
@@ -158,7 +160,7 @@ def _chosen(
     if not is_nifti(labels):
         present = set(np.unique(read_label_map(labels)).tolist())
         return [(None, name) for name, values in names.items() if present & set(values)]
-    volume, picture = Volume(labels), Volume(image)
+    volume, picture = NiftiFile(labels), NiftiFile(image)
     first = View(plane=plane, slice=0)
     placement = mask_placement(picture, volume, first)  # refuses another grid
     if placement != volume.placement(first):
@@ -175,7 +177,7 @@ def _chosen(
     return sorted(chosen, key=lambda pair: (pair[0] or 0, pair[1]))
 
 
-def _areas(volume: Volume, axis: int) -> dict[int, NDArray[np.int64]]:
+def _areas(volume: NiftiFile, axis: int) -> dict[int, NDArray[np.int64]]:
     """Value -> how many voxels of each slice across `axis` hold it; 0 is left out."""
     areas: dict[int, NDArray[np.int64]] = {}
     for number, values in enumerate(map(volume.labels, volume.slabs())):

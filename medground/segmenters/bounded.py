@@ -76,7 +76,7 @@ class _Child:
         if self._pipe is not None and self._owner == os.getpid():
             return self._pipe
         ours, its = Pipe()
-        code = f"from medground_qwen.bounded import serve; serve({its.fileno()})"
+        code = f"from medground.segmenters.bounded import serve; serve({its.fileno()})"
         self._process = start_python(code, pass_fds=[its.fileno()])
         its.close()
         self._pipe, self._owner, self._ready = ours, os.getpid(), False

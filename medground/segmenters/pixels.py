@@ -1,0 +1,66 @@
+"""Images as the square input of a network, and what a network gives back at the size of the image.
+
+torch is imported when a function is called, never by importing this module.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from medground.errors import SegmenterError
+from medground.geometry import Size
+from medground.types import Image
+
+if TYPE_CHECKING:
+    import torch
+
+
+def to_square(
+    image: Image, size: int, *, mean: Sequence[float], std: Sequence[float], device: str, whole_numbers: bool = False
+) -> "torch.Tensor":
+    """Stretch an H x W x 3 uint8 RGB image to a network's input: [3, size, size] float32 on a device, normalised.
+
+    Args:
+        image: what is stretched, by an antialiased bilinear filter.
+        size: side of the input in pixels.
+        mean: of the three channels, values from 0 to 1.
+        std: their standard deviations.
+        device: where the result lies.
+        whole_numbers: True rounds the stretched image to uint8 before it is normalised, as processors of transformers
+            do; False keeps its fractions, as Meta's code for SAM 2 does.
+
+    Raises:
+        SegmenterError: if it is no such image.
+    """
+    import torch
+    import torch.nn.functional as F
+
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
+        raise SegmenterError(f"a segmenter takes H x W x 3 uint8 images, not {image.shape} {image.dtype}")
+    where = "cpu" if whole_numbers else device  # uint8 is resized on the CPU alone
+    pixels = torch.tensor(image, device=where).permute(2, 0, 1)
+    pixels = pixels if whole_numbers else pixels.float().div(255)
+    square = F.interpolate(pixels[None], (size, size), mode="bilinear", align_corners=False, antialias=True)[0]
+    square = square.to(device).float().div(255) if whole_numbers else square
+    middle, spread = (torch.tensor(values, device=device).reshape(3, 1, 1) for values in (mean, std))
+    return (square - middle) / spread
+
+
+def to_size(values: "torch.Tensor", size: Size) -> "torch.Tensor":
+    """Return a map ``[h, w]`` at another size (H, W), bilinearly."""
+    import torch.nn.functional as F
+
+    return F.interpolate(values[None, None], size, mode="bilinear", align_corners=False)[0, 0]
+
+
+def check_finite(model: str, *values: "torch.Tensor") -> None:
+    """Stop at numbers of a network that are not finite.
+
+    Raises:
+        SegmenterError: naming the model.
+    """
+    import torch
+
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in values):
+        raise SegmenterError(f"{model} gave numbers that are not finite", hint="try dtype float32")
