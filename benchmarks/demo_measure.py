@@ -16,7 +16,8 @@ from medground.data.dataset import Dataset
 from medground.data.open_dataset import open_dataset
 from medground.evaluation.statistics import estimate
 from medground.geometry import Box, box_iou, mask_dice
-from medground.pipeline.pipeline import Pipeline, load
+from medground.pipeline.load import load
+from medground.pipeline.pipeline import Pipeline
 from medground.pipeline.result import GroundingResult
 from medground.types import Sample
 

@@ -86,7 +86,8 @@ def test_ground_puts_the_mask_into_the_json_on_request(picture, tmp_path, capsys
     assert result["mask"]["rle"]["size"] == result["size"] and result["mask"]["area"] > 0
     assert json.loads((out / "scan.json").read_text()) == result
     assert cli("ground", picture, QUESTION, "--out", tmp_path / "plain", "--json") == 0
-    assert set(json.loads(capsys.readouterr().out)["mask"]) == {"area", "score", "measures"}
+    figures = {"area", "score", "measures", "presence", "absent", "instances"}
+    assert set(json.loads(capsys.readouterr().out)["mask"]) == figures
 
 
 def test_json_is_the_only_thing_on_stdout(picture, tmp_path, capsys):

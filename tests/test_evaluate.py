@@ -253,9 +253,9 @@ def _lines(folder, lines):
 def test_a_store_serves_the_next_evaluation(phantoms):
     store = StageCache()
     first = medground.evaluate(recipe(phantoms), store=store)
-    assert store.hits == {"completions": 0, "masks": 0}
+    assert store.hits == {"proposals": 0, "completions": 0, "masks": 0}
     medground.evaluate(recipe(phantoms, segmenter="box_fill"), "prompt=box", store=store)
-    assert store.hits == {"completions": 10, "masks": 0}
+    assert store.hits == {"proposals": 0, "completions": 10, "masks": 0}
     again = medground.evaluate(recipe(phantoms), store=store)
     assert store.hits["masks"] == 30
     assert again.summary == first.summary

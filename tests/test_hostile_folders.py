@@ -321,6 +321,7 @@ def test_a_cache_passes_over_lines_that_it_did_not_write(line, data, tmp_path):
     whole = medground.evaluate(recipe(data), store=StageCache(tmp_path / "store"))
     for path in (tmp_path / "store").iterdir():
         keys = [json.loads(text)[0] for text in path.read_text().splitlines()]
-        broken = [json.dumps([key, {"size": [8, 8], "bits": "00", "score": 1.0}]) for key in keys]
+        torn = {"size": [8, 8], "counts": "1", "score": 1.0, "instances": [], "presence": None}
+        broken = [json.dumps([key, torn]) for key in keys]
         path.write_text("\n".join([line, *broken]) + "\n")
     assert medground.evaluate(recipe(data), store=StageCache(tmp_path / "store")).records == whole.records

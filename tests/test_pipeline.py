@@ -8,7 +8,7 @@ import pytest
 import medground
 from medground.errors import InputError, PluginError, RecipeError, RunError, SegmenterError
 from medground.pipeline.cache import StageCache
-from medground.pipeline.deferred import Deferred
+from medground.pipeline.components import Deferred
 from medground.pipeline.describe import describe
 from medground.pipeline.pipeline import Pipeline
 from medground.pipeline.rollouts import RolloutPipeline
@@ -180,7 +180,7 @@ def test_what_objects_answer_is_not_cached_because_nothing_tells_two_of_them_apa
     for _ in range(2):
         pipeline_of(reasoner, segmenter, cache=cache)(query())
     assert (reasoner.asked, segmenter.calls) == (2, [1, 1])
-    assert cache.hits == cache.misses == {"completions": 0, "masks": 0}
+    assert cache.hits == cache.misses == {"proposals": 0, "completions": 0, "masks": 0}
 
 
 def test_a_torn_line_costs_that_entry_only(tmp_path):

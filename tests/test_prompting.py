@@ -90,7 +90,8 @@ def test_what_is_not_present_is_an_answer_and_not_a_fault():
     assert nowhere.fault is None and nowhere.mask.absent and not nowhere.mask.data.any()
     figures = nowhere.to_dict()["regions"][0]
     assert (figures["text"], figures["prompt_kinds"]) == ("purple spot", ["text"])
-    assert figures["mask"] == {"area": 0, "score": 0.0, "presence": 0.0, "absent": True, "instances": []}
+    nothing = {"area": 0, "score": 0.0, "measures": None, "presence": 0.0, "absent": True, "instances": []}
+    assert figures["mask"] == nothing
 
 
 def test_a_region_that_lacks_a_chosen_text_is_a_fault_of_its_own():

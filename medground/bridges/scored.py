@@ -55,7 +55,7 @@ class ScoredQuestions:
 
     def messages(self, index: int) -> Messages:
         """Return the conversation that asks about a sample; it ends with the user's turn."""
-        return self.pipeline.prompt_interface.render(self.samples[index].query)
+        return self.pipeline.render(self.samples[index].query)
 
     def ideal(self, index: int) -> str:
         """Return the ideal answer about a sample, in the numbers of the model.
@@ -65,7 +65,7 @@ class ScoredQuestions:
         """
         sample = self.samples[index]
         size = sample.query.size
-        return self.pipeline.prompt_interface.answer(sample.target, frame=self._frame(size), size=size)
+        return self.pipeline.knowing(sample.query).answer(sample.target, frame=self._frame(size), size=size)
 
     def _frame(self, size: Size) -> Frame:
         return self.frame(size) if self.frame is not None else self.pipeline.reasoner.frame(size)

@@ -20,12 +20,12 @@ class _Override(click.types.StringParamType):
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         """Complete ``kind=`` and, after it, the installed components of that kind."""
-        from medground.recipe import COMPONENTS
+        from medground.recipe.schema import COMPONENTS, KINDS
         from medground.registry import components
 
         before = [word for word in ctx.params.get(param.name or "") or () if word != "="]
         if before and before[-1] in COMPONENTS:  # bash splits words at "="
-            words = [component.name for component in components(before[-1])]
+            words = [component.name for component in components(KINDS[before[-1]])]
         elif "=" in incomplete:
             words = [f"{component.kind}={component.name}" for component in components()]
         else:

@@ -10,7 +10,7 @@ from typing import Any
 
 from medground.cli.recipe import inline
 from medground.errors import PluginError, did_you_mean
-from medground.registry import OWN, Component, components
+from medground.registry import OWN, Component, components, factory
 from medground.registry.description import Argument, Description
 from medground.registry.isolation import Problem
 
@@ -139,10 +139,10 @@ def page(component: Component, about: Description) -> Page:
             recipe = f"trackers:\n  - {inline({'name': name, **arguments})}"
             override = f"trackers=[{name}]"
         case _:
-            recipe = _lines({kind: {"name": name, **arguments}})
-            override = " ".join(
-                [f"{kind}={name}", *(shlex.quote(f"{kind}.{word}={inline(v)}") for word, v in arguments.items())]
-            )
+            chooses = kind == "prompt_interface" and hasattr(factory(kind, name), "among")
+            recipe = _lines({kind: {"name": name, **arguments}} | ({"proposer": "grid"} if chooses else {}))
+            words = [f"{kind}={name}", *(shlex.quote(f"{kind}.{word}={inline(v)}") for word, v in arguments.items())]
+            override = " ".join([*words, *["proposer=grid"] * chooses])
     return Page(component, about, recipe, override, python)
 
 

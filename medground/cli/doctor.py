@@ -111,7 +111,7 @@ def frames(recipe: str, overrides: tuple[str, ...], image: Path | None, out: Pat
     would get it. Fails where a hop drifts by more than half a model unit; warns where one unit exceeds a pixel.
     """
     from medground.cli.frames import draw_hops, follow
-    from medground.pipeline.pipeline import load
+    from medground.pipeline.load import load
 
     report = follow(load(recipe, *overrides), image)
     draw_hops(report, out)

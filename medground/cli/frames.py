@@ -13,6 +13,7 @@ from medground.geometry import Box, Point, Size
 from medground.images.overlay import draw
 from medground.images.read import read_image
 from medground.pipeline.pipeline import Pipeline
+from medground.pipeline.proposals import knowing
 from medground.types import Completion, Image, Query, Region, SpatialPrompt, Target
 
 DECIMALS = 3
@@ -107,8 +108,9 @@ def follow(pipeline: Pipeline, path: Path | None) -> Report:
     size = _size(image)
     truth = _truth(size)
     target = Target(regions=(Region(box=truth.box, points=truth.points),))
-    interface, frame = pipeline.prompt_interface, pipeline.reasoner.frame(size)
-    messages = interface.render(Query(image=image, question="Where is the marked region?"))
+    query = Query(image=image, question="Where is the marked region?", candidates=target.regions)
+    interface, frame = knowing(pipeline.prompt_interface, query), pipeline.reasoner.frame(size)
+    messages = interface.render(query)
     if not messages:
         raise RunError("the prompt interface renders no messages")
     answer = interface.answer(target, "the marked region", frame=frame, size=size)

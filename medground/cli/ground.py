@@ -14,7 +14,7 @@ from medground.images.overlay import concepts
 from medground.images.read import open_image
 from medground.images.view import View
 from medground.measures import measure_mask
-from medground.pipeline.pipeline import load
+from medground.pipeline.load import load
 from medground.pipeline.result import GroundingResult
 from medground.terminal import examples
 from medground.types import Fault, Query

@@ -16,7 +16,8 @@ from medground.evaluation.causes import Outcomes
 from medground.images.loaded import LoadedImage
 from medground.images.read import open_image
 from medground.images.view import View
-from medground.pipeline.pipeline import Pipeline, load
+from medground.pipeline.load import load
+from medground.pipeline.pipeline import Pipeline
 from medground.progress import progress
 from medground.recipe import resolve
 from medground.runs.files import JsonLines, content_sha256, lock_folder
@@ -26,6 +27,9 @@ from medground.runs.jsonable import restore
 from medground.runs.stopping import interruptible
 from medground.terminal import examples
 from medground.types import Fault, Query
+
+ASKED = ("reasoner", "prompt_interface", "proposer", "segmenter")
+"""The components that make a result."""
 
 
 @click.command(
@@ -71,8 +75,8 @@ def run(
         manifest = JsonLines(out / "manifest.jsonl", allow_nan=True)
         _refuse_another(manifest)
         write_recipe(resolved, out)
-        settings = resolved.digest("reasoner", "prompt_interface", "segmenter", "prompt", "text_from", "sampling")
-        content = RunInputs(components=component_inputs(resolved, "reasoner", "prompt_interface", "segmenter")).digest
+        settings = resolved.digest(*ASKED, "proposals", "prompt", "text_from", "sampling")
+        content = RunInputs(components=component_inputs(resolved, *ASKED)).digest
         items = read_inputs(inputs, question, View(plane=plane, slice=slice, window=window))
         keys = {item.id: _key(settings + content, item) for item in items}
         done = _done(manifest, out / "results", overlays)
@@ -103,6 +107,9 @@ class _MaskFigures(TypedDict):
     area: int
     score: float
     measures: NotRequired[Any]
+    presence: NotRequired[float | None]
+    absent: NotRequired[bool]
+    instances: NotRequired[list[Any]]
 
 
 class _Line(TypedDict):

@@ -45,7 +45,7 @@ from medground.types import Sample, Sampling, boxes_of
 
 logger = logging.getLogger(__name__)
 METRICS, REPORT = "metrics.json", "report.html"
-_COMPONENTS = ("reasoner", "prompt_interface", "segmenter", "data", "sampling", "evaluate")
+_COMPONENTS = ("reasoner", "prompt_interface", "proposer", "proposals", "segmenter", "data", "sampling", "evaluate")
 """Keys of a recipe that an evaluation reads."""
 
 

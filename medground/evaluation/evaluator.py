@@ -94,6 +94,8 @@ class Evaluator:
             return "the answers are saved ones: no reasoner is asked again" if asks else None
         if "reasoner" not in pipeline.components:
             return "the recipe names no reasoner"
+        if condition.restore is not None and pipeline.keeps_masks:
+            return "the mask of a candidate of another image is not brought back to the sample's own"
         if condition.think and isinstance(pipeline.prompt_interface, SplittingInterface):
             return "the prompt interface asks several times per question, each with a reasoning of its own"
         if condition.think and not hasattr(pipeline.reasoner, "go_on"):
@@ -110,9 +112,11 @@ class Evaluator:
 
     def prompts(self) -> list[MaskPrompt]:
         """Return the masks an answer is given: one for all the recipe lets through, and one each for box and points."""
+        pipeline = self.pipeline
+        if pipeline.keeps_masks:
+            return ["joint"]
         if not self.segments:
             return []
-        pipeline = self.pipeline
         both = {"box", "points"}
         if both != set(pipeline.selection.kinds) or not both <= pipeline.prompt_interface.provides:
             return ["joint"]
@@ -152,6 +156,9 @@ class Evaluator:
             ]
             return self._measured(condition, samples, questions, read), questions
         queries = [sample.query if condition.query is None else condition.query(sample, context) for sample in samples]
+        queries = [proposed.query for proposed in self.pipeline.proposed(queries)]
+        if condition.query is None:
+            samples = [replace(sample, query=query) for sample, query in zip(samples, queries, strict=True)]
         groups = self._completions(condition, queries, starts)
         groundings = [
             [(completion, self._grounding(condition, query, completion)) for completion in group]
@@ -189,7 +196,7 @@ class Evaluator:
             return start.answer.completion
         sampling = replace(self.samplings[0], num_generations=1)
         completion: Completion
-        [[completion]] = reasoner.go_on([self.pipeline.prompt_interface.render(query)], [text], sampling)
+        [[completion]] = reasoner.go_on([self.pipeline.render(query)], [text], sampling)
         return completion
 
     def _grounding(self, condition: Condition, query: Query, completion: Completion) -> Grounding:
@@ -209,7 +216,8 @@ class Evaluator:
         texts = [question for question, group in zip(questions, groups, strict=True) for _ in group]
         prompts = self.prompts()
         if condition.kind != "answer":
-            prompts = ["joint"] if self.segments or condition.perfect_segmenter else []
+            segments = self.segments or (self.pipeline.keeps_masks and condition.regions is None)
+            prompts = ["joint"] if segments or condition.perfect_segmenter else []
         jobs = [(sample, text, grounding) for (sample, _, grounding), text in zip(flat, texts, strict=True)]
         masks = self._masks(condition, jobs, prompts)
         answers = iter(
@@ -224,6 +232,11 @@ class Evaluator:
         joint = self._selection(condition)
         if condition.perfect_segmenter:
             return [{"joint": _perfect(sample, text, grounding, joint)} for sample, text, grounding in answers]
+        if self.pipeline.keeps_masks and condition.regions is None:
+            groundings = [grounding for _, _, grounding in answers]
+            drawn = self.pipeline.drawn([sample.query for sample, _, _ in answers], groundings)
+            usable = [grounding.regions and grounding.fault is None for grounding in groundings]
+            return [{"joint": one} if right else {} for one, right in zip(drawn, usable, strict=True)]
         results: list[dict[MaskPrompt, Segmented]] = [{} for _ in answers]
         order: list[tuple[int, MaskPrompt]] = []
         jobs = []

@@ -22,7 +22,9 @@ from medground.runs.inputs import RunInputs, component_inputs, sample_inputs
 from medground.runs.jsonable import plain
 
 logger = logging.getLogger(__name__)
-_DECIDE = ("prompt_interface", "segmenter", "prompt", "text_from", "allow_untrained", "sampling", "data")
+_DECIDE = (
+    "prompt_interface", "proposer", "proposals", "segmenter", "prompt", "text_from", "allow_untrained", "sampling", "data",
+)  # fmt: skip
 _LATER = ("n_boot", "level", "batch_size", "published", "pictures")
 """Settings of ``evaluate`` that change no record."""
 
@@ -54,8 +56,8 @@ def metadata_of(
 
 def inputs_of(recipe: Recipe, samples: EvalSamples, saved: Predictions | None) -> RunInputs:
     """Return the digests of what the records are made of."""
-    kinds = ("reasoner", "prompt_interface", "segmenter") if saved is None else ("segmenter",)
-    components = component_inputs(recipe, *kinds)
+    kinds = ("reasoner", "prompt_interface") if saved is None else ()
+    components = component_inputs(recipe, *kinds, "proposer", "segmenter")
     if saved is not None:
         components["the file of predictions"] = content_sha256(saved.path)
     entries = samples.entries if isinstance(samples, Dataset) else map(GivenSample, samples)

@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from medground.evaluation import instances
+from medground.evaluation import candidates, instances
 from medground.evaluation.compat import ReleasedFailure, compat_metrics
 from medground.evaluation.surface import boundary_f, diagonal, hd95
 from medground.geometry import Box, box_iou, disc, disc_dice, ellipse, mask_dice, mask_iou
@@ -44,6 +44,7 @@ DEFINITIONS: Mapping[str, str] = {
     "boundary_f": "boundary F-measure of the joint mask, tolerance 0.75 % of the image diagonal",
     "hd95_px": "95th percentile Hausdorff distance of the joint mask, pixels",
     "hd95_mm": "95th percentile Hausdorff distance of the joint mask, millimetres",
+    **candidates.DEFINITIONS,
     **instances.DEFINITIONS,
 }
 """What each name means; travels with every report."""
@@ -120,6 +121,7 @@ def measure(
         located, masked = "box" in provides or "joint" in prompts, "joint" in prompts and not outage
         dice = values.get("dice_joint")
         values.update(instances.set_metrics(rollout, located=located, dice=dice, masked=masked))
+        values.update(candidates.candidate_metrics(rollout))
     details = _compat(rollout, values) if compat and "iou_compat" in names else {}
     return Measurement(values, fault, frozenset(undefined), excluded, details)
 

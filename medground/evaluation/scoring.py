@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from medground.data.json_text import JsonLine, id_text, parse_line, shown
-from medground.errors import InputError
+from medground.errors import InputError, RecipeError
 from medground.frames import Frame, pixels
 from medground.geometry import Box, Point, Size
 from medground.images.mask_frames import in_frame_of, read_mask_of
@@ -75,7 +75,15 @@ def score_lines(lines: Iterable[bytes], recipe: Recipe, rubric: Rubric, root: Pa
         recipe: says how answers are read (its prompt interface) and who makes masks (its segmenter).
         rubric: the terms.
         root: the folder that file names in the lines count from, and must stay inside.
+
+    Raises:
+        RecipeError: if answers are numbers of candidates, which lines do not hold.
     """
+    if "proposer" in recipe.data:
+        raise RecipeError(
+            "answers that choose among candidates cannot be scored from a file, which does not hold the candidates",
+            hint="use medground eval, which proposes them",
+        )
     interface, graph = reader(recipe), Pipeline.from_recipe(recipe)
     numbered = enumerate(lines, start=1)
     while chunk := list(islice(numbered, CHUNK)):

@@ -9,18 +9,19 @@ import hashlib
 import json
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
-import numpy as np
-from numpy.typing import NDArray
-
+from medground.errors import InputError
 from medground.frames import Frame, FrameDict
+from medground.images.rle import decode_rle, encode_rle
 from medground.runs.files import JsonLines
 from medground.runs.jsonable import restore
 from medground.segmenters.batching import image_key
 from medground.types import Completion, Mask, Query, Sampling, SpatialPrompt
+
+STAGES = ("proposals", "completions", "masks")
 
 
 def query_key(feeds: str, query: Query, sampling: Sampling) -> str:
@@ -37,23 +38,23 @@ class _Text(TypedDict):
     finish_reason: Literal["stop", "length"]
 
 
-class _Bits(TypedDict):
-    """A mask as kept."""
+class _Runs(TypedDict):
+    """A mask as kept, see `medground.images.rle`."""
 
     size: tuple[int, int]
-    bits: str
+    counts: str
     score: float
 
 
-class _Kept(_Bits):
+class _Kept(_Runs):
     """A mask as kept, with what else the segmenter said."""
 
-    instances: list[_Bits]
+    instances: list[_Runs]
     presence: float | None
 
 
 class StageCache:
-    """Completions and masks by key.
+    """Completions, masks and proposals by key.
 
     Args:
         folder: where to keep them between processes; None keeps them in memory only.
@@ -61,13 +62,13 @@ class StageCache:
 
     def __init__(self, folder: Path | None = None) -> None:
         self.folder = folder
-        self.hits = {"completions": 0, "masks": 0}
+        self.hits = dict.fromkeys(STAGES, 0)
         """How often an entry was asked for and found."""
-        self.misses = {"completions": 0, "masks": 0}
+        self.misses = dict.fromkeys(STAGES, 0)
         """How often it was not: of completions, what the reasoner was asked."""
         self.tokens = 0
         """Of the completions kept, as far as their reasoners say."""
-        self._entries: dict[str, dict[str, Any]] = {"completions": {}, "masks": {}}
+        self._entries: dict[str, dict[str, Any]] = {stage: {} for stage in STAGES}
         self._files: dict[str, JsonLines] = {}
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
@@ -92,9 +93,16 @@ class StageCache:
 
     def put_mask(self, feeds: str, image: str, prompt: SpatialPrompt, mask: Mask) -> None:
         """Keep a mask."""
-        entry = {**_bits(mask), "instances": [_bits(instance) for instance in mask.instances]}
-        presence = None if mask.presence is None else float(mask.presence)
-        self._put("masks", _prompt_key(feeds, image, prompt), {**entry, "presence": presence})
+        self._put("masks", _prompt_key(feeds, image, prompt), _written(mask))
+
+    def proposals(self, feeds: str, image: str) -> list[Mask] | None:
+        """Return the masks that were proposed for an image, or None."""
+        masks: list[Mask] | None = self._get("proposals", f"{feeds} {image}", _masks)
+        return masks
+
+    def put_proposals(self, feeds: str, image: str, masks: list[Mask]) -> None:
+        """Keep what was proposed for an image."""
+        self._put("proposals", f"{feeds} {image}", [_written(mask) for mask in masks])
 
     def _get(self, stage: str, key: str, read: Callable[[Any], Any]) -> Any:
         value = None
@@ -146,23 +154,33 @@ def _completions(entry: Any) -> list[Completion]:
     ]
 
 
-def _bits(mask: Mask) -> dict[str, Any]:
-    bits = np.packbits(mask.data).tobytes().hex()
-    return {"size": list(mask.data.shape), "bits": bits, "score": float(mask.score)}
+def _written(mask: Mask) -> dict[str, Any]:
+    return {
+        **_runs(mask),
+        "instances": [_runs(instance) for instance in mask.instances],
+        "presence": None if mask.presence is None else float(mask.presence),
+    }
+
+
+def _runs(mask: Mask) -> dict[str, Any]:
+    return {**encode_rle(mask.data), "score": float(mask.score)}
+
+
+def _masks(entry: Any) -> list[Mask]:
+    written: list[_Kept] = restore(list[_Kept], entry)
+    return [
+        replace(_drawn(one), instances=tuple(map(_drawn, one["instances"])), presence=one["presence"])
+        for one in written
+    ]
 
 
 def _mask(entry: Any) -> Mask:
-    stored: _Kept = restore(_Kept, entry)
-    return Mask(
-        data=_pixels(stored),
-        score=stored["score"],
-        instances=tuple(Mask(data=_pixels(bits), score=bits["score"]) for bits in stored["instances"]),
-        presence=stored["presence"],
-    )
+    [mask] = _masks([entry])
+    return mask
 
 
-def _pixels(written: _Bits) -> NDArray[np.bool_]:
-    packed, (height, width) = np.frombuffer(bytes.fromhex(written["bits"]), np.uint8), written["size"]
-    if packed.size != -(-height * width // 8):
-        raise ValueError(f"{packed.size} bytes are no mask of {height} x {width}")
-    return np.unpackbits(packed, count=height * width).astype(bool).reshape(height, width)
+def _drawn(runs: _Runs) -> Mask:
+    try:
+        return Mask(data=decode_rle({"size": list(runs["size"]), "counts": runs["counts"]}), score=runs["score"])
+    except InputError as error:
+        raise ValueError(str(error)) from error

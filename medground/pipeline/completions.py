@@ -1,10 +1,11 @@
 """The completion stage: every conversation is asked once, and one that cannot be asked costs itself alone."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain
 from typing import Protocol, runtime_checkable
 
 from medground.errors import InputError
+from medground.pipeline.cache import StageCache, query_key
 from medground.pipeline.masks import check_counts
 from medground.protocols import PromptInterface, Reasoner
 from medground.types import Completion, Fault, Messages, Query, Sampling
@@ -25,6 +26,35 @@ class SplittingInterface(PromptInterface, Protocol):
 
     def join(self, query: Query, completions: Sequence[Completion]) -> Completion:
         """Return one completion that holds one of every part, in the order of `split`."""
+
+
+def kept(
+    queries: Sequence[Query],
+    sampling: Sampling,
+    answer: Callable[[Sequence[Query]], list[list[Completion]]],
+    cache: StageCache | None,
+    feeds: str | None,
+) -> list[list[Completion]]:
+    """Return G completions per query: those that the cache keeps, and those of the others, which are kept unless one failed.
+
+    Args:
+        queries: what is asked.
+        sampling: how completions are drawn.
+        answer: gives the completions of some queries; called only where something is not in the cache.
+        cache: where completions are kept, if at all.
+        feeds: stands for what makes the completions in the cache; None where nothing does.
+    """
+    if cache is None or feeds is None:
+        return answer(queries) if queries else []
+    keys = [query_key(feeds, query, sampling) for query in queries]
+    groups = [cache.completions(key) for key in keys]
+    missing = [index for index, group in enumerate(groups) if group is None]
+    answers = answer([queries[index] for index in missing]) if missing else []
+    for index, group in zip(missing, answers, strict=True):
+        groups[index] = group
+        if all(completion.fault is None for completion in group):
+            cache.put_completions(keys[index], group)
+    return [group for group in groups if group is not None]
 
 
 def ask(

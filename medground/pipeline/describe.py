@@ -1,6 +1,7 @@
 """The stages of a recipe in words."""
 
 from medground.recipe import Recipe
+from medground.recipe.choosing import is_grid
 
 
 def describe(recipe: Recipe) -> str:
@@ -13,13 +14,17 @@ def describe(recipe: Recipe) -> str:
         arguments = ", ".join(f"{key}={value!r}" for key, value in component.arguments.items())
         return f"{component.name}({arguments})"
 
+    if "proposer" in data:
+        settings = recipe.config.proposals
+        who = f"{call('proposer')}, {settings.side} x {settings.side} points"
+        stages.append(("candidates", who, f"image -> at most {settings.k} masks, numbered"))
     if "prompt_interface" in data:
         stages.append(("render", call("prompt_interface"), "image, question -> messages"))
     if "reasoner" in data:
         stages.append(("completions", call("reasoner"), f"messages -> {sampling.num_generations} x text"))
     if "prompt_interface" in data:
         stages.append(("groundings", call("prompt_interface"), "text -> box, points in original pixels"))
-    if "segmenter" in data:
+    if "segmenter" in data and not is_grid(recipe):
         stages.append(("masks", call("segmenter"), f"image, {recipe.config.prompt} -> mask"))
     if recipe.terms:
         terms = ", ".join(f"{term.weight:g} {label}" for label, term in recipe.terms.items())

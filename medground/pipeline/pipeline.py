@@ -1,6 +1,7 @@
-"""From a question about an image to masks: three components, and a cache between them.
+"""From a question about an image to masks: the components, and a cache between them.
 
-    query -> completion (reasoner) -> grounding (prompt interface) -> masks (segmenter)
+    query -> candidates (proposer, where there is one) -> completion (reasoner) -> grounding (prompt interface)
+          -> masks (segmenter)
 
 Stages are keyed by what feeds them: a pipeline that differs only in its segmenter takes its completions from a `StageCache`.
 """
@@ -10,30 +11,31 @@ from dataclasses import asdict, replace
 from functools import cached_property
 from typing import Any
 
-from medground.errors import RecipeError, did_you_mean
+from medground.errors import RecipeError
 from medground.images.query import ImageSource, as_query
-from medground.pipeline.cache import StageCache, query_key
-from medground.pipeline.completions import ask
-from medground.pipeline.deferred import Deferred, declared_kinds, of_recipe
+from medground.pipeline.cache import StageCache
+from medground.pipeline.completions import ask, kept
+from medground.pipeline.components import Deferred, declared_kinds, of_recipe
 from medground.pipeline.masks import Answers, Segmented, segment
+from medground.pipeline.proposals import ChoosingInterface, Proposals, Proposed, knowing
 from medground.pipeline.result import GroundingResult
+from medground.pipeline.selection import selection_of
 from medground.protocols import PromptInterface, Reasoner, Segmenter
-from medground.recipe import Recipe, check, require_checkpoints, resolve
+from medground.recipe import Recipe, require_checkpoints, resolve
 from medground.recipe.check import never_given, unread_concepts
-from medground.recipe.recipe import Source
+from medground.recipe.choosing import GRID_KINDS
+from medground.recipe.schema import ProposalsConfig
 from medground.types import (
-    ChosenKind,
     Completion,
     Fault,
     Grounding,
+    Messages,
     PromptKind,
-    PromptSelection,
     Query,
     Rollout,
     Sample,
     Sampling,
     SpatialPrompt,
-    TextSource,
 )
 
 GREEDY = Sampling(temperature=0.0)
@@ -58,6 +60,9 @@ class Pipeline:
         reasoner: writes completions; None where answers are given.
         prompt_interface: asks and reads.
         segmenter: draws the masks; None where nobody needs them.
+        proposer: a segmenter that finds candidates first, for a prompt interface that chooses among them; it may be the same.
+            The mask of the chosen one stays where it is the same or there is no segmenter; another segmenter draws it anew.
+        proposals: how many candidates, and how they are found.
         prompt: the kinds of prompt that are made of a region: one or more of ``box``, ``points``, ``text``, ``exemplars``.
         text_from: where a text comes from: the region's ``label``, or the ``question``.
         sampling: how completions are drawn; greedy and single by default.
@@ -77,6 +82,8 @@ class Pipeline:
         prompt_interface: PromptInterface | Deferred[PromptInterface] | None = None,
         segmenter: Segmenter | Deferred[Segmenter] | None = None,
         *,
+        proposer: Segmenter | Deferred[Segmenter] | None = None,
+        proposals: ProposalsConfig | None = None,
         prompt: str | Sequence[str] = ("box", "points"),
         text_from: str = "label",
         sampling: Sampling = GREEDY,
@@ -90,11 +97,13 @@ class Pipeline:
             for kind, component in {
                 "reasoner": reasoner,
                 "prompt_interface": prompt_interface,
+                "proposer": proposer,
                 "segmenter": segmenter,
             }.items()
             if component is not None
         }
-        self.selection = _selection(prompt, text_from)
+        self.proposals = proposals or ProposalsConfig()
+        self.selection = selection_of(prompt, text_from)
         self.sampling = sampling
         self.allow_untrained = allow_untrained
         self.cache = cache
@@ -114,9 +123,8 @@ class Pipeline:
     def from_recipe(cls, recipe: Recipe, *, cache: StageCache | None = None, segments: bool = True) -> "Pipeline":
         """Return the pipeline of a recipe; its ``objects`` take the places of the components that it names."""
         return cls(
-            of_recipe(recipe, "reasoner"),
-            of_recipe(recipe, "prompt_interface"),
-            of_recipe(recipe, "segmenter"),
+            **of_recipe(recipe),
+            proposals=recipe.config.proposals,
             prompt=recipe.config.prompt,
             text_from=recipe.config.text_from,
             sampling=Sampling(**asdict(recipe.config.sampling)),
@@ -131,8 +139,13 @@ class Pipeline:
         """The recipe it was made from; without one, a recipe of its settings, with its components as objects."""
         if self.recipe is not None:
             return self.recipe
-        prompt = {"prompt": [str(kind) for kind in self.selection.kinds], "text_from": str(self.selection.text_from)}
-        settings = {**prompt, "allow_untrained": self.allow_untrained}
+        settings: dict[str, Any] = {
+            "prompt": [str(kind) for kind in self.selection.kinds],
+            "text_from": str(self.selection.text_from),
+            "allow_untrained": self.allow_untrained,
+        }
+        if "proposer" in self.components:
+            settings["proposals"] = asdict(self.proposals)
         return resolve({**settings, "sampling": asdict(self.sampling)}, values=self.components)
 
     def reuse(self, other: "Pipeline") -> None:
@@ -158,7 +171,7 @@ class Pipeline:
         dialect = self._dialect() if getattr(interface, "needs_dialect", False) else None
         spoken: PromptInterface = interface if dialect is None else interface.speaking(dialect)
         error = never_given(self.selection, self.name("prompt_interface"), spoken.provides)
-        if error and "segmenter" in self.components:
+        if error and "segmenter" in self.components and not self.keeps_masks:
             raise error
         return spoken
 
@@ -174,6 +187,25 @@ class Pipeline:
         return self._component("segmenter")  # type: ignore[no-any-return]
 
     @cached_property
+    def proposer(self) -> Segmenter:
+        """The segmenter that proposes, built on first use."""
+        same = self.components.get("proposer") is self.components.get("segmenter")
+        return self.segmenter if same else self._component("proposer")
+
+    @cached_property
+    def _proposals(self) -> Proposals:
+        """The proposal stage, which keeps what it proposed with this pipeline where no cache may."""
+        feeds = self._feeds("proposer")
+        cache = StageCache() if self.cache is None or feeds is None else self.cache
+        return Proposals(lambda: self.proposer, self.proposals, cache, feeds or "")
+
+    @property
+    def keeps_masks(self) -> bool:
+        """True where the mask of a region is that of the candidate it is: no segmenter draws it anew."""
+        proposer = self.components.get("proposer")
+        return proposer is not None and self.components.get("segmenter") in (None, proposer)
+
+    @cached_property
     def accepts(self) -> frozenset[PromptKind]:
         """The prompt kinds that the segmenter was trained for; it is built only where its factory does not say them."""
         kinds = declared_kinds(self.components.get("segmenter"), "accepts")
@@ -186,7 +218,7 @@ class Pipeline:
         accepts = declared_kinds(self.components.get("segmenter"), "accepts")
         if provides is None or accepts is None:
             return []
-        return sorted(self.selection.given(provides) - accepts)
+        return sorted((GRID_KINDS if self.keeps_masks else self.selection.given(provides)) - accepts)
 
     def name(self, kind: str) -> str:
         """Return what reports call the component of a kind.
@@ -227,10 +259,11 @@ class Pipeline:
 
     def batch(self, queries: Sequence[Query]) -> list[GroundingResult]:
         """Answer several queries together, in order. Queries about one image encode it once."""
+        queries = [proposed.query for proposed in self.proposed(queries)]
         completions = [group[0] for group in self.completions(queries, replace(self.sampling, num_generations=1))]
         groundings = [self.ground(query, completion) for query, completion in zip(queries, completions, strict=True)]
         prompts = [self.prompts(query, grounding) for query, grounding in zip(queries, groundings, strict=True)]
-        outcomes = self.masks([(query.image, own) for query, own in zip(queries, prompts, strict=True)])
+        outcomes = self.drawn(queries, groundings)
         outcomes = [outcome.of(grounding) for outcome, grounding in zip(outcomes, groundings, strict=True)]
         return [
             GroundingResult(
@@ -250,38 +283,63 @@ class Pipeline:
         """Read one completion per sample, in order, and segment what they point at if `masks` says so."""
         rollouts = [
             Rollout(
-                sample=sample,
+                sample=replace(sample, query=proposed.query),
                 completion=completion,
-                grounding=self.ground(sample.query, completion),
-                fault=completion.fault,
-                cause=completion.cause if completion.fault else "",
+                grounding=proposed.unanswered or self.ground(proposed.query, completion),
+                fault=completion.fault or proposed.fault,
+                cause=completion.cause if completion.fault else proposed.cause,
             )
-            for sample, completion in zip(samples, completions, strict=True)
+            for sample, proposed, completion in zip(
+                samples, self.proposed([sample.query for sample in samples]), completions, strict=True
+            )
         ]
         if not masks:
             return rollouts
-        jobs = [(rollout.sample.query, rollout.grounding) for rollout in rollouts]
-        outcomes = self.masks([(query.image, self.prompts(query, grounding)) for query, grounding in jobs])
+        outcomes = self.drawn(
+            [rollout.sample.query for rollout in rollouts], [rollout.grounding for rollout in rollouts]
+        )
         return [segmented.put_into(rollout) for rollout, segmented in zip(rollouts, outcomes, strict=True)]
 
+    def proposed(self, queries: Sequence[Query]) -> list[Proposed]:
+        """Return the queries with their candidates, or why there are none; as they are without a proposer.
+
+        Raises:
+            RecipeError: if it proposes for a prompt interface that does not choose.
+        """
+        if "proposer" not in self.components:
+            return [Proposed(query) for query in queries]
+        if not isinstance(self.prompt_interface, ChoosingInterface):
+            what = f"the prompt interface {self.name('prompt_interface')} does not choose among candidates"
+            raise RecipeError(what, hint="set prompt_interface=choose, or give no proposer")
+        return self._proposals(queries)
+
+    def render(self, query: Query) -> Messages:
+        """Return the conversation that asks a query, with its candidates where there is a proposer."""
+        [proposed] = self.proposed([query])
+        return self.prompt_interface.render(proposed.query)
+
+    def knowing(self, query: Query) -> PromptInterface:
+        """Return the prompt interface that reads and writes answers about a query."""
+        [proposed] = self.proposed([query])
+        return knowing(self.prompt_interface, proposed.query)
+
     def completions(self, queries: Sequence[Query], sampling: Sampling) -> list[list[Completion]]:
-        """Return G completions per query, from the cache where the same reasoner answered the same query before."""
-        feeds = self._feeds("reasoner", "prompt_interface")
-        cache = self.cache if feeds is not None else None
-        keys = [query_key(feeds or "", query, sampling) for query in queries] if cache else []
-        groups: list[list[Completion] | None] = (
-            [cache.completions(key) for key in keys] if cache else [None] * len(queries)
-        )
-        missing = [index for index, group in enumerate(groups) if group is None]
-        if missing:
-            if self.recipe is not None and "reasoner" not in vars(self):  # not built yet
-                require_checkpoints(self.recipe, "reasoner", *["segmenter"] * self.segments)
-            answers = ask(self.reasoner, self.prompt_interface, [queries[index] for index in missing], sampling)
-            for index, group in zip(missing, answers, strict=True):
-                groups[index] = group
-                if cache and all(completion.fault is None for completion in group):
-                    cache.put_completions(keys[index], group)
-        return [group for group in groups if group is not None]
+        """Return G completions per query, from the cache where the same reasoner answered the same query before.
+
+        Where the proposer failed nobody is asked: its fault is that of the completions.
+        """
+        proposed = self.proposed(queries)
+        feeds = self._feeds("reasoner", "prompt_interface", *["proposer"] * ("proposer" in self.components))
+        if feeds is not None and "proposer" in self.components:
+            feeds += self._proposals.feeds
+        answerable = [one.query for one in proposed if one.fault is None]
+        groups = iter(kept(answerable, sampling, lambda missing: self._ask(missing, sampling), self.cache, feeds))
+        return [next(groups) if one.refusal is None else [one.refusal] * sampling.num_generations for one in proposed]
+
+    def _ask(self, queries: Sequence[Query], sampling: Sampling) -> list[list[Completion]]:
+        if self.recipe is not None and "reasoner" not in vars(self):  # not built yet
+            require_checkpoints(self.recipe, "reasoner", *["segmenter"] * self.segments)
+        return ask(self.reasoner, self.prompt_interface, queries, sampling)
 
     def ground(self, query: Query, completion: Completion) -> Grounding:
         """Read one completion.
@@ -290,14 +348,30 @@ class Pipeline:
         """
         if completion.fault is not None:
             return Grounding(fault=completion.fault)
-        grounding = self.prompt_interface.parse(completion, query.size)
+        grounding = self.knowing(query).parse(completion, query.size)
         if completion.finish_reason == "length" and grounding.fault in UNFINISHED:
             return replace(grounding, fault=Fault.CUT_OFF)
         return grounding
 
     def prompts(self, query: Query, grounding: Grounding) -> list[SpatialPrompt | None]:
-        """Return the prompts for the segmenter, one per region of an answer; None where a region lacks what was chosen."""
+        """Return the prompts for the segmenter, one per region of an answer.
+
+        None where a region lacks what was chosen, or its mask stays that of its candidate.
+        """
+        if self.keeps_masks:
+            return [None] * len(grounding.regions)
         return self.selection.prompts(grounding.regions, query.question)
+
+    def drawn(self, queries: Sequence[Query], groundings: Sequence[Grounding]) -> list[Segmented]:
+        """Return the masks of what answers point at: the candidates' own, or those that the segmenter draws."""
+        if self.keeps_masks:
+            return [Segmented(tuple(region.mask for region in grounding.regions)) for grounding in groundings]
+        return self.masks(
+            [
+                (query.image, self.prompts(query, grounding))
+                for query, grounding in zip(queries, groundings, strict=True)
+            ]
+        )
 
     def masks(self, answers: Answers) -> list[Segmented]:
         """Hand each image to the segmenter once; return one outcome per answer, with one mask per prompt."""
@@ -316,53 +390,3 @@ class Pipeline:
         if self.cache is None or len(deferred) < len(components):
             return None
         return " ".join(f"{component.digest} {component.content()}" for component in deferred)
-
-
-def _selection(prompt: str | Sequence[str], text_from: str) -> PromptSelection:
-    """Return what the words of a recipe or a caller choose.
-
-    Raises:
-        RecipeError: if a word is none of them, or there is none.
-    """
-    words = [prompt] if isinstance(prompt, str) else list(prompt)
-    unknown = [word for word in words if word not in list(ChosenKind)]
-    if unknown or not words:
-        hint = did_you_mean(unknown[0], list(ChosenKind)) if unknown else "for example prompt=box"
-        raise RecipeError(f"prompt must be one or more of {', '.join(ChosenKind)}: {prompt!r}", hint=hint)
-    if text_from not in list(TextSource):
-        raise RecipeError(f"text_from must be label or question: {text_from!r}", hint="for example text_from=question")
-    return PromptSelection(tuple(ChosenKind(word) for word in words), TextSource(text_from))
-
-
-def load(
-    recipe: Source,
-    *overrides: str,
-    reasoner: Reasoner | None = None,
-    prompt_interface: PromptInterface | None = None,
-    segmenter: Segmenter | None = None,
-    cache: StageCache | None = None,
-) -> Pipeline:
-    """Return the pipeline of a recipe; components are built when they are first needed.
-
-    >>> import medground
-    >>> medground.load("infer/toy", "segmenter=ellipse")
-    Pipeline(reasoner=toy, prompt_interface=bbox_points, segmenter=ellipse)
-
-    Args:
-        recipe: a shipped name such as ``"infer/toy"``, a path, a run folder, a mapping, or a resolved recipe.
-        overrides: ``"a.b=c"`` strings, as on the command line.
-        reasoner: an object in place of the component that the recipe names.
-        prompt_interface: the same.
-        segmenter: the same.
-        cache: where completions and masks are kept, if at all; pipelines share what they have in common in one.
-
-    Raises:
-        RecipeError: if the recipe cannot be used as written, or is of a run that was given an object in the place of a
-            component, and the object is not given again.
-        PluginError: if it names a component that is missing, broken or ambiguous.
-    """
-    given = {"reasoner": reasoner, "prompt_interface": prompt_interface, "segmenter": segmenter}
-    values = {kind: component for kind, component in given.items() if component is not None}
-    resolved = resolve(recipe, *overrides, values=values)
-    check(resolved)
-    return Pipeline.from_recipe(resolved, cache=cache)

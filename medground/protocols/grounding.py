@@ -24,7 +24,9 @@ from medground.types import (
 class PromptInterface(Protocol):
     """The language that reasoner and segmenter share: how we ask, and how we read the answer.
 
-    Optional: ``split`` and ``join``, to ask several times per query; see `medground.pipeline.completions.SplittingInterface`.
+    Optional:
+        split, join: to ask several times per query; see `medground.pipeline.completions.SplittingInterface`.
+        among: to choose among the candidates of a query; see `medground.pipeline.proposals.ChoosingInterface`.
 
     >>> import medground
     >>> interface = medground.build("prompt_interface", "bbox")

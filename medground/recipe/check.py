@@ -7,6 +7,7 @@ from itertools import islice
 
 from medground import registry
 from medground.errors import MedgroundError, PluginError, RecipeError
+from medground.recipe.choosing import GRID_KINDS, choosing_problems, is_grid
 from medground.recipe.combinations import grpo_contradictions
 from medground.recipe.config import ComponentConfig
 from medground.recipe.consent import consented
@@ -65,7 +66,7 @@ def _with_variants(recipe: Recipe, strict_missing: bool) -> Iterator[Problem]:
 
 def _problems(recipe: Recipe, strict_missing: bool) -> Iterator[tuple[Problem, MedgroundError | None]]:
     for key in recipe.missing_objects:
-        if strict_missing or key in ("reasoner", "prompt_interface", "segmenter"):
+        if strict_missing or key in ("reasoner", "prompt_interface", "proposer", "segmenter"):
             yield recipe.missing_object(key), None
     for key, kind, component in recipe.components():
         if not recipe.is_object(key):
@@ -75,6 +76,8 @@ def _problems(recipe: Recipe, strict_missing: bool) -> Iterator[tuple[Problem, M
         except RecipeError as error:
             yield Problem(key, recipe.origin(key), error.message.partition(": ")[2], error.hint), None
     if problem := _untrained(recipe):
+        yield problem, None
+    for problem in choosing_problems(recipe):
         yield problem, None
     if "grpo" in recipe.data and not any(key.startswith("grpo") for key in recipe.missing):
         for key, what, hint in grpo_contradictions(recipe.config.grpo):
@@ -119,7 +122,8 @@ def untrained_kinds(recipe: Recipe) -> frozenset[PromptKind]:
     provides, accepts = _provides(recipe), _kinds(recipe, "segmenter", "accepts")
     if provides is None or accepts is None or "prompt" in recipe.missing:
         return frozenset()
-    return _selection(recipe).given(provides) - accepts
+    given = GRID_KINDS if is_grid(recipe) else _selection(recipe).given(provides)
+    return given - accepts
 
 
 def _untrained(recipe: Recipe) -> Problem | None:
@@ -128,13 +132,14 @@ def _untrained(recipe: Recipe) -> Problem | None:
     if provides is None or "prompt" in recipe.missing:
         return None
     selection = _selection(recipe)
-    if nothing := never_given(selection, _name(recipe, "prompt_interface"), provides):
+    nothing = None if is_grid(recipe) else never_given(selection, _name(recipe, "prompt_interface"), provides)
+    if nothing:
         return Problem("prompt", recipe.origin("prompt"), nothing.message, nothing.hint)
     untrained = untrained_kinds(recipe)
     if accepts is None or not untrained:
         return None
     name, where = _name(recipe, "segmenter"), recipe.origin("segmenter.name")
-    usable = _usable(selection, provides, accepts)
+    usable = "" if is_grid(recipe) else _usable(selection, provides, accepts)
     if unread := unread_concepts(name, untrained):
         return Problem("segmenter.name", where, unread.message, f"set {usable}" if usable else unread.hint)
     if recipe.data["allow_untrained"] is True:
@@ -156,7 +161,7 @@ def _usable(selection: PromptSelection, provides: frozenset[PromptKind], accepts
 def never_given(selection: PromptSelection, name: str, provides: frozenset[PromptKind]) -> RecipeError | None:
     """Return the error of a selection that needs what the prompt interface `name` never provides; None if it does."""
     lacking = selection.lacking(provides)
-    if not lacking:
+    if selection.kinds and not lacking:
         return None
     what = f"prompt: {selection} selects what prompt_interface {name!r} never gives"
     if lacking == [ChosenKind.text]:

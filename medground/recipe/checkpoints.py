@@ -29,7 +29,7 @@ class NamedCheckpoint(NamedTuple):
     """What the others of its plugin declare."""
 
 
-KEYS = ("reasoner", "segmenter", "rewards")
+KEYS = ("reasoner", "proposer", "segmenter", "rewards")
 """The sections of a recipe that may name checkpoints."""
 
 
@@ -45,9 +45,9 @@ def checkpoints(recipe: Recipe, *keys: str) -> Iterator[NamedCheckpoint]:
         PluginError: if a component is missing or broken.
     """
     components: list[tuple[str, str, ComponentConfig | TermConfig]] = [
-        (kind, kind, recipe.component(kind))
-        for kind in ("reasoner", "segmenter")
-        if kind in keys and kind in recipe.data and not recipe.is_object(kind)
+        (kind, key, recipe.component(key))
+        for key, kind, _ in recipe.components()
+        if key in keys and key in KEYS and not recipe.is_object(key)
     ]
     if "rewards" in keys:
         components += [

@@ -10,6 +10,7 @@ from medground.recipe.schema import (
     EvaluateConfig,
     GeneralConfig,
     GrpoConfig,
+    ProposalsConfig,
     SamplingConfig,
     SftConfig,
     SweepConfig,
@@ -72,6 +73,11 @@ class Config:
     def sampling(self) -> SamplingConfig:
         """How a reasoner draws completions outside of training."""
         return self._section("sampling", SamplingConfig)
+
+    @cached_property
+    def proposals(self) -> ProposalsConfig:
+        """What a proposer offers."""
+        return self._section("proposals", ProposalsConfig)
 
     @cached_property
     def data(self) -> DataConfig:

@@ -8,7 +8,7 @@ from typing import Any
 from medground import protocols, registry
 from medground.errors import RecipeError, did_you_mean
 from medground.recipe.recipe import Recipe
-from medground.recipe.schema import COMPONENTS, GENERAL, RECIPE_WORDS, SECTIONS, TOP, GeneralConfig
+from medground.recipe.schema import COMPONENTS, GENERAL, GRID, KINDS, RECIPE_WORDS, SECTIONS, TOP, GeneralConfig
 from medground.recipe.structured import defaults, meanings, to_plain, wanted
 from medground.recipe.yaml_reader import quoted
 from medground.registry.description import describe
@@ -30,6 +30,10 @@ _WORDS = {
         "a section of name: row lines",
     ),
 }
+_PROPOSER = (
+    f"A segmenter that proposes the candidates an answer chooses from; {GRID}: the recipe's own segmenter. "
+    "It is prompted with a grid of points, see proposals."
+)
 _WEIGHT = "How much the term counts in the sum; 0 observes it."
 
 
@@ -75,7 +79,7 @@ def explain(recipe: Recipe, key: str) -> Explanation:
         value = list(recipe.variants) if top == "variants" else [label for label, _ in recipe.source.texts[:-1]]
         return _explained(recipe, top, meaning, type_, value=value or None, origin=recipe.name if value else "")
     if top in COMPONENTS:
-        return _of_component(recipe, top, top, rest)
+        return _of_component(recipe, KINDS[top], top, rest)
     if top in ("rewards", "trackers"):
         return _of_several(recipe, top, rest)
     if top in GENERAL:
@@ -123,7 +127,9 @@ def _of_component(recipe: Recipe, kind: str, key: str, rest: list[str]) -> Expla
         type_ = "a component's name, or {name: ..., argument: value}"
         if kind == "reward":
             type_ = f"a weight, or {type_}; null removes the term"
-        return _explained(recipe, ".".join((key, *rest)), _purpose(kind), type_, allowed=names)
+        meaning = _PROPOSER if key == "proposer" else _purpose(kind)
+        allowed = (GRID, *names) if key == "proposer" else names
+        return _explained(recipe, ".".join((key, *rest)), meaning, type_, allowed=allowed)
     component = next((named for at, _, named in recipe.components() if at == key), None)
     if component is None or recipe.is_object(key):
         raise RecipeError(f"the recipe {recipe.name!r} names no component as {key}", hint=f"add {key}=NAME")

@@ -25,7 +25,7 @@ from medground.recipe.objects import (
     split_values,
     stand_in,
 )
-from medground.recipe.schema import COMPONENTS, RECIPE_WORDS, SECTIONS
+from medground.recipe.schema import COMPONENTS, GRID, KINDS, RECIPE_WORDS, SECTIONS
 from medground.recipe.sources import RecipeSource, read_source
 from medground.recipe.structured import defaults, to_plain
 from medground.recipe.validation import Problem, read_settings
@@ -100,9 +100,9 @@ class Recipe:
         >>> [(key, kind, component.name) for key, kind, component in resolve({"rewards": {"x": "iou"}}).components()]
         [('rewards.x', 'reward', 'iou')]
         """
-        for kind in COMPONENTS:
-            if kind in self.data:
-                yield kind, kind, ComponentConfig(*_split(self.data[kind]))
+        for key, kind in KINDS.items():
+            if key in self.data and not (key == "proposer" and self.data[key]["name"] == GRID):
+                yield key, kind, ComponentConfig(*_split(self.data[key]))
         for label, term in self.data.get("rewards", {}).items():
             yield f"rewards.{label}", "reward", ComponentConfig(*_split(term, "weight"))
         for index, tracker in enumerate(self.data.get("trackers", ())):
@@ -117,7 +117,7 @@ class Recipe:
         return "---\n".join(documents)
 
     def component(self, kind: str) -> ComponentConfig:
-        """Return the one component of a kind, for example ``"segmenter"``.
+        """Return the component under a top-level key, for example ``"segmenter"``.
 
         Raises:
             RecipeError: if the recipe names none, one of its values must still be given, or a file consents to what only

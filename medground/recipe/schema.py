@@ -13,8 +13,18 @@ from typing import Any
 
 from medground.types import ChosenKind, TextSource
 
-COMPONENTS = ("reasoner", "prompt_interface", "segmenter", "engine", "rollout")
-"""Top-level keys that hold one component, named as its kind; null means none."""
+KINDS: Mapping[str, str] = {
+    "reasoner": "reasoner",
+    "prompt_interface": "prompt_interface",
+    "proposer": "segmenter",
+    "segmenter": "segmenter",
+    "engine": "engine",
+    "rollout": "rollout",
+}
+"""Top-level keys that hold one component -> its kind; null means none."""
+COMPONENTS = tuple(KINDS)
+GRID = "grid"
+"""The proposer that is the recipe's own segmenter."""
 RECIPE_WORDS = ("extends", "variants")
 """Keys about the recipe itself, gone once it is resolved."""
 
@@ -84,6 +94,18 @@ class SamplingConfig:
     """Tokens."""
     seed: int = number(0, least=0, most=MAX_SEED)
     """Of the completions."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProposalsConfig:
+    """``proposals``: the candidates that a proposer offers, of which the answer chooses one."""
+
+    k: int = number(8, least=1, most=32)
+    """The most candidates of an image; the surest are kept."""
+    side: int = number(8, least=1, most=32)
+    """Points along a side of the grid that prompts the proposer, as many along the other."""
+    overlap: float = number(0.7, least=0.0, most=1.0)
+    """Of two candidates whose masks have a larger IoU, the surer one is kept."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -288,6 +310,7 @@ GENERAL = tuple(GeneralConfig.__dataclass_fields__)
 """The keys of `GeneralConfig`."""
 SECTIONS: Mapping[str, type] = {
     "sampling": SamplingConfig,
+    "proposals": ProposalsConfig,
     "data": DataConfig,
     "grpo": GrpoConfig,
     "sft": SftConfig,

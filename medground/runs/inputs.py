@@ -18,6 +18,7 @@ from medground.data.dataset import Entry
 from medground.errors import InputError, RunError
 from medground.recipe import Recipe
 from medground.recipe.checkpoints import checkpoints
+from medground.recipe.schema import KINDS
 from medground.runs.files import content_sha256, read_json, write_atomic
 from medground.segmenters.weights import find_weights
 
@@ -92,7 +93,7 @@ class RunInputs:
 
 
 def component_inputs(recipe: Recipe, *kinds: str) -> dict[str, str]:
-    """Return what feeds the components of some kinds beside their settings: plugins, weights, templates.
+    """Return what feeds the components of some kinds, or under some keys, beside their settings: plugins, weights, templates.
 
     What a component names counts if it is there: a file by its bytes, a folder by those of its files that are not hidden.
 
@@ -102,7 +103,7 @@ def component_inputs(recipe: Recipe, *kinds: str) -> dict[str, str]:
     inputs = {"the plugin of all": f"medground {metadata.version('medground')}"}
     paths: dict[str, Path] = {}
     for key, kind, component in recipe.components():
-        if kind in kinds and not recipe.is_object(key):
+        if (key if key in KINDS else kind) in kinds and not recipe.is_object(key):
             offer = registry.find(kind, component.name)
             inputs[f"the plugin of {key}"] = f"{offer.distribution} {offer.version}"
             paths |= _named(key, component.arguments)

@@ -50,6 +50,10 @@ def check_prompt_interface(factory: Factory, /, *, quick: bool = False, **argume
         with findings.attempt("an interface that splits a query joins what is said about its parts"):
             _check_parts(interface, examples.query((1024, 1100)), findings)
 
+    def choose() -> None:
+        with findings.attempt("an interface that chooses reads the numbers of a query's candidates"):
+            _check_candidates(interface, examples.query(), findings)
+
     counts: set[int] = set()
 
     def numbers_of_regions() -> None:
@@ -69,6 +73,8 @@ def check_prompt_interface(factory: Factory, /, *, quick: bool = False, **argume
             _check_total(interface, text, 0 in counts, findings)
 
     checks: dict[str, Callable[[], None]] = {"a question as a conversation": render}
+    if hasattr(interface, "among"):
+        checks["a query with candidates"] = choose
     if hasattr(interface, "split"):
         checks["a query in parts"] = split
     for height, width in SIZES[: 1 if quick else None]:
@@ -80,11 +86,32 @@ def check_prompt_interface(factory: Factory, /, *, quick: bool = False, **argume
     return findings.conclude()
 
 
+def _knowing(interface: Any, target: Target) -> PromptInterface:
+    """Return an interface as it is asked about a target: one that chooses has the target's regions as candidates."""
+    knowing: PromptInterface = interface.among(target.regions) if hasattr(interface, "among") else interface
+    return knowing
+
+
+def _check_candidates(interface: Any, query: Query, findings: Findings) -> None:
+    candidates = examples.target(query.size).regions
+    shown_image = image_of(interface.render(replace(query, candidates=candidates)))
+    findings.expect(not np.array_equal(shown_image, query.image), "render shows the candidates of a query")
+    alone = interface.among(())
+    perfect = _knowing(interface, Target(regions=candidates)).answer(Target(regions=candidates))
+    grounding = alone.parse(Completion(text=perfect, frame=None), query.size)
+    findings.expect(
+        grounding.fault is not None and not grounding.regions,
+        "a candidate that does not exist is a fault",
+        shown(grounding),
+    )
+
+
 def nasty_texts(interface: PromptInterface) -> Iterator[str]:
     """Yield what models really write when they fail: cut off, doubled, unbalanced, huge, not numbers, not text."""
     perfect = ""
     size = (37, 53)
     try:
+        interface = _knowing(interface, examples.target(size))
         perfect = interface.answer(examples.target(size), think="It is brighter.", frame=pixels(size), size=size)
     except Exception:  # noqa: BLE001 an answer that fails is found by the round trips; here only its text is missed
         yield ""
@@ -168,6 +195,7 @@ def _check_round_trip(
 ) -> None:
     target = examples.target(size)
     (truth,) = target.regions
+    interface = _knowing(interface, target)
     text = interface.answer(target) if frame is None else interface.answer(target, frame=frame, size=size)
     if not findings.expect(isinstance(text, str), "answer gives text", shown(text)):
         return
@@ -218,6 +246,7 @@ def _check_numbers_of_regions(interface: PromptInterface, findings: Findings) ->
         promise = f"parse reads the ideal answer about {count} regions" if count else "nothing fits is an answer"
         with findings.attempt(promise):
             try:
+                interface = _knowing(interface, Target(regions=tuple(regions)))
                 text = interface.answer(Target(regions=tuple(regions)), frame=pixels(size), size=size)
             except ValueError:
                 continue
@@ -233,6 +262,7 @@ def _check_numbers_of_regions(interface: PromptInterface, findings: Findings) ->
 
 def _check_think(interface: PromptInterface, findings: Findings) -> None:
     size, words = (37, 53), "The left lung is darker, so I look there."
+    interface = _knowing(interface, examples.target(size))
     text = interface.answer(examples.target(size), think=words, frame=pixels(size), size=size)
     grounding = interface.parse(Completion(text=text, frame=pixels(size)), size)
     findings.expect(grounding.fault is None, "parse reads the ideal answer", f"{grounding.fault} where it has thoughts")
@@ -246,6 +276,7 @@ def _check_total(interface: PromptInterface, text: str, abstains: bool, findings
     size = (37, 53)
     quoted = repr(text if len(text) <= 60 else f"{text[:40]}... ({len(text)} characters)")
     completion = Completion(text=text, frame=pixels(size))
+    interface = _knowing(interface, examples.target(size))
     with findings.attempt("parse never raises, whatever the text", quoted):
         for variant in (completion, replace(completion, frame=None), replace(completion, finish_reason="length")):
             _check_grounding(interface.parse(variant, size), quoted, abstains, findings)

@@ -140,7 +140,7 @@ def build(recipe: Recipe, engine: Engine | None = None) -> TrainingRun:
     policy = engine.prepare(reasoner.policy, _adamw(config), max_grad_norm=config.max_grad_norm)
     method: Method
     if isinstance(config, SftConfig):
-        method = SftTrainer(pipeline.prompt_interface, reasoner, policy, engine, samples, config, seed)
+        method = SftTrainer(pipeline, reasoner, policy, engine, samples, config, seed)
         longest = recipe.config.sampling.max_completion_length
     else:
         terms = rubric(recipe).terms

@@ -10,7 +10,10 @@ from medground.recipe.yaml_reader import MISSING
 
 HERE = "./"
 """The folder of the recipe, wherever it is."""
-_ASKED = ("reasoner", "prompt_interface", "segmenter", "prompt", "text_from", "allow_untrained", "sampling", "seed")
+_ASKED = (
+    "reasoner", "prompt_interface", "proposer", "proposals", "segmenter", "prompt", "text_from", "allow_untrained",
+    "sampling", "seed",
+)  # fmt: skip
 """Keys of a recipe that decide an answer; the others are about training and measuring."""
 _OF_THE_ADAPTER = ("adapter", "lora_rank", "lora_alpha")
 """Arguments that a reasoner without an adapter has no use for."""

@@ -158,7 +158,7 @@ def validation_samples(recipe: Recipe) -> Dataset[Any]:
 def training_inputs(recipe: Recipe, samples: Dataset[Any], validated: Dataset[Any] | None) -> RunInputs:
     """Return the digests of all that feeds a run: plugins, weights, templates and every sample."""
     return RunInputs(
-        components=component_inputs(recipe, "reasoner", "prompt_interface", "segmenter", "reward"),
+        components=component_inputs(recipe, "reasoner", "prompt_interface", "proposer", "segmenter", "reward"),
         samples=sample_inputs(samples.entries),
         validation=sample_inputs(() if validated is None else validated.entries),
     )

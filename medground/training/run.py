@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from medground import registry
 from medground.errors import Interrupted, RecipeError, RunError
-from medground.pipeline.pipeline import Pipeline, load
+from medground.pipeline.load import load
+from medground.pipeline.pipeline import Pipeline
 from medground.progress import in_notebook, training_progress
 from medground.runs.folder import RunFolder, read_events, read_metadata
 from medground.runs.inputs import RunInputs

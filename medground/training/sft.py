@@ -10,7 +10,8 @@ from torch import nn
 
 from medground.data.json_text import shown
 from medground.errors import InputError, RecipeError
-from medground.protocols import CompletionGroup, Engine, PromptInterface, TrainableReasoner
+from medground.pipeline.pipeline import Pipeline
+from medground.protocols import CompletionGroup, Engine, TrainableReasoner
 from medground.recipe.schema import SftConfig
 from medground.training.method import CheckStop, StepResult, TrainingState
 from medground.training.ranks import pad_to_longest
@@ -25,7 +26,7 @@ class SftTrainer:
     """See `medground.training.loop.Method`. The loss is the mean over all target tokens of the batch.
 
     Args:
-        prompt_interface: renders the question and writes the ideal answer.
+        pipeline: renders the question and writes the ideal answer.
         reasoner: what is trained.
         policy: its policy as the engine returned it.
         engine: differentiates and steps.
@@ -36,7 +37,7 @@ class SftTrainer:
 
     def __init__(
         self,
-        prompt_interface: PromptInterface,
+        pipeline: Pipeline,
         reasoner: TrainableReasoner,
         policy: nn.Module,
         engine: Engine,
@@ -44,7 +45,7 @@ class SftTrainer:
         config: SftConfig,
         seed: int,
     ) -> None:
-        self.prompt_interface, self.reasoner, self.policy, self.engine = prompt_interface, reasoner, policy, engine
+        self.pipeline, self.reasoner, self.policy, self.engine = pipeline, reasoner, policy, engine
         self.samples, self.config, self.seed = samples, config, seed
         self.epoch_length, self.planned = training_horizon(len(samples), config)
 
@@ -112,11 +113,15 @@ class SftTrainer:
         """
         size = sample.query.size
         frame = self.reasoner.frame(size)
+        [proposed] = self.pipeline.proposed([sample.query])
+        if proposed.fault is not None:
+            raise InputError(f"sample {sample.query.id!r} cannot be a target: {proposed.cause}")
+        interface = self.pipeline.knowing(proposed.query)
         try:
-            text = self.prompt_interface.answer(sample.target, sample.labels.get(THINK), frame=frame, size=size)
+            text = interface.answer(sample.target, sample.labels.get(THINK), frame=frame, size=size)
         except ValueError as error:
             raise InputError(f"sample {sample.query.id!r} cannot be a target: {error}") from error
-        if fault := self.prompt_interface.parse(Completion(text=text, frame=frame), size).fault:
+        if fault := interface.parse(Completion(text=text, frame=frame), size).fault:
             raise InputError(
                 f"sample {sample.query.id!r} cannot be a target: its answer {shown(text[-120:])} would be read as {fault}",
                 hint="take its line out of the manifest, or correct its box, points and think",
@@ -145,7 +150,7 @@ class SftTrainer:
             yield None if start is None else self._rows(samples[start : start + size], targets[start : start + size])
 
     def _rows(self, samples: Sequence[Sample], targets: Sequence[list[int]]) -> CompletionGroup:
-        messages = [self.prompt_interface.render(sample.query) for sample in samples]
+        messages = [self.pipeline.render(sample.query) for sample in samples]
         rows = self.reasoner.rows(messages, targets, packed=self.config.packing)
         limit = self.config.max_length
         for sample, prompt, ids in zip(samples, rows.prompt_lengths, targets, strict=True):

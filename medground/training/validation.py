@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from statistics import fmean
 from typing import Any
@@ -21,6 +21,7 @@ from medground.evaluation.metrics import (
 )
 from medground.images.overlay import draw_rollout
 from medground.pipeline.pipeline import Pipeline
+from medground.pipeline.proposals import Proposed
 from medground.protocols import Engine, Reasoner
 from medground.recipe import InvalidRecipe, Problem, Recipe
 from medground.runs.folder import completion_row
@@ -134,11 +135,14 @@ class Validation:
         return None if self.metric is None else prompted_by(self.metric)
 
     def _rollouts(self, samples: Sequence[Sample]) -> list[Rollout]:
-        messages = [self.pipeline.prompt_interface.render(sample.query) for sample in samples]
+        proposed = self.pipeline.proposed([sample.query for sample in samples])
+        messages = [self.pipeline.prompt_interface.render(one.query) for one in proposed]
         groups = self.reasoner.generate(messages, self.sampling)
-        rollouts = [self._rollout(sample, group[0]) for sample, group in zip(samples, groups, strict=True)]
+        rollouts = [
+            self._rollout(sample, one, group[0]) for sample, one, group in zip(samples, proposed, groups, strict=True)
+        ]
         prompt = self._mask_prompt
-        if prompt is None:
+        if prompt is None or self.pipeline.keeps_masks:
             return rollouts
         selection = self.pipeline.selection if prompt == "joint" else PromptSelection((ChosenKind(prompt),))
         masks = self.pipeline.masks(
@@ -146,9 +150,14 @@ class Validation:
         )
         return [segmented.put_into(rollout) for rollout, segmented in zip(rollouts, masks, strict=True)]
 
-    def _rollout(self, sample: Sample, completion: Completion) -> Rollout:
-        grounding = self.pipeline.ground(sample.query, completion)
-        return Rollout(sample=sample, completion=completion, grounding=grounding, fault=completion.fault)
+    def _rollout(self, sample: Sample, proposed: Proposed, completion: Completion) -> Rollout:
+        completion = proposed.refusal or completion
+        return Rollout(
+            sample=replace(sample, query=proposed.query),
+            completion=completion,
+            grounding=proposed.unanswered or self.pipeline.ground(proposed.query, completion),
+            fault=completion.fault,
+        )
 
     def _measure(self, rollout: Rollout) -> Measurement:
         prompt = self._mask_prompt
@@ -215,7 +224,7 @@ def incompatible_validation(recipe: Recipe) -> Problem | None:
         return None
     if metric not in DEFINITIONS:
         return _problem(recipe, "metric", f"there is no metric {metric!r}", did_you_mean(metric, DEFINITIONS))
-    if prompted_by(metric) and "segmenter" not in recipe.data:
+    if prompted_by(metric) and not {"segmenter", "proposer"} & set(recipe.data):
         what = f"{metric} needs a mask, and the recipe names no segmenter"
         return _problem(recipe, "metric", what, "add segmenter=NAME")
     if split == "test" and not recipe.name.rpartition("/")[2].startswith("medreasoner_"):

@@ -82,6 +82,7 @@ class Fault(StrEnum):
     BAD_POINTS = "bad_points"
     POINTS_EQUAL = "points_equal"
     BAD_CONFIDENCE = "bad_confidence"
+    BAD_CHOICE = "bad_choice"
     OUT_OF_FRAME = "out_of_frame"
     NONFINITE = "nonfinite"
     TOO_LONG = "too_long"

@@ -29,6 +29,8 @@ class Query:
     """Free text; it need not name what it is about."""
     id: str = ""
     """Names the query in results and logs; never a file path."""
+    candidates: tuple[Region, ...] | None = None
+    """What an answer may choose from, each with its mask, numbered from 1; None where nothing was proposed."""
     spacing: tuple[float, float] | None = None
     """Millimetres per pixel (along y, along x), where known: then an answer is measured in mm."""
 

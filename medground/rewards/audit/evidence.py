@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
+from medground.errors import RecipeError
 from medground.protocols import PromptInterface
 from medground.rewards.audit.games import Games, play
 from medground.rewards.audit.probes import CURVES, best_wrong, follow, honest, probes
@@ -138,7 +139,16 @@ def prefers_wrong(evidence: Evidence, term: Term) -> bool:
 
 
 def collect(rubric: Rubric, interface: PromptInterface, seed: int) -> Evidence:
-    """Ask a rubric everything; the same seed asks the same."""
+    """Ask a rubric everything; the same seed asks the same.
+
+    Raises:
+        RecipeError: if answers say no place, but choose among candidates.
+    """
+    if hasattr(interface, "among"):
+        raise RecipeError(
+            "answers that choose among candidates hold no place that could be ever further off",
+            hint="audit the terms with another interface: prompt_interface=bbox proposer=null",
+        )
     scorer = Scorer(Rubric(term for term in rubric.terms if term.weight != 0), interface)
     # Masks cost by the pixel: what needs them is asked on smaller copies of the larger scenes.
     scenes = [scene.shrunk(MASKED[scene.name]) if scorer.rubric.needs_mask else scene for scene in ASKED]

@@ -171,7 +171,7 @@ class Rollouts:
         return [by_position[position] for position in positions], [own.get(position) for position in positions], images
 
     def _render(self, sample: Sample) -> Messages:
-        return self.pipeline.pipeline.prompt_interface.render(sample.query)
+        return self.pipeline.pipeline.render(sample.query)
 
 
 def _without_pixels(group: Group) -> Group:

@@ -80,11 +80,11 @@ class GrpoTrainer:
         """See `Method.check`."""
         self.reasoner.frame(sample.query.size)
         if isinstance(self.reasoner, ServedReasoner) and not isinstance(self.source, OwnSampler):
-            self.reasoner.sampler_prompts([self.pipeline.pipeline.prompt_interface.render(sample.query)])
+            self.reasoner.sampler_prompts([self.pipeline.pipeline.render(sample.query)])
 
     def check_length(self, sample: Sample) -> None:
         """See `Method.check_length`."""
-        messages = self.pipeline.pipeline.prompt_interface.render(sample.query)
+        messages = self.pipeline.pipeline.render(sample.query)
         self._require_length(self.reasoner.group(messages, [self.reasoner.tokenize("")]), sample.query.id)
 
     def step(self, state: TrainingState, check_stop: CheckStop) -> StepResult:

@@ -1,11 +1,12 @@
 """The prompt interfaces: how a reasoner is asked and how its answer is read."""
 
 from medground.hookspecs import Register, hookimpl
+from medground_prompts.choose import Choose
 from medground_prompts.interfaces import Bbox, BboxPoints, Points
 from medground_prompts.regions import MultiPoint, Regions
 from medground_prompts.tiled import Tiled
 
-__all__ = ["Bbox", "BboxPoints", "MultiPoint", "Points", "Regions", "Tiled", "register_prompt_interfaces"]
+__all__ = ["Bbox", "BboxPoints", "Choose", "MultiPoint", "Points", "Regions", "Tiled", "register_prompt_interfaces"]
 
 
 @hookimpl
@@ -17,6 +18,7 @@ def register_prompt_interfaces(register: Register) -> None:
     register("regions", Regions)
     register("multi_point", MultiPoint)
     register("tiled", Tiled)
+    register("choose", Choose)
 
 
 @hookimpl

@@ -14,7 +14,7 @@ from medground_prompts.coordinates import Space, box_of, points_of
 from medground_prompts.dialects import DIALECTS, Dialect
 from medground_prompts.parsers import TAGS, read, read_native
 from medground_prompts.reading import Reading, thinks_to_the_end
-from medground_prompts.schema import ListSchema, Schema, Style
+from medground_prompts.schema import ChoiceSchema, ListSchema, Schema, Style
 
 Native = Literal["box", "points", "any"]
 Parser = Literal["lenient", "strict", "released_train", "released_base", "released_eval"]
@@ -56,7 +56,7 @@ class Interface:
 
     native: ClassVar[Native | None] = None
     """Which parts a model may write in its own way; None where it must write in ours."""
-    schema: ClassVar[Schema | ListSchema]
+    schema: ClassVar[Schema | ListSchema | ChoiceSchema]
     provides: ClassVar[frozenset[PromptKind]]
 
     def __post_init__(self) -> None:

@@ -24,13 +24,14 @@ from medground_prompts.reading import (
     think_block,
     unfenced,
 )
-from medground_prompts.schema import ListSchema, Schema, Style
+from medground_prompts.schema import ChoiceSchema, ListSchema, Schema, Style
 
+AnySchema = Schema | ListSchema | ChoiceSchema
 TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 RELEASED_KEYS = {"bbox": 4, "points_1": 2, "points_2": 2}
 
 
-def lenient(text: str, *, think: bool, style: Style, schema: Schema | ListSchema) -> Reading:
+def lenient(text: str, *, think: bool, style: Style, schema: AnySchema) -> Reading:
     """Read one answer block outside the think block; either quotes, a code fence and any white space are fine.
 
     Text around the blocks and their order do not matter; two answer blocks do.
@@ -56,7 +57,7 @@ def _answers(text: str, think: tuple[int, int] | None) -> list[tuple[int, int]]:
     return spans
 
 
-def _either_quotes(content: str, *, schema: Schema | ListSchema) -> Any:
+def _either_quotes(content: str, *, schema: AnySchema) -> Any:
     raw = bounded_value(content, schema.kind, schema.brackets)
     if raw is not None or "'" not in content:
         return raw
@@ -80,7 +81,7 @@ def _bounded(think: str | None, level: float, content: str, decode: Callable[[st
 _TAG = re.compile(r"</?(?:think|answer)>")
 
 
-def strict(text: str, *, think: bool, style: Style, schema: Schema | ListSchema) -> Reading:
+def strict(text: str, *, think: bool, style: Style, schema: AnySchema) -> Reading:
     """Read exactly what the prompt asks for: one think block, one answer block right after it, the quotes of `style`.
 
     A text of any other form has no answer, or two.
@@ -98,14 +99,14 @@ def strict(text: str, *, think: bool, style: Style, schema: Schema | ListSchema)
     return _bounded(block, level, content, lambda text: bounded_value(text, schema.kind, schema.brackets))
 
 
-def _single_quotes(content: str, schema: Schema | ListSchema) -> str:
+def _single_quotes(content: str, schema: AnySchema) -> str:
     """Return JSON of an answer whose strings are all in single quotes; nothing of any other."""
     if schema.kind is dict:
         return "" if '"' in content else content.replace("'", '"')
     return "" if any(string[0].startswith('"') for string in QUOTED.finditer(content)) else json_quotes(content)
 
 
-def released_train(text: str, *, think: bool, style: Style, schema: Schema | ListSchema) -> Reading:
+def released_train(text: str, *, think: bool, style: Style, schema: AnySchema) -> Reading:
     """Read as the released training reward does in its soft and hard modes: first block of each, anywhere, any order."""
     block, level = think_block(text)
     answer = between(text, "answer")
@@ -117,7 +118,7 @@ def released_train(text: str, *, think: bool, style: Style, schema: Schema | Lis
 _SEAM = re.compile(r"</think>\s*<answer>")
 
 
-def released_base(text: str, *, think: bool, style: Style, schema: Schema | ListSchema) -> Reading:
+def released_base(text: str, *, think: bool, style: Style, schema: AnySchema) -> Reading:
     """Read as the released training reward does in its base mode: levels 0 or 1, the first braces anywhere, as they stand.
 
     The think level wants the whole text to be a think block, white space and an answer block; the answer level wants
@@ -153,7 +154,7 @@ _OPENING = re.compile(r"<answer>\s*\{")
 _CLOSING = re.compile(r"\}\s*</answer>")
 
 
-def released_eval(text: str, *, think: bool, style: Style, schema: Schema | ListSchema) -> Reading:
+def released_eval(text: str, *, think: bool, style: Style, schema: AnySchema) -> Reading:
     """Read as the released evaluation does: an answer block that is braces, of which the first complete object counts."""
     block, level = think_block(text)
     opening = _OPENING.search(text)
@@ -196,7 +197,7 @@ PARSERS: Mapping[str, Callable[..., Reading]] = {
 }
 
 
-def read(text: str, *, parser: str, think: bool, style: Style, schema: Schema | ListSchema) -> Reading:
+def read(text: str, *, parser: str, think: bool, style: Style, schema: AnySchema) -> Reading:
     """Return what `parser` makes of `text`; ours refuse one longer than `MAX_CHARS` unread."""
     if len(text) > MAX_CHARS and not parser.startswith("released_"):
         return Reading(None, 0.0, fault=Fault.TOO_LONG, level=0.0)

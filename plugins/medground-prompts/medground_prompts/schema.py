@@ -26,6 +26,7 @@ BOX = Key("bbox", "[xmin, ymin, xmax, ymax]", "the tightest axis-aligned box aro
 FIRST = Key("points_1", "[x1, y1]", "the main key point, well inside the target")
 LABEL = Key("label", '"name"', "what it is, in a few words")
 CONFIDENCE = Key("confidence", "p", "from 0 to 1, how likely it is that this region is what the question means")
+CHOICE = Key("choice", "n", "the number of the candidate that the question is about, or null where none of them is")
 SECOND = Key("points_2", "[x2, y2]", "another key point inside the target, clearly apart from the first")
 
 
@@ -144,6 +145,36 @@ class ListSchema:
         if not complete or (parts and not valid):
             return 0.4
         return 1.0 if valid == parts else 0.6
+
+
+@dataclass(frozen=True, slots=True)
+class ChoiceSchema:
+    """An answer that holds the number of a candidate, or null.
+
+    >>> ChoiceSchema().form("json"), ChoiceSchema().write(3, "json"), ChoiceSchema().write(None, "single_quoted")
+    ('{"choice": n}', '{"choice": 3}', "{'choice': null}")
+    """
+
+    kind: ClassVar[type] = dict
+    brackets: ClassVar[int] = 64
+    """As of `Schema`."""
+    keys: ClassVar[tuple[Key, ...]] = (CHOICE,)
+
+    def form(self, style: Style) -> str:
+        """Return the answer object with a name in place of the number: what ``{Answer}`` stands for in a template."""
+        return _quote(f'{{"{CHOICE.name}": {CHOICE.form}}}', style)
+
+    def write(self, number: int | None, style: Style) -> str:
+        """Return the answer object."""
+        return _quote(json.dumps({CHOICE.name: number}), style)
+
+    def complete(self, answer: Mapping[str, Any]) -> bool:
+        """Return True if the key is there."""
+        return CHOICE.name in answer
+
+    def level(self, *, complete: bool, valid: bool) -> float:
+        """Return how well-formed an answer object is: 0.4 without the key or with a number of no candidate, else 1."""
+        return 1.0 if complete and valid else 0.4
 
 
 _STRING = re.compile(r'"((?:[^"\\]|\\.)*+)"')

@@ -6,7 +6,7 @@ The text is a template: ``{Question}`` stands for the question, ``{Answer}`` for
 
 import re
 
-from medground_prompts.schema import MOST_REGIONS, ListSchema, Schema
+from medground_prompts.schema import MOST_REGIONS, ChoiceSchema, ListSchema, Schema
 
 IMAGE = "<image>"
 THINKING = "<think> thinking process here </think>"
@@ -18,8 +18,10 @@ QUESTION = f"{IMAGE}\n{{Question}}"
 _PLACEHOLDER = re.compile(r"\{(Question|Answer)\}")
 
 
-def template(schema: Schema | ListSchema, *, think: bool) -> str:
+def template(schema: Schema | ListSchema | ChoiceSchema, *, think: bool) -> str:
     """Return our own template for `schema`: with `think`, reasoning first; without, the answer alone."""
+    if isinstance(schema, ChoiceSchema):
+        return _reasoning_choice(schema) if think else _direct_choice(schema)
     if isinstance(schema, ListSchema):
         return _reasoning_list(schema) if think else _direct_list(schema)
     return _reasoning(schema) if think else _direct(schema)
@@ -98,7 +100,7 @@ Example output
 {THINKING}<answer>{{Answer}}</answer>"""
 
 
-def _keys_of_list(schema: ListSchema) -> str:
+def _listed(schema: ListSchema | ChoiceSchema) -> str:
     return "\n".join(f'- "{key.name}": {key.form}, {key.meaning}.' for key in schema.keys)
 
 
@@ -110,7 +112,7 @@ Question: {{Question}}
 Output format
 Write one <answer></answer> block and nothing else. It holds a JSON list with an object for each region, at most \
 {MOST_REGIONS}, or [] where nothing in the image fits. Keys of an object:
-{_keys_of_list(schema)}
+{_listed(schema)}
 
 Example output
 <answer>{{Answer}}</answer>"""
@@ -139,11 +141,56 @@ Write exactly one <think></think> block, immediately followed by exactly one <an
 The think block says how what you see and the context of the question lead to the answer.
 The answer block is a JSON list with an object for each region, at most {MOST_REGIONS}, or [] where nothing in the image \
 fits. Keys of an object:
-{_keys_of_list(schema)}
+{_listed(schema)}
 
 Rules
 - Write one continuous string, with nothing before, between or after the two blocks.
 - Write [] only where nothing fits; do not mark anything then.{box}{points}
+
+Example output
+{THINKING}<answer>{{Answer}}</answer>"""
+
+
+def _direct_choice(schema: ChoiceSchema) -> str:
+    return f"""{IMAGE}
+Candidate regions of this medical image are outlined, each with its number on a plate of the outline's colour. Find the one \
+that the question is about; it may be that none is.
+Question: {{Question}}
+
+Output format
+Write one <answer></answer> block and nothing else. It holds a JSON object with a single key:
+{_listed(schema)}
+
+Example output
+<answer>{{Answer}}</answer>"""
+
+
+def _reasoning_choice(schema: ChoiceSchema) -> str:
+    return f"""{IMAGE}
+Your task is to choose what a question about a medical image means. It may be an X-ray, CT, MRI, ultrasound, endoscopy, \
+fundus, pathology, dermoscopy or mammography image. Candidate regions are outlined in it, each with its number on a plate \
+of the outline's colour.
+The question hints at a region without naming it. As a clinician would, first work out what it is about.
+Then reason from what can be seen to the candidate that is meant; it may be that none is.
+Think step by step.
+Question: {{Question}}
+
+Guidelines
+1. Read the question: let clinical knowledge suggest what the vague wording may refer to.
+2. Collect evidence: look at shape, edges, brightness or density, symmetry, texture and heterogeneity of each candidate.
+3. Decide: is one of the candidates meant, and which?
+4. Answer: write its number, and no diagnosis.
+5. Settle conflicts: where earlier reasoning and the image disagree, believe the image.
+
+Output format
+Write exactly one <think></think> block, immediately followed by exactly one <answer></answer> block.
+The think block says how what you see and the context of the question lead to the candidate.
+The answer block is a JSON object with a single key:
+{_listed(schema)}
+
+Rules
+- Write one continuous string, with nothing before, between or after the two blocks.
+- Write null only where no candidate fits.
 
 Example output
 {THINKING}<answer>{{Answer}}</answer>"""

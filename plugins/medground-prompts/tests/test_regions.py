@@ -183,8 +183,8 @@ def check(interface, text: str, frame: Frame | None) -> Grounding:
     assert 0 <= found.answer_level <= 1 and (found.think_level is None) == (not interface.think)
     assert found.abstains == (found.fault is None and not found.regions)
     for region in found.regions:
-        held = region.prompt().kinds
-        assert held <= interface.provides and (found.fault is not None or held == interface.provides)
+        kinds, placed = region.prompt().kinds, interface.provides - {"text"}
+        assert kinds <= placed and (found.fault is not None or kinds == placed)
         numbers = [*(region.box or ()), *itertools.chain(*region.points)]
         assert all(type(number) is float and math.isfinite(number) for number in numbers)
         assert region.confidence is None or 0 <= region.confidence <= 1

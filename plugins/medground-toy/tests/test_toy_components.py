@@ -63,7 +63,7 @@ def test_the_hooks_register_the_declared_components():
     offered = {}
     medground_toy.register_reasoners(offered.__setitem__)
     medground_toy.register_segmenters(offered.__setitem__)
-    assert sorted(offered) == ["box_fill", "ellipse", "region_growing", "scripted", "threshold", "toy"]
+    assert sorted(offered) == ["box_fill", "ellipse", "region_growing", "scripted", "threshold", "tones", "toy"]
 
 
 def test_the_rule_reasoner_follows_the_question():

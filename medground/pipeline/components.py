@@ -1,4 +1,4 @@
-"""Components of a pipeline that are built when they are first needed."""
+"""The components of a pipeline before they are built."""
 
 import functools
 from collections.abc import Callable
@@ -7,6 +7,8 @@ from typing import Any, Generic, TypeVar
 
 from medground import registry
 from medground.recipe import Recipe
+from medground.recipe.choosing import is_grid
+from medground.recipe.schema import KINDS
 from medground.runs.inputs import RunInputs, component_inputs
 from medground.types import PromptKind
 
@@ -32,20 +34,28 @@ class Deferred(Generic[Built]):
     content: Callable[[], str] = lambda: ""
 
 
-def of_recipe(recipe: Recipe, kind: str) -> Any:
-    """Return the object given for a recipe's component, else the component for later; None where the recipe names none."""
-    if kind in recipe.objects:
-        return recipe.objects[kind]
-    if kind not in recipe.data:
+def of_recipe(recipe: Recipe) -> dict[str, Any]:
+    """Return the objects given for a recipe's components, else the components for later; None where the recipe names none.
+
+    Where its own segmenter proposes, both keys hold the same.
+    """
+    components = {key: _component(recipe, key) for key in ("reasoner", "prompt_interface", "segmenter")}
+    return components | {"proposer": components["segmenter"] if is_grid(recipe) else _component(recipe, "proposer")}
+
+
+def _component(recipe: Recipe, key: str) -> Any:
+    if key in recipe.objects:
+        return recipe.objects[key]
+    if key not in recipe.data:
         return None
-    name = recipe.data[kind]["name"]
+    name, kind = recipe.data[key]["name"], KINDS[key]
 
     def build() -> Any:
-        recipe.require_object(kind)
-        return registry.build(kind, name, **recipe.component(kind).arguments)
+        recipe.require_object(key)
+        return registry.build(kind, name, **recipe.component(key).arguments)
 
-    content = functools.cache(lambda: RunInputs(components=component_inputs(recipe, kind)).digest)
-    return Deferred(name, recipe.digest(kind), build, lambda: registry.factory(kind, name), content)
+    content = functools.cache(lambda: RunInputs(components=component_inputs(recipe, key)).digest)
+    return Deferred(name, recipe.digest(key), build, lambda: registry.factory(kind, name), content)
 
 
 def declared_kinds(component: Any, attribute: str) -> frozenset[PromptKind] | None:
