@@ -54,6 +54,8 @@ SamplerCorrection = StrEnum("SamplerCorrection", ["none", "truncate", "mask"])
 """
 LearningRateSchedule = StrEnum("LearningRateSchedule", ["constant", "linear", "cosine"])
 """The course of the learning rate after the warm-up."""
+Propagation = StrEnum("Propagation", ["model", "copy", "interpolate", "per_slice"])
+"""How a target is followed through a volume: by the segmenter's own memory of slices, or by what needs none."""
 EvaluationProtocol = StrEnum("EvaluationProtocol", ["corrected", "released"])
 """The rules of an evaluation; ``released``: also the published system's numbers and aggregation."""
 
@@ -267,6 +269,23 @@ class EvaluateConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class VolumeConfig:
+    """``volume``: the slice of a volume that is asked about, and how targets are followed from there."""
+
+    slice: str | None = None
+    """A slice's number from 0, ``ask`` (the reasoner chooses), ``middle``, or ``largest`` (where the truth is known); None: the
+    user says."""
+    plane: str | None = None
+    """``axial``, ``coronal`` or ``sagittal``; None: the plane that the file stores slice by slice."""
+    propagation: Propagation = Propagation.model
+    """What follows a target: the segmenter's own ``model``; or, of any segmenter, ``copy``, ``interpolate``, ``per_slice``."""
+    reach: float | None = number(None, least=0.0)
+    """Millimetres that a target is followed beyond the slice; None: to the ends of the volume."""
+    patience: int | None = number(3, least=1)
+    """A target ends after so many slices in a row without it; None: never."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class SweepConfig:
     """``sweep``: how the variants of a recipe are repeated and compared."""
 
@@ -291,6 +310,7 @@ SECTIONS: Mapping[str, type] = {
     "sft": SftConfig,
     "validate": ValidationConfig,
     "evaluate": EvaluateConfig,
+    "volume": VolumeConfig,
     "sweep": SweepConfig,
 }
 """Top-level key -> its dataclass. ``sampling`` is in every resolved recipe; the others where a recipe names them."""
