@@ -28,6 +28,7 @@ from medground.protocols import RolloutSource as RolloutSource
 from medground.protocols import Segmenter as Segmenter
 from medground.protocols import Tracker as Tracker
 from medground.protocols import TrainableReasoner as TrainableReasoner
+from medground.protocols import VolumeSegmenter as VolumeSegmenter
 from medground.registry import build as build
 from medground.rewards.adapters import from_trl as from_trl
 from medground.rewards.adapters import from_verl as from_verl

@@ -16,7 +16,7 @@ NAMES = """
 load Pipeline build rubric train evaluate sweep export read_image read_volume open_dataset from_trl from_verl to_trl to_verl
 hookimpl Query Sample Target Region Grounding Completion Sampling SpatialPrompt Mask Volume Rollout RewardResult Fault
 Frame Box Point
-Reasoner TrainableReasoner PromptInterface Segmenter Reward Engine RolloutSource Tracker
+Reasoner TrainableReasoner PromptInterface Segmenter VolumeSegmenter Reward Engine RolloutSource Tracker
 MedgroundError RunError RecipeError InputError ViewError UsageError PluginError Interrupted SegmenterError
 SegmenterMemoryError
 """

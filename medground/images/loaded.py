@@ -8,7 +8,7 @@ from typing import Any, Literal
 from medground.geometry import Size
 from medground.types import Image
 
-ImageKind = Literal["picture", "dicom", "nifti", "nrrd"]
+ImageKind = Literal["picture", "dicom", "nifti", "nrrd", "array"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -23,6 +23,7 @@ from medground.protocols.training import (
     RolloutSource,
     Tracker,
 )
+from medground.protocols.volumes import SlicePrompts, VolumeSegmenter
 
 __all__ = [
     "BatchSegmenter",
@@ -36,6 +37,8 @@ __all__ = [
     "Segmenter",
     "ServedReasoner",
     "Serving",
+    "SlicePrompts",
     "Tracker",
     "TrainableReasoner",
+    "VolumeSegmenter",
 ]

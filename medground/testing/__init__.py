@@ -19,6 +19,7 @@ from medground.testing.reward import check_reward
 from medground.testing.rollout import check_rollout
 from medground.testing.segmenter import check_segmenter
 from medground.testing.tracker import check_tracker
+from medground.testing.volume_segmenter import check_volume_segmenter
 
 __all__ = [
     "ConformanceError",
@@ -32,4 +33,5 @@ __all__ = [
     "check_rollout",
     "check_segmenter",
     "check_tracker",
+    "check_volume_segmenter",
 ]
