@@ -111,7 +111,7 @@ def test_the_page_works_by_keyboard_and_mouse(volume, phantom, tmp_path):
         browser = started.chromium.launch(executable_path=str(chromium), args=["--no-sandbox"])
         tab = browser.new_page(viewport={"width": 400, "height": 900})
         messages: list[str] = []
-        tab.on("console", lambda message: messages.append(message.text))
+        tab.on("console", lambda message: messages.append(message.text) if message.type == "error" else None)
         tab.on("pageerror", lambda error: messages.append(str(error)))
         tab.goto((tmp_path / "page.html").as_uri())
         status, axial = tab.locator(".status"), tab.locator("[data-plane=axial]")

@@ -91,7 +91,12 @@ def test_a_segmenter_of_single_images_does_not_follow_by_itself(volume):
 def test_nothing_fits_is_an_answer_in_either_exchange(volume):
     def saying(text, interface):
         return medground.load(
-            {"reasoner": {"name": "scripted", "texts": [text]}, "prompt_interface": interface, "segmenter": "box_fill"}
+            {
+                "reasoner": {"name": "scripted", "texts": [text]},
+                "prompt_interface": interface,
+                "segmenter": "box_fill",
+                "prompt": "box",
+            }
         )
 
     none = ground_volume(saying('<answer>{"slice": null}</answer>', "bbox"), volume, QUESTION, config=config("ask"))
