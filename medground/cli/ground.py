@@ -26,8 +26,7 @@ _WRITE = "Write the masks in the geometry of IMAGE too: DICOM SEG, RTSTRUCT or s
 @click.command(
     epilog=examples(
         'medground ground scan.png "Which bright spot on the left is new?" --recipe infer/toy',
-        'medground ground ct.nii.gz "What narrows the airway?" --slice 40 --plane axial segmenter=medsam2',
-        'medground ground slice.dcm "Where is the lesion?" --write seg --write rtstruct',
+        'medground ground ct.nii.gz "What narrows the airway?" --slice 40 --plane axial --write nrrd segmenter=medsam2',
     )
 )
 @click.argument("image", type=click.Path(path_type=Path))
