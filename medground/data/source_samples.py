@@ -40,6 +40,8 @@ class SourceVolume:
     """A label map on the same grid, NIfTI."""
     values: tuple[int, ...]
     """The labels that are meant."""
+    window: str | None = None
+    """How values become grey, as of `medground.images.view.View`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

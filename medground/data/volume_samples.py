@@ -1,8 +1,9 @@
 """Samples that are whole volumes: a question about a volume, and the truth as a label map of it.
 
 A built dataset holds them as ``volumes.jsonl`` beside its manifest, a line of JSON each: ``id``, ``volume`` and ``mask`` (paths
-relative to the file), ``mask_value`` (the labels that are meant), ``question``, ``split``, ``group`` (what may not part between
-splits), and labels such as ``category`` and ``modality``. They have the splits and the groups of the dataset's slices.
+relative to the file), ``mask_value`` (the labels that are meant), ``question``, ``window``, ``split``, ``group`` (what may not
+part between splits), and labels such as ``category`` and ``modality``. They have the splits and the groups of the dataset's
+slices.
 """
 
 from dataclasses import dataclass, field
@@ -35,6 +36,8 @@ class VolumeSample:
     """The labels of the mask that are meant."""
     group: str
     """What may not part between splits: the patient, else the volume."""
+    window: str | None = None
+    """How values become grey, as of `medground.images.view.View`."""
     split: str | None = None
     labels: dict[str, str] = field(default_factory=dict)
 
@@ -100,12 +103,13 @@ def _parse(line: JsonLine, folder: Path) -> VolumeSample:
     values = words.get("mask_value")
     if not isinstance(values, list) or not values or any(type(value) is not int for value in values):
         raise InputError(f"{where} has no list of labels mask_value", hint='for example "mask_value": [1]')
-    rest = {key: value for key, value in words.items() if key not in (*_TEXTS, "mask_value", "split")}
+    own = (*_TEXTS, "mask_value", "window", "split")
+    labels = {key: value for key, value in words.items() if key not in own and isinstance(value, str)}
     try:
         volume, mask = inside(folder, words["volume"]), inside(folder, words["mask"])
     except InputError as error:
         raise InputError(f"{where} {error.message}") from error
     return VolumeSample(
         id=words["id"], question=words["question"], volume=volume, mask=mask, values=tuple(values), group=words["group"],
-        split=words.get("split"), labels={key: value for key, value in rest.items() if isinstance(value, str)},
+        window=words.get("window"), split=words.get("split"), labels=labels,
     )  # fmt: skip

@@ -46,6 +46,7 @@ def write_volumes(drafts: "Iterable[Draft]", work: Path) -> int:
             {
                 "id": f"{volume}__{category.replace(' ', '_')}", "volume": names[draft.volume.image],
                 "mask": names[draft.volume.mask], "mask_value": list(draft.volume.values),
+                **({"window": draft.volume.window} if draft.volume.window else {}),
                 **{word: draft.line[word] for word in _KEPT if word in draft.line},
             }
         )  # fmt: skip

@@ -67,7 +67,7 @@ def test_a_volume_has_a_sample_for_each_of_its_targets(built, source):
         phantom, number = truths.pop(truth.tobytes())
         assert np.array_equal(volume.array(), phantom.voxels) and np.allclose(volume.affine, phantom.affine, atol=1e-4)
         assert sample.labels["category"] == ("first", "second")[number - 1] and sample.labels["modality"] == "CT"
-        assert sample.question
+        assert sample.question and sample.window == "soft_tissue"
     assert not truths
 
 

@@ -221,5 +221,5 @@ def _sample(
         question=question,
         split=split,
         spacing=info.spacing,
-        volume=SourceVolume(image=image, mask=labels, values=values) if is_nifti(labels) else None,
+        volume=SourceVolume(image=image, mask=labels, values=values, window=view.window) if is_nifti(labels) else None,
     )
