@@ -84,7 +84,7 @@ def seg_bytes(
             content_label="SEGMENTATION", content_creator_name="medground^",
             transfer_syntax_uid=uid.ExplicitVRLittleEndian,
         )  # fmt: skip
-        if not sources.first.get("FrameOfReferenceUID"):
+        if not dataset.get("FrameOfReferenceUID"):
             dataset.PatientOrientation = ""  # type 2C: stated where no plane says it
         return file_bytes(dataset)
 
