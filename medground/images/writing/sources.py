@@ -95,6 +95,8 @@ def read_sources(canvas: Canvas) -> Sources:
             datasets.append(_header(instance, canvas.name))
             if canvas.placed:
                 _state_thickness(datasets[-1], float(np.linalg.norm(canvas.affine[:3, 2])))
+            else:
+                datasets[-1].pop("FrameOfReferenceUID", None)  # without a position it says nothing
         frames.append((numbers[str(instance.path)], instance.frame or 0))
     return Sources(canvas.name, tuple(datasets), tuple(frames))
 
