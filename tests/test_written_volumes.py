@@ -265,7 +265,7 @@ def test_patient_and_study_are_those_of_the_source_in_any_script(name, tmp_path,
 @pytest.mark.parametrize("name", ["m.seg.dcm", "m.rtstruct.dcm"])
 def test_what_a_dicom_file_must_refer_to_is_demanded(name, tmp_path, highdicom):
     for keyword, message in (
-        ("StudyInstanceUID", "lacks identifiers"),
+        ("StudyInstanceUID", "lacks valid identifiers"),
         ("FrameOfReferenceUID", "frame of reference|place|where"),
     ):
         slices = series(noise(SIDES), AXIAL)

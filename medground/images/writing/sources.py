@@ -113,11 +113,11 @@ def _header(instance: Instance, name: str) -> "Dataset":
         missing = [
             keyword
             for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")
-            if not dataset.get(keyword)
+            if not pydicom.uid.UID(dataset.get(keyword) or "").is_valid
         ]
         if missing:
             raise InputError(
-                f"{name} lacks identifiers that a DICOM file must refer to: {', '.join(missing)}",
+                f"{name} lacks valid identifiers that a DICOM file must refer to: {', '.join(missing)}",
                 hint="write .nii.gz or .seg.nrrd",
             )
         _complete(dataset)
