@@ -34,11 +34,17 @@ def check_seg(canvas: Canvas, sources: Sources) -> None:
     """Refuse sources that a Segmentation cannot refer to.
 
     Raises:
-        InputError: for several files of several frames, and a place in the patient without a frame of reference.
+        InputError: for films, several files of several frames, and a place in the patient without a frame of reference.
         PluginError: without highdicom.
     """
     import_highdicom()
-    if len(sources.datasets) > 1 and any((one.get("NumberOfFrames") or 1) > 1 for one in sources.datasets):
+    films = any(int(one.get("NumberOfFrames") or 1) > 1 for one in sources.datasets)
+    if films and not canvas.placed:
+        raise InputError(
+            f"{canvas.name} is a film whose frames have no place in the patient, of which no Segmentation is written",
+            hint="write .sc.dcm, a picture of the frame with the outline drawn into it",
+        )
+    if films and len(sources.datasets) > 1:
         raise InputError(
             f"{canvas.name} is made of several multi-frame files, and a Segmentation refers to one of them",
             hint="write .nii.gz, .seg.nrrd or .rtstruct.dcm",
@@ -84,7 +90,7 @@ def seg_bytes(
             content_label="SEGMENTATION", content_creator_name="medground^",
             transfer_syntax_uid=uid.ExplicitVRLittleEndian,
         )  # fmt: skip
-        if not sources.first.get("FrameOfReferenceUID"):
+        if not dataset.get("FrameOfReferenceUID"):
             dataset.PatientOrientation = ""  # type 2C: stated where no plane says it
         return file_bytes(dataset)
 

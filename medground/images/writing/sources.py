@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from io import BytesIO
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from medground import __version__
 from medground.errors import InputError
 from medground.images import dicom, dicom_pixels
@@ -91,6 +93,10 @@ def read_sources(canvas: Canvas) -> Sources:
         if str(instance.path) not in numbers:
             numbers[str(instance.path)] = len(datasets)
             datasets.append(_header(instance, canvas.name))
+            if canvas.placed:
+                _state_thickness(datasets[-1], float(np.linalg.norm(canvas.affine[:3, 2])))
+            else:
+                datasets[-1].pop("FrameOfReferenceUID", None)  # without a position it says nothing
         frames.append((numbers[str(instance.path)], instance.frame or 0))
     return Sources(canvas.name, tuple(datasets), tuple(frames))
 
@@ -107,11 +113,11 @@ def _header(instance: Instance, name: str) -> "Dataset":
         missing = [
             keyword
             for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")
-            if not dataset.get(keyword)
+            if not pydicom.uid.UID(dataset.get(keyword) or "").is_valid
         ]
         if missing:
             raise InputError(
-                f"{name} lacks identifiers that a DICOM file must refer to: {', '.join(missing)}",
+                f"{name} lacks valid identifiers that a DICOM file must refer to: {', '.join(missing)}",
                 hint="write .nii.gz or .seg.nrrd",
             )
         _complete(dataset)
@@ -137,6 +143,18 @@ def _complete(dataset: "Dataset") -> None:
             value = ""
         setattr(dataset, keyword, value)
     dataset.SpecificCharacterSet = "ISO_IR 192"
+
+
+def _state_thickness(dataset: "Dataset", step: float) -> None:
+    """State the distance of slices as their thickness wherever a source lacks one."""
+    groups = [
+        *(dataset.get("SharedFunctionalGroupsSequence") or ()),
+        *(dataset.get("PerFrameFunctionalGroupsSequence") or ()),
+    ]
+    measures = [one for group in groups for one in group.get("PixelMeasuresSequence") or ()]
+    for holder in (dataset, *measures):
+        if not holder.get("SliceThickness"):
+            holder.SliceThickness = f"{step:.6g}"
 
 
 def new_dataset(source: "Dataset", sop_class: str, modality: str, series: str, number: int) -> "FileDataset":

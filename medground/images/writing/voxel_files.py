@@ -124,7 +124,7 @@ def _segment_fields(number: int, segment: LabelledMask, mask: NDArray[np.bool_],
         f"{category}~{kind}~^^~Anatomic codes - DICOM master list~^^~^^|",
     }  # fmt: skip
     for field, value in fields.items():
-        yield f"LabelledMask{number}_{field}:={value}"
+        yield f"Segment{number}_{field}:={value}"
 
 
 def _layers(masks: Sequence[NDArray[np.bool_]]) -> list[int]:
