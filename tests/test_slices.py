@@ -13,6 +13,7 @@ from medground.images.montage import STRIP, montage
 from medground.images.read_volume import read_volume
 from medground.pipeline.cache import StageCache
 from medground.pipeline.slices import WhichSlice, choose_slice, largest_slice
+from medground.recipe.schema import SliceRule
 from medground.types import Completion, Fault, Query, Region, Sampling, Target, image_of, text_of
 
 pytest.importorskip("nibabel", reason="needs nibabel")
@@ -131,7 +132,12 @@ def test_a_named_slice_and_rules_ask_nobody(volume, phantom):
     truth = phantom.labels > 0
     chosen = [
         choose_slice(pipeline, volume, QUESTION, rule, plane=plane, truth=truth)
-        for rule, plane in ((7, None), ("middle", "coronal"), ("largest", "axial"), ("largest", "sagittal"))
+        for rule, plane in (
+            (7, None),
+            (SliceRule.middle, "coronal"),
+            (SliceRule.largest, "axial"),
+            (SliceRule.largest, "sagittal"),
+        )
     ]
     assert [(one.plane, one.index, one.rule) for one in chosen] == [
         ("axial", 7, "given"), ("coronal", 28, "middle"),
@@ -145,16 +151,14 @@ def test_a_slice_that_is_not_there_or_no_rule_is_refused(volume):
     pipeline = medground.load("infer/toy")
     with pytest.raises(ViewError, match="no axial slice 30"):
         choose_slice(pipeline, volume, QUESTION, 30)
-    with pytest.raises(UsageError, match="no number and no rule: 'best'"):
-        choose_slice(pipeline, volume, QUESTION, "best")
     with pytest.raises(UsageError, match="largest is of a data set"):
-        choose_slice(pipeline, volume, QUESTION, "largest")
+        choose_slice(pipeline, volume, QUESTION, SliceRule.largest)
 
 
 def test_the_reasoner_is_shown_a_montage_and_its_exchange_has_a_key_of_its_own(volume, phantom):
     cache = StageCache()
     pipeline = medground.load("infer/toy", cache=cache)
-    choice = choose_slice(pipeline, volume, QUESTION, "ask", window="soft_tissue")
+    choice = choose_slice(pipeline, volume, QUESTION, SliceRule.ask, window="soft_tissue")
     truth = np.flatnonzero(phantom.labels.any(axis=(0, 1)))
     assert choice.rule == "ask" and choice.fault is None and truth.min() <= choice.index <= truth.max()
     assert f'"slice": {choice.index}' in choice.completion.text and choice.query.question == QUESTION
@@ -163,10 +167,12 @@ def test_the_reasoner_is_shown_a_montage_and_its_exchange_has_a_key_of_its_own(v
     assert cache.misses["completions"] == 2 and cache.hits["completions"] == 0
     pipeline(choice.query)
     assert cache.misses["completions"] == 3, "the same image and question, asked to be grounded, is another exchange"
-    again = choose_slice(medground.load("infer/toy", cache=cache), volume, QUESTION, "ask", window="soft_tissue")
+    again = choose_slice(
+        medground.load("infer/toy", cache=cache), volume, QUESTION, SliceRule.ask, window="soft_tissue"
+    )
     assert again.index == choice.index and cache.hits["completions"] == 1 and cache.misses["completions"] == 3
-    choose_slice(pipeline, volume, "Which dark round spot is it?", "ask")
-    choose_slice(pipeline, volume, QUESTION, "ask", plane="coronal")
+    choose_slice(pipeline, volume, "Which dark round spot is it?", SliceRule.ask)
+    choose_slice(pipeline, volume, QUESTION, SliceRule.ask, plane="coronal")
     assert cache.misses["completions"] == 5
 
 
@@ -184,10 +190,10 @@ def test_both_exchanges_are_answered_by_one_reasoner(volume):
 
     reasoner = Counting()
     pipeline = medground.load("infer/toy", reasoner=reasoner)
-    choice = choose_slice(replace_sampling(pipeline), volume, QUESTION, "ask")
+    choice = choose_slice(replace_sampling(pipeline), volume, QUESTION, SliceRule.ask)
     assert choice.index is None and choice.fault is None and choice.grounding.abstains and reasoner.asked == 1
     deferred = medground.load("infer/toy")
-    choose_slice(deferred, volume, QUESTION, "ask")
+    choose_slice(deferred, volume, QUESTION, SliceRule.ask)
     assert "reasoner" in vars(deferred), "what the first exchange built answers the second"
 
 
@@ -204,5 +210,5 @@ def test_what_the_reasoner_wrote_wrongly_is_a_fault_without_a_slice(volume):
             "segmenter": "box_fill",
         }
     )
-    choice = choose_slice(pipeline, volume, QUESTION, "ask")
+    choice = choose_slice(pipeline, volume, QUESTION, SliceRule.ask)
     assert choice.index is None and choice.fault is Fault.NO_ANSWER and choice.completion.text == "I cannot tell."

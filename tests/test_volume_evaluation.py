@@ -29,8 +29,8 @@ def made(tmp_path_factory):
         nibabel.save(nibabel.Nifti1Image(phantom.labels, affine), folder / f"m{seed}.nii.gz")
         lines.append(
             {"id": f"s{seed}", "volume": f"v{seed}.nii.gz", "mask": f"m{seed}.nii.gz", "mask_value": [1],
-             "question": f"Which {tone} round spot is it?", "group": f"p{seed // 2}", "category": "ab"[seed % 2], "split": "test",
-             "window": "soft_tissue"}
+             "question": f"Which {tone} round spot is it?", "group": f"p{seed // 2}", "category": "ab"[seed % 2],
+             "split": "test", "window": "soft_tissue"}
         )  # fmt: skip
     (folder / "volumes.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return folder

@@ -12,7 +12,7 @@ from medground.evaluation.volumes import volume_metrics
 from medground.images.read_volume import read_volume
 from medground.pipeline.slices import SliceChoice
 from medground.pipeline.volumes import ground_volume, slice_distance, slice_rule
-from medground.recipe.schema import Propagation, VolumeConfig
+from medground.recipe.schema import Propagation, SliceRule, VolumeConfig
 from medground.types import Fault, Mask
 
 pytest.importorskip("nibabel", reason="needs nibabel")
@@ -31,7 +31,8 @@ def volume(phantom, tmp_path):
 
 
 def config(slice, propagation="per_slice", **more):
-    return VolumeConfig(slice=str(slice), propagation=Propagation(propagation), **more)
+    named = {"index": slice} if isinstance(slice, int) else {"slice": SliceRule(slice)}
+    return VolumeConfig(**named, propagation=Propagation(propagation), **more)
 
 
 def boxed(x1, y1, x2, y2):
@@ -80,7 +81,9 @@ def test_no_slice_is_chosen_silently(volume):
     assert medground.load("infer/toy").as_recipe.config.volume.slice is None
     with pytest.raises(UsageError, match="no slice is named"):
         ground_volume(boxed(1, 1, 9, 9), volume, QUESTION, config=VolumeConfig(propagation=Propagation.copy))
-    assert slice_rule("12") == 12 and slice_rule("ask") == "ask"
+    with pytest.raises(UsageError, match="named twice"):
+        slice_rule(VolumeConfig(slice=SliceRule.ask, index=0))
+    assert slice_rule(VolumeConfig(index=0)) == 0 and slice_rule(VolumeConfig(slice=SliceRule.ask)) == "ask"
 
 
 def test_a_segmenter_of_single_images_does_not_follow_by_itself(volume):

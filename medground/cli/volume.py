@@ -64,13 +64,11 @@ def volume(
     from medground.pipeline.pipeline import load
     from medground.pipeline.volumes import ground_volume
 
-    chosen = {"volume.slice": slice_, "volume.plane": plane}
-    words = [f"{key}={value}" for key, value in chosen.items() if value is not None]
     source = read_volume(path, series=series, stack=stack)
     forms = formats or ("seg" if source.kind == "dicom" else source.kind,)
     for form in forms:
         check_format(form, source)
-    pipeline = load(recipe, *overrides, *words)
+    pipeline = load(recipe, *overrides, *_slice_settings(slice_, plane))
     result = ground_volume(pipeline, source, question, window=window)
     if result.fault is Fault.UNUSABLE_INPUT:
         raise InputError(result.cause)
@@ -81,3 +79,12 @@ def volume(
         click.echo(summary(result, out, written), err=True)
     if result.fault is not None and not result.fault.of_model:
         raise RunError(f"the question was not answered: {result.fault}", hint=result.cause or None)
+
+
+def _slice_settings(slice_: str | None, plane: str | None) -> list[str]:
+    """Return the overrides that --slice and --plane stand for."""
+    settings = [] if plane is None else [f"volume.plane={plane}"]
+    if slice_ is not None:
+        index, rule = (slice_, "null") if slice_.isdecimal() else ("null", slice_)
+        settings += [f"volume.index={index}", f"volume.slice={rule}"]
+    return settings

@@ -13,8 +13,8 @@ from medground.images.writing.labelled import LabelledMask
 from medground.images.writing.write import SUFFIXES, encode_masks
 from medground.measures import RULE
 from medground.pipeline.pipeline import Pipeline
-from medground.pipeline.slices import ASK
 from medground.pipeline.volumes import VolumeResult
+from medground.recipe.schema import SliceRule
 from medground.report import STATEMENT, render
 from medground.report.viewer import viewer
 from medground.runs.files import replacing
@@ -83,7 +83,7 @@ def summary(result: VolumeResult, out: Path, stated: dict[str, Any]) -> str:
 
 def _slice_words(result: VolumeResult) -> str:
     choice = result.choice
-    how = "the reasoner was asked" if choice.rule == ASK else choice.rule
+    how = "the reasoner was asked" if choice.rule == SliceRule.ask else choice.rule
     which = "none" if choice.index is None else str(choice.index)
     return f"{choice.plane} {which} of 0 to {result.volume.count(choice.plane) - 1} ({how})"
 

@@ -26,7 +26,7 @@ from medground.evaluation.summary import metric_summary
 from medground.evaluation.volumes import volume_metrics
 from medground.pipeline.cache import StageCache
 from medground.pipeline.pipeline import Pipeline
-from medground.pipeline.volumes import VolumeResult, ground_volume, slice_distance
+from medground.pipeline.volumes import VolumeResult, ground_volume, slice_distance, slice_rule
 from medground.progress import Count
 from medground.recipe import Recipe, check, resolve
 from medground.recipe.recipe import Source
@@ -193,7 +193,7 @@ def _summarize(recipe: Recipe, records: Sequence[VolumeRecord], how: Resampling)
     config = recipe.config.volume
     categories = sorted({record.category for record in records} - {""})
     return VolumeEvaluation(
-        samples=len(records), clusters=len({record.cluster for record in records}), slice=str(config.slice),
+        samples=len(records), clusters=len({record.cluster for record in records}), slice=str(slice_rule(config)),
         propagation=config.propagation, metrics=_metrics(records, how),
         by_category={
             name: _metrics([record for record in records if record.category == name], how) for name in categories

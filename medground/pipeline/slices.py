@@ -21,11 +21,9 @@ from medground.images.volume import Volume
 from medground.pipeline.deferred import Deferred
 from medground.pipeline.pipeline import Pipeline
 from medground.protocols import PromptInterface
+from medground.recipe.schema import SliceRule
 from medground.types import Completion, Fault, Grounding, Messages, PromptKind, Query, Region, Target
 
-ASK, MIDDLE, LARGEST = "ask", "middle", "largest"
-RULES = (ASK, MIDDLE, LARGEST)
-"""Rules for a slice; ``largest`` needs the truth, so it is for data sets."""
 KEY = "slice"
 _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 _THINK = re.compile(r"<think>(.*?)(?:</think>|\Z)", re.DOTALL)
@@ -117,7 +115,7 @@ def choose_slice(
     pipeline: Pipeline,
     volume: Volume,
     question: str,
-    rule: str | int,
+    rule: SliceRule | int,
     *,
     plane: str | None = None,
     window: str | None = None,
@@ -129,13 +127,13 @@ def choose_slice(
         pipeline: whose reasoner is asked, with its sampling and its cache.
         volume: whose slice.
         question: what is asked.
-        rule: the slice's number, or one of `RULES`.
+        rule: the slice's number, or what chooses it.
         plane: None takes the plane that is stored slice by slice.
         window: as `Volume.slice`.
         truth: bool ``[i, j, k]``, for ``largest``.
 
     Raises:
-        UsageError: for a rule that is none, or ``largest`` without truth.
+        UsageError: for ``largest`` without truth.
         ViewError: for a plane, a slice or a window that is not there.
         InputError: if the file is damaged or was changed.
     """
@@ -144,14 +142,12 @@ def choose_slice(
     if isinstance(rule, int):
         volume.placement(plane, rule)  # refuses a slice that is not there
         return SliceChoice(plane=plane, index=rule, rule="given")
-    if rule == MIDDLE:
+    if rule == SliceRule.middle:
         return SliceChoice(plane=plane, index=count // 2, rule=rule)
-    if rule == LARGEST:
+    if rule == SliceRule.largest:
         if truth is None or not truth.any():
             raise UsageError("slice=largest is of a data set, whose truth says where", hint="--slice N, middle or ask")
         return SliceChoice(plane=plane, index=largest_slice(truth, volume.placement(plane, 0).axis), rule=rule)
-    if rule != ASK:
-        raise UsageError(f"slice is no number and no rule: {rule!r}", hint=f"--slice N, {', '.join(RULES)}")
     return _ask(pipeline, volume, question, plane, window)
 
 
@@ -167,9 +163,9 @@ def _ask(pipeline: Pipeline, volume: Volume, question: str, plane: str, window: 
     [[completion]] = asking.completions([query], replace(pipeline.sampling, num_generations=1))
     pipeline.reuse(asking)  # a reasoner that was built for the first exchange answers the second
     grounding = asking.ground(query, completion)
-    region = grounding.region
+    index = None if grounding.region is None else int(grounding.region.label)
     return SliceChoice(
-        plane=plane, index=None if region is None else int(region.label), rule=ASK, query=query, completion=completion,
+        plane=plane, index=index, rule=SliceRule.ask, query=query, completion=completion,
         grounding=grounding, fault=completion.fault or grounding.fault, cause=completion.cause,
     )  # fmt: skip
 

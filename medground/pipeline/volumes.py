@@ -15,8 +15,8 @@ from medground.images.volume import Volume
 from medground.measures import VolumeMeasures, measure_volume
 from medground.pipeline.pipeline import Pipeline
 from medground.pipeline.result import GroundingResult
-from medground.pipeline.slices import RULES, SliceChoice, choose_slice
-from medground.recipe.schema import VolumeConfig
+from medground.pipeline.slices import SliceChoice, choose_slice
+from medground.recipe.schema import SliceRule, VolumeConfig
 from medground.segmenters.propagation import volume_segmenter
 from medground.types import Fault, Query, Region
 
@@ -121,7 +121,7 @@ def ground_volume(
     """
     config = config or pipeline.as_recipe.config.volume
     follower = volume_segmenter(config.propagation, pipeline.segmenter)
-    rule = slice_rule(config.slice)
+    rule = slice_rule(config)
     choice = choose_slice(pipeline, volume, question, rule, plane=config.plane, window=window, truth=truth)
 
     def result(answer: GroundingResult | None, fault: Fault | None, cause: str, *masks: Voxels) -> VolumeResult:
@@ -153,15 +153,21 @@ def ground_volume(
     return result(answer, None, "", *masks)
 
 
-def slice_rule(word: str | None) -> str | int:
-    """Return the slice that a word of a recipe or of the command line names: a number, or a rule.
+def slice_rule(config: VolumeConfig) -> SliceRule | int:
+    """Return what names the slice: its number, or a rule.
 
     Raises:
-        UsageError: if there is none: a slice is never chosen silently.
+        UsageError: if nothing does, as a slice is never chosen silently; or if both do.
     """
-    if word is None:
-        raise UsageError("no slice is named", hint=f"--slice N, or --slice {', '.join(RULES)}")
-    return int(word) if word.isdecimal() else word
+    if config.slice is not None and config.index is not None:
+        raise UsageError(
+            f"the slice is named twice: volume.slice is {config.slice}, and volume.index {config.index}",
+            hint="set one of them to null",
+        )
+    rule = config.slice if config.index is None else config.index
+    if rule is None:
+        raise UsageError("no slice is named", hint=f"--slice N, or --slice {', '.join(SliceRule)}")
+    return rule
 
 
 def slice_distance(volume: Volume, choice: SliceChoice, truth: Voxels) -> Mapping[str, float] | None:

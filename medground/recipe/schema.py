@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from medground.images.view import PLANES
 from medground.types import ChosenKind, TextSource
 
 COMPONENTS = ("reasoner", "prompt_interface", "segmenter", "engine", "rollout")
@@ -56,6 +57,11 @@ LearningRateSchedule = StrEnum("LearningRateSchedule", ["constant", "linear", "c
 """The course of the learning rate after the warm-up."""
 Propagation = StrEnum("Propagation", ["model", "copy", "interpolate", "per_slice"])
 """How a target is followed through a volume: by the segmenter's own memory of slices, or by what needs none."""
+SliceRule = StrEnum("SliceRule", ["ask", "middle", "largest"])
+"""``ask``: the reasoner is shown a montage and chooses; ``middle`` of the volume; ``largest``: the slice that holds most of the
+target, where the truth is known."""
+SlicePlane = StrEnum("SlicePlane", list(PLANES))
+"""A plane of a volume."""
 EvaluationProtocol = StrEnum("EvaluationProtocol", ["corrected", "released"])
 """The rules of an evaluation; ``released``: also the published system's numbers and aggregation."""
 
@@ -272,11 +278,12 @@ class EvaluateConfig:
 class VolumeConfig:
     """``volume``: the slice of a volume that is asked about, and how targets are followed from there."""
 
-    slice: str | None = None
-    """A slice's number from 0, ``ask`` (the reasoner chooses), ``middle``, or ``largest`` (where the truth is known); None: the
-    user says."""
-    plane: str | None = None
-    """``axial``, ``coronal`` or ``sagittal``; None: the plane that the file stores slice by slice."""
+    slice: SliceRule | None = None
+    """Who chooses the slice; None: `index` or the user names it."""
+    index: int | None = number(None, least=0)
+    """The slice's number, from 0; in place of a rule."""
+    plane: SlicePlane | None = None
+    """Of the slice; None: the plane that the file stores slice by slice."""
     propagation: Propagation = Propagation.model
     """What follows a target: the segmenter's own ``model``; or, of any segmenter, ``copy``, ``interpolate``, ``per_slice``."""
     reach: float | None = number(None, least=0.0)
