@@ -18,6 +18,8 @@ from medground.hookspecs import hookimpl as hookimpl
 from medground.images.read import read_image as read_image
 from medground.images.read_volume import read_volume as read_volume
 from medground.images.volume import Volume as Volume
+from medground.images.writing.labelled import LabelledMask as LabelledMask
+from medground.images.writing.write import write_masks as write_masks
 from medground.pipeline.load import load as load
 from medground.pipeline.pipeline import Pipeline as Pipeline
 from medground.protocols import Engine as Engine

@@ -23,6 +23,8 @@ from medground.errors import InputError, UsageError, ViewError  # noqa: E402
 from medground.images import nifti  # noqa: E402
 from medground.images.read import open_image, read_image, read_mask  # noqa: E402
 from medground.images.view import View  # noqa: E402
+from medground.images.writing.labelled import LabelledMask  # noqa: E402
+from medground.images.writing.write import write_masks  # noqa: E402
 
 SIDES = (9, 11, 7)
 
@@ -98,7 +100,7 @@ def test_masks_come_back_into_the_right_voxels(tmp_path_factory, order, signs, t
     volume = nifti.NiftiFile(path)
     axis = volume.placement(View(plane=plane, slice=0)).axis
     view = View(plane=plane, slice=data.draw(st.integers(0, SIDES[axis] - 1)))
-    nifti.write_mask(folder / "out.nii.gz", path, view, nifti.mask(path, view))
+    write_masks(folder / "out.nii.gz", [LabelledMask(data=nifti.mask(path, view))], path, view=view)
     out = nibabel.load(folder / "out.nii.gz")
     expected = np.zeros(SIDES, bool)
     here = (slice(None),) * axis + (view.slice,)
@@ -118,14 +120,15 @@ def test_a_written_mask_keeps_the_geometry_and_drops_the_words(tmp_path):
     nibabel.save(image, tmp_path / "v.nii.gz")
     view = View(plane="coronal", slice=3)
     shown = open_image(tmp_path / "v.nii.gz", view)
-    nifti.write_mask(tmp_path / "m.nii.gz", tmp_path / "v.nii.gz", view, np.ones(shown.pixels.shape[:2], bool))
+    write_masks(tmp_path / "m.nii.gz", [LabelledMask(data=np.ones(shown.size, bool))], tmp_path / "v.nii.gz", view=view)
     out, source = nibabel.load(tmp_path / "m.nii.gz"), nibabel.load(tmp_path / "v.nii.gz")
     for field in ("qform_code", "sform_code", "pixdim", "xyzt_units", "srow_x", "quatern_b", "dim"):
         assert np.array_equal(out.header[field], source.header[field]), field
     assert b"CANARY" not in gzip.decompress((tmp_path / "m.nii.gz").read_bytes())
     assert b"CANARY" in gzip.decompress((tmp_path / "v.nii.gz").read_bytes())
-    with pytest.raises(ValueError, match="not of this slice"):
-        nifti.write_mask(tmp_path / "m.nii.gz", tmp_path / "v.nii.gz", view, np.ones((3, 3), bool))
+    wrong = [LabelledMask(data=np.ones((3, 3), bool))]
+    with pytest.raises(InputError, match=r"a mask of shape \(3, 3\) .* is none of v.nii.gz"):
+        write_masks(tmp_path / "m.nii.gz", wrong, tmp_path / "v.nii.gz", view=view)
 
 
 @pytest.mark.parametrize("kind", [np.uint8, np.int16, np.float32, ">i2", np.float64])

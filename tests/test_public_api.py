@@ -13,8 +13,10 @@ import medground
 from medground.errors import InputError, RecipeError, UsageError
 
 NAMES = """
-load Pipeline build rubric train evaluate sweep export read_image read_volume open_dataset from_trl from_verl to_trl to_verl
-hookimpl Query Sample Target Region Grounding Completion Sampling SpatialPrompt Mask Volume Rollout RewardResult Fault
+load Pipeline build rubric train evaluate sweep export read_image read_volume write_masks
+open_dataset from_trl from_verl to_trl to_verl
+hookimpl Query Sample Target Region Grounding Completion Sampling SpatialPrompt Mask
+LabelledMask Volume Rollout RewardResult Fault
 Frame Box Point
 Reasoner TrainableReasoner PromptInterface Segmenter VolumeSegmenter Reward Engine RolloutSource Tracker
 MedgroundError RunError RecipeError InputError ViewError UsageError PluginError Interrupted SegmenterError

@@ -10,7 +10,7 @@ from medground.recipe.sources import shipped
 
 FOLDER = Path(__file__).resolve().parents[1] / "recipes"
 FILES = sorted(FOLDER.rglob("*.y*ml"))
-FEWEST = 31
+FEWEST = 42
 """Raised as recipes arrive, so that a glob that shrinks is noticed."""
 
 
@@ -31,7 +31,7 @@ def test_every_shipped_recipe_resolves_and_checks(path):
 
 @pytest.mark.parametrize("name", names())
 def test_the_first_line_is_the_command_that_runs_the_recipe(name):
-    assert re.match(rf"medground (ground|run|train|eval|sweep|reward) .*{re.escape(name)}\b", usage_line(name))
+    assert re.match(rf"medground (ground|volume|run|train|eval|sweep|reward) .*{re.escape(name)}\b", usage_line(name))
 
 
 @pytest.mark.parametrize("name", names())

@@ -32,6 +32,7 @@ COMMANDS = {
     "reward": "Score answers with a rubric; audit a rubric.",
     "sweep": "The variants of a recipe over seeds and datasets, compared; resumable.",
     "train": "Train a reasoner, supervised or by GRPO; resumable.",
+    "volume": "Ground one question in one volume: masks in its geometry, measures, a page.",
     "run": "Ground a folder or a manifest of images; resumable.",
 }
 """The commands of medground itself, each in the module of its name, and what --help says of it."""

@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from medground.cli.completion import OVERRIDE, RECIPE
+from medground.errors import UsageError
 from medground.progress import counted
 from medground.runs.stopping import interruptible
 from medground.terminal import examples
 
 if TYPE_CHECKING:
     from medground.evaluation.results import EvaluationSummary, MetricSummary
+    from medground.evaluation.volume_evaluation import VolumeEvaluation
 
 SHOWN = (
     "iou",
@@ -32,6 +34,7 @@ SHOWN_OF_SETS = ("no_target_accuracy", "target_miss", "instance_f1_50", "matched
     epilog=examples(
         "medground eval infer/toy data.path=made data.split=test --out results/toy",
         "medground eval eval/baselines data.path=made --out results/again --baseline results/toy",
+        "medground eval infer/toy_volume data.path=made --volumes --out results/volumes",
     )
 )
 @click.argument("recipe", type=RECIPE)
@@ -44,6 +47,9 @@ SHOWN_OF_SETS = ("no_target_accuracy", "target_miss", "instance_f1_50", "matched
 )
 @click.option("--baseline", type=click.Path(path_type=Path), help="The folder of an evaluation to test against.")
 @click.option("--store", type=click.Path(path_type=Path), help="Keep completions and masks here for other evaluations.")
+@click.option(
+    "--volumes", is_flag=True, help="Measure on whole volumes, which the data holds: see `data build --volumes`."
+)
 @click.option("--resume", is_flag=True, help="Continue what --out holds.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON on stdout.")
 def eval(  # the command's own name; nothing here needs the builtin
@@ -53,6 +59,7 @@ def eval(  # the command's own name; nothing here needs the builtin
     predictions: Path | None,
     baseline: Path | None,
     store: Path | None,
+    volumes: bool,
     resume: bool,
     as_json: bool,
 ) -> None:
@@ -61,9 +68,25 @@ def eval(  # the command's own name; nothing here needs the builtin
     SIGTERM or Ctrl-C leaves with 5; run again with --resume. Research software, not a medical device.
     """
     from medground.evaluation.evaluate import evaluate
+    from medground.evaluation.volume_evaluation import evaluate_volumes
     from medground.pipeline.cache import StageCache
     from medground.runs.jsonable import plain
 
+    cache = None if store is None else StageCache(store)
+    if volumes:
+        if predictions is not None or baseline is not None:
+            raise UsageError(
+                "--volumes takes no saved answers and no baseline", hint="leave --predictions, --baseline out"
+            )
+        with interruptible() as stopped, counted("evaluating", unit="volume") as progress:
+            measured = evaluate_volumes(
+                recipe, *overrides, out=out, resume=resume, store=cache, stopped=stopped, progress=progress
+            )
+        if as_json:
+            click.echo(json.dumps({"folder": str(out), **plain(measured)}))
+        else:
+            click.echo(_volumes_text(measured, out), err=True)
+        return
     with interruptible() as stopped, counted("evaluating", unit="answer") as progress:
         result = evaluate(
             recipe,
@@ -72,7 +95,7 @@ def eval(  # the command's own name; nothing here needs the builtin
             predictions=predictions,
             baseline=baseline,
             resume=resume,
-            store=None if store is None else StageCache(store),
+            store=cache,
             stopped=stopped,
             progress=progress,
         )
@@ -116,6 +139,13 @@ def _text(summary: "EvaluationSummary", out: Path) -> str:
             f"{row.condition} {row.metric} against {row.against}: {row.difference:+.4f} "
             f"[{_edge(row.low)}, {_edge(row.high)}], p {row.p:.4f}, Holm {row.p_holm:.4f}"
         )
+    return "\n".join([*lines, f"see {out / 'report.html'}"])
+
+
+def _volumes_text(measured: "VolumeEvaluation", out: Path) -> str:
+    faults = ", ".join(f"{count} {fault}" for fault, count in measured.faults.items())
+    lines = [f"{measured.samples} volumes in {measured.clusters} clusters; {faults or 'no faults'}"]
+    lines += [f"  {name:<18}{_mean(row)}" for name, row in measured.metrics.items()]
     return "\n".join([*lines, f"see {out / 'report.html'}"])
 
 

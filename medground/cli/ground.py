@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -13,17 +14,20 @@ from medground.images.loaded import LoadedImage
 from medground.images.overlay import concepts
 from medground.images.read import open_image
 from medground.images.view import View
+from medground.images.writing.write import SUFFIXES, check_format
 from medground.measures import measure_mask
 from medground.pipeline.load import load
 from medground.pipeline.result import GroundingResult
 from medground.terminal import examples
 from medground.types import Fault, Query
 
+_WRITE = "Write the masks in the geometry of IMAGE too: DICOM SEG, RTSTRUCT or secondary capture (sc), NIfTI, NRRD."
+
 
 @click.command(
     epilog=examples(
         'medground ground scan.png "Which bright spot on the left is new?" --recipe infer/toy',
-        'medground ground ct.nii.gz "What narrows the airway?" --slice 40 --plane axial segmenter=medsam2',
+        'medground ground ct.nii.gz "What narrows the airway?" --slice 40 --plane axial --write nrrd segmenter=medsam2',
     )
 )
 @click.argument("image", type=click.Path(path_type=Path))
@@ -34,6 +38,8 @@ from medground.types import Fault, Query
 )
 @view_options
 @click.option("--out", type=click.Path(path_type=Path), default=Path("grounded"), show_default=True)
+@click.option("--write", "formats", multiple=True, type=click.Choice(list(SUFFIXES)), help=_WRITE)
+@click.option("--force", is_flag=True, help="Write a SEG of ultrasound or endoscopy, which viewers may refuse, too.")
 @click.option("--mask", is_flag=True, help="Put the mask into the JSON too, as COCO run lengths (mask.rle).")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
 def ground(
@@ -45,6 +51,8 @@ def ground(
     slice: int | None,
     window: str | None,
     out: Path,
+    formats: tuple[str, ...],
+    force: bool,
     mask: bool,
     as_json: bool,
 ) -> None:
@@ -59,17 +67,20 @@ def ground(
 
     view = View(plane=plane, slice=slice, window=window)
     loaded = open_image(image, view)
+    for form in formats:
+        check_format(form, image, view=view, force=force)
     pipeline = load(recipe, *overrides)
     answer = pipeline(Query(image=loaded.pixels, question=question, id=loaded.id, spacing=loaded.spacing))
     if answer.fault is Fault.UNUSABLE_INPUT:
         raise InputError(answer.cause)
     result = write_result(
-        answer, out, loaded.id, untrained=pipeline.untrained, image=loaded, source=image, view=view, run_lengths=mask
-    )
+        answer, out, loaded.id, untrained=pipeline.untrained, image=loaded, source=image, view=view, run_lengths=mask,
+        formats=formats, force=force,
+    )  # fmt: skip
     if as_json:
         click.echo(json.dumps(result))
     else:
-        click.echo(_summary(answer, loaded, out, result["files"], pipeline.sampling.max_completion_length), err=True)
+        click.echo(_summary(answer, loaded, out, result, pipeline.sampling.max_completion_length), err=True)
     if answer.fault is not None and not answer.fault.of_model:
         raise RunError(f"the question was not answered: {answer.fault}", hint=answer.cause or None)
 
@@ -84,7 +95,7 @@ def _outcomes(answer: GroundingResult, limit: int) -> Outcomes:
     )
 
 
-def _summary(answer: GroundingResult, image: LoadedImage, out: Path, files: dict[str, str], limit: int) -> str:
+def _summary(answer: GroundingResult, image: LoadedImage, out: Path, result: dict[str, Any], limit: int) -> str:
     lines = [f"question  {answer.query.question}"]
     if image.details:
         lines.append("view      " + ", ".join(f"{key} {value}" for key, value in image.details.items()))
@@ -111,5 +122,6 @@ def _summary(answer: GroundingResult, image: LoadedImage, out: Path, files: dict
     if answer.fault is not None:
         lines.append(f"fault     {answer.fault}")
     lines += [f"why       {cause}" for cause in _outcomes(answer, limit).causes()]
-    lines += [f"{kind:<9} {out / name}" for kind, name in files.items()]
+    lines += [f"note      {note}" for note in result["notes"]]
+    lines += [f"{kind:<9} {out / name}" for kind, name in result["files"].items()]
     return "\n".join(lines)

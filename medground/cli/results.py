@@ -1,14 +1,16 @@
 """What a grounded query leaves on disk: overlay, mask and JSON, the same for `ground` and `run`."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from medground.images import nifti
 from medground.images.label_maps import label_map, write_label_map
 from medground.images.loaded import LoadedImage
 from medground.images.pictures import write_mask
 from medground.images.view import View
+from medground.images.writing.labelled import LabelledMask
+from medground.images.writing.write import SUFFIXES, encode_masks
 from medground.pipeline.result import GroundingResult
 from medground.report import STATEMENT
 from medground.runs.files import replacing
@@ -25,12 +27,14 @@ def write_result(
     view: View,
     overlay: bool = True,
     run_lengths: bool = False,
+    formats: Sequence[str] = (),
+    force: bool = False,
 ) -> dict[str, Any]:
     """Write ``<stem>.mask.png``, ``<stem>.overlay.png`` and ``<stem>.json``; return what the JSON holds.
 
     The mask is the union of the regions. Of several regions ``<stem>.labels.png`` is a label map too: each pixel the number
-    of its region, from 1. A mask of a NIfTI volume is written as ``<stem>.mask.nii.gz`` too, in the voxels of its `source`,
-    of several regions as a label map.
+    of its region, from 1. The masks are written in the geometry of the `source` in each of `formats` too, those of a NIfTI
+    volume always as ``<stem>.mask.nii.gz``; ``notes`` of the JSON say what they lack.
 
     Args:
         answer: what is written.
@@ -42,10 +46,13 @@ def write_result(
         view: what of it was asked for.
         overlay: whether to draw it.
         run_lengths: whether the JSON holds the mask itself.
+        formats: as of `medground.images.writing.write.SUFFIXES`.
+        force: as of `medground.write_masks`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     result = {**answer.to_dict(run_lengths=run_lengths), "view": dict(image.details) or None}
     files: dict[str, str] = {}
+    notes: list[str] = []
     if answer.mask is not None:
         files["mask"] = f"{stem}.mask.png"
         with replacing(folder / files["mask"]) as path:
@@ -56,15 +63,27 @@ def write_result(
             files["labels"] = f"{stem}.labels.png"
             with replacing(folder / files["labels"]) as path:
                 write_label_map(path, labels)
-        if image.kind == "nifti":
-            files["volume"] = f"{stem}.mask.nii.gz"
-            with replacing(folder / files["volume"]) as path:
-                nifti.write_mask(path, source, view, answer.mask.data if labels is None else labels)
+        for form in SUFFIXES:
+            if form in formats or (form == "nifti" and image.kind == "nifti"):
+                name = f"{stem}.mask{SUFFIXES[form]}"
+                encoded = encode_masks(name, _labelled(answer), source, view=view, force=force)
+                notes += encoded.notes
+                if encoded.data is not None:
+                    files["volume" if form == "nifti" else form] = name
+                    with replacing(folder / name) as path:
+                        path.write_bytes(encoded.data)
     if overlay:
         files["overlay"] = f"{stem}.overlay.png"
         with replacing(folder / files["overlay"]) as path:
             answer.overlay().save(path)
-    result = {**result, "untrained_prompts": untrained, "files": files, "statement": STATEMENT}
+    result = {**result, "untrained_prompts": untrained, "files": files, "notes": notes, "statement": STATEMENT}
     with replacing(folder / f"{stem}.json") as path:
         path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     return result
+
+
+def _labelled(answer: GroundingResult) -> list[LabelledMask]:
+    """The masks of an answer with what they are in words, where it says so."""
+    return [
+        LabelledMask(data=region.mask.data, label=region.label) for region in answer.regions if region.mask is not None
+    ]

@@ -31,6 +31,20 @@ class SourceRegion:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SourceVolume:
+    """The volume that an image is a slice of, with the truth in it."""
+
+    image: Path
+    """NIfTI."""
+    mask: Path
+    """A label map on the same grid, NIfTI."""
+    values: tuple[int, ...]
+    """The labels that are meant."""
+    window: str | None = None
+    """How values become grey, as of `medground.images.view.View`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SourceSample:
     """One target in one image, or all that one question means.
 
@@ -73,6 +87,8 @@ class SourceSample:
     every category of the source. Of any other category a label may be missing."""
     file: Path | None = None
     """The PNG or JPEG file that `load_image` reads as a whole, so that it can be copied; None where there is none."""
+    volume: SourceVolume | None = None
+    """What the image is a slice of, where it is known; the label ``volume`` names it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -185,7 +185,7 @@ def load(file: DicomFile, view: View, image_id: str) -> LoadedImage:
         PluginError: without the decoder of its compression.
     """
     with sealed(file.name):
-        frame, dataset = _frame(file, view), file.dataset
+        frame, dataset = chosen_frame(file, view), file.dataset
         header = file.header(frame)
         stored, padding = dicom_pixels.stored_values(dataset, frame, file.name), None
         if str(dataset.PhotometricInterpretation) in dicom_grey.GREY:
@@ -232,12 +232,12 @@ def mask(
                     f"{file.name} is a segmentation: it needs the DICOM image it was drawn on, and takes no mask_value",
                     hint='name its "segment", beside a DICOM "image"',
                 )
-            return segment_mask(file.dataset, file.name, shown.dataset, _frame(shown, view), segment)
+            return segment_mask(file.dataset, file.name, shown.dataset, chosen_frame(shown, view), segment)
         if segment is not None:
             raise InputError(f"{file.name} is no segmentation and has no segments", hint="use mask_value for a label")
-        frame = _frame(file, view)
+        frame = chosen_frame(file, view)
         if shown is not None:
-            check_position(file.dataset, frame, shown.dataset, _frame(shown, view), file.name)
+            check_position(file.dataset, frame, shown.dataset, chosen_frame(shown, view), file.name)
         return _labels(file, frame, values, threshold)
 
 
@@ -355,7 +355,13 @@ def _check_deflated(data: bytes, name: str) -> None:
                 raise InputError(f"{name} inflates beyond {MAX_BYTES / 1e6:.0f} MB", hint="export it uncompressed")
 
 
-def _frame(file: DicomFile, view: View) -> int:
+def chosen_frame(file: DicomFile, view: View) -> int:
+    """Return the frame that a view means: 0 of a file of one.
+
+    Raises:
+        ViewError: if it names none of a film, or one that is not there, or a plane.
+        InputError: if the file claims frames that it does not describe.
+    """
     frames = dicom_pixels.number_of_frames(file.dataset)
     groups = file.dataset.get("PerFrameFunctionalGroupsSequence")
     if frames < 1 or (groups and len(groups) < frames):

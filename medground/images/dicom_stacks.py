@@ -101,11 +101,16 @@ def arrange(slices: Sequence[Slice], name: str) -> Stack:
     ordered = sorted(slices, key=lambda one: float(one.position @ normal))
     step, notes = _step(ordered, name)
     first = ordered[0]
+    return Stack(slices=tuple(ordered), affine=slice_affine(first, step), notes=tuple(notes))
+
+
+def slice_affine(one: Slice, step: Floats) -> Floats:
+    """Return the affine (column, row, slice, 1) to LPS mm of slices that begin with this one, `step` mm apart."""
     affine = np.eye(4)
     # PixelSpacing is (between rows, between columns): to the next column it is the second number, along a row.
-    affine[:3, 0], affine[:3, 1] = first.axes[0] * first.spacing[1], first.axes[1] * first.spacing[0]
-    affine[:3, 2], affine[:3, 3] = step, first.position
-    return Stack(slices=tuple(ordered), affine=affine, notes=tuple(notes))
+    affine[:3, 0], affine[:3, 1] = one.axes[0] * one.spacing[1], one.axes[1] * one.spacing[0]
+    affine[:3, 2], affine[:3, 3] = step, one.position
+    return affine
 
 
 def _step(ordered: Sequence[Slice], name: str) -> tuple[Floats, list[str]]:

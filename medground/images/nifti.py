@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from medground.errors import InputError, ViewError
 from medground.images.loaded import LoadedImage
 from medground.images.mask_values import target_pixels, whole_numbers
-from medground.images.nifti_header import import_nibabel, read_header
+from medground.images.nifti_header import read_header
 from medground.images.paths import NIFTI_SUFFIXES, safe_name
 from medground.images.pictures import MAX_BYTES
 from medground.images.placement import RAS_LPS, Placement, Sides, directions, letters, place_view, spacing_of
@@ -293,35 +293,3 @@ def _counted(volume: NiftiFile, present: set[int]) -> Iterator[Numbers]:
         if len(present) > MAX_LABELS:
             raise InputError(f"the mask {volume.name} holds more than {MAX_LABELS} labels", hint="give a label map")
         yield slab
-
-
-def write_mask(path: Path, source: Path, view: View, picture: NDArray[np.bool_] | NDArray[np.uint16]) -> None:
-    """Write the mask of one shown slice as a volume with the source's shape, affine and header: 0 and 1, or a label map.
-
-    Of the header, what describes the image's values and its free text is left out, and extensions, which may hold a whole
-    DICOM header, are too.
-
-    Raises:
-        ValueError: if `picture` is not the size of that slice.
-    """
-    nibabel = import_nibabel()
-    volume = NiftiFile(source)
-    placement = volume.placement(view)
-    voxels = np.zeros(volume.sides, np.uint16 if picture.max(initial=0) > 255 else np.uint8)
-    plane = placement.plane(picture)
-    target = np.moveaxis(voxels, placement.axis, 0)[placement.index]
-    if plane.shape != target.shape:
-        raise ValueError(f"a mask of {picture.shape} is not of this slice, {placement.picture(target).shape}")
-    target[...] = plane
-    header = volume.header.copy()
-    header.set_data_dtype(voxels.dtype)
-    header.set_slope_inter(1, 0)
-    for field in ("descrip", "aux_file", "intent_name", "db_name"):
-        if field in header.keys():  # noqa: SIM118  a header is no mapping: `in` asks its bytes
-            header[field] = b""
-    header["cal_min"] = header["cal_max"] = 0
-    header["intent_code"] = 0
-    header.extensions.clear()
-    kind = nibabel.Nifti2Image if isinstance(header, nibabel.Nifti2Header) else nibabel.Nifti1Image
-    # An affine of None leaves both of the header's transforms, with their codes, as they are.
-    nibabel.save(kind(voxels.reshape(volume.shape), None, header), path)

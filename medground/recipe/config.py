@@ -15,6 +15,7 @@ from medground.recipe.schema import (
     SftConfig,
     SweepConfig,
     ValidationConfig,
+    VolumeConfig,
 )
 from medground.types import ChosenKind, TextSource
 
@@ -103,6 +104,11 @@ class Config:
     def evaluate(self) -> EvaluateConfig:
         """What an evaluation measures, and how."""
         return self._section("evaluate", EvaluateConfig)
+
+    @cached_property
+    def volume(self) -> VolumeConfig:
+        """The slice of a volume that is asked about, and how targets are followed from there."""
+        return self._section("volume", VolumeConfig)
 
     @cached_property
     def sweep(self) -> SweepConfig:

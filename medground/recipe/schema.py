@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from medground.images.view import PLANES
 from medground.types import ChosenKind, TextSource
 
 KINDS: Mapping[str, str] = {
@@ -64,6 +65,13 @@ SamplerCorrection = StrEnum("SamplerCorrection", ["none", "truncate", "mask"])
 """
 LearningRateSchedule = StrEnum("LearningRateSchedule", ["constant", "linear", "cosine"])
 """The course of the learning rate after the warm-up."""
+Propagation = StrEnum("Propagation", ["model", "copy", "interpolate", "per_slice"])
+"""How a target is followed through a volume: by the segmenter's own memory of slices, or by what needs none."""
+SliceRule = StrEnum("SliceRule", ["ask", "middle", "largest"])
+"""``ask``: the reasoner is shown a montage and chooses; ``middle`` of the volume; ``largest``: the slice that holds most of the
+target, where the truth is known."""
+SlicePlane = StrEnum("SlicePlane", list(PLANES))
+"""A plane of a volume."""
 EvaluationProtocol = StrEnum("EvaluationProtocol", ["corrected", "released"])
 """The rules of an evaluation; ``released``: also the published system's numbers and aggregation."""
 
@@ -291,6 +299,24 @@ class EvaluateConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class VolumeConfig:
+    """``volume``: the slice of a volume that is asked about, and how targets are followed from there."""
+
+    slice: SliceRule | None = None
+    """Who chooses the slice; None: `index` or the user names it."""
+    index: int | None = number(None, least=0)
+    """The slice's number, from 0; in place of a rule."""
+    plane: SlicePlane | None = None
+    """Of the slice; None: the plane that the file stores slice by slice."""
+    propagation: Propagation = Propagation.model
+    """What follows a target: the segmenter's own ``model``; or, of any segmenter, ``copy``, ``interpolate``, ``per_slice``."""
+    reach: float | None = number(None, least=0.0)
+    """Millimetres that a target is followed beyond the slice; None: to the ends of the volume."""
+    patience: int | None = number(3, least=1)
+    """A target ends after so many slices in a row without it; None: never."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class SweepConfig:
     """``sweep``: how the variants of a recipe are repeated and compared."""
 
@@ -316,6 +342,7 @@ SECTIONS: Mapping[str, type] = {
     "sft": SftConfig,
     "validate": ValidationConfig,
     "evaluate": EvaluateConfig,
+    "volume": VolumeConfig,
     "sweep": SweepConfig,
 }
 """Top-level key -> its dataclass. ``sampling`` is in every resolved recipe; the others where a recipe names them."""

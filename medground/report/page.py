@@ -43,12 +43,20 @@ def render(template: str, *, folder: Path = TEMPLATES, **context: Any) -> str:
     """Return one HTML document that loads nothing from outside itself, and forbids the browser to.
 
     Args:
-        template: a file in `folder`.
+        template: a file in `folder`; a style sheet and a script of its name beside it are its own, after those of every page.
         folder: holds the template; ``page.html`` and ``parts.html`` are found beside it.
         context: what the template shows: its ``title``, ``causes`` (sentences that come first), and its own names. Text
             is escaped.
     """
-    return _environment(folder).get_template(template).render(context | {"titles": []})
+    environment = _environment(folder)
+    parts = {"style": "css", "script": "js"}
+    own = {part: (folder / template).with_suffix(f".{suffix}") for part, suffix in parts.items()}
+    extended = {
+        part: Markup(f"{environment.globals[part]}\n{file.read_text(encoding='utf-8').strip()}")
+        for part, file in own.items()
+        if file.is_file()
+    }
+    return environment.get_template(template).render(context | {"titles": []} | extended)
 
 
 @cache

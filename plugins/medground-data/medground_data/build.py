@@ -1,6 +1,7 @@
 """Build a dataset from source samples: `medground data build`.
 
-A dataset is a folder with ``images/``, ``masks/``, ``manifest.jsonl`` (see `medground.data.manifest`), ``rejected.jsonl``
+A dataset is a folder with ``images/``, ``masks/``, ``manifest.jsonl`` (see `medground.data.manifest`), perhaps ``volumes/`` and
+``volumes.jsonl`` (see `medground.data.volume_samples`), ``rejected.jsonl``
 (what could not be used: where, and why), ``findings.jsonl`` (what the linter says of the sources that were used) and
 ``build.json`` (how it was built, counts, and a digest of all of it). It is built in a folder beside its own, whose name
 ends in ``.building``, and renamed when it is complete.
@@ -24,6 +25,7 @@ from medground.errors import InputError, did_you_mean
 from medground.runs.files import locked, sha256_file
 from medground_data.drafts import Draft, Drafts, Options, make_drafts
 from medground_data.every import ask_about_every, keep_questions, leave_out
+from medground_data.volumes import write_volumes
 
 QuestionSource = Callable[[list[Draft], Path], list[BadSample]]
 """Sets the question of every draft and returns those to leave out; the folder stores what must survive a restart."""
@@ -51,8 +53,9 @@ def build(
     """
     with building(out):
         work = out.with_name(f"{out.name}.building")
-        for name in ("images", "masks"):
+        for name in ("images", "masks", "volumes"):
             shutil.rmtree(work / name, ignore_errors=True)
+        for name in ("images", "masks"):
             (work / name).mkdir(parents=True)
         built = make_drafts(source, work, options)
         about_every = ask_about_every(built, options)
@@ -71,6 +74,8 @@ def build(
             )
         splits = _split(built.drafts, options)
         summary = {**_summary(built, options), **splits, **(about or {})}
+        if options.volumes:
+            summary["volume_samples"] = write_volumes(built.drafts, work)
         _write(work, built, summary)
         if out.is_dir():
             out.rmdir()

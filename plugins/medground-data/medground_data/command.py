@@ -97,6 +97,9 @@ def _recipe_names(ctx: click.Context, param: click.Parameter, incomplete: str) -
     "--exhaustive", multiple=True, metavar="CATEGORY",
     help="The source marks every instance of it in every image; 'all' for all of them; repeatable.",
 )  # fmt: skip
+@click.option(
+    "--volumes", is_flag=True, help="Write the volumes of the slices too, with a sample for each of their targets."
+)
 @click.option("--question-column", metavar="WORD", help="Where the source's questions are, if not in `question`.")
 @click.option("--reasoner", metavar="NAME", help="With --questions reasoner: who writes, for example openai.")
 @click.option("--recipe", shell_complete=_recipe_names, help="The recipe whose reasoner writes, instead of --reasoner.")
@@ -166,7 +169,7 @@ def _build_options(given: dict[str, Any]) -> "Options":
 
     words = (
         "components", "points", "min_area", "min_fraction", "max_fraction", "fractions", "splits", "near_duplicates",
-        "seed", "group_pattern", "targets", "negatives", "exhaustive",
+        "seed", "group_pattern", "targets", "negatives", "exhaustive", "volumes",
     )  # fmt: skip
     try:
         return Options(**{word: given[word] for word in words})
@@ -222,6 +225,8 @@ def _report(summary: dict[str, Any], out: Path) -> str:
     if summary["targets"].keys() - {"one"}:
         counts = ", ".join(f"{count} {name}" for name, count in summary["targets"].items())
         rows.append(f"targets of a question: {counts}")
+    if "volume_samples" in summary:
+        rows.append(f"{summary['volume_samples']} samples of whole volumes")
     if summary["rejected"]:
         rows.append(f"{summary['rejected']} left out: see {out / 'rejected.jsonl'}")
     if summary["splits_replaced"]:

@@ -14,8 +14,8 @@ from medground.data.duplicates import Fingerprint
 from medground.data.key_points import RULES
 from medground.data.lint.source import SourceFinding, lint_source
 from medground.data.region_props import RegionProps, region_props
-from medground.data.source_samples import BadSample, SourceRegion, SourceSample, refuse_mask
-from medground.data.splits import GROUPS, SPLITS, Owners, groups_of
+from medground.data.source_samples import BadSample, SourceRegion, SourceSample, SourceVolume, refuse_mask
+from medground.data.splits import GROUPS, SPLITS, Owners, groups_of, pseudonym
 from medground.errors import InputError
 from medground.geometry import Point, mask_box
 from medground.images.pictures import png_bytes
@@ -59,6 +59,8 @@ class Options:
     """The share of the samples whose target is absent, as near as it can be had."""
     exhaustive: tuple[str, ...] = ()
     """Categories of which the source marks every instance in every image; ``all`` stands for all of its categories."""
+    volumes: bool = False
+    """True: the volumes that slices are of are written too, with a sample for each target of a volume."""
 
     def __post_init__(self) -> None:
         words = (self.components, COMPONENTS), (self.points, RULES), (self.splits, _SPLITTING), (self.targets, TARGETS)
@@ -70,6 +72,10 @@ class Options:
         if self.negatives and self.targets == "one":
             raise ValueError(
                 "negatives are asked as questions about every target are: set targets to every, or to both"
+            )
+        if self.volumes and (self.targets == "every" or self.components == "each"):
+            raise ValueError(
+                "a sample of a volume is about one label of it: set targets to one or both, components to all or largest"
             )
         if self.targets != "one" and self.components == "largest":
             raise ValueError("the largest component is not every target: set components to each, or to all")
@@ -110,6 +116,8 @@ class Draft:
     crowd: bool = False
     """As of its source sample."""
     exhaustive: frozenset[str] = frozenset()
+    """As of its source sample."""
+    volume: SourceVolume | None = None
     """As of its source sample."""
 
     @property
@@ -228,6 +236,8 @@ def _line(sample: SourceSample, written: WrittenImage, name: str, target: Mappin
         "size": list(written.image.size),
         **{_RENAMED.get(key, key): value for key, value in sample.labels.items() if key not in _OWN},
     }
+    if "volume" in sample.labels:
+        line["source_volume"] = pseudonym(f"{sample.group}|{sample.labels['volume']}")
     if sample.think:
         line["think"] = sample.think
     if written.image.window:
@@ -241,7 +251,7 @@ def _draft_of(sample: SourceSample, written: WrittenImage, line: dict[str, Any],
     return Draft(
         line=line, where=where, owners={**groups_of(sample.labels), "source": sample.group},
         fingerprint=written.fingerprint, measured=None, stated_split=sample.split, image_key=sample.image_key,
-        crowd=sample.crowd, exhaustive=frozenset(sample.exhaustive),
+        crowd=sample.crowd, exhaustive=frozenset(sample.exhaustive), volume=sample.volume,
     )  # fmt: skip
 
 

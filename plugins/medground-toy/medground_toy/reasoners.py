@@ -15,6 +15,7 @@ from medground.geometry import Size
 from medground.protocols import PromptInterface
 from medground.types import Completion, Image, Messages, Sample, Sampling, image_of, text_of
 from medground_toy.proposals import Proposal, every, fit, known, propose
+from medground_toy.tiles import tile_fits, tiles_of
 
 _KEY = re.compile(r"""(['"])(\w+)\1\s*:\s*(\[\s*\[)?""")
 _WORD = re.compile(r"[a-z]+(?:-[a-z]+)*")
@@ -38,8 +39,9 @@ class RuleReasoner(_Framed):
 
     It answers with the keys and the quotes of the example that the prompt shows, and thinks aloud where the prompt
     mentions a ``<think>`` block. Where the example is a list it writes every region of the tone that the question asks
-    for, perhaps none. At temperature 0 it takes the best region; above, it draws among the regions and
-    shakes the box, by a seed made of the sampling seed, the conversation and the completion's index.
+    for, perhaps none; of slices of a volume under their numbers, it writes the number of one. At temperature 0 it takes the
+    best region; above, it draws among the regions and shakes the box, by a seed made of the sampling seed, the conversation
+    and the completion's index.
 
     Args:
         frame: what its numbers count: ``pixel`` of the image, ``permille`` or ``unit``.
@@ -56,10 +58,11 @@ class RuleReasoner(_Framed):
     def _answers(self, messages: Messages, sampling: Sampling) -> list[Completion]:
         image, prompt = image_of(messages), text_of(messages)
         frame = self.frame((image.shape[0], image.shape[1]))
-        proposals = propose(image)
         words = _WORD.findall(question_of(prompt).lower())
+        tiles = tiles_of(prompt)
+        proposals = propose(image) if tiles is None else []
         schema = _schema(prompt)
-        fits = np.array([fit(proposal, words) for proposal in proposals])
+        fits = np.array([fit(one, words) for one in proposals]) if tiles is None else tile_fits(image, tiles, words)
         content = hashlib.sha256(prompt.encode("utf-8", "replace") + image.tobytes()).digest()
         completions = []
         for index in range(sampling.num_generations):
@@ -67,7 +70,12 @@ class RuleReasoner(_Framed):
             if sampling.temperature > 0:
                 rng = np.random.default_rng([sampling.seed, index, *np.frombuffer(content, np.uint32)])
                 noise = 0.25 * sampling.temperature * rng.gumbel(size=len(fits))
-            best = proposals[int((fits + noise).argmax())]
+            best_index = int((fits + noise).argmax())
+            if tiles is not None:
+                text = f'<answer>{{"slice": {tiles.slices[best_index]}}}</answer>'
+                completions.append(Completion(text=text, frame=frame))
+                continue
+            best = proposals[best_index]
             chosen = every(proposals, words, fits + noise) if schema.several else [best]
             boxes = [_shaken(proposal, rng, sampling.temperature) for proposal in chosen]
             text = _write(chosen, boxes, schema, prompt, words, frame)

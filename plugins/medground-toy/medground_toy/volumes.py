@@ -4,8 +4,8 @@ Everything follows from the seed.
 
     python -m medground_toy.volumes --out DIR [--format dicom|nifti] [--seed 0] [--size 128] [--slices 40] [--targets 3]
 
-writes the volume (``series/*.dcm``, in no order, or ``volume.nii.gz``), ``labels.npy`` (uint8 ``[i, j, k]``: the number of the
-target, from 1) and ``truth.json``. Needs ``medground[dicom]`` or ``medground[nifti]``.
+writes the volume (``series/*.dcm``, in no order, or ``volume.nii.gz`` with ``labels.nii.gz``), ``labels.npy`` (uint8
+``[i, j, k]``: the number of the target, from 1) and ``truth.json``. Needs ``medground[dicom]`` or ``medground[nifti]``.
 """
 
 import argparse
@@ -138,8 +138,8 @@ def write_series(phantom: VolumePhantom, folder: Path, seed: int = 0) -> None:
         dataset.save_as(folder / f"{number:04}.dcm", enforce_file_format=True)
 
 
-def write_nifti(phantom: VolumePhantom, path: Path) -> None:
-    """Write a phantom as NIfTI.
+def write_nifti(phantom: VolumePhantom, path: Path, *, labels: bool = False) -> None:
+    """Write a phantom as NIfTI: its values, or its labels.
 
     Raises:
         PluginError: without nibabel.
@@ -148,7 +148,9 @@ def write_nifti(phantom: VolumePhantom, path: Path) -> None:
         import nibabel
     except ImportError as error:
         raise PluginError("writing NIfTI needs nibabel", hint="pip install 'medground[nifti]'") from error
-    image = nibabel.Nifti1Image(phantom.voxels, np.diag([-1.0, -1.0, 1.0, 1.0]) @ phantom.affine)
+    image = nibabel.Nifti1Image(
+        phantom.labels if labels else phantom.voxels, np.diag([-1.0, -1.0, 1.0, 1.0]) @ phantom.affine
+    )
     image.header.set_xyzt_units("mm")
     image.set_sform(image.affine, code=1)
     image.set_qform(image.affine, code=1)
@@ -182,6 +184,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         write_series(phantom, chosen.out / "series", chosen.seed)
     else:
         write_nifti(phantom, chosen.out / "volume.nii.gz")
+        write_nifti(phantom, chosen.out / "labels.nii.gz", labels=True)
     np.save(chosen.out / "labels.npy", phantom.labels)
     (chosen.out / "truth.json").write_text(json.dumps(truth(phantom), indent=2) + "\n", encoding="utf-8")
 

@@ -30,6 +30,15 @@ def test_a_phantom_file_is_read_back_where_it_lies(tmp_path):
     assert np.array_equal(volume.array(), phantom.voxels) and np.allclose(volume.affine, phantom.affine, atol=1e-4)
 
 
+def test_labels_lie_on_the_grid_of_their_volume(tmp_path):
+    pytest.importorskip("nibabel", reason="needs nibabel")
+    volumes.main(["--out", str(tmp_path), "--format", "nifti", "--size", "32", "--slices", "12", "--targets", "2"])
+    volume, labels = (read_volume(tmp_path / f"{name}.nii.gz") for name in ("volume", "labels"))
+    assert np.allclose(volume.affine, labels.affine) and np.array_equal(
+        labels.array(), np.load(tmp_path / "labels.npy")
+    )
+
+
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("rotation", [None, TILT])
 def test_targets_measure_what_their_truth_says(seed, rotation):

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medground.data.json_text import read_json, shown
-from medground.data.source_samples import BadSample, SourceSample
+from medground.data.source_samples import BadSample, SourceSample, SourceVolume
 from medground.errors import InputError, UsageError
 from medground.images.mask_frames import mask_placement, read_mask_of
 from medground.images.nifti import MAX_LABELS, NiftiFile, is_nifti
@@ -221,4 +221,5 @@ def _sample(
         question=question,
         split=split,
         spacing=info.spacing,
+        volume=SourceVolume(image=image, mask=labels, values=values, window=view.window) if is_nifti(labels) else None,
     )
