@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from medground.geometry import Box, Point
-from medground.images.overlay import ANSWER, TRUTH, draw
+from medground.images.legend import ANSWER, TRUTH
+from medground.images.overlay import draw
 
 
 def image(height=300, width=400, value=(90, 60, 30)):

@@ -161,7 +161,7 @@ class Pictures(NamedTuple):
     galleries: dict[str, list[Picture]]
     """Title -> more of them."""
     names: list[str]
-    """What is drawn, as in `medground.images.overlay.LEGEND`."""
+    """What is drawn, as in `medground.images.legend.LEGEND`."""
 
 
 def pictures(records: Records, read: Callable[[str], Sample], count: int, seed: int) -> Pictures | None:
@@ -207,7 +207,7 @@ def pictures(records: Records, read: Callable[[str], Sample], count: int, seed: 
 
 
 def drawings(records: Records) -> list[str]:
-    """Return what is drawn on the pictures of records, as in `medground.images.overlay.LEGEND`."""
+    """Return what is drawn on the pictures of records, as in `medground.images.legend.LEGEND`."""
     answers = [answer for record in records for answer in record.answers[:1]]
     boxes = [[region.box for region in answer.regions if region.box] for answer in answers]
     true_boxes = [[region.box for region in record.target.regions if region.box] for record in records]

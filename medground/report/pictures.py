@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup, escape
 
 if TYPE_CHECKING:
-    from medground.images.overlay import Shape
+    from medground.images.legend import Shape
 
 
 def picture(image: Any, alt: str, side: int = 480) -> Markup:
@@ -36,9 +36,9 @@ def legend(names: Iterable[str] = ("truth", "mask", "true box", "box", "key poin
     """Return what the lines and colours on a page's pictures mean.
 
     Args:
-        names: keys of `medground.images.overlay.LEGEND`.
+        names: keys of `medground.images.legend.LEGEND`.
     """
-    from medground.images.overlay import LEGEND
+    from medground.images.legend import LEGEND
 
     entries = [
         Markup(f'<li><svg class="key" viewBox="0 0 24 16" aria-hidden="true">{_swatch(*LEGEND[name])}</svg>{name}</li>')

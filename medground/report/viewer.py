@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Pillow
 
+from medground.images.legend import ANSWER
 from medground.images.montage import shared_window, spread
-from medground.images.overlay import ANSWER
 from medground.images.view import PLANES
 from medground.images.volume import Volume
 

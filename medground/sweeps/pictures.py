@@ -28,7 +28,7 @@ class SideBySide(NamedTuple):
     """Why none is called best."""
     images: list[SameImage]
     names: list[str]
-    """What is drawn, as in `medground.images.overlay.LEGEND`."""
+    """What is drawn, as in `medground.images.legend.LEGEND`."""
 
 
 def side_by_side(
