@@ -134,7 +134,7 @@ def check_format(
 def _checked_sources(form: str, canvas: Canvas, *, force: bool) -> Sources | None:
     """The instances that a DICOM file refers to; None for other formats. Refuses what does not fit."""
     if form == "nifti":
-        if canvas.kind == "dicom" and not canvas.placed and read_sources(canvas).photograph:
+        if canvas.photograph:
             raise InputError(f"{canvas.name} is a photograph without a place in space", hint="write .seg.dcm or a PNG")
         return None
     if form == "nrrd":
