@@ -47,6 +47,8 @@ class Canvas:
     placement: Placement | None = None
     """How a picture lies in the voxels; None for a mask of all voxels."""
     view: View = PLAIN
+    notes: tuple[str, ...] = ()
+    """What is assumed of its voxels, one sentence each."""
 
     @property
     def mask_shape(self) -> tuple[int, ...]:
@@ -113,6 +115,9 @@ def _dicom_canvas(path: Path, view: View) -> Canvas:
         light = str(file.dataset.get("SOPClassUID", "")).startswith(_PHOTOGRAPHS)
         light = light and file.dataset.get("Modality") not in PLACELESS
     where = _slice(file, path, frame)
+    notes = (
+        () if where is None or where.thickness else ("the source does not say how thick its slice is: 1 mm is assumed",)
+    )
     if where is None:
         row, column = spacing or (1.0, 1.0)
         affine = np.diag([column, row, 1.0, 1.0])
@@ -127,7 +132,7 @@ def _dicom_canvas(path: Path, view: View) -> Canvas:
                 frame=frame if frames > 1 else None,
             ),
         ),
-        placement=_UPRIGHT, view=view,
+        placement=_UPRIGHT, view=view, notes=notes,
     )  # fmt: skip
 
 

@@ -43,7 +43,6 @@ _SLIDES = ("1.2.840.10008.5.1.4.1.1.77.1.6", "1.2.840.10008.5.1.4.1.1.77.1.3")
 class Sources:
     """The instances that a mask was drawn on."""
 
-    name: str
     datasets: tuple["Dataset", ...]
     """One per file, in the order of k; without pixels."""
     frames: tuple[tuple[int, int], ...]
@@ -89,7 +88,7 @@ def read_sources(canvas: Canvas) -> Sources:
             else:
                 datasets[-1].pop("FrameOfReferenceUID", None)  # without a position it says nothing
         frames.append((numbers[str(instance.path)], instance.frame or 0))
-    return Sources(canvas.name, tuple(datasets), tuple(frames))
+    return Sources(tuple(datasets), tuple(frames))
 
 
 def _header(instance: Instance, name: str) -> "Dataset":
