@@ -3,8 +3,8 @@
     python benchmarks/volumes.py [--slices 100] [--seed 0]
 
 Every row is a process of its own on a DICOM series. ``copy`` and ``interpolate`` start from true masks on key slices;
-``toy_sam``, the shipped small expert, from the true box on one key slice per target, slice after slice; ``medsam2`` from the same
-boxes with its memory, of tiny size and random weights, built from a configuration: its masks mean nothing, its costs do.
+``toy_sam``, the shipped small expert, from the true box on one key slice per target, slice after slice; ``medsam2`` from the
+same boxes with its memory, of tiny size and random weights, built from a configuration: its masks mean nothing, its costs do.
 Memory is how much the peak of the process grows while it follows, after the segmenter has answered once. `patience` None
 goes through every slice.
 """
