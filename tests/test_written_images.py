@@ -211,6 +211,17 @@ def test_a_secondary_capture_is_the_picture_with_the_rim_of_each_mask(kind, tmp_
     assert dataset.Modality == source.Modality and "polyp; region 2; not for diagnosis" in dataset.DerivationDescription
 
 
+@pytest.mark.parametrize("suffix", [".nii", ".seg.nrrd", ".seg.dcm"])
+def test_a_slice_of_unknown_thickness_is_written_with_a_note(suffix, tmp_path):
+    path = write_source("a slice of CT, MR or PET", tmp_path / "in")
+    dataset = dcmread(path)
+    del dataset.SliceThickness
+    dataset.save_as(path)
+    [note] = write_masks(tmp_path / f"m{suffix}", [LabelledMask(data=block())], path)
+    assert note == "the source does not say how thick its slice is: 1 mm is assumed"
+    assert write_masks(tmp_path / "m.sc.dcm", [LabelledMask(data=block())], path) == ()
+
+
 def test_endoscopy_is_refused_as_ultrasound_is(tmp_path):
     path = write_source("endoscopy", tmp_path / "in")
     with pytest.raises(InputError, match="is ultrasound or endoscopy"):

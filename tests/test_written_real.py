@@ -1,17 +1,24 @@
 """Masks of real files: pydicom's, highdicom's, dcmqi's and public volumes, judged by dciodvfy and by other writers' files."""
 
+from collections import Counter
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 pytest.importorskip("pydicom", reason="needs pydicom")
 pytest.importorskip("highdicom", reason="needs highdicom")
 
+import pydicom
 from mask_judges import checked, segmented
 from pydicom import dcmread
+from pydicom.uid import SecondaryCaptureImageStorage
 
 from medground import LabelledMask, write_masks
+from medground.errors import InputError, PluginError
 from medground.images.read import open_image, read_mask
 from medground.images.read_volume import read_volume
+from medground.images.view import View
 from medground.images.writing.write import SUFFIXES
 
 PLACED = ("nifti", "nrrd", "seg", "rtstruct", "sc")
@@ -83,3 +90,46 @@ def test_a_label_volume_written_again_lies_where_the_image_lies(image, label, tm
         for corner in ((0, 0, 0), tuple(side - 1 for side in volume.shape)):
             both = [one.TransformIndexToPhysicalPoint(corner) for one in (written, source)]
             assert np.allclose(*both, atol=1e-3)
+
+
+@pytest.mark.slow
+def test_masks_of_pydicoms_test_files_are_refused_or_without_errors(tmp_path):
+    folder = Path(pydicom.__file__).parent / "data" / "test_files"
+    counts = Counter()
+    for source in sorted(path for path in folder.rglob("*") if path.is_file()):
+        shown = first_picture(source)
+        if shown is None:
+            continue
+        view, size = shown
+        counts["read"] += 1
+        for form in ("seg", "rtstruct", "sc"):
+            path = tmp_path / f"m{SUFFIXES[form]}"
+            try:
+                write_masks(path, [LabelledMask(data=ellipse(size))], source, view=view, force=True)
+            except InputError as error:
+                assert error.hint, source.name
+                continue
+            counts[form] += 1
+            assert [line for line in checked(path) if not of_source(line, source)] == [], (source.name, form)
+    assert counts["read"] >= 80 and counts["seg"] >= 60 and counts["rtstruct"] >= 40 and counts["sc"] >= 75
+
+
+def first_picture(source):
+    """(the view of the first frame of a DICOM file, its size); None for what is no picture."""
+    for view in (View(), View(slice=0)):
+        try:
+            loaded = open_image(source, view)
+        except (InputError, PluginError):
+            continue
+        return (view, loaded.size) if loaded.kind == "dicom" else None
+    return None
+
+
+def of_source(error, source):
+    """Whether an error is one of the source that every file which refers to it repeats."""
+    dataset = dcmread(source, stop_before_pixels=True, force=True)
+    one_uid = dataset.get("StudyInstanceUID") == dataset.get("FrameOfReferenceUID")
+    frames = dataset.get("NumberOfFrames", 1) > 1 and dataset.SOPClassUID == SecondaryCaptureImageStorage
+    return (one_uid and "StudyInstanceUID has same value as FrameOfReferenceUID" in error) or (
+        frames and "ReferencedFrameNumber" in error
+    )

@@ -34,7 +34,6 @@ SHOWN_OF_SETS = ("no_target_accuracy", "target_miss", "instance_f1_50", "matched
     epilog=examples(
         "medground eval infer/toy data.path=made data.split=test --out results/toy",
         "medground eval eval/baselines data.path=made --out results/again --baseline results/toy",
-        "medground eval infer/toy_volume data.path=made --volumes --out results/volumes",
     )
 )
 @click.argument("recipe", type=RECIPE)

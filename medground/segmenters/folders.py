@@ -77,9 +77,23 @@ def load_folder(path: Path, layout: Layout) -> "torch.nn.Module":
         if sum(buffer.numel() for buffer in plan.buffers()) > MOST_BUFFERS:
             raise InputError(f"{settings_file} means tables of more than {MOST_BUFFERS:,} numbers", hint=RELEASED)
         check_keys({name: tuple(value.shape) for name, value in plan.state_dict().items()}, tensors, path.name)
+        return load_state(model_class, model_class.config_class.from_dict(copy.deepcopy(section)), tensors)
+
+
+def load_state(model_class: Any, config: Any, tensors: "Mapping[str, torch.Tensor]") -> "torch.nn.Module":
+    """Return a model of transformers in float32 on the CPU with these tensors, and the tables that it computes for itself.
+
+    Args:
+        model_class: of transformers.
+        config: of that class.
+        tensors: all of the model's, by its names.
+    """
+    import torch
+
+    with _quiet():
         model: torch.nn.Module = model_class.from_pretrained(
             None,
-            config=model_class.config_class.from_dict(copy.deepcopy(section)),
+            config=config,
             state_dict={name: value.float() if value.is_floating_point() else value for name, value in tensors.items()},
             dtype=torch.float32,
         )

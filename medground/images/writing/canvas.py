@@ -19,6 +19,11 @@ from medground.images.volume import Instance, Volume
 _UPRIGHT = Placement(axis=2, index=0, transpose=True, flip_rows=False, flip_columns=False)
 """How the picture of one DICOM or other file lies in a volume of one slice: i counts columns, j rows."""
 
+PLACELESS = ("US", "IVUS", "ES")
+"""Modalities without a frame of reference: ultrasound, and endoscopy."""
+_PHOTOGRAPHS = "1.2.840.10008.5.1.4.1.1.77.1."
+"""The SOP classes of visible light begin with this."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Canvas:
@@ -35,11 +40,15 @@ class Canvas:
     """False if the file does not say where its pixels lie in the patient: the affine is that of an axial slice at 0."""
     measured: bool = True
     """False if the file does not say how large its pixels are: they count as 1 mm."""
+    photograph: bool = False
+    """True for visible light without a place, such as fundus and skin, and not of an endoscope."""
     instances: tuple[Instance, ...]
     """Of DICOM, one per k; else one."""
     placement: Placement | None = None
     """How a picture lies in the voxels; None for a mask of all voxels."""
     view: View = PLAIN
+    notes: tuple[str, ...] = ()
+    """What is assumed of its voxels, one sentence each."""
 
     @property
     def mask_shape(self) -> tuple[int, ...]:
@@ -103,7 +112,12 @@ def _dicom_canvas(path: Path, view: View) -> Canvas:
         frame, frames = dicom.chosen_frame(file, view), file.header().frames
         spacing = dicom.spacing(file.dataset, frame)
         shape = int(file.dataset.Columns), int(file.dataset.Rows), 1
+        light = str(file.dataset.get("SOPClassUID", "")).startswith(_PHOTOGRAPHS)
+        light = light and file.dataset.get("Modality") not in PLACELESS
     where = _slice(file, path, frame)
+    notes = (
+        () if where is None or where.thickness else ("the source does not say how thick its slice is: 1 mm is assumed",)
+    )
     if where is None:
         row, column = spacing or (1.0, 1.0)
         affine = np.diag([column, row, 1.0, 1.0])
@@ -111,13 +125,14 @@ def _dicom_canvas(path: Path, view: View) -> Canvas:
         affine = slice_affine(where, where.normal * (where.thickness or 1.0))
     return Canvas(
         name=file.name, kind="dicom", shape=shape, affine=affine, placed=where is not None, measured=spacing is not None,
+        photograph=light and where is None,
         instances=(
             Instance(
                 path=path, digest=file.digest, uid=str(file.dataset.get("SOPInstanceUID", "")),
                 frame=frame if frames > 1 else None,
             ),
         ),
-        placement=_UPRIGHT, view=view,
+        placement=_UPRIGHT, view=view, notes=notes,
     )  # fmt: skip
 
 

@@ -17,7 +17,7 @@ from medground.errors import InputError
 from medground.images import dicom, dicom_pixels
 from medground.images.paths import has_magic
 from medground.images.volume import Instance
-from medground.images.writing.canvas import Canvas
+from medground.images.writing.canvas import PLACELESS, Canvas
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset, FileDataset
@@ -35,10 +35,6 @@ _TAGS = [
 ]  # fmt: skip
 _PARSED = {"PatientBirthDate": "DA", "StudyDate": "DA", "StudyTime": "TM"}
 _SEXES = ("M", "F", "O")
-_NO_PLACE = ("US", "IVUS", "ES")
-"""Modalities without a frame of reference: ultrasound, and endoscopy."""
-_PHOTOGRAPHS = "1.2.840.10008.5.1.4.1.1.77.1."
-"""The SOP classes of visible light begin with this."""
 _SLIDES = ("1.2.840.10008.5.1.4.1.1.77.1.6", "1.2.840.10008.5.1.4.1.1.77.1.3")
 """SOP classes: whole slides, and slide coordinates."""
 
@@ -47,7 +43,6 @@ _SLIDES = ("1.2.840.10008.5.1.4.1.1.77.1.6", "1.2.840.10008.5.1.4.1.1.77.1.3")
 class Sources:
     """The instances that a mask was drawn on."""
 
-    name: str
     datasets: tuple["Dataset", ...]
     """One per file, in the order of k; without pixels."""
     frames: tuple[tuple[int, int], ...]
@@ -64,14 +59,9 @@ class Sources:
         return str(self.first.get("SOPClassUID", "")) in _SLIDES or "TotalPixelMatrixColumns" in self.first
 
     @property
-    def photograph(self) -> bool:
-        """True if they are of visible light, such as fundus and skin, and not of an endoscope."""
-        return str(self.first.get("SOPClassUID", "")).startswith(_PHOTOGRAPHS) and not self.placeless
-
-    @property
     def placeless(self) -> bool:
         """True if they are ultrasound or endoscopy: without a frame of reference, whatever they say."""
-        return self.first.get("Modality") in _NO_PLACE
+        return self.first.get("Modality") in PLACELESS
 
 
 def read_sources(canvas: Canvas) -> Sources:
@@ -98,7 +88,7 @@ def read_sources(canvas: Canvas) -> Sources:
             else:
                 datasets[-1].pop("FrameOfReferenceUID", None)  # without a position it says nothing
         frames.append((numbers[str(instance.path)], instance.frame or 0))
-    return Sources(canvas.name, tuple(datasets), tuple(frames))
+    return Sources(tuple(datasets), tuple(frames))
 
 
 def _header(instance: Instance, name: str) -> "Dataset":

@@ -41,7 +41,7 @@ def nifti_bytes(canvas: Canvas, masks: Sequence[NDArray[np.bool_]], *, zipped: b
         source = canvas.instances[0]
         file = NiftiFile(source.path, source.frame)
         header, affine = _kept_header(file.header), None
-        if file.sides != canvas.shape:
+        if file.sides != canvas.shape or not np.array_equal(file.affine, canvas.affine):
             raise InputError(f"{file.name} was changed since the volume was read", hint="read the volume again")
         header.set_data_dtype(labels.dtype)
         # An affine of None leaves both of the header's placements, with their codes, as they are.

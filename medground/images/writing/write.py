@@ -95,10 +95,10 @@ def encode_masks(
     segments = [mask.named(number) for number, mask in enumerate(masks, 1)]
     grids = [canvas.voxels(mask.data) for mask in segments]
     if form == "nifti":
-        notes = _nifti_notes(canvas, grids)
-        return Encoded(data=nifti_bytes(canvas, grids, zipped=name.lower().endswith(".gz")), notes=tuple(notes))
+        notes = (*canvas.notes, *_nifti_notes(canvas, grids))
+        return Encoded(data=nifti_bytes(canvas, grids, zipped=name.lower().endswith(".gz")), notes=notes)
     if form == "nrrd":
-        return Encoded(data=nrrd_bytes(canvas, segments, grids))
+        return Encoded(data=nrrd_bytes(canvas, segments, grids), notes=canvas.notes)
     filled = [number for number, grid in enumerate(grids) if grid.any()]
     if not filled:
         return Encoded(data=None, notes=("nothing was written: no mask has a voxel",))
@@ -111,7 +111,8 @@ def encode_masks(
     else:
         encode = rtstruct_bytes if form == "rtstruct" else seg_bytes
         data = encode(canvas, sources, segments, grids, algorithm)
-    return Encoded(data=data, notes=tuple(f"{label} has no voxel and is left out" for label in empty))
+    assumed = canvas.notes if form == "seg" else ()
+    return Encoded(data=data, notes=(*assumed, *(f"{label} has no voxel and is left out" for label in empty)))
 
 
 def check_format(
@@ -134,7 +135,7 @@ def check_format(
 def _checked_sources(form: str, canvas: Canvas, *, force: bool) -> Sources | None:
     """The instances that a DICOM file refers to; None for other formats. Refuses what does not fit."""
     if form == "nifti":
-        if canvas.kind == "dicom" and not canvas.placed and read_sources(canvas).photograph:
+        if canvas.photograph:
             raise InputError(f"{canvas.name} is a photograph without a place in space", hint="write .seg.dcm or a PNG")
         return None
     if form == "nrrd":
@@ -151,7 +152,7 @@ def _checked_sources(form: str, canvas: Canvas, *, force: bool) -> Sources | Non
         if sources.placeless and not force:
             raise InputError(
                 f"{canvas.name} is ultrasound or endoscopy, of which many viewers refuse a Segmentation",
-                hint="write .sc.dcm, a picture with the outline drawn into it, or force the Segmentation",
+                hint="write .sc.dcm (--write sc), a picture with the outline drawn into it, or force it (--force, force=True)",
             )
     elif form == "rtstruct":
         check_rtstruct(canvas, sources)

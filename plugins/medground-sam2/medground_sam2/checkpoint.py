@@ -23,7 +23,7 @@ from medground_sam2.layout import (
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """The tensors of one file or folder that matter for single images."""
+    """The tensors of one file or folder that a model has."""
 
     source: str
     tensors: dict[str, torch.Tensor]
@@ -42,14 +42,19 @@ class Checkpoint:
         return architecture(shapes, unseen.over(self.unseen), self.source)
 
 
-def open_checkpoint(path: Path) -> Checkpoint:
+def open_checkpoint(path: Path, *, video: bool = False) -> Checkpoint:
     """Read a published .pt file, a safetensors file, or a transformers folder.
+
+    Args:
+        path: of it.
+        video: True keeps the tensors for video; False drops them.
 
     Raises:
         InputError: if it cannot be read.
     """
     tensors = read_weights(path, ROOTS)
-    tensors = {name: tensors[name] for name in without_video(tensors)}
+    if not video:
+        tensors = {name: tensors[name] for name in without_video(tensors)}
     stored = [name for name in TWINS if name in tensors]
     if len(stored) == 1:  # transformers may store the two copies of one table once
         tensors |= dict.fromkeys(TWINS, tensors[stored[0]])

@@ -1,6 +1,7 @@
 """Models of transformers that are called as Sam2Model is: the point and box model in SAM 3, and EdgeTAM."""
 
-from typing import ClassVar
+from dataclasses import replace
+from typing import TYPE_CHECKING, ClassVar
 
 from medground.arguments import Count, NotNegative
 from medground.devices import Device, Dtype, check_dtype, device_of, require_modules
@@ -8,11 +9,14 @@ from medground.errors import InputError
 from medground.licences import Published, stated
 from medground.segmenters.folders import Layout, load_folder
 from medground.segmenters.weights import check_whole, find_weights
-from medground_sam2.clicks import ClickSegmenter
+from medground_sam2.following import FollowingSegmenter
 from medground_sam2.layout import TWINS, VIDEO_TRANSFORMERS
 
+if TYPE_CHECKING:
+    from medground_sam2.video import VideoNetwork
 
-class FolderSegmenter(ClickSegmenter):
+
+class FolderSegmenter(FollowingSegmenter):
     """A model that transformers loads from a folder with ``config.json`` and ``model.safetensors``.
 
     Args:
@@ -31,6 +35,8 @@ class FolderSegmenter(ClickSegmenter):
 
     published: ClassVar[tuple[Published, ...]]
     layout: ClassVar[Layout]
+    video_layout: ClassVar[Layout]
+    """Of the same folder, with the tensors for video."""
     modules: ClassVar[tuple[str, ...]]
     """Libraries it needs beside torch, transformers and safetensors."""
 
@@ -55,10 +61,10 @@ class FolderSegmenter(ClickSegmenter):
         )
         self.multimask = multimask
         require_modules("torch", "transformers", "safetensors", *self.modules)
-        path = find_weights(checkpoint or self.published[0].id)
+        self._path = path = find_weights(checkpoint or self.published[0].id)
         check_whole(path)
         check_dtype(dtype)
-        self.device = device_of(device)
+        self.device, self._dtype = device_of(device), dtype
 
         from medground_sam2.networks import TransformersNetwork
 
@@ -69,6 +75,13 @@ class FolderSegmenter(ClickSegmenter):
         if grids != [[self.image_size * times // patch] * 2 for times in (4, 2, 1)]:
             raise InputError(f"{path.name} has features of {grids} for an input of {self.image_size} px")
         self.network = network
+
+    def load_video(self) -> "VideoNetwork":
+        """As `FollowingSegmenter.load_video`."""
+        from medground_sam2.video import VideoNetwork
+
+        model = load_folder(self._path, self.video_layout)
+        return VideoNetwork(model, self.network.model.vision_encoder, device=self.device, dtype=self._dtype)
 
 
 class Sam3Tracker(FolderSegmenter):
@@ -82,22 +95,26 @@ class Sam3Tracker(FolderSegmenter):
     published: ClassVar[tuple[Published, ...]] = (
         Published("facebook/sam3", stated("SAM License", "ask for access on the hub first; untried here")),
     )
-    layout: ClassVar[Layout] = Layout(
-        model="Sam3TrackerModel",
-        types=("sam3_tracker", "sam3_video"),
+    video_layout: ClassVar[Layout] = Layout(
+        model="Sam3TrackerVideoModel",
+        types=("sam3_tracker", "sam3_tracker_video", "sam3_video"),
         section="tracker_config",
         renames=(
             (r"^(tracker_model\.)+", ""),
             (r"^detector_model\.vision_encoder\.backbone\.", "vision_encoder.backbone."),
             (r"^tracker_neck\.", "vision_encoder.neck."),
         ),
-        others=("detector_model.", *VIDEO_TRANSFORMERS),
+        others=("detector_model.",),
         twins=TWINS,
+    )
+    layout: ClassVar[Layout] = replace(
+        video_layout, model="Sam3TrackerModel", others=(*video_layout.others, *VIDEO_TRANSFORMERS)
     )
     modules: ClassVar[tuple[str, ...]] = ("torchvision",)
     mean: ClassVar[tuple[float, ...]] = (0.5, 0.5, 0.5)
     std: ClassVar[tuple[float, ...]] = (0.5, 0.5, 0.5)
     whole_numbers: ClassVar[bool] = True
+    bicubic: ClassVar[bool] = False
 
 
 class EdgeTam(FolderSegmenter):
@@ -113,10 +130,8 @@ class EdgeTam(FolderSegmenter):
             stated("Apache-2.0", "a copy of facebook/EdgeTAM for transformers; untried here"),
         ),
     )
-    layout: ClassVar[Layout] = Layout(
-        model="EdgeTamModel",
-        types=("edgetam", "edgetam_video"),
-        others=("spatial_perceiver", *VIDEO_TRANSFORMERS),
-        twins=TWINS,
+    video_layout: ClassVar[Layout] = Layout(model="EdgeTamVideoModel", types=("edgetam", "edgetam_video"), twins=TWINS)
+    layout: ClassVar[Layout] = replace(
+        video_layout, model="EdgeTamModel", others=("spatial_perceiver", *VIDEO_TRANSFORMERS)
     )
     modules: ClassVar[tuple[str, ...]] = ("timm", "torchvision")

@@ -49,6 +49,29 @@ VIDEO_TRANSFORMERS = (
 _RENAMES = [
     (re.compile(pattern), replacement)
     for pattern, replacement in (
+        # Of videos only.
+        (r"^memory_temporal_positional_encoding$", "maskmem_tpos_enc"),
+        (r"^no_memory_positional_encoding$", "no_mem_pos_enc"),
+        (r"^no_object_pointer$", "no_obj_ptr"),
+        (r"^occlusion_spatial_embedding_parameter$", "no_obj_embed_spatial"),
+        (r"^object_pointer_proj\.layers\.0\.", "obj_ptr_proj.layers.1."),
+        (r"^object_pointer_proj\.proj_in\.", "obj_ptr_proj.layers.0."),
+        (r"^object_pointer_proj\.proj_out\.", "obj_ptr_proj.layers.2."),
+        (r"^temporal_positional_encoding_projection_layer\.", "obj_ptr_tpos_proj."),
+        (r"^memory_attention\.layer_norm\.", "memory_attention.norm."),
+        (r"^memory_encoder\.feature_projection\.", "memory_encoder.pix_feat_proj."),
+        (r"^memory_encoder\.projection\.", "memory_encoder.out_proj."),
+        (r"\.memory_fuser\.(layers\.\d+)\.depthwise_conv\.", r".fuser.\1.dwconv."),
+        (r"\.memory_fuser\.(layers\.\d+)\.layer_norm\.", r".fuser.\1.norm."),
+        (r"\.memory_fuser\.(layers\.\d+)\.pointwise_conv(\d)\.", r".fuser.\1.pwconv\2."),
+        (r"\.memory_fuser\.(layers\.\d+)\.scale$", r".fuser.\1.gamma"),
+        *((rf"\.mask_downsampler\.layers\.{n}\.conv\.", f".mask_downsampler.encoder.{3 * n}.") for n in range(4)),
+        *(
+            (rf"\.mask_downsampler\.layers\.{n}\.layer_norm\.", f".mask_downsampler.encoder.{3 * n + 1}.")
+            for n in range(4)
+        ),
+        (r"\.mask_downsampler\.final_conv\.", ".mask_downsampler.encoder.12."),
+        # Of single images too.
         (r"^no_memory_embedding$", "no_mem_embed"),
         (
             r"^(shared_image_embedding|prompt_encoder\.shared_embedding)\.positional_embedding$",
@@ -80,7 +103,7 @@ _RENAMES = [
 
 
 def original_name(name: str) -> str:
-    """Return the name in the published files of the tensor that transformers' Sam2Model calls `name`.
+    """Return the name in the published files of the tensor that transformers' Sam2VideoModel or Sam2Model calls `name`.
 
     The one tensor without a single original is ``prompt_encoder.point_embed.weight``: its rows are four tensors
     ``sam_prompt_encoder.point_embeddings.N.weight``.
@@ -89,6 +112,8 @@ def original_name(name: str) -> str:
     'image_encoder.trunk.blocks.3.mlp.layers.1.bias'
     >>> original_name("mask_decoder.transformer.layers.0.self_attn.o_proj.weight")
     'sam_mask_decoder.transformer.layers.0.self_attn.out_proj.weight'
+    >>> original_name("memory_encoder.projection.bias")
+    'memory_encoder.out_proj.bias'
     """
     for pattern, replacement in _RENAMES:
         name = pattern.sub(replacement, name)

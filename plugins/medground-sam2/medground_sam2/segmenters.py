@@ -1,15 +1,18 @@
 """SAM 2.1 and MedSAM2 (Ravi et al., arXiv:2408.00714; Ma et al., arXiv:2504.03600) as their authors run them."""
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from medground.arguments import Count, NotNegative
 from medground.devices import Device, Dtype, check_dtype, device_of, require_modules
 from medground.errors import RecipeError, did_you_mean
 from medground.licences import Published, stated
 from medground.segmenters.weights import check_whole, find_weights
-from medground_sam2.clicks import ClickSegmenter
+from medground_sam2.following import FollowingSegmenter
 from medground_sam2.layout import Unseen
+
+if TYPE_CHECKING:
+    from medground_sam2.video import VideoNetwork
 
 Backend = Literal["transformers", "official"]
 Protocol = Literal["native", "medreasoner"]
@@ -17,8 +20,8 @@ BACKENDS = ("transformers", "official")
 PROTOCOLS = ("native", "medreasoner")
 
 
-class Sam2(ClickSegmenter):
-    """SAM 2.1 (Hiera tiny, small, base plus, large) for single images.
+class Sam2(FollowingSegmenter):
+    """SAM 2.1 (Hiera tiny, small, base plus, large) for single images, and for volumes as Meta's video predictor.
 
     Native protocol: 1024 px; three masks and the best predicted IoU for an ambiguous prompt, which is a single click
     without a box, as in the released configuration; one mask otherwise, replaced by the best of three where its
@@ -101,16 +104,17 @@ class Sam2(ClickSegmenter):
         self.multimask = (True if released else self.native_multimask) if multimask is None else multimask
 
         require_modules("torch", "transformers", "safetensors")
-        path = find_weights(checkpoint or self.published[0].id)
-        check_whole(path)
+        self._path = find_weights(checkpoint or self.published[0].id)
+        check_whole(self._path)
         check_dtype(dtype)
-        self.device = device_of(device)
+        self.device, self._dtype = device_of(device), dtype
+        self._unseen = Unseen(heads=None if heads is None else (heads,), windows=windows, global_blocks=global_blocks)
 
         from medground_sam2 import models
 
         self.network = models.build(
-            path,
-            Unseen(heads=None if heads is None else (heads,), windows=windows, global_blocks=global_blocks),
+            self._path,
+            self._unseen,
             backend=backend,
             image_size=self.image_size,
             device=self.device,
@@ -118,12 +122,23 @@ class Sam2(ClickSegmenter):
             compile=compile,
         )
 
+    def load_video(self) -> "VideoNetwork":
+        """As `FollowingSegmenter.load_video`; on transformers, whatever the backend."""
+        from medground_sam2.models import load_video
+        from medground_sam2.networks import TransformersNetwork
+        from medground_sam2.video import VideoNetwork
+
+        model = load_video(self._path, self._unseen, image_size=self.image_size)
+        encoder = self.network.model.vision_encoder if isinstance(self.network, TransformersNetwork) else None
+        return VideoNetwork(model, encoder, device=self.device, dtype=self._dtype)
+
 
 class MedSam2(Sam2):
     """MedSAM2: SAM 2.1 tiny trained on at 512 px with medical images, boxes, masks and correction clicks.
 
     Native protocol: 512 px, one mask per prompt, replaced by the best of three where its stability is below 0.98.
     Protocol ``medreasoner``: 1024 px, best of three, as that system ran it. Arguments are those of `Sam2`.
+    Its authors follow a lesion from the mask that a box gives on the key slice: give `propagate` that mask.
     """
 
     model: ClassVar[str] = "medsam2"
