@@ -132,13 +132,13 @@ def test_forgetting_what_is_out_of_reach_changes_nothing_and_bounds_what_is_kept
 
     slices = np.concatenate([sam2_volumes.volume().array()] * 5, axis=2)
     volume, prompts = array_volume(slices, np.eye(4)), {20: sam2_volumes.cases()["box"][3]}
-    kept = []
+    sizes = []
     forget = Session._forget
 
     def counted(self, index, turn):
         forget(self, index, turn)
         rows = self.outputs["non_cond_frame_outputs"].values()
-        kept.append(
+        sizes.append(
             (len(rows), sum("maskmem_features" in row for row in rows), sum("pred_masks" in row for row in rows))
         )
 
@@ -149,7 +149,7 @@ def test_forgetting_what_is_out_of_reach_changes_nothing_and_bounds_what_is_kept
         patch.setattr(Session, "_forget", lambda self, index, turn: None)
         whole, _ = logits_of(segmenter, volume, prompts, monkeypatch)
     assert np.array_equal(pruned, whole)
-    assert len(kept) == 39 and max(kept) == (15, 6, 0)
+    assert len(sizes) == 39 and max(sizes) == (15, 6, 0)
 
 
 def test_the_way_down_does_not_know_what_the_way_up_found(segmenter, monkeypatch):
