@@ -211,6 +211,13 @@ def test_a_secondary_capture_is_the_picture_with_the_rim_of_each_mask(kind, tmp_
     assert dataset.Modality == source.Modality and "polyp; region 2; not for diagnosis" in dataset.DerivationDescription
 
 
+@pytest.mark.parametrize("suffix", [".nii", ".seg.nrrd"])
+def test_a_mask_of_one_slice_lies_where_a_volume_of_that_slice_lies(suffix, tmp_path):
+    path = write_source("a slice of CT, MR or PET", tmp_path / "in")
+    write_masks(tmp_path / f"m{suffix}", [LabelledMask(data=block())], path)
+    assert np.allclose(read_volume(tmp_path / f"m{suffix}").affine, read_volume([path]).affine, atol=1e-4)
+
+
 @pytest.mark.parametrize("suffix", [".nii", ".seg.nrrd", ".seg.dcm"])
 def test_a_slice_of_unknown_thickness_is_written_with_a_note(suffix, tmp_path):
     path = write_source("a slice of CT, MR or PET", tmp_path / "in")

@@ -70,7 +70,6 @@ def _kept_header(source: Any) -> Any:
             header[field] = b""
     header["cal_min"] = header["cal_max"] = 0
     header["intent_code"] = 0
-    header.extensions.clear()
     return header
 
 
