@@ -85,7 +85,8 @@ class Guard:
         route = getattr(scope.get("route"), "path", "other")
         method = scope["method"] if scope["method"] in ("GET", "POST", "DELETE", "HEAD") else "other"
         self.metrics.count(method, route, status, seconds)
-        log.info("%s %s %s %.2f s", method, route, status or "gone", seconds)
+        if route not in ("/health", "/ready"):  # these are asked every few seconds
+            log.info("%s %s %s %.2f s", method, route, status or "gone", seconds)
 
     def _check(self, scope: Message) -> None:
         """Refuse another host's name (DNS rebinding), and a request without the token."""

@@ -73,7 +73,7 @@ class DrainingServer(uvicorn.Server):
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """Return a socket that is bound to an address.
+    """Return a socket that listens on an address.
 
     Raises:
         RunError: if it cannot be had.
@@ -83,6 +83,7 @@ def bind(host: str, port: int) -> socket.socket:
         listening = socket.socket(family, kind, protocol)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(address)
+        listening.listen()  # whoever reads the address may connect at once
     except OSError as error:
         raise RunError(f"{host} port {port} cannot be listened on: {error.strerror}", hint="pass --port 0") from None
     return listening
