@@ -75,6 +75,7 @@ function ask(event) {
       if (event === "answer") await take(value);
     }
     report("Done.");
+    $("picture").scrollIntoView({ block: "nearest" });
   });
 }
 
@@ -125,7 +126,6 @@ function render() {
   const answer = state.answer, regions = answer?.regions || [];
   stage.regions = regions;
   stage.draw();
-  $("outcome").hidden = !answer;
   $("outcome").textContent = outcome(answer);
   $("regions").replaceChildren(...regions.map(item));
   reason(answer?.think || (answer?.fault ? answer.text : ""));
@@ -133,7 +133,7 @@ function render() {
 }
 
 function outcome(answer) {
-  if (!answer) return "";
+  if (!answer) return "No answer yet.";
   if (answer.fault) return `The answer could not be used (${answer.fault})${answer.cause ? `: ${answer.cause}` : ""}`;
   if (!answer.regions.length) return "Nothing in the image fits the question.";
   return answer.regions.length === 1 ? "One region" : `${answer.regions.length} regions`;

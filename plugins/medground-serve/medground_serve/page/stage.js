@@ -43,12 +43,12 @@ export class Stage {
 
   // The canvas keeps its proportions inside its box (object-fit: contain).
   scale() {
-    const { clientWidth, clientHeight, width, height } = this.canvas;
-    return Math.min(clientWidth / width, clientHeight / height) || 1;
+    const { clientWidth, clientHeight } = this.canvas;
+    return Math.min(clientWidth / this.image.width, clientHeight / this.image.height) || 1;
   }
 
   at(event) {
-    const { clientWidth, clientHeight, width, height } = this.canvas, scale = this.scale();
+    const { clientWidth, clientHeight } = this.canvas, { width, height } = this.image, scale = this.scale();
     const x = (event.offsetX - (clientWidth - width * scale) / 2) / scale;
     const y = (event.offsetY - (clientHeight - height * scale) / 2) / scale;
     return [Math.min(Math.max(x, 0), width), Math.min(Math.max(y, 0), height)];
@@ -106,11 +106,14 @@ export class Stage {
 
   draw() {
     if (!this.image) return;
-    const { pen, canvas } = this;
-    pen.clearRect(0, 0, canvas.width, canvas.height);
-    pen.drawImage(this.image, 0, 0);
-    const thin = 2 / this.scale();  // two screen pixels at any zoom
-    this.regions.forEach((region, index) => this.drawRegion(region, COLOURS[index % COLOURS.length], thin * (index === this.chosen ? 1.5 : 1)));
+    const { pen, canvas, image } = this;
+    const fine = Math.min(8, Math.max(1, Math.ceil(this.scale() * devicePixelRatio)));  // so that lines are fine on small images
+    if (canvas.width !== image.width * fine) [canvas.width, canvas.height] = [image.width * fine, image.height * fine];
+    pen.setTransform(fine, 0, 0, fine, 0, 0);
+    pen.imageSmoothingEnabled = false;
+    pen.drawImage(image, 0, 0);
+    const thin = 1.5 / this.scale();  // screen pixels at any zoom
+    this.regions.forEach((region, index) => this.drawRegion(region, COLOURS[index % COLOURS.length], thin * (index === this.chosen ? 1.3 : 1)));
     if (this.cross && this.tool !== "none") this.drawCross(thin);
     if (document.activeElement !== canvas || !this.cross) canvas.setAttribute("aria-label", this.describe());
   }
