@@ -17,6 +17,7 @@ from serving import SECONDS, Server, form
 
 from medground.images.pictures import png_bytes
 
+pytestmark = pytest.mark.slow
 PICTURE = png_bytes(np.where(np.hypot(*np.ogrid[-40:40, -50:50]) < 12, 200, 40).astype(np.uint8))
 SLOW = png_bytes(np.random.default_rng(0).integers(0, 255, (1400, 1400), np.uint8))
 """An image whose answer takes seconds."""
@@ -203,7 +204,7 @@ def test_sigterm_lets_the_running_request_end_and_exits_with_0(tmp_path):
 
 
 def test_a_recipe_whose_weights_are_missing_ends_the_command_with_the_worker_s_sentence(tmp_path):
-    server = Server("infer/toy", "segmenter={name: medsam, checkpoint: nowhere.pth}", folder=tmp_path)
+    server = Server("infer/toy", "segmenter=medsam", "segmenter.checkpoint=nowhere.pth", "prompt=box", folder=tmp_path)
     assert server.process.wait(SECONDS) in (2, 3, 4)
     assert "nowhere.pth" in server.log.read_text()
     server.stop()
