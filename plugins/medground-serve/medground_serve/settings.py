@@ -39,7 +39,7 @@ class Settings:
     """Connections at once; further ones are closed."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Refusal(Exception):
     """A request that is not answered as asked, in one sentence for people."""
 

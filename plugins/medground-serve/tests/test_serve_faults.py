@@ -1,5 +1,6 @@
 """Clients that stall, flood, leave or lie, and a worker that dies: the server says so and goes on."""
 
+import contextlib
 import http.client
 import json
 import os
@@ -143,6 +144,21 @@ def test_chunked_uploads_are_cut_off_at_the_limit(server):
             ended = True
         answer = b"" if ended else connection.recv(100)
     assert ended or answer.startswith(b"HTTP/1.1 413")
+
+
+def test_half_open_connections_are_closed_and_do_not_keep_others_out(server):
+    """Three hundred of them, more than the server keeps: half a header each, and one byte more after a while."""
+    connections = [socket.create_connection(("127.0.0.1", server.port), timeout=SECONDS) for _ in range(300)]
+    for connection in connections:
+        try:
+            connection.sendall(b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Slow: ")
+        except OSError:  # above the limit: closed at once
+            continue
+    for connection in connections:
+        with contextlib.suppress(ConnectionResetError):
+            assert connection.recv(1000) == b""
+        connection.close()
+    assert server.get("/health")[0] == 200
 
 
 def mutant(rng, body):
