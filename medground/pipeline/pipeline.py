@@ -9,7 +9,7 @@ Stages are keyed by what feeds them: a pipeline that differs only in its segment
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 from medground.errors import RecipeError
 from medground.images.query import ImageSource, as_query
@@ -120,7 +120,7 @@ class Pipeline:
             )
 
     @classmethod
-    def from_recipe(cls, recipe: Recipe, *, cache: StageCache | None = None, segments: bool = True) -> "Pipeline":
+    def from_recipe(cls, recipe: Recipe, *, cache: StageCache | None = None, segments: bool = True) -> Self:
         """Return the pipeline of a recipe; its ``objects`` take the places of the components that it names."""
         return cls(
             **of_recipe(recipe),

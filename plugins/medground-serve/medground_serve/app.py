@@ -1,0 +1,229 @@
+"""The application: routes, and what they hand to the worker."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from fastapi import FastAPI, File, Form, Request, UploadFile
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, JSONResponse, Response, StreamingResponse
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.exceptions import HTTPException
+
+from medground.report import STATEMENT
+from medground_serve import chat
+from medground_serve.events import event_stream
+from medground_serve.guard import App, Guard
+from medground_serve.metrics import Metrics
+from medground_serve.settings import Refusal, Settings
+from medground_serve.store import ImageStore
+from medground_serve.worker import Worker
+
+PAGE = Path(__file__).with_name("page")
+FILES = ("page.css", "page.js", "stage.js", "server.js")
+EXPIRE_SECONDS = 30.0
+Masks = Literal["rle", "png", "none"]
+Plane = Annotated[str | None, Form(max_length=20, description="Of a NIfTI volume: axial, coronal or sagittal.")]
+Slice = Annotated[int | None, Form(ge=0, description="Of a volume or a film, from 0.")]
+Window = Annotated[str | None, Form(max_length=40, description="Of DICOM and NIfTI, by name or CENTRE,WIDTH.")]
+Number = Annotated[float, Field(allow_inf_nan=False, ge=-1e6, le=1e6)]
+
+
+class SegmentRequest(BaseModel):
+    """What is segmented: a box, clicks, a text, or several of these, in pixels of the image."""
+
+    model_config = ConfigDict(extra="forbid")
+    image: str = Field(max_length=64, description="As /images and /ground name it.")
+    box: tuple[Number, Number, Number, Number] | None = Field(None, description="x1, y1, x2, y2")
+    points: list[tuple[Number, Number]] = Field([], max_length=64, description="x, y")
+    labels: list[Literal[0, 1]] = Field([], max_length=64, description="Per point: 1 inside, 0 outside; default 1.")
+    text: str = Field("", max_length=200, description="What to look for, where the segmenter reads texts.")
+    plane: str | None = Field(None, max_length=20)
+    slice: int | None = Field(None, ge=0)
+    window: str | None = Field(None, max_length=40)
+    masks: Masks = "rle"
+
+
+def build(settings: Settings, worker: Worker, store: ImageStore) -> App:
+    """Return the application, guarded."""
+    metrics = Metrics()
+    app = _routes(settings, worker, store, metrics)
+    return Guard(app, settings, metrics)
+
+
+def describe() -> dict[str, Any]:
+    """Return the OpenAPI description of the interface."""
+    settings = Settings(recipe="", token="", hosts=frozenset())
+    worker = Worker(settings, lambda error: None)
+    return _routes(settings, worker, ImageStore(Path(), most_bytes=0, seconds=0), Metrics()).openapi()
+
+
+def _routes(settings: Settings, worker: Worker, store: ImageStore, metrics: Metrics) -> FastAPI:
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        worker.start()
+        expiring = asyncio.create_task(_expire(store))
+        yield
+        expiring.cancel()
+        worker.stop()
+
+    app = FastAPI(
+        title="medground",
+        description=STATEMENT,
+        lifespan=lifespan,
+        max_body_size=settings.most_bytes,
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.add_exception_handler(Refusal, _refused)
+    app.add_exception_handler(HTTPException, _refused)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    _states(app, settings, worker, store, metrics)
+    _images(app, worker, store)
+    _answers(app, worker, store)
+    chat.add(app, worker)
+    return app
+
+
+def _states(app: FastAPI, settings: Settings, worker: Worker, store: ImageStore, metrics: Metrics) -> None:
+    @app.get("/", include_in_schema=False)
+    async def page() -> FileResponse:
+        return FileResponse(PAGE / "index.html")
+
+    @app.get("/page/{name}", include_in_schema=False)
+    async def page_file(name: str) -> FileResponse:
+        if name not in FILES:
+            raise HTTPException(404)
+        return FileResponse(PAGE / name)
+
+    @app.get("/health")
+    async def health() -> dict[str, str]:
+        """Say that the server answers."""
+        return {"status": "ok"}
+
+    @app.get("/ready")
+    async def ready() -> JSONResponse:
+        """Say whether the models are loaded: 200 or 503."""
+        return JSONResponse({"ready": worker.ready}, 200 if worker.ready else 503)
+
+    @app.get("/info")
+    async def info() -> dict[str, Any]:
+        """Return the recipe, its components, the prompts that the segmenter takes, and the limits."""
+        limits = {"bytes": settings.most_bytes, "pixels": settings.most_pixels, "waiting": settings.most_waiting}
+        return {"recipe": Path(settings.recipe).name, "limits": limits, "statement": STATEMENT, **(worker.facts or {})}
+
+    @app.get("/metrics")
+    async def counters() -> Response:
+        """Return counters in the text format of Prometheus."""
+        values = {
+            "medground_ready": ("gauge", "1 if the models are loaded.", float(worker.ready)),
+            "medground_pending": ("gauge", "Requests that wait or are answered.", worker.pending),
+            "medground_worker_restarts_total": ("counter", "Starts of the worker after the first.", worker.restarts),
+            "medground_cancelled_total": ("counter", "Requests given up before their answer.", worker.cancelled),
+            "medground_encodes_total": ("counter", "Images encoded by the segmenter.", worker.encodes),
+            "medground_images": ("gauge", "Images stored.", len(store)),
+            "medground_image_bytes": ("gauge", "Bytes of images stored.", store.bytes),
+        }
+        return Response(metrics.text(values), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+def _images(app: FastAPI, worker: Worker, store: ImageStore) -> None:
+    @app.post("/images", status_code=201)
+    async def upload(file: Annotated[UploadFile, File()]) -> dict[str, str]:
+        """Store an image; return its identifier, which the other requests take."""
+        return {"image": await _put(store, file)}
+
+    @app.get("/images/{image}")
+    async def show(
+        request: Request, image: str, plane: str | None = None, slice: int | None = None, window: str | None = None
+    ) -> Response:
+        """Return an image as it is shown to the models: kind, size (H, W), spacing in mm, and a PNG in base64."""
+        view = {"plane": plane, "slice": slice, "window": window}
+        job = {"do": "open", "image": image, "path": str(store.path(image)), **view}
+        return await _json(request, worker.ask(job))
+
+    @app.delete("/images/{image}", status_code=204)
+    async def delete(image: str) -> None:
+        """Delete an image now."""
+        store.delete(image)
+
+
+def _answers(app: FastAPI, worker: Worker, store: ImageStore) -> None:
+    @app.post("/ground")
+    async def ground(
+        request: Request,
+        question: Annotated[str, Form(min_length=1, max_length=2000)],
+        image: Annotated[str | None, Form(max_length=64, description="A stored image, in place of a file.")] = None,
+        file: Annotated[UploadFile | None, File(description="An image, which is stored.")] = None,
+        plane: Plane = None,
+        slice: Slice = None,
+        window: Window = None,
+        masks: Annotated[Masks, Form(description="How masks are given: COCO run lengths or PNG in base64.")] = "rle",
+    ) -> Response:
+        """Answer a question about an image, as ``medground ground --json`` does. With ``Accept: text/event-stream`` the
+        stages come as events, and the answer as the last.
+        """
+        if (image is None) == (file is None):
+            raise Refusal(422, "a question needs one image", "send either file or image")
+        key = image if image is not None else await _put(store, file)
+        view = {"plane": plane, "slice": slice, "window": window, "masks": masks}
+        job = {"do": "ground", "image": key, "path": str(store.path(key)), "question": question, **view}
+        if "text/event-stream" in request.headers.get("accept", ""):
+            return StreamingResponse(event_stream(worker, job), media_type="text/event-stream")
+        return await _json(request, worker.ask(job))
+
+    @app.post("/segment")
+    async def segment(request: Request, body: SegmentRequest) -> Response:
+        """Segment with the expert alone, as to correct a region. The result has the form of /ground, with one region."""
+        job = {"do": "segment", **body.model_dump(), "path": str(store.path(body.image))}
+        return await _json(request, worker.ask(job))
+
+
+async def _put(store: ImageStore, file: UploadFile | None) -> str:
+    if file is None or not file.size:
+        raise Refusal(422, "the file is empty")
+    return await asyncio.to_thread(store.put, file.file, file.filename or "")
+
+
+async def _json(request: Request, answer: Awaitable[str]) -> Response:
+    return Response(await until_gone(request, answer), media_type="application/json")
+
+
+async def until_gone(request: Request, answer: Awaitable[str]) -> str:
+    """Return an answer; cancel it when the client leaves.
+
+    Raises:
+        Refusal: as the answer; 499 when the client left.
+    """
+    task = asyncio.ensure_future(answer)
+    try:
+        while not task.done():
+            await asyncio.wait([task], timeout=0.2)
+            if not task.done() and await request.is_disconnected():
+                raise Refusal(499, "the client left")
+        return task.result()
+    finally:
+        task.cancel()
+
+
+async def _expire(store: ImageStore) -> None:
+    while True:
+        await asyncio.sleep(EXPIRE_SECONDS)
+        store.expire()
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    if isinstance(error, HTTPException):
+        error = Refusal(error.status_code, str(error.detail), headers=dict(error.headers or {}))
+    assert isinstance(error, Refusal)
+    return JSONResponse(error.to_dict(), error.status, error.headers)
+
+
+async def _invalid(request: Request, error: Exception) -> Response:
+    """Name the first field that is wrong, without its value."""
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    name = ".".join(str(word) for word in first["loc"] if word != "body") or "the body"
+    return JSONResponse(Refusal(422, f"{name} is wrong: {first['msg']}").to_dict(), 422)

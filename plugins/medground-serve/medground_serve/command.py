@@ -1,0 +1,112 @@
+"""``medground serve``: the page and the HTTP interface."""
+
+import asyncio
+import ipaddress
+import logging
+import secrets
+import tempfile
+from pathlib import Path
+
+import click
+
+from medground.errors import MedgroundError, UsageError
+from medground.terminal import examples
+
+LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]"})
+DEFAULT_RECIPE = "infer/toy"
+
+
+def _recipe_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """Complete the name of a shipped recipe."""
+    from medground.recipe import names
+
+    return [name for name in names() if name.startswith(incomplete)]
+
+
+@click.command(
+    epilog=examples(
+        "medground serve",
+        "medground serve infer/toy segmenter=mini_sam --port 0",
+    )
+)
+@click.argument("recipe", default=DEFAULT_RECIPE, shell_complete=_recipe_names)
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 takes a free one.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="The address that is listened on.")
+@click.option("--allow-host", multiple=True, metavar="NAME", help="A name that browsers reach it by; repeatable.")
+@click.option("--waiting", type=click.IntRange(min=0), default=8, show_default=True, help="Requests that may wait.")
+@click.option("--max-mb", type=click.IntRange(min=1), default=64, show_default=True, help="Of an upload, in MB.")
+@click.option("--max-megapixels", type=click.IntRange(1, 64), default=25, show_default=True, help="Of an image.")
+@click.option("--answer-seconds", type=click.FloatRange(min=1), default=120, show_default=True, help="Of one answer.")
+@click.option("--session-minutes", type=click.FloatRange(min=0.1), default=30, show_default=True, help="Of an image.")
+def serve(
+    recipe: str,
+    overrides: tuple[str, ...],
+    port: int,
+    host: str,
+    allow_host: tuple[str, ...],
+    waiting: int,
+    max_mb: int,
+    max_megapixels: int,
+    answer_seconds: float,
+    session_minutes: float,
+) -> None:
+    """Answer questions about images on a page and over HTTP, with the models of RECIPE.
+
+    The address that is printed holds a token: who has it can ask. Nothing is opened, and nothing but this machine can connect,
+    unless --host says so. Images are deleted when nobody asks about them, and when the server ends.
+    Research software, not a medical device.
+    """
+    from medground.recipe import check, resolve
+    from medground_serve.app import build
+    from medground_serve.listening import bind, server
+    from medground_serve.settings import Settings
+    from medground_serve.store import ImageStore
+    from medground_serve.worker import Worker
+
+    check(resolve(recipe, *overrides))
+    settings = Settings(
+        recipe=recipe,
+        overrides=overrides,
+        token=secrets.token_urlsafe(24),
+        hosts=_hosts(host, allow_host),
+        most_waiting=waiting,
+        most_bytes=max_mb * 1_000_000,
+        most_pixels=max_megapixels * 1_000_000,
+        answer_seconds=answer_seconds,
+        session_seconds=session_minutes * 60,
+    )
+    failures: list[MedgroundError] = []
+
+    def failed(error: MedgroundError) -> None:
+        failures.append(error)
+        listening.should_exit = True
+
+    worker = Worker(settings, failed)
+    with tempfile.TemporaryDirectory(prefix="medground-serve-") as folder, bind(host, port) as socket:
+        store = ImageStore(Path(folder), most_bytes=settings.most_stored, seconds=settings.session_seconds)
+        listening = server(build(settings, worker, store), settings)
+        name = allow_host[0] if allow_host else f"[{host}]" if ":" in host else host
+        click.echo(f"http://{name}:{socket.getsockname()[1]}/#{settings.token}")
+        logging.getLogger("uvicorn").setLevel(logging.CRITICAL)
+        asyncio.run(listening.serve(sockets=[socket]))
+    if failures:
+        raise failures[0]
+
+
+def _hosts(host: str, allowed: tuple[str, ...]) -> frozenset[str]:
+    """Return the names that the Host header may give.
+
+    Raises:
+        UsageError: if all addresses are listened on, and no name is given.
+    """
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        address = None
+    if address is not None and address.is_unspecified and not allowed:
+        raise UsageError(
+            f"{host} is every address of this machine", hint="pass --allow-host NAME, as browsers reach it"
+        )
+    own = f"[{host}]" if ":" in host else host
+    return LOOPBACK | {own.lower()} | {name.lower() for name in allowed}

@@ -1,0 +1,146 @@
+"""What every request passes before the application sees it, and every answer on its way out."""
+
+import asyncio
+import json
+import logging
+import re
+import secrets
+import time
+from collections.abc import Awaitable, Callable, MutableMapping
+from email.message import Message as Header
+from typing import Any
+
+from starlette.exceptions import HTTPException
+
+from medground_serve.metrics import Metrics
+from medground_serve.settings import Refusal, Settings
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Message, Receive, Send], Awaitable[None]]
+
+log = logging.getLogger("medground.serve")
+OPEN = re.compile(r"/|/health|/ready|/page/[a-z]+\.(css|js)")
+"""The paths that need no token: the page, which is the same for everybody, and two states."""
+SEND_SECONDS = 30.0
+"""In which a client must take what is sent to it."""
+TAIL = 256
+HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+_HEADERS = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
+
+
+class Guard:
+    """An ASGI application around another: checks host, token and body, sets headers, counts and logs.
+
+    A log line holds the method, the route, the status and the time: no question, file name or identifier.
+
+    Args:
+        app: what is guarded.
+        settings: hosts, token and limits.
+        metrics: where requests are counted.
+    """
+
+    def __init__(self, app: App, settings: Settings, metrics: Metrics) -> None:
+        self.app, self.settings, self.metrics = app, settings, metrics
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        begin, status = time.monotonic(), 0
+
+        async def sending(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message.get("headers", []), *_HEADERS]
+            async with asyncio.timeout(SEND_SECONDS):
+                await send(message)
+
+        try:
+            self._check(scope)
+            await self.app(scope, self._bounded(scope, receive), sending)
+        except Refusal as refusal:
+            await respond(sending, refusal, close=True)
+        except Exception as error:  # noqa: BLE001  the client gets a sentence, and the log no text of the request
+            log.error("a request failed: %s", type(error).__name__)
+            if status == 0:
+                await respond(sending, Refusal(500, "the server failed"), close=True)
+        finally:
+            self._count(scope, status, time.monotonic() - begin)
+
+    def _count(self, scope: Message, status: int, seconds: float) -> None:
+        route = getattr(scope.get("route"), "path", "other")
+        method = scope["method"] if scope["method"] in ("GET", "POST", "DELETE", "HEAD") else "other"
+        self.metrics.count(method, route, status, seconds)
+        if route not in ("/health", "/ready"):  # these are asked every few seconds
+            log.info("%s %s %s %.2f s", method, route, status or "gone", seconds)
+
+    def _check(self, scope: Message) -> None:
+        """Refuse another host's name (DNS rebinding), and a request without the token."""
+        headers = dict(scope["headers"])
+        host = headers.get(b"host", b"").decode("latin-1").lower()
+        if re.sub(r":\d+$", "", host) not in self.settings.hosts:
+            raise Refusal(400, "this host is not served here", "start the server with --allow-host NAME")
+        if OPEN.fullmatch(scope["path"]):
+            return
+        token = headers.get(b"authorization", b"").decode("latin-1").removeprefix("Bearer ")
+        if not secrets.compare_digest(token.encode(), self.settings.token.encode()):
+            hint = "open the address that the server printed, or send Authorization: Bearer TOKEN"
+            raise Refusal(401, "the token is missing or wrong", hint, {"WWW-Authenticate": "Bearer"})
+
+    def _bounded(self, scope: Message, receive: Receive) -> Receive:
+        """Return a `receive` that gives up on a slow body, and refuses multipart that ends without its closing boundary."""
+        end = asyncio.get_running_loop().time() + self.settings.body_seconds
+        closing = _closing_boundary(dict(scope["headers"]).get(b"content-type", b""))
+        tail, complete = b"", False
+
+        async def receiving() -> Message:
+            nonlocal tail, complete
+            if complete:
+                return await receive()
+            try:
+                async with asyncio.timeout_at(end):
+                    message = await receive()
+            except TimeoutError:
+                raise HTTPException(408, f"the body took longer than {self.settings.body_seconds:g} s") from None
+            if message["type"] == "http.request":
+                tail = (tail + message.get("body", b""))[-TAIL:]
+                complete = not message.get("more_body", False)
+                if complete and closing is not None and not tail.rstrip(b"\r\n").endswith(closing):
+                    raise HTTPException(400, "the multipart body ends without its closing boundary")
+            return message
+
+        return receiving
+
+
+def _closing_boundary(content_type: bytes) -> bytes | None:
+    """Return the last bytes of a multipart body; None of another body."""
+    header = Header()
+    header["content-type"] = content_type.decode("latin-1").replace("\r", " ").replace("\n", " ")
+    if header.get_content_maintype() != "multipart":
+        return None
+    return b"--" + str(header.get_boundary("")).encode("latin-1", "replace") + b"--"
+
+
+async def respond(send: Send, refusal: Refusal, *, close: bool = False) -> None:
+    """Send a refusal as JSON."""
+    body = json.dumps(refusal.to_dict()).encode()
+    headers = {"Content-Type": "application/json", "Content-Length": str(len(body)), **refusal.headers}
+    if close:
+        headers["Connection"] = "close"
+    pairs = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+    await send({"type": "http.response.start", "status": refusal.status, "headers": pairs})
+    await send({"type": "http.response.body", "body": body})
