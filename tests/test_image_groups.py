@@ -174,6 +174,19 @@ def test_an_update_encodes_an_image_once_and_has_the_gradient_of_questions_alone
     assert norm > 1e-3 and gap <= 1e-5 * norm
 
 
+def test_ranks_in_lockstep_compute_the_image_of_every_question(recipe):
+    """They would wait for one another's passes over images for ever."""
+    pytest.importorskip("torch", reason="needs torch")
+    from medground.training.build import build
+
+    made = build(recipe())
+    batch = made.method.rollouts.draw(1, 0, never)
+    made.engine.lockstep = True
+    _, stats, images = update(made, batch, batch.images)
+    assert len(set(batch.images)) == 3
+    assert images == stats.images == 6
+
+
 def test_sampling_encodes_an_image_once(recipe):
     pytest.importorskip("torch", reason="needs torch")
     from medground.training.build import build

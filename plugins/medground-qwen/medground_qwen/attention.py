@@ -108,10 +108,11 @@ class _Attention:
                 return packed_attention(query, key, value, packed, scaling), None
             if grouped is not None:
                 return grouped_attention(query, key, value, grouped, scaling), None
-            if attention_mask is not None and attention_mask.dim() == 4 and attention_mask.shape[-1] == 0:
+            table = attention_mask if attention_mask is not None and attention_mask.dim() == 4 else None
+            if table is not None and table.shape[-1] == 0:
                 return suffix_attention(query, key, value, scaling), None
-            if self.base == "sdpa" and query.shape[2] == 1 and attention_mask is not None:
-                return token_attention(query, key, value, attention_mask, scaling), None
+            if table is not None and query.shape[2] == 1 and self.base != "eager":  # flash kernels take no table
+                return token_attention(query, key, value, table, scaling), None
             output: tuple[Tensor, Tensor | None] = self._plain(module)(
                 module, query, key, value, attention_mask, scaling=scaling, **rest
             )

@@ -20,7 +20,7 @@ from medground.segmenters.weight_files import (
     walk,
 )
 from medground.segmenters.weights import find_weights
-from medground_qwen.families import Family
+from medground_qwen.families import QWEN2_5_VL, QWEN3_VL, Family
 
 Attention = Literal["sdpa", "flash_attention_2", "eager"]
 QUANTISED = ("quantization_config", "compression_config")
@@ -86,8 +86,17 @@ def locate(checkpoint: str, family: Family, revision: str | None) -> Path:
     kind = config.get("model_type", "")
     kind = kind[:80] if isinstance(kind, str) else ""
     if not kind or (family.model_types and kind not in family.model_types):
-        raise InputError(f"{folder.name} is a {kind or 'nameless'} model", hint=did_you_mean(kind, family.model_types))
+        raise InputError(f"{folder.name} is a {kind or 'nameless'} model", hint=_opened_by(kind))
     return folder
+
+
+def _opened_by(kind: str) -> str:
+    """Return the argument of a recipe with which a kind of model is opened."""
+    if not kind:
+        return RELEASED
+    if kind in QWEN2_5_VL.model_types | QWEN3_VL.model_types:
+        return f"write reasoner.name={kind}"
+    return "write reasoner.name=hf_vlm and reasoner.frame=permille, unit or pixel"
 
 
 def _brings_template(path: Path) -> bool:

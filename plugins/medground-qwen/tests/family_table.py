@@ -10,6 +10,7 @@ import other_families
 import test_families_open
 import test_families_text
 import test_families_train
+import test_image_tree
 import test_prompt_states
 from medground_qwen.families import QWEN2_5_VL, QWEN3_VL
 
@@ -22,10 +23,11 @@ COLUMNS = {
     "begins once": test_families_text.test_a_prompt_begins_once,
     "sample = update": test_prompt_states.test_sampled_log_probabilities_equal_those_of_the_update,
     "prompt once": test_prompt_states.test_a_prompt_computed_once_equals_repeated_rows,
+    "image once": test_image_tree.test_an_image_computed_once_for_its_questions_equals_repeated_rows,
     "trains, exports": test_families_train.test_a_step_moves_the_language_model_alone_and_its_export_loads,
 }
 """What a column says, and the test that says it of every family."""
-NOTES = {("paligemma", "begins once"): "or refused"}
+NOTES = {("paligemma", "begins once"): "or refused", ("paligemma", "image once"): "per question"}
 """Cells of what a test expects other than yes."""
 
 

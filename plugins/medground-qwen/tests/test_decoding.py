@@ -62,9 +62,29 @@ def test_a_step_asks_the_device_for_nothing_and_can_be_computed_again(make, monk
     assert not reads
 
 
+def test_buffers_have_room_for_no_more_than_is_wanted(make, monkeypatch):
+    """Rounded up to 16 tokens, as kernels want it: attention reads what is empty, too."""
+    rooms, lay = [], decoding.FixedDecoding._lay
+
+    def laid(self, *given):
+        lay(self, *given)
+        rooms.append((self.layers[0].get_max_length(), self.longest))
+
+    monkeypatch.setattr(decoding.FixedDecoding, "_lay", laid)
+    sampled(make(), tokens=5)
+    assert rooms and all(wanted <= room < wanted + 16 and room % 16 == 0 for room, wanted in rooms)
+
+
+@torch.library.custom_op("medground_tests::doubled", mutates_args=())
+def doubled(values: torch.Tensor) -> torch.Tensor:
+    """Stand for a kernel of another library, of which nobody knows what it asks the device for."""
+    return 2 * values
+
+
 @pytest.mark.parametrize(
     ("work", "waits"),
     [
+        (doubled, True),
         (lambda values: values.sum().item(), True),
         (lambda values: values.nonzero(), True),
         (lambda values: values[values > 0], True),
@@ -103,6 +123,31 @@ def test_attention_of_a_token_is_that_over_repeated_keys(heads, key_heads):
     ).transpose(1, 2)
     own = attention.token_attention(query, key, value, mask, 0.3)
     torch.testing.assert_close(own, expected, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(("heads", "key_heads"), [(4, 1), (6, 2), (3, 3)])
+def test_attention_of_a_group_keeps_completions_apart(heads, key_heads):
+    """Four tokens of a prompt, three completions of two: every token sees the prompt and its own completion before it."""
+    draw = torch.Generator().manual_seed(0)
+    query = torch.randn(1, heads, 10, 8, generator=draw)
+    key, value = (torch.randn(1, key_heads, 10, 8, generator=draw) for _ in range(2))
+    owner = torch.tensor([-1, -1, -1, -1, 0, 0, 1, 1, 2, 2])
+    seen = ((owner == -1) | (owner == owner[:, None])).tril()
+    expected = torch.nn.functional.scaled_dot_product_attention(
+        query, key, value, seen, scale=0.3, enable_gqa=heads != key_heads
+    ).transpose(1, 2)
+    own = attention.grouped_attention(query, key, value, (3, 2), 0.3)
+    torch.testing.assert_close(own, expected, atol=1e-6, rtol=0)
+
+
+def test_the_mask_of_fixed_buffers_is_used_whatever_kernels_prompts_have():
+    """Flash kernels take no mask with a column for each key; the token's own computation does."""
+    draw = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn(2, heads, tokens, 8, generator=draw) for heads, tokens in ((4, 1), (2, 5), (2, 5)))
+    mask = torch.tensor([[0.0] * 5, [-torch.inf, -torch.inf, 0.0, 0.0, 0.0]])[:, None, None]
+    for base in ("sdpa", "flash_attention_2"):
+        own, _ = attention._Attention(base)(torch.nn.Module(), query, key, value, mask, scaling=0.3)
+        torch.testing.assert_close(own, attention.token_attention(query, key, value, mask, 0.3))
 
 
 def test_a_whole_group_is_one_pass_and_parts_are_one_more_each(make):

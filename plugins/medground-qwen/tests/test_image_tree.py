@@ -18,7 +18,6 @@ from test_prompt_states import (
     weights_of,
     whole,
     worst_parameter,
-    written,
 )
 
 from medground.types import Sampling
@@ -26,14 +25,13 @@ from medground.types import Sampling
 torch = pytest.importorskip("torch", reason="needs torch")
 pytest.importorskip("transformers", reason="needs transformers")
 
-__all__ = ["build", "written"]
+import other_families  # noqa: E402
+
+__all__ = ["build"]
 QUESTIONS = ("Which of them is on the left?", "Where?", "Which region would explain the shadow below?")
 SEES_THE_QUESTION = {"paligemma"}
 """Its image's tokens attend to the question, so each question computes the image anew."""
-pytestmark = [  # of processors beside numpy 2
-    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:__array_wrap__ must accept context:DeprecationWarning"),
-]
+pytestmark = [pytest.mark.filterwarnings(text) for text in other_families.WARNINGS]
 
 
 def groups_of(reasoner):

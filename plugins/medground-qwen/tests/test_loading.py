@@ -186,6 +186,17 @@ def test_attention_from_python_is_one_of_ours(folder):
         load(folder, attention="evil/kernel")
 
 
+@pytest.mark.parametrize(
+    ("kind", "written"),
+    [("qwen2_5_vl", "reasoner.name=qwen2_5_vl"), ("gemma3", "reasoner.name=hf_vlm and reasoner.frame=")],
+)
+def test_a_model_of_another_family_names_the_reasoner_that_opens_it(folder, kind, written):
+    (folder / "config.json").write_text(json.dumps({"model_type": kind}))
+    with pytest.raises(InputError, match=f"is a {kind} model") as caught:
+        load(folder)
+    assert written in caught.value.hint
+
+
 @pytest.mark.slow
 def test_a_template_that_does_not_end_is_ended(folder):
     (folder / "chat_template.jinja").write_text(
