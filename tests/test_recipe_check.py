@@ -178,7 +178,13 @@ def test_the_remedy_is_what_would_work(words, hint):
 
 
 @pytest.mark.parametrize(
-    ("prompt", "message"), [("[bxo]", "'bxo' is not one of its words"), ("[]", "never gives"), ("bxo", "'bxo' is not")]
+    ("prompt", "message"),
+    [
+        ("[bxo]", "'bxo' is not one of its words"),
+        ("[]", "[] holds none of its words"),
+        ("bxo", "'bxo' is not"),
+        ("both", "known: box, points, text, exemplars; several stand in a list, such as [box, points]"),
+    ],
 )
 def test_a_prompt_is_one_of_the_kinds_or_a_list_of_them(capsys, prompt, message):
     code, _, err = run(capsys, "check", "infer/toy", f"prompt={prompt}")

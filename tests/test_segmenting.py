@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from medground.errors import SegmenterError, SegmenterMemoryError
+from medground.pipeline.masks import segment
 from medground.segmenters.batching import (
     EmbeddingCache,
     PredictorSegmenter,
@@ -13,7 +14,7 @@ from medground.segmenters.batching import (
     out_of_memory,
     size_of,
 )
-from medground.types import SpatialPrompt
+from medground.types import Fault, Mask, SpatialPrompt
 
 
 def test_keys_follow_content_and_preprocessing():
@@ -178,3 +179,25 @@ def test_a_predictor_with_masks_of_another_size_is_an_error():
     predictor.set_image = lambda image: setattr(predictor, "size", (5, 5))
     with pytest.raises(SegmenterError, match=r"\(5, 5\) for an image of \(20, 30\)"):
         PredictorSegmenter(predictor).segment(np.zeros((20, 30, 3), np.uint8), [SpatialPrompt(box=(0, 0, 2, 2))])
+
+
+class Choosy:
+    """Marks everything; fails, in a batch too, where an image is black, as a library does: with an error of its own."""
+
+    accepts = frozenset({"box"})
+
+    def segment(self, image, prompts):
+        return self.segment_batch([image], [prompts])[0]
+
+    def segment_batch(self, images, prompts):
+        if not all(image.any() for image in images):
+            raise ValueError("black images are not supported")
+        return [[Mask(data=image.any(axis=2)) for _ in mine] for image, mine in zip(images, prompts, strict=True)]
+
+
+def test_an_image_that_a_batch_fails_on_costs_its_own_masks_alone():
+    white, black = np.full((4, 5, 3), 255, np.uint8), np.zeros((4, 5, 3), np.uint8)
+    prompt = SpatialPrompt(box=(0, 0, 1, 1))
+    fine, broken = segment(Choosy, [(white, [prompt]), (black, [prompt])], None, "")
+    assert fine.mask.data.all() and fine.fault is None
+    assert broken.fault == Fault.SEGMENTER and "black images are not supported" in broken.cause

@@ -1,14 +1,16 @@
 """The mask stage: every image is handed to the segmenter once, with all prompts about it."""
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from medground.errors import RunError, SegmenterError, SegmenterMemoryError
+from medground.errors import RunError, SegmenterMemoryError
 from medground.pipeline.cache import StageCache
 from medground.protocols import BatchSegmenter, Segmenter
 from medground.segmenters.batching import image_key
 from medground.types import Fault, Grounding, Image, Mask, Rollout, SpatialPrompt, union
 
+log = logging.getLogger(__name__)
 Answers = Sequence[tuple[Image, Sequence[SpatialPrompt | None]]]
 """Images, each with the prompts of one answer about it."""
 
@@ -99,10 +101,11 @@ def _segment_all(
     if len(keys) > 1 and isinstance(segmenter, BatchSegmenter):
         try:
             masks = segmenter.segment_batch([images[key] for key in keys], [prompts[key] for key in keys])
+        except Exception as error:  # noqa: BLE001  one image may be to blame: only its samples are to carry the fault
+            log.warning("a batch of %d images failed, each is segmented alone: %s", len(keys), error)
+        else:
             check_counts("segmenter", [len(group) for group in masks], [len(prompts[key]) for key in keys])
             return {key: [Segmented((mask,)) for mask in group] for key, group in zip(keys, masks, strict=True)}
-        except SegmenterError:
-            pass  # One image may be to blame: ask again one by one, so that only its samples carry the fault.
     return {key: _segment_one(segmenter, images[key], prompts[key]) for key in keys}
 
 

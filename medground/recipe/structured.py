@@ -8,7 +8,7 @@ import ast
 import copy
 import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from enum import EnumType
 from functools import cache
@@ -69,11 +69,16 @@ def validate(section: DictConfig, key: str, value: Any) -> Objection | None:
     """
     schema = cast(type, OmegaConf.get_type(section))
     type_, bounds = _fields(schema)[key]
+    words = _words(type_)
+    if words and value == []:
+        return Objection("[] holds none of its words", _several(words))
     if not _assigned(section, key, value):
-        if words := _words(type_):
+        if words:
             values = value if isinstance(value, list) else [value]
             wrong = next((one for one in values if one not in words), value)
             remedy = did_you_mean(str(wrong)[:MAX_KEY], words)
+            if get_origin(type_) is list and remedy.startswith("known"):
+                remedy = _several(words)
             return Objection(f"{quoted(wrong)} is not one of its words", remedy)
         remedy = "put it in quotes" if type_ is str and isinstance(value, (int, float)) else f"write {_WANTED[type_]}"
         return Objection(f"{quoted(value)} is not {_WANTED[type_]}", remedy)
@@ -117,6 +122,10 @@ def _words(type_: Any) -> list[str]:
     """Return the words that a field takes, one of them or a list; none where it takes other values."""
     (word,) = get_args(type_) if get_origin(type_) is list else (type_,)
     return list(word.__members__) if isinstance(word, EnumType) else []
+
+
+def _several(words: Sequence[str]) -> str:
+    return f"known: {', '.join(words)}; several stand in a list, such as [{', '.join(words[:2])}]"
 
 
 def _within(bounds: Bounds | None) -> str:
