@@ -97,7 +97,7 @@ def test_a_prompt_is_counted_once_for_all_parts(make, size):
 def test_chunked_logprobs_equal_the_full_softmax(make, chunk):
     reasoner = make(logprob_chunk=chunk)
     group = reasoner.group(conversation(), RAGGED)
-    hidden = reasoner.policy._completions(group, reasoner.policy._prompt(group.prompt))
+    hidden = reasoner.policy._completions(group, reasoner.policy._prompt(group))
     logits = reasoner.model.lm_head(hidden).float() / 0.7
     logits[..., reasoner.tokens.forbidden] = -torch.inf
     full = torch.log_softmax(logits, -1).gather(-1, group.ids.unsqueeze(-1)).squeeze(-1)

@@ -1,7 +1,8 @@
-"""SAM, MedSAM, SAM-Med2D, SAM-HQ and a small SAM that needs no download."""
+"""SAM, MedSAM, SAM-Med2D, SAM-HQ and two small segmenters that need no download."""
 
 from medground.hookspecs import Register, hookimpl
 from medground_sam.hq import SamHQ
+from medground_sam.mini import MiniSam
 from medground_sam.segmenters import MedSam, Sam, SamMed2D, ToySam
 
 
@@ -12,6 +13,7 @@ def register_segmenters(register: Register) -> None:
     register("medsam", MedSam)
     register("sammed2d", SamMed2D)
     register("sam_hq", SamHQ)
+    register("mini_sam", MiniSam)
     register("toy_sam", ToySam)
 
 

@@ -1,5 +1,6 @@
 """Small models of random weights, built from segment-anything's classes and saved in the published layout."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -121,3 +122,23 @@ def shared() -> Path:
 @pytest.fixture(scope="session")
 def fill():
     return filled
+
+
+@pytest.fixture(scope="session")
+def scene() -> Callable[..., tuple[np.ndarray, np.ndarray]]:
+    """Return `shape_on_ground`."""
+    return shape_on_ground
+
+
+def shape_on_ground(seed: int, side: int = 192) -> tuple[np.ndarray, np.ndarray]:
+    """Return image and mask of a bright, slanted shape with two arms on a smooth background."""
+    rng = np.random.default_rng(seed)
+    y, x = (np.mgrid[0:side, 0:side] + 0.5) / side * 2 - 1
+    turn, (cx, cy) = rng.uniform(0.6, 1.0), rng.uniform(-0.3, 0.3, 2)
+    u = (x - cx) * np.cos(turn) + (y - cy) * np.sin(turn)
+    v = (y - cy) * np.cos(turn) - (x - cx) * np.sin(turn)
+    angle = np.arctan2(v / 0.55, u)
+    mask = np.hypot(u / 0.42, v / 0.23) < 1 + 0.35 * np.cos(3 * angle + rng.uniform(0, 6))
+    ground = 90 + 25 * np.sin(3 * x + rng.uniform(0, 6)) + rng.normal(0, 6, x.shape)
+    values = np.clip(ground + 80 * mask, 0, 255).astype(np.uint8)
+    return np.repeat(values[..., None], 3, axis=2), mask

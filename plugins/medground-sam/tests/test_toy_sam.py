@@ -16,20 +16,6 @@ from medground.types import SpatialPrompt
 WEIGHTS = Path(segmenters.__file__).with_name("toy_sam.safetensors")
 
 
-def scene(seed: int, side: int = 192) -> tuple[np.ndarray, np.ndarray]:
-    """Return image and mask of a bright, slanted shape with two arms on a smooth background."""
-    rng = np.random.default_rng(seed)
-    y, x = (np.mgrid[0:side, 0:side] + 0.5) / side * 2 - 1
-    turn, (cx, cy) = rng.uniform(0.6, 1.0), rng.uniform(-0.3, 0.3, 2)
-    u = (x - cx) * np.cos(turn) + (y - cy) * np.sin(turn)
-    v = (y - cy) * np.cos(turn) - (x - cx) * np.sin(turn)
-    angle = np.arctan2(v / 0.55, u)
-    mask = np.hypot(u / 0.42, v / 0.23) < 1 + 0.35 * np.cos(3 * angle + rng.uniform(0, 6))
-    ground = 90 + 25 * np.sin(3 * x + rng.uniform(0, 6)) + rng.normal(0, 6, x.shape)
-    values = np.clip(ground + 80 * mask, 0, 255).astype(np.uint8)
-    return np.repeat(values[..., None], 3, axis=2), mask
-
-
 @pytest.fixture(scope="module")
 def toy() -> ToySam:
     return ToySam()
@@ -45,7 +31,7 @@ def test_the_toy_sam_checkpoint_is_small(toy):
     assert parameters <= 4e6 and WEIGHTS.stat().st_size < 8e6
 
 
-def test_toy_sam_masks_follow_the_image(toy):
+def test_toy_sam_masks_follow_the_image(toy, scene):
     dice = []
     for seed in range(6):
         image, mask = scene(seed)
@@ -65,7 +51,7 @@ def test_toy_sam_masks_follow_the_image(toy):
 
 
 @pytest.mark.slow
-def test_the_training_script_saves_and_continues(tmp_path):
+def test_the_training_script_saves_and_continues(tmp_path, scene):
     (tmp_path / "images").mkdir()
     lines = []
     for seed in range(3):
