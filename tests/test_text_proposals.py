@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+from medground_toy import phantoms
 
 import medground
+from medground.cli import main
 from medground.pipeline.cache import StageCache
 from medground.pipeline.describe import describe
 from medground.pipeline.pipeline import Pipeline
@@ -94,3 +96,16 @@ def test_recipes_are_checked_and_described():
         medground.MedgroundError, match="was not trained for points, which it would be given, and reads no"
     ):
         medground.load(recipe(proposer="box_fill"))
+
+
+def test_the_command_prints_the_ceiling_beside_the_choice(tmp_path, capsys):
+    phantoms.write(tmp_path / "data", phantoms.samples(4, 31, families=["maybe"], size=(64, 64)))
+    (tmp_path / "own.yaml").write_text(
+        f"extends: infer/toy\nreasoner: {{name: scripted, texts: ['{FIRST}']}}\n"
+        "prompt_interface: choose\nproposer: tones\nsegmenter: null\n"
+    )
+    with pytest.raises(SystemExit) as ended:
+        main(["eval", str(tmp_path / "own.yaml"), f"data.path={tmp_path / 'data'}", "--out", str(tmp_path / "out")])
+    printed = capsys.readouterr().err
+    assert ended.value.code == 0
+    assert all(name in printed for name in ("candidate_dice", "candidate_recall", "selection_accuracy"))
