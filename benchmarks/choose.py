@@ -6,9 +6,10 @@
 
 Phantoms of 64 px of the family `maybe`: a bright spot or none, a dark one or none, and a question about one of the two. The
 segmenter `region_growing`, prompted with a grid of points, proposes up to two candidates of each picture; where a spot is
-missing, a part of the background may be one. `warmed` is the model that ships as `toy_vlm` after a little SFT on ideal choices.
-Seed S is `warmed` after GRPO (recipe train/choose_toy) on the Dice of the chosen candidate, and on abstention where the target
-is absent; it draws pictures and order of its own. All are measured on the same held-out pictures, with greedy answers.
+missing, a part of the background may be one. `warmed` is the model that ships as `toy_vlm` after SFT on ideal choices: it reads
+the task and is below the aim. Seed S is `warmed` after GRPO on the Dice of the chosen candidate, and on abstention where the
+target is absent (recipe train/choose_toy, at a temperature of 1.5: a model that is sure of its choices still tries others). It
+draws pictures and order of its own. All are measured on the same held-out pictures, with greedy answers.
 
 The ceiling is `candidate_dice`, the Dice of each picture's best candidate; the aim is a mean Dice of 0.9 of it.
 """
@@ -27,7 +28,7 @@ from medground.evaluation.results_file import SAMPLES, SampleRecord, read_record
 from medground.evaluation.statistics import Estimate, estimate
 from medground.pipeline.cache import StageCache
 
-WARM_SEED, HELD_SEED = 9, 616161
+WARM_SEED, HELD_SEED = 9, 20261126
 """The seeds of the pictures of `warmed`, and of the held-out ones; no seed of training is one of them."""
 AIM = 0.9
 """Of the ceiling."""
@@ -69,7 +70,7 @@ def train(chosen: argparse.Namespace) -> None:
     medground.train(
         "train/choose_toy", f"reasoner={{name: toy_vlm, checkpoint: {weights(chosen.folder / 'warmed' / 'run')}}}",
         f"data.path={folder / 'data'}", f"seed={chosen.seed}", f"grpo.max_steps={chosen.steps}", "grpo.num_generations=8",
-        f"grpo.learning_rate={chosen.rate}", "grpo.save_every=50", out=folder / "run", resume=True,
+        f"grpo.learning_rate={chosen.rate}", "grpo.temperature=1.5", "grpo.save_every=50", out=folder / "run", resume=True,
     )  # fmt: skip
     measure(folder, chosen.held)
 
@@ -138,10 +139,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     warming = commands.add_parser("warm", help="train and measure the model that all seeds start from")
     training = commands.add_parser("train", help="train and measure one seed")
     training.add_argument("--seed", type=int, default=0)
-    for command, steps, rate in ((warming, 120, 8e-4), (training, 150, 2e-4)):
+    for command, pictures, steps, rate in ((warming, 600, 700, 1e-3), (training, 400, 110, 3e-4)):
         command.add_argument("folder", type=Path)
-        command.add_argument("--pictures", type=int, default=200, help="to learn from, with two questions each")
-        command.add_argument("--held", type=int, default=60, help="held-out pictures, with two questions each")
+        command.add_argument("--pictures", type=int, default=pictures, help="to learn from, with two questions each")
+        command.add_argument("--held", type=int, default=100, help="held-out pictures, with two questions each")
         command.add_argument("--steps", type=int, default=steps)
         command.add_argument("--rate", type=float, default=rate, help="peak learning rate")
     tables = commands.add_parser("table", help="print the table")

@@ -17,7 +17,7 @@ from medground.pipeline.proposals import with_candidates
 from medground.recipe import InvalidRecipe, check, find_problems, resolve
 from medground.recipe.explain import explain
 from medground.recipe.schema import ProposalsConfig
-from medground.segmenters.proposals import distinct, grid, propose
+from medground.segmenters.proposals import distinct, grid, point_prompts, propose
 from medground.types import Completion, Fault, Grounding, Mask, Query, Region, Rollout, Sample, Target
 
 SIZE = (40, 60)
@@ -87,7 +87,8 @@ def pipeline(choice: str = "1", **arguments) -> Pipeline:
 
 def test_a_grid_prompts_in_the_middle_of_equal_parts():
     segmenter = Squares()
-    masks = propose(segmenter, query().image, k=8, side=3, overlap=0.7)
+    image = query().image
+    masks = propose(segmenter, image, point_prompts(image, 3), k=8, overlap=0.7)
     assert segmenter.calls == [9], "one call, and so one encoding"
     assert [mask.score for mask in masks] == [0.6, 0.9, 0.8], "in reading order"
     assert [tuple(point) for point in grid((30, 60), 3)][:4] == [(10, 5), (30, 5), (50, 5), (10, 15)]
@@ -245,6 +246,15 @@ def test_another_segmenter_beside_a_proposer_redoes_masks_alone():
     }
 
 
+def test_a_grid_prompts_the_recipes_segmenter_with_points_though_it_reads_text():
+    class Both(Squares):
+        accepts = frozenset({"box", "points", "text"})
+
+    segmenter = Both()
+    pipeline(segmenter=segmenter)(query())
+    assert segmenter.calls == [16]
+
+
 def test_proposals_outlive_a_process_and_damage(tmp_path):
     Pipeline.from_recipe(recipe(), cache=StageCache(tmp_path))(spotted())
     again = StageCache(tmp_path)
@@ -295,7 +305,7 @@ def test_a_recipe_explains_and_describes_what_proposes():
     assert explain(recipe(), "proposals.k").value == 2 and explain(recipe(), "proposer").origin
     text = describe(recipe())
     assert "candidates" in text and "at most 2 masks" in text and "masks        " not in text
-    assert "-> mask" in describe(recipe(proposer="threshold"))
+    assert "image, box, points -> mask" in describe(recipe(proposer="threshold"))
 
 
 def rollout(choice: int | None, truth: Mask | None, masks=(LEFT, RIGHT), fault: Fault | None = None) -> Rollout:

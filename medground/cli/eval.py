@@ -26,6 +26,9 @@ SHOWN = (
     "boundary_f",
     "hd95_px",
     "hd95_mm",
+    "candidate_dice",
+    "candidate_recall",
+    "selection_accuracy",
 )
 SHOWN_OF_SETS = ("no_target_accuracy", "target_miss", "instance_f1_50", "matched_iou", "count_error", "union_dice")
 

@@ -95,14 +95,14 @@ class StageCache:
         """Keep a mask."""
         self._put("masks", _prompt_key(feeds, image, prompt), _written(mask))
 
-    def proposals(self, feeds: str, image: str) -> list[Mask] | None:
-        """Return the masks that were proposed for an image, or None."""
-        masks: list[Mask] | None = self._get("proposals", f"{feeds} {image}", _masks)
+    def proposals(self, feeds: str, image: str, text: str) -> list[Mask] | None:
+        """Return the masks that were proposed for an image and a text, "" where none was asked with, or None."""
+        masks: list[Mask] | None = self._get("proposals", json.dumps([feeds, image, text]), _masks)
         return masks
 
-    def put_proposals(self, feeds: str, image: str, masks: list[Mask]) -> None:
-        """Keep what was proposed for an image."""
-        self._put("proposals", f"{feeds} {image}", [_written(mask) for mask in masks])
+    def put_proposals(self, feeds: str, image: str, text: str, masks: list[Mask]) -> None:
+        """Keep what was proposed for an image and a text."""
+        self._put("proposals", json.dumps([feeds, image, text]), [_written(mask) for mask in masks])
 
     def _get(self, stage: str, key: str, read: Callable[[Any], Any]) -> Any:
         value = None

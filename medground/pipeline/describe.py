@@ -1,7 +1,7 @@
 """The stages of a recipe in words."""
 
 from medground.recipe import Recipe
-from medground.recipe.choosing import is_grid
+from medground.recipe.choosing import is_grid, proposes_by_text
 
 
 def describe(recipe: Recipe) -> str:
@@ -16,8 +16,8 @@ def describe(recipe: Recipe) -> str:
 
     if "proposer" in data:
         settings = recipe.config.proposals
-        who = f"{call('proposer')}, {settings.side} x {settings.side} points"
-        stages.append(("candidates", who, f"image -> at most {settings.k} masks, numbered"))
+        given = "image, question" if proposes_by_text(recipe) else f"image, {settings.side} x {settings.side} points"
+        stages.append(("candidates", call("proposer"), f"{given} -> at most {settings.k} masks, numbered"))
     if "prompt_interface" in data:
         stages.append(("render", call("prompt_interface"), "image, question -> messages"))
     if "reasoner" in data:
@@ -25,7 +25,7 @@ def describe(recipe: Recipe) -> str:
     if "prompt_interface" in data:
         stages.append(("groundings", call("prompt_interface"), "text -> box, points in original pixels"))
     if "segmenter" in data and not is_grid(recipe):
-        stages.append(("masks", call("segmenter"), f"image, {recipe.config.prompt} -> mask"))
+        stages.append(("masks", call("segmenter"), f"image, {', '.join(recipe.config.prompt)} -> mask"))
     if recipe.terms:
         terms = ", ".join(f"{term.weight:g} {label}" for label, term in recipe.terms.items())
         stages.append(("scores", terms, "rollouts -> raw values, weighted sum"))

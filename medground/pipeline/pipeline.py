@@ -61,7 +61,8 @@ class Pipeline:
         prompt_interface: asks and reads.
         segmenter: draws the masks; None where nobody needs them.
         proposer: a segmenter that finds candidates first, for a prompt interface that chooses among them; it may be the same.
-            The mask of the chosen one stays where it is the same or there is no segmenter; another segmenter draws it anew.
+            A grid of points prompts it; one that reads text and is not the same, the question. The mask of the chosen one
+            stays where it is the same or there is no segmenter; another segmenter draws it anew.
         proposals: how many candidates, and how they are found.
         prompt: the kinds of prompt that are made of a region: one or more of ``box``, ``points``, ``text``, ``exemplars``.
         text_from: where a text comes from: the region's ``label``, or the ``question``.
@@ -195,9 +196,12 @@ class Pipeline:
     @cached_property
     def _proposals(self) -> Proposals:
         """The proposal stage, which keeps what it proposed with this pipeline where no cache may."""
-        feeds = self._feeds("proposer")
+        feeds, proposer = self._feeds("proposer"), self.components["proposer"]
         cache = StageCache() if self.cache is None or feeds is None else self.cache
-        return Proposals(lambda: self.proposer, self.proposals, cache, feeds or "")
+        accepts = declared_kinds(proposer, "accepts")
+        reads = "text" in (self.proposer.accepts if accepts is None else accepts)
+        by_text = reads and proposer is not self.components.get("segmenter")
+        return Proposals(lambda: self.proposer, self.proposals, cache, feeds or "", by_text=by_text)
 
     @property
     def keeps_masks(self) -> bool:

@@ -12,8 +12,8 @@ from medground.pipeline.cache import StageCache
 from medground.protocols import PromptInterface, Segmenter
 from medground.recipe.schema import ProposalsConfig
 from medground.segmenters.batching import image_key
-from medground.segmenters.proposals import propose
-from medground.types import Completion, Fault, Grounding, Image, Mask, Query, Region
+from medground.segmenters.proposals import point_prompts, propose
+from medground.types import Completion, Fault, Grounding, Image, Mask, Query, Region, SpatialPrompt
 
 
 @runtime_checkable
@@ -49,19 +49,26 @@ class Proposed:
 
 
 class Proposals:
-    """Proposes for images, each once; what is proposed depends on the image alone.
+    """Proposes for images, each once, or once for each question where that is what prompts.
 
     Args:
         proposer: gives the segmenter; called only where something is not in the cache.
         config: how many candidates, and how they are found.
         cache: where they are kept.
         feeds: stands for the segmenter in the cache.
+        by_text: prompt with the question in place of a grid of points.
     """
 
     def __init__(
-        self, proposer: Callable[[], Segmenter], config: ProposalsConfig, cache: StageCache, feeds: str
+        self,
+        proposer: Callable[[], Segmenter],
+        config: ProposalsConfig,
+        cache: StageCache,
+        feeds: str,
+        *,
+        by_text: bool,
     ) -> None:
-        self.proposer, self.config, self.cache = proposer, config, cache
+        self.proposer, self.config, self.cache, self.by_text = proposer, config, cache, by_text
         self.feeds = f"{feeds} {json.dumps(asdict(config), sort_keys=True)}"
         """Stands for what makes the candidates."""
 
@@ -70,35 +77,36 @@ class Proposals:
 
         A failure is not kept in the cache.
         """
-        outcomes: dict[str, list[Mask] | tuple[Fault, str]] = {}
+        outcomes: dict[tuple[str, str], list[Mask] | tuple[Fault, str]] = {}
         proposed = []
         for query in queries:
             if query.candidates is not None:
                 proposed.append(Proposed(query))
                 continue
-            key = image_key(query.image)
+            key = image_key(query.image), query.question if self.by_text else ""
             if key not in outcomes:
-                outcomes[key] = self._masks(key, query.image)
+                outcomes[key] = self._masks(*key, query.image)
             masks = outcomes[key]
             proposed.append(
                 Proposed(query, *masks) if isinstance(masks, tuple) else Proposed(with_candidates(query, masks))
             )
         return proposed
 
-    def _masks(self, key: str, image: Image) -> list[Mask] | tuple[Fault, str]:
-        masks = self.cache.proposals(self.feeds, key)
+    def _masks(self, key: str, text: str, image: Image) -> list[Mask] | tuple[Fault, str]:
+        masks = self.cache.proposals(self.feeds, key, text)
         if masks is not None:
             return masks
-        segmenter, settings = self.proposer(), asdict(self.config)
+        segmenter, config = self.proposer(), self.config
         try:
-            masks = propose(segmenter, image, **settings)
+            prompts = [SpatialPrompt(text=text)] if self.by_text else point_prompts(image, config.side)
+            masks = propose(segmenter, image, prompts, k=config.k, overlap=config.overlap)
         except RunError:
             raise
         except (MemoryError, SegmenterMemoryError) as error:
             return Fault.OUT_OF_MEMORY, f"out of memory: {error}"
         except Exception as error:  # noqa: BLE001  a third-party segmenter may raise anything; counted, with its cause
             return Fault.SEGMENTER, f"{type(segmenter).__name__} failed to propose: {type(error).__name__}: {error}"
-        self.cache.put_proposals(self.feeds, key, masks)
+        self.cache.put_proposals(self.feeds, key, text, masks)
         return masks
 
 

@@ -139,7 +139,10 @@ def _untrained(recipe: Recipe) -> Problem | None:
     if accepts is None or not untrained:
         return None
     name, where = _name(recipe, "segmenter"), recipe.origin("segmenter.name")
-    usable = "" if is_grid(recipe) else _usable(selection, provides, accepts)
+    if is_grid(recipe):
+        usable = f"proposer: {name} and segmenter: null" if "text" in accepts else ""
+    else:
+        usable = _usable(selection, provides, accepts)
     if unread := unread_concepts(name, untrained):
         return Problem("segmenter.name", where, unread.message, f"set {usable}" if usable else unread.hint)
     if recipe.data["allow_untrained"] is True:

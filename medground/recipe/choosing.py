@@ -12,6 +12,8 @@ from medground.types import PromptKind
 
 GRID_KINDS: frozenset[PromptKind] = frozenset({"points"})
 """What a grid prompts the segmenter with."""
+PROPOSES: frozenset[PromptKind] = frozenset({"points", "text"})
+"""The kinds of prompt a proposer may be given: a grid of points, or the question where it reads text."""
 
 
 def is_grid(recipe: Recipe) -> bool:
@@ -22,6 +24,18 @@ def is_grid(recipe: Recipe) -> bool:
     (True, False)
     """
     return "proposer" in recipe.data and not recipe.is_object("proposer") and recipe.data["proposer"]["name"] == GRID
+
+
+def proposes_by_text(recipe: Recipe) -> bool:
+    """Return True if a recipe's proposer is prompted with the question: it is named, and reads text.
+
+    >>> from medground.recipe import resolve
+    >>> proposes_by_text(resolve("infer/toy", "proposer=tones")), proposes_by_text(resolve("infer/toy", "proposer=grid"))
+    (True, False)
+    """
+    if "proposer" not in recipe.data or is_grid(recipe):
+        return False
+    return "text" in (getattr(_component(recipe, "proposer", "segmenter"), "accepts", None) or ())
 
 
 def choosing_problems(recipe: Recipe) -> Iterator[Problem]:
@@ -52,9 +66,9 @@ def choosing_problems(recipe: Recipe) -> Iterator[Problem]:
 
 def _unpromptable(recipe: Recipe) -> Iterator[Problem]:
     accepts = getattr(_component(recipe, "proposer", "segmenter"), "accepts", None)
-    if isinstance(accepts, frozenset) and "points" not in accepts and recipe.data["allow_untrained"] is not True:
+    if isinstance(accepts, frozenset) and not accepts & PROPOSES and recipe.data["allow_untrained"] is not True:
         name = recipe.data["proposer"]["name"]
-        what = f"proposer {name!r} was not trained for points, which it would be given"
+        what = f"proposer {name!r} was not trained for points, which it would be given, and reads no text"
         yield _problem(recipe, "proposer.name", what, "set proposer=NAME of another, or allow_untrained: true")
 
 

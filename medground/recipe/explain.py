@@ -32,7 +32,7 @@ _WORDS = {
 }
 _PROPOSER = (
     f"A segmenter that proposes the candidates an answer chooses from; {GRID}: the recipe's own segmenter. "
-    "It is prompted with a grid of points, see proposals."
+    "It is prompted with a grid of points, see proposals; another that reads text, with the question."
 )
 _WEIGHT = "How much the term counts in the sum; 0 observes it."
 

@@ -111,7 +111,7 @@ class ProposalsConfig:
     k: int = number(8, least=1, most=32)
     """The most candidates of an image; the surest are kept."""
     side: int = number(8, least=1, most=32)
-    """Points along a side of the grid that prompts the proposer, as many along the other."""
+    """Points along a side of the grid that prompts the proposer, as many along the other; a text needs no grid."""
     overlap: float = number(0.7, least=0.0, most=1.0)
     """Of two candidates whose masks have a larger IoU, the surer one is kept."""
 

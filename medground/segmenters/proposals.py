@@ -1,7 +1,7 @@
-"""What a segmenter finds without being told where: it is prompted with a grid of points, and the surest masks stay.
+"""What a segmenter finds without being told where: it is prompted with a grid of points, or a text, and the surest masks stay.
 
-This is how SAM generates masks automatically (facebookresearch/segment-anything, segment_anything/automatic_mask_generator.py),
-with one pass over the whole image and the IoU of masks in place of that of boxes.
+SAM generates masks automatically with a grid (facebookresearch/segment-anything, segment_anything/automatic_mask_generator.py);
+here one pass over the whole image does, and the IoU of masks stands in place of that of boxes.
 """
 
 from collections.abc import Sequence
@@ -17,29 +17,35 @@ LARGEST = 0.6
 """The share of the image that a candidate covers at most: what is larger is what the others lie on."""
 
 
-def propose(segmenter: Segmenter, image: Image, *, k: int, side: int, overlap: float) -> list[Mask]:
+def propose(
+    segmenter: Segmenter, image: Image, prompts: Sequence[SpatialPrompt], *, k: int, overlap: float
+) -> list[Mask]:
     """Return up to `k` masks of different things in an image, in reading order: by the top of their boxes, then the left.
 
     Args:
-        segmenter: takes points.
+        segmenter: takes such prompts.
         image: H x W x 3 uint8 RGB.
+        prompts: each proposes the instances of its mask, or the mask where it has none.
         k: the most masks; those that the segmenter is surest of are kept.
-        side: points along each side of the grid; every point is a prompt of its own.
         overlap: of two masks with a larger IoU, the surer one is kept.
 
     Raises:
         SegmenterError: as the segmenter does.
         RunError: if it gives another number of masks than it was given prompts.
     """
-    prompts = [SpatialPrompt(points=(point,)) for point in grid((image.shape[0], image.shape[1]), side)]
     masks = segmenter.segment(image, prompts)
     if len(masks) != len(prompts):
         raise RunError(
-            f"the segmenter returned a wrong number of masks: {len(masks)} for {len(prompts)} points",
+            f"the segmenter returned a wrong number of masks: {len(masks)} for {len(prompts)} prompts",
             hint="run medground.testing.check_segmenter on it",
         )
-    chosen = distinct(masks, k=k, overlap=overlap)
+    chosen = distinct([one for mask in masks for one in mask.instances or (mask,)], k=k, overlap=overlap)
     return sorted(chosen, key=lambda mask: (mask_box(mask.data).y1, mask_box(mask.data).x1))
+
+
+def point_prompts(image: Image, side: int) -> list[SpatialPrompt]:
+    """Return a prompt for every point of a `grid` over an image, H x W x 3."""
+    return [SpatialPrompt(points=(point,)) for point in grid((image.shape[0], image.shape[1]), side)]
 
 
 def grid(size: Size, side: int) -> list[Point]:
