@@ -61,7 +61,7 @@ def volume(
     """
     from medground.cli.volume_results import summary, write_volume_result
     from medground.images.read_volume import read_volume
-    from medground.pipeline.pipeline import load
+    from medground.pipeline.load import load
     from medground.pipeline.volumes import ground_volume
 
     source = read_volume(path, series=series, stack=stack)

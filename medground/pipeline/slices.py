@@ -18,7 +18,7 @@ from medground.frames import Frame
 from medground.geometry import Size
 from medground.images.montage import Montage, montage
 from medground.images.volume import Volume
-from medground.pipeline.deferred import Deferred
+from medground.pipeline.components import Deferred
 from medground.pipeline.pipeline import Pipeline
 from medground.protocols import PromptInterface
 from medground.recipe.schema import SliceRule

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from medground.images.view import PLANES
 from medground.types import ChosenKind, TextSource
 
 KINDS: Mapping[str, str] = {
@@ -70,7 +69,7 @@ Propagation = StrEnum("Propagation", ["model", "copy", "interpolate", "per_slice
 SliceRule = StrEnum("SliceRule", ["ask", "middle", "largest"])
 """``ask``: the reasoner is shown a montage and chooses; ``middle`` of the volume; ``largest``: the slice that holds most of the
 target, where the truth is known."""
-SlicePlane = StrEnum("SlicePlane", list(PLANES))
+SlicePlane = StrEnum("SlicePlane", ["axial", "coronal", "sagittal"])
 """A plane of a volume."""
 EvaluationProtocol = StrEnum("EvaluationProtocol", ["corrected", "released"])
 """The rules of an evaluation; ``released``: also the published system's numbers and aggregation."""
