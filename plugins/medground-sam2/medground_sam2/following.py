@@ -117,8 +117,13 @@ class FollowingSegmenter(ClickSegmenter):
 
     def _encoded(self, image: Image) -> "Features":
         """Return the features of a slice, encoded unless the cache holds them."""
-        key = image_key(image, f"{self.preprocessing} video")
-        features: Features = self.cache.fetch([key], lambda _: [self.video.encode(self.prepare_slice(image))])[0]
+
+        def encode(_: list[int]) -> "list[Features]":
+            levels = self.video.encode(self.prepare_slice(image))
+            check_finite(self.model, *levels)  # of numbers that are not, the model makes a target that is not there
+            return [levels]
+
+        features: Features = self.cache.fetch([image_key(image, f"{self.preprocessing} video")], encode)[0]
         return features
 
     def prepare_slice(self, image: Image) -> "torch.Tensor":

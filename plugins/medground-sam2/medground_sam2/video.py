@@ -70,8 +70,8 @@ class Session:
     @property
     def outputs(self) -> dict[str, dict[int, dict[str, torch.Tensor]]]:
         """What the model keeps: of key slices (``cond_frame_outputs``) and of others (``non_cond_frame_outputs``)."""
-        kept: dict[str, dict[int, dict[str, torch.Tensor]]] = self.state.output_dict_per_obj[OBJECT]
-        return kept
+        outputs: dict[str, dict[int, dict[str, torch.Tensor]]] = self.state.output_dict_per_obj[OBJECT]
+        return outputs
 
     def get_vision_features(self, frame_idx: int) -> dict[str, Any]:
         """Return the features of the slice the session is at; the model asks for them."""
