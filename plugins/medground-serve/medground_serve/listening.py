@@ -5,7 +5,6 @@ import signal
 import socket
 from collections.abc import Generator
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import uvicorn
@@ -93,7 +92,7 @@ def server(app: App, settings: Settings) -> DrainingServer:
     """Return a server for an application."""
     limits: dict[str, Any] = {"seconds": settings.header_seconds, "most_connections": settings.most_connections}
     config = uvicorn.Config(
-        partial(app),
+        app,
         http=type("LimitedProtocol", (TimedProtocol,), limits),
         loop="asyncio",
         ws="none",
