@@ -43,10 +43,12 @@ def answers(graph: Pipeline, samples: Sequence[Sample]) -> list[GroundingResult]
 
 def ious(found: Sequence[GroundingResult], samples: Sequence[Sample]) -> Numbers:
     """Return the box IoU of each answer with the truth; an unusable answer counts 0."""
-    boxes = [
-        each.grounding.region.box if each.grounding.region and not each.grounding.fault else None for each in found
-    ]
-    return overlaps(boxes, samples)
+    return overlaps(answered_boxes(found), samples)
+
+
+def answered_boxes(found: Sequence[GroundingResult]) -> list[Box | None]:
+    """Return the box of each answer; None for an unusable one."""
+    return [each.grounding.region.box if each.grounding.region and not each.grounding.fault else None for each in found]
 
 
 def overlaps(boxes: Sequence[Box | None], samples: Sequence[Sample]) -> Numbers:

@@ -1,6 +1,7 @@
 """Measure the segmenters that need no download on real images, by modality and target size, and draw typical answers.
 
-    python benchmarks/real_experts.py real [--rows 40] [--slow 8] [--out report.md] [--pictures FOLDER]
+    python benchmarks/real_experts.py real [--rows 40] [--slow 6] [--out report.md]
+    python benchmarks/real_experts.py real --pictures FOLDER
 
 Rows and prompts are those of `mini_sam.py`: promptable masks of the sets that `mini_sam` was not trained on, with the tight
 box, that box with every edge moved by up to 15 % of the side, and two points. Every segmenter has its default settings.
@@ -18,8 +19,8 @@ import numpy as np
 from mini_sam import PROMPTS, SIZES, Dice, Row, by_component, floors, interval, measure, per_set, read_rows, size_of
 
 import medground
+from medground.geometry import mask_dice
 from medground.images.overlay import draw
-from medground.protocols import Segmenter
 
 EXPERTS = ("mini_sam", "toy_sam", "threshold", "box_fill")
 SLOW = "region_growing"
@@ -68,41 +69,46 @@ def by(title: str, keys: Sequence[str], order: Sequence[str], dices: dict[str, D
     return [*lines, ""]
 
 
-def pictures(folder: Path, rows: Sequence[Row], dices: dict[str, Dice], segmenter: Segmenter) -> list[str]:
+def pictures(folder: Path, rows: Sequence[Row]) -> list[str]:
     """Draw the masks that the module's text names, and return a table of what they are."""
     folder.mkdir(parents=True, exist_ok=True)
-    dice, ground = dices["mini_sam"][OFF], dices[FLOOR][OFF]
+    rows = [row for row in rows if row.source in CC_BY]
+    prompts = [row.prompts[PROMPTS.index(OFF)] for row in rows]
+    segmenter = medground.build("segmenter", "mini_sam")
+    masks = [segmenter.segment(row.image, [prompt])[0].data for row, prompt in zip(rows, prompts, strict=True)]
+    dice = [float(mask_dice(mask, row.mask)) for mask, row in zip(masks, rows, strict=True)]
+    ground = measure(rows, floors)[OFF]
     chosen = []
     for name in CC_BY:
         own = [index for index, row in enumerate(rows) if row.source == name]
         if own:
             chosen.append(("median of its set", sorted(own, key=lambda index: dice[index])[len(own) // 2]))
-    free = [index for index, row in enumerate(rows) if row.source in CC_BY]
-    free.sort(key=lambda index: dice[index] - ground[index])
-    chosen += [("largest gain", free[-1]), ("largest loss", free[0])]
+    order = sorted(range(len(rows)), key=lambda index: dice[index] - ground[index])
+    chosen += [("largest gain", order[-1]), ("largest loss", order[0])]
     lines = ["| picture | mask | chosen as | ellipse | mini_sam |", "|---|---|---|---|---|"]
     for number, (why, index) in enumerate(chosen, 1):
-        row, name = rows[index], f"real_{number}_{rows[index].source}.png"
-        [answer] = segmenter.segment(row.image, [row.prompts[1]])
-        drawn = draw(row.image, box=row.prompts[1].box, mask=answer.data, target_mask=row.mask, legend=False)
+        row, name = rows[index], f"real_{number}_{rows[index].source}.jpg"
+        drawn = draw(row.image, box=prompts[index].box, mask=masks[index], target_mask=row.mask, legend=False)
         drawn.thumbnail((384, 384))
-        drawn.save(folder / name)
+        drawn.save(folder / name, quality=85)
         lines.append(f"| {name} | {row.name} | {why} | {ground[index]:.3f} | {dice[index]:.3f} |")
-    return [*lines, ""]
+    return [f"Of {len(rows)} masks:", "", *lines, ""]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folders", type=Path, nargs="+")
     parser.add_argument("--rows", type=int, default=40, help="most rows a data set")
-    parser.add_argument("--slow", type=int, default=8, help=f"most rows a data set for {SLOW}; 0 leaves it out")
+    parser.add_argument("--slow", type=int, default=6, help=f"most rows a data set for {SLOW}; 0 leaves it out")
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--pictures", type=Path)
+    parser.add_argument("--pictures", type=Path, help="draw pictures, and nothing else")
     chosen = parser.parse_args(arguments)
     rows = read_rows(chosen.folders, chosen.rows)
-    segmenters = {name: medground.build("segmenter", name) for name in EXPERTS}
+    if chosen.pictures:
+        print("\n".join(pictures(chosen.pictures, rows)))
+        return
     dices = {FLOOR: measure(rows, floors)}
-    dices |= {name: measure(rows, by_component(segmenter)) for name, segmenter in segmenters.items()}
+    dices |= {name: measure(rows, by_component(medground.build("segmenter", name))) for name in EXPERTS}
     lines = [f"# Segmenters on real images, {date.today()}", "", *overall(rows, dices)]
     if chosen.slow:
         few = read_rows(chosen.folders, chosen.slow)
@@ -113,8 +119,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         modalities = [row.modality for row in rows]
         lines += by("modality", modalities, sorted(set(modalities)), dices, kind)
         lines += by("target covers", [size_of(row) for row in rows], [name for _, name in SIZES], dices, kind)
-    if chosen.pictures:
-        lines += pictures(chosen.pictures, rows, dices, segmenters["mini_sam"])
     print("\n".join(lines))
     if chosen.out:
         chosen.out.write_text("\n".join(lines), encoding="utf-8")

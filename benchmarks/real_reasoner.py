@@ -1,6 +1,12 @@
 """Teach the demo's tiny model on real images, and compare its boxes with boxes that no image was looked at for.
 
-    python benchmarks/real_reasoner.py /path/to/real --out reasoner --seed 0 [--share 0.5] [--sft 500] [--grpo 30]
+    for seed in 0 1 2; do
+        python benchmarks/real_reasoner.py real --out reasoner --seed $seed
+        for share in 0.25 0.5; do
+            python benchmarks/real_reasoner.py real --out reasoner --seed $seed --share $share --grpo 0
+        done
+    done
+    python benchmarks/real_reasoner.py real --out reasoner --table
 
 Of the folder's data sets those with many promptable masks are used, whatever their licence: nothing of it ships. Three of
 ten groups of each set are held out. Images are stretched to 64 x 64 px, which changes no box IoU. SFT starts from random
@@ -21,14 +27,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from demo_measure import Numbers, answers, centre_box, ious, overlaps, valid
+from demo_measure import Numbers, answered_boxes, answers, centre_box, ious, overlaps, valid
 from numpy.typing import NDArray
 from PIL import Image as PIL
 
 import medground
 from medground.data.open_dataset import open_dataset
 from medground.evaluation.statistics import estimate
-from medground.geometry import Box, mask_box
+from medground.geometry import Box, box_iou, mask_box
+from medground.types import Sample
 
 SIDE = 64
 HELD = 3
@@ -107,6 +114,76 @@ def mean_boxes(train: Sequence[dict[str, Any]], held: Sequence[dict[str, Any]]) 
     return [Box(*np.mean(boxes.get((row["set"], row["category"]), all_boxes), axis=0)) for row in held]
 
 
+def elsewhere(boxes: Sequence[Box | None], samples: Sequence[Sample], held: Sequence[dict[str, Any]]) -> Numbers:
+    """Return the mean IoU of each box with the truths of other groups of its set and category; NaN where there is none.
+
+    An answer that follows from the question alone fits them as well as its own image.
+    """
+    truths = np.array([sample.target.regions[0].box for sample in samples])
+    kinds = [(row["set"], row["category"]) for row in held]
+    means = np.full(len(boxes), np.nan)
+    for index, box in enumerate(boxes):
+        own = held[index]["group"]
+        others = [i for i, kind in enumerate(kinds) if kind == kinds[index] and held[i]["group"] != own]
+        if others:
+            means[index] = 0.0 if box is None else np.mean(box_iou(np.array(box), truths[others]))
+    return means
+
+
+def table(out: Path, held: Sequence[dict[str, Any]]) -> list[str]:
+    """Return the tables of all runs in a folder: mean over seeds, intervals over groups."""
+    lines = [json.loads(line) for line in (out / "results.jsonl").read_text(encoding="utf-8").splitlines()]
+    lines = [line for line in lines if (folder_of(out, line["seed"], line["share"]) / "ious.npz").exists()]
+    names = [row["group"] for row in held]
+    text = [
+        "| | share of groups | images | seeds | usable | box IoU | each seed | minus the mean box | on training images |"
+    ]
+    text.append("|---" * 9 + "|")
+    full: dict[str, Numbers] = {}
+    for what in (MEAN, MIDDLE, "sft", "grpo"):
+        for share in sorted({line["share"] for line in lines}):
+            own = [line for line in lines if line["what"] == what and line["share"] == share]
+            if not own:
+                continue
+            runs = [np.load(folder_of(out, line["seed"], share) / "ious.npz") for line in own]
+            mean, floor = (np.mean([run[name] for run in runs], axis=0) for name in (what, MEAN))
+            full[what] = mean
+            images = round(np.mean([line["images"] for line in own]))
+            seeds = ", ".join(f"{line['iou'][0]:.3f}" for line in own)
+            cells = [what, f"{share:.0%}", str(images), str(len(own))]
+            asked = "usable" in own[0]
+            usable = f"{np.mean([line['usable'] for line in own]):.1%}" if asked else ""
+            seen = f"{np.mean([line['on_training_images'] for line in own]):.3f}" if asked else ""
+            above = "" if what == MEAN else cell(mean - floor, names, "+.3f")
+            text.append(f"| {' | '.join([*cells, usable, cell(mean, names), seeds, above, seen])} |")
+    text += ["", f"| set | masks | {' | '.join(full)} |", "|---" * (len(full) + 2) + "|"]
+    sets = np.array([row["set"] for row in held])
+    for name in sorted(set(sets)):
+        means = " | ".join(f"{values[sets == name].mean():.3f}" for values in full.values())
+        text.append(f"| {name} | {int((sets == name).sum())} | {means} |")
+    text += ["", "| trained model | own image | other images of the category | difference |", "|---|---|---|---|"]
+    for what in ("sft", "grpo"):
+        runs = [np.load(file) for file in sorted(out.glob("seed-*-share-1/ious.npz"))]
+        own, other = (np.mean([run[name] for run in runs], axis=0) for name in (what, f"{what}, elsewhere"))
+        some = np.isfinite(other)
+        groups = [name for name, yes in zip(names, some, strict=True) if yes]
+        text.append(
+            f"| {what} | {own[some].mean():.3f} | {other[some].mean():.3f} | {cell((own - other)[some], groups, '+.3f')} |"
+        )
+    return text
+
+
+def cell(values: Numbers, groups: Sequence[str], form: str = ".3f") -> str:
+    """Return the mean and its interval as text."""
+    mean, low, high = (format(value, form) for value in shown(values, groups))
+    return f"{mean} [{low}, {high}]"
+
+
+def folder_of(out: Path, seed: int, share: float) -> Path:
+    """Return the folder of a run."""
+    return out / f"seed-{seed}-share-{share:g}"
+
+
 def shown(values: Numbers, groups: Sequence[str]) -> list[float]:
     """Return the mean and its 95 % interval over groups."""
     [mean] = estimate(values[:, None], groups)
@@ -123,14 +200,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--least", type=int, default=70, help="masks of a data set that is used")
     parser.add_argument("--sft", type=int, default=500, help="steps")
     parser.add_argument("--grpo", type=int, default=30, help="steps; 0 for none")
+    parser.add_argument("--table", action="store_true", help="train nothing; print the tables of all runs in OUT")
     chosen = parser.parse_args(arguments)
     torch.set_num_threads(1)
     rows = chosen_rows(chosen.real, chosen.least)
     held = [row for row in rows if held_out(row["group"])]
+    if chosen.table:
+        print("\n".join(table(chosen.out, held)))
+        return
     groups = np.array(sorted({row["group"] for row in rows if not held_out(row["group"])}))
     kept = np.random.default_rng(chosen.seed).permutation(groups)[: round(chosen.share * len(groups))]
     train = [row for row in rows if row["group"] in set(kept.tolist())]
-    folder = chosen.out / f"seed-{chosen.seed}-share-{chosen.share:g}"
+    folder = folder_of(chosen.out, chosen.seed, chosen.share)
     write(train, chosen.real, folder / "train")
     write(held, chosen.real, folder / "held")
     samples, seen = open_dataset(folder / "held"), open_dataset(folder / "train")
@@ -162,7 +243,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         start = max((folder / name / "checkpoints").glob("step-*"), key=lambda path: path.stat().st_mtime) / "model"
         graph = medground.load(str(folder / name), "segmenter=ellipse", "sampling.max_completion_length=48")
         results = answers(graph, samples)
-        values[name] = ious(results, samples)
+        boxes = answered_boxes(results)
+        values[name], values[f"{name}, elsewhere"] = overlaps(boxes, samples), elsewhere(boxes, samples, held)
         known = [seen[index] for index in some]
         record(
             name,
@@ -172,7 +254,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             over_mean_box=shown(values[name] - floor, names),
             on_training_images=round(float(ious(answers(graph, known), known).mean()), 4),
         )
-    np.savez(folder / "ious.npz", **values)
+    np.savez(folder / "ious.npz", allow_pickle=False, **values)
 
 
 if __name__ == "__main__":
