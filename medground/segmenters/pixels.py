@@ -39,7 +39,8 @@ def to_square(
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
         raise SegmenterError(f"a segmenter takes H x W x 3 uint8 images, not {image.shape} {image.dtype}")
     where = "cpu" if whole_numbers else device  # uint8 is resized on the CPU alone
-    pixels = torch.tensor(image, device=where).permute(2, 0, 1)
+    whole = np.ascontiguousarray(image)  # torch reads no mirrored view
+    pixels = torch.tensor(whole, device=where).permute(2, 0, 1)
     pixels = pixels if whole_numbers else pixels.float().div(255)
     square = F.interpolate(pixels[None], (size, size), mode="bilinear", align_corners=False, antialias=True)[0]
     square = square.to(device).float().div(255) if whole_numbers else square

@@ -97,10 +97,15 @@ class Detector:
 
 
 def to_boxes(prompts: Sequence[SpatialPrompt], sizes: Sequence[Size]) -> torch.Tensor | None:
-    """Return the exemplars of prompts of one kind, ``[N, K, 4]``: centre, width and height as shares of the image."""
+    """Return the exemplars of prompts of one kind, ``[N, K, 4]``: centre, width and height as shares of the image.
+
+    What lies outside the image is cut off: the model samples a box as finely as the box is large.
+    """
     corners = [[*prompt.exemplars, *([prompt.box] if prompt.box is not None else [])] for prompt in prompts]
     if not corners[0]:
         return None
-    first, last = torch.tensor(corners, dtype=torch.float32).reshape(len(prompts), -1, 2, 2).unbind(2)
-    extent = torch.tensor([(width, height) for height, width in sizes], dtype=torch.float32)[:, None]
+    extents = np.array([(width, height) for height, width in sizes])[:, None, None]
+    inside = np.clip(np.array(corners, float).reshape(len(prompts), -1, 2, 2), 0, extents)
+    first, last = torch.tensor(inside, dtype=torch.float32).unbind(2)
+    extent = torch.tensor(extents[:, 0], dtype=torch.float32)
     return torch.cat([(first + last) / 2 / extent, (last - first) / extent], dim=-1)

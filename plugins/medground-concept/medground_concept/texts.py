@@ -32,12 +32,21 @@ class Tokens:
         self.tokenizer, self.length, self.device, self.padding = tokenizer, length, device, padding
 
     def __call__(self, texts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return token ids ``[N, L]`` and the mask of those that are no padding; what is longer is cut, with a warning."""
-        whole = self.tokenizer(list(texts), truncation=False, verbose=False)["input_ids"]
+        """Return token ids ``[N, L]`` and the mask of those that are no padding; what is longer is cut, with a warning.
+
+        The names of special tokens are read as words; a character that is no Unicode is read as a question mark.
+        """
+        words = [text.encode("utf-8", "replace").decode() for text in texts]
+        whole = self.tokenizer(words, truncation=False, split_special_tokens=True, verbose=False)["input_ids"]
         for text, ids in zip(texts, whole, strict=True):
             if len(ids) > self.length:
                 log.warning("%d tokens of a text are read, of %d: %.60r ...", self.length, len(ids), text)
         encoded = self.tokenizer(
-            list(texts), padding=self.padding, max_length=self.length, truncation=True, return_tensors="pt"
+            words,
+            padding=self.padding,
+            max_length=self.length,
+            truncation=True,
+            split_special_tokens=True,
+            return_tensors="pt",
         )
         return encoded["input_ids"].to(self.device), encoded["attention_mask"].to(self.device)

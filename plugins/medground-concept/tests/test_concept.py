@@ -7,7 +7,7 @@ import concept_folders
 import numpy as np
 import pytest
 import torch
-from concept_folders import SIDE
+from concept_folders import END, SIDE, START
 from medground_concept import ClipSeg, Sam3, Sam3LiteText
 from PIL import Image as PIL
 from tiny_folders import digest, odd_images, reconfigured, reweighted
@@ -15,6 +15,7 @@ from tiny_sam3 import SIDE as SAM3_SIDE
 
 from medground.errors import InputError, RecipeError, SegmenterError
 from medground.geometry import Box, Point
+from medground.registry import factory
 from medground.testing import check_segmenter
 from medground.types import SpatialPrompt
 
@@ -214,6 +215,35 @@ def test_a_text_that_is_too_long_is_cut_with_a_warning(name, folders, caplog):
     assert "tokens of a text are read, of" in caplog.text
 
 
+def test_special_tokens_in_a_text_are_words_and_broken_characters_question_marks(name, folders):
+    segmenter = load(name, folders)
+    tokens = segmenter.tokens if name == "clipseg" else segmenter.network.tokens
+    ids, mask = tokens([f"{END} polyp {START}"])
+    used = ids[0][mask[0].bool()].tolist()
+    assert [used.count(number) for number in (0, 1)] == [1, 1] and (used[0], used[-1]) == (0, 1)
+    broken, marked = tokens(["a\ud800b", "a?b"])[0].tolist()
+    assert broken == marked
+    assert len(segmenter.segment(odd_images()[2], [SpatialPrompt(text="a\ud800b")])) == 1
+
+
+def test_a_mirrored_view_of_an_image_is_segmented_as_its_copy(name, folders):
+    segmenter, image = load(name, folders, cache_mib=0), odd_images()[2][:, ::-1]
+    (view,), (copy,) = (segmenter.segment(pixels, texts()[:1]) for pixels in (image, image.copy()))
+    np.testing.assert_array_equal(view.data, copy.data)
+    assert view.score == copy.score
+
+
+@pytest.mark.parametrize("name", list(DETECTORS))
+def test_an_exemplar_is_cut_at_the_edge_of_its_image(name, folders):
+    segmenter, image = load(name, folders), odd_images()[2]
+    height, width = image.shape[:2]
+    boxes = [Box(0, 0, width, height), Box(-1e30, -1e9, 1e9, 1e300), Box(-9, -9, width + 9, height + 9)]
+    whole, *larger = segmenter.segment(image, [SpatialPrompt(exemplars=(box,)) for box in boxes])
+    for mask in larger:
+        np.testing.assert_array_equal(mask.data, whole.data)
+        assert mask.score == pytest.approx(whole.score, abs=1e-6)
+
+
 @pytest.mark.parametrize(
     ("change", "stated"),
     [
@@ -249,11 +279,38 @@ def test_folders_of_other_models_and_without_a_tokenizer_are_refused(folders, tm
     other = reconfigured(other, tmp_path / "small", lambda settings: settings["text_config"].update(vocab_size=100))
     with pytest.raises(InputError, match=r"the tokenizer has .* tokens, its model 100"):
         Sam3(checkpoint=str(other), device="cpu")
-    bare = reconfigured(folders["sam3"], tmp_path / "bare", lambda settings: None)
+
+
+def test_a_folder_without_its_tokenizer_or_its_settings_is_refused(name, folders, tmp_path):
+    bare = reconfigured(folders[name], tmp_path / "bare", lambda settings: None)
     for file in bare.glob("tokenizer*"):
         file.unlink()
     with pytest.raises(InputError, match=r"no tokenizer\.json"):
-        Sam3(checkpoint=str(bare), device="cpu")
+        load(name, {name: bare})
+    (unset := reconfigured(folders[name], tmp_path / "unset", lambda settings: None)).joinpath("config.json").unlink()
+    with pytest.raises(InputError, match=r"config\.json"):
+        load(name, {name: unset})
+
+
+def test_each_name_is_registered_for_its_own_class():
+    assert {name: factory("segmenter", name) for name in COMPONENTS} == COMPONENTS
+
+
+def test_images_that_are_encoded_together_keep_their_own_embeddings(name, folders):
+    together, images = load(name, folders, encode_batch=3), odd_images()[1:]
+    alone = load(name, folders)
+    for image, masks in zip(images, together.segment_batch(images, [texts()] * len(images)), strict=True):
+        for mask, one in zip(masks, alone.segment(image, texts()), strict=True):
+            assert np.mean(mask.data != one.data) <= 1e-3
+            assert mask.score == pytest.approx(one.score, abs=1e-5)
+
+
+@pytest.mark.parametrize("name", list(DETECTORS))
+def test_a_dtype_that_is_none_is_refused_before_anything_is_loaded(name, folders, tmp_path):
+    bare = reconfigured(folders[name], tmp_path / "bare", lambda settings: None)
+    (bare / "tokenizer.json").unlink()
+    with pytest.raises(RecipeError, match="float8"):
+        load(name, {name: bare}, dtype="float8")
 
 
 def test_clipseg_takes_old_tables_of_positions_and_refuses_a_size_that_is_no_multiple(folders, tmp_path):
