@@ -8,7 +8,7 @@ from medground.cli import main
 from medground.errors import RecipeError
 from medground.recipe import resolve
 from medground.recipe.explain import explain
-from medground.recipe.schema import COMPONENTS, SECTIONS, TOP
+from medground.recipe.schema import GRID, KINDS, SECTIONS, TOP
 from medground.recipe.structured import defaults, to_plain
 from medground.registry import components
 
@@ -58,8 +58,9 @@ def test_type_default_value_and_origin(key, type_, default, value, origin, recip
 
 
 def test_a_component_may_be_any_that_is_installed(recipe):
-    for kind in COMPONENTS:
-        assert explain(recipe, kind).allowed == tuple(component.name for component in components(kind))
+    for key, kind in KINDS.items():
+        grid = (GRID,) if key == "proposer" else ()
+        assert explain(recipe, key).allowed == (*grid, *(component.name for component in components(kind)))
     assert explain(recipe, "rewards.mine").allowed == tuple(component.name for component in components("reward"))
 
 

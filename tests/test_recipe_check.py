@@ -234,7 +234,7 @@ def test_show_prints_a_recipe_with_origins(capsys, write_recipes, tmp_path):
     assert code == 0
     words = [line.split() for line in out.splitlines()]
     assert ["seed:", "4", "#", "command", "line"] in words
-    assert ["words:", '["on",', '"x"]', "#", "a.yaml:2"] in words
+    assert ["words:", '["on",', "x]", "#", "a.yaml:2"] in words
     (tmp_path / "shown.yaml").write_text(out)
     shown = resolve("shown.yaml")
     assert shown.data == resolve("a.yaml", "sampling.seed=4").data

@@ -223,7 +223,9 @@ def _explained(explanation: "Explanation") -> str:
 
 
 def inline(value: Any) -> str:
-    """Return a value on one line, in the JSON subset of YAML; plain words stay bare."""
+    """Return a value on one line of YAML: JSON, but plain words stay bare, in lists too."""
+    if isinstance(value, list):
+        return f"[{', '.join(map(inline, value))}]"
     plain = isinstance(value, str) and re.fullmatch(r"[A-Za-z_][\w./-]*|\?\?\?", value, re.ASCII)
     if plain and value.lower() not in ("null", "true", "false", "nan", "inf", "infinity", "yes", "no", "on", "off"):
         return str(value)
