@@ -23,7 +23,7 @@ KINDS = (
 RESERVED = ("name", "weight")
 """Recipe words that a factory may not have as parameters."""
 CORE_COMMANDS = frozenset(
-    {"doctor", "eval", "export", "fetch", "ground", "plugins", "recipe", "reward", "run", "sweep", "train"}
+    {"doctor", "eval", "export", "fetch", "ground", "plugins", "recipe", "reward", "run", "sweep", "train", "volume"}
 )
 """The commands of medground itself, whose names no plugin can take."""
 

@@ -148,7 +148,9 @@ def test_cases_of_a_table(folder):
     cases = list(read_source(folder, split="test"))
     assert [case.split for case in cases] == ["test"] * 3
     for case in cases:
-        assert mask_box(case.load_mask()) == case.box and case.load_image().pixels.shape == (64, 48, 3)
+        (region,) = case.regions
+        assert mask_box(case.load_mask()) == region.box and region.label
+        assert case.load_image().pixels.shape == (64, 48, 3)
 
 
 def test_variants_and_parts_by_name(tmp_path):

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from medground.evaluation.results_file import AnswerRecord, SampleRecord
+from medground.evaluation.results_file import AnswerRecord, MaskRecord, SampleRecord
 from medground.geometry import Box, Point
 from medground.images.overlay import NOTHING, concepts, draw_regions
 from medground.measures import RULE, measure_mask
@@ -117,16 +117,21 @@ def _sizes(answer: AnswerRecord, sample: Sample) -> str:
     """What the masks of answer and truth measure, where the spacing is known."""
     if sample.spacing is None:
         return ""
-    own = [region.mask for region in _regions(answer) if region.mask is not None]
-    mask = union(own)
+    joint = _joint(answer)
+    own = union([region.mask for region in _regions(answer) if region.mask is not None])
+    mask = joint.mask() if own is None and joint is not None else own
     pairs = (("answer", None if mask is None else mask.data), ("truth", sample.target.mask))
     measured = [(word, measure_mask(one, sample.spacing)) for word, one in pairs if one is not None]
     sizes = [f"{word} {one.long_axis:.1f} x {one.short_axis:.1f} mm" for word, one in measured if one is not None]
     return f"{' and '.join(sizes)} (axes between {RULE})" if sizes else ""
 
 
+def _joint(answer: AnswerRecord) -> MaskRecord | None:
+    return answer.masks.get("joint") or next(iter(answer.masks.values()), None)
+
+
 def _regions(answer: AnswerRecord) -> list[Region]:
-    joint = answer.masks.get("joint") or next(iter(answer.masks.values()), None)
+    joint = _joint(answer)
     own = [region.mask or (joint if len(answer.regions) == 1 else None) for region in answer.regions]
     return [
         Region(

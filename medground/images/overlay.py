@@ -133,6 +133,7 @@ def draw_regions(image: Image, regions: Sequence[Region], **more: Any) -> Pillow
 def concepts(regions: Sequence[Region], texts: Sequence[str] = ()) -> str:
     """Return what the segmenter was asked for in words, and what it says of it; "" where it is asked and says nothing.
 
+    >>> from medground.types import Mask
     >>> absent = Region(label="cyst", mask=Mask(data=np.zeros((2, 2), bool), presence=0.125))
     >>> concepts([absent])
     '“cyst”: not present (presence 0.12)'

@@ -11,3 +11,11 @@ def register_segmenters(register: Register) -> None:
     register("sam3", Sam3)
     register("sam3_lite_text", Sam3LiteText)
     register("clipseg", ClipSeg)
+
+
+@hookimpl
+def self_check() -> None:
+    """Look for one text in an empty image, with a network of random weights."""
+    from medground_concept import checking
+
+    checking.self_check()

@@ -12,12 +12,12 @@ from email.utils import formatdate
 import pytest
 from openai_servers import KEY, choice, conversation, number, reply
 
-from medground.geometry import Box
+from medground.geometry import Box, Point
 from medground.pipeline.pipeline import Pipeline
 from medground.pipeline.rollouts import RolloutPipeline
 from medground.recipe import resolve
 from medground.rewards.rubric import rubric
-from medground.types import Fault, Point, Query, Region, Sample, Sampling, Target, image_of
+from medground.types import Fault, Query, Region, Sample, Sampling, Target, image_of
 
 TIMEOUT, RETRIES = 60.0, 2
 

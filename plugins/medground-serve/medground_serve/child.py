@@ -146,7 +146,13 @@ class Answerer:
         if job["masks"] == "png":
             with_pictures(result)
         view = dict(image.details) or None
-        more = {"view": view, "untrained_prompts": self.pipeline.untrained, "files": {}, "statement": STATEMENT}
+        more = {
+            "view": view,
+            "untrained_prompts": self.pipeline.untrained,
+            "files": {},
+            "notes": [],
+            "statement": STATEMENT,
+        }
         return {**result, **more, "image": job["image"]}
 
     def _chat(self, job: Job) -> dict[str, Any]:
