@@ -103,6 +103,7 @@ def test_a_folder_of_transformers_follows_as_the_published_file_does(segmenter, 
     assert expected[0].any() and np.array_equal(expected, again)
 
 
+@pytest.mark.slow
 def test_it_passes_the_conformance_kit(small):
     from medground.testing import check_volume_segmenter
 

@@ -101,6 +101,7 @@ def test_the_page_loads_nothing_and_escapes_names(volume, phantom):
     assert html.count("<script>") == 1 and html.count("<style>") == 1
 
 
+@pytest.mark.slow
 def test_the_page_works_by_keyboard_and_mouse(volume, phantom, tmp_path):
     sync = pytest.importorskip("playwright.sync_api", reason="needs playwright")
     chromium = Path("/usr/bin/chromium")

@@ -14,13 +14,13 @@ import other_families  # noqa: E402
 from click.testing import CliRunner  # noqa: E402
 from family_checks import BATCH  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
+from tested_families import NAMES  # noqa: E402
 
 import medground  # noqa: E402
 from medground.cli import medground as command  # noqa: E402
 from medground.errors import InputError, PluginError, RecipeError  # noqa: E402
 
 pytestmark = [pytest.mark.filterwarnings(text) for text in other_families.WARNINGS]
-NAMES = sorted(other_families.BUILDERS)
 WEIGHTS = "model.safetensors"
 
 

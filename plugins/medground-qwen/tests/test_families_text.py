@@ -14,9 +14,9 @@ pytest.importorskip("transformers", reason="needs transformers")
 
 import other_families  # noqa: E402
 from family_checks import BATCH  # noqa: E402
+from tested_families import NAMES  # noqa: E402
 
 pytestmark = [pytest.mark.filterwarnings(text) for text in other_families.WARNINGS]
-NAMES = sorted(other_families.BUILDERS)
 BEGIN = "<|endoftext|>"
 TWICE = ("paligemma",)
 """Families whose processor writes the beginning wherever the template does."""

@@ -12,15 +12,12 @@ pytest.importorskip("peft", reason="needs peft")
 import family_checks  # noqa: E402
 import other_families  # noqa: E402
 from family_checks import BATCH  # noqa: E402
+from tested_families import NAMES  # noqa: E402
 
 import medground  # noqa: E402
 from medground.errors import RecipeError  # noqa: E402
 
 pytestmark = [pytest.mark.filterwarnings(text) for text in other_families.WARNINGS]
-QUICK = ("gemma3", "qwen3_5")
-NAMES = [
-    name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in sorted(other_families.BUILDERS)
-]
 UNTAUGHT = {"qwen4_exp": ("indexer", "ple.norm_conv")}
 """Parameters without a gradient: an indexer chooses tokens, and the layer behind a norm starts at 0."""
 
