@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
+from medground.types import SpatialPrompt
+
 ODD_SIZES = ((1, 300), (37, 212), (141, 97), (300, 41))
 Tensors = dict[str, torch.Tensor]
 
@@ -60,3 +62,16 @@ def reconfigured(folder: Path, target: Path, change: Callable[[dict[str, Any]], 
     change(settings)
     (target / "config.json").write_text(json.dumps(settings))
     return target
+
+
+def prompts(image: np.ndarray) -> list[SpatialPrompt]:
+    """Return a box, a click, clicks of both labels, and a box with clicks."""
+    height, width = image.shape[:2]
+    box = (0.1 * width, 0.2 * height, 0.7 * width, 0.9 * height)
+    near, far = (0.3 * width, 0.4 * height), (0.8 * width, 0.1 * height)
+    return [
+        SpatialPrompt(box=box),
+        SpatialPrompt(points=(near,)),
+        SpatialPrompt(points=(near, far), labels=(1, 0)),
+        SpatialPrompt(box=box, points=(near, far)),
+    ]

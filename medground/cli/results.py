@@ -12,7 +12,7 @@ from medground.images.view import View
 from medground.images.writing.labelled import LabelledMask
 from medground.images.writing.write import SUFFIXES, encode_masks
 from medground.pipeline.result import GroundingResult
-from medground.report import STATEMENT
+from medground.report.stated import with_statement
 from medground.runs.files import replacing
 
 
@@ -76,7 +76,7 @@ def write_result(
         files["overlay"] = f"{stem}.overlay.png"
         with replacing(folder / files["overlay"]) as path:
             answer.overlay().save(path)
-    result = {**result, "untrained_prompts": untrained, "files": files, "notes": notes, "statement": STATEMENT}
+    result = with_statement(result, untrained, files, notes)
     with replacing(folder / f"{stem}.json") as path:
         path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     return result

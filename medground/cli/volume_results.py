@@ -15,7 +15,8 @@ from medground.measures import RULE
 from medground.pipeline.pipeline import Pipeline
 from medground.pipeline.volumes import VolumeResult
 from medground.recipe.schema import SliceRule
-from medground.report import STATEMENT, render
+from medground.report import render
+from medground.report.stated import with_statement
 from medground.report.viewer import viewer
 from medground.runs.files import replacing
 
@@ -50,10 +51,7 @@ def write_volume_result(
                 with replacing(folder / name) as path:
                     path.write_bytes(encoded.data)
     files["page"] = f"{stem}.html"
-    untrained = pipeline.untrained
-    stated = {
-        **result.to_dict(), "untrained_prompts": untrained, "files": files, "notes": notes, "statement": STATEMENT,
-    }  # fmt: skip
+    stated = with_statement(result.to_dict(), pipeline.untrained, files, notes)
     with replacing(folder / files["page"]) as path:
         path.write_text(_page(result, pipeline, window, stated), encoding="utf-8")
     with replacing(folder / f"{stem}.json") as path:

@@ -1,5 +1,6 @@
 """Volume segmenters without weights of their own: the floors `Copy` and `Interpolate`, and `PerSlice` on any segmenter."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from medground.images.volume import Volume
 
 
-class KeyMasks:
+class KeyMasks(ABC):
     """The base of floors that turn the masks of key slices into the mask of a volume.
 
     Args:
@@ -51,6 +52,7 @@ class KeyMasks:
             volumes.append(mask)
         return volumes
 
+    @abstractmethod
     def between(self, masks: Mapping[int, Pixels], index: int, spacing: tuple[float, float]) -> Pixels:
         """Return the mask of a slice.
 
@@ -59,7 +61,6 @@ class KeyMasks:
             index: of the slice.
             spacing: (row, column) of the slices, mm.
         """
-        raise NotImplementedError
 
     def _masks(self, slices: Slices, prompts: Sequence[SlicePrompts]) -> list[dict[int, Pixels]]:
         """Return the masks of the key slices of each target; every key slice is encoded once."""

@@ -7,11 +7,10 @@ import pytest
 import torch
 from medground_sam import SamHQ
 from PIL import Image as PIL
-from tiny_folders import digest, odd_images, reconfigured, reweighted, save_filled
+from tiny_folders import digest, odd_images, prompts, reconfigured, reweighted, save_filled
 
 from medground.errors import InputError
 from medground.testing import check_segmenter
-from medground.types import SpatialPrompt
 
 SIDE = 64
 
@@ -43,18 +42,6 @@ def folder(tmp_path_factory):
         },
     )
     return save_filled(SamHQModel(config), tmp_path_factory.mktemp("hq") / "folder")
-
-
-def prompts(image: np.ndarray) -> list[SpatialPrompt]:
-    height, width = image.shape[:2]
-    box = (0.1 * width, 0.2 * height, 0.7 * width, 0.9 * height)
-    near, far = (0.3 * width, 0.4 * height), (0.8 * width, 0.1 * height)
-    return [
-        SpatialPrompt(box=box),
-        SpatialPrompt(points=(near,)),
-        SpatialPrompt(points=(near, far), labels=(1, 0)),
-        SpatialPrompt(box=box, points=(near, far)),
-    ]
 
 
 @pytest.mark.parametrize("multimask", [False, True])

@@ -9,7 +9,7 @@ import torch
 from medground_sam2 import EdgeTam, Sam3Tracker
 from medground_sam2.layout import TWINS
 from PIL import Image as PIL
-from tiny_folders import digest, odd_images, reconfigured, reweighted, save_filled
+from tiny_folders import digest, odd_images, prompts, reconfigured, reweighted, save_filled
 
 from medground.errors import InputError, SegmenterError
 from medground.testing import check_segmenter
@@ -61,18 +61,6 @@ def name(request):
 @pytest.fixture
 def segmenter(name, folders):
     return COMPONENTS[name](checkpoint=str(folders[name]), device="cpu")
-
-
-def prompts(image: np.ndarray) -> list[SpatialPrompt]:
-    height, width = image.shape[:2]
-    box = (0.1 * width, 0.2 * height, 0.7 * width, 0.9 * height)
-    near, far = (0.3 * width, 0.4 * height), (0.8 * width, 0.1 * height)
-    return [
-        SpatialPrompt(box=box),
-        SpatialPrompt(points=(near,)),
-        SpatialPrompt(points=(near, far), labels=(1, 0)),
-        SpatialPrompt(box=box, points=(near, far)),
-    ]
 
 
 def processor_and_model(name, folder):

@@ -27,6 +27,7 @@ from medground.pipeline.pipeline import Pipeline
 from medground.pipeline.result import GroundingResult
 from medground.recipe import check, resolve
 from medground.report import STATEMENT
+from medground.report.stated import with_statement
 from medground.types import Completion, Fault, Grounding, Messages, Query, Region, Sampling
 
 MOST_DECODED = 256_000_000
@@ -145,15 +146,8 @@ class Answerer:
         result = answer.to_dict(run_lengths=job["masks"] != "none")
         if job["masks"] == "png":
             with_pictures(result)
-        view = dict(image.details) or None
-        more = {
-            "view": view,
-            "untrained_prompts": self.pipeline.untrained,
-            "files": {},
-            "notes": [],
-            "statement": STATEMENT,
-        }
-        return {**result, **more, "image": job["image"]}
+        result = {**result, "view": dict(image.details) or None, "image": job["image"]}
+        return with_statement(result, self.pipeline.untrained, files={}, notes=[])
 
     def _chat(self, job: Job) -> dict[str, Any]:
         messages: Messages = [
