@@ -8,8 +8,8 @@ CONSTRAINTS := constraints/main.txt
 PIP_INSTALL  = $(BIN)/pip install $(addprefix -c ,$(CONSTRAINTS))
 
 # One thread per process, without busy waiting: two waiting thread pools on two cores are ten times slower.
-export OMP_NUM_THREADS ?= 1
-export OMP_WAIT_POLICY ?= PASSIVE
+export OMP_NUM_THREADS = 1
+export OMP_WAIT_POLICY = PASSIVE
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 # Tests start many processes, and each would compile everything anew.
 unexport PYTHONDONTWRITEBYTECODE
@@ -51,7 +51,7 @@ test-fast: $(VENV)/.test
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow and not soak and not gpu and not vllm"
 
 test-slow: $(VENV)/.test
-	$(BIN)/python -m pytest -q -n 2 -m "slow and not soak and not gpu and not vllm"
+	$(BIN)/python -m pytest -q -n 2 --durations=20 -m "slow and not soak and not gpu and not vllm"
 
 # In the environment .venv-vllm, because vLLM pins its own torch and transformers.
 test-vllm:

@@ -14,6 +14,8 @@ OFFLINE = ROOT / "tests" / "offline"
 # Child processes inherit the block through PYTHONPATH; this process imports it here.
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(OFFLINE), os.environ.get("PYTHONPATH")]))
 os.environ["HF_HUB_OFFLINE"] = "1"
+# Each test process is one of several: thread pools that wait for one another make them ten times slower.
+os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
 sys.path.insert(0, str(OFFLINE))
 import sitecustomize  # noqa: E402, F401
 
@@ -23,6 +25,12 @@ BRIDGES = {
     "lm_eval": ["medground/bridges/lm_eval.py"],
 }
 collect_ignore = [path for name, paths in BRIDGES.items() if importlib.util.find_spec(name) is None for path in paths]
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Name a test that takes over a minute when it ends: a run that is stopped prints no durations."""
+    if report.duration > 60:
+        print(f"\n{report.nodeid} ({report.when}): {report.duration:.0f} s", file=sys.__stderr__, flush=True)
 
 
 def pytest_collection_finish() -> None:

@@ -4,7 +4,7 @@
 
 writes files into FOLDER, loads each as its component does, and prints one line of JSON per file: its name, the class of the
 error ("" where it loads), the message, the seconds of computing; then the most bytes the process had. KIND is one of `KINDS`;
-ROUNDS counts random changes, 0 loads the crafted files instead. A file that takes five minutes ends the process.
+ROUNDS random changes follow the crafted files. A file that takes five minutes ends the process.
 """
 
 import copy
@@ -21,6 +21,7 @@ import sys
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -905,16 +906,16 @@ def load_clip(folder: Path) -> Any:
     return Network(checkpoint=str(folder), model=None, device="cpu")
 
 
-def crafted(kind: str, folder: Path) -> Iterator[tuple[str, Callable[[], Any], bool, str]]:
-    """Yield name, what loads it, whether it must be refused, and a part of the sentence."""
-    for number, (title, (refused, why, write)) in enumerate(CRAFTED[kind].items()):
+def crafted(kind: str, folder: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
+    """Yield name and what loads it, of every crafted file."""
+    for number, (title, (_, _, write)) in enumerate(CRAFTED[kind].items()):
         path = (
             folder / f"{kind}-{number}{'.pth' if kind == 'pickle' else '.safetensors' if kind == 'safetensors' else ''}"
         )
         if kind in BASES:
             shutil.copytree(folder / f"{kind}-good", path)
         write(path)
-        yield title, lambda path=path: LOADERS[kind](path), refused, why
+        yield title, lambda path=path: LOADERS[kind](path)
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
@@ -982,8 +983,7 @@ def main(folder: Path, kind: str, rounds: int, seed: int) -> None:
     if kind in BASES:
         BASES[kind](folder / f"{kind}-good")
     LOADERS[kind](folder / f"{kind}-good" if kind in BASES else Path(toy_path()))  # so that imports are not counted
-    cases: Any = random_changes(kind, folder, rounds, seed) if rounds else crafted(kind, folder)
-    for title, load, *_ in cases:
+    for title, load in chain(crafted(kind, folder), random_changes(kind, folder, rounds, seed)):
         start, error, message = computed(), "", ""
         signal.alarm(300)
         try:

@@ -61,22 +61,17 @@ def test_a_sample_of_crafted_files_is_refused_or_loaded_as_it_should_be(kind, tm
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", CORPUS["KINDS"])
-def test_every_crafted_file_is_refused_or_loaded_as_it_should_be(kind, tmp_path):
-    seen = outcomes(tmp_path, kind)
+def test_crafted_and_randomly_changed_files_are_refused_or_loaded_as_they_should_be(kind, tmp_path):
+    seen = outcomes(tmp_path, kind, rounds=60, seed=1)
     assert_typed(seen)
-    assert [name for name, *_ in seen] == list(CORPUS["CRAFTED"][kind])
+    crafted = CORPUS["CRAFTED"][kind]
+    assert [name for name, *_ in seen[: len(crafted)]] == list(crafted)
     wrong = []
-    for name, error, message, _ in seen:
-        refused, sentence, _ = CORPUS["CRAFTED"][kind][name]
+    for name, error, message, _ in seen[: len(crafted)]:
+        refused, sentence, _ = crafted[name]
         if bool(error) != refused or sentence not in message:
             wrong.append((name, error, message))
     assert not wrong
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", CORPUS["KINDS"])
-def test_random_changes_are_loaded_or_refused(kind, tmp_path):
-    assert_typed(outcomes(tmp_path, kind, rounds=60, seed=1))
 
 
 @pytest.mark.soak

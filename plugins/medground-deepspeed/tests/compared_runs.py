@@ -11,7 +11,13 @@ torch = pytest.importorskip("torch", reason="needs torch")
 safetensors = pytest.importorskip("safetensors.torch", reason="needs safetensors")
 
 TIMES = ("step_time",)
-COUNTS = ("images_trained", "num_tokens")
+COUNTS = (
+    "images_trained",
+    "prompts_trained",
+    "num_tokens",
+    "tokens_trained/computed",
+    "tokens_trained/image_per_question",
+)
 """What is computed: ranks in lockstep compute a prompt in every micro-batch, one process once per group."""
 STEP = 1e-4
 """The learning rate of the runs compared, which is how far AdamW moves a parameter in one step."""

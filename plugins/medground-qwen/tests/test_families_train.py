@@ -18,8 +18,9 @@ import medground  # noqa: E402
 from medground.errors import RecipeError  # noqa: E402
 
 pytestmark = [pytest.mark.filterwarnings(text) for text in other_families.WARNINGS]
-UNTAUGHT = {"qwen4_exp": ("indexer", "ple.norm_conv")}
-"""Parameters without a gradient: an indexer chooses tokens, and the layer behind a norm starts at 0."""
+UNTAUGHT = {"qwen4_exp": ("indexer", "ple.norm_conv"), "llava_onevision": ("vision_tower.post_layernorm",)}
+"""Parameters without a gradient: an indexer chooses tokens, the layer behind a norm starts at 0, and features leave the tower
+before its last norm."""
 
 
 @pytest.fixture(scope="module")
