@@ -17,7 +17,6 @@ from medground.evaluation.results_file import AnswerRecord, answer_record
 from medground.pipeline.completions import SplittingInterface
 from medground.pipeline.masks import Segmented
 from medground.pipeline.pipeline import Pipeline
-from medground.recipe.check import unread_concepts
 from medground.types import (
     ChosenKind,
     Completion,
@@ -30,6 +29,7 @@ from medground.types import (
     Sampling,
     Target,
     union,
+    unread_kinds,
 )
 
 logger = logging.getLogger(__name__)
@@ -106,7 +106,7 @@ class Evaluator:
         if not self.segments:
             return "the recipe names no segmenter"
         untrained = sorted(set(condition.prompt).difference(self.pipeline.accepts))
-        if untrained and (unread_concepts("", untrained) or not self.pipeline.allow_untrained):
+        if untrained and (unread_kinds(untrained, self.pipeline.accepts) or not self.pipeline.allow_untrained):
             return f"the segmenter {self.pipeline.name('segmenter')} was not trained for {' and '.join(untrained)}"
         return None
 

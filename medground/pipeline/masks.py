@@ -110,15 +110,23 @@ def _segment_all(
 
 
 def _segment_one(segmenter: Segmenter, image: Image, prompts: list[SpatialPrompt]) -> list[Segmented]:
+    """Return the outcome of every prompt about one image; those of a call that fails are halved until one is to blame."""
     try:
         masks = segmenter.segment(image, prompts)
-    except (MemoryError, SegmenterMemoryError) as error:
-        return [Segmented((None,), Fault.OUT_OF_MEMORY, f"out of memory: {error}")] * len(prompts)
     except Exception as error:  # noqa: BLE001  a third-party segmenter may raise anything; counted, with its cause
-        cause = f"{type(segmenter).__name__} failed: {type(error).__name__}: {error}"
-        return [Segmented((None,), Fault.SEGMENTER, cause)] * len(prompts)
+        if len(prompts) == 1:
+            return [_failed(segmenter, error)]
+        log.info("%d prompts about an image failed together, half of them are tried: %s", len(prompts), error)
+        half = len(prompts) // 2
+        return _segment_one(segmenter, image, prompts[:half]) + _segment_one(segmenter, image, prompts[half:])
     check_counts("segmenter", [len(masks)], [len(prompts)])
     return [Segmented((mask,)) for mask in masks]
+
+
+def _failed(segmenter: Segmenter, error: Exception) -> Segmented:
+    if isinstance(error, MemoryError | SegmenterMemoryError):
+        return Segmented((None,), Fault.OUT_OF_MEMORY, f"out of memory: {error}")
+    return Segmented((None,), Fault.SEGMENTER, f"{type(segmenter).__name__} failed: {type(error).__name__}: {error}")
 
 
 def _joined(parts: Sequence[Segmented]) -> Segmented:

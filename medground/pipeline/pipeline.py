@@ -22,7 +22,7 @@ from medground.pipeline.result import GroundingResult
 from medground.pipeline.selection import selection_of
 from medground.protocols import PromptInterface, Reasoner, Segmenter
 from medground.recipe import Recipe, require_checkpoints, resolve
-from medground.recipe.check import never_given, unread_concepts
+from medground.recipe.check import never_given, without_input
 from medground.recipe.choosing import GRID_KINDS
 from medground.recipe.schema import ProposalsConfig
 from medground.types import (
@@ -112,7 +112,7 @@ class Pipeline:
         self.segments = segments
         if isinstance(segmenter, Deferred | None) or not (kinds := self.untrained):
             return
-        if error := unread_concepts(self.name("segmenter"), kinds):
+        if error := without_input(self.name("segmenter"), kinds, self.accepts):
             raise error
         if not allow_untrained:
             raise RecipeError(

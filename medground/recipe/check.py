@@ -14,7 +14,7 @@ from medground.recipe.consent import consented
 from medground.recipe.recipe import Recipe
 from medground.recipe.validation import MAX_PROBLEMS, InvalidRecipe, Problem
 from medground.recipe.yaml_reader import MISSING
-from medground.types import ChosenKind, PromptKind, PromptSelection, TextSource
+from medground.types import ChosenKind, PromptKind, PromptSelection, TextSource, unread_kinds
 
 
 def check(recipe: Recipe, *, strict_missing: bool = False) -> None:
@@ -143,7 +143,7 @@ def _untrained(recipe: Recipe) -> Problem | None:
         usable = f"proposer: {name} and segmenter: null" if "text" in accepts else ""
     else:
         usable = _usable(selection, provides, accepts)
-    if unread := unread_concepts(name, untrained):
+    if unread := without_input(name, untrained, accepts):
         return Problem("segmenter.name", where, unread.message, f"set {usable}" if usable else unread.hint)
     if recipe.data["allow_untrained"] is True:
         return None
@@ -172,9 +172,9 @@ def never_given(selection: PromptSelection, name: str, provides: frozenset[Promp
     return RecipeError(what, hint=f"it gives {_listed(provides)}")
 
 
-def unread_concepts(name: str, untrained: Collection[str]) -> RecipeError | None:
-    """Return the error of a segmenter that is given a text or exemplars and has no input for them; None if it is not."""
-    unread = sorted({"text", "exemplars"}.intersection(untrained))
+def without_input(name: str, given: Collection[str], accepts: Collection[str]) -> RecipeError | None:
+    """Return the error of a segmenter that is given prompt kinds it has no input for; None if it is not."""
+    unread = unread_kinds(given, accepts)
     if not unread:
         return None
     return RecipeError(f"segmenter {name!r} cannot read {' and '.join(unread)}", hint="leave it out of prompt")

@@ -8,7 +8,7 @@ from medground.errors import PluginError
 from medground.recipe.recipe import Recipe
 from medground.recipe.schema import GRID
 from medground.recipe.validation import Problem
-from medground.types import PromptKind
+from medground.types import PromptKind, unread_kinds
 
 GRID_KINDS: frozenset[PromptKind] = frozenset({"points"})
 """What a grid prompts the segmenter with."""
@@ -66,10 +66,13 @@ def choosing_problems(recipe: Recipe) -> Iterator[Problem]:
 
 def _unpromptable(recipe: Recipe) -> Iterator[Problem]:
     accepts = getattr(_component(recipe, "proposer", "segmenter"), "accepts", None)
-    if isinstance(accepts, frozenset) and not accepts & PROPOSES and recipe.data["allow_untrained"] is not True:
-        name = recipe.data["proposer"]["name"]
+    if not isinstance(accepts, frozenset) or accepts & PROPOSES:
+        return
+    name, unread = recipe.data["proposer"]["name"], unread_kinds(GRID_KINDS, accepts)
+    if unread or recipe.data["allow_untrained"] is not True:
         what = f"proposer {name!r} was not trained for points, which it would be given, and reads no text"
-        yield _problem(recipe, "proposer.name", what, "set proposer=NAME of another, or allow_untrained: true")
+        hint = "set proposer=NAME of another" + ("" if unread else ", or allow_untrained: true")
+        yield _problem(recipe, "proposer.name", what, hint)
 
 
 def _chooses(recipe: Recipe) -> bool | None:

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 
 from medground.errors import SegmenterError, SegmenterMemoryError
-from medground.types import Image, Mask, PromptKind, SpatialPrompt
+from medground.types import Image, Mask, PromptKind, SpatialPrompt, unread_kinds
 
 log = logging.getLogger(__name__)
 Item = TypeVar("Item")
@@ -53,14 +53,14 @@ def by_kind(prompts: Sequence[SpatialPrompt]) -> dict[tuple[bool, int, bool, int
     return groups
 
 
-def refuse_concepts(prompts: Iterable[SpatialPrompt], accepts: frozenset[PromptKind], model: str) -> None:
-    """Stop where a prompt carries a text or exemplars that a model cannot read: left out, they would change the question.
+def refuse_unread(prompts: Iterable[SpatialPrompt], accepts: frozenset[PromptKind], model: str) -> None:
+    """Stop where a prompt carries a kind that a model has no input for: left out, it would change the question.
 
     Raises:
         SegmenterError: naming the model.
     """
     for prompt in prompts:
-        if unread := sorted((prompt.kinds & {"text", "exemplars"}) - accepts):
+        if unread := unread_kinds(prompt.kinds, accepts):
             raise SegmenterError(f"{model} cannot read {' and '.join(unread)}: {prompt}")
 
 
@@ -282,7 +282,7 @@ class PredictorSegmenter:
         """As `medground.protocols.Segmenter.segment`."""
         if not prompts:
             return []
-        refuse_concepts(prompts, self.accepts, type(self.predictor).__name__)
+        refuse_unread(prompts, self.accepts, type(self.predictor).__name__)
         key = image_key(image)
         if key != self._set:
             self._set = None

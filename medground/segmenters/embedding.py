@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medground.errors import SegmenterError
-from medground.segmenters.batching import CacheStats, EmbeddingCache, refuse_concepts, segment_together
+from medground.segmenters.batching import CacheStats, EmbeddingCache, refuse_unread, segment_together
 from medground.types import Image, Mask, PromptKind, SpatialPrompt
 
 Answer = TypeVar("Answer")
@@ -107,7 +107,7 @@ class EncodingSegmenter(ABC, Generic[Answer]):
         """
         import torch
 
-        refuse_concepts((prompt for mine in prompts for prompt in mine), self.accepts, self.model)
+        refuse_unread((prompt for mine in prompts for prompt in mine), self.accepts, self.model)
 
         def decode(
             block: Sequence[Image], embeddings: Sequence[Any], items: Sequence[tuple[int, SpatialPrompt]]

@@ -22,6 +22,7 @@ from medground.types.regions import (
     SpatialPrompt,
     boxes_of,
     union,
+    unread_kinds,
 )
 from medground.types.samples import (
     Messages,
@@ -56,4 +57,5 @@ __all__ = [
     "image_of",
     "text_of",
     "union",
+    "unread_kinds",
 ]

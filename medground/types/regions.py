@@ -1,7 +1,7 @@
 """One thing in an image: how it is prompted, pointed at and masked."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal
@@ -18,6 +18,18 @@ Image = NDArray[np.uint8]
 PromptKind = Literal["box", "points", "negative_points", "text", "exemplars"]
 ChosenKind = StrEnum("ChosenKind", ["box", "points", "text", "exemplars"])
 """The kinds of prompt that can be chosen of a region; ``points`` are those of either label."""
+SPATIAL_KINDS: frozenset[PromptKind] = frozenset({"box", "points", "negative_points"})
+
+
+def unread_kinds(given: Collection[str], accepts: Collection[str]) -> list[str]:
+    """Return, sorted, the `given` prompt kinds that a segmenter trained for `accepts` has no input for.
+
+    They are a text and exemplars it was not trained for, and boxes and points where it was trained for neither.
+
+    >>> unread_kinds({"points", "text"}, {"box"}), unread_kinds({"box", "text"}, {"text"})
+    (['text'], ['box'])
+    """
+    return sorted(set(given) - set(accepts) - (SPATIAL_KINDS if SPATIAL_KINDS.intersection(accepts) else set()))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
