@@ -169,7 +169,7 @@ class Rows(EmbeddingSegmenter):
     model = "rows"
 
     def __init__(self) -> None:
-        super().__init__(locals(), preprocessing="", cache_mib=1, encode_batch=1, decode_batch=1)
+        super().__init__(locals(), preprocessing="")
 
     def encode(self, images):
         return [image.mean(keepdims=True) for image in images]

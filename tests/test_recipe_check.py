@@ -142,6 +142,9 @@ def test_a_required_argument_that_is_missing_is_a_problem(third_party):
         ({"name": "regions", "label": True}, ["box", "text"], "tones", None),
         ({"name": "regions", "label": True}, ["box", "text"], "box_fill", "cannot read text"),
         ("bbox", "exemplars", "box_fill", "cannot read exemplars"),
+        ("bbox", "box", "clipseg", "cannot read box"),
+        ("points", "points", "sam3", "cannot read points"),
+        ("bbox", ["box", "exemplars"], "sam3", "cannot read box"),
     ],
 )
 def test_prompt_kinds_a_segmenter_was_not_trained_for_are_refused(interface, prompt, segmenter, message):
@@ -153,7 +156,7 @@ def test_prompt_kinds_a_segmenter_was_not_trained_for_are_refused(interface, pro
     (problem,) = problems
     assert message in problem.message
     allowed = find_problems(resolve({**words, "allow_untrained": True}))
-    assert bool(allowed) == ("not trained" not in message)
+    assert bool(allowed) == ("not trained" not in message) == ("allow_untrained" not in problem.hint)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from medground.errors import SegmenterError, SegmenterMemoryError
+from medground.pipeline.cache import StageCache
 from medground.pipeline.masks import segment
 from medground.segmenters.batching import (
     EmbeddingCache,
@@ -193,6 +194,45 @@ class Choosy:
         if not all(image.any() for image in images):
             raise ValueError("black images are not supported")
         return [[Mask(data=image.any(axis=2)) for _ in mine] for image, mine in zip(images, prompts, strict=True)]
+
+
+class Picky:
+    """Marks the first pixel of a box; fails where one of its prompts has no area."""
+
+    accepts = frozenset({"box"})
+
+    def __init__(self):
+        self.calls = []
+
+    def segment(self, image, prompts):
+        self.calls.append(len(prompts))
+        if any(prompt.box[0] == prompt.box[2] for prompt in prompts):
+            raise SegmenterError("a box without area")
+        return [Mask(data=np.indices(image.shape[:2])[1] == prompt.box[0]) for prompt in prompts]
+
+    def segment_batch(self, images, prompts):
+        return [self.segment(image, mine) for image, mine in zip(images, prompts, strict=True)]
+
+
+def test_a_prompt_that_a_segmenter_fails_on_costs_its_own_mask_alone():
+    image, other = np.zeros((4, 5, 3), np.uint8), np.ones((4, 5, 3), np.uint8)
+    boxes = [SpatialPrompt(box=(x, 0, x + 1, 1)) for x in range(4)]
+    bad = SpatialPrompt(box=(2, 0, 2, 1))
+    picky, cache = Picky(), StageCache()
+    answers = [(image, [boxes[0]]), (image, [bad]), (other, [boxes[1], bad]), (image, boxes[2:])]
+    first, second, third, fourth = segment(lambda: picky, answers, cache, "picky")
+    assert [column(mask) for mask in (*first.masks, *fourth.masks)] == [0, 2, 3]
+    assert {first.fault, fourth.fault} == {None}
+    assert second.fault is Fault.SEGMENTER and "a box without area" in second.cause and second.masks == (None,)
+    assert third.fault is Fault.SEGMENTER and column(third.masks[0]) == 1 and third.masks[1] is None
+    picky.calls.clear()
+    again = segment(lambda: picky, answers, cache, "picky")
+    assert [outcome.fault for outcome in again] == [None, Fault.SEGMENTER, Fault.SEGMENTER, None]
+    assert picky.calls.count(1) == len(picky.calls), "what was answered comes from the cache; a failure is tried again"
+
+
+def column(mask) -> int:
+    return int(mask.data[0].argmax())
 
 
 def test_an_image_that_a_batch_fails_on_costs_its_own_masks_alone():

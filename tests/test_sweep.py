@@ -106,6 +106,16 @@ class TestPlan:
         assert all("'medsam' was not trained for points" in why for why in checked.skipped.values())
         assert len(plan("sweep/asm_swap_compat", *given).possible) == 9
 
+    def test_an_argument_for_a_row_goes_to_the_component_that_the_row_or_the_recipe_names(self, swap):
+        swap["variants"] = {"grown": {"segmenter": "region_growing"}, "other": {"prompt": "box"}}
+        names = {"segmenter": "toy_sam"}
+        small = "variants.grown.segmenter.side=64", "variants.other.segmenter.decode_batch=3"
+        grown, other = (trial.recipe.data["segmenter"] for trial in plan(swap | names, *small).trials)
+        assert grown == {"name": "region_growing", "side": 64}
+        assert other == {"name": "toy_sam", "decode_batch": 3}
+        with pytest.raises(RecipeError, match="segmenter has no name"):
+            plan(swap, *small)
+
     @pytest.mark.parametrize(
         ("override", "error", "message"),
         [

@@ -7,14 +7,18 @@ import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from medground.devices import check_dtype, device_of, require_modules
 from medground.errors import SegmenterError
+from medground.licences import Published
 from medground.segmenters.batching import CacheStats, EmbeddingCache, refuse_unread, segment_together
-from medground.types import Image, Mask, PromptKind, SpatialPrompt
+from medground.segmenters.weights import check_whole, find_weights
+from medground.types import SPATIAL_KINDS, Image, Mask, PromptKind, SpatialPrompt
 
 Answer = TypeVar("Answer")
 Result = TypeVar("Result")
@@ -28,30 +32,44 @@ class EncodingSegmenter(ABC, Generic[Answer]):
 
     Args:
         arguments: the variables of the subclass's constructor; those of its parameters are its repr, and what a pickled
-            copy is built with.
+            copy is built with. ``cache_mib`` among them bounds the embeddings kept, in MiB, 256 where there is none;
+            ``encode_batch`` are the images per call of `encode`, 1; ``decode_batch`` the prompts per call of `decode`, 32.
+            Both are halved for a call that runs out of memory.
         preprocessing: names what is done to an image before it is encoded; part of the key of its embedding.
-        cache_mib: bound of the embeddings kept, in MiB.
-        encode_batch: images per call of `encode`.
-        decode_batch: prompts per call of `decode`. Both are halved for a call that runs out of memory.
     """
 
     accepts: ClassVar[frozenset[PromptKind]]
     model: ClassVar[str]
     """Names it in errors."""
+    published: ClassVar[tuple[Published, ...]] = ()
+    """The authors' weights, where they are known; a recipe that names no checkpoint means the first."""
 
-    def __init__(
-        self,
-        arguments: Mapping[str, Any],
-        *,
-        preprocessing: str,
-        cache_mib: float,
-        encode_batch: int,
-        decode_batch: int,
-    ) -> None:
+    def __init__(self, arguments: Mapping[str, Any], *, preprocessing: str) -> None:
         self._arguments = {name: arguments[name] for name in inspect.signature(type(self)).parameters}
         self.preprocessing = preprocessing
-        self.cache = EmbeddingCache(int(cache_mib * 2**20))
-        self.encode_batch, self.decode_batch = encode_batch, decode_batch
+        self.cache = EmbeddingCache(int(arguments.get("cache_mib", 256) * 2**20))
+        self.encode_batch, self.decode_batch = arguments.get("encode_batch", 1), arguments.get("decode_batch", 32)
+
+    def locate(self, checkpoint: str | None, *, device: str, dtype: str = "float32", needs: Sequence[str] = ()) -> Path:
+        """Return where the weights lie, and set `device`, after everything is checked that needs no loading.
+
+        Args:
+            checkpoint: a file, a folder, or a hub id in the local cache; None is the first of `published`.
+            device: the word of a recipe.
+            dtype: likewise.
+            needs: libraries beside torch and safetensors that must be installed.
+
+        Raises:
+            ModuleNotFoundError: if a library is not installed.
+            InputError: if there are no such weights, or a file is not whole.
+            RecipeError: if there is no such device or dtype.
+        """
+        require_modules("torch", "safetensors", *needs)
+        path = find_weights(checkpoint or self.published[0].id)
+        check_whole(path)
+        check_dtype(dtype)
+        self.device = device_of(device)
+        return path
 
     @abstractmethod
     def encode(self, images: Sequence[Image]) -> Sequence[Any]:
@@ -143,7 +161,7 @@ Map = tuple[NDArray[np.float32], float]
 class EmbeddingSegmenter(EncodingSegmenter[Map]):
     """An `EncodingSegmenter` whose `decode` yields a map and a score; the mask is where the map is above `threshold`."""
 
-    accepts: ClassVar[frozenset[PromptKind]] = frozenset({"box", "points", "negative_points"})
+    accepts: ClassVar[frozenset[PromptKind]] = SPATIAL_KINDS
     threshold: float = 0.0
     """A pixel is foreground above this value of what `decode` gives."""
 

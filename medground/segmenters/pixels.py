@@ -3,8 +3,9 @@
 torch is imported when a function is called, never by importing this module.
 """
 
+from abc import abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -14,6 +15,50 @@ from medground.types import Image
 
 if TYPE_CHECKING:
     import torch
+
+MEAN = (0.485, 0.456, 0.406)
+"""Of ImageNet, RGB, values from 0 to 1."""
+STD = (0.229, 0.224, 0.225)
+"""The standard deviations of the same."""
+
+
+class SquareInput:
+    """Half of an `EncodingSegmenter` whose network takes squares and gives feature maps: from images to embeddings.
+
+    A subclass implements `features`, and sets `image_size` and `device`. The embedding of an image is the list of its maps.
+    """
+
+    mean: ClassVar[tuple[float, ...]] = MEAN
+    std: ClassVar[tuple[float, ...]] = STD
+    whole_numbers: ClassVar[bool] = True
+    """These three as in `to_square`."""
+    image_size: int
+    """Side of the network's square input in pixels."""
+    device: str
+
+    @abstractmethod
+    def features(self, pixels: "torch.Tensor") -> "Sequence[torch.Tensor]":
+        """Return maps ``[M, ...]`` of images ``[M, 3, S, S]``."""
+
+    def prepare(self, image: Image) -> "torch.Tensor":
+        """Return the network's input ``[3, S, S]`` for an H x W x 3 uint8 RGB image."""
+        options = {"mean": self.mean, "std": self.std}
+        return to_square(image, self.image_size, device=self.device, whole_numbers=self.whole_numbers, **options)
+
+    def encode(self, images: Sequence[Image]) -> "list[list[torch.Tensor]]":
+        """As `EncodingSegmenter.encode`."""
+        import torch
+
+        levels = self.features(torch.stack([self.prepare(image) for image in images]))
+        # Copies, so that dropping one image of a batch frees its memory.
+        return [[level[row : row + 1].clone() for level in levels] for row in range(len(images))]
+
+
+def joined(embeddings: "Sequence[list[torch.Tensor]]", rows: Sequence[int]) -> "list[torch.Tensor]":
+    """Return the maps of `SquareInput.encode` with a row for each of some images, in float32."""
+    import torch
+
+    return [torch.cat(level).float() for level in zip(*(embeddings[row] for row in rows), strict=True)]
 
 
 def to_square(

@@ -194,18 +194,19 @@ def _yaml(value: Any) -> str:
 def _trials(
     whole: Recipe, variant: str, own: list[str], label: str, dataset: list[str], seeds: list[int]
 ) -> Iterator[Trial]:
-    resolved = resolve(whole, *own, variant=variant)
+    row = whole.variant(variant)  # first: an override of a row may give an argument to the component that it names
+    resolved = resolve(row, *own)
     trains = any(kind in resolved.data for kind in TRAINS)
     used: Sequence[int | None] = seeds if trains or _draws(resolved) else ()
     for seed in used or (None,):
         more = [] if seed is None else [f"seed={seed}", f"sampling.seed={seed}"]
-        measured = resolve(whole, *own, *more, *dataset, variant=variant)
+        measured = resolve(row, *own, *more, *dataset)
         yield Trial(
             variant=variant,
             dataset=label,
             seed=seed,
             recipe=measured,
-            to_train=resolve(whole, *own, *more, variant=variant) if trains else None,
+            to_train=resolve(row, *own, *more) if trains else None,
             skipped=incompatibility(measured),
         )
 

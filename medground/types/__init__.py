@@ -14,6 +14,7 @@ from medground.types.answers import (
     Sampling,
 )
 from medground.types.regions import (
+    SPATIAL_KINDS,
     ChosenKind,
     Image,
     Mask,
@@ -35,6 +36,7 @@ from medground.types.samples import (
 from medground.types.selection import PromptSelection, TextSource
 
 __all__ = [
+    "SPATIAL_KINDS",
     "ChosenKind",
     "Completion",
     "Fault",

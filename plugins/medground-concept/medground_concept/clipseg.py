@@ -7,24 +7,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medground.arguments import Count, NotNegative
-from medground.devices import Device, device_of, require_modules
-from medground.errors import RecipeError, SegmenterError
+from medground.devices import Device
+from medground.errors import RecipeError
 from medground.licences import Published, stated
 from medground.segmenters.embedding import EmbeddingSegmenter
 from medground.segmenters.folders import Layout, load_folder, load_tokenizer
-from medground.segmenters.pixels import check_finite, to_size, to_square
-from medground.segmenters.weights import check_whole, find_weights, frozen
+from medground.segmenters.pixels import SquareInput, check_finite, joined, to_size
+from medground.segmenters.weights import frozen
 from medground.types import Image, PromptKind, SpatialPrompt
 
 if TYPE_CHECKING:
     import torch
 
-MEAN = (0.485, 0.456, 0.406)
-"""Of ImageNet, RGB, values from 0 to 1."""
-STD = (0.229, 0.224, 0.225)
 
-
-class ClipSeg(EmbeddingSegmenter):
+class ClipSeg(SquareInput, EmbeddingSegmenter):
     """CLIPSeg (Lueddecke and Ecker 2022, arXiv:2112.10003): one mask of all that a text names.
 
     Image: stretched to `image_size` in whole numbers, ImageNet's mean and deviation. Masks: logits are upsampled bilinearly
@@ -63,18 +59,9 @@ class ClipSeg(EmbeddingSegmenter):
         encode_batch: Count = 1,
         decode_batch: Count = 32,
     ) -> None:
-        super().__init__(
-            locals(),
-            preprocessing=f"{self.model} {image_size}",
-            cache_mib=cache_mib,
-            encode_batch=encode_batch,
-            decode_batch=decode_batch,
-        )
+        super().__init__(locals(), preprocessing=f"{self.model} {image_size}")
         self.image_size = image_size
-        require_modules("torch", "torchvision", "transformers", "safetensors")
-        path = find_weights(checkpoint or self.published[0].id)
-        check_whole(path)
-        self.device = device_of(device)
+        path = self.locate(checkpoint, device=device, needs=("transformers",))
 
         from medground_concept.texts import Tokens
 
@@ -86,19 +73,12 @@ class ClipSeg(EmbeddingSegmenter):
         words = settings.text_config
         self.tokens = Tokens(tokenizer, words.max_position_embeddings, words.vocab_size, self.device, padding="longest")
 
-    def encode(self, images: Sequence[Image]) -> "list[list[torch.Tensor]]":
-        """As `EncodingSegmenter.encode`: the activations ``[1, tokens, width]`` of the layers that the decoder reads."""
-        import torch
-
-        squares = [
-            to_square(image, self.image_size, mean=MEAN, std=STD, device=self.device, whole_numbers=True)
-            for image in images
-        ]
+    def features(self, pixels: "torch.Tensor") -> "list[torch.Tensor]":
+        """As `SquareInput.features`: the activations ``[M, tokens, width]`` of the layers that the decoder reads."""
         output = self.network.clip.get_image_features(
-            pixel_values=torch.stack(squares), interpolate_pos_encoding=True, output_hidden_states=True
+            pixel_values=pixels, interpolate_pos_encoding=True, output_hidden_states=True
         )
-        layers = [output.hidden_states[layer + 1] for layer in self.network.extract_layers]
-        return [[layer[row : row + 1].clone() for layer in layers] for row in range(len(images))]
+        return [output.hidden_states[layer + 1] for layer in self.network.extract_layers]
 
     def decode(
         self,
@@ -107,11 +87,7 @@ class ClipSeg(EmbeddingSegmenter):
         items: Sequence[tuple[int, SpatialPrompt]],
     ) -> Iterator[tuple[NDArray[np.float32], float]]:
         """As `EncodingSegmenter.decode`: logits, and the largest probability."""
-        import torch
-
-        if items[0][1].kinds != {"text"}:
-            raise SegmenterError(f"{self.model} takes a text alone, not {' and '.join(sorted(items[0][1].kinds))}")
-        layers = [torch.cat(layer) for layer in zip(*(embeddings[index] for index, _ in items), strict=True)]
+        layers = joined(embeddings, [index for index, _ in items])
         ids, mask = self.tokens([" ".join(prompt.text.split()) for _, prompt in items])
         words = self.network.get_conditional_embeddings(batch_size=len(items), input_ids=ids, attention_mask=mask)
         logits = self.network.decoder(layers, words).logits

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 
 from medground.devices import dtype_of
-from medground.geometry import Size
+from medground.geometry import Box, Size
 from medground.segmenters.pixels import to_size
 from medground.segmenters.weights import frozen
-from medground.types import Mask, SpatialPrompt
+from medground.types import Mask
 from medground_concept.texts import Tokens
 
 Levels = list[torch.Tensor]
@@ -96,16 +96,15 @@ class Detector:
         return Detections(output.pred_masks.sigmoid(), output.pred_logits.sigmoid() * presence, presence[:, 0])
 
 
-def to_boxes(prompts: Sequence[SpatialPrompt], sizes: Sequence[Size]) -> torch.Tensor | None:
-    """Return the exemplars of prompts of one kind, ``[N, K, 4]``: centre, width and height as shares of the image.
+def to_boxes(exemplars: Sequence[Sequence[Box]], sizes: Sequence[Size]) -> torch.Tensor | None:
+    """Return the exemplars of N prompts, K each, ``[N, K, 4]``: centre, width and height as shares of the image.
 
     What lies outside the image is cut off: the model samples a box as finely as the box is large.
     """
-    corners = [[*prompt.exemplars, *([prompt.box] if prompt.box is not None else [])] for prompt in prompts]
-    if not corners[0]:
+    if not exemplars[0]:
         return None
     extents = np.array([(width, height) for height, width in sizes])[:, None, None]
-    inside = np.clip(np.array(corners, float).reshape(len(prompts), -1, 2, 2), 0, extents)
+    inside = np.clip(np.array(exemplars, float).reshape(len(exemplars), -1, 2, 2), 0, extents)
     first, last = torch.tensor(inside, dtype=torch.float32).unbind(2)
     extent = torch.tensor(extents[:, 0], dtype=torch.float32)
     return torch.cat([(first + last) / 2 / extent, (last - first) / extent], dim=-1)

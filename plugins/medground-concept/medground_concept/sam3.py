@@ -4,33 +4,30 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from medground.arguments import Count, NotNegative
-from medground.devices import Device, Dtype, check_dtype, device_of, require_modules
-from medground.errors import SegmenterError
+from medground.devices import Device, Dtype
 from medground.licences import Published, stated
 from medground.segmenters.embedding import EncodingSegmenter
 from medground.segmenters.folders import Layout, load_folder, load_tokenizer
-from medground.segmenters.pixels import check_finite, to_square
-from medground.segmenters.weights import check_whole, find_weights
+from medground.segmenters.pixels import SquareInput, check_finite, joined
 from medground.types import Image, Mask, PromptKind, SpatialPrompt
 
 if TYPE_CHECKING:
+    import torch
+
     from medground_concept.detector import Levels
 
-GREY = (0.5, 0.5, 0.5)
-"""Mean and deviation of each channel."""
 MOST_TOKENS = 32
 """Of a text, with its first and last."""
 EXAMPLES_ALONE = "visual"
 """The text of a prompt of exemplars without one, as the model was trained."""
 
 
-class Sam3(EncodingSegmenter[Mask]):
+class Sam3(SquareInput, EncodingSegmenter[Mask]):
     """SAM 3 (Carion et al. 2025, arXiv:2511.16719) for single images: a concept in words, exemplars, or both.
 
     Image: 1008 px, stretched in whole numbers, mean and deviation 0.5. It answers with every instance of the concept whose
     score, times the presence of the concept, is above `least_score`: `Mask.instances`, `Mask.presence`, and `Mask.data`,
-    their union. The score of a mask is the one of its best instance, and 1 - presence where there is none. A box of a
-    prompt counts as one more exemplar.
+    their union. The score of a mask is the one of its best instance, and 1 - presence where there is none.
 
     MedSAM3 and Medical-SAM3 are checkpoints of it: give their folder in the layout of transformers as `checkpoint`.
 
@@ -50,6 +47,8 @@ class Sam3(EncodingSegmenter[Mask]):
 
     accepts: ClassVar[frozenset[PromptKind]] = frozenset({"text", "exemplars"})
     model: ClassVar[str] = "sam3"
+    mean: ClassVar[tuple[float, ...]] = (0.5, 0.5, 0.5)
+    std: ClassVar[tuple[float, ...]] = (0.5, 0.5, 0.5)
     published: ClassVar[tuple[Published, ...]] = (
         Published("facebook/sam3", stated("SAM License", "ask for access on the hub first; untried here")),
     )
@@ -73,19 +72,9 @@ class Sam3(EncodingSegmenter[Mask]):
         encode_batch: Count = 1,
         decode_batch: Count = 4,
     ) -> None:
-        super().__init__(
-            locals(),
-            preprocessing=self.model,
-            cache_mib=cache_mib,
-            encode_batch=encode_batch,
-            decode_batch=decode_batch,
-        )
+        super().__init__(locals(), preprocessing=self.model)
         self.least_score = least_score
-        require_modules("torch", "torchvision", "transformers", "safetensors")
-        path = find_weights(checkpoint or self.published[0].id)
-        check_whole(path)
-        check_dtype(dtype)
-        self.device = device_of(device)
+        path = self.locate(checkpoint, device=device, dtype=dtype, needs=("transformers", "torchvision"))
 
         from medground_concept.detector import Detector
         from medground_concept.texts import Tokens
@@ -95,31 +84,20 @@ class Sam3(EncodingSegmenter[Mask]):
         self.network = Detector(model, tokens, device=self.device, dtype=dtype, compile=compile)
         self.image_size = self.network.model.config.vision_config.image_size
 
-    def encode(self, images: Sequence[Image]) -> "list[Levels]":
-        """As `EncodingSegmenter.encode`."""
-        import torch
-
-        squares = [
-            to_square(image, self.image_size, mean=GREY, std=GREY, device=self.device, whole_numbers=True)
-            for image in images
-        ]
-        levels = self.network.encode(torch.stack(squares))
-        return [[level[row : row + 1].clone() for level in levels] for row in range(len(images))]
+    def features(self, pixels: "torch.Tensor") -> "Levels":
+        """As `SquareInput.features`."""
+        return self.network.encode(pixels)
 
     def decode(
         self, images: Sequence[Image], embeddings: "Sequence[Levels]", items: Sequence[tuple[int, SpatialPrompt]]
     ) -> Iterator[Mask]:
         """As `EncodingSegmenter.decode`."""
-        import torch
-
         from medground_concept.detector import to_boxes
 
-        if items[0][1].points:
-            raise SegmenterError(f"{self.model} takes a text or exemplars, not points")
-        levels = [torch.cat(level).float() for level in zip(*(embeddings[index] for index, _ in items), strict=True)]
         sizes = [(images[index].shape[0], images[index].shape[1]) for index, _ in items]
-        boxes = to_boxes([prompt for _, prompt in items], sizes)
+        boxes = to_boxes([prompt.exemplars for _, prompt in items], sizes)
         texts = [" ".join(prompt.text.split()) or EXAMPLES_ALONE for _, prompt in items]
+        levels = joined(embeddings, [index for index, _ in items])
         answer = self.network.decode(levels, texts, None if boxes is None else boxes.to(self.device))
         check_finite(self.model, answer.masks, answer.scores, answer.presence)
         for row, size in enumerate(sizes):

@@ -180,28 +180,19 @@ def test_what_is_not_there_is_an_empty_mask_with_its_presence(name, folders):
     assert not loose.absent and loose.score == max(instance.score for instance in loose.instances)
 
 
-@pytest.mark.parametrize("name", list(DETECTORS))
-def test_a_box_counts_as_one_more_exemplar(name, folders):
-    segmenter, image, box = load(name, folders), odd_images()[2], Box(5, 9, 60, 100)
-    boxed, shown = segmenter.segment(
-        image, [SpatialPrompt(box=box, text="polyp"), SpatialPrompt(exemplars=(box,), text="polyp")]
-    )
-    np.testing.assert_array_equal(boxed.data, shown.data)
-    assert boxed.score == shown.score
-
-
 @pytest.mark.parametrize(
     ("name", "prompt"),
     [
         ("sam3", SpatialPrompt(points=(Point(3, 4),))),
         ("sam3", SpatialPrompt(points=(Point(3, 4),), text="polyp")),
+        ("sam3_lite_text", SpatialPrompt(box=Box(0, 0, 9, 9), text="polyp")),
         ("clipseg", SpatialPrompt(box=Box(0, 0, 9, 9))),
         ("clipseg", SpatialPrompt(box=Box(0, 0, 9, 9), text="polyp")),
         ("clipseg", SpatialPrompt(exemplars=(Box(0, 0, 9, 9),))),
     ],
 )
 def test_prompts_that_it_cannot_read_are_refused(name, prompt, folders):
-    with pytest.raises(SegmenterError, match=r"takes a text|cannot read"):
+    with pytest.raises(SegmenterError, match=f"{name} cannot read (box|points|exemplars): SpatialPrompt"):
         load(name, folders).segment(odd_images()[2], [prompt])
 
 

@@ -1,26 +1,17 @@
 """SAM-HQ: SAM with a token for fine outlines."""
 
-from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, ClassVar
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import ClassVar
 
 from medground.arguments import Count, NotNegative
-from medground.devices import Device, Dtype, check_dtype, device_of, require_modules
+from medground.devices import Device, Dtype
 from medground.licences import Published, stated
-from medground.segmenters.embedding import EmbeddingSegmenter
 from medground.segmenters.folders import Layout, load_folder
-from medground.segmenters.weights import check_whole, find_weights
-from medground.types import Image, SpatialPrompt
 from medground_sam.contract import contract
-
-if TYPE_CHECKING:
-    import torch
+from medground_sam.segmenters import CodecSegmenter
 
 
-class SamHQ(EmbeddingSegmenter):
+class SamHQ(CodecSegmenter):
     """SAM-HQ, ViT-B, L or H (Ke et al. 2023, arXiv:2306.01567), images and prompts as in SAM.
 
     Its mask is the sum of SAM's and of the high-quality token's, one mask per prompt unless `multimask` is True.
@@ -62,31 +53,11 @@ class SamHQ(EmbeddingSegmenter):
         decode_batch: Count = 32,
     ) -> None:
         row = replace(contract(self.model, "native"), multimask=multimask)
-        super().__init__(
-            locals(),
-            preprocessing=repr(row),
-            cache_mib=cache_mib,
-            encode_batch=encode_batch,
-            decode_batch=decode_batch,
-        )
-        require_modules("torch", "transformers", "safetensors")
-        path = find_weights(checkpoint or self.published[0].id)
-        check_whole(path)
-        check_dtype(dtype)
-        target = device_of(device)
+        super().__init__(locals(), preprocessing=repr(row))
+        path = self.locate(checkpoint, device=device, dtype=dtype, needs=("transformers",))
 
         from medground_sam import codec, networks
 
         network = networks.HQNetwork(load_folder(path, self.layout))
-        networks.freeze(network, device=target, dtype=dtype, compile=compile)
+        networks.freeze(network, device=self.device, dtype=dtype, compile=compile)
         self.codec = codec.Codec(network, row)
-
-    def encode(self, images: Sequence[Image]) -> "list[torch.Tensor]":
-        """As `EncodingSegmenter.encode`."""
-        return self.codec.encode(images)
-
-    def decode(
-        self, images: Sequence[Image], embeddings: "Sequence[torch.Tensor]", items: Sequence[tuple[int, SpatialPrompt]]
-    ) -> Iterator[tuple[NDArray[np.float32], float]]:
-        """As `EncodingSegmenter.decode`: logits."""
-        return self.codec.decode([(image.shape[0], image.shape[1]) for image in images], embeddings, items)

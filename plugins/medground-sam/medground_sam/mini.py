@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medground.arguments import Count, NotNegative
-from medground.devices import Device, device_of, require_modules
+from medground.devices import Device
 from medground.licences import Published, stated
 from medground.segmenters.embedding import EmbeddingSegmenter
-from medground.segmenters.weights import check_keys, find_weights, frozen, read_weights
+from medground.segmenters.weights import check_keys, frozen, read_weights
 from medground.types import Image, SpatialPrompt
 from medground_sam.contract import as_rgb
 
@@ -54,16 +54,9 @@ class MiniSam(EmbeddingSegmenter):
         encode_batch: Count = 8,
         decode_batch: Count = 32,
     ) -> None:
-        super().__init__(
-            locals(),
-            preprocessing="pyramid",
-            cache_mib=cache_mib,
-            encode_batch=encode_batch,
-            decode_batch=decode_batch,
-        )
-        require_modules("torch", "safetensors")
+        super().__init__(locals(), preprocessing="pyramid")
         self.box_error = box_error
-        self.load(find_weights(self.published[0].id), device_of(device))
+        self.load(self.locate(None, device=device), self.device)
 
     def load(self, path: Path, device: str) -> None:
         """Replace the weights by those of a file that `medground_sam.train_mini` wrote."""

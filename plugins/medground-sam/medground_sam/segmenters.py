@@ -8,23 +8,41 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medground.arguments import Count, NotNegative
-from medground.devices import Device, Dtype, check_dtype, device_of, require_modules
+from medground.devices import Device, Dtype
 from medground.errors import RecipeError, did_you_mean
 from medground.licences import Published, stated
 from medground.segmenters.embedding import EmbeddingSegmenter
-from medground.segmenters.weights import check_whole, find_weights, read_weights
+from medground.segmenters.weights import read_weights
 from medground.types import Image, PromptKind, SpatialPrompt
 from medground_sam.contract import contract
 
 if TYPE_CHECKING:
     import torch
 
+    from medground_sam.codec import Codec
+
 Backend = Literal["transformers", "official"]
 Protocol = Literal["native", "medreasoner"]
 BACKENDS = ("transformers", "official")
 
 
-class Sam(EmbeddingSegmenter):
+class CodecSegmenter(EmbeddingSegmenter):
+    """A segmenter behind a `medground_sam.codec.Codec`, which its constructor sets."""
+
+    codec: "Codec"
+
+    def encode(self, images: Sequence[Image]) -> "list[torch.Tensor]":
+        """As `EmbeddingSegmenter.encode`."""
+        return self.codec.encode(images)
+
+    def decode(
+        self, images: Sequence[Image], embeddings: "Sequence[torch.Tensor]", items: Sequence[tuple[int, SpatialPrompt]]
+    ) -> Iterator[tuple[NDArray[np.float32], float]]:
+        """As `EmbeddingSegmenter.decode`: logits, threshold 0; probabilities, threshold 0.5, for MedSAM natively."""
+        return self.codec.decode([(image.shape[0], image.shape[1]) for image in images], embeddings, items)
+
+
+class Sam(CodecSegmenter):
     """SAM, ViT-B, L or H (Kirillov et al. 2023, arXiv:2304.02643), as its predictor runs it.
 
     Args:
@@ -61,21 +79,11 @@ class Sam(EmbeddingSegmenter):
         decode_batch: Count = 32,
     ) -> None:
         row = contract(self.model, protocol)
-        super().__init__(
-            locals(),
-            preprocessing=repr(row),
-            cache_mib=cache_mib,
-            encode_batch=encode_batch,
-            decode_batch=decode_batch,
-        )
+        super().__init__(locals(), preprocessing=repr(row))
         self.threshold = row.threshold
         if backend not in BACKENDS:
             raise RecipeError(f"{self.model} has no backend {backend!r}", hint=did_you_mean(backend, BACKENDS))
-        require_modules("torch", "transformers", "safetensors")
-        path = find_weights(checkpoint or self.published[0].id)
-        check_whole(path)
-        check_dtype(dtype)
-        target = device_of(device)
+        path = self.locate(checkpoint, device=device, dtype=dtype, needs=("transformers",))
 
         from medground_sam import codec, layout, networks
 
@@ -85,21 +93,11 @@ class Sam(EmbeddingSegmenter):
             weights,
             path.name,
             backend=backend,
-            device=target,
+            device=self.device,
             dtype=dtype,
             compile=compile,
         )
         self.codec = codec.Codec(network, row)
-
-    def encode(self, images: Sequence[Image]) -> "list[torch.Tensor]":
-        """As `EmbeddingSegmenter.encode`."""
-        return self.codec.encode(images)
-
-    def decode(
-        self, images: Sequence[Image], embeddings: "Sequence[torch.Tensor]", items: Sequence[tuple[int, SpatialPrompt]]
-    ) -> Iterator[tuple[NDArray[np.float32], float]]:
-        """As `EmbeddingSegmenter.decode`: logits, threshold 0; probabilities, threshold 0.5, for MedSAM natively."""
-        return self.codec.decode([(image.shape[0], image.shape[1]) for image in images], embeddings, items)
 
 
 class MedSam(Sam):

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from medground.geometry import Size
 from medground.segmenters.embedding import EmbeddingSegmenter
-from medground.segmenters.pixels import check_finite, to_size, to_square
+from medground.segmenters.pixels import SquareInput, check_finite, joined, to_size
 from medground.types import Image, SpatialPrompt
 
 if TYPE_CHECKING:
@@ -21,37 +21,18 @@ if TYPE_CHECKING:
 
     from medground_sam2.networks import Features, Network
 
-MEAN = (0.485, 0.456, 0.406)
-"""Of ImageNet, RGB, values from 0 to 1."""
-STD = (0.229, 0.224, 0.225)
 
-
-class ClickSegmenter(EmbeddingSegmenter):
+class ClickSegmenter(SquareInput, EmbeddingSegmenter):
     """A segmenter on a `medground_sam2.networks.Network`; its constructor sets the attributes."""
 
-    mean: ClassVar[tuple[float, ...]] = MEAN
-    std: ClassVar[tuple[float, ...]] = STD
     whole_numbers: ClassVar[bool] = False
-    """As `medground.segmenters.pixels.to_square`."""
     network: "Network"
-    image_size: int
-    """Side of the model's square input in pixels."""
-    device: str
     multimask: bool | None
     """True: the best of three masks; False: one; None: the best of three for a single click without a box, one otherwise."""
 
-    def encode(self, images: Sequence[Image]) -> "list[Features]":
-        """As `EncodingSegmenter.encode`."""
-        import torch
-
-        levels = self.network.encode(torch.stack([self.prepare(image) for image in images]))
-        # Copies, so that dropping one image of a batch frees its memory.
-        return [[level[row : row + 1].clone() for level in levels] for row in range(len(images))]
-
-    def prepare(self, image: Image) -> "torch.Tensor":
-        """Return the model's input ``[3, S, S]`` for an H x W x 3 uint8 RGB image."""
-        options = {"mean": self.mean, "std": self.std}
-        return to_square(image, self.image_size, device=self.device, whole_numbers=self.whole_numbers, **options)
+    def features(self, pixels: "torch.Tensor") -> "Features":
+        """As `SquareInput.features`."""
+        return self.network.encode(pixels)
 
     def decode(
         self, images: Sequence[Image], embeddings: "Sequence[Features]", items: Sequence[tuple[int, SpatialPrompt]]
@@ -61,11 +42,10 @@ class ClickSegmenter(EmbeddingSegmenter):
 
         owners = [index for index, _ in items]
         rows = owners[:1] if len(set(owners)) == 1 else owners
-        features = [torch.cat(level).float() for level in zip(*(embeddings[row] for row in rows), strict=True)]
         sizes = [(images[index].shape[0], images[index].shape[1]) for index in owners]
         points, labels = to_points([prompt for _, prompt in items], sizes, self.image_size)
         logits, scores = self.network.decode(
-            features, points.to(self.device), labels.to(self.device), multimask=self._three(items[0][1])
+            joined(embeddings, rows), points.to(self.device), labels.to(self.device), multimask=self._three(items[0][1])
         )
         best = scores.argmax(dim=1)
         row = torch.arange(len(items), device=best.device)

@@ -4,11 +4,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
 
 from medground.arguments import Count, NotNegative
-from medground.devices import Device, Dtype, check_dtype, device_of, require_modules
+from medground.devices import Device, Dtype
 from medground.errors import InputError
 from medground.licences import Published, stated
 from medground.segmenters.folders import Layout, load_folder
-from medground.segmenters.weights import check_whole, find_weights
 from medground_sam2.following import FollowingSegmenter
 from medground_sam2.layout import TWINS, VIDEO_TRANSFORMERS
 
@@ -33,7 +32,6 @@ class FolderSegmenter(FollowingSegmenter):
         decode_batch: prompts per decoder call, halved likewise.
     """
 
-    published: ClassVar[tuple[Published, ...]]
     layout: ClassVar[Layout]
     video_layout: ClassVar[Layout]
     """Of the same folder, with the tensors for video."""
@@ -52,19 +50,9 @@ class FolderSegmenter(FollowingSegmenter):
         encode_batch: Count = 1,
         decode_batch: Count = 32,
     ) -> None:
-        super().__init__(
-            locals(),
-            preprocessing=self.model,
-            cache_mib=cache_mib,
-            encode_batch=encode_batch,
-            decode_batch=decode_batch,
-        )
-        self.multimask = multimask
-        require_modules("torch", "transformers", "safetensors", *self.modules)
-        self._path = path = find_weights(checkpoint or self.published[0].id)
-        check_whole(path)
-        check_dtype(dtype)
-        self.device, self._dtype = device_of(device), dtype
+        super().__init__(locals(), preprocessing=self.model)
+        self.multimask, self._dtype = multimask, dtype
+        self._path = path = self.locate(checkpoint, device=device, dtype=dtype, needs=("transformers", *self.modules))
 
         from medground_sam2.networks import TransformersNetwork
 

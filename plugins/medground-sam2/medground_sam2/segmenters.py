@@ -4,10 +4,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from medground.arguments import Count, NotNegative
-from medground.devices import Device, Dtype, check_dtype, device_of, require_modules
+from medground.devices import Device, Dtype
 from medground.errors import RecipeError, did_you_mean
 from medground.licences import Published, stated
-from medground.segmenters.weights import check_whole, find_weights
 from medground_sam2.following import FollowingSegmenter
 from medground_sam2.layout import Unseen
 
@@ -65,7 +64,6 @@ class Sam2(FollowingSegmenter):
             {"sam2.1_hiera_tiny.pt": "7402e0d864fa82708a20fbd15bc84245c2f26dff0eb43a4b5b93452deb34be69"},
         ),
     )
-    """The authors' weights; the first are what a recipe that names no checkpoint means."""
     native_size: ClassVar[int] = 1024
     native_multimask: ClassVar[bool | None] = None
     """None: three masks for a single click without a box, one otherwise."""
@@ -93,22 +91,11 @@ class Sam2(FollowingSegmenter):
                 raise RecipeError(f"{self.model} has no {what} {word!r}", hint=did_you_mean(word, known))
         released = protocol == "medreasoner"
         side = image_size or (1024 if released else self.native_size)
-        super().__init__(
-            locals(),
-            preprocessing=f"sam2 {side}",
-            cache_mib=cache_mib,
-            encode_batch=encode_batch,
-            decode_batch=decode_batch,
-        )
-        self.image_size = side
+        super().__init__(locals(), preprocessing=f"sam2 {side}")
+        self.image_size, self._dtype = side, dtype
         self.multimask = (True if released else self.native_multimask) if multimask is None else multimask
-
-        require_modules("torch", "transformers", "safetensors")
-        self._path = find_weights(checkpoint or self.published[0].id)
-        check_whole(self._path)
-        check_dtype(dtype)
-        self.device, self._dtype = device_of(device), dtype
         self._unseen = Unseen(heads=None if heads is None else (heads,), windows=windows, global_blocks=global_blocks)
+        self._path = self.locate(checkpoint, device=device, dtype=dtype, needs=("transformers",))
 
         from medground_sam2 import models
 
