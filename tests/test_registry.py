@@ -209,6 +209,7 @@ def test_a_collision_is_settled_by_leaving_one_owner_out(site, install, monkeypa
     [
         ("medsam", "segment_anything", "pip install 'medground[sam-official]'"),
         ("medsam", "torch.nn", "pip install 'medground[sam]'"),
+        ("sam3_tracker", "torchvision", "pip install 'medground[sam2-more]'"),
         ("sam2", "sam2", "pip install 'medground[sam2-official]'"),
         ("sam2", "tokenizers", "pip install 'medground[sam2]'"),
         ("box_fill", "open_clip", "pip install 'medground[clip]'"),

@@ -107,6 +107,14 @@ def test_every_dtype_and_layout_is_read_as_torch_reads_it(tmp_path, zipped):
     assert {key: value.dtype for key, value in loaded.items()} == {key: value.dtype for key, value in expected.items()}
 
 
+def test_weights_behind_one_prefix_are_refused_with_what_to_save_instead():
+    state = model().state_dict()
+    with pytest.raises(InputError, match=r"begins with 'base\.': save that part alone, MODEL\.base\.save_pretrained"):
+        load_strictly(model(), {f"base.{name}": tensor for name, tensor in state.items()}, "m.pth")
+    with pytest.raises(InputError, match="1 missing: 0.bias; 1 unexpected: base.0.bias.*medground fetch RECIPE"):
+        load_strictly(model(), {f"base.{n}" if n == "0.bias" else n: t for n, t in state.items()}, "m.pth")
+
+
 def test_weights_that_are_not_finite_are_named():
     state = dict(model().state_dict())
     for number in (float("nan"), float("inf"), float("-inf")):

@@ -3,23 +3,29 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from medground.types import SpatialPrompt
 
 ODD_SIZES = ((1, 300), (37, 212), (141, 97), (300, 41))
+LARGE_SIZES = ((1, 1000), (37, 512), (840, 840), (2000, 300))
+at_odd_sizes = pytest.mark.parametrize(
+    "sizes", [ODD_SIZES, pytest.param(LARGE_SIZES, marks=pytest.mark.soak)], ids=["small", "large"]
+)
+"""For tests of parity, which `pytest -m soak` runs on images as large as real ones."""
 Tensors = dict[str, torch.Tensor]
 
 
-def odd_images() -> list[np.ndarray]:
-    """Return noise of odd sizes, one of them grey, H x W x 3 uint8."""
-    images = [np.random.default_rng(h).integers(0, 256, (h, w, 3), dtype=np.uint8) for h, w in ODD_SIZES]
+def odd_images(sizes: Sequence[tuple[int, int]] = ODD_SIZES) -> list[np.ndarray]:
+    """Return noise of some sizes (H, W), the second grey, H x W x 3 uint8."""
+    images = [np.random.default_rng(h).integers(0, 256, (h, w, 3), dtype=np.uint8) for h, w in sizes]
     images[1] = np.repeat(images[1][..., :1], 3, axis=2)
     return images
 

@@ -82,8 +82,9 @@ def _install_hint(component: Component, module: str) -> str:
     if own_extra in extras and (own_extra in asking or not asking):  # what an extra needs in turn is missing too
         return f"pip install '{component.distribution}[{own_extra}]'"
     if asking:
-        smallest = min(asking, key=lambda extra: (len(extras[extra]), extra))
-        return f"pip install '{component.distribution}[{smallest}]'"
+        own = f"{own_extra}-"
+        nearest = min(asking, key=lambda extra: (not extra.startswith(own), len(extras[extra]), extra))
+        return f"pip install '{component.distribution}[{nearest}]'"
     return f"install what provides {module!r}; else {uninstall_hint(component.distribution)}"
 
 

@@ -245,9 +245,18 @@ def check_keys(expected: Mapping[str, Sequence[int]], weights: "Mapping[str, tor
     if differences:
         raise InputError(
             f"the weights in {source} do not fit the model: {'; '.join(differences)}; the file holds {holdings(weights)}",
-            hint="compare it with the released file",
+            hint=_remedy(expected, weights),
         )
     check_finite(weights.items(), source)
+
+
+def _remedy(expected: Collection[str], names: Collection[str]) -> str:
+    """Return what to do about names that do not fit: they may be the model's own behind one prefix."""
+    first = next(iter(names), "")
+    for prefix in (first.removesuffix(name) for name in expected if first.endswith(f".{name}")):
+        if all(name.startswith(prefix) and name.removeprefix(prefix) in expected for name in names):
+            return f"every name begins with {prefix!r}: save that part alone, MODEL.{prefix}save_pretrained('FOLDER')"
+    return "give the released file; medground fetch RECIPE downloads what a recipe names"
 
 
 def check_finite(weights: "Iterable[tuple[str, torch.Tensor]]", source: str) -> None:

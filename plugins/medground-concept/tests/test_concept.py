@@ -10,7 +10,7 @@ import torch
 from concept_folders import END, SIDE, START
 from medground_concept import ClipSeg, Sam3, Sam3LiteText
 from PIL import Image as PIL
-from tiny_folders import digest, odd_images, reconfigured, reweighted
+from tiny_folders import at_odd_sizes, digest, odd_images, reconfigured, reweighted
 from tiny_sam3 import SIDE as SAM3_SIDE
 
 from medground.errors import InputError, RecipeError, SegmenterError
@@ -61,8 +61,9 @@ def with_exemplars(image) -> list[SpatialPrompt]:
     ]
 
 
+@at_odd_sizes
 @pytest.mark.parametrize("name", list(DETECTORS))
-def test_detections_equal_transformers_called_directly_on_odd_images(name, folders):
+def test_detections_equal_transformers_called_directly_on_odd_images(name, folders, sizes):
     from transformers import AutoTokenizer, Sam3LiteTextModel, Sam3Model, Sam3Processor
     from transformers.models.sam3.image_processing_sam3 import Sam3ImageProcessor
 
@@ -70,7 +71,7 @@ def test_detections_equal_transformers_called_directly_on_odd_images(name, folde
     processor = Sam3Processor(images, AutoTokenizer.from_pretrained(folders[name]))
     model = {"sam3": Sam3Model, "sam3_lite_text": Sam3LiteTextModel}[name].from_pretrained(folders[name]).eval()
     segmenter, largest, count = load(name, folders), 0.0, 0
-    for image in odd_images():
+    for image in odd_images(sizes):
         prompts = [*texts(), *with_exemplars(image)]
         for prompt, mask in zip(prompts, segmenter.segment(image, prompts), strict=True):
             boxes = {"input_boxes": [[list(box) for box in prompt.exemplars]]} if prompt.exemplars else {}
@@ -118,7 +119,8 @@ def test_maps_equal_those_of_one_call_of_transformers(name, folders):
         assert (ours.presence - theirs.presence_logits[:, 0].sigmoid()).abs().max() <= 1e-6
 
 
-def test_clipseg_equals_transformers_called_directly_on_odd_images(folders):
+@at_odd_sizes
+def test_clipseg_equals_transformers_called_directly_on_odd_images(folders, sizes):
     from transformers import AutoTokenizer, CLIPSegForImageSegmentation, CLIPSegProcessor, ViTImageProcessor
 
     side = {"height": SIDE, "width": SIDE}
@@ -126,7 +128,7 @@ def test_clipseg_equals_transformers_called_directly_on_odd_images(folders):
     processor = CLIPSegProcessor(images, AutoTokenizer.from_pretrained(folders["clipseg"]))
     model = CLIPSegForImageSegmentation.from_pretrained(folders["clipseg"]).eval()
     segmenter, largest = load("clipseg", folders), 0.0
-    for image in odd_images():
+    for image in odd_images(sizes):
         for prompt, (logits, score) in zip(texts(), segmenter.logits(image, texts()), strict=True):
             inputs = processor(text=[" ".join(prompt.text.split())], images=[PIL.fromarray(image)], return_tensors="pt")
             with torch.inference_mode():

@@ -9,7 +9,7 @@ import torch
 from medground_sam2 import EdgeTam, Sam3Tracker
 from medground_sam2.layout import TWINS
 from PIL import Image as PIL
-from tiny_folders import digest, odd_images, prompts, reconfigured, reweighted, save_filled
+from tiny_folders import at_odd_sizes, digest, odd_images, prompts, reconfigured, reweighted, save_filled
 
 from medground.errors import InputError, SegmenterError
 from medground.testing import check_segmenter
@@ -103,13 +103,14 @@ def direct(name, processor, model, image, prompt) -> tuple[np.ndarray, float]:
     return masks[best].numpy(), float(output.iou_scores[0, 0, best])
 
 
+@at_odd_sizes
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script:FutureWarning")
-def test_logits_equal_transformers_called_directly_on_odd_images(name, folders, segmenter):
+def test_logits_equal_transformers_called_directly_on_odd_images(name, folders, segmenter, sizes):
     if name == "edgetam":
         pytest.importorskip("sam2")
     processor, model = processor_and_model(name, folders[name])
     largest = 0.0
-    for image in odd_images():
+    for image in odd_images(sizes):
         for prompt, (logits, score) in zip(prompts(image), segmenter.logits(image, prompts(image)), strict=True):
             expected, best = direct(name, processor, model.eval(), image, prompt)
             scale = max(1.0, np.abs(expected).max())
