@@ -111,7 +111,7 @@ def test_weights_behind_one_prefix_are_refused_with_what_to_save_instead():
     state = model().state_dict()
     with pytest.raises(InputError, match=r"begins with 'base\.': save that part alone, MODEL\.base\.save_pretrained"):
         load_strictly(model(), {f"base.{name}": tensor for name, tensor in state.items()}, "m.pth")
-    with pytest.raises(InputError, match="1 missing: 0.bias; 1 unexpected: base.0.bias.*medground fetch RECIPE"):
+    with pytest.raises(InputError, match=r"1 missing: 0\.bias; 1 unexpected: base\.0\.bias.*fetch RECIPE"):
         load_strictly(model(), {f"base.{n}" if n == "0.bias" else n: t for n, t in state.items()}, "m.pth")
 
 

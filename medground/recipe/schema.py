@@ -84,7 +84,7 @@ class GeneralConfig:
     text_from: TextSource = TextSource.label
     """Where the text of a prompt comes from: the region's label, or the question."""
     allow_untrained: bool = False
-    """Give a segmenter prompt kinds it was not trained for."""
+    """Give a segmenter prompt kinds it was not trained for, as far as it has an input for them."""
     seed: int = number(0, least=0, most=MAX_SEED)
     """Of what training draws."""
 

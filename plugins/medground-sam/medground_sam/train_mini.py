@@ -203,10 +203,10 @@ def clicks(mask: NDArray[np.bool_], rng: np.random.Generator) -> tuple[NDArray[n
 
 
 def batch(
-    sets: Sequence[Objects], weights: NDArray[np.float64], rng: np.random.Generator
+    sets: Sequence[Objects], weights: NDArray[np.float64], rng: np.random.Generator, size: int = BATCH
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return inputs ``[B, CHANNELS, SIDE, SIDE]``, the prior's logits and the true coverage, both ``[B, SIDE, SIDE]``."""
-    chosen = rng.choice(len(sets), size=BATCH + SPARE, p=weights)
+    chosen = rng.choice(len(sets), size=size + SPARE, p=weights)
     rows = [int(rng.integers(len(sets[index].views))) for index in chosen]
     views = torch.stack([sets[index].views[row] for index, row in zip(chosen, rows, strict=True)])
     pictures, masks, side = augmented(views)
@@ -216,7 +216,7 @@ def batch(
     extent[drawn] = VIEW * torch.exp(1.2 * torch.rand(int(drawn.sum())))
     area = masks.sum((1, 2))
     usable = ((area >= 30) & (area < 0.6 * VIEW**2)).nonzero()[:, 0]
-    usable = usable[torch.randperm(len(usable))[:BATCH]]
+    usable = usable[torch.randperm(len(usable))[:size]]
     pictures, masks, extent = recoloured(pictures[usable]), masks[usable], extent[usable]
 
     count = len(usable)
@@ -256,10 +256,13 @@ def loss(logits: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
     return F.binary_cross_entropy_with_logits(logits, truth) + (1 - overlap).mean()
 
 
-def train(sets: dict[str, Objects], *, steps: int, seed: int, rate: float = 2e-3) -> tuple[Correction, list[float]]:
+def train(
+    sets: dict[str, Objects], *, steps: int, seed: int, rate: float = 2e-3, size: int = BATCH
+) -> tuple[Correction, list[float]]:
     """Return a network trained for a number of steps, its weights averaged over the last, and the loss of every step.
 
-    A data set is drawn in proportion to the root of its number of objects, of which at most 120 count.
+    A step sees `size` objects. A data set is drawn in proportion to the root of its number of objects, of which at most
+    120 count.
     """
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
@@ -271,7 +274,7 @@ def train(sets: dict[str, Objects], *, steps: int, seed: int, rate: float = 2e-3
     losses: list[float] = []
     started = time.process_time()
     for step in range(1, steps + 1):
-        taken, prior, truth = batch(list(sets.values()), weights / weights.sum(), rng)
+        taken, prior, truth = batch(list(sets.values()), weights / weights.sum(), rng, size)
         with torch.autocast("cpu", torch.bfloat16):
             correction = network(taken)
         value = loss(prior + correction.float(), truth)
