@@ -4,6 +4,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from medground.segmenters.batching import EmbeddingCache
+from medground.segmenters.embedding import EncodingSegmenter
 from medground.types import SpatialPrompt
 
 ODD_SIZES = ((1, 300), (37, 212), (141, 97), (300, 41))
@@ -43,6 +46,18 @@ def save_filled(model: torch.nn.Module, folder: Path, gain: float = 0.8) -> Path
                 value.normal_(std=0.2)
     model.eval().save_pretrained(folder)
     return folder
+
+
+def load_shared(component: type[EncodingSegmenter[Any]], **arguments: Any) -> Any:
+    """Return a segmenter on the CPU that has encoded nothing; the same arguments give the same one."""
+    segmenter = _loaded(component, **arguments)
+    segmenter.cache = EmbeddingCache(segmenter.cache.max_bytes)
+    return segmenter
+
+
+@cache
+def _loaded(component: type[EncodingSegmenter[Any]], **arguments: Any) -> Any:
+    return component(device="cpu", **arguments)
 
 
 def digest(model: torch.nn.Module) -> str:

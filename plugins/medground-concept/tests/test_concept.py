@@ -10,7 +10,7 @@ import torch
 from concept_folders import END, SIDE, START
 from medground_concept import ClipSeg, Sam3, Sam3LiteText
 from PIL import Image as PIL
-from tiny_folders import at_odd_sizes, digest, odd_images, reconfigured, reweighted
+from tiny_folders import at_odd_sizes, digest, load_shared, odd_images, reconfigured, reweighted
 from tiny_sam3 import SIDE as SAM3_SIDE
 
 from medground.errors import InputError, RecipeError, SegmenterError
@@ -35,7 +35,7 @@ def folders(tmp_path_factory):
 
 
 def load(name, folders, **arguments):
-    return COMPONENTS[name](checkpoint=str(folders[name]), device="cpu", **options(name), **arguments)
+    return load_shared(COMPONENTS[name], checkpoint=str(folders[name]), **options(name), **arguments)
 
 
 def options(name):
@@ -171,11 +171,12 @@ def test_it_passes_the_conformance_kit(name, folders):
 
 
 @pytest.mark.parametrize("name", list(DETECTORS))
-def test_what_is_not_there_is_an_empty_mask_with_its_presence(name, folders):
+def test_what_is_not_there_is_an_empty_mask_with_its_presence(name, folders, monkeypatch):
     image = odd_images()[2]
-    strict = COMPONENTS[name](checkpoint=str(folders[name]), device="cpu", least_score=0.999)
-    (mask,) = strict.segment(image, texts()[:1])
-    (loose,) = load(name, folders).segment(image, texts()[:1])
+    segmenter = load(name, folders)
+    (loose,) = segmenter.segment(image, texts()[:1])
+    monkeypatch.setattr(segmenter, "least_score", 0.999)
+    (mask,) = segmenter.segment(image, texts()[:1])
     assert mask.absent and not mask.instances
     assert mask.presence == pytest.approx(loose.presence)
     assert mask.score == pytest.approx(1 - mask.presence)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from medground_sam import SamHQ
 from PIL import Image as PIL
-from tiny_folders import at_odd_sizes, digest, odd_images, prompts, reconfigured, reweighted, save_filled
+from tiny_folders import at_odd_sizes, digest, load_shared, odd_images, prompts, reconfigured, reweighted, save_filled
 
 from medground.errors import InputError
 from medground.testing import check_segmenter
@@ -52,7 +52,7 @@ def test_logits_equal_transformers_called_directly_on_odd_images(folder, multima
     images = SamImageProcessor(size={"longest_edge": SIDE}, pad_size={"height": SIDE, "width": SIDE})
     processor, model = SamHQProcessor(images), SamHQModel.from_pretrained(folder).eval()
     processor.target_size = SIDE
-    segmenter, largest = SamHQ(checkpoint=str(folder), device="cpu", multimask=multimask), 0.0
+    segmenter, largest = load_shared(SamHQ, checkpoint=str(folder), multimask=multimask), 0.0
     for image in odd_images(sizes)[1:]:  # transformers' processor makes a height of 0 of the strip
         prepared = torch.from_numpy(np.stack([_pixels(segmenter, image)]))
         for prompt, (logits, score) in zip(prompts(image), segmenter.logits(image, prompts(image)), strict=True):
@@ -95,7 +95,7 @@ def _singles(inputs):
 
 
 def test_boxes_and_points_share_one_encoding(folder):
-    segmenter, encoded = SamHQ(checkpoint=str(folder), device="cpu"), []
+    segmenter, encoded = load_shared(SamHQ, checkpoint=str(folder)), []
     segmenter.codec.network.encoder.register_forward_pre_hook(lambda *given: encoded.append(1))
     image = odd_images()[2]
     segmenter.segment(image, prompts(image))
@@ -105,7 +105,7 @@ def test_boxes_and_points_share_one_encoding(folder):
 
 
 def test_masks_of_several_images_do_not_depend_on_the_batch(folder):
-    segmenter = SamHQ(checkpoint=str(folder), device="cpu")
+    segmenter = load_shared(SamHQ, checkpoint=str(folder))
     images = odd_images()
     together = segmenter.segment_batch(images, [prompts(image) for image in images])
     for image, masks in zip(images, together, strict=True):
@@ -129,7 +129,7 @@ def test_the_high_quality_mask_is_part_of_the_answer(folder, tmp_path):
 
 
 def test_the_weights_do_not_change_and_a_copy_answers_the_same(folder):
-    segmenter, image = SamHQ(checkpoint=str(folder), device="cpu"), odd_images()[1]
+    segmenter, image = load_shared(SamHQ, checkpoint=str(folder)), odd_images()[1]
     module = segmenter.codec.network.module
     before, first = digest(module), segmenter.segment(image, prompts(image))
     copy = pickle.loads(pickle.dumps(segmenter))

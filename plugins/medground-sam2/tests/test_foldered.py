@@ -9,7 +9,7 @@ import torch
 from medground_sam2 import EdgeTam, Sam3Tracker
 from medground_sam2.layout import TWINS
 from PIL import Image as PIL
-from tiny_folders import at_odd_sizes, digest, odd_images, prompts, reconfigured, reweighted, save_filled
+from tiny_folders import at_odd_sizes, digest, load_shared, odd_images, prompts, reconfigured, reweighted, save_filled
 
 from medground.errors import InputError, SegmenterError
 from medground.testing import check_segmenter
@@ -60,7 +60,7 @@ def name(request):
 
 @pytest.fixture
 def segmenter(name, folders):
-    return COMPONENTS[name](checkpoint=str(folders[name]), device="cpu")
+    return load_shared(COMPONENTS[name], checkpoint=str(folders[name]))
 
 
 def processor_and_model(name, folder):
