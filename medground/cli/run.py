@@ -234,7 +234,7 @@ def _summarise(manifest: Path, lines: list[dict[str, Any]], limit: int, as_json:
         rest = "".join(f", {count} {kind}" for kind, count in sorted(faults.items()))
         rest += f"; in {nothing} nothing fits the question" if nothing else ""
         rest += f"; {outcomes.empty_masks} of {outcomes.masks} masks empty" if outcomes.empty_masks else ""
-        rest += f"; of {absent} the segmenter says that it is not present" if absent else ""
+        rest += f"; {absent} not present, as the segmenter says" if absent else ""
         click.echo(f"{summary['ok']} of {summary['inputs']} grounded{rest}; see {manifest}", err=True)
         if usage:
             click.echo("used " + ", ".join(f"{amount:g} {name}" for name, amount in usage.items()), err=True)

@@ -167,7 +167,8 @@ def test_the_weights_do_not_change_and_a_copy_answers_the_same(name, folders):
 
 
 def test_it_passes_the_conformance_kit(name, folders):
-    check_segmenter(COMPONENTS[name], checkpoint=str(folders[name]), device="cpu", **options(name))
+    quick = name == "sam3_lite_text"  # it differs from sam3 in its text encoder alone
+    check_segmenter(COMPONENTS[name], quick=quick, checkpoint=str(folders[name]), device="cpu", **options(name))
 
 
 @pytest.mark.parametrize("name", list(DETECTORS))
