@@ -13,6 +13,7 @@ from medground.errors import PluginError, did_you_mean
 from medground.registry import OWN, Component, components, factory
 from medground.registry.description import Argument, Description
 from medground.registry.isolation import Problem
+from medground.types import SPATIAL_KINDS
 
 COLUMNS = ["kind", "name", "description", "prompts", "licence of weights", "plugin", "problem", "remedy"]
 WIDTH = 120
@@ -139,11 +140,20 @@ def page(component: Component, about: Description) -> Page:
             recipe = f"trackers:\n  - {inline({'name': name, **arguments})}"
             override = f"trackers=[{name}]"
         case _:
-            chooses = kind == "prompt_interface" and hasattr(factory(kind, name), "among")
-            recipe = _lines({kind: {"name": name, **arguments}} | ({"proposer": "grid"} if chooses else {}))
+            beside = _needed_beside(kind, name, about)
+            recipe = _lines({kind: {"name": name, **arguments}} | beside)
             words = [f"{kind}={name}", *(shlex.quote(f"{kind}.{word}={inline(v)}") for word, v in arguments.items())]
-            override = " ".join([*words, *["proposer=grid"] * chooses])
+            override = " ".join([*words, *(f"{key}={value}" for key, value in beside.items())])
     return Page(component, about, recipe, override, python)
+
+
+def _needed_beside(kind: str, name: str, about: Description) -> dict[str, str]:
+    """Return what a recipe must say beside a component's name: candidates to choose among, or the prompts it reads."""
+    if kind == "prompt_interface" and hasattr(factory(kind, name), "among"):
+        return {"proposer": "grid"}
+    if kind != "segmenter" or not about.prompts or SPATIAL_KINDS.intersection(about.prompts):
+        return {}
+    return {"prompt": "text", "text_from": "question"} if "text" in about.prompts else {"prompt": "exemplars"}
 
 
 def _example_arguments(about: Description) -> dict[str, Any]:
