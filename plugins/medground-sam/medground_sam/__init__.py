@@ -8,7 +8,7 @@ from medground_sam.segmenters import MedSam, Sam, SamMed2D, ToySam
 
 @hookimpl
 def register_segmenters(register: Register) -> None:
-    """Offer the five segmenters of this package."""
+    """Offer the six segmenters of this package."""
     register("sam", Sam)
     register("medsam", MedSam)
     register("sammed2d", SamMed2D)
