@@ -16,6 +16,7 @@ from medground.measures import VolumeMeasures, measure_volume
 from medground.pipeline.pipeline import Pipeline
 from medground.pipeline.result import GroundingResult
 from medground.pipeline.slices import SliceChoice, choose_slice
+from medground.progress import Count
 from medground.recipe.schema import SliceRule, VolumeConfig
 from medground.segmenters.propagation import volume_segmenter
 from medground.types import Fault, Query, Region
@@ -100,6 +101,7 @@ def ground_volume(
     config: VolumeConfig | None = None,
     window: str | None = None,
     truth: Voxels | None = None,
+    progress: Count | None = None,
 ) -> VolumeResult:
     """Answer one question about one volume.
 
@@ -112,6 +114,7 @@ def ground_volume(
         config: the slice and how targets are followed; None takes the pipeline's recipe.
         window: as `Volume.slice`.
         truth: bool ``[i, j, k]``, for ``slice: largest``.
+        progress: takes the slices done and the slices there are at most while targets are followed.
 
     Raises:
         UsageError: if no slice is named.
@@ -142,7 +145,7 @@ def ground_volume(
     try:
         followed = follower.propagate(
             volume, [{choice.index: mask} for _, mask in present], plane=choice.plane, window=window, reach=config.reach,
-            patience=config.patience,
+            patience=config.patience, progress=progress,
         )  # fmt: skip
     except SegmenterMemoryError as error:
         return result(answer, Fault.OUT_OF_MEMORY, f"out of memory: {error}")
