@@ -23,7 +23,7 @@ import numpy as np
 WAYS = (
     ("copy", None), ("interpolate", None), ("toy_sam", None), ("mini_sam", None), ("mini_sam", 3), ("medsam2", None),
 )  # fmt: skip
-SHAPES = ((1, 100), (6, 100), (3, 50), (3, 200))
+SHAPES = ((3, 50), (3, 200), (1, 100), (6, 100))
 """(targets, slices) of the second table, beside 3 and 100."""
 SIDE = 256
 WINDOW = "soft_tissue"

@@ -150,12 +150,8 @@ def _outline(array: NDArray[np.bool_]) -> Floats:
     four meet each with each.
     """
     padded = np.pad(array, 1)
-    upper_left, upper_right, lower_left, lower_right = (
-        padded[:-1, :-1],
-        padded[:-1, 1:],
-        padded[1:, :-1],
-        padded[1:, 1:],
-    )
+    upper_left, upper_right = padded[:-1, :-1], padded[:-1, 1:]
+    lower_left, lower_right = padded[1:, :-1], padded[1:, 1:]
     faces = (
         ((0.0, -0.5), upper_left != upper_right), ((0.0, 0.5), lower_left != lower_right),
         ((-0.5, 0.0), upper_left != lower_left), ((0.5, 0.0), upper_right != lower_right),

@@ -251,8 +251,8 @@ def comparisons(pairs: Sequence[Pair], how: Resampling) -> list[Comparison]:
                 values[:, column], others[:, column], clusters, n_boot=how.n_boot, level=how.level, seed=how.seed
             )
             if result is not None:
-                words = {"condition": pair.condition, "variant": pair.variant, "dataset": pair.dataset}
-                rows.append(comparison(result, metric=name, against=pair.against, **words))
+                row = comparison(result, metric=name, against=pair.against)
+                rows.append(replace(row, condition=pair.condition, variant=pair.variant, dataset=pair.dataset))
     return holm_corrected(rows)
 
 
@@ -262,10 +262,9 @@ def holm_corrected(rows: Sequence[Comparison]) -> list[Comparison]:
     return [replace(row, p_holm=next(corrected)) if row.differ else row for row in rows]
 
 
-def comparison(result: statistics.Difference, *, metric: str, against: str, **words: str | None) -> Comparison:
-    """Return a test as results hold it, before its correction; `words` are of `Comparison`."""
+def comparison(result: statistics.Difference, *, metric: str, against: str) -> Comparison:
+    """Return a test as results hold it, before its correction."""
     return Comparison(
-        **words,
         against=against,
         metric=metric,
         n=result.n,

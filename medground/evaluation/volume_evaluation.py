@@ -171,14 +171,12 @@ def _begin(folder: Path, recipe: Recipe, data: Path, ways: Sequence[Propagation]
     """Write what the evaluation is into its folder, or check that the folder holds a part of it."""
     components = component_inputs(recipe, "reasoner", "prompt_interface", "segmenter")
     keys = [key for key in (*_DECIDE, "data") if key in recipe.data]
-    inputs = RunInputs(
-        components={
-            **components,
-            "the recipe": recipe.digest(*keys),
-            "the data": content_sha256(data),
-            "the conditions": ",".join(ways),
-        }
-    )
+    components |= {
+        "the recipe": recipe.digest(*keys),
+        "the data": content_sha256(data),
+        "the conditions": ",".join(ways),
+    }
+    inputs = RunInputs(components=components)
     if (folder / INPUTS).exists():
         if not resume:
             raise RunError(f"{folder} holds a run already", hint="add --resume to continue it, or choose another --out")

@@ -126,7 +126,8 @@ def ground_volume(
     volume_segmenter(config.propagation, pipeline.segmenter)  # refuses what cannot follow before anything is asked
     rule = slice_rule(config)
     choice = choose_slice(pipeline, volume, question, rule, plane=config.plane, window=window, truth=truth)
-    answer, fault, cause = None, choice.fault, choice.cause
+    answer: GroundingResult | None = None
+    fault, cause = choice.fault, choice.cause
     if choice.index is not None:
         loaded = volume.slice(choice.plane, choice.index, window=window)
         answer = pipeline(Query(image=loaded.pixels, question=question, id=loaded.id, spacing=loaded.spacing))
