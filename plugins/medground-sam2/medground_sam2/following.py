@@ -98,7 +98,7 @@ class FollowingSegmenter(ClickSegmenter):
         from medground_sam2.video import to_input
 
         if isinstance(prompt, Mask):
-            return to_input(torch.from_numpy(prompt.data).to(self.device), self.image_size)
+            return to_input(torch.from_numpy(np.ascontiguousarray(prompt.data)).to(self.device), self.image_size)
         points, labels = to_points([prompt], [(image.shape[0], image.shape[1])], self.image_size)
         return points.to(self.device), labels.to(self.device)
 
