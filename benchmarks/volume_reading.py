@@ -3,8 +3,7 @@
     python benchmarks/volume_reading.py [--sides 512 512 100]
 
 prints a line per orientation (the codes of the voxel axes, the largest difference of a value and of a place for a DICOM series,
-NIfTI and NRRD), then by how much axes between face midpoints miss those of 600 ellipses, then the peak memory that one slice
-and one pass over all slices take, per format.
+NIfTI and NRRD), then the peak memory that one slice and one pass over all slices take, per format.
 """
 
 import argparse
@@ -22,7 +21,6 @@ import SimpleITK
 from medground_toy.volumes import VolumePhantom, write_nifti, write_series
 
 from medground.images.read_volume import read_volume
-from medground.measures import measure_mask
 
 SPACING = np.array((0.6, 0.8, 2.5))
 ORIGIN = (-12.5, 33.25, 7.0)
@@ -80,25 +78,6 @@ def orientations(folder):
     print(f"worst (value, mm) of series, NIfTI, NRRD: {' '.join(f'{figure:.1e}' for figure in worst)}")
 
 
-def axes(count=600):
-    dice, errors = np.random.default_rng(0), []
-    for _ in range(count):
-        short = dice.uniform(4, 30)
-        long, angle = short * dice.uniform(1, 3), dice.uniform(0, np.pi)
-        side = int(2 * long + 8)
-        y, x = np.mgrid[:side, :side] + 0.5 - side / 2 - dice.uniform(-0.5, 0.5, 2)[:, None, None]
-        u, v = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
-        measures = measure_mask((u / long) ** 2 + (v / short) ** 2 <= 1)
-        errors.append((measures.long_axis - 2 * long, measures.short_axis - 2 * short))
-    for name, column in zip(("long", "short"), np.array(errors).T, strict=True):
-        half = 1.96 * column.std(ddof=1) / count**0.5
-        print(
-            f"{name:5} axis of {count} ellipses, half axes 4 to 90 px: {column.mean():+.3f} px on average "
-            f"(95 % {column.mean() - half:+.3f} to {column.mean() + half:+.3f}), {column.min():+.2f} to {column.max():+.2f}, "
-            f"{(np.abs(column) <= 0.5).mean():.0%} within half a pixel"
-        )
-
-
 def memory(folder, sides):
     phantom = phantom_of(np.random.default_rng(0).integers(-1000, 3000, sides).astype(np.int16), affine_of(np.eye(3)))
     write_series(phantom, folder / "series")
@@ -140,7 +119,6 @@ def main():
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         orientations(Path(folder))
-        axes()
         memory(Path(folder), tuple(chosen.sides))
 
 

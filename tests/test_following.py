@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import sam2_volumes
 import torch
-from medground_sam2 import Sam2
+from medground_sam2 import MedSam2, Sam2
 from medground_sam2.following import FollowingSegmenter
 from medground_sam2.layout import without_video
 
@@ -63,6 +63,40 @@ def test_logits_equal_meta_s_video_predictor(case, segmenter, monkeypatch):
     assert all(np.array_equal(slices.take(mask, index), expected[index] > 0) for index in range(slices.count))
 
 
+@pytest.mark.soak
+@pytest.mark.filterwarnings("ignore")  # of the package sam2
+@pytest.mark.parametrize("case", ["box", "points", "mask", "two key slices"])
+def test_logits_at_512_px_equal_meta_s_video_predictor(case, full, monkeypatch):
+    """The published tiny size at MedSAM2's 512 px, against the package itself."""
+    segmenter, predictor = full
+    volume, prompts = sam2_volumes.volume(), sam2_volumes.cases()[case]
+    slices = Slices(volume, "axial")
+    frames = sam2_volumes.tensors_of(slices, 512)
+    expected = sam2_volumes.reference(predictor, frames, slices.size, prompts)
+    logits, mask = logits_of(segmenter, volume, prompts, monkeypatch)
+    scale = np.abs(expected).max()
+    difference = np.abs(logits - expected).max() / scale
+    flipped = sum(int((slices.take(mask, k) != (expected[k] > 0)).sum()) for k in range(slices.count))
+    print(
+        f"{case}: {difference:.1e} of {scale:.1f}, {np.mean(expected > 0):.2f} inside, {flipped} of {expected.size} flipped"
+    )
+    assert scale > 1 and 0.02 < np.mean(expected > 0) < 0.98
+    assert difference <= 1e-4 and flipped == 0
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory):
+    """MedSAM2's size with random weights, here and in the package sam2."""
+    pytest.importorskip("sam2", reason="needs the package sam2")
+    from transformers import Sam2VideoConfig, Sam2VideoModel
+
+    with torch.device("meta"):
+        model = Sam2VideoModel(Sam2VideoConfig())
+    path = sam2_volumes.save_weights(tmp_path_factory.mktemp("full"), model=model)
+    predictor = sam2_volumes.predictor(torch.load(path)["model"], 512)
+    return MedSam2(checkpoint=str(path), device="cpu"), predictor
+
+
 def test_471_tensors_of_a_published_file_are_469_of_transformers():
     """Each of the originals has one name in transformers; four rows are one table there, and one table has two names."""
     from medground_sam2.checkpoint import to_original
@@ -107,7 +141,7 @@ def test_a_folder_of_transformers_follows_as_the_published_file_does(segmenter, 
 def test_it_passes_the_conformance_kit(small):
     from medground.testing import check_volume_segmenter
 
-    check_volume_segmenter(partial_load, path=str(small))
+    check_volume_segmenter(partial_load, quick=True, path=str(small))
 
 
 def test_every_slice_is_encoded_once_for_three_targets_and_both_ways(small):
@@ -118,8 +152,18 @@ def test_every_slice_is_encoded_once_for_three_targets_and_both_ways(small):
     targets = [cases["box"], cases["two key slices"], cases["mask"]]
     together = segmenter.propagate(sam2_volumes.volume(), targets, plane="axial", patience=None)
     assert len(encoded) == 8 == segmenter.stats.misses
-    alone = [load(small).propagate(sam2_volumes.volume(), [one], plane="axial", patience=None)[0] for one in targets]
+    alone = [segmenter.propagate(sam2_volumes.volume(), [one], plane="axial", patience=None)[0] for one in targets]
     assert np.array_equal(together, alone), "a target does not see another"
+
+
+def test_a_target_that_the_model_does_not_see_ends_and_no_further_slice_is_encoded(tmp_path):
+    absent = {"sam_mask_decoder.pred_obj_score_head.layers.2.bias": torch.full((1,), -10.0)}
+    segmenter = load(sam2_volumes.save_weights(tmp_path, lambda state: state | absent))
+    volume = sam2_volumes.volume()
+    for patience, encoded in ((1, 3), (2, 5), (None, 8)):
+        segmenter.cache = type(segmenter.cache)(segmenter.cache.max_bytes)
+        (mask,) = segmenter.propagate(volume, [sam2_volumes.cases()["mask"]], plane="axial", patience=patience)
+        assert segmenter.stats.misses == encoded and np.flatnonzero(mask.any(axis=(0, 1))).tolist() == [3]
 
 
 def test_without_a_cache_only_slices_that_come_twice_are_encoded_again(small):

@@ -33,18 +33,19 @@ def longest_of_all_pairs(mask, spacing):
     return float(apart.max())
 
 
-@pytest.mark.parametrize("seed", range(8))
-def test_axes_of_ellipses_are_half_a_pixel_long_on_average_and_never_one(seed):
-    """Of 60 ellipses each: the mean error of the long axis is below half a pixel, no error of any axis reaches one."""
+@pytest.mark.parametrize("seed", range(4))
+def test_axes_of_ellipses_are_within_half_a_pixel_on_average_and_within_one_singly(seed):
+    """Of 100 ellipses each of many sizes, shapes and directions, nearly round ones too."""
     dice, errors = np.random.default_rng(seed), []
-    for _ in range(60):
+    for _ in range(100):
         short = dice.uniform(4, 30)
-        long = short * dice.uniform(1.05, 3)
+        long = short * dice.uniform(1, 3)
         measures = measure_mask(ellipse(long, short, dice.uniform(0, np.pi), dice.uniform(-0.5, 0.5, 2)))
         errors.append((measures.long_axis - 2 * long, measures.short_axis - 2 * short))
-    long_errors, short_errors = np.array(errors).T
-    assert 0.3 < long_errors.mean() < 0.55 and 0.35 < short_errors.mean() < 0.65
-    assert np.abs(errors).max() < 1.0
+    errors = np.array(errors)
+    assert (errors.mean(axis=0) > (0.35, 0.2)).all() and (errors.mean(axis=0) < (0.5, 0.4)).all()
+    within = np.abs(errors) <= 0.5
+    assert (within.mean(axis=0) > (0.4, 0.65)).all() and np.abs(errors).max() < 1.1
 
 
 @settings(max_examples=80, deadline=None)
@@ -56,9 +57,34 @@ def test_axes_in_mm_are_within_a_pixel_of_the_ellipse_whatever_its_pixels(long, 
     mask = ellipse(long, long / ratio, angle, spacing=spacing)
     measures = measure_mask(mask, spacing)
     coarsest = max(spacing)
-    assert abs(measures.long_axis - 2 * long) < coarsest and abs(measures.short_axis - 2 * long / ratio) < 2 * coarsest
+    assert abs(measures.long_axis - 2 * long) < coarsest
+    assert abs(measures.short_axis - 2 * long / ratio) < 1.5 * coarsest
     assert measures.area == pytest.approx(mask.sum() * spacing[0] * spacing[1])
-    assert measures.long_axis >= measures.short_axis * 0.95
+    assert measures.long_axis >= measures.short_axis
+
+
+def longest_across(mask, spacing, ends):
+    """The longest distance between two points of the outline on a line perpendicular to one through `ends`."""
+    padded, pieces = np.pad(mask, 1), []
+    for y in range(mask.shape[0] + 1):
+        for x in range(mask.shape[1] + 1):
+            around = padded[y : y + 2, x : x + 2]
+            faces = [
+                ((x, y - 0.5), around[0, 0] != around[0, 1]), ((x + 0.5, y), around[0, 1] != around[1, 1]),
+                ((x, y + 0.5), around[1, 0] != around[1, 1]), ((x - 0.5, y), around[0, 0] != around[1, 0]),
+            ]  # fmt: skip
+            there = [np.multiply(point, spacing[::-1]) for point, is_face in faces if is_face]
+            pieces += [there[n : n + 2] for n in range(0, len(there), 2)]
+    along = (ends[1] - ends[0]) / np.linalg.norm(ends[1] - ends[0])
+    turned = np.array(pieces) @ np.array([along, (-along[1], along[0])]).T
+    longest = 0.0
+    for line in turned[..., 0].ravel():
+        met = []
+        for (t0, s0), (t1, s1) in turned:
+            if min(t0, t1) - 1e-9 <= line <= max(t0, t1) + 1e-9:
+                met += [s0, s1] if abs(t0 - t1) < 1e-9 else [s0 + (line - t0) / (t1 - t0) * (s1 - s0)]
+        longest = max(longest, np.ptp(met))
+    return longest
 
 
 @settings(max_examples=60, deadline=None)
@@ -66,13 +92,14 @@ def test_axes_in_mm_are_within_a_pixel_of_the_ellipse_whatever_its_pixels(long, 
     mask=st.integers(0, 2**30 - 1).map(lambda bits: np.array([(bits >> n) & 1 for n in range(30)], bool).reshape(5, 6)),
     spacing=st.tuples(st.floats(0.3, 3), st.floats(0.3, 3)),
 )
-def test_the_long_axis_is_the_longest_of_all_pairs_of_face_midpoints(mask, spacing):
+def test_the_axes_are_the_longest_of_all_pairs_and_the_longest_across(mask, spacing):
     measures = measure_mask(mask, spacing)
     if not mask.any():
         assert measures is None
         return
     assert measures.long_axis == pytest.approx(longest_of_all_pairs(mask, spacing))
     ends, across = (np.array(pair) * spacing[::-1] for pair in (measures.long_ends, measures.short_ends))
+    assert measures.short_axis == pytest.approx(longest_across(mask, spacing, ends))
     assert np.linalg.norm(ends[1] - ends[0]) == pytest.approx(measures.long_axis)
     assert np.linalg.norm(across[1] - across[0]) == pytest.approx(measures.short_axis)
     assert (ends[1] - ends[0]) @ (across[1] - across[0]) == pytest.approx(0, abs=1e-6)
@@ -85,16 +112,20 @@ def test_one_pixel_and_a_line_have_axes():
     assert line.long_axis == 7.0 and line.short_axis == 2.0
 
 
-def test_the_short_axis_is_a_chord_and_no_extent():
-    """Of an L the hull reaches 8 px across the long axis, but no chord of it does."""
-    mask = np.zeros((12, 12), bool)
-    mask[1:11, 1:3] = mask[9:11, 1:11] = True
+def test_the_short_axis_lies_between_two_points_of_the_outline():
+    """A bar 9 px long has a bump of 2 px up and another down: the bar with one bump is 3 px across, its hull 3.46 px."""
+    mask = np.zeros((5, 9), bool)
+    mask[2] = mask[:2, 2] = mask[3:, 6] = True
     measures = measure_mask(mask)
-    ends = np.array(measures.long_ends)
-    along = (ends[1] - ends[0]) / measures.long_axis
-    corners = np.array([(1, 1.5), (1.5, 1), (2.5, 1), (1, 10.5), (1.5, 11), (10.5, 11), (11, 10.5), (11, 9.5)])
-    extent = np.ptp(corners @ (-along[1], along[0]))
-    assert measures.short_axis <= extent and measures.long_axis == pytest.approx(np.hypot(9.5, 9.5), abs=0.6)
+    assert measures.long_axis == pytest.approx(9) and measures.short_axis == pytest.approx(3)
+    assert {x for x, _ in measures.short_ends} <= {2.5, 6.5}
+
+
+def test_a_mask_of_noise_is_measured_without_comparing_all_pairs():
+    """263,000 pieces of outline: pairs of them would fill the memory."""
+    mask = np.random.default_rng(0).random((256, 256)) < 0.5
+    measures = measure_mask(mask)
+    assert 355 < measures.short_axis <= measures.long_axis < 365
 
 
 def test_without_spacing_measures_are_pixels_and_say_so():
@@ -138,6 +169,7 @@ def blob(dice, shape, spacing):
     return (noise / noise.std() * 0.35 + 1 - far) > 0
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::FutureWarning")  # MONAI warns of its own arguments
 def test_metrics_of_volumes_are_those_of_monai():
     torch = pytest.importorskip("torch", reason="needs torch")

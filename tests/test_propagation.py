@@ -8,7 +8,7 @@ from medground.geometry import Box, Point, mask_dice
 from medground.images.array_volume import array_volume
 from medground.registry import build
 from medground.segmenters.propagation import Copy, Interpolate, PerSlice, signed_distance, volume_segmenter
-from medground.segmenters.slices import BLOCK, Slices
+from medground.segmenters.slices import BLOCK, Slices, StopRule, follow
 from medground.testing import ConformanceError, check_volume_segmenter
 from medground.testing.volume_segmenter import example_volume
 from medground.types import Mask, SpatialPrompt
@@ -162,6 +162,35 @@ def test_per_slice_segments_each_slice_once_for_three_targets():
     assert calls == [3] * 20 and all(filled(mask, volume) == list(range(20)) for mask in masks)
 
 
+@pytest.mark.parametrize("way", [Copy, Interpolate, PerSlice])
+def test_progress_is_told_of_every_slice_up_to_all_of_them(way):
+    volume, discs = cone()
+    counts = []
+    prompts = [{5: Mask(data=discs[5]), 7: Mask(data=discs[7])}, {9: Mask(data=discs[9])}]
+    follower = way(build("segmenter", "box_fill"))
+    follower.propagate(volume, prompts, plane="axial", patience=None, progress=lambda *count: counts.append(count))
+    total = counts[0][1]
+    assert counts == [(done, total) for done in range(1, total + 1)] and total == (15 + 9 if way is PerSlice else 40)
+
+
+def test_slices_that_come_twice_come_within_the_shortest_time():
+    """The way down follows when the way up has met the first key slices of all targets: a small cache holds what is between."""
+    visited = []
+
+    def begin(down):
+        def step(index, image, before):
+            visited.append(index)
+            return {number: np.ones(image.shape[:2], bool) for number in before}
+
+        return step
+
+    volume, discs = cone()
+    prompts = [{5: Mask(data=discs[5])}, {8: Mask(data=discs[8])}, {7: Mask(data=discs[7]), 12: Mask(data=discs[12])}]
+    masks = follow(Slices(volume, "axial"), prompts, StopRule(), begin)
+    assert visited == [*range(5, 9), *range(7, -1, -1), *range(9, 20)]
+    assert all(mask.all() for mask in masks)
+
+
 def test_slices_are_read_at_most_a_block_at_once_and_upwards(monkeypatch):
     volume = example_volume()
     slices, order = Slices(volume, "sagittal"), []
@@ -234,7 +263,7 @@ class Wrong:
     def encode(self, image):
         return image.astype(float) * 2
 
-    def propagate(self, volume, prompts, *, plane, window=None, reach=None, patience=3):
+    def propagate(self, volume, prompts, *, plane, window=None, reach=None, patience=3, progress=None):
         slices = Slices(volume, plane, window)
         if self.flaw == "refusals":
             return [np.zeros(volume.shape, bool) for _ in prompts]

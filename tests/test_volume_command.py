@@ -9,7 +9,9 @@ from medground_toy import volumes
 
 from medground.cli import medground as command_line
 from medground.errors import InputError, RunError, SegmenterError, UsageError, ViewError
+from medground.geometry import Box
 from medground.segmenters import propagation
+from medground.types import SpatialPrompt
 
 nibabel = pytest.importorskip("nibabel", reason="needs nibabel")
 QUESTION = "Which bright round spot is it?"
@@ -146,6 +148,32 @@ def test_a_failure_that_is_not_the_models_fails_the_command(nifti, tmp_path):
         with pytest.raises(RunError, match="not answered: segmenter"):
             run(nifti, QUESTION, "--slice", 3, "--recipe", recipe(tmp_path, BOXES), "--out", tmp_path / "out")
     assert "it broke" in (tmp_path / "out" / "v.json").read_text()
+
+
+@pytest.mark.slow
+def test_a_model_with_memory_follows_every_region_of_the_answer(nifti, tmp_path, capsys):
+    pytest.importorskip("transformers", reason="needs transformers")
+    import sam2_volumes
+
+    from medground.images.read_volume import read_volume
+    from medground.registry import build
+    from medground.types import Mask
+
+    options = {"image_size": sam2_volumes.SIDE, "device": "cpu", **sam2_volumes.SIZES}
+    options["checkpoint"] = str(sam2_volumes.save_weights(tmp_path))
+    path = recipe(tmp_path, BOXES, "model")
+    path.write_text(json.dumps({**json.loads(path.read_text()), "segmenter": {"name": "medsam2", **options}}))
+    run(nifti, QUESTION, "--slice", 12, "--recipe", path, "--out", tmp_path / "out", "--json")
+    stated = json.loads(capsys.readouterr().out)
+    assert stated["propagation"] == "model" and stated["fault"] is None
+    volume, segmenter = read_volume(nifti), build("segmenter", "medsam2", **options)
+    boxes = [region["box"] for region in stated["answer"]["regions"]]
+    keys = segmenter.segment(volume.slice("axial", 12).pixels, [SpatialPrompt(box=Box(*box)) for box in boxes])
+    masks = segmenter.propagate(volume, [{12: Mask(data=key.data)} for key in keys], plane="axial", reach=5.0)
+    assert [region["voxels"] for region in stated["regions"]] == [int(mask.sum()) for mask in masks]
+    labels = np.asarray(nibabel.load(tmp_path / "out" / "v.mask.nii.gz").dataobj)
+    assert np.flatnonzero(labels.any(axis=(0, 1))).tolist() == [10, 11, 12, 13, 14], "slices within 5 mm, 2.5 mm apart"
+    assert "followed by" in (tmp_path / "out" / "v.html").read_text()
 
 
 def test_people_read_slice_measures_and_files(nifti, tmp_path, capsys):

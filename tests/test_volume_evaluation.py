@@ -132,6 +132,35 @@ def test_another_propagation_takes_the_answers_from_the_store(made, tmp_path):
     assert store.misses["completions"] == 8 and store.hits["completions"] == 8
 
 
+def test_other_ways_follow_the_same_answers_and_are_tested_beside_the_recipes(made, tmp_path):
+    """Each way has the values that an evaluation of it alone gives, and no further question is asked."""
+    own = recipe(BOX, volume={"slice": "largest", "propagation": "per_slice", "reach": 5})
+    conditions = "evaluate.conditions=[interpolate,per_slice,copy]"
+    measured = evaluate_volumes(own, f"data.path={made}", conditions, out=tmp_path / "all")
+    assert measured.propagation == "per_slice" and set(measured.conditions) == {"copy", "interpolate"}
+    for way in measured.conditions:
+        alone = evaluate_volumes(own, f"data.path={made}", f"volume.propagation={way}", out=tmp_path / way)
+        for name, row in measured.conditions[way].items():
+            assert (row.mean, row.low, row.n) == (
+                alone.metrics[name].mean,
+                alone.metrics[name].low,
+                alone.metrics[name].n,
+            )
+    rows = {(row.against, row.metric): row for row in measured.comparisons}
+    assert set(rows) == {(way, name) for way in measured.conditions for name in ("dice", "surface_dice_2mm", "hd95_mm")}
+    row = rows["interpolate", "dice"]
+    assert row.difference == pytest.approx(
+        measured.metrics["dice"].mean - measured.conditions["interpolate"]["dice"].mean
+    )
+    assert row.clusters == 2 and row.difference != 0 and rows["copy", "dice"].differ == 0, "a filled box stays a box"
+    html = (tmp_path / "all" / "report.html").read_text()
+    assert "Other ways to follow" in html and "per_slice minus it" in html
+    with pytest.raises(RunError, match="the conditions"):
+        evaluate_volumes(own, f"data.path={made}", "evaluate.conditions=[copy]", out=tmp_path / "all", resume=True)
+    with pytest.raises(RecipeError, match="did you mean 'copy'"):
+        evaluate_volumes(own, f"data.path={made}", "evaluate.conditions=[copi]", out=tmp_path / "no")
+
+
 def test_split_and_limit_choose_the_samples(made, tmp_path):
     one = evaluate_volumes(recipe(BOX, volume=COPY), f"data.path={made}", "evaluate.limit=1", out=tmp_path / "a")
     assert one.samples == 1 and one.metrics["dice"].low is None, "one cluster has no interval"

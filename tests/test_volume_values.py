@@ -77,12 +77,12 @@ def test_pictures_of_a_series_are_those_of_the_same_volume_as_nifti(rotation, tm
     for plane in PLANES:
         assert again.count(plane) == volume.count(plane)
         for index in range(volume.count(plane)):
-            for window in (None, "full", "100,900"):
-                shown = volume.slice(plane, index, window=window)
-                other = open_image(tmp_path / "v.nii", view(plane, index, window))
-                assert np.array_equal(shown.pixels, other.pixels) and shown.window == other.window
-                assert shown.spacing == pytest.approx(other.spacing, rel=1e-6)
-                assert np.array_equal(shown.pixels, again.slice(plane, index, window=window).pixels)
+            window = (None, "full", "100,900")[index % 3]
+            shown = volume.slice(plane, index, window=window)
+            other = open_image(tmp_path / "v.nii", view(plane, index, window))
+            assert np.array_equal(shown.pixels, other.pixels) and shown.window == other.window
+            assert shown.spacing == pytest.approx(other.spacing, rel=1e-6)
+            assert np.array_equal(shown.pixels, again.slice(plane, index, window=window).pixels)
 
 
 def view(plane, index, window=None):

@@ -68,7 +68,7 @@ def test_every_voxel_of_a_nifti_file_lies_at_its_millimetre(number, tmp_path, si
 def test_directions_are_those_of_nibabel():
     orientations = pytest.importorskip("nibabel", reason="needs nibabel").orientations
     dice, ras = np.random.default_rng(0), np.diag([-1.0, -1.0, 1.0])
-    for _ in range(3000):
+    for _ in range(500):
         affine = np.eye(4)
         affine[:3, :3] = dice.normal(size=(3, 3)) * dice.uniform(0.1, 5, 3)
         theirs = orientations.io_orientation(

@@ -13,7 +13,7 @@ from medground.runs.stopping import interruptible
 from medground.terminal import examples
 
 if TYPE_CHECKING:
-    from medground.evaluation.results import EvaluationSummary, MetricSummary
+    from medground.evaluation.results import Comparison, EvaluationSummary, MetricSummary
     from medground.evaluation.volume_evaluation import VolumeEvaluation
 
 SHOWN = (
@@ -137,10 +137,7 @@ def _text(summary: "EvaluationSummary", out: Path) -> str:
     if summary.confidence is not None:
         lines.append(verdict(summary.confidence.selective))
     for row in summary.baseline.comparisons if summary.baseline else ():
-        lines.append(
-            f"{row.condition} {row.metric} against {row.against}: {row.difference:+.4f} "
-            f"[{_edge(row.low)}, {_edge(row.high)}], p {row.p:.4f}, Holm {row.p_holm:.4f}"
-        )
+        lines.append(_against(str(row.condition), row))
     return "\n".join([*lines, f"see {out / 'report.html'}"])
 
 
@@ -148,7 +145,17 @@ def _volumes_text(measured: "VolumeEvaluation", out: Path) -> str:
     faults = ", ".join(f"{count} {fault}" for fault, count in measured.faults.items())
     lines = [f"{measured.samples} volumes in {measured.clusters} clusters; {faults or 'no faults'}"]
     lines += [f"  {name:<18}{_mean(row)}" for name, row in measured.metrics.items()]
+    for way, metrics in measured.conditions.items():
+        lines += [f"{way}:", *(f"  {name:<18}{_mean(row)}" for name, row in metrics.items())]
+    lines += [_against(measured.propagation, row) for row in measured.comparisons]
     return "\n".join([*lines, f"see {out / 'report.html'}"])
+
+
+def _against(name: str, row: "Comparison") -> str:
+    return (
+        f"{name} {row.metric} against {row.against}: {row.difference:+.4f} "
+        f"[{_edge(row.low)}, {_edge(row.high)}], p {row.p:.4f}, Holm {row.p_holm:.4f}"
+    )
 
 
 def _mean(row: "MetricSummary") -> str:

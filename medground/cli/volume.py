@@ -10,6 +10,7 @@ from medground.errors import InputError, RunError
 from medground.images.view import PLANES
 from medground.images.windows import RULES, WINDOWS
 from medground.images.writing.write import SUFFIXES, check_format
+from medground.progress import counted
 from medground.terminal import examples
 from medground.types import Fault
 
@@ -69,7 +70,8 @@ def volume(
     for form in forms:
         check_format(form, source)
     pipeline = load(recipe, *overrides, *_slice_settings(slice_, plane))
-    result = ground_volume(pipeline, source, question, window=window)
+    with counted("following", unit="slice") as progress:
+        result = ground_volume(pipeline, source, question, window=window, progress=progress)
     if result.fault is Fault.UNUSABLE_INPUT:
         raise InputError(result.cause)
     written = write_volume_result(result, out, pipeline=pipeline, window=window, formats=forms)

@@ -42,6 +42,8 @@ class SourceVolume:
     """The labels that are meant."""
     window: str | None = None
     """How values become grey, as of `medground.images.view.View`."""
+    stack: int | None = None
+    """Of an image file of several volumes, which of them, from 0."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

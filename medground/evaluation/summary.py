@@ -251,17 +251,21 @@ def comparisons(pairs: Sequence[Pair], how: Resampling) -> list[Comparison]:
                 values[:, column], others[:, column], clusters, n_boot=how.n_boot, level=how.level, seed=how.seed
             )
             if result is not None:
-                rows.append(_comparison(pair, name, result))
+                row = comparison(result, metric=name, against=pair.against)
+                rows.append(replace(row, condition=pair.condition, variant=pair.variant, dataset=pair.dataset))
+    return holm_corrected(rows)
+
+
+def holm_corrected(rows: Sequence[Comparison]) -> list[Comparison]:
+    """Return tests with their p-values corrected over all of them that differ at all."""
     corrected = iter(statistics.holm([row.p for row in rows if row.differ]))
     return [replace(row, p_holm=next(corrected)) if row.differ else row for row in rows]
 
 
-def _comparison(pair: Pair, metric: str, result: statistics.Difference) -> Comparison:
+def comparison(result: statistics.Difference, *, metric: str, against: str) -> Comparison:
+    """Return a test as results hold it, before its correction."""
     return Comparison(
-        condition=pair.condition,
-        variant=pair.variant,
-        dataset=pair.dataset,
-        against=pair.against,
+        against=against,
         metric=metric,
         n=result.n,
         clusters=result.clusters,

@@ -54,7 +54,8 @@ def read_mask_of(
         )
     if kind == "nifti" and nifti.is_nifti(image) and segment is None:
         volume = nifti.NiftiFile(mask)
-        return nifti.mask(mask, view, values, threshold, mask_placement(nifti.NiftiFile(image), volume, view))
+        placement = mask_placement(nifti.NiftiFile(image, view.stack), volume, view)
+        return nifti.mask(mask, view, values, threshold, placement)
     return read_mask(
         mask, plane=view.plane, slice=view.slice, values=values, threshold=threshold, image=image, segment=segment
     )

@@ -103,11 +103,12 @@ def inspect_image(path: Path, root: Path, view: View = PLAIN) -> ImageInfo:
     key = path.resolve().relative_to(root.resolve()).as_posix()
     labels = {} if view.window is None else {"window": view.window}
     if nifti.is_nifti(path):
-        volume, name = nifti.NiftiFile(path), image_id(path, view)
+        volume, name = nifti.NiftiFile(path, view.stack), image_id(path, view)
         placement = volume.placement(view)
+        words = [str(word) for word in (view.stack, view.plane, view.slice) if word is not None]
         return ImageInfo(
             id=name, name=safe_name(path.name), load=partial(nifti.load, volume, view, name),
-            key=f"{key}/{view.plane}/{view.slice}", group=key, spacing=volume.spacing(placement),
+            key="/".join([key, *words]), group=key, spacing=volume.spacing(placement),
             labels={**labels, "plane": str(view.plane), "slice": str(view.slice)},
         )  # fmt: skip
     if not dicom.is_dicom(path):
@@ -156,8 +157,8 @@ def image_id(path: Path, view: View = PLAIN) -> str:
 
 
 def _with_view(base: str, view: View) -> str:
-    words = [base, view.plane, None if view.slice is None else str(view.slice)]
-    return safe_name("_".join(word for word in words if word is not None))
+    words = [base, view.stack, view.plane, view.slice]
+    return safe_name("_".join(str(word) for word in words if word is not None))
 
 
 def _load_picture(stream: BinaryIO, path: Path, view: View) -> LoadedImage:

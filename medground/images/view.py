@@ -20,6 +20,8 @@ class View:
 
     plane: str | None = None
     """``axial``, ``coronal`` or ``sagittal``; of a volume."""
+    stack: int | None = None
+    """Of a NIfTI file of several volumes, which of them, from 0."""
     slice: int | None = None
     """The voxel index across the plane, or the frame of a film; from 0."""
     window: str | None = None

@@ -4,7 +4,7 @@ volume -> slice -> completion -> grounding -> masks on the slice -> masks of the
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from medground.measures import VolumeMeasures, measure_volume
 from medground.pipeline.pipeline import Pipeline
 from medground.pipeline.result import GroundingResult
 from medground.pipeline.slices import SliceChoice, choose_slice
+from medground.progress import Count
 from medground.recipe.schema import SliceRule, VolumeConfig
 from medground.segmenters.propagation import volume_segmenter
 from medground.types import Fault, Query, Region
@@ -100,6 +101,7 @@ def ground_volume(
     config: VolumeConfig | None = None,
     window: str | None = None,
     truth: Voxels | None = None,
+    progress: Count | None = None,
 ) -> VolumeResult:
     """Answer one question about one volume.
 
@@ -112,6 +114,7 @@ def ground_volume(
         config: the slice and how targets are followed; None takes the pipeline's recipe.
         window: as `Volume.slice`.
         truth: bool ``[i, j, k]``, for ``slice: largest``.
+        progress: takes the slices done and the slices there are at most while targets are followed.
 
     Raises:
         UsageError: if no slice is named.
@@ -120,37 +123,53 @@ def ground_volume(
         InputError: if the file is damaged or was changed.
     """
     config = config or pipeline.as_recipe.config.volume
-    follower = volume_segmenter(config.propagation, pipeline.segmenter)
+    volume_segmenter(config.propagation, pipeline.segmenter)  # refuses what cannot follow before anything is asked
     rule = slice_rule(config)
     choice = choose_slice(pipeline, volume, question, rule, plane=config.plane, window=window, truth=truth)
+    answer: GroundingResult | None = None
+    fault, cause = choice.fault, choice.cause
+    if choice.index is not None:
+        loaded = volume.slice(choice.plane, choice.index, window=window)
+        answer = pipeline(Query(image=loaded.pixels, question=question, id=loaded.id, spacing=loaded.spacing))
+        fault, cause = answer.fault, answer.cause
+    result = VolumeResult(
+        volume=volume, question=question, choice=choice, answer=answer, masks=(), fault=fault, cause=cause,
+        propagation=config.propagation,
+    )  # fmt: skip
+    return follow_answer(pipeline, result, config, window=window, progress=progress)
 
-    def result(answer: GroundingResult | None, fault: Fault | None, cause: str, *masks: Voxels) -> VolumeResult:
-        return VolumeResult(
-            volume=volume, question=question, choice=choice, answer=answer, masks=masks, fault=fault, cause=cause,
-            propagation=config.propagation,
-        )  # fmt: skip
 
-    if choice.index is None:
-        return result(None, choice.fault, choice.cause)
-    loaded = volume.slice(choice.plane, choice.index, window=window)
-    answer = pipeline(Query(image=loaded.pixels, question=question, id=loaded.id, spacing=loaded.spacing))
+def follow_answer(
+    pipeline: Pipeline,
+    result: VolumeResult,
+    config: VolumeConfig,
+    *,
+    window: str | None = None,
+    progress: Count | None = None,
+) -> VolumeResult:
+    """Return a result whose targets are followed as `config` says, from the masks of the same answer on its slice.
+
+    Arguments and errors as of `ground_volume`. Without an answer that can be followed the masks stay as they are.
+    """
+    result = replace(result, propagation=config.propagation)
+    answer, choice, volume = result.answer, result.choice, result.volume
+    if answer is None or answer.fault is not None or choice.index is None or not answer.regions:
+        return result
     keys = [region.mask for region in answer.regions]
-    if answer.fault is not None or not keys:
-        return result(answer, answer.fault, answer.cause)
     masks = [np.zeros(volume.shape, bool) for _ in keys]
     present = [(number, mask) for number, mask in enumerate(keys) if mask is not None and mask.data.any()]
     try:
-        followed = follower.propagate(
+        followed = volume_segmenter(config.propagation, pipeline.segmenter).propagate(
             volume, [{choice.index: mask} for _, mask in present], plane=choice.plane, window=window, reach=config.reach,
-            patience=config.patience,
+            patience=config.patience, progress=progress,
         )  # fmt: skip
     except SegmenterMemoryError as error:
-        return result(answer, Fault.OUT_OF_MEMORY, f"out of memory: {error}")
+        return replace(result, masks=(), fault=Fault.OUT_OF_MEMORY, cause=f"out of memory: {error}")
     except SegmenterError as error:
-        return result(answer, Fault.SEGMENTER, str(error))
+        return replace(result, masks=(), fault=Fault.SEGMENTER, cause=str(error))
     for (number, _), mask in zip(present, followed, strict=True):
         masks[number] = mask
-    return result(answer, None, "", *masks)
+    return replace(result, masks=tuple(masks), fault=None, cause="")
 
 
 def slice_rule(config: VolumeConfig) -> SliceRule | int:

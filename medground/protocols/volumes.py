@@ -10,6 +10,7 @@ from medground.types import Mask, PromptKind, SpatialPrompt
 
 if TYPE_CHECKING:
     from medground.images.volume import Volume
+    from medground.progress import Count
 
 SlicePrompts = Mapping[int, SpatialPrompt | Mask]
 """What points one target out, by the index of the key slice: a prompt in pixels of the slice's picture, or its mask there."""
@@ -39,6 +40,7 @@ class VolumeSegmenter(Protocol):
         window: str | None = None,
         reach: float | None = None,
         patience: int | None = 3,
+        progress: "Count | None" = None,
     ) -> list[NDArray[np.bool_]]:
         """Return one mask per target, in order: bool, ``[i, j, k]`` in the voxels of the volume.
 
@@ -54,6 +56,7 @@ class VolumeSegmenter(Protocol):
             window: of the pictures, as `medground.images.volume.Volume.slice`.
             reach: mm that a target is followed beyond its key slices; None to the end of the volume.
             patience: a target ends, each way, after so many slices in a row without it beyond its key slices; None never.
+            progress: takes the slices done and the slices there are at most, counted once each way.
 
         Raises:
             ViewError: for a plane, a slice or a window that is not there.

@@ -17,6 +17,7 @@ from medground.types import Image, Mask, PromptKind, SpatialPrompt
 
 if TYPE_CHECKING:
     from medground.images.volume import Volume
+    from medground.progress import Count
 
 
 class KeyMasks(ABC):
@@ -39,17 +40,23 @@ class KeyMasks(ABC):
         window: str | None = None,
         reach: float | None = None,
         patience: int | None = 3,
+        progress: "Count | None" = None,
     ) -> list[NDArray[np.bool_]]:
-        """As `medground.protocols.VolumeSegmenter.propagate`; `patience` has no effect."""
+        """As `medground.protocols.VolumeSegmenter.propagate`; `patience` has no effect, `progress` counts targets' slices."""
         slices = Slices(volume, plane, window)
         check_prompts(prompts, slices, self.accepts, type(self).__name__)
         within = StopRule(reach=reach, patience=patience).slices(slices)
-        volumes: list[Pixels] = []
-        for mine in self._masks(slices, prompts):
-            mask = np.zeros(volume.shape, bool)
-            for index in range(max(0, min(mine) - within), min(slices.count, max(mine) + 1 + within)):
-                slices.put(mask, index, self.between(mine, index, slices.spacing))
-            volumes.append(mask)
+        volumes: list[Pixels] = [np.zeros(volume.shape, bool) for _ in prompts]
+        masks = self._masks(slices, prompts)
+        steps = [
+            (number, index)
+            for number, mine in enumerate(masks)
+            for index in range(max(0, min(mine) - within), min(slices.count, max(mine) + 1 + within))
+        ]
+        for done, (number, index) in enumerate(steps, 1):
+            slices.put(volumes[number], index, self.between(masks[number], index, slices.spacing))
+            if progress is not None:
+                progress(done, len(steps))
         return volumes
 
     @abstractmethod
@@ -127,6 +134,7 @@ class PerSlice:
         window: str | None = None,
         reach: float | None = None,
         patience: int | None = 3,
+        progress: "Count | None" = None,
     ) -> list[NDArray[np.bool_]]:
         """As `medground.protocols.VolumeSegmenter.propagate`.
 
@@ -134,7 +142,8 @@ class PerSlice:
         """
         slices = Slices(volume, plane, window)
         check_prompts(prompts, slices, self.accepts, type(self).__name__)
-        return follow(slices, prompts, StopRule(reach=reach, patience=patience), lambda down: self._step(prompts))
+        stop = StopRule(reach=reach, patience=patience)
+        return follow(slices, prompts, stop, lambda down: self._step(prompts), progress)
 
     def _step(self, prompts: Sequence[SlicePrompts]) -> Step:
         boxes: dict[int, SpatialPrompt] = {}

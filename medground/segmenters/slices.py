@@ -1,7 +1,7 @@
 """What volume segmenters share: the slices of a plane, prompts checked, and targets followed up and down from key slices."""
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ from medground.types import Image, Mask, PromptKind
 
 if TYPE_CHECKING:
     from medground.images.volume import Volume
+    from medground.progress import Count
 
 Pixels = NDArray[np.bool_]
 """A mask of one slice, H×W, or of a volume, ``[i, j, k]``."""
@@ -124,37 +125,73 @@ def check_prompts(prompts: Sequence[SlicePrompts], slices: Slices, accepts: Coll
 
 
 def follow(
-    slices: Slices, prompts: Sequence[SlicePrompts], stop: StopRule, begin: Callable[[bool], Step]
+    slices: Slices,
+    prompts: Sequence[SlicePrompts],
+    stop: StopRule,
+    begin: Callable[[bool], Step],
+    progress: "Count | None" = None,
 ) -> list[Pixels]:
-    """Return the masks of targets that are followed upwards from their first key slices, then downwards from there.
+    """Return the masks of targets that are followed upwards and downwards from their first key slices.
+
+    Slices between the first key slices of two targets come twice, once each way. The way up waits at the highest of these
+    slices until the way down has ended: a cache that holds as many slices meets all of them again.
 
     Args:
         slices: of the plane.
         prompts: of each target; checked.
         stop: where a target ends.
         begin: given True for the way down, returns what segments one slice for the targets that are still followed.
+        progress: as of `medground.protocols.VolumeSegmenter.propagate`.
     """
     masks: list[Pixels] = [np.zeros(slices.volume.shape, bool) for _ in prompts]
-    for down in (False, True):
-        turn = -1 if down else 1
-        todo = {number: _way(mine, down, slices, stop) for number, mine in enumerate(prompts)}
-        absent = dict.fromkeys(todo, 0)
-        step = begin(down)
-        while todo := {number: way for number, way in todo.items() if way}:
-            index = (max if down else min)(way[0] for way in todo.values())
-            before = {
-                number: None if index == min(prompts[number]) else slices.take(masks[number], index - turn)
-                for number, way in todo.items()
-                if way[0] == index
-            }
-            for number, picture in step(index, slices.image(index), before).items():
-                slices.put(masks[number], index, picture)
-                todo[number] = todo[number][1:]
-                beyond = down or index > max(prompts[number])
-                absent[number] = absent[number] + 1 if beyond and not picture.any() else 0
-                if absent[number] == stop.patience:
-                    todo[number] = range(0)
+    up, down = (_follow_one_way(masks, slices, prompts, stop, begin, turned) for turned in (False, True))
+    highest = max(map(min, prompts), default=0)
+    most = sum(
+        len({index for mine in prompts for index in _way(mine, turned, slices, stop)}) for turned in (False, True)
+    )
+    for done, _ in enumerate(_in_turns(up, down, highest), 1):
+        if progress is not None:
+            progress(done, most)
     return masks
+
+
+def _in_turns(up: Iterator[int], down: Iterator[int], highest: int) -> Iterator[int]:
+    for index in up:
+        yield index
+        if index == highest:
+            break
+    yield from down
+    yield from up
+
+
+def _follow_one_way(
+    masks: Sequence[Pixels],
+    slices: Slices,
+    prompts: Sequence[SlicePrompts],
+    stop: StopRule,
+    begin: Callable[[bool], Step],
+    down: bool,
+) -> Iterator[int]:
+    """Fill in the masks, slice after slice; yield the index of each one that is done."""
+    turn = -1 if down else 1
+    todo = {number: _way(mine, down, slices, stop) for number, mine in enumerate(prompts)}
+    absent = dict.fromkeys(todo, 0)
+    step = begin(down)
+    while todo := {number: way for number, way in todo.items() if way}:
+        index = (max if down else min)(way[0] for way in todo.values())
+        before = {
+            number: None if index == min(prompts[number]) else slices.take(masks[number], index - turn)
+            for number, way in todo.items()
+            if way[0] == index
+        }
+        for number, picture in step(index, slices.image(index), before).items():
+            slices.put(masks[number], index, picture)
+            todo[number] = todo[number][1:]
+            beyond = down or index > max(prompts[number])
+            absent[number] = absent[number] + 1 if beyond and not picture.any() else 0
+            if absent[number] == stop.patience:
+                todo[number] = range(0)
+        yield index
 
 
 def _way(prompts: SlicePrompts, down: bool, slices: Slices, stop: StopRule) -> range:

@@ -74,14 +74,17 @@ def example_volume() -> Volume:
 
 
 def _masks(volume: Volume, plane: str) -> list[SlicePrompts]:
-    """Return the prompts of three targets, as masks: two on one key slice, one on two."""
+    """Return the prompts of three targets, as masks: two on one key slice, one on two.
+
+    The last mask is a view whose rows run backwards in memory, as slices of volumes are.
+    """
     slices = Slices(volume, plane)
     whole = examples.target(slices.size).regions[0].mask
     assert whole is not None
     part = whole.data.copy()
     part[: slices.size[0] // 2] = False
     middle, other = slices.count // 2, slices.count // 2 + 3
-    return [{middle: whole}, {middle: Mask(data=part)}, {middle: whole, other: Mask(data=part)}]
+    return [{middle: whole}, {middle: Mask(data=part)}, {middle: whole, other: Mask(data=part[::-1].copy()[::-1])}]
 
 
 def _check_targets(segmenter: VolumeSegmenter, volume: Volume, plane: str, findings: Findings) -> None:

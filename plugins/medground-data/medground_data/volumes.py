@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,16 +37,18 @@ def write_volumes(drafts: "Iterable[Draft]", work: Path) -> int:
                 largest[key] = draft
     if not largest:
         raise InputError("no sample is a slice of a volume that could be written", hint="leave out --volumes")
-    names: dict[Path, str] = {}
+    names: dict[tuple[Path, int | None], str] = {}
     lines: list[dict[str, Any]] = []
     for (volume, category), draft in sorted(largest.items()):
         assert draft.volume is not None
-        for path in (draft.volume.image, draft.volume.mask):
-            names.setdefault(path, _write(path, work))
+        image, mask = (draft.volume.image, draft.volume.stack), (draft.volume.mask, None)
+        for path, stack in (image, mask):
+            if (path, stack) not in names:
+                names[path, stack] = _write(path, stack, work)
         lines.append(
             {
-                "id": f"{volume}__{category.replace(' ', '_')}", "volume": names[draft.volume.image],
-                "mask": names[draft.volume.mask], "mask_value": list(draft.volume.values),
+                "id": f"{volume}__{category.replace(' ', '_')}", "volume": names[image],
+                "mask": names[mask], "mask_value": list(draft.volume.values),
                 **({"window": draft.volume.window} if draft.volume.window else {}),
                 **{word: draft.line[word] for word in _KEPT if word in draft.line},
             }
@@ -54,17 +57,25 @@ def write_volumes(drafts: "Iterable[Draft]", work: Path) -> int:
     return len(lines)
 
 
-def _write(path: Path, work: Path) -> str:
-    """Copy a NIfTI file, its voxels byte for byte, without the texts and the extensions of its header; return its new name."""
+def _write(path: Path, stack: int | None, work: Path) -> str:
+    """Copy a NIfTI file, its voxels byte for byte, without the texts and the extensions of its header; return its new name.
+
+    Of a file of several volumes, `stack` is the one that is copied.
+    """
     try:
         import nibabel
     except ImportError as error:
         raise PluginError("writing volumes needs nibabel", hint="pip install 'medground[nifti]'") from error
-    name = f"volumes/{sha256_file(path)[:16]}.nii.gz"
+    name = f"volumes/{sha256_file(path)[:16]}{'' if stack is None else f'_{stack}'}.nii.gz"
     data = path.read_bytes()
     raw = gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
     header: Any = type(nibabel.load(path).header).from_fileobj(io.BytesIO(raw))
     voxels = raw[int(header["vox_offset"]) :]
+    if stack is not None:
+        sides = header.get_data_shape()[:3]
+        size = math.prod(sides) * header.get_data_dtype().itemsize
+        voxels = voxels[stack * size : (stack + 1) * size]
+        header.set_data_shape(sides)
     header.extensions.clear()
     for word in ("descrip", "aux_file", "intent_name", *(["db_name"] if "db_name" in header else [])):
         header[word] = b""

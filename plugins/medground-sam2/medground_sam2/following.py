@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import torch
 
     from medground.images.volume import Volume
+    from medground.progress import Count
     from medground_sam2.video import Features, Session, VideoNetwork
 
 
@@ -58,6 +59,7 @@ class FollowingSegmenter(ClickSegmenter):
         window: str | None = None,
         reach: float | None = None,
         patience: int | None = 3,
+        progress: "Count | None" = None,
     ) -> list[NDArray[np.bool_]]:
         """As `medground.protocols.VolumeSegmenter.propagate`.
 
@@ -73,9 +75,8 @@ class FollowingSegmenter(ClickSegmenter):
         try:
             with torch.inference_mode():
                 sessions = self._prompted(slices, prompts)
-                return follow(
-                    slices, prompts, StopRule(reach=reach, patience=patience), lambda down: self._step(sessions, down)
-                )
+                stop = StopRule(reach=reach, patience=patience)
+                return follow(slices, prompts, stop, lambda down: self._step(sessions, down), progress)
         except RuntimeError as error:
             kind = SegmenterMemoryError if out_of_memory(error) else SegmenterError
             raise kind(f"{self.model} failed: {(str(error).splitlines() or [''])[0]}") from error
@@ -97,7 +98,7 @@ class FollowingSegmenter(ClickSegmenter):
         from medground_sam2.video import to_input
 
         if isinstance(prompt, Mask):
-            return to_input(torch.from_numpy(prompt.data).to(self.device), self.image_size)
+            return to_input(torch.from_numpy(np.ascontiguousarray(prompt.data)).to(self.device), self.image_size)
         points, labels = to_points([prompt], [(image.shape[0], image.shape[1])], self.image_size)
         return points.to(self.device), labels.to(self.device)
 

@@ -41,7 +41,7 @@ class NnUNetReader:
         *,
         plane: str | None = None,
         slices: str | int | None = None,
-        channel: int = 0,
+        channel: int | None = None,
         window: str | None = None,
         modality: str | None = None,
         question: str | None = None,
@@ -53,7 +53,8 @@ class NnUNetReader:
             plane: ``axial``, ``coronal`` or ``sagittal``; of NIfTI.
             slices: ``largest`` (of every label the slice that holds most of it), ``all`` (every slice that holds some), or a
                 slice's number; of NIfTI.
-            channel: the image's channel, the number at the end of its name; the Decathlon's images have none but 0.
+            channel: the image's channel, from 0: the number at the end of its name, or of an image of four dimensions the
+                volume, which must be chosen; None is 0 where images have one volume each.
             window: how values become grey, see `View`.
             modality: of every image; None takes the channel's name in ``dataset.json``.
             question: asked of every sample.
@@ -61,7 +62,7 @@ class NnUNetReader:
         if not (root / TABLE).is_file():
             raise InputError(f"{root.name} has no {TABLE}", hint="give the folder of one data set")
         table = read_json(root / TABLE)
-        names, known = _labels(table), modality or _channel(table, channel)
+        names, known = _labels(table), modality or _channel(table, channel or 0)
         files = _label_files(root, table)
         _check_slices(plane, slices, window, volumes=any(is_nifti(path) for path, _, _ in files))
         return _samples(root, files, names, known, plane, str(slices), channel, window, question)
@@ -74,16 +75,16 @@ def _samples(
     modality: str | None,
     plane: str | None,
     slices: str,
-    channel: int,
+    channel: int | None,
     window: str | None,
     question: str | None,
 ) -> Iterator[SourceSample | BadSample]:
     inspect = inspect_repeated(root)
     for path, images, split in files:
         try:
-            image = _image(images, path, channel)
-            for number, name in _chosen(path, image, plane, slices, names):
-                view = View(plane=plane, slice=number, window=window)
+            image, stack = _image(images, path, channel)
+            for number, name in _chosen(path, image, stack, plane, slices, names):
+                view = View(plane=plane, slice=number, window=window, stack=stack)
                 yield _sample(inspect, image, path, view, name, names[name], modality, question, split)
         except InputError as error:
             yield BadSample(safe_name(path.name), error.message)
@@ -144,23 +145,36 @@ def _channel(table: Any, channel: int) -> str | None:
     return str(name) if name else None
 
 
-def _image(folder: Path, labels: Path, channel: int) -> Path:
+def _image(folder: Path, labels: Path, channel: int | None) -> tuple[Path, int | None]:
+    """Return the image of a case, and which of its volumes is the channel, where it has several."""
     suffixes = NIFTI_SUFFIXES if is_nifti(labels) else (labels.suffix,)
-    ends = [f"_{channel:04d}", *([""] if channel == 0 else [])]
-    paths = [folder / f"{stem(labels)}{end}{suffix}" for end in reversed(ends) for suffix in suffixes]
-    if not (existing := [path for path in paths if path.is_file()]):
-        raise InputError(f"its image {safe_name(paths[-1].name)} does not exist")
-    return existing[0]
+    whole, single = (
+        [folder / f"{stem(labels)}{end}{suffix}" for suffix in suffixes] for end in ("", f"_{channel or 0:04d}")
+    )
+    for path in filter(Path.is_file, whole):
+        volumes = NiftiFile(path, 0).volumes if is_nifti(path) else 1
+        if volumes > 1 and channel is None:
+            raise InputError(f"its image holds {volumes} volumes: name one by channel=N, 0 to {volumes - 1}")
+        if volumes > 1 or not channel:
+            return path, channel if volumes > 1 else None
+    if not (existing := [path for path in single if path.is_file()]):
+        raise InputError(f"its image {safe_name(single[0].name)} does not exist")
+    return existing[0], None
 
 
 def _chosen(
-    labels: Path, image: Path, plane: str | None, slices: str, names: Mapping[str, tuple[int, ...]]
+    labels: Path,
+    image: Path,
+    stack: int | None,
+    plane: str | None,
+    slices: str,
+    names: Mapping[str, tuple[int, ...]],
 ) -> list[tuple[int | None, str]]:
     """(slice, label) of the source samples of one label map; a picture has no slice."""
     if not is_nifti(labels):
         present = set(np.unique(read_label_map(labels)).tolist())
         return [(None, name) for name, values in names.items() if present & set(values)]
-    volume, picture = NiftiFile(labels), NiftiFile(image)
+    volume, picture = NiftiFile(labels), NiftiFile(image, stack)
     first = View(plane=plane, slice=0)
     placement = mask_placement(picture, volume, first)  # refuses another grid
     if placement != volume.placement(first):
@@ -221,5 +235,9 @@ def _sample(
         question=question,
         split=split,
         spacing=info.spacing,
-        volume=SourceVolume(image=image, mask=labels, values=values, window=view.window) if is_nifti(labels) else None,
+        volume=_source_volume(image, labels, values, view) if is_nifti(labels) else None,
     )
+
+
+def _source_volume(image: Path, labels: Path, values: tuple[int, ...], view: View) -> SourceVolume:
+    return SourceVolume(image=image, mask=labels, values=values, window=view.window, stack=view.stack)
