@@ -15,10 +15,9 @@ def volume_training_problems(recipe: Recipe) -> Iterator[Problem]:
     if any(key.startswith(("volume", "grpo", "validate", "rewards")) for key in recipe.missing):
         return
     volume, labels = recipe.config.volume, recipe.data.get("rewards", {})
-    trains = "grpo" in recipe.data and volume.slice is SliceRule.ask
-    if volume.slice_rewards and not trains:
-        what = "volume.slice_rewards has no effect without a grpo section and volume.slice: ask"
-        yield _problem(recipe, "volume.slice_rewards", what, "set volume.slice_rewards=[]")
+    if volume.slice is not SliceRule.ask:
+        return
+    trains = "grpo" in recipe.data
     for label in volume.slice_rewards if trains else ():
         if label not in labels:
             what = f"volume.slice_rewards names no term of rewards: {label!r}"
@@ -29,7 +28,7 @@ def volume_training_problems(recipe: Recipe) -> Iterator[Problem]:
     if trains and recipe.config.grpo.resample_constant:
         what = "grpo.resample_constant: questions about volumes are not drawn again"
         yield _problem(recipe, "grpo.resample_constant", what, "set grpo.resample_constant=0")
-    if volume.slice is SliceRule.ask and {"grpo", "sft"} & set(recipe.data) and recipe.config.validate.every:
+    if {"grpo", "sft"} & set(recipe.data) and recipe.config.validate.every:
         what = "validate.every: a run is not validated on volumes"
         yield _problem(
             recipe, "validate.every", what, "set validate.every=0, and measure with medground eval RUN --volumes"
