@@ -54,9 +54,8 @@ class Naming:
         groups = self._own.generate(batch, sampling, seeds)
         for index, messages in enumerate(batch):
             if is_montage(messages):
-                texts = [
-                    f'<answer>{{"slice": {3 + (seeds[index] + i) % 2}}}</answer>' for i in range(len(groups[index]))
-                ]
+                numbers = [self._slices[(seeds[index] + i) % 2] for i in range(len(groups[index]))]
+                texts = [f'<answer>{{"slice": {number}}}</answer>' for number in numbers]
             elif self._texts is not None:
                 texts = [self._texts[round(float(image_of(messages).mean()), 3)]] * len(groups[index])
             else:

@@ -151,9 +151,7 @@ def _exchanges(batch: Batch) -> dict[str, float]:
         "slice/measured": float(len(distances)),
         "slice/error_mm": _average([row["slice_error_mm"] for row in distances]),
         "slice/off_mm": _average([row["slice_off_mm"] for row in distances]),
-        "slice/second_exchanges": float(
-            sum(bool(group.details) and group.details[0]["exchange"] == "answer" for group in batch.groups)
-        ),
+        "slice/second_exchanges": float(len(batch.groups) - batch.drawn),
     }
     for exchange in ("slice", "answer"):
         totals = [score.total for row, score in rows if row["exchange"] == exchange and score.total is not None]
