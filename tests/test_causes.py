@@ -312,9 +312,9 @@ def test_a_training_step_counts_its_masks_where_it_makes_any():
     def metrics(*groups):
         shape = len(groups), len(groups[0].rollouts)
         batch = Batch(
-            groups=list(groups), images=[0] * shape[0], messages=[None] * shape[0], dummy_prompt=[], usable=[True] * shape[0],
-            rewards=torch.zeros(shape), advantages=torch.zeros(shape), contributions={}, drawn=shape[0],
-            constant=torch.ones(shape[0], dtype=torch.bool), unresampled=0,
+            groups=list(groups), images=[0] * shape[0], questions=[0] * shape[0], messages=[None] * shape[0],
+            dummy_prompt=[], usable=[True] * shape[0], rewards=torch.zeros(shape), advantages=torch.zeros(shape),
+            contributions={}, drawn=shape[0], constant=torch.ones(shape[0], dtype=torch.bool), unresampled=0,
         )  # fmt: skip
         return batch_metrics(batch, [])
 

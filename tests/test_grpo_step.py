@@ -54,6 +54,7 @@ def batch_of(*groups, constant=None, usable=None, messages=None, images=None):
     return Batch(
         groups=[Group(sample=members[0].sample, rollouts=list(members), scores=[]) for members in groups],
         images=images or list(range(count)),
+        questions=list(range(count)),
         messages=[[{"role": "user", "content": str(index)}] for index in range(count)] if messages is None else messages,
         dummy_prompt=[],
         usable=usable or [True] * count,

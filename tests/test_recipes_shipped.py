@@ -10,7 +10,7 @@ from medground.recipe.sources import shipped
 
 FOLDER = Path(__file__).resolve().parents[1] / "recipes"
 FILES = sorted(FOLDER.rglob("*.y*ml"))
-FEWEST = 44
+FEWEST = 46
 """Raised as recipes arrive, so that a glob that shrinks is noticed."""
 
 

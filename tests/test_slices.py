@@ -12,9 +12,9 @@ from medground.geometry import Box
 from medground.images.montage import STRIP, montage
 from medground.images.read_volume import read_volume
 from medground.pipeline.cache import StageCache
-from medground.pipeline.slices import WhichSlice, choose_slice, largest_slice
+from medground.pipeline.slices import WhichSlice, choose_slice, slice_query
 from medground.recipe.schema import SliceRule
-from medground.types import Completion, Fault, Query, Region, Sampling, Target, image_of, text_of
+from medground.types import Completion, Fault, Region, Sampling, Target, image_of, text_of
 
 pytest.importorskip("nibabel", reason="needs nibabel")
 QUESTION = "Which bright round spot is it?"
@@ -32,7 +32,7 @@ def volume(phantom, tmp_path):
 
 
 def read(shown, text):
-    return WhichSlice(shown).parse(Completion(text=text, frame=None), shown.image.shape[:2])
+    return WhichSlice(shown.regions).parse(Completion(text=text, frame=None), shown.image.shape[:2])
 
 
 def test_a_montage_shows_slices_spread_evenly_each_where_its_box_says(volume):
@@ -94,8 +94,8 @@ def test_an_answer_names_a_slice(volume, text, number):
         ('<answer>{"slice": 1}</answer><answer>{"slice": 2}</answer>', Fault.TWO_ANSWERS),
         ("<answer>12</answer>", Fault.BAD_JSON),
         ('<answer>{"slice": 1.5}</answer>', Fault.BAD_JSON),
-        ('<answer>{"slice": 30}</answer>', Fault.OUT_OF_FRAME),
-        ('<answer>{"slice": -1}</answer>', Fault.OUT_OF_FRAME),
+        ('<answer>{"slice": 30}</answer>', Fault.BAD_CHOICE),
+        ('<answer>{"slice": -1}</answer>', Fault.BAD_CHOICE),
     ],
 )
 def test_text_that_names_no_slice_is_a_fault(volume, text, fault):
@@ -109,20 +109,20 @@ def test_no_slice_shows_it_is_an_answer(volume):
 
 
 def test_the_ideal_answer_is_read_back(volume):
-    interface = WhichSlice(montage(volume, "axial"))
+    shown = montage(volume, "axial")
     for target, label in (
         (Target(regions=(Region(box=Box(0, 0, 9, 9), label="17"),)), "17"),
         (Target(regions=()), None),
     ):
-        grounding = read(interface.shown, interface.answer(target, "Because."))
+        grounding = read(shown, WhichSlice().answer(target, "Because."))
         assert grounding.fault is None and grounding.think == "Because."
         assert (grounding.region and grounding.region.label) == label
 
 
 def test_the_question_states_what_is_shown(volume):
-    shown = montage(volume, "sagittal", tiles=4)
-    [turn] = WhichSlice(shown).render(Query(image=shown.image, question=QUESTION))
-    assert image_of([turn]) is shown.image
+    query = slice_query(volume, QUESTION, "sagittal", tiles=4)
+    [turn] = WhichSlice().render(query)
+    assert image_of([turn]) is query.image
     text = text_of([turn])
     assert "4 of the 64 sagittal slices" in text and "8, 24, 40, 56." in text and QUESTION in text and "0 to 63" in text
 
@@ -144,7 +144,6 @@ def test_a_named_slice_and_rules_ask_nobody(volume, phantom):
         ("axial", int(truth.sum((0, 1)).argmax()), "largest"), ("sagittal", int(truth.sum((1, 2)).argmax()), "largest"),
     ]  # fmt: skip
     assert pipeline.cache.misses["completions"] == 0 and all(one.completion is None for one in chosen)
-    assert largest_slice(truth, 0) == chosen[3].index
 
 
 def test_a_slice_that_is_not_there_or_no_rule_is_refused(volume):

@@ -10,10 +10,12 @@ from PIL import ImageDraw, ImageFont
 from medground.geometry import Box, Size
 from medground.images.volume import Volume
 from medground.images.windows import PERCENTILES
-from medground.types import Image
+from medground.types import Image, Region
 
 STRIP = 20
 """Pixels above a tile's picture, where the number of its slice stands."""
+TILES = 16
+"""Slices that a montage shows at most, unless it is told."""
 _GROUND, _INK = (0, 0, 0), (255, 255, 255)
 
 
@@ -46,8 +48,23 @@ class Montage:
         height, width = self.tile
         return Box(column * width, row * height + STRIP, (column + 1) * width, (row + 1) * height)
 
+    @property
+    def regions(self) -> tuple[Region, ...]:
+        """A region for every slice of the plane, from 0: the tile nearest to it, with the slice's number as its label."""
+        return tuple(Region(box=self.box(index), label=str(index)) for index in range(self.count))
 
-def montage(volume: Volume, plane: str, *, window: str | None = None, tiles: int = 16, side: int = 160) -> Montage:
+    @property
+    def layout(self) -> str:
+        """What the picture shows, in words."""
+        numbers = ", ".join(map(str, self.slices))
+        return (
+            f"The image shows {len(self.slices)} of the {self.count} {self.plane} slices of one volume, in {self.rows} rows "
+            f"of {self.columns} tiles. Above each tile stands the number of its slice; row by row they are: {numbers}. "
+            "Slices between them exist, too."
+        )
+
+
+def montage(volume: Volume, plane: str, *, window: str | None = None, tiles: int = TILES, side: int = 160) -> Montage:
     """Return slices of a volume, evenly spread over a plane, as one picture.
 
     Pixels of tiles are square: slices of uneven spacing are stretched to millimetres. All have one window.

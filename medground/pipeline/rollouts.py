@@ -3,10 +3,10 @@
 sample -> group of completions -> groundings -> masks (only if a term needs them) -> scores
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from medground.pipeline.pipeline import Pipeline
 from medground.types import Completion, Rollout, Sample, Sampling
@@ -22,6 +22,8 @@ class Group:
     sample: Sample
     rollouts: list[Rollout]
     scores: "list[Score]"
+    details: Sequence[Mapping[str, Any]] = ()
+    """More columns for the rows of the rollouts in the table of a run, where there are any."""
 
 
 class RolloutPipeline:

@@ -2,12 +2,13 @@
 
     volume -> montage -> completion (reasoner) -> slice
 
-The reasoner is asked like any other question about an image: the montage is the image, and the answer's region is the tile of
-the slice. Its completion is a stage of its own, with its own key in the `StageCache`.
+The reasoner is asked like any other question about an image: the montage is the image, the slices are the candidates, and the
+answer's region is the tile of the slice. Its completion is a stage of its own, with its own key in the `StageCache`.
 """
 
 import hashlib
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from medground.errors import UsageError
 from medground.frames import Frame
 from medground.geometry import Size
-from medground.images.montage import Montage, montage
+from medground.images.montage import TILES, montage
 from medground.images.volume import Volume
 from medground.pipeline.components import Deferred
 from medground.pipeline.pipeline import Pipeline
@@ -28,8 +29,7 @@ KEY = "slice"
 _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 _THINK = re.compile(r"<think>(.*?)(?:</think>|\Z)", re.DOTALL)
 _OBJECT = re.compile(rf"""\s*\{{\s*(["']){KEY}\1\s*:\s*(null|-?\d{{1,9}})\s*\}}\s*""")
-_TEXT = """The image shows {shown} of the {count} {plane} slices of one volume, in {rows} rows of {columns} tiles. \
-Above each tile stands the number of its slice; row by row they are: {numbers}. Slices between them exist, too.
+_TEXT = """{layout}
 Choose the slice that shows best what the question is about.
 Question: {question}
 
@@ -41,31 +41,51 @@ Example output
 <answer>{{"{key}": N}}</answer>"""
 
 
-class WhichSlice:
-    """The prompt interface that asks which slice of a volume shows what a question is about.
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+class SliceQuery(Query):
+    """Which slice of a volume shows what a question is about.
 
-    The region of an answer is the tile of the slice, with the slice's number as its label; a slice between two tiles has the
-    nearer one.
-
-    Args:
-        shown: the slices that are shown; an instance asks about this volume alone.
+    The image is the montage. A candidate is a slice of the plane, shown or not: the tile nearest to it, labelled with its
+    number, from 0.
     """
 
-    def __init__(self, shown: Montage) -> None:
-        self.shown = shown
-        self.provides: frozenset[PromptKind] = frozenset({"box"})
+    layout: str
+    """What the image shows, in words."""
+
+
+def slice_query(
+    volume: Volume, question: str, plane: str, *, window: str | None = None, tiles: int = TILES, id: str = ""
+) -> SliceQuery:
+    """Return the first exchange about a volume; arguments and errors are those of `montage`."""
+    shown = montage(volume, plane, window=window, tiles=tiles)
+    return SliceQuery(image=shown.image, question=question, id=id, candidates=shown.regions, layout=shown.layout)
+
+
+class WhichSlice:
+    """The prompt interface that asks a `SliceQuery`; a `medground.pipeline.proposals.ChoosingInterface`.
+
+    Args:
+        slices: the candidates that it reads answers about, see `among`.
+    """
+
+    provides: frozenset[PromptKind] = frozenset({"box"})
+
+    def __init__(self, slices: Sequence[Region] = ()) -> None:
+        self.slices = tuple(slices)
+
+    def among(self, candidates: Sequence[Region]) -> "WhichSlice":
+        """Return the interface that reads and writes answers about these slices, numbered from 0."""
+        return WhichSlice(candidates)
 
     def render(self, query: Query) -> Messages:
         """Return one user turn: the montage, then the question."""
-        shown = self.shown
-        text = _TEXT.format(
-            shown=len(shown.slices), count=shown.count, plane=shown.plane, rows=shown.rows, columns=shown.columns,
-            numbers=", ".join(map(str, shown.slices)), question=query.question, key=KEY, last=shown.count - 1,
-        )  # fmt: skip
+        assert isinstance(query, SliceQuery), "no other query shows slices"
+        last = len(query.candidates or ()) - 1
+        text = _TEXT.format(layout=query.layout, question=query.question, key=KEY, last=last)
         return [{"role": "user", "content": [{"type": "image", "image": query.image}, {"type": "text", "text": text}]}]
 
     def parse(self, completion: Completion, size: Size) -> Grounding:
-        """Return the tile of the slice that an answer names, or none where it is null. Text that cannot be read is a fault."""
+        """Return the slice that an answer names, or none where it is null. Text that cannot be read is a fault."""
         thoughts = _THINK.search(completion.text)
         think = thoughts[1].strip() if thoughts else None
         blocks = _ANSWER.findall(_THINK.sub("", completion.text))
@@ -76,11 +96,9 @@ class WhichSlice:
         if match[2] == "null":
             return Grounding(think=think, answer_level=1.0)
         number = int(match[2])
-        if not 0 <= number < self.shown.count:
-            return Grounding(fault=Fault.OUT_OF_FRAME, think=think)
-        return Grounding(
-            regions=(Region(box=self.shown.box(number), label=str(number)),), think=think, answer_level=1.0
-        )
+        if not 0 <= number < len(self.slices):
+            return Grounding(fault=Fault.BAD_CHOICE, think=think)
+        return Grounding(regions=(self.slices[number],), think=think, answer_level=1.0)
 
     def answer(
         self, target: Target, think: str | None = None, *, frame: Frame | None = None, size: Size | None = None
@@ -89,6 +107,46 @@ class WhichSlice:
         number = "null" if target.region is None else str(int(target.region.label))
         thoughts = "" if think is None else f"<think>{think}</think>"
         return f'{thoughts}<answer>{{"{KEY}": {number}}}</answer>'
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SliceTruth:
+    """How much of a target the slices of a plane hold."""
+
+    areas: NDArray[np.int64]
+    """Voxels of the target by slice."""
+    step: float
+    """Millimetres from one slice to the next."""
+
+    @classmethod
+    def of(cls, volume: Volume, plane: str, truth: NDArray[np.bool_]) -> "SliceTruth":
+        """Return it of a mask of a volume, bool ``[i, j, k]``."""
+        axis = volume.placement(plane, 0).axis
+        across = tuple(other for other in range(3) if other != axis)
+        return cls(truth.sum(axis=across), volume.spacing[axis])
+
+    @property
+    def largest(self) -> int | None:
+        """The slice that holds most of the target, of several the first; None where there is no target."""
+        return int(self.areas.argmax()) if self.areas.any() else None
+
+    def shows(self, index: int) -> bool:
+        """Return True if a slice holds some of the target."""
+        return bool(self.areas[index])
+
+    def distances(self, index: int | None) -> dict[str, float] | None:
+        """Return how far a slice lies from the target, mm; None without a slice or without a target.
+
+        ``slice_error_mm`` is the distance to the slice that holds most of the target, ``slice_off_mm`` to the nearest one
+        that holds some: 0 where the slice shows it.
+        """
+        if index is None or self.largest is None:
+            return None
+        nearest = np.abs(np.flatnonzero(self.areas) - index).min()
+        return {
+            "slice_error_mm": abs(self.largest - index) * self.step,
+            "slice_off_mm": float(nearest) * self.step,
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -100,7 +158,7 @@ class SliceChoice:
     """From 0, in voxels; None where the reasoner chose none."""
     rule: str
     """``given``, ``middle``, ``largest`` or ``ask``."""
-    query: Query | None = None
+    query: SliceQuery | None = None
     """The first exchange, where the reasoner was asked: the montage and the question."""
     completion: Completion | None = None
     """What it wrote then."""
@@ -119,6 +177,7 @@ def choose_slice(
     *,
     plane: str | None = None,
     window: str | None = None,
+    tiles: int = TILES,
     truth: NDArray[np.bool_] | None = None,
 ) -> SliceChoice:
     """Return the slice of a volume that a question is to be asked about.
@@ -130,6 +189,7 @@ def choose_slice(
         rule: the slice's number, or what chooses it.
         plane: None takes the plane that is stored slice by slice.
         window: as `Volume.slice`.
+        tiles: for ``ask``, how many slices are shown at most.
         truth: bool ``[i, j, k]``, for ``largest``.
 
     Raises:
@@ -145,34 +205,33 @@ def choose_slice(
     if rule == SliceRule.middle:
         return SliceChoice(plane=plane, index=count // 2, rule=rule)
     if rule == SliceRule.largest:
-        if truth is None or not truth.any():
+        index = None if truth is None else SliceTruth.of(volume, plane, truth).largest
+        if index is None:
             raise UsageError("slice=largest is of a data set, whose truth says where", hint="--slice N, middle or ask")
-        return SliceChoice(plane=plane, index=largest_slice(truth, volume.placement(plane, 0).axis), rule=rule)
-    return _ask(pipeline, volume, question, plane, window)
+        return SliceChoice(plane=plane, index=index, rule=rule)
+    query = slice_query(volume, question, plane, window=window, tiles=tiles, id=f"{volume.id}_{plane}_montage")
+    return _ask(pipeline, query, plane)
 
 
-def largest_slice(truth: NDArray[np.bool_], axis: int) -> int:
-    """Return the slice across a voxel axis that holds most of a mask ``[i, j, k]``; of several the first."""
-    return int(truth.sum(axis=tuple(other for other in range(3) if other != axis)).argmax())
-
-
-def _ask(pipeline: Pipeline, volume: Volume, question: str, plane: str, window: str | None) -> SliceChoice:
-    shown = montage(volume, plane, window=window)
-    asking = slice_pipeline(pipeline, shown)
-    query = Query(image=shown.image, question=question, id=f"{volume.id}_{plane}_montage")
+def _ask(pipeline: Pipeline, query: SliceQuery, plane: str) -> SliceChoice:
+    asking = slice_pipeline(pipeline)
     [[completion]] = asking.completions([query], replace(pipeline.sampling, num_generations=1))
     pipeline.reuse(asking)  # a reasoner that was built for the first exchange answers the second
     grounding = asking.ground(query, completion)
-    index = None if grounding.region is None else int(grounding.region.label)
     return SliceChoice(
-        plane=plane, index=index, rule=SliceRule.ask, query=query, completion=completion,
+        plane=plane, index=slice_of(grounding), rule=SliceRule.ask, query=query, completion=completion,
         grounding=grounding, fault=completion.fault or grounding.fault, cause=completion.cause,
     )  # fmt: skip
 
 
-def slice_pipeline(pipeline: Pipeline, shown: Montage) -> Pipeline:
-    """Return the pipeline of the first exchange: the same reasoner, asked which of the slices shown."""
-    interface: Deferred[PromptInterface] = Deferred("which_slice", _DIGEST, lambda: WhichSlice(shown))
+def slice_of(grounding: Grounding) -> int | None:
+    """Return the slice that an answer to a `SliceQuery` names, from 0; None where it names none."""
+    return None if grounding.region is None else int(grounding.region.label)
+
+
+def slice_pipeline(pipeline: Pipeline) -> Pipeline:
+    """Return the pipeline of the first exchange: the same reasoner, asked which slice it is."""
+    interface: Deferred[PromptInterface] = Deferred("which_slice", _DIGEST, WhichSlice)
     asking = Pipeline(
         pipeline.components.get("reasoner"), interface, sampling=pipeline.sampling, cache=pipeline.cache,
         recipe=pipeline.recipe,

@@ -15,7 +15,7 @@ from medground.images.volume import Volume
 from medground.measures import VolumeMeasures, measure_volume
 from medground.pipeline.pipeline import Pipeline
 from medground.pipeline.result import GroundingResult
-from medground.pipeline.slices import SliceChoice, choose_slice
+from medground.pipeline.slices import SliceChoice, SliceTruth, choose_slice
 from medground.progress import Count
 from medground.recipe.schema import SliceRule, VolumeConfig
 from medground.segmenters.propagation import volume_segmenter
@@ -125,7 +125,9 @@ def ground_volume(
     config = config or pipeline.as_recipe.config.volume
     volume_segmenter(config.propagation, pipeline.segmenter)  # refuses what cannot follow before anything is asked
     rule = slice_rule(config)
-    choice = choose_slice(pipeline, volume, question, rule, plane=config.plane, window=window, truth=truth)
+    choice = choose_slice(
+        pipeline, volume, question, rule, plane=config.plane, window=window, tiles=config.tiles, truth=truth
+    )
     answer: GroundingResult | None = None
     fault, cause = choice.fault, choice.cause
     if choice.index is not None:
@@ -190,18 +192,5 @@ def slice_rule(config: VolumeConfig) -> SliceRule | int:
 
 
 def slice_distance(volume: Volume, choice: SliceChoice, truth: Voxels) -> Mapping[str, float] | None:
-    """Return how far the chosen slice lies from the target, mm; None without a slice or without a target.
-
-    ``slice_error_mm`` is the distance to the slice that holds most of the target, ``slice_off_mm`` to the nearest one that
-    holds some: 0 where the slice shows it.
-    """
-    if choice.index is None or not truth.any():
-        return None
-    axis = volume.placement(choice.plane, 0).axis
-    areas = truth.sum(axis=tuple(other for other in range(3) if other != axis))
-    step = volume.spacing[axis]
-    nearest = np.abs(np.flatnonzero(areas) - choice.index).min()
-    return {
-        "slice_error_mm": abs(int(areas.argmax()) - choice.index) * step,
-        "slice_off_mm": float(nearest) * step,
-    }
+    """Return how far the chosen slice lies from the target, mm, as `SliceTruth.distances`."""
+    return SliceTruth.of(volume, choice.plane, truth).distances(choice.index)

@@ -13,6 +13,7 @@ from medground.recipe.config import ComponentConfig
 from medground.recipe.consent import consented
 from medground.recipe.recipe import Recipe
 from medground.recipe.validation import MAX_PROBLEMS, InvalidRecipe, Problem
+from medground.recipe.volume_training import volume_training_problems
 from medground.recipe.yaml_reader import MISSING
 from medground.types import ChosenKind, PromptKind, PromptSelection, TextSource, unread_kinds
 
@@ -77,7 +78,7 @@ def _problems(recipe: Recipe, strict_missing: bool) -> Iterator[tuple[Problem, M
             yield Problem(key, recipe.origin(key), error.message.partition(": ")[2], error.hint), None
     if problem := _untrained(recipe):
         yield problem, None
-    for problem in choosing_problems(recipe):
+    for problem in (*choosing_problems(recipe), *volume_training_problems(recipe)):
         yield problem, None
     if "grpo" in recipe.data and not any(key.startswith("grpo") for key in recipe.missing):
         for key, what, hint in grpo_contradictions(recipe.config.grpo):

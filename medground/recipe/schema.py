@@ -307,6 +307,10 @@ class VolumeConfig:
     """The slice's number, from 0; in place of a rule."""
     plane: SlicePlane | None = None
     """Of the slice; None: the plane that the file stores slice by slice."""
+    tiles: int = number(16, least=1, most=64)
+    """With ``slice: ask``, how many slices the montage shows at most."""
+    slice_rewards: list[str] = field(default_factory=list)
+    """In training with ``slice: ask``, the labels of `rewards` that score the text which names the slice, too."""
     propagation: Propagation = Propagation.model
     """What follows a target: the segmenter's own ``model``; or, of any segmenter, ``copy``, ``interpolate``, ``per_slice``."""
     reach: float | None = number(None, least=0.0)

@@ -37,7 +37,18 @@ Tables = Literal["completions", "validation"]
 """What there are tables of."""
 PREFIX: Mapping[Tables, str] = {"completions": "step", "validation": "validation"}
 """How the overlays of a table's rows begin."""
-TEXTS = ("name", "sample", "prompt", "completion", "finish_reason", "fault", "failures", "overlay")
+TEXTS = (
+    "name",
+    "sample",
+    "prompt",
+    "completion",
+    "finish_reason",
+    "fault",
+    "failures",
+    "overlay",
+    "exchange",
+    "volume",
+)
 """Columns of text; the others hold numbers."""
 
 
@@ -314,7 +325,7 @@ def _write_table(stem: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         return
     # Typed by name: tables of all steps can be read as one, though in some of them a column holds nothing.
     types = {
-        **dict.fromkeys(("step", "completion_length"), pa.int64()),
+        **dict.fromkeys(("step", "completion_length", "slice"), pa.int64()),
         **dict.fromkeys(TEXTS, pa.string()),
         "box": pa.list_(pa.float64()),
         "points": pa.list_(pa.list_(pa.float64())),

@@ -14,6 +14,7 @@ from medground.errors import RecipeError, RunError
 from medground.pipeline.completions import SplittingInterface
 from medground.pipeline.pipeline import Pipeline
 from medground.pipeline.rollouts import RolloutPipeline
+from medground.pipeline.slices import slice_pipeline
 from medground.protocols import Engine, RolloutSource, TrainableReasoner
 from medground.recipe import Recipe
 from medground.recipe.schema import GrpoConfig, SftConfig, TrainingConfig
@@ -25,6 +26,7 @@ from medground.runs.inputs import RunInputs
 from medground.training.grpo.overlong import SoftOverlong
 from medground.training.grpo.rollouts import OwnSampler
 from medground.training.grpo.step import GrpoTrainer
+from medground.training.grpo.volume_rollouts import slice_rubric
 from medground.training.launcher import world_size
 from medground.training.local_engine import LocalEngine
 from medground.training.method import Method
@@ -32,6 +34,10 @@ from medground.training.plan import method_kind, training_inputs, training_sampl
 from medground.training.schedule import LENGTH, depends_on_length
 from medground.training.sft import SftTrainer
 from medground.training.validation import Validation, checkpoint_rule, validation
+from medground.training.volume_questions import asks_for_slices
+
+OVERLONG = "overlong"
+"""The label of the penalty for completions near the length limit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,15 +145,18 @@ def build(recipe: Recipe, engine: Engine | None = None) -> TrainingRun:
     counts = [(parameter.numel(), parameter.requires_grad) for parameter in reasoner.policy.parameters()]
     policy = engine.prepare(reasoner.policy, _adamw(config), max_grad_norm=config.max_grad_norm)
     method: Method
+    asking = slice_pipeline(pipeline) if asks_for_slices(recipe) else None
     if isinstance(config, SftConfig):
-        method = SftTrainer(pipeline, reasoner, policy, engine, samples, config, seed)
+        method = SftTrainer(pipeline, reasoner, policy, engine, samples, config, seed, asking)
         longest = recipe.config.sampling.max_completion_length
     else:
         terms = rubric(recipe).terms
         if config.overlong_buffer is not None:
-            terms += (Term("overlong", SoftOverlong(config.max_completion_length, config.overlong_buffer)),)
+            terms += (Term(OVERLONG, SoftOverlong(config.max_completion_length, config.overlong_buffer)),)
         rollouts = RolloutPipeline(pipeline, Rubric(terms))
-        method = GrpoTrainer(rollouts, reasoner, policy, engine, samples, config, seed, source, images)
+        own = (*recipe.config.volume.slice_rewards, OVERLONG)
+        first = None if asking is None else RolloutPipeline(asking, slice_rubric(terms, own))
+        method = GrpoTrainer(rollouts, reasoner, policy, engine, samples, config, seed, source, images, first)
         longest = config.max_completion_length
     return TrainingRun(
         recipe=recipe,

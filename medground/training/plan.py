@@ -20,6 +20,7 @@ from medground.runs.folder import METADATA, TRAINED, read_metadata
 from medground.runs.inputs import PARTS, RunInputs, component_inputs, sample_inputs
 from medground.training.launcher import launched
 from medground.training.schedule import LENGTH, depends_on_length
+from medground.training.volume_questions import asks_for_slices, volume_questions
 
 Kind = Literal["grpo", "sft"]
 
@@ -136,7 +137,9 @@ def method_kind(recipe: Recipe) -> Kind:
 
 
 def training_samples(recipe: Recipe) -> Dataset[Any]:
-    """Return the samples a recipe trains on."""
+    """Return the samples a recipe trains on: of volumes the first exchanges, in ``sft`` both."""
+    if asks_for_slices(recipe):
+        return volume_questions(recipe, ("slice", "answer") if method_kind(recipe) == "sft" else ("slice",))
     data = recipe.config.data
     return open_dataset(
         recipe.data_source, split=data.split, limit=data.limit, reader=data.reader, leave_out=data.leave_out

@@ -109,6 +109,13 @@ def _curves(steps: Events, validations: Events) -> dict[str, dict[str, Line]]:
             "Validation",
             _lines(validations, {key.removeprefix("eval/"): key for key in _keys(validations) if _is_score(key)}),
         ),
+        (
+            "Distance of the chosen slice, mm",
+            _lines(
+                steps, {"from the one with most of it": "slice/error_mm", "from the nearest with it": "slice/off_mm"}
+            ),
+        ),
+        ("Reward of each exchange", _lines(steps, {"slice": "slice/reward", "answer": "answer/reward"})),
         ("Loss", _lines(steps, {"loss": "loss"})),
         ("Divergence from the starting policy", _lines(steps, {"kl": "kl"})),
         ("Entropy per token", _lines(steps, {"entropy": "entropy"})),

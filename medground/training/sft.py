@@ -11,6 +11,7 @@ from torch import nn
 from medground.data.json_text import shown
 from medground.errors import InputError, RecipeError
 from medground.pipeline.pipeline import Pipeline
+from medground.pipeline.slices import SliceQuery
 from medground.protocols import CompletionGroup, Engine, TrainableReasoner
 from medground.recipe.schema import SftConfig
 from medground.training.method import CheckStop, StepResult, TrainingState
@@ -33,6 +34,7 @@ class SftTrainer:
         samples: the training data.
         config: the recipe's ``sft`` section.
         seed: of the run.
+        asking: of the first exchanges among `samples`, where there are any.
     """
 
     def __init__(
@@ -44,7 +46,9 @@ class SftTrainer:
         samples: Sequence[Sample],
         config: SftConfig,
         seed: int,
+        asking: Pipeline | None = None,
     ) -> None:
+        self.asking = asking
         self.pipeline, self.reasoner, self.policy, self.engine = pipeline, reasoner, policy, engine
         self.samples, self.config, self.seed = samples, config, seed
         self.epoch_length, self.planned = training_horizon(len(samples), config)
@@ -113,10 +117,11 @@ class SftTrainer:
         """
         size = sample.query.size
         frame = self.reasoner.frame(size)
-        [proposed] = self.pipeline.proposed([sample.query])
+        pipeline = self._pipeline(sample)
+        [proposed] = pipeline.proposed([sample.query])
         if proposed.fault is not None:
             raise InputError(f"sample {sample.query.id!r} cannot be a target: {proposed.cause}")
-        interface = self.pipeline.knowing(proposed.query)
+        interface = pipeline.knowing(proposed.query)
         try:
             text = interface.answer(sample.target, sample.labels.get(THINK), frame=frame, size=size)
         except ValueError as error:
@@ -130,6 +135,10 @@ class SftTrainer:
 
     def close(self) -> None:
         """See `Method.close`; no-op."""
+
+    def _pipeline(self, sample: Sample) -> Pipeline:
+        """Return what asks a sample."""
+        return self.asking if self.asking is not None and isinstance(sample.query, SliceQuery) else self.pipeline
 
     def _forward_passes(
         self, samples: Sequence[Sample], targets: Sequence[list[int]]
@@ -150,7 +159,7 @@ class SftTrainer:
             yield None if start is None else self._rows(samples[start : start + size], targets[start : start + size])
 
     def _rows(self, samples: Sequence[Sample], targets: Sequence[list[int]]) -> CompletionGroup:
-        messages = [self.pipeline.render(sample.query) for sample in samples]
+        messages = [self._pipeline(sample).render(sample.query) for sample in samples]
         rows = self.reasoner.rows(messages, targets, packed=self.config.packing)
         limit = self.config.max_length
         for sample, prompt, ids in zip(samples, rows.prompt_lengths, targets, strict=True):

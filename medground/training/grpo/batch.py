@@ -59,6 +59,8 @@ class Batch:
     """Those of other ranks with a single pixel for each image and mask."""
     images: list[int]
     """[N] equal numbers for groups about one image."""
+    questions: list[int]
+    """[N] the position in the step of the question that a group is about, from 0."""
     messages: list[Messages | None]
     """None for groups owned by other ranks; each rank runs the forward passes of its own groups."""
     dummy_prompt: Messages
@@ -76,15 +78,14 @@ class Batch:
     drawn: int
     """Samples taken from the stream, replaced ones included."""
     unresampled: int
-    """Constant groups of the first draw."""
+    """Usable constant groups of the first draw."""
 
     def minibatches(self, config: GrpoConfig, objective: Objective) -> list[Minibatch]:
-        """Return the optimizer updates of one pass over the batch."""
-        size = config.mini_batch_size
-        return [
-            self._minibatch(range(start, min(start + size, len(self.groups))), config, objective)
-            for start in range(0, len(self.groups), size)
-        ]
+        """Return the optimizer updates of one pass over the batch: of so many questions each, with all their groups."""
+        updates: dict[int, list[int]] = {}
+        for index, question in enumerate(self.questions):
+            updates.setdefault(question // config.mini_batch_size, []).append(index)
+        return [self._minibatch(indices, config, objective) for indices in updates.values()]
 
     def _minibatch(self, indices: Sequence[int], config: GrpoConfig, objective: Objective) -> Minibatch:
         masks = {index: self._loss_mask(index, config) for index in indices if self.usable[index]}

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -120,16 +121,42 @@ def batch_metrics(batch: Batch, labels: Sequence[str]) -> dict[str, float]:
     }
     for label in labels:
         values = [score.terms[label].value for score in scores if label in score.terms]
+        due = [score for score in scores if label in score.terms or not score.terms]
         given = torch.tensor([value for value in values if value is not None], dtype=torch.float64)
         metrics[f"reward/{label}/mean"] = _mean(given)
         metrics[f"reward/{label}/std"] = float(given.std()) if len(given) > 1 else 0.0
-        metrics[f"reward/{label}/abstained_ratio"] = 1 - len(given) / len(scores)
+        metrics[f"reward/{label}/abstained_ratio"] = 1 - len(given) / len(due) if due else 1.0
     for label, share in shares(batch.advantages, batch.contributions).items():
         metrics[f"reward/{label}/advantage_share"] = share
     for rollout in rollouts:
         if fault := _fault(rollout):
             metrics[f"faults/{fault}"] = metrics.get(f"faults/{fault}", 0.0) + 1
+    metrics |= _exchanges(batch)
     return metrics | {f"failures/{kind}": float(count) for kind, count in sorted(failure_counts(scores).items())}
+
+
+def _exchanges(batch: Batch) -> dict[str, float]:
+    """Return the metrics of both exchanges apart, and the slice's error in mm; nothing of questions about images."""
+    rows = [
+        (row, score)
+        for group in batch.groups
+        for row, score in zip(group.details, group.scores if group.details else [], strict=True)
+    ]
+    first = [row for row, _ in rows if row["exchange"] == "slice"]
+    if not first:
+        return {}
+    distances = [row for row in first if row["slice_error_mm"] is not None]
+    metrics = {
+        "slice/named_ratio": sum(row["slice"] is not None for row in first) / len(first),
+        "slice/measured": float(len(distances)),
+        "slice/error_mm": _average([row["slice_error_mm"] for row in distances]),
+        "slice/off_mm": _average([row["slice_off_mm"] for row in distances]),
+        "slice/second_exchanges": float(len(batch.groups) - batch.drawn),
+    }
+    for exchange in ("slice", "answer"):
+        totals = [score.total for row, score in rows if row["exchange"] == exchange and score.total is not None]
+        metrics[f"{exchange}/reward"] = _average(totals)
+    return metrics
 
 
 def update_metrics(stats: StepStats, *, kl: bool) -> dict[str, float]:
@@ -197,6 +224,7 @@ def _row(group: Group, index: int, rollout: Rollout, score: Score, advantage: fl
     return {
         "name": _name(group, index),
         **completion_row(rollout),
+        **(group.details[index] if group.details else {}),
         **{f"reward/{label}": term.value for label, term in score.terms.items()},
         "reward": score.total,
         "failures": "; ".join(failure.cause for failure in score.failures) or None,
@@ -238,6 +266,10 @@ def _masks(rollouts: Sequence[Rollout]) -> dict[str, float]:
         return {}
     absent = float(sum(mask.absent for mask in masks))
     return {"masks/count": float(len(masks)), "masks/empty": float(sum(map(is_empty, masks))), "masks/absent": absent}
+
+
+def _average(values: Sequence[float]) -> float:
+    return fmean(values) if values else math.nan
 
 
 def _mean(values: Tensor) -> float:

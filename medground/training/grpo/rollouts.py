@@ -13,7 +13,7 @@ from medground.protocols import Engine, RolloutSource, TrainableReasoner
 from medground.recipe.schema import GrpoConfig
 from medground.rewards.rubric import usable_groups
 from medground.runs import failpoints
-from medground.training.grpo.advantage import Advantages, estimate
+from medground.training.grpo.advantage import estimate
 from medground.training.grpo.batch import Batch
 from medground.training.method import CheckStop
 from medground.training.schedule import rank_shares, sample_indices, sampling_seed
@@ -85,6 +85,8 @@ class Rollouts:
             )
         self.pipeline, self.samples, self.seed, self.config = pipeline, samples, seed, config
         self.source, self.engine, self.images = source, engine, images
+        self.weights = {term.label: term.weight for term in pipeline.rubric.terms}
+        """Label of a reward term -> its weight."""
         self.sampling = Sampling(
             num_generations=config.num_generations,
             temperature=config.temperature,
@@ -102,10 +104,8 @@ class Rollouts:
         groups, messages, images = self._groups(step, start, size, 0, check_stop)
         taken, unresampled = size, 0
         for attempt in range(self.config.resample_constant + 1):
-            rewards = _rewards(groups)
-            usable = usable_groups(group.scores for group in groups)
-            advantages = self._advantages(groups, rewards)
-            constant = [index for index in range(size) if usable[index] and bool(advantages.constant[index])]
+            batch = self._batch(groups, messages, images=images, questions=range(size), drawn=taken)
+            constant = [index for index in range(size) if batch.usable[index] and bool(batch.constant[index])]
             unresampled = unresampled if attempt else len(constant)
             if not constant or attempt == self.config.resample_constant:
                 break
@@ -113,41 +113,83 @@ class Rollouts:
             taken += len(constant)
             for index, group, conversation, image in zip(constant, *replacements, strict=True):
                 groups[index], messages[index], images[index] = group, conversation, image
+        return replace(batch, unresampled=unresampled)
+
+    def conversations(self, sample: Sample) -> list[Messages]:
+        """Return the conversations that ask a sample."""
+        return [self.pipeline.pipeline.render(sample.query)]
+
+    def _batch(
+        self,
+        groups: list[Group],
+        messages: list[Messages | None],
+        *,
+        images: list[int],
+        questions: Sequence[int],
+        drawn: int,
+    ) -> Batch:
+        """Return groups with their advantages; arguments as of `Batch`."""
+        rewards = _rewards(groups)
+        usable = usable_groups(group.scores for group in groups)
+        advantages = estimate(
+            self.config.advantage_estimator,
+            rewards,
+            {label: (weight, _values(groups, label)) for label, weight in self.weights.items() if weight != 0},
+            scale=self.config.scale_rewards,
+            eps=self.config.advantage_eps,
+        )
         own = next((conversation for conversation in messages if conversation is not None), None)
+        constant = zip(usable, advantages.constant.tolist(), strict=True)
         return Batch(
             groups=groups,
             images=images,
+            questions=list(questions),
             messages=messages,
-            dummy_prompt=self._render(self.samples[0]) if own is None else own,
+            dummy_prompt=self.conversations(self.samples[0])[0] if own is None else own,
             usable=usable,
             rewards=rewards,
             advantages=advantages.values,
             contributions=advantages.contributions,
             constant=advantages.constant,
-            drawn=taken,
-            unresampled=unresampled,
+            drawn=drawn,
+            unresampled=sum(is_usable and is_constant for is_usable, is_constant in constant),
         )
 
-    def _advantages(self, groups: Sequence[Group], rewards: Tensor) -> Advantages:
-        weighted = [term for term in self.pipeline.rubric.terms if term.weight != 0]
-        return estimate(
-            self.config.advantage_estimator,
-            rewards,
-            {term.label: (term.weight, _values(groups, term.label)) for term in weighted},
-            scale=self.config.scale_rewards,
-            eps=self.config.advantage_eps,
-        )
+    def _order(self, start: int, count: int) -> tuple[list[int], list[int]]:
+        """Return the samples at so many positions of the stream, and a number for the image of each."""
+        batch = self.config.train_batch_size
+        order = sample_indices(start, count, samples=len(self.samples), batch=batch, seed=self.seed, images=self.images)
+        return order, order if self.images is None else [self.images[index] for index in order]
 
     def _groups(
         self, step: int, start: int, count: int, attempt: int, check_stop: CheckStop
     ) -> tuple[list[Group], list[Messages | None], list[int]]:
-        batch = self.config.train_batch_size
-        order = sample_indices(start, count, samples=len(self.samples), batch=batch, seed=self.seed, images=self.images)
-        images = order if self.images is None else [self.images[index] for index in order]
+        order, images = self._order(start, count)
+        shares = rank_shares(images, self.engine.world_size)
+        samples = [self.samples[order[position]] for position in shares[self.engine.rank]]
+        return *self._drawn(self.pipeline, samples, shares, step, attempt, check_stop), images
+
+    def _drawn(
+        self,
+        pipeline: RolloutPipeline,
+        samples: Sequence[Sample],
+        shares: Sequence[Sequence[int]],
+        step: int,
+        attempt: int,
+        check_stop: CheckStop,
+    ) -> tuple[list[Group], list[Messages | None]]:
+        """Sample and score this rank's share; return the groups of all ranks, and the conversations of its own.
+
+        Args:
+            pipeline: asks and scores.
+            samples: of this rank.
+            shares: the positions of each rank's samples among all.
+            step: its number.
+            attempt: how often samples were drawn for this step before.
+            check_stop: called often.
+        """
         rank, ranks = self.engine.rank, self.engine.world_size
-        shares = rank_shares(images, ranks)
-        samples = [self.samples[order[position]] for position in shares[rank]]
-        messages = [self._render(sample) for sample in samples]
+        messages = [pipeline.pipeline.render(sample.query) for sample in samples]
         seeds = [sampling_seed(self.seed, step, sample.query.id, attempt) for sample in samples]
         completions: list[list[Completion]] = []
         at_once = max(1, AT_ONCE // self.sampling.num_generations)
@@ -157,7 +199,7 @@ class Rollouts:
             completions += self.source.generate(messages[span], self.sampling, seeds[span])
             failpoints.failpoint("rollout.mid")
         check_stop()
-        groups = self.pipeline.score(samples, completions) if samples else []
+        groups = pipeline.score(samples, completions) if samples else []
         failpoints.failpoint("reward.mid")
         gathered = [groups] if ranks == 1 else self.engine.gather([_without_pixels(group) for group in groups])
         gathered[rank] = groups
@@ -167,11 +209,8 @@ class Rollouts:
             for position, group in zip(share, its_groups, strict=True)
         }
         own = dict(zip(shares[rank], messages, strict=True))
-        positions = range(count)
-        return [by_position[position] for position in positions], [own.get(position) for position in positions], images
-
-    def _render(self, sample: Sample) -> Messages:
-        return self.pipeline.pipeline.render(sample.query)
+        positions = range(len(by_position))
+        return [by_position[position] for position in positions], [own.get(position) for position in positions]
 
 
 def _without_pixels(group: Group) -> Group:

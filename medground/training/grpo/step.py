@@ -21,6 +21,7 @@ from itertools import groupby
 import torch
 from torch import Tensor, nn
 
+from medground.data.dataset import Dataset
 from medground.errors import RecipeError
 from medground.pipeline.rollouts import RolloutPipeline
 from medground.protocols import CompletionGroup, Engine, RolloutSource, ServedReasoner, TrainableReasoner
@@ -32,6 +33,7 @@ from medground.training.grpo.batch import Batch, MicroBatch, Minibatch
 from medground.training.grpo.loss import UNCORRECTED, importance, objective_of, policy_loss
 from medground.training.grpo.metrics import StepStats
 from medground.training.grpo.rollouts import OwnSampler, Rollouts
+from medground.training.grpo.volume_rollouts import VolumeRollouts
 from medground.training.method import CheckStop, StepResult, TrainingState
 from medground.training.ranks import pad_to_longest
 from medground.training.schedule import learning_rate, training_horizon
@@ -55,6 +57,7 @@ class GrpoTrainer:
         seed: of the run.
         source: who samples.
         images: a number for each sample's image, where the samples of an image are drawn together.
+        asking: of the first exchange, where `samples` are questions about volumes; `pipeline` is of the second then.
     """
 
     def __init__(
@@ -68,11 +71,16 @@ class GrpoTrainer:
         seed: int,
         source: RolloutSource,
         images: Sequence[int] | None = None,
+        asking: RolloutPipeline | None = None,
     ) -> None:
         self.pipeline, self.reasoner, self.policy, self.engine = pipeline, reasoner, policy, engine
         self.config, self.objective, self.source = config, objective_of(config), source
         source.begin(reasoner, engine)
-        self.rollouts = Rollouts(pipeline, samples, config, seed, source, engine, images)
+        if asking is None:
+            self.rollouts = Rollouts(pipeline, samples, config, seed, source, engine, images)
+        else:
+            assert isinstance(samples, Dataset), "volumes are opened by the entries of a dataset"
+            self.rollouts = VolumeRollouts(asking, pipeline, samples, config, seed, source, engine, images)
         self.epoch_length, self.planned = training_horizon(len(samples), config)
         self.updates_per_step = -(-config.train_batch_size // config.mini_batch_size) * config.num_iterations
 
@@ -80,12 +88,12 @@ class GrpoTrainer:
         """See `Method.check`."""
         self.reasoner.frame(sample.query.size)
         if isinstance(self.reasoner, ServedReasoner) and not isinstance(self.source, OwnSampler):
-            self.reasoner.sampler_prompts([self.pipeline.pipeline.render(sample.query)])
+            self.reasoner.sampler_prompts(self.rollouts.conversations(sample))
 
     def check_length(self, sample: Sample) -> None:
         """See `Method.check_length`."""
-        messages = self.pipeline.pipeline.render(sample.query)
-        self._require_length(self.reasoner.group(messages, [self.reasoner.tokenize("")]), sample.query.id)
+        for messages in self.rollouts.conversations(sample):
+            self._require_length(self.reasoner.group(messages, [self.reasoner.tokenize("")]), sample.query.id)
 
     def step(self, state: TrainingState, check_stop: CheckStop) -> StepResult:
         """See `Method.step`."""
@@ -107,7 +115,7 @@ class GrpoTrainer:
         warnings = [*self._reward_warnings(state, batch), *self._mismatch_warnings(stats)]
         return StepResult(
             metrics={
-                **metrics.batch_metrics(batch, self.pipeline.rubric.labels),
+                **metrics.batch_metrics(batch, tuple(self.rollouts.weights)),
                 **({"images_drawn": float(len(set(batch.images)))} if self.rollouts.images is not None else {}),
                 **({} if skipped else metrics.update_metrics(stats, kl=bool(self.config.beta))),
                 **{f"reward/{label}/constant_steps": float(length) for label, (_, length) in state.alarm.items()},

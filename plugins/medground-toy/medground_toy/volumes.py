@@ -6,6 +6,10 @@ Everything follows from the seed.
 
 writes the volume (``series/*.dcm``, in no order, or ``volume.nii.gz`` with ``labels.nii.gz``), ``labels.npy`` (uint8
 ``[i, j, k]``: the number of the target, from 1) and ``truth.json``. Needs ``medground[dicom]`` or ``medground[nifti]``.
+
+    python -m medground_toy.volumes --out DIR -n 100 [--seed 0] [--size 128] [--slices 40]
+
+writes a data set of so many volumes with one target each, as NIfTI, and ``volumes.jsonl``, a question about each.
 """
 
 import argparse
@@ -65,6 +69,7 @@ def volume_phantom(
     shape: tuple[int, int, int] = (128, 128, 40),
     spacing: tuple[float, float, float] = (0.8, 0.8, 2.5),
     targets: int = 3,
+    rise: float = 0.1,
     rotation: Floats | None = None,
 ) -> VolumePhantom:
     """Make a phantom.
@@ -74,6 +79,7 @@ def volume_phantom(
         shape: voxels along i, j and k.
         spacing: mm along i, j and k.
         targets: how many ellipsoids; they lie apart from one another.
+        rise: how far they lie from the middle along k at most, as a share of the shortest side.
         rotation: 3×3, its columns the directions of i, j and k in LPS; None is the identity, an axial series.
     """
     dice = np.random.default_rng(seed)
@@ -83,7 +89,7 @@ def volume_phantom(
     sides = np.array(shape) * spacing
     affine[:3, 3] = np.round(dice.uniform(-80, 80, 3), 1) - turn @ (sides / 2)
     middle = affine[:3, 3] + affine[:3, :3] @ ((np.array(shape) - 1) / 2)
-    ellipsoids = _ellipsoids(dice, targets, middle, float(sides.min()))
+    ellipsoids = _ellipsoids(dice, targets, middle, float(sides.min()), rise)
     body = Ellipsoid(centre=_triple(middle), half_axes=(0.46 * sides.min(),) * 3, hounsfield=_BODY)
     voxels, labels = np.empty(shape, np.int16), np.zeros(shape, np.uint8)
     i, j = np.meshgrid(np.arange(shape[0]), np.arange(shape[1]), indexing="ij")
@@ -157,6 +163,49 @@ def write_nifti(phantom: VolumePhantom, path: Path, *, labels: bool = False) -> 
     nibabel.save(image, path)
 
 
+def write_questions(
+    folder: Path,
+    count: int,
+    seed: int = 0,
+    *,
+    size: int = 128,
+    slices: int = 40,
+) -> None:
+    """Write volumes with one target each and ``volumes.jsonl``, a question about each.
+
+    Args:
+        folder: made if it does not exist.
+        count: how many.
+        seed: decides everything that is drawn.
+        size: voxels along i and j, of 0.8 mm.
+        slices: voxels along k; a volume is as high as it is wide.
+
+    Raises:
+        PluginError: without nibabel.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = []
+    for number in range(count):
+        phantom = volume_phantom(
+            1000 * seed + number,
+            shape=(size, size, slices),
+            spacing=(0.8, 0.8, 0.8 * size / slices),
+            targets=1,
+            rise=0.2,
+        )
+        name = f"{number:04}"
+        write_nifti(phantom, folder / f"volume_{name}.nii.gz")
+        write_nifti(phantom, folder / f"labels_{name}.nii.gz", labels=True)
+        tone = "dark" if phantom.targets[0].hounsfield < _BODY else "bright"
+        line = {
+            "id": f"phantom-{seed}-{name}", "volume": f"volume_{name}.nii.gz", "mask": f"labels_{name}.nii.gz",
+            "mask_value": [1], "question": f"Which {tone} round spot is it?", "group": f"phantom-{seed}-{name}",
+            "window": "soft_tissue", "category": f"{tone} spot",
+        }  # fmt: skip
+        lines.append(json.dumps(line) + "\n")
+    (folder / "volumes.jsonl").write_text("".join(lines), encoding="utf-8")
+
+
 def truth(phantom: VolumePhantom) -> list[dict[str, Any]]:
     """Return what is true of each target, JSON-ready: centre in LPS mm, half axes in mm, volume in ml."""
     return [
@@ -171,13 +220,17 @@ def truth(phantom: VolumePhantom) -> list[dict[str, Any]]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Write a phantom volume with its truth."""
+    """Write a phantom volume with its truth, or a data set of phantoms."""
     parser = argparse.ArgumentParser(prog="python -m medground_toy.volumes", description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--format", choices=("dicom", "nifti"), default="dicom")
     for name, default in (("seed", 0), ("size", 128), ("slices", 40), ("targets", 3)):
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("-n", type=int, help="write a data set of so many volumes")
     chosen = parser.parse_args(arguments)
+    if chosen.n is not None:
+        write_questions(chosen.out, chosen.n, chosen.seed, size=chosen.size, slices=chosen.slices)
+        return
     phantom = volume_phantom(chosen.seed, shape=(chosen.size, chosen.size, chosen.slices), targets=chosen.targets)
     chosen.out.mkdir(parents=True, exist_ok=True)
     if chosen.format == "dicom":
@@ -189,13 +242,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     (chosen.out / "truth.json").write_text(json.dumps(truth(phantom), indent=2) + "\n", encoding="utf-8")
 
 
-def _ellipsoids(dice: np.random.Generator, count: int, middle: Floats, side: float) -> tuple[Ellipsoid, ...]:
+def _ellipsoids(
+    dice: np.random.Generator, count: int, middle: Floats, side: float, rise: float
+) -> tuple[Ellipsoid, ...]:
     """Ellipsoids on a ring around the middle, in directions that lie far apart."""
     first = dice.uniform(0, 2 * np.pi)
     targets = []
     for number in range(count):
         angle = first + 2 * np.pi * number / count
-        centre = middle + side * np.array([0.25 * np.cos(angle), 0.25 * np.sin(angle), dice.uniform(-0.1, 0.1)])
+        centre = middle + side * np.array([0.25 * np.cos(angle), 0.25 * np.sin(angle), dice.uniform(-rise, rise)])
         room = min(0.12, 0.2 * np.sin(np.pi / count)) * side if count > 1 else 0.12 * side
         half_axes = np.round(dice.uniform(0.6, 1.0, 3) * room, 2)
         hounsfield = int(dice.choice([-60, 120, 180, 240]))
