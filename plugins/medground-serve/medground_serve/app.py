@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 from medground.report import STATEMENT
 from medground_serve import chat
 from medground_serve.events import event_stream, until_gone
-from medground_serve.guard import App, Guard
+from medground_serve.guard import App, Guard, log
 from medground_serve.metrics import Metrics
 from medground_serve.settings import Refusal, Settings
 from medground_serve.store import ImageStore
@@ -65,6 +65,7 @@ def describe() -> dict[str, Any]:
 def _routes(settings: Settings, worker: Worker, store: ImageStore, metrics: Metrics) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        asyncio.get_running_loop().set_exception_handler(_say)
         worker.start()
         expiring = asyncio.create_task(_expire(store))
         yield
@@ -192,6 +193,11 @@ async def _put(store: ImageStore, file: UploadFile | None) -> str:
 
 async def _json(request: Request, answer: Awaitable[str]) -> Response:
     return Response(await until_gone(request, answer), media_type="application/json")
+
+
+def _say(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Log that something failed outside of requests, without a text that may be a client's."""
+    log.error("the server failed outside of requests: %s", type(context.get("exception")).__name__)
 
 
 async def _expire(store: ImageStore) -> None:
