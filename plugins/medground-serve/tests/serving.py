@@ -80,6 +80,12 @@ class Server:
         status, _, text = self.request("POST", "/ground", body, Content_Type=kind, Accept=accept)
         return status, text.decode() if "event-stream" in accept else json.loads(text)
 
+    def upload(self, picture: bytes) -> tuple[int, Any]:
+        """Store a picture; return status and answer."""
+        body, kind = form({}, picture)
+        status, _, text = self.request("POST", "/images", body, Content_Type=kind)
+        return status, json.loads(text)
+
     def post(self, path: str, value: Any) -> tuple[int, Any]:
         """Return status and answer to a request of JSON."""
         status, _, text = self.request("POST", path, json.dumps(value).encode(), Content_Type="application/json")

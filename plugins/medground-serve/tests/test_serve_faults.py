@@ -2,7 +2,6 @@
 
 import contextlib
 import http.client
-import json
 import resource
 import signal
 from concurrent.futures import ThreadPoolExecutor
@@ -125,8 +124,7 @@ def test_multipart_without_its_closing_boundary_is_refused(server):
 
 def test_clients_that_stall_are_cut_off_each_in_its_time(server):
     """Half a header, half a body, and a picture of which nothing is read."""
-    upload, kind = form({}, NOISE)
-    image = json.loads(server.request("POST", "/images", upload, Content_Type=kind)[2])["image"]
+    image = server.upload(NOISE)[1]["image"]
     head = f"GET /images/{image} HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {server.token}\r\n\r\n".encode()
     with connect(server) as half_header, connect(server) as half_body, connect(server) as reader:
         half_header.sendall(b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Slow: ")
@@ -159,12 +157,11 @@ def test_chunked_uploads_are_cut_off_at_the_limit(server):
 def test_a_full_disk_is_said(server, most):
     """A limit on the size of files refuses the write, first of the stored image, then of the upload on its way in."""
     picture = NOISE[:800_000] if most < 1_000_000 else NOISE
-    body, kind = form({}, picture)
     before = resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE)
     resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (most, before[1]))
-    status, _, text = server.request("POST", "/images", body, Content_Type=kind)
+    status, answer = server.upload(picture)
     resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, before)
-    assert status == 507 and "cannot be stored: File too large" in json.loads(text)["error"]
+    assert status == 507 and "cannot be stored: File too large" in answer["error"]
 
 
 def test_what_unfolds_to_more_than_may_be_read_is_refused_in_bounded_memory(server):
