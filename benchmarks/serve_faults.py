@@ -2,7 +2,8 @@
 
     python benchmarks/serve_faults.py [--kills 50] [--malformed 20000] [--half-open 2000]
 
-A killed worker, malformed multipart and JSON, half-open connections, an upload of 10 GB, files that unfold to far more than they are.
+A killed worker, malformed multipart and JSON, half-open connections, an upload of 10 GB, files that unfold to far more than
+they are: a line of JSON for each.
 """
 
 import argparse
@@ -50,9 +51,9 @@ def main() -> None:
         say("kill -9 of the worker", begin, statuses=statuses, restarts=restarts)
         begin = time.perf_counter()
         say("malformed requests", begin, statuses=fuzz(server, options.malformed, seed=1))
-        status = server.ground(PICTURE, QUESTION)[0]
+        after = server.ground(PICTURE, QUESTION)[0]
         log = server.log.read_text()
-        print(json.dumps({"status_after": status, "exit_code": server.stop(), "tracebacks": log.count("Traceback")}))
+        print(json.dumps({"status_after": after, "exit_code": server.stop(), "tracebacks": log.count("Traceback")}))
 
 
 if __name__ == "__main__":

@@ -2,9 +2,9 @@
 
     python benchmarks/serve_load.py [--requests 1000] [--at-once 16] [--overload 256]
 
-The ideal of one worker: with k requests at once, each waits for k - 1 others, so an answer takes k times what a request alone takes.
-Requests alone are measured before and after, in the same run, because the machine may be shared. The queue time is k times the mean
-interval between answers. Every answer must be about the picture that was asked about.
+The ideal of one worker: with k requests at once, each waits for k - 1 others, so an answer takes k times what a request alone
+takes. Requests alone are measured before and after, in the same run, because the machine may be shared. The queue time is k
+times the mean interval between answers. Every answer must be about the picture that was asked about.
 
 Then: 100 requests about one image with an encoder, and 256 requests at once where 8 may wait.
 """
@@ -93,10 +93,9 @@ def encodes(requests: int) -> dict[str, float]:
             correction = {"image": stored, "box": box, "masks": "none"}
             answer = server.post("/segment", correction) if number % 2 else server.ground(None, QUESTION, image=stored)
             statuses[answer[0]] += 1
-        figures = {"about_one_image": requests, "answered": statuses[200]}
-        figures["encodes"] = int(server.counter("medground_encodes_total"))
+        count = server.counter("medground_encodes_total")
         server.stop()
-    return figures
+    return {"about_one_image": requests, "answered": statuses[200], "encodes": count}
 
 
 def overload(at_once: int) -> dict[str, float]:

@@ -3,8 +3,6 @@
 import asyncio
 import logging
 import secrets
-import tempfile
-from pathlib import Path
 
 import click
 
@@ -58,6 +56,7 @@ def serve(
     """
     from medground.recipe import check, resolve
     from medground_serve.app import build
+    from medground_serve.folder import private_folder
     from medground_serve.listening import bind, server
     from medground_serve.settings import Settings
     from medground_serve.store import ImageStore
@@ -82,12 +81,9 @@ def serve(
         listening.should_exit = True
 
     worker = Worker(settings, failed)
-    with (
-        tempfile.TemporaryDirectory(prefix="medground-serve-") as folder,
-        bind(host, port, every=bool(allow_host)) as socket,
-    ):
+    with private_folder() as folder, bind(host, port, every=bool(allow_host)) as socket:
         store = ImageStore(
-            Path(folder),
+            folder,
             most_bytes=settings.most_stored,
             most_images=settings.most_images,
             seconds=settings.session_seconds,

@@ -2,6 +2,8 @@
 
 import contextlib
 import http.client
+import json
+import os
 import resource
 import signal
 from concurrent.futures import ThreadPoolExecutor
@@ -87,6 +89,16 @@ def test_a_killed_worker_costs_the_request_in_flight_a_503_and_is_started_again(
     status, answer = kill(server)
     assert status == 503 and answer["error"] == "the worker ended and is started again"
     assert server.counter("medground_worker_restarts_total") == restarts + 1 and server.worker != worker
+
+
+def test_a_worker_killed_while_idle_is_started_again_and_the_server_says_that_it_is_not_ready(server):
+    worker = server.worker
+    os.kill(worker, signal.SIGKILL)
+    server.wait_for(lambda: server.children() not in ([], [worker]))
+    with server.stopped_worker():
+        status, _, text = server.get("/ready")
+        assert status == 503 and json.loads(text) == {"ready": False} and server.get("/health")[0] == 200
+    server.wait_ready()
 
 
 @pytest.mark.soak
@@ -189,6 +201,13 @@ def test_malformed_requests_are_never_a_failure_of_the_server_in_full(server):
     before = server.memory()
     fuzz(server, 20_000, seed=2)
     assert server.memory() < before + 30
+
+
+def test_a_recipe_that_cannot_be_loaded_ends_the_command_with_its_sentence(tmp_path):
+    words = ("infer/toy", "segmenter=medsam", "segmenter.checkpoint=nowhere.pth", "prompt=box")
+    server = Server(*words, folder=tmp_path)
+    assert server.process.wait(SECONDS) in (2, 3, 4) and "nowhere.pth" in server.log.read_text()
+    server.stop()
 
 
 def test_sigterm_lets_running_requests_and_streams_end_and_exits_with_0(server):

@@ -3,17 +3,22 @@
 import asyncio
 import hmac
 import io
+import os
 import secrets
+import tempfile
 
 import pytest
+import uvicorn
 from medground_serve.body import Body
 from medground_serve.command import LOOPBACK, _hosts
+from medground_serve.folder import PREFIX, private_folder
 from medground_serve.guard import Guard
-from medground_serve.listening import bind
+from medground_serve.listening import DrainingServer, bind
 from medground_serve.metrics import Metrics
 from medground_serve.settings import Refusal, Settings
 from medground_serve.store import ImageStore
 from starlette.exceptions import HTTPException
+from uvicorn.lifespan.off import LifespanOff
 
 from medground.errors import RunError, UsageError
 
@@ -165,6 +170,34 @@ def test_a_port_that_is_taken_is_said():
         with pytest.raises(RunError, match=f"port {port} of 127.0.0.1 is taken") as caught:
             bind("127.0.0.1", port)
     assert caught.value.hint == "pass --port 0"
+
+
+def test_requests_that_still_run_when_the_server_must_end_are_answered_before_they_are_cut_off():
+    async def run():
+        closed = asyncio.Event()
+        stopping = DrainingServer(uvicorn.Config(None, lifespan="off", timeout_graceful_shutdown=1), closed.set)
+        stopping.servers, stopping.lifespan = [], LifespanOff(stopping.config)
+        request = asyncio.create_task(closed.wait())
+        stopping.server_state.tasks.add(request)
+        request.add_done_callback(stopping.server_state.tasks.discard)
+        await stopping.shutdown()
+        return closed.is_set(), request.cancelled()
+
+    assert asyncio.run(run()) == (True, False)
+
+
+def test_folders_of_servers_that_were_killed_are_removed_and_no_others(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with private_folder() as running:
+        killed, new, other = tmp_path / f"{PREFIX}killed", tmp_path / f"{PREFIX}new", tmp_path / "other"
+        for folder in (killed, new, other):
+            (folder / "key").mkdir(parents=True)
+        for folder in (killed, running, other):
+            os.utime(folder, (1, 1))
+        with private_folder() as second:
+            assert second.is_dir() and second.stat().st_mode & 0o77 == 0
+            assert set(tmp_path.iterdir()) == {running, second, new, other}
+    assert set(tmp_path.iterdir()) == {new, other}
 
 
 @pytest.mark.parametrize("token", ["t", "T", "", "tt"])

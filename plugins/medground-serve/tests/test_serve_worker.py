@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 import signal
+import sys
 from dataclasses import replace
 from multiprocessing.connection import Pipe
 
@@ -15,7 +16,6 @@ from medground_serve.command import LOOPBACK
 from medground_serve.settings import Refusal, Settings
 from medground_serve.worker import Worker
 
-from medground.errors import MedgroundError
 from medground.images.pictures import png_bytes
 from medground.recipe import resolve
 
@@ -47,34 +47,32 @@ def image(tmp_path):
     return {"image": "a", "path": str(path), "plane": None, "slice": None, "window": None}
 
 
-@pytest.mark.slow
-def test_models_that_cannot_be_loaded_are_said_with_their_sentence_and_exit_code():
-    words = ("segmenter=medsam", "segmenter.checkpoint=nowhere.pth", "prompt=box")
-
-    async def run():
-        failures: list[MedgroundError] = []
-        with started(replace(SETTINGS, overrides=words), failures) as worker:
-            with pytest.raises(Refusal) as refused:
-                await worker.ask({"do": "chat"})
-            assert not worker.ready and refused.value.status == 503
-        return failures
-
-    (failure,) = asyncio.run(run())
-    assert "nowhere.pth" in str(failure) and failure.exit_code in (2, 3, 4)
-
-
 def test_a_worker_that_is_killed_while_it_loads_ends_the_server_with_a_sentence():
     async def run():
-        failures: list[MedgroundError] = []
+        failures = []
         with started(SETTINGS, failures) as worker:
+            waiting = asyncio.create_task(worker.ask({"do": "chat"}))
+            await until(lambda: worker.pending)
             os.kill(worker.process_id, signal.SIGKILL)
-            await until(lambda: failures)
+            with pytest.raises(Refusal) as refused:
+                await waiting
+            assert not worker.ready and refused.value.status == 503
         return failures
 
     (failure,) = asyncio.run(run())
     assert (
         str(failure).startswith("the worker ended by signal 9 before the models were loaded") and failure.exit_code == 1
     )
+
+
+def test_whatever_is_raised_while_models_load_is_said(monkeypatch):
+    ours, its = Pipe()
+    monkeypatch.setattr(sys, "argv", ["", json.dumps({"recipe": "infer/toy", "overrides": [], "most_pixels": 1})])
+    monkeypatch.setattr(child.WatchedPipeline, "from_recipe", lambda recipe: 1 / 0)
+    child.main(os.dup(its.fileno()))
+    message = json.loads(ours.recv_bytes())
+    assert (message["kind"], message["exit_code"]) == ("failed", 1)
+    assert message["error"] == "the models cannot be loaded: ZeroDivisionError: division by zero"
 
 
 @pytest.mark.slow
