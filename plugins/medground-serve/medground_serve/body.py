@@ -29,7 +29,7 @@ class Body:
         """Bytes that have come."""
         self._receive, self._settings, self._bodies = receive, settings, bodies
         self._end = asyncio.get_running_loop().time() + settings.body_seconds
-        self._closing = _closing_boundary(dict(scope["headers"]).get(b"content-type", b""))
+        self._content_type = next((value for name, value in scope["headers"] if name == b"content-type"), b"")
         self._tail, self._complete = b"", False
 
     async def __call__(self) -> Message:
@@ -56,7 +56,8 @@ class Body:
             raise HTTPException(503, "too many uploads at once; try again", {"Retry-After": "5"})
         self._tail = (self._tail + block)[-TAIL:]
         self._complete = last
-        if last and self._closing is not None and not self._tail.rstrip(b"\r\n").endswith(self._closing):
+        closing = _closing_boundary(self._content_type) if last else None
+        if closing is not None and not self._tail.rstrip(b"\r\n").endswith(closing):
             raise HTTPException(400, "the multipart body ends without its closing boundary")
 
 

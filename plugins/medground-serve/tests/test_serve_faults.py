@@ -155,6 +155,25 @@ def connection_count(server):
     return sum(row[1].endswith(f":{server.port:04X}") and row[3] == "01" for row in rows)
 
 
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\0\1\2\r\n\r\n",
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nHost: evil.example\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nX: a\0b\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nX: " + b"x" * 200_000,
+        b"POST /images HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello",
+        b"POST /images HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: -1\r\n\r\n",
+        b"POST /images HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: gzip\r\n\r\n",
+        b"GET / HTTP/1.1\r\nX: y\r\n\r\n",
+    ],
+)
+def test_what_is_no_request_is_refused(server, data):
+    answer = exchange(server, data)
+    assert answer.startswith((b"HTTP/1.1 400", b"HTTP/1.1 501")) and b"Traceback" not in answer
+
+
 def test_an_upload_above_the_limit_is_refused_before_it_is_read(server):
     answer = exchange(server, raw(server, b"--limit\r\n", length=10**10))
     assert answer.startswith(b"HTTP/1.1 413")

@@ -9,6 +9,7 @@ import tempfile
 
 import pytest
 import uvicorn
+from medground_serve.app import _say
 from medground_serve.body import Body
 from medground_serve.command import LOOPBACK, _hosts
 from medground_serve.folder import PREFIX, private_folder
@@ -184,6 +185,11 @@ def test_requests_that_still_run_when_the_server_must_end_are_answered_before_th
         return closed.is_set(), request.cancelled()
 
     assert asyncio.run(run()) == (True, False)
+
+
+def test_what_fails_outside_of_requests_is_logged_without_its_text(caplog):
+    _say(None, {"message": "Mueller", "exception": ValueError("Mueller")})
+    assert "ValueError" in caplog.text and "Mueller" not in caplog.text
 
 
 def test_folders_of_servers_that_were_killed_are_removed_and_no_others(tmp_path, monkeypatch):
