@@ -14,11 +14,12 @@ from starlette.exceptions import HTTPException
 
 from medground.report import STATEMENT
 from medground_serve import chat
-from medground_serve.events import event_stream, until_gone
+from medground_serve.events import event_stream
 from medground_serve.guard import App, Guard, log
 from medground_serve.metrics import Metrics
 from medground_serve.settings import Refusal, Settings
 from medground_serve.store import ImageStore
+from medground_serve.waiting import until_gone
 from medground_serve.worker import Worker
 
 PAGE = Path(__file__).with_name("page")

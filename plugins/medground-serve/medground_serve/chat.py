@@ -8,8 +8,8 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
-from medground_serve.events import until_gone
 from medground_serve.settings import Refusal
+from medground_serve.waiting import until_gone
 from medground_serve.worker import Worker
 
 _DATA_URL = re.compile(r"data:image/(?:png|jpeg);base64,")

@@ -257,17 +257,18 @@ def before_modules(check: Callable[..., None]) -> Iterator[None]:
 
 
 def _answer(answerer: Answerer, pipe: "Connection[bytes, bytes]", job: Job, send: Callable[..., None]) -> None:
-    number = job["job"]
+    number, checked = job["job"], 0.0
 
-    checked = 0.0
-
-    def check(*_: object) -> None:
+    def check() -> None:
         nonlocal checked
-        if (now := time.monotonic()) - checked > CHECK_SECONDS:
-            checked = now
-            if pipe.poll():  # while a job runs, the server sends nothing but its cancellation
-                pipe.recv_bytes()
-                raise Cancelled
+        checked = time.monotonic()
+        if pipe.poll():  # while a job runs, the server sends nothing but its cancellation
+            pipe.recv_bytes()
+            raise Cancelled
+
+    def check_often(*_: object) -> None:
+        if time.monotonic() - checked > CHECK_SECONDS:
+            check()
 
     def watch(stage: str, text: str) -> None:
         check()
@@ -275,7 +276,7 @@ def _answer(answerer: Answerer, pipe: "Connection[bytes, bytes]", job: Job, send
 
     answerer.pipeline.watch = watch
     try:
-        with before_modules(check):
+        with before_modules(check_often):
             result = json.dumps(answerer.answer(job), allow_nan=False)
         send("done", number, result=result, encodes=answerer.encodes)
     except Cancelled:

@@ -1,11 +1,9 @@
-"""Answers to clients that may leave: whole, or as events ``queue``, ``stage``, ``text``, then ``answer`` or ``error``."""
+"""Answers as server-sent events: ``queue``, ``stage``, ``text``, then ``answer`` or ``error``."""
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator
 from typing import Any
-
-from fastapi import Request
 
 from medground_serve.settings import Refusal
 from medground_serve.worker import Worker
@@ -36,23 +34,6 @@ async def event_stream(worker: Worker, job: dict[str, Any]) -> AsyncIterator[str
         yield event("answer", task.result())
     except Refusal as refusal:
         yield event("error", json.dumps({"status": refusal.status, **refusal.to_dict()}))
-    finally:
-        task.cancel()
-
-
-async def until_gone(request: Request, answer: Awaitable[str]) -> str:
-    """Return an answer; cancel it when the client leaves.
-
-    Raises:
-        Refusal: as the answer; 499 when the client left.
-    """
-    task = asyncio.ensure_future(answer)
-    try:
-        while not task.done():
-            await asyncio.wait([task], timeout=0.2)
-            if not task.done() and await request.is_disconnected():
-                raise Refusal(499, "the client left")
-        return task.result()
     finally:
         task.cancel()
 
