@@ -22,7 +22,7 @@ BACKLOG = 128
 class TimedProtocol(H11Protocol):
     """Closes a connection whose client neither sends complete headers in time, nor takes any of what is sent to it.
 
-    Where there are too many connections, the one goes that has waited longest for its client; it has no request running.
+    Where there are too many connections, the one goes that has waited longest for a request.
     """
 
     settings: Settings
@@ -36,19 +36,20 @@ class TimedProtocol(H11Protocol):
         super().connection_made(transport)
         self._wait(self.settings.header_seconds)
         if len(self.connections) > self.settings.most_connections:
-            next(iter(self.idle)).abort()
+            next(waiting for waiting in self.idle if not waiting.transport.get_write_buffer_size()).abort()
 
     def data_received(self, data: bytes) -> None:
-        """Take bytes; stop the wait once a request is complete enough to be answered."""
+        """Take bytes; stop the wait for headers once a request is complete enough to be answered."""
         super().data_received(data)
-        if self.cycle is not None and not self.cycle.response_complete:
+        if self.cycle is not None and not self.cycle.response_complete and not self.flow.write_paused:
             self._stop()
 
     def on_response_complete(self) -> None:
         """Wait until the client has taken the answer, and for its next request."""
         super().on_response_complete()
         if self.cycle is None or self.cycle.response_complete:
-            self._wait(self.settings.header_seconds)
+            unsent = self.transport.get_write_buffer_size()
+            self._wait(self.settings.send_seconds if unsent else self.settings.header_seconds)
 
     def pause_writing(self) -> None:
         """Wait until the client takes some of what is sent to it."""
