@@ -15,15 +15,18 @@ from starlette.exceptions import HTTPException
 from medground.report import STATEMENT
 from medground_serve import chat
 from medground_serve.events import event_stream
-from medground_serve.guard import App, Guard
+from medground_serve.guard import App, Guard, log
 from medground_serve.metrics import Metrics
 from medground_serve.settings import Refusal, Settings
 from medground_serve.store import ImageStore
+from medground_serve.waiting import until_gone
 from medground_serve.worker import Worker
 
 PAGE = Path(__file__).with_name("page")
 FILES = ("page.css", "page.js", "stage.js", "server.js")
 EXPIRE_SECONDS = 30.0
+MOST_JSON = 100_000
+"""Bytes of a request that holds no image."""
 Masks = Literal["rle", "png", "none"]
 Plane = Annotated[str | None, Form(max_length=20, description="Of a NIfTI volume: axial, coronal or sagittal.")]
 Slice = Annotated[int | None, Form(ge=0, description="Of a volume or a film, from 0.")]
@@ -57,12 +60,13 @@ def describe() -> dict[str, Any]:
     """Return the OpenAPI description of the interface."""
     settings = Settings(recipe="", token="", hosts=frozenset())
     worker = Worker(settings, lambda error: None)
-    return _routes(settings, worker, ImageStore(Path(), most_bytes=0, seconds=0), Metrics()).openapi()
+    return _routes(settings, worker, ImageStore(Path(), most_bytes=0, most_images=0, seconds=0), Metrics()).openapi()
 
 
 def _routes(settings: Settings, worker: Worker, store: ImageStore, metrics: Metrics) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        asyncio.get_running_loop().set_exception_handler(_say)
         worker.start()
         expiring = asyncio.create_task(_expire(store))
         yield
@@ -167,6 +171,7 @@ def _answers(app: FastAPI, worker: Worker, store: ImageStore) -> None:
         """
         if (image is None) == (file is None):
             raise Refusal(422, "a question needs one image", "send either file or image")
+        worker.refuse_if_full()
         key = image if image is not None else await _put(store, file)
         view = {"plane": plane, "slice": slice, "window": window, "masks": masks}
         job = {"do": "ground", "image": key, "path": str(store.path(key)), "question": question, **view}
@@ -174,7 +179,7 @@ def _answers(app: FastAPI, worker: Worker, store: ImageStore) -> None:
             return StreamingResponse(event_stream(worker, job), media_type="text/event-stream")
         return await _json(request, worker.ask(job))
 
-    @app.post("/segment")
+    @app.post("/segment", max_body_size=MOST_JSON)
     async def segment(request: Request, body: SegmentRequest) -> Response:
         """Segment with the expert alone, as to correct a region. The result has the form of /ground, with one region."""
         job = {"do": "segment", **body.model_dump(), "path": str(store.path(body.image))}
@@ -191,21 +196,9 @@ async def _json(request: Request, answer: Awaitable[str]) -> Response:
     return Response(await until_gone(request, answer), media_type="application/json")
 
 
-async def until_gone(request: Request, answer: Awaitable[str]) -> str:
-    """Return an answer; cancel it when the client leaves.
-
-    Raises:
-        Refusal: as the answer; 499 when the client left.
-    """
-    task = asyncio.ensure_future(answer)
-    try:
-        while not task.done():
-            await asyncio.wait([task], timeout=0.2)
-            if not task.done() and await request.is_disconnected():
-                raise Refusal(499, "the client left")
-        return task.result()
-    finally:
-        task.cancel()
+def _say(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Log that something failed outside of requests, without a text that may be a client's."""
+    log.error("the server failed outside of requests: %s", type(context.get("exception")).__name__)
 
 
 async def _expire(store: ImageStore) -> None:
@@ -215,7 +208,9 @@ async def _expire(store: ImageStore) -> None:
 
 
 async def _refused(request: Request, error: Exception) -> Response:
-    if isinstance(error, HTTPException):
+    if isinstance(error, HTTPException) and isinstance(error.__cause__, OSError):
+        error = Refusal(507, f"the upload cannot be stored: {error.__cause__.strerror}", "try again later")
+    elif isinstance(error, HTTPException):
         error = Refusal(error.status_code, str(error.detail), headers=dict(error.headers or {}))
     assert isinstance(error, Refusal)
     return JSONResponse(error.to_dict(), error.status, error.headers)

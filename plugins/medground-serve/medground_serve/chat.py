@@ -4,11 +4,12 @@ import json
 import re
 from typing import Any, Literal
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
 from medground_serve.settings import Refusal
+from medground_serve.waiting import until_gone
 from medground_serve.worker import Worker
 
 _DATA_URL = re.compile(r"data:image/(?:png|jpeg);base64,")
@@ -51,16 +52,17 @@ def add(app: FastAPI, worker: Worker) -> None:
     """Add the route to an application."""
 
     @app.post("/v1/chat/completions")
-    async def completions(request: ChatRequest) -> JSONResponse:
+    async def completions(request: Request, body: ChatRequest) -> JSONResponse:
         """Complete a conversation about one image by the reasoner alone, as OpenAI's chat completions do."""
-        turns = [{"role": turn.role, "content": _parts(turn.content)} for turn in request.messages]
+        turns = [{"role": turn.role, "content": _parts(turn.content)} for turn in body.messages]
         sampling = {
-            "num_generations": request.n,
-            "temperature": request.temperature,
-            "max_completion_length": request.max_completion_tokens or request.max_tokens,
-            "seed": request.seed,
+            "num_generations": body.n,
+            "temperature": body.temperature,
+            "max_completion_length": body.max_completion_tokens or body.max_tokens,
+            "seed": body.seed,
         }
-        result = json.loads(await worker.ask({"do": "chat", "turns": turns, "sampling": sampling}))
+        answer = worker.ask({"do": "chat", "turns": turns, "sampling": sampling})
+        result = json.loads(await until_gone(request, answer))
         return JSONResponse({"id": "chatcmpl-medground", "created": 0, **result})
 
 

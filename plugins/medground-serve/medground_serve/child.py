@@ -8,8 +8,10 @@ import binascii
 import io
 import json
 import sys
+import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from typing import Any
 from medground.errors import InputError, MedgroundError, UsageError
 from medground.geometry import Box, Point
 from medground.images.loaded import LoadedImage
-from medground.images.pictures import decode_picture, png_bytes
+from medground.images.pictures import decode_picture, encoded_size, png_bytes
 from medground.images.read import image_kind, image_size, open_image
 from medground.images.rle import decode_rle
 from medground.images.view import View
@@ -32,11 +34,13 @@ from medground.types import Completion, Fault, Grounding, Messages, Query, Regio
 
 MOST_DECODED = 256_000_000
 """Bytes of decoded images that stay in memory."""
+CHECK_SECONDS = 0.02
+"""Between two looks at whether a job is still wanted."""
 Job = dict[str, Any]
 
 
-class Cancelled(Exception):
-    """The request is not wanted any more."""
+class Cancelled(BaseException):
+    """The request is not wanted any more. No `Exception`: it passes what answers for a component's failures."""
 
 
 class WatchedPipeline(Pipeline):
@@ -172,12 +176,12 @@ class Answerer:
         if part["type"] == "text":
             return part
         try:
-            stream = io.BytesIO(base64.b64decode(part["data"], validate=True))
+            data = base64.b64decode(part["data"], validate=True)
         except binascii.Error:
             raise UsageError("the image is not base64") from None
-        picture = decode_picture(stream, "the image")
-        self._check_size(picture.pixels.shape[0] * picture.pixels.shape[1])
-        return {"type": "image", "image": picture.pixels}
+        height, width = encoded_size(data, "the image")  # from the header: nothing is decoded yet
+        self._check_size(height * width)
+        return {"type": "image", "image": decode_picture(io.BytesIO(data), "the image").pixels}
 
     def _image(self, job: Job) -> LoadedImage:
         """Return the image of a job, decoded once."""
@@ -228,6 +232,9 @@ def main(descriptor: int) -> None:
     except MedgroundError as error:
         send("failed", 0, error=error.message, hint=error.hint, exit_code=error.exit_code)
         return
+    except Exception as error:  # noqa: BLE001  the boundary of a process: other people's models may raise anything
+        send("failed", 0, error=f"the models cannot be loaded: {type(error).__name__}: {error}", hint=None, exit_code=1)
+        return
     while True:
         try:
             job = json.loads(pipe.recv_bytes())
@@ -237,18 +244,40 @@ def main(descriptor: int) -> None:
             _answer(answerer, pipe, job, send)
 
 
-def _answer(answerer: Answerer, pipe: "Connection[bytes, bytes]", job: Job, send: Callable[..., None]) -> None:
-    number = job["job"]
+@contextmanager
+def before_modules(check: Callable[..., None]) -> Iterator[None]:
+    """Call `check` whenever a module of torch is about to compute, so that what it raises ends a model between two layers."""
+    torch = sys.modules.get("torch")  # where nothing has imported it, no module of it computes
+    hook = None if torch is None else torch.nn.modules.module.register_module_forward_pre_hook(check)
+    try:
+        yield
+    finally:
+        if hook is not None:
+            hook.remove()
 
-    def watch(stage: str, text: str) -> None:
+
+def _answer(answerer: Answerer, pipe: "Connection[bytes, bytes]", job: Job, send: Callable[..., None]) -> None:
+    number, checked = job["job"], 0.0
+
+    def check() -> None:
+        nonlocal checked
+        checked = time.monotonic()
         if pipe.poll():  # while a job runs, the server sends nothing but its cancellation
             pipe.recv_bytes()
             raise Cancelled
+
+    def check_often(*_: object) -> None:
+        if time.monotonic() - checked > CHECK_SECONDS:
+            check()
+
+    def watch(stage: str, text: str) -> None:
+        check()
         send("stage", number, stage=stage, text=text)
 
     answerer.pipeline.watch = watch
     try:
-        result = json.dumps(answerer.answer(job), allow_nan=False)
+        with before_modules(check_often):
+            result = json.dumps(answerer.answer(job), allow_nan=False)
         send("done", number, result=result, encodes=answerer.encodes)
     except Cancelled:
         send("cancelled", number)

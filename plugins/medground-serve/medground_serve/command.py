@@ -1,15 +1,12 @@
 """``medground serve``: the page and the HTTP interface."""
 
 import asyncio
-import ipaddress
 import logging
 import secrets
-import tempfile
-from pathlib import Path
 
 import click
 
-from medground.errors import MedgroundError, UsageError
+from medground.errors import MedgroundError
 from medground.terminal import examples
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]"})
@@ -59,6 +56,7 @@ def serve(
     """
     from medground.recipe import check, resolve
     from medground_serve.app import build
+    from medground_serve.folder import private_folder
     from medground_serve.listening import bind, server
     from medground_serve.settings import Settings
     from medground_serve.store import ImageStore
@@ -83,30 +81,24 @@ def serve(
         listening.should_exit = True
 
     worker = Worker(settings, failed)
-    with tempfile.TemporaryDirectory(prefix="medground-serve-") as folder, bind(host, port) as socket:
-        store = ImageStore(Path(folder), most_bytes=settings.most_stored, seconds=settings.session_seconds)
-        listening = server(build(settings, worker, store), settings)
+    with private_folder() as folder, bind(host, port, every=bool(allow_host)) as socket:
+        store = ImageStore(
+            folder,
+            most_bytes=settings.most_stored,
+            most_images=settings.most_images,
+            seconds=settings.session_seconds,
+        )
+        listening = server(build(settings, worker, store), settings, worker.close)
         name = allow_host[0] if allow_host else f"[{host}]" if ":" in host else host
         click.echo(f"http://{name}:{socket.getsockname()[1]}/#{settings.token}")
-        logging.getLogger("uvicorn").setLevel(logging.CRITICAL)
+        for library in ("uvicorn", "python_multipart"):  # they write what clients sent
+            logging.getLogger(library).setLevel(logging.CRITICAL)
         asyncio.run(listening.serve(sockets=[socket]))
     if failures:
         raise failures[0]
 
 
 def _hosts(host: str, allowed: tuple[str, ...]) -> frozenset[str]:
-    """Return the names that the Host header may give.
-
-    Raises:
-        UsageError: if all addresses are listened on, and no name is given.
-    """
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        address = None
-    if address is not None and address.is_unspecified and not allowed:
-        raise UsageError(
-            f"{host} is every address of this machine", hint="pass --allow-host NAME, as browsers reach it"
-        )
+    """Return the names that the Host header may give."""
     own = f"[{host}]" if ":" in host else host
     return LOOPBACK | {own.lower()} | {name.lower() for name in allowed}

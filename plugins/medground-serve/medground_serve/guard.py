@@ -1,31 +1,22 @@
 """What every request passes before the application sees it, and every answer on its way out."""
 
-import asyncio
 import json
 import logging
 import re
 import secrets
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
-from email.message import Message as Header
-from typing import Any
+from collections.abc import Awaitable, Callable
 
-from starlette.exceptions import HTTPException
-
+from medground_serve.body import Body, Message, Receive
 from medground_serve.metrics import Metrics
 from medground_serve.settings import Refusal, Settings
 
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Message, Receive, Send], Awaitable[None]]
 
 log = logging.getLogger("medground.serve")
 OPEN = re.compile(r"/|/health|/ready|/page/[a-z]+\.(css|js)")
 """The paths that need no token: the page, which is the same for everybody, and two states."""
-SEND_SECONDS = 30.0
-"""In which a client must take what is sent to it."""
-TAIL = 256
 HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
@@ -53,6 +44,7 @@ class Guard:
 
     def __init__(self, app: App, settings: Settings, metrics: Metrics) -> None:
         self.app, self.settings, self.metrics = app, settings, metrics
+        self._bodies: set[Body] = set()
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -66,12 +58,12 @@ class Guard:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"] = [*message.get("headers", []), *_HEADERS]
-            async with asyncio.timeout(SEND_SECONDS):
-                await send(message)
+            await send(message)
 
+        body = Body(scope, receive, self.settings, self._bodies)
         try:
             self._check(scope)
-            await self.app(scope, self._bounded(scope, receive), sending)
+            await self.app(scope, body, sending)
         except Refusal as refusal:
             await respond(sending, refusal, close=True)
         except Exception as error:  # noqa: BLE001  the client gets a sentence, and the log no text of the request
@@ -79,6 +71,7 @@ class Guard:
             if status == 0:
                 await respond(sending, Refusal(500, "the server failed"), close=True)
         finally:
+            self._bodies.discard(body)
             self._count(scope, status, time.monotonic() - begin)
 
     def _count(self, scope: Message, status: int, seconds: float) -> None:
@@ -100,39 +93,6 @@ class Guard:
         if not secrets.compare_digest(token.encode(), self.settings.token.encode()):
             hint = "open the address that the server printed, or send Authorization: Bearer TOKEN"
             raise Refusal(401, "the token is missing or wrong", hint, {"WWW-Authenticate": "Bearer"})
-
-    def _bounded(self, scope: Message, receive: Receive) -> Receive:
-        """Return a `receive` that gives up on a slow body, and refuses multipart that ends without its closing boundary."""
-        end = asyncio.get_running_loop().time() + self.settings.body_seconds
-        closing = _closing_boundary(dict(scope["headers"]).get(b"content-type", b""))
-        tail, complete = b"", False
-
-        async def receiving() -> Message:
-            nonlocal tail, complete
-            if complete:
-                return await receive()
-            try:
-                async with asyncio.timeout_at(end):
-                    message = await receive()
-            except TimeoutError:
-                raise HTTPException(408, f"the body took longer than {self.settings.body_seconds:g} s") from None
-            if message["type"] == "http.request":
-                tail = (tail + message.get("body", b""))[-TAIL:]
-                complete = not message.get("more_body", False)
-                if complete and closing is not None and not tail.rstrip(b"\r\n").endswith(closing):
-                    raise HTTPException(400, "the multipart body ends without its closing boundary")
-            return message
-
-        return receiving
-
-
-def _closing_boundary(content_type: bytes) -> bytes | None:
-    """Return the last bytes of a multipart body; None of another body."""
-    header = Header()
-    header["content-type"] = content_type.decode("latin-1").replace("\r", " ").replace("\n", " ")
-    if header.get_content_maintype() != "multipart":
-        return None
-    return b"--" + str(header.get_boundary("")).encode("latin-1", "replace") + b"--"
 
 
 async def respond(send: Send, refusal: Refusal, *, close: bool = False) -> None:

@@ -21,6 +21,8 @@ class Settings:
     """Requests that may wait for the worker; one more is refused."""
     most_bytes: int = 64_000_000
     """Of the body of a request."""
+    most_images: int = 1000
+    """Stored at once; the image that was not used for longest goes first."""
     most_pixels: int = PIXELS
     """Of an image."""
     most_stored: int = 512_000_000
@@ -31,12 +33,19 @@ class Settings:
     """In which the body of a request must arrive."""
     header_seconds: float = 10.0
     """In which the headers of a request must arrive; as long may a connection stay idle."""
+    send_seconds: float = 30.0
+    """In which a client must take some of what is sent to it."""
     session_seconds: float = 1800.0
     """After which an image that nobody asks about is deleted."""
     drain_seconds: int = 30
     """In which running requests may end after SIGTERM."""
     most_connections: int = 256
-    """Connections at once; further ones are closed."""
+    """Connections at once. One more closes the one that has waited longest to send a request, or itself if none has."""
+
+    @property
+    def most_received(self) -> int:
+        """Bytes of the bodies of all requests that are not answered yet."""
+        return 4 * self.most_bytes
 
 
 @dataclass(eq=False)

@@ -28,14 +28,22 @@ class ImageStore:
     Args:
         folder: empty; holds one folder per image.
         most_bytes: of all images; the one that was not used for longest goes first.
+        most_images: at once; likewise.
         seconds: without use after which an image is deleted.
         clock: tells the time, s.
     """
 
     def __init__(
-        self, folder: Path, *, most_bytes: int, seconds: float, clock: Callable[[], float] = time.monotonic
+        self,
+        folder: Path,
+        *,
+        most_bytes: int,
+        most_images: int,
+        seconds: float,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.folder, self.most_bytes, self.seconds, self._clock = folder, most_bytes, seconds, clock
+        self.folder, self.most_bytes, self.most_images, self.seconds = folder, most_bytes, most_images, seconds
+        self._clock = clock
         self._images: OrderedDict[str, _Stored] = OrderedDict()
 
     def __len__(self) -> int:
@@ -63,7 +71,7 @@ class ImageStore:
             shutil.rmtree(path.parent, ignore_errors=True)
             raise Refusal(507, f"the image cannot be stored: {error.strerror}") from None
         self._images[key] = _Stored(path, path.stat().st_size, self._clock())
-        while self.bytes > self.most_bytes and len(self._images) > 1:
+        while len(self) > 1 and (self.bytes > self.most_bytes or len(self) > self.most_images):
             self.delete(next(iter(self._images)))
         return key
 

@@ -8,18 +8,28 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 SECONDS = 120
+WITH_LIMITS = """
+import functools, json, sys
+from medground_serve import settings
+settings.Settings = functools.partial(settings.Settings, **json.loads(sys.argv.pop(1)))
+from medground.__main__ import main
+main()
+"""
 
 
 class Server:
-    """``medground serve --port 0`` with a token; `log` is its stderr."""
+    """``medground serve --port 0`` with a token; `log` is its stderr, and `limits` are of `Settings`."""
 
-    def __init__(self, *words: str, folder: Path) -> None:
+    def __init__(self, *words: str, folder: Path, **limits: float) -> None:
         self.log = folder / "log"
-        command = [sys.executable, "-m", "medground", "serve", *words, "--port", "0"]
+        start = ["-c", WITH_LIMITS, json.dumps(limits)] if limits else ["-m", "medground"]
+        command = [sys.executable, *start, "serve", *words, "--port", "0"]
         self.file = self.log.open("wb")
         self.process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=self.file, env=os.environ | {"TMPDIR": str(folder)}
@@ -70,6 +80,12 @@ class Server:
         status, _, text = self.request("POST", "/ground", body, Content_Type=kind, Accept=accept)
         return status, text.decode() if "event-stream" in accept else json.loads(text)
 
+    def upload(self, picture: bytes) -> tuple[int, Any]:
+        """Store a picture; return status and answer."""
+        body, kind = form({}, picture)
+        status, _, text = self.request("POST", "/images", body, Content_Type=kind)
+        return status, json.loads(text)
+
     def post(self, path: str, value: Any) -> tuple[int, Any]:
         """Return status and answer to a request of JSON."""
         status, _, text = self.request("POST", path, json.dumps(value).encode(), Content_Type="application/json")
@@ -84,6 +100,29 @@ class Server:
         """Return the worker's process id, in a list, or nothing while there is none."""
         text = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
         return [int(word) for word in text.split()]
+
+    @property
+    def worker(self) -> int:
+        """Its process id; it must be there."""
+        (number,) = self.children()
+        return number
+
+    @contextmanager
+    def stopped_worker(self) -> Iterator[int]:
+        """Hold the worker still, so that a request stays in flight; it goes on at the end."""
+        worker = self.worker
+        os.kill(worker, signal.SIGSTOP)
+        try:
+            yield worker
+        finally:
+            with suppress(ProcessLookupError):
+                os.kill(worker, signal.SIGCONT)
+
+    def memory(self, worker: bool = False, peak: bool = False) -> float:
+        """Return the memory of the server or its worker, MB: now, or at most so far."""
+        status = Path(f"/proc/{self.worker if worker else self.process.pid}/status").read_text()
+        line = next(line for line in status.splitlines() if line.startswith("VmHWM" if peak else "VmRSS"))
+        return int(line.split()[1]) / 1000
 
     def stop(self) -> int:
         """End the server as an init system does; return its exit code."""

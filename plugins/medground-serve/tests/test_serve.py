@@ -3,17 +3,19 @@
 import base64
 import io
 import json
-import os
 import re
-import subprocess
-import sys
+import select
+import socket
+from pathlib import Path
 
 import numpy as np
+import pydicom.data
 import pytest
 from medground_serve.client import Client, ServeError
 from PIL import Image
 from serving import Server, form
 
+from medground.cli import main
 from medground.images.pictures import png_bytes
 from medground.images.rle import decode_rle
 
@@ -33,11 +35,23 @@ def server(tmp_path_factory):
     assert server.stop() == 0
 
 
-def test_the_answer_is_that_of_the_command_line(server, tmp_path):
-    (tmp_path / "image.png").write_bytes(scene())
-    command = [sys.executable, "-m", "medground", "ground", "image.png", QUESTION, "--json", "--mask"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, check=True)
-    expected = json.loads(done.stdout)
+@pytest.fixture
+def ground(tmp_path, monkeypatch, capsys):
+    """The command line in an empty folder: its answer about `scene()`."""
+
+    def run(*words):
+        (tmp_path / "image.png").write_bytes(scene())
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(SystemExit) as left:
+            main(["ground", "image.png", QUESTION, "--json", *words])
+        assert not left.value.code
+        return json.loads(capsys.readouterr().out)
+
+    return run
+
+
+def test_the_answer_is_that_of_the_command_line(server, ground):
+    expected = ground("--mask")
     status, answer = server.ground(scene(), QUESTION)
     assert status == 200 and answer.pop("image")
     assert answer.pop("files") == {} and expected.pop("files")
@@ -113,7 +127,9 @@ def test_an_error_is_an_event_too(server):
     assert name == "error" and json.loads(data)["status"] == 422
 
 
-@pytest.mark.parametrize("path", ["/info", "/metrics", "/openapi.json", "/images/x", "/nowhere", "/page/../info"])
+@pytest.mark.parametrize(
+    "path", ["/info", "/metrics", "/openapi.json", "/images/x", "/nowhere", "/page/../info", "//health", "/health/"]
+)
 @pytest.mark.parametrize("token", ["", "wrong", "é"])
 def test_nothing_but_the_page_and_two_states_is_answered_without_the_token(server, path, token):
     headers = {} if not token else {"Authorization": f"Bearer {token}".encode().decode("latin-1")}
@@ -134,7 +150,9 @@ def test_no_other_file_is_served(server, path):
     assert server.get(path)[0] in (401, 404)
 
 
-@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "localhost.evil:8000", ""])
+@pytest.mark.parametrize(
+    "host", ["evil.example", "127.0.0.1.evil.example", "localhost.evil:8000", "", "[::1].evil", "127.0.0.1:80@evil"]
+)
 def test_another_host_s_name_is_refused_even_with_the_token(server, host):
     assert server.get("/health", Host=host)[0] == 400
     assert server.get("/info", Host=host)[0] == 400
@@ -161,15 +179,74 @@ def test_counters_are_in_the_text_format_of_prometheus(server):
     assert any(one.startswith('medground_requests_total{method="POST",route="/ground",status="200"} ') for one in lines)
 
 
-def test_the_log_has_no_question_file_name_or_identifier(server):
+def test_the_log_has_no_question_file_name_identifier_or_word_of_a_file(server):
+    """Nor what stands in a path, a header, a cookie or an answer that failed."""
     _, answer = server.ground(scene(), "Does Anna Mueller have a tumour?")
     server.get(f"/images/{answer['image']}")
-    server.get("/Mueller")
-    server.ground(b"no image", "Mueller")
+    server.get("/Mueller?name=Mueller", Cookie="a=Mueller", User_Agent="Mueller", Referer="http://Mueller/")
+    server.request("POST", "/Mueller", b"Mueller", token="Mueller")
+    server.ground(b"Mueller", "Mueller", plane="Mueller", window="Mueller", masks="Mueller")
+    server.ground(None, "Mueller", image="Mueller")
+    server.post("/segment", {"Mueller": "Mueller", "image": answer["image"], "text": "Mueller"})
+    server.post("/v1/chat/completions", {"messages": [{"role": "user", "content": "Mueller"}]})
+    scan = Path(pydicom.data.get_testdata_file("CT_small.dcm", download=False)).read_bytes()
+    for content, status in ((scan, 200), (scan[:3000], 422)):
+        body, kind = form({"question": "Mueller"}, content, "Mueller.dcm")
+        assert b"CompressedSamples^CT1" in content
+        assert server.request("POST", "/ground", body, Content_Type=kind)[0] == status
+    assert server.request("POST", "/ground", b"--limit\r\nMueller: Mueller", Content_Type=kind)[0] == 400
     log = server.log.read_text()
     assert "POST /ground 200" in log and "GET other 404" in log
-    for word in ("Mueller", "Anna", "tumour", answer["image"], server.token):
+    for word in ("Mueller", "Anna", "tumour", answer["image"], server.token, "CompressedSamples", "Traceback"):
         assert word not in log
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/images/x%0d%0aX-Evil:%20a",
+        "/images/..%2f..%2f..%2fetc%2fpasswd",
+        "/images/%00",
+        "/%0d%0aX-Evil:%20a",
+        "//evil.example/",
+        "/images/{{7*7}}",
+        "/images/" + "a" * 5000,
+    ],
+)
+def test_nothing_of_a_path_becomes_a_header_a_file_or_a_label(server, path):
+    status, headers, body = server.get(path)
+    assert status == 404 and "x-evil" not in headers and "location" not in headers and b"root:" not in body
+    assert all(word not in server.get("/metrics")[2] for word in (b"evil", b"7*7", b"aaaa"))
+
+
+def test_a_question_is_text_whatever_it_looks_like(server):
+    _, plain = server.ground(scene(), "Which?")
+    for question in (
+        "{{7*7}}",
+        "${oc.env:HOME}",
+        "{question}",
+        "%s%n",
+        "</answer>",
+        "a\r\nSet-Cookie: a=b",
+        "\0",
+        "\u202e",
+    ):
+        status, answer = server.ground(scene(), question)
+        assert status == 200 and answer["box"] == plain["box"]
+
+
+def test_labels_of_counters_do_not_grow_with_what_clients_ask(server):
+    def rows():
+        return len(server.get("/metrics")[2].splitlines())
+
+    server.request("BREW", "/a")
+    server.get("/images/none")
+    before = rows()
+    for number in range(50):
+        server.get(f"/{number}")
+        server.get(f"/images/{number}?a={number}")
+        server.request(f"BREW{number}", "/a")
+    assert rows() == before
 
 
 @pytest.mark.parametrize(
@@ -201,32 +278,23 @@ def test_the_client_asks_and_corrects(server, tmp_path):
         client.segment(answer["image"], box=[5, 5, 5, 5])
 
 
-def test_our_own_openai_plugin_asks_the_reasoner_of_a_server(server, tmp_path):
-    (tmp_path / "image.png").write_bytes(scene())
+def test_our_own_openai_plugin_asks_the_reasoner_of_a_server(server, ground, monkeypatch):
+    monkeypatch.setenv("MEDGROUND_TOKEN", server.token)
     words = [f"reasoner.base_url={server.url}/v1", "reasoner.model=toy", "reasoner.frame=pixel"]
-    command = [sys.executable, "-m", "medground", "ground", "image.png", QUESTION, "--json", "--recipe", "infer/openai"]
-    key = {"MEDGROUND_TOKEN": server.token}
     words += ["reasoner.api_key_env=MEDGROUND_TOKEN", "prompt_interface=bbox_points", "segmenter=region_growing"]
-    done = subprocess.run([*command, *words], cwd=tmp_path, capture_output=True, env=os.environ | key)
-    assert done.returncode == 0, done.stderr.decode()
+    answer = ground("--recipe", "infer/openai", *words)
     _, expected = server.ground(scene(), QUESTION)
-    answer = json.loads(done.stdout)
     # The plugin sends the image in another size, so the numbers of the text differ.
     assert np.allclose(answer["box"], expected["box"], atol=1.5) and answer["think"] == expected["think"]
 
 
-def test_an_image_by_address_is_never_fetched(server):
-    part = {"type": "image_url", "image_url": {"url": f"{server.url}/health"}}
-    status, answer = server.post("/v1/chat/completions", {"messages": [{"role": "user", "content": [part]}]})
-    assert status == 422 and "data URL" in answer["error"]
-
-
-@pytest.mark.slow
-def test_many_questions_about_one_image_encode_it_once(tmp_path):
-    server = Server("infer/toy", "segmenter=mini_sam", folder=tmp_path).wait_ready()
-    image = server.ground(scene(), QUESTION)[1]["image"]
-    for index in range(20):
-        box = [47 - index % 3, 17, 73, 43 + index % 5]
-        assert server.post("/segment", {"image": image, "box": box})[0] == 200
-    assert server.counter("medground_encodes_total") == 1
-    assert server.stop() == 0
+@pytest.mark.parametrize("scheme", ["http://", "HTTP://", "//", "file:///etc/passwd#", "data:text/html,"])
+def test_an_image_by_address_is_never_fetched(server, scheme):
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        url = f"{scheme}127.0.0.1:{listening.getsockname()[1]}/a.png"
+        part = {"type": "image_url", "image_url": {"url": url}}
+        status, answer = server.post("/v1/chat/completions", {"messages": [{"role": "user", "content": [part]}]})
+        assert status == 422 and "data URL" in answer["error"]
+        assert server.ground(None, QUESTION, image=url)[0] == 404
+        assert server.post("/segment", {"image": url, "box": [1, 1, 9, 9]})[0] in (404, 422)
+        assert not select.select([listening], [], [], 0)[0]

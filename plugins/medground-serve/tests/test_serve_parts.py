@@ -1,17 +1,27 @@
 """Parts of the server that need no socket: the image store, deadlines of bodies, and names of hosts."""
 
 import asyncio
+import hmac
 import io
+import os
+import secrets
+import tempfile
 
 import pytest
+import uvicorn
+from medground_serve.app import _say
+from medground_serve.body import Body
 from medground_serve.command import LOOPBACK, _hosts
+from medground_serve.folder import PREFIX, private_folder
 from medground_serve.guard import Guard
+from medground_serve.listening import DrainingServer, bind
 from medground_serve.metrics import Metrics
 from medground_serve.settings import Refusal, Settings
 from medground_serve.store import ImageStore
 from starlette.exceptions import HTTPException
+from uvicorn.lifespan.off import LifespanOff
 
-from medground.errors import UsageError
+from medground.errors import RunError, UsageError
 
 
 @pytest.fixture
@@ -21,7 +31,7 @@ def clock():
 
 @pytest.fixture
 def store(tmp_path, clock):
-    return ImageStore(tmp_path, most_bytes=100, seconds=10, clock=lambda: clock[0])
+    return ImageStore(tmp_path, most_bytes=100, most_images=4, seconds=10, clock=lambda: clock[0])
 
 
 def test_an_image_expires_when_it_is_not_used_and_lives_on_when_it_is(store, clock, tmp_path):
@@ -44,6 +54,13 @@ def test_the_image_that_was_not_used_for_longest_makes_room(store):
         store.path(second)
 
 
+def test_images_are_bounded_in_number_too(store, tmp_path):
+    first, *others = [store.put(io.BytesIO(b"a"), "a") for _ in range(5)]
+    assert len(store) == len(list(tmp_path.iterdir())) == 4 and all(store.path(key) for key in others)
+    with pytest.raises(Refusal):
+        store.path(first)
+
+
 @pytest.mark.parametrize(
     ("name", "stored"),
     [("../../evil.png", "image"), ("Anna.nii.gz", "image.nii.gz"), ("A\0.DCM", "image.dcm"), ("", "image")],
@@ -63,8 +80,8 @@ def test_a_full_disk_is_said_and_leaves_nothing(store, tmp_path):
     assert caught.value.status == 507 and not list(tmp_path.iterdir()) and len(store) == 0
 
 
-def body_of(settings, messages, content_type=b"text/plain"):
-    """Read a whole body through the guard."""
+def body_of(settings, messages, content_type=b"text/plain", others=()):
+    """Read a whole body while others are on their way."""
 
     async def app(scope, receive, send):
         while (await receive()).get("more_body"):
@@ -74,15 +91,26 @@ def body_of(settings, messages, content_type=b"text/plain"):
         return await messages()
 
     async def run():
-        guard = Guard(app, settings, Metrics())
-        bounded = guard._bounded({"headers": [(b"content-type", content_type)]}, receive)
-        await app({}, bounded, None)
+        await app({}, Body({"headers": [(b"content-type", content_type)]}, receive, settings, set(others)), None)
 
     asyncio.run(run())
 
 
 def settings(**values):
     return Settings(recipe="", token="t", hosts=LOOPBACK, **values)
+
+
+def test_all_bodies_together_are_bounded():
+    class Other:
+        size = 350
+
+    async def block():
+        return {"type": "http.request", "body": bytes(51), "more_body": False}
+
+    body_of(settings(most_bytes=101), block, others=[Other()])
+    with pytest.raises(HTTPException) as caught:
+        body_of(settings(most_bytes=100), block, others=[Other()])
+    assert caught.value.status_code == 503
 
 
 def test_a_body_that_does_not_end_in_time_is_given_up():
@@ -119,8 +147,83 @@ def test_a_multipart_body_needs_its_closing_boundary(blocks, complete):
         read()
 
 
-def test_listening_on_every_address_needs_the_name_that_browsers_use():
+@pytest.mark.parametrize("host", ["0.0.0.0", "0", "::"])
+def test_listening_on_every_address_needs_the_name_that_browsers_use(host):
     with pytest.raises(UsageError, match="every address"):
-        _hosts("0.0.0.0", ())
-    assert _hosts("0.0.0.0", ("Scans.Local",)) >= {"scans.local", "localhost"}
+        bind(host, 0)
+    assert _hosts(host, ("Scans.Local",)) >= {"scans.local", "localhost"}
+
+
+def test_an_address_is_a_name_of_its_own():
     assert _hosts("fd00::1", ()) >= {"[fd00::1]"}
+
+
+@pytest.mark.parametrize("host", ["", "999.1.1.1", "a" * 300, "x\0y", "192.0.2.1", "127.0.0.1 "])
+def test_a_host_that_is_not_this_machine_is_said(host):
+    with pytest.raises(UsageError, match="of this machine") as caught:
+        bind(host, 0)
+    assert caught.value.hint == "pass --host 127.0.0.1"
+
+
+def test_a_port_that_is_taken_is_said():
+    with bind("127.0.0.1", 0) as first:
+        port = first.getsockname()[1]
+        with pytest.raises(RunError, match=f"port {port} of 127.0.0.1 is taken") as caught:
+            bind("127.0.0.1", port)
+    assert caught.value.hint == "pass --port 0"
+
+
+def test_requests_that_still_run_when_the_server_must_end_are_answered_before_they_are_cut_off():
+    async def run():
+        closed = asyncio.Event()
+        stopping = DrainingServer(uvicorn.Config(None, lifespan="off", timeout_graceful_shutdown=1), closed.set)
+        stopping.servers, stopping.lifespan = [], LifespanOff(stopping.config)
+        request = asyncio.create_task(closed.wait())
+        stopping.server_state.tasks.add(request)
+        request.add_done_callback(stopping.server_state.tasks.discard)
+        await stopping.shutdown()
+        return closed.is_set(), request.cancelled()
+
+    assert asyncio.run(run()) == (True, False)
+
+
+def test_what_fails_outside_of_requests_is_logged_without_its_text(caplog):
+    _say(None, {"message": "Mueller", "exception": ValueError("Mueller")})
+    assert "ValueError" in caplog.text and "Mueller" not in caplog.text
+
+
+def test_folders_of_servers_that_were_killed_are_removed_and_no_others(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with private_folder() as running:
+        killed, new, other = tmp_path / f"{PREFIX}killed", tmp_path / f"{PREFIX}new", tmp_path / "other"
+        for folder in (killed, new, other):
+            (folder / "key").mkdir(parents=True)
+        for folder in (killed, running, other):
+            os.utime(folder, (1, 1))
+        with private_folder() as second:
+            assert second.is_dir() and second.stat().st_mode & 0o77 == 0
+            assert set(tmp_path.iterdir()) == {running, second, new, other}
+    assert set(tmp_path.iterdir()) == {new, other}
+
+
+@pytest.mark.parametrize("token", ["t", "T", "", "tt"])
+def test_a_token_is_compared_in_constant_time_and_as_a_whole(monkeypatch, token):
+    compared = []
+    compare = hmac.compare_digest
+    monkeypatch.setattr(secrets, "compare_digest", lambda *words: compared.append(words) or compare(*words))
+    sent = []
+
+    async def app(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200})
+
+    async def send(message):
+        sent.append(message)
+
+    headers = [(b"host", b"localhost"), (b"authorization", b"Bearer " + token.encode())]
+    scope = {"type": "http", "method": "GET", "path": "/info", "headers": headers}
+
+    async def run():
+        await Guard(app, settings(), Metrics())(scope, None, send)
+
+    asyncio.run(run())
+    assert sent[0]["status"] == (200 if token == "t" else 401) and compared == [(token.encode(), b"t")]
