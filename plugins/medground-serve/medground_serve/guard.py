@@ -21,7 +21,7 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Message, Receive, Send], Awaitable[None]]
 
 log = logging.getLogger("medground.serve")
-OPEN = re.compile(r"/|/health|/ready|/page/[a-z]+\.(css|js)")
+OPEN = re.compile(r"/|/health|/ready|/page/[a-z]+(\.[a-z]+)+")
 """The paths that need no token: the page, which is the same for everybody, and two states."""
 SEND_SECONDS = 30.0
 """In which a client must take what is sent to it."""
