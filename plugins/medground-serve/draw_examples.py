@@ -13,7 +13,7 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 PAGE = Path(__file__).parent / "medground_serve" / "page"
-SEED, SIDE, THUMBNAIL, COARSE = 3, 384, 96, 8
+SEED, SIDE, THUMBNAIL, COARSE = 3, 384, 96, 16
 WINDOW = (-160, 240)
 """Hounsfield units that the volume asks to be shown by."""
 
@@ -26,6 +26,7 @@ def main() -> None:
     volume = volume_phantom(SEED, shape=(112, 112, 36), spacing=(0.9, 0.9, 2.5))
     smooth = gaussian_filter(volume.voxels.astype(float), 0.6)
     voxels = (np.round(smooth / COARSE) * COARSE).astype(np.int16)
+    voxels[smooth < -900] = -1000
     image = nibabel.Nifti1Image(voxels, np.diag([-1.0, -1.0, 1.0, 1.0]) @ volume.affine)
     image.header["cal_min"], image.header["cal_max"] = WINDOW
     nibabel.save(image, PAGE / "volume.nii.gz")

@@ -26,8 +26,7 @@ def _recipe_names(ctx: click.Context, param: click.Parameter, incomplete: str) -
 @click.command(
     epilog=examples(
         "medground serve",
-        "medground serve infer/toy segmenter=mini_sam --port 0",
-        "medground serve infer/toy --compare mini_sam",
+        "medground serve infer/toy segmenter=mini_sam --compare region_growing --port 0",
     )
 )
 @click.argument("recipe", default=DEFAULT_RECIPE, shell_complete=_recipe_names)

@@ -154,7 +154,7 @@ export class Stage {
 
   describe() {
     const boxes = this.regions.filter((region) => region.box).map((region) => `box ${region.box.map(Math.round).join(", ")}`);
-    return this.regions.length ? `Image with ${this.regions.length} region${this.regions.length > 1 ? "s" : ""}: ${boxes.join("; ")}` : "Image";
+    return this.regions.length ? `Picture with ${this.regions.length} region${this.regions.length > 1 ? "s" : ""}: ${boxes.join("; ")}` : "Picture";
   }
 }
 
