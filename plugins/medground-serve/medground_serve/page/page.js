@@ -43,14 +43,14 @@ function update() {
   document.body.classList.toggle("busy", state.busy);
 }
 
-function open(files, name) {
+function open(name, files) {
   return working("Uploading …", async () => {
     forget();
     view.clear();
     for (const one of [stage, second]) one.setImage(null);
     $("empty").hidden = false;
     $("name").textContent = "";
-    await view.open(await server.upload(files));
+    await view.open(await server.upload(await files()));
     $("name").textContent = name;
     report(["Ask about the image.", ...view.facts.notes || []].join(" "));
   });
@@ -74,7 +74,8 @@ function ask(event) {
   event.preventDefault();
   return working("Asking …", async () => {
     forget();
-    const asked = view.chosen, abort = (state.abort = new AbortController());
+    await view.show();
+    const asked = view.seen, abort = (state.abort = new AbortController());
     update();
     let text = "";
     for await (const [event, value] of server.ground(view.image, $("question").value, asked, abort.signal)) {
@@ -104,7 +105,7 @@ async function take(answer, { plane, slice }) {
 // A correction goes to the chosen region, or makes the first one: the segmenter alone draws it again.
 function correct({ box, point, label }) {
   return working("Drawing the mask …", async () => {
-    const place = view.chosen, base = view.same(state.place) ? state.answer : null;
+    const place = view.seen, base = view.same(state.place) ? state.answer : null;
     const regions = base?.regions || [], before = regions[stage.chosen] || { box: null, points: [], labels: [] };
     const prompt = box ? { box, points: [], labels: [] } : {
       box: before.box && label === 1 && !contains(before.box, point) ? null : before.box,
@@ -136,7 +137,7 @@ async function compare() {
     if (region.compared || !kinds.length || kinds.includes("exemplars")) continue;
     report("Comparing …");
     const { compared } = await server.segment({
-      image: view.image, ...view.chosen, ...state.place, compare: true, text: kinds.includes("text") ? region.text : "",
+      image: view.image, ...view.seen, ...state.place, compare: true, text: kinds.includes("text") ? region.text : "",
       box: kinds.includes("box") ? region.box : null, ...(kinds.includes("points") && { points: region.points, labels: region.labels || [] }),
     });
     const [{ mask, dice }] = compared.regions;
@@ -195,12 +196,11 @@ async function dropped(transfer) {
   return files;
 }
 
-const openAll = (files) => files.length && open(files, files.length > 1 ? `${files.length} files` : files[0].name);
+const openAll = (files) => files.length && open(files.length > 1 ? `${files.length} files` : files[0].name, () => files);
 
-async function example({ dataset: { file, question } }) {
+function example({ dataset: { file, question } }) {
   $("question").value = question;
-  const blob = await (await fetch(`/page/${file}`)).blob();
-  await open([new File([blob], file)], file);
+  return open(file, async () => [new File([await server.shipped(file)], file)]);
 }
 
 $("ask").addEventListener("submit", ask);

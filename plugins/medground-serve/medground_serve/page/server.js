@@ -41,6 +41,10 @@ export async function segment(body) {
   return (await request("/segment", json({ ...body, masks: "png" }))).json();
 }
 
+export async function shipped(name) {
+  return (await request(`/page/${name}`)).blob();
+}
+
 export async function exported(body) {
   return (await request("/export", json(body))).blob();
 }

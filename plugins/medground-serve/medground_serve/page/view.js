@@ -17,7 +17,7 @@ export class View {
   }
 
   clear() {
-    Object.assign(this, { image: null, facts: null, pictures: new Map(), loading: false, key: null });
+    Object.assign(this, { image: null, facts: null, pictures: new Map(), loading: null, seen: {} });
     $("view").hidden = $("slices").hidden = true;
     $("window").value = "";
   }
@@ -63,7 +63,7 @@ export class View {
     this.show();
   }
 
-  // What the server calls the view; names that do not apply are left out.
+  // What the controls say, as the server calls it, without names that do not apply. `seen` is that of the picture that is there.
   get chosen() {
     const window = $("window").value === "own" ? `${Number($("centre").value)},${Number($("width").value)}` : $("window").value;
     return {
@@ -74,8 +74,7 @@ export class View {
   }
 
   same({ plane, slice }) {
-    const now = this.chosen;
-    return now.plane === plane && now.slice === slice;
+    return this.seen.plane === plane && this.seen.slice === slice;
   }
 
   name(view) {
@@ -94,30 +93,30 @@ export class View {
   }
 
   // One request at a time: while it is under way the slider moves on, and what it points at then comes next.
-  async show() {
+  show() {
     this.describe();
-    if (this.loading) return;
-    this.loading = true;
     const image = this.image;
-    try {
-      for (;;) {
-        const view = this.chosen, key = this.name(view);
-        if (!this.pictures.has(key)) {
-          const picture = await bitmapOf((await server.show(image, view)).png);
-          if (image !== this.image) return;
-          this.keep(key, picture);
-        }
-        const picture = this.pictures.get(key);
-        this.pictures.delete(key);
-        this.pictures.set(key, picture);  // used last
-        this.shown(picture);
-        if (this.name(this.chosen) === key) break;
-      }
-    } catch (error) {
+    this.loading ??= this.load(image).catch((error) => {
       if (!(error instanceof server.Refused)) throw error;
       if (image === this.image) this.failed(error);
-    } finally {
-      if (image === this.image) this.loading = false;
+    }).finally(() => { if (image === this.image) this.loading = null; });
+    return this.loading;
+  }
+
+  async load(image) {
+    for (;;) {
+      const view = this.chosen, key = this.name(view);
+      if (!this.pictures.has(key)) {
+        const picture = await bitmapOf((await server.show(image, view)).png);
+        if (image !== this.image) return;
+        this.keep(key, picture);
+      }
+      const picture = this.pictures.get(key);
+      this.pictures.delete(key);
+      this.pictures.set(key, picture);  // used last
+      this.seen = view;
+      this.shown(picture);
+      if (this.name(this.chosen) === key) return;
     }
   }
 
