@@ -15,6 +15,7 @@ const MOST_FILES = 1000;
 function report(text, bad = false) {
   $("status").textContent = text;
   $("status").classList.toggle("bad", bad);
+  if (bad) $("status").scrollIntoView({ block: "nearest" });
 }
 
 async function working(text, work) {
