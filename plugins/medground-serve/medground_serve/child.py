@@ -59,9 +59,15 @@ class WatchedPipeline(Pipeline):
             pieces.append(piece)
             self.watch("writing", piece)
 
-        if hasattr(self.reasoner, "listen"):
-            self.reasoner.listen = listen
-        groups = super().completions(queries, sampling)
+        reasoner: Any = self.reasoner
+        if not hasattr(reasoner, "listen"):
+            groups = super().completions(queries, sampling)
+        else:
+            reasoner.listen = listen
+            try:
+                groups = super().completions(queries, sampling)
+            finally:
+                reasoner.listen = None
         if rest := "".join(completion.text for completion in groups[0]).removeprefix("".join(pieces)):
             self.watch("answered", rest)
         return groups
