@@ -29,6 +29,8 @@ class Reasoner(Protocol):
     Optional:
         dialect: str: its native way of marking regions, for prompt interfaces that ask in it; see docs/prompts.md.
         processor_digest() -> str: SHA-256 over tokenizer, chat template and image settings; runs record it.
+        listen: Callable[[str], None] | None: where `generate` is to give each piece of text while it writes a single
+            completion; whoever wants to hear sets it. What it raises ends the generation, and passes on.
         go_on(batch, prefixes, sampling) -> list[list[Completion]]: as `generate`, with the beginning of the completions
             of every conversation given; texts include it. Evaluation puts another reasoning in.
     """

@@ -6,7 +6,7 @@ Every completion draws from a stream of its own, seeded by the caller, so it doe
 (up to the last bits of the logits, which depend on the shapes a batch is computed in).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,6 +51,7 @@ def sample(
     *,
     temperature: float,
     max_tokens: int,
+    listen: Callable[[Sequence[int]], None] | None = None,
 ) -> list[list[Sampled]]:
     """Sample ``len(seeds[i])`` completions for prompt i; every prompt has the same number of seeds.
 
@@ -61,6 +62,7 @@ def sample(
         tokens: end, padding and forbidden ids.
         temperature: 0 is greedy.
         max_tokens: the most tokens per completion.
+        listen: called after each step with the tokens of the first completion so far; what it raises ends the sampling.
     """
     group = len(seeds[0])
     with any_length():
@@ -81,6 +83,8 @@ def sample(
                 logprobs[row].append(value)
                 if token in tokens.end:
                     done[row] = Sampled(ids[row], logprobs[row], True)
+        if listen is not None:
+            listen(ids[0])
         alive = [index for index, row in enumerate(rows) if done[row] is None]
         if not alive or step + 1 == max_tokens:
             break

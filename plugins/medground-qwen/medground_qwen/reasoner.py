@@ -5,7 +5,7 @@ import hashlib
 import json
 import sys
 import tempfile
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
@@ -70,6 +70,8 @@ class VisionLanguageReasoner:
         self.policy = Policy(model, forbidden=self.tokens.forbidden, chunk=logprob_chunk)
         self._frozen: Policy | None = None
         self._latest: Prompt | None = None
+        self.listen: Callable[[str], None] | None = None
+        """See `medground.protocols.Reasoner`."""
 
     def __repr__(self) -> str:
         """Return the model's type, size and settings."""
@@ -153,6 +155,7 @@ class VisionLanguageReasoner:
                 self.tokens,
                 temperature=sampling.temperature,
                 max_tokens=sampling.max_completion_length,
+                listen=self._pieces(self.listen) if self.listen and len(batch) == count == 1 else None,
             )
             out += [
                 [
@@ -163,6 +166,20 @@ class VisionLanguageReasoner:
             ]
         self.model.train(training)
         return out
+
+    def _pieces(self, listen: Callable[[str], None]) -> Callable[[Sequence[int]], None]:
+        """Return what is given a completion's tokens as they grow, and hands on each new piece of its text."""
+        given = ""
+
+        def grown(ids: Sequence[int]) -> None:
+            nonlocal given
+            text = self._text(ids, stopped=ids[-1] in self.tokens.end)
+            if not text.endswith("\ufffd") and text.startswith(given):  # else a character is not complete yet
+                piece, given = text[len(given) :], text
+                if piece:
+                    listen(piece)
+
+        return grown
 
     def go_on(self, batch: Sequence[Messages], prefixes: Sequence[str], sampling: Sampling) -> list[list[Completion]]:
         """See `medground.protocols.Reasoner`. Token ids and log-probabilities are not kept: a prefix was not sampled."""
@@ -289,15 +306,18 @@ class VisionLanguageReasoner:
 
     def completion(self, ids: Sequence[int], logprobs: Sequence[float], frame: Frame, *, stopped: bool) -> Completion:
         """See `ServedReasoner.completion`."""
-        # Of special tokens none but marks can have been sampled.
-        text = self.processor.tokenizer.decode(ids[:-1] if stopped else ids, skip_special_tokens=not self._marks)
         return Completion(
-            text=self._encoder.opened + text,
+            text=self._text(ids, stopped=stopped),
             frame=frame,
             token_ids=np.asarray(ids, np.int32),
             logprobs=np.asarray(logprobs, np.float32),
             finish_reason="stop" if stopped else "length",
         )
+
+    def _text(self, ids: Sequence[int], *, stopped: bool) -> str:
+        # Of special tokens none but marks can have been sampled.
+        text = self.processor.tokenizer.decode(ids[:-1] if stopped else ids, skip_special_tokens=not self._marks)
+        return self._encoder.opened + text
 
     def checkpoint_weights(self, weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
         """See `ServedReasoner.checkpoint_weights`."""

@@ -55,6 +55,29 @@ def test_continuing_an_empty_text_equals_generating(make):
     assert [each.text for each in went[0]] == [each.text for each in answered[0]]
 
 
+def test_a_listener_hears_a_completion_piece_by_piece_and_may_end_it(make):
+    class Enough(Exception):
+        pass
+
+    reasoner, pieces = make(), []
+    alone = Sampling(num_generations=1, temperature=0.0, max_completion_length=12)
+
+    def listen(piece):
+        pieces.append(piece)
+        if len(pieces) == most:
+            raise Enough
+
+    reasoner.listen, most = listen, 1000
+    ((completion,),) = reasoner.generate([conversation()], alone)
+    assert len(pieces) > 2 and completion.text.startswith("".join(pieces))
+    pieces, most = [], 2
+    with pytest.raises(Enough):
+        reasoner.generate([conversation()], alone)
+    assert len(pieces) == 2
+    reasoner.listen = None
+    assert reasoner.generate([conversation()], alone)[0][0].text == completion.text
+
+
 def test_a_greedy_group_repeats_itself_and_needs_one_prefill(make):
     reasoner = make()
     seen = []

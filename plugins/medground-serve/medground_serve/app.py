@@ -1,6 +1,8 @@
 """The application: routes, and what they hand to the worker."""
 
 import asyncio
+import base64
+import json
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -23,7 +25,7 @@ from medground_serve.waiting import until_gone
 from medground_serve.worker import Worker
 
 PAGE = Path(__file__).with_name("page")
-FILES = ("page.css", "page.js", "stage.js", "server.js")
+FILES = frozenset(path.name for path in PAGE.iterdir())
 EXPIRE_SECONDS = 30.0
 MOST_JSON = 100_000
 """Bytes of a request that holds no image."""
@@ -47,6 +49,25 @@ class SegmentRequest(BaseModel):
     slice: int | None = Field(None, ge=0)
     window: str | None = Field(None, max_length=40)
     masks: Masks = "rle"
+    compare: bool = Field(False, description="Let the second segmenter draw too: the result has `compared`.")
+
+
+class DrawnMask(BaseModel):
+    """A mask of the image as it is shown: a PNG in base64, of its size, black outside."""
+
+    png: str
+    label: str = Field("", max_length=200)
+
+
+class ExportRequest(BaseModel):
+    """Masks that become a file in the geometry of their image."""
+
+    model_config = ConfigDict(extra="forbid")
+    image: str = Field(max_length=64, description="As /images and /ground name it.")
+    plane: str | None = Field(None, max_length=20)
+    slice: int | None = Field(None, ge=0)
+    format: Literal["nifti", "seg"]
+    masks: list[DrawnMask] = Field(min_length=1, max_length=64)
 
 
 def build(settings: Settings, worker: Worker, store: ImageStore) -> App:
@@ -135,15 +156,19 @@ def _states(app: FastAPI, settings: Settings, worker: Worker, store: ImageStore,
 
 def _images(app: FastAPI, worker: Worker, store: ImageStore) -> None:
     @app.post("/images", status_code=201)
-    async def upload(file: Annotated[UploadFile, File()]) -> dict[str, str]:
-        """Store an image; return its identifier, which the other requests take."""
-        return {"image": await _put(store, file)}
+    async def upload(file: Annotated[list[UploadFile], File(min_length=1)]) -> dict[str, str]:
+        """Store an image, or the files of a DICOM series; return its identifier, which the other requests take."""
+        return {"image": await _put(store, *file)}
 
     @app.get("/images/{image}")
     async def show(
         request: Request, image: str, plane: str | None = None, slice: int | None = None, window: str | None = None
     ) -> Response:
-        """Return an image as it is shown to the models: kind, size (H, W), spacing in mm, and a PNG in base64."""
+        """Return an image as it is shown to the models: kind, size (H, W), spacing in mm, and a PNG in base64.
+
+        Without plane and slice it also says what there is to choose (slices of each plane or frames, and in which formats a
+        mask can be written, else why not); of a volume it shows the middle slice.
+        """
         view = {"plane": plane, "slice": slice, "window": window}
         job = {"do": "open", "image": image, "path": str(store.path(image)), **view}
         return await _json(request, worker.ask(job))
@@ -185,11 +210,24 @@ def _answers(app: FastAPI, worker: Worker, store: ImageStore) -> None:
         job = {"do": "segment", **body.model_dump(), "path": str(store.path(body.image))}
         return await _json(request, worker.ask(job))
 
+    @app.post("/export")
+    async def export(request: Request, body: ExportRequest) -> Response:
+        """Return masks as a file in the geometry of their image: NIfTI or a DICOM Segmentation."""
+        job = {"do": "export", **body.model_dump(), "window": None, "path": str(store.path(body.image))}
+        result = json.loads(await until_gone(request, worker.ask(job)))
+        disposition = f'attachment; filename="{result["name"]}"'
+        return Response(
+            base64.b64decode(result["data"]), media_type=result["type"], headers={"Content-Disposition": disposition}
+        )
 
-async def _put(store: ImageStore, file: UploadFile | None) -> str:
-    if file is None or not file.size:
+
+async def _put(store: ImageStore, *files: UploadFile) -> str:
+    if not all(file.size for file in files):
         raise Refusal(422, "the file is empty")
-    return await asyncio.to_thread(store.put, file.file, file.filename or "")
+    streams = [(file.file, file.filename or "") for file in files]
+    if len(streams) > 1:
+        return await asyncio.to_thread(store.put_series, streams)
+    return await asyncio.to_thread(store.put, *streams[0])
 
 
 async def _json(request: Request, answer: Awaitable[str]) -> Response:

@@ -20,7 +20,7 @@ from medground.errors import InputError, MedgroundError, UsageError
 from medground.geometry import Box, Point
 from medground.images.loaded import LoadedImage
 from medground.images.pictures import decode_picture, encoded_size, png_bytes
-from medground.images.read import image_kind, image_size, open_image
+from medground.images.read import image_kind, image_size
 from medground.images.rle import decode_rle
 from medground.images.view import View
 from medground.pipeline.completions import generate
@@ -31,6 +31,9 @@ from medground.recipe import check, resolve
 from medground.report import STATEMENT
 from medground.report.stated import with_statement
 from medground.types import Completion, Fault, Grounding, Messages, Query, Region, Sampling
+from medground_serve.comparison import compared, comparison_recipe
+from medground_serve.export import export
+from medground_serve.opened import Opened
 
 MOST_DECODED = 256_000_000
 """Bytes of decoded images that stay in memory."""
@@ -49,10 +52,28 @@ class WatchedPipeline(Pipeline):
     watch: Callable[[str, str], None] = staticmethod(lambda stage, text: None)
 
     def completions(self, queries: Sequence[Query], sampling: Sampling) -> list[list[Completion]]:
-        """As `Pipeline.completions`, with a report before and after."""
+        """As `Pipeline.completions`, with a report before, and of each piece of text as it is written.
+
+        A reasoner without `listen` is heard once, when it has answered.
+        """
         self.watch("reasoning", "")
-        groups = super().completions(queries, sampling)
-        self.watch("answered", "".join(completion.text for completion in groups[0]))
+        pieces: list[str] = []
+
+        def listen(piece: str) -> None:
+            pieces.append(piece)
+            self.watch("writing", piece)
+
+        reasoner: Any = self.reasoner
+        if not hasattr(reasoner, "listen"):
+            groups = super().completions(queries, sampling)
+        else:
+            reasoner.listen = listen
+            try:
+                groups = super().completions(queries, sampling)
+            finally:
+                reasoner.listen = None
+        if rest := "".join(completion.text for completion in groups[0]).removeprefix("".join(pieces)):
+            self.watch("answered", rest)
         return groups
 
     def masks(self, answers: Answers) -> list[Segmented]:
@@ -67,10 +88,12 @@ class Answerer:
     Args:
         pipeline: it answers.
         most_pixels: of an image.
+        second: its segmenter draws too where a job asks for a comparison.
     """
 
-    def __init__(self, pipeline: WatchedPipeline, most_pixels: int) -> None:
-        self.pipeline, self.most_pixels = pipeline, most_pixels
+    def __init__(self, pipeline: WatchedPipeline, most_pixels: int, second: Pipeline | None = None) -> None:
+        self.pipeline, self.most_pixels, self.second = pipeline, most_pixels, second
+        self.opened = Opened()
         self._images: OrderedDict[tuple[str, View], LoadedImage] = OrderedDict()
 
     def facts(self) -> dict[str, Any]:
@@ -78,7 +101,8 @@ class Answerer:
         pipeline = self.pipeline
         names = {kind: pipeline.name(kind) for kind in ("reasoner", "prompt_interface", "segmenter")}
         _ = pipeline.reasoner, pipeline.prompt_interface, pipeline.segmenter
-        return {**names, "accepts": sorted(pipeline.accepts), "statement": STATEMENT}
+        compare = None if self.second is None else self.second.name("segmenter")
+        return {**names, "compare": compare, "accepts": sorted(pipeline.accepts), "statement": STATEMENT}
 
     @property
     def encodes(self) -> int | None:
@@ -99,15 +123,21 @@ class Answerer:
                 return self._ground(job)
             case "segment":
                 return self._segment(job)
+            case "export":
+                return self._export(job)
             case "chat":
                 return self._chat(job)
         raise ValueError(job["do"])
 
     def _open(self, job: Job) -> dict[str, Any]:
+        choices: dict[str, Any] = {}
+        if job["plane"] is None and job["slice"] is None:
+            choices, first = self.opened.choices(Path(job["path"]))
+            job = {**job, "plane": first.plane, "slice": first.slice}
         image = self._image(job)
         picture = base64.b64encode(png_bytes(image.pixels)).decode()
         facts = {"kind": image.kind, "size": list(image.size), "spacing": image.spacing, "view": dict(image.details)}
-        return {"image": job["image"], **facts, "png": picture}
+        return {"image": job["image"], **choices, **facts, "plane": job["plane"], "slice": job["slice"], "png": picture}
 
     def _ground(self, job: Job) -> dict[str, Any]:
         image = self._image(job)
@@ -144,7 +174,18 @@ class Answerer:
             cause=outcome.cause,
             prompts=(prompt,),
         )
-        return self._result(answer, image, job)
+        result = self._result(answer, image, job)
+        if job["compare"]:
+            if self.second is None:
+                raise UsageError("there is no second segmenter", hint="start the server with --compare NAME")
+            result["compared"] = compared(self.second, answer, run_lengths=job["masks"] != "none")
+            if job["masks"] == "png":
+                with_pictures(result["compared"])
+        return result
+
+    def _export(self, job: Job) -> dict[str, Any]:
+        path, view = Path(job["path"]), View(plane=job["plane"], slice=job["slice"])
+        return export(self.opened.volume(path, view) or path, view, job["format"], job["masks"])
 
     def _result(self, answer: GroundingResult, image: LoadedImage, job: Job) -> dict[str, Any]:
         result = answer.to_dict(run_lengths=job["masks"] != "none")
@@ -188,10 +229,10 @@ class Answerer:
         view = View(plane=job["plane"], slice=job["slice"], window=job["window"])
         key, path = (job["path"], view), Path(job["path"])
         if key not in self._images:
-            if image_kind(path) == "picture":
+            if path.is_file() and image_kind(path) == "picture":
                 height, width = image_size(path)  # from the header: nothing is decoded yet
                 self._check_size(height * width)
-            image = open_image(path, view)
+            image = self.opened.image(path, view)
             self._check_size(image.size[0] * image.size[1])
             self._images[key] = image
             while sum(one.pixels.nbytes for one in self._images.values()) > MOST_DECODED and len(self._images) > 1:
@@ -227,7 +268,10 @@ def main(descriptor: int) -> None:
     try:
         recipe = resolve(start["recipe"], *start["overrides"])
         check(recipe)
-        answerer = Answerer(WatchedPipeline.from_recipe(recipe), start["most_pixels"])
+        second = None
+        if start["compare"]:
+            second = Pipeline.from_recipe(comparison_recipe(start["recipe"], start["overrides"], start["compare"]))
+        answerer = Answerer(WatchedPipeline.from_recipe(recipe), start["most_pixels"], second)
         send("ready", 0, facts=answerer.facts())
     except MedgroundError as error:
         send("failed", 0, error=error.message, hint=error.hint, exit_code=error.exit_code)

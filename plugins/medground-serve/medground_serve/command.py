@@ -23,11 +23,14 @@ def _recipe_names(ctx: click.Context, param: click.Parameter, incomplete: str) -
 @click.command(
     epilog=examples(
         "medground serve",
-        "medground serve infer/toy segmenter=mini_sam --port 0",
+        "medground serve infer/toy segmenter=mini_sam --compare region_growing --port 0",
     )
 )
 @click.argument("recipe", default=DEFAULT_RECIPE, shell_complete=_recipe_names)
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option(
+    "--compare", default="", metavar="SEGMENTER", help="A second segmenter, drawn beside the first on demand."
+)
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 takes a free one.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address that is listened on.")
 @click.option("--allow-host", multiple=True, metavar="NAME", help="A name that browsers reach it by; repeatable.")
@@ -39,6 +42,7 @@ def _recipe_names(ctx: click.Context, param: click.Parameter, incomplete: str) -
 def serve(
     recipe: str,
     overrides: tuple[str, ...],
+    compare: str,
     port: int,
     host: str,
     allow_host: tuple[str, ...],
@@ -56,6 +60,7 @@ def serve(
     """
     from medground.recipe import check, resolve
     from medground_serve.app import build
+    from medground_serve.comparison import comparison_recipe
     from medground_serve.folder import private_folder
     from medground_serve.listening import bind, server
     from medground_serve.settings import Settings
@@ -63,9 +68,12 @@ def serve(
     from medground_serve.worker import Worker
 
     check(resolve(recipe, *overrides))
+    if compare:
+        check(comparison_recipe(recipe, overrides, compare))
     settings = Settings(
         recipe=recipe,
         overrides=overrides,
+        compare=compare,
         token=secrets.token_urlsafe(24),
         hosts=_hosts(host, allow_host),
         most_waiting=waiting,

@@ -15,7 +15,7 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Message, Receive, Send], Awaitable[None]]
 
 log = logging.getLogger("medground.serve")
-OPEN = re.compile(r"/|/health|/ready|/page/[a-z]+\.(css|js)")
+OPEN = re.compile(r"/|/health|/ready|/page/[a-z]+(\.[a-z]+)+")
 """The paths that need no token: the page, which is the same for everybody, and two states."""
 HEADERS = {
     "Content-Security-Policy": (

@@ -13,6 +13,8 @@ class Settings:
     recipe: str
     """A recipe name, file or run folder."""
     overrides: tuple[str, ...] = ()
+    compare: str = ""
+    """The segmenter that masks are compared with; empty for none."""
     token: str
     """What every request except the page's own must carry."""
     hosts: frozenset[str]

@@ -4,7 +4,7 @@ import secrets
 import shutil
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -60,17 +60,33 @@ class ImageStore:
         Raises:
             Refusal: 507 if it cannot be written.
         """
-        suffix = next((suffix for suffix in SUFFIXES if name.lower().endswith(suffix)), "")
+        return self._put([(stream, f"image{_suffix(name)}")], "image" + _suffix(name))
+
+    def put_series(self, files: Sequence[tuple[BinaryIO, str]]) -> str:
+        """Store files that make one image together, the slices of a DICOM series, as a folder; return its identifier.
+
+        Raises:
+            Refusal: as `put`.
+        """
+        return self._put(
+            [(stream, f"series/{number:04d}{_suffix(name)}") for number, (stream, name) in enumerate(files)], "series"
+        )
+
+    def _put(self, files: Sequence[tuple[BinaryIO, str]], main: str) -> str:
         key = secrets.token_urlsafe(18)
-        path = self.folder / key / f"image{suffix}"
+        folder, size = self.folder / key, 0
         try:
-            path.parent.mkdir(mode=0o700)
-            with path.open("wb") as file:
-                shutil.copyfileobj(stream, file)
+            (folder / main).parent.mkdir(mode=0o700)
+            for stream, name in files:
+                path = folder / name
+                path.parent.mkdir(mode=0o700, exist_ok=True)
+                with path.open("wb") as file:
+                    shutil.copyfileobj(stream, file)
+                size += path.stat().st_size
         except OSError as error:
-            shutil.rmtree(path.parent, ignore_errors=True)
+            shutil.rmtree(folder, ignore_errors=True)
             raise Refusal(507, f"the image cannot be stored: {error.strerror}") from None
-        self._images[key] = _Stored(path, path.stat().st_size, self._clock())
+        self._images[key] = _Stored(folder / main, size, self._clock())
         while len(self) > 1 and (self.bytes > self.most_bytes or len(self) > self.most_images):
             self.delete(next(iter(self._images)))
         return key
@@ -98,3 +114,7 @@ class ImageStore:
         end = self._clock() - self.seconds
         for key in [key for key, image in self._images.items() if image.used < end]:
             self.delete(key)
+
+
+def _suffix(name: str) -> str:
+    return next((suffix for suffix in SUFFIXES if name.lower().endswith(suffix)), "")

@@ -84,9 +84,10 @@ class Worker:
         """Start the process; its models load meanwhile. Call it in the event loop."""
         loop = asyncio.get_running_loop()
         ours, its = Pipe()
-        words = {"recipe": self.settings.recipe, "overrides": list(self.settings.overrides)}
+        settings = self.settings
+        words = {"recipe": settings.recipe, "overrides": list(settings.overrides), "compare": settings.compare}
         code = f"from medground_serve.child import main; main({its.fileno()})"
-        start = json.dumps({**words, "most_pixels": self.settings.most_pixels})
+        start = json.dumps({**words, "most_pixels": settings.most_pixels})
         process = _Process(start_python(code, start, pass_fds=[its.fileno()]), ours)
         its.close()  # so that the end of the process reads as the end of the pipe
         self._process, self._loaded = process, loop.create_future()

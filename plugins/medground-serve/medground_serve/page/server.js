@@ -8,22 +8,28 @@ export class Refused extends Error {
   }
 }
 
+export class Cancelled extends Error {}
+
 async function request(path, options = {}) {
   let response;
   try {
     response = await fetch(path, { ...options, headers: { ...options.headers, Authorization: `Bearer ${token}` } });
   } catch {
+    if (options.signal?.aborted) throw new Cancelled();
     throw new Refused({ error: "The server does not answer" }, 0);
   }
   if (!response.ok) throw new Refused(await response.json().catch(() => ({})), response.status);
   return response;
 }
 
+const json = (value) => ({ method: "POST", body: JSON.stringify(value), headers: { "Content-Type": "application/json" } });
+
 export const info = async () => (await request("/info")).json();
 
-export async function upload(file, name) {
+// Of a file's name the server needs its suffix alone, so it is sent no more.
+export async function upload(files) {
   const form = new FormData();
-  form.append("file", file, name);
+  for (const file of files) form.append("file", file, `image${file.name.match(/\.(nii\.gz|nii|dcm)$/i)?.[0] || ""}`);
   return (await (await request("/images", { method: "POST", body: form })).json()).image;
 }
 
@@ -32,19 +38,28 @@ export async function show(image, view) {
 }
 
 export async function segment(body) {
-  const options = { method: "POST", body: JSON.stringify({ ...body, masks: "png" }), headers: { "Content-Type": "application/json" } };
-  return (await request("/segment", options)).json();
+  return (await request("/segment", json({ ...body, masks: "png" }))).json();
+}
+
+export async function shipped(name) {
+  return (await request(`/page/${name}`)).blob();
+}
+
+export async function exported(body) {
+  return (await request("/export", json(body))).blob();
 }
 
 // Yields [event, value]; EventSource can only GET, so the stream of the POST is read here.
-export async function* ground(image, question, view) {
+export async function* ground(image, question, view, signal) {
   const form = new FormData();
   for (const [name, value] of Object.entries({ image, question, ...view, masks: "png" })) form.append(name, value);
-  const response = await request("/ground", { method: "POST", body: form, headers: { Accept: "text/event-stream" } });
+  const response = await request("/ground", { method: "POST", body: form, headers: { Accept: "text/event-stream" }, signal });
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "", last = "";
   for (;;) {
-    const { done, value } = await reader.read();
+    const { done, value } = await reader.read().catch(() => {
+      throw signal.aborted ? new Cancelled() : new Refused({ error: "The connection ended before the answer" }, 0);
+    });
     if (done) break;
     const blocks = (rest + value).split("\n\n");
     rest = blocks.pop();

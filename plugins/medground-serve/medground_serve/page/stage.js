@@ -2,14 +2,15 @@
 export const COLOURS = [[0, 158, 115], [230, 159, 0], [86, 180, 233], [204, 121, 167]];  // told apart by colour-blind people too
 
 export class Stage {
-  constructor(canvas, { correct }) {
+  // correct({box} or {point, label}) is called with what is drawn; layers may be another stage's.
+  constructor(canvas, { correct = () => {}, layers } = {}) {
     this.canvas = canvas;
     this.pen = canvas.getContext("2d");
     this.correct = correct;
     this.image = null;
     this.regions = [];
     this.chosen = 0;
-    this.layers = { mask: true, box: true, points: true, opacity: 0.45 };
+    this.layers = layers || { mask: true, box: true, points: true, opacity: 0.45 };
     this.tool = "none";
     this.drag = null;      // [x, y] of the first corner
     this.cross = null;     // [x, y] of the pointer or of the keyboard's cross
@@ -23,7 +24,6 @@ export class Stage {
 
   setImage(image) {
     this.image = image;
-    this.regions = [];
     this.cross = this.drag = null;
     this.canvas.hidden = !image;
     if (image) [this.canvas.width, this.canvas.height] = [image.width, image.height];
@@ -154,7 +154,7 @@ export class Stage {
 
   describe() {
     const boxes = this.regions.filter((region) => region.box).map((region) => `box ${region.box.map(Math.round).join(", ")}`);
-    return this.regions.length ? `Image with ${this.regions.length} region${this.regions.length > 1 ? "s" : ""}: ${boxes.join("; ")}` : "Image";
+    return this.regions.length ? `Picture with ${this.regions.length} region${this.regions.length > 1 ? "s" : ""}: ${boxes.join("; ")}` : "Picture";
   }
 }
 
