@@ -6,19 +6,21 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from fastapi import FastAPI, File, Form, Request, UploadFile
+from fastapi import APIRouter, FastAPI, File, Form, Request, UploadFile
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, Response, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
 from medground.report import STATEMENT
-from medground_serve import chat
+from medground_serve import access, chat, monailabel, ohif, proxy, series
+from medground_serve.dicomweb import DicomWeb
 from medground_serve.events import event_stream
 from medground_serve.guard import App, Guard
 from medground_serve.metrics import Metrics
 from medground_serve.settings import Refusal, Settings
 from medground_serve.store import ImageStore
+from medground_serve.waiting import until_gone
 from medground_serve.worker import Worker
 
 PAGE = Path(__file__).with_name("page")
@@ -84,7 +86,21 @@ def _routes(settings: Settings, worker: Worker, store: ImageStore, metrics: Metr
     _images(app, worker, store)
     _answers(app, worker, store)
     chat.add(app, worker)
+    access.add(app, settings.token)
+    _viewers(app, settings, worker, store)
     return app
+
+
+def _viewers(app: FastAPI, settings: Settings, worker: Worker, store: ImageStore) -> None:
+    web = None if settings.archive is None else DicomWeb(settings.archive, settings.answer_seconds)
+    volumes = series.Volumes(worker, store, web)
+    series.add(app, volumes)
+    proxy.add(app, volumes)
+    router = APIRouter()
+    monailabel.add(router, settings, volumes)
+    app.include_router(router, prefix="/monailabel", tags=["MONAI Label"])
+    if settings.ohif is not None:
+        ohif.add(app, settings.ohif)
 
 
 def _states(app: FastAPI, settings: Settings, worker: Worker, store: ImageStore, metrics: Metrics) -> None:
@@ -189,23 +205,6 @@ async def _put(store: ImageStore, file: UploadFile | None) -> str:
 
 async def _json(request: Request, answer: Awaitable[str]) -> Response:
     return Response(await until_gone(request, answer), media_type="application/json")
-
-
-async def until_gone(request: Request, answer: Awaitable[str]) -> str:
-    """Return an answer; cancel it when the client leaves.
-
-    Raises:
-        Refusal: as the answer; 499 when the client left.
-    """
-    task = asyncio.ensure_future(answer)
-    try:
-        while not task.done():
-            await asyncio.wait([task], timeout=0.2)
-            if not task.done() and await request.is_disconnected():
-                raise Refusal(499, "the client left")
-        return task.result()
-    finally:
-        task.cancel()
 
 
 async def _expire(store: ImageStore) -> None:

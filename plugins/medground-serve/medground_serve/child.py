@@ -29,6 +29,7 @@ from medground.recipe import check, resolve
 from medground.report import STATEMENT
 from medground.report.stated import with_statement
 from medground.types import Completion, Fault, Grounding, Messages, Query, Region, Sampling
+from medground_serve.volumes import VolumeAnswerer
 
 MOST_DECODED = 256_000_000
 """Bytes of decoded images that stay in memory."""
@@ -68,6 +69,7 @@ class Answerer:
     def __init__(self, pipeline: WatchedPipeline, most_pixels: int) -> None:
         self.pipeline, self.most_pixels = pipeline, most_pixels
         self._images: OrderedDict[tuple[str, View], LoadedImage] = OrderedDict()
+        self._volumes = VolumeAnswerer(pipeline, most_pixels)
 
     def facts(self) -> dict[str, Any]:
         """Return what the page says about the models. Builds them."""
@@ -97,6 +99,8 @@ class Answerer:
                 return self._segment(job)
             case "chat":
                 return self._chat(job)
+            case "volume":
+                return self._volumes.answer(job)
         raise ValueError(job["do"])
 
     def _open(self, job: Job) -> dict[str, Any]:

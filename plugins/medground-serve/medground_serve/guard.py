@@ -4,7 +4,6 @@ import asyncio
 import json
 import logging
 import re
-import secrets
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from email.message import Message as Header
@@ -12,7 +11,9 @@ from typing import Any
 
 from starlette.exceptions import HTTPException
 
+from medground_serve.access import may_ask
 from medground_serve.metrics import Metrics
+from medground_serve.ohif import POLICY as OHIF_POLICY
 from medground_serve.settings import Refusal, Settings
 
 Message = MutableMapping[str, Any]
@@ -21,8 +22,8 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Message, Receive, Send], Awaitable[None]]
 
 log = logging.getLogger("medground.serve")
-OPEN = re.compile(r"/|/health|/ready|/page/[a-z]+\.(css|js)")
-"""The paths that need no token: the page, which is the same for everybody, and two states."""
+OPEN = re.compile(r"/|/health|/ready|/page/[a-z]+\.(css|js)|/viewer(\.js)?|/monailabel/auth/(token)?")
+"""The paths that need no token: pages, which are the same for everybody, two states, and where Slicer asks for the token."""
 SEND_SECONDS = 30.0
 """In which a client must take what is sent to it."""
 TAIL = 256
@@ -38,6 +39,7 @@ HEADERS = {
     "Cache-Control": "no-store",
 }
 _HEADERS = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
+_OHIF_HEADERS = [(b"content-security-policy", OHIF_POLICY.encode()), *_HEADERS[1:]]
 
 
 class Guard:
@@ -65,7 +67,8 @@ class Guard:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message.get("headers", []), *_HEADERS]
+                headers = _OHIF_HEADERS if scope["path"].startswith("/ohif/") else _HEADERS
+                message["headers"] = [*message.get("headers", []), *headers]
             async with asyncio.timeout(SEND_SECONDS):
                 await send(message)
 
@@ -83,7 +86,7 @@ class Guard:
 
     def _count(self, scope: Message, status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", "other")
-        method = scope["method"] if scope["method"] in ("GET", "POST", "DELETE", "HEAD") else "other"
+        method = scope["method"] if scope["method"] in ("GET", "POST", "PUT", "DELETE", "HEAD") else "other"
         self.metrics.count(method, route, status, seconds)
         if route not in ("/health", "/ready"):  # these are asked every few seconds
             log.info("%s %s %s %.2f s", method, route, status or "gone", seconds)
@@ -96,8 +99,7 @@ class Guard:
             raise Refusal(400, "this host is not served here", "start the server with --allow-host NAME")
         if OPEN.fullmatch(scope["path"]):
             return
-        token = headers.get(b"authorization", b"").decode("latin-1").removeprefix("Bearer ")
-        if not secrets.compare_digest(token.encode(), self.settings.token.encode()):
+        if not may_ask(headers, scope["method"], self.settings.token):
             hint = "open the address that the server printed, or send Authorization: Bearer TOKEN"
             raise Refusal(401, "the token is missing or wrong", hint, {"WWW-Authenticate": "Bearer"})
 

@@ -4,7 +4,7 @@ import secrets
 import shutil
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -53,19 +53,51 @@ class ImageStore:
             Refusal: 507 if it cannot be written.
         """
         suffix = next((suffix for suffix in SUFFIXES if name.lower().endswith(suffix)), "")
-        key = secrets.token_urlsafe(18)
-        path = self.folder / key / f"image{suffix}"
-        try:
-            path.parent.mkdir(mode=0o700)
+
+        def write(path: Path) -> None:
             with path.open("wb") as file:
                 shutil.copyfileobj(stream, file)
+
+        return self.add(f"image{suffix}", write)
+
+    def put_series(self, streams: Sequence[BinaryIO]) -> str:
+        """Store the DICOM files of one series and return its identifier. Raises as `put`."""
+
+        def write(path: Path) -> None:
+            path.mkdir()
+            for number, stream in enumerate(streams):
+                with (path / f"{number:05}.dcm").open("wb") as file:
+                    shutil.copyfileobj(stream, file)
+
+        return self.add("series", write)
+
+    def add(self, name: str, write: Callable[[Path], None]) -> str:
+        """Store what `write` puts at the path that it is given, a file or a folder of files; return its identifier.
+
+        Raises:
+            Refusal: 507 if it cannot be written.
+        """
+        key = secrets.token_urlsafe(18)
+        path = self.folder / key / name
+        try:
+            path.parent.mkdir(mode=0o700)
+            write(path)
         except OSError as error:
-            shutil.rmtree(path.parent, ignore_errors=True)
             raise Refusal(507, f"the image cannot be stored: {error.strerror}") from None
-        self._images[key] = _Stored(path, path.stat().st_size, self._clock())
+        else:
+            size = sum(file.stat().st_size for file in [path, *path.rglob("*")] if file.is_file())
+            self._images[key] = _Stored(path, size, self._clock())
+        finally:
+            if key not in self._images:
+                shutil.rmtree(path.parent, ignore_errors=True)
         while self.bytes > self.most_bytes and len(self._images) > 1:
             self.delete(next(iter(self._images)))
         return key
+
+    def has(self, key: str) -> bool:
+        """Return True if an image is stored and has not expired."""
+        self.expire()
+        return key in self._images
 
     def path(self, key: str) -> Path:
         """Return where an image is, and count that as use.
@@ -73,8 +105,7 @@ class ImageStore:
         Raises:
             Refusal: 404 if there is none, or not any more.
         """
-        self.expire()
-        if key not in self._images:
+        if not self.has(key):
             raise Refusal(404, "there is no such image", "upload it again: images expire when nobody asks about them")
         self._images.move_to_end(key)
         self._images[key].used = self._clock()
