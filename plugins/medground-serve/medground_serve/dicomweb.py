@@ -7,10 +7,12 @@ import http.client
 import json
 import re
 import secrets
+import socket
 import ssl
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -119,23 +121,22 @@ class DicomWeb:
             ArchiveError: if there is no such answer.
         """
         archive, end = self.archive, time.monotonic() + self.seconds
-        if archive.tls is None:
-            connection = http.client.HTTPConnection(archive.host, archive.port, timeout=self.seconds)
-        else:
-            connection = http.client.HTTPSConnection(
-                archive.host, archive.port, timeout=self.seconds, context=archive.tls
-            )
+        connection = (
+            http.client.HTTPConnection(archive.host, archive.port, timeout=self.seconds)
+            if archive.tls is None
+            else http.client.HTTPSConnection(archive.host, archive.port, timeout=self.seconds, context=archive.tls)
+        )
         if archive.authorization is not None:
             headers = {**headers, "Authorization": archive.authorization}
-        try:
-            with _typed(self.seconds):
+        with ExitStack() as opened:
+            opened.callback(connection.close)
+            with _typed(end, self.seconds):
                 connection.request(method, f"{archive.root}/{path}", body, headers)
-                response = connection.getresponse()
+                opened.enter_context(_deadline(connection.sock, end))
+                response = opened.enter_context(connection.getresponse())
                 if not 200 <= response.status < 300:
                     raise _status_error(response.status)
-            yield Answer(response, connection, end, self.seconds)
-        finally:
-            connection.close()
+            yield Answer(response, end, self.seconds)
 
     def _search(self, path: str) -> list[Any]:
         with self.open("GET", path, {"Accept": "application/dicom+json"}) as answer:
@@ -149,10 +150,8 @@ class DicomWeb:
 class Answer:
     """An answer whose headers have come."""
 
-    def __init__(
-        self, response: http.client.HTTPResponse, connection: http.client.HTTPConnection, end: float, seconds: float
-    ) -> None:
-        self._response, self._connection, self._end, self._seconds = response, connection, end, seconds
+    def __init__(self, response: http.client.HTTPResponse, end: float, seconds: float) -> None:
+        self._response, self._end, self._seconds = response, end, seconds
         self.status = response.status
 
     def header(self, name: str) -> str:
@@ -165,27 +164,36 @@ class Answer:
         Raises:
             ArchiveError: if it breaks off, takes too long, or has more than `most` bytes.
         """
-        while True:
-            with _typed(self._seconds):
-                left = self._end - time.monotonic()
-                if left <= 0:
-                    raise TimeoutError
-                if self._connection.sock is not None:
-                    self._connection.sock.settimeout(left)
-                block = self._response.read1(BLOCK)
-            if not block:
-                break
-            most -= len(block)
-            if most < 0:
-                raise ArchiveError(413, "the DICOMweb server's answer is too large", "choose a smaller series")
-            yield block
-        if self._response.length:
-            raise _broken()
+        with _typed(self._end, self._seconds):
+            while block := self._response.read1(BLOCK):
+                most -= len(block)
+                if most < 0:
+                    raise ArchiveError(413, "the DICOMweb server's answer is too large", "choose a smaller series")
+                yield block
+            if self._response.length:
+                raise http.client.IncompleteRead(b"")
 
 
 @contextmanager
-def _typed(seconds: float) -> Iterator[None]:
-    """Turn the errors of a connection into one of ours."""
+def _deadline(connected: socket.socket, end: float) -> Iterator[None]:
+    """Cut a connection off at a time, so that a server that sends a byte now and then does not go on for ever."""
+    timer = threading.Timer(end - time.monotonic(), _cut_off, (connected,))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _cut_off(connected: socket.socket) -> None:
+    with suppress(OSError):  # it has ended
+        socket.socket.shutdown(connected, socket.SHUT_RDWR)
+
+
+@contextmanager
+def _typed(end: float, seconds: float) -> Iterator[None]:
+    """Turn the errors of a connection into one of ours; whatever happens after `end` happens because it was cut off."""
     try:
         yield
     except ssl.SSLCertVerificationError as error:
@@ -193,13 +201,15 @@ def _typed(seconds: float) -> Iterator[None]:
         raise CertificateError(
             502, f"the DICOMweb server's certificate is not trusted: {error.verify_message}", hint
         ) from None
-    except TimeoutError:
-        raise SlowError(504, f"the DICOMweb server did not answer in {seconds:g} s", "try again") from None
-    except ssl.SSLError as error:
-        raise BrokenError(502, f"the DICOMweb server does not speak TLS: {error.reason}", "check --dicomweb") from None
-    except http.client.HTTPException:
-        raise _broken() from None
-    except OSError as error:
+    except (http.client.HTTPException, OSError) as error:
+        if isinstance(error, TimeoutError) or time.monotonic() >= end:
+            raise SlowError(504, f"the DICOMweb server did not answer in {seconds:g} s", "try again") from None
+        if isinstance(error, ssl.SSLError):
+            raise BrokenError(
+                502, f"the DICOMweb server does not speak TLS: {error.reason}", "check --dicomweb"
+            ) from None
+        if isinstance(error, http.client.HTTPException):
+            raise _broken() from None
         raise UnreachableError(
             502, f"the DICOMweb server is not reached: {error.strerror}", "check --dicomweb"
         ) from None

@@ -38,8 +38,11 @@ HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
-_HEADERS = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
-_OHIF_HEADERS = [(b"content-security-policy", OHIF_POLICY.encode()), *_HEADERS[1:]]
+OHIF_HEADERS = {**HEADERS, "Content-Security-Policy": OHIF_POLICY, "Cache-Control": "private, max-age=3600"}
+"""Those of OHIF's files, which are the same for everybody and 20 MB."""
+_HEADERS, _OHIF_HEADERS = (
+    [(name.lower().encode(), value.encode()) for name, value in headers.items()] for headers in (HEADERS, OHIF_HEADERS)
+)
 
 
 class Guard:
