@@ -12,8 +12,17 @@ from http.cookies import CookieError, SimpleCookie
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
 
-COOKIE = "medground"
 Headers = Mapping[bytes, bytes]
+
+
+def cookie_name(host: str) -> str:
+    """Return the name of the cookie of a server: browsers send cookies to every port of a host.
+
+    >>> cookie_name("127.0.0.1:8000"), cookie_name("pacs.example")
+    ('medground-8000', 'medground')
+    """
+    port = host.rpartition(":")[2]
+    return f"medground-{port}" if port.isdecimal() else "medground"
 
 
 def cookie_value(token: str) -> str:
@@ -33,14 +42,14 @@ def may_ask(headers: Headers, method: str, token: str) -> bool:
     if authorization:
         kind, _, given = authorization.partition(" ")
         return kind.lower() == "bearer" and hmac.compare_digest(given.encode(), token.encode())
-    cookie = _cookie(headers)
+    cookie = _cookie(headers, cookie_name(headers.get(b"host", b"").decode("latin-1")))
     same = hmac.compare_digest(cookie.encode(), cookie_value(token).encode())
     return same and _from_here(headers, method)
 
 
-def _cookie(headers: Headers) -> str:
+def _cookie(headers: Headers, name: str) -> str:
     try:
-        morsel = SimpleCookie(headers.get(b"cookie", b"").decode("latin-1")).get(COOKIE)
+        morsel = SimpleCookie(headers.get(b"cookie", b"").decode("latin-1")).get(name)
     except CookieError:
         return ""
     return "" if morsel is None else morsel.value
@@ -64,6 +73,6 @@ def add(app: FastAPI, token: str) -> None:
     async def give_cookie(request: Request) -> Response:
         """Set a cookie that stands for the token, for pages of this server that cannot send the token, as OHIF."""
         response = Response(status_code=204)
-        secure = request.headers.get("origin", "").startswith("https:")
-        response.set_cookie(COOKIE, cookie_value(token), httponly=True, samesite="strict", secure=secure)
+        name, secure = cookie_name(request.headers["host"]), request.headers.get("origin", "").startswith("https:")
+        response.set_cookie(name, cookie_value(token), httponly=True, samesite="strict", secure=secure)
         return response

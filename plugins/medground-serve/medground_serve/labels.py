@@ -74,7 +74,7 @@ def file_name(name: str) -> str:
     """Return a name that is a file's, another one for each name.
 
     >>> file_name("1.2.840.7"), file_name("../2: CT chest")
-    ('1.2.840.7', '2_CT_chest-9f0b7ed5')
+    ('1.2.840.7', '2_CT_chest-f232152b')
     """
     safe = safe_name(name)
     return safe if safe == name else f"{safe}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"

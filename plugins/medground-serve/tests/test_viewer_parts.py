@@ -25,6 +25,7 @@ from medground_serve.archive import (
 from medground_serve.child import WatchedPipeline
 from medground_serve.dicomweb import DicomWeb, Series
 from medground_serve.labels import LabelFolder, file_name
+from medground_serve.series import Volumes
 from medground_serve.settings import Refusal
 from medground_serve.store import ImageStore
 from medground_serve.volumes import VolumeAnswerer, check_complete, nrrd_bytes, slice_settings
@@ -263,7 +264,7 @@ def test_what_is_read_through_the_proxy_is_what_dicomweb_names():
 
 
 TOKEN = "a-token"
-COOKIE = f"other=1; medground={access.cookie_value(TOKEN)}".encode()
+COOKIE = f"other=1; medground-1={access.cookie_value(TOKEN)}".encode()
 
 
 @pytest.mark.parametrize(
@@ -283,8 +284,9 @@ COOKIE = f"other=1; medground={access.cookie_value(TOKEN)}".encode()
         ({b"cookie": COOKIE, b"sec-fetch-site": b"same-origin"}, "POST", True),
         ({b"cookie": COOKIE, b"sec-fetch-site": b"same-site"}, "GET", False),
         ({b"cookie": COOKIE, b"sec-fetch-site": b"none"}, "GET", True),
-        ({b"cookie": b"medground=a-token"}, "GET", False),
-        ({b"cookie": b'medground="'}, "GET", False),
+        ({b"cookie": b"medground-1=a-token"}, "GET", False),
+        ({b"cookie": b'medground-1="'}, "GET", False),
+        ({b"cookie": COOKIE, b"host": b"h:2"}, "GET", False),
         ({}, "GET", False),
     ],
 )
@@ -408,6 +410,12 @@ def test_a_label_replaces_the_one_before_it_and_what_is_none_is_refused(tmp_path
     with pytest.raises(Refusal) as raised:
         LabelFolder(None).save("1.2", "final", io.BytesIO(b"NRRD0004"), "{}")
     assert raised.value.status == 403 and "--labels" in raised.value.hint
+
+
+def test_a_server_without_an_archive_says_how_to_start_it_with_one():
+    with pytest.raises(Refusal) as raised:
+        Volumes(None, None, None).archive()
+    assert raised.value.status == 404 and "--dicomweb" in raised.value.hint
 
 
 def test_a_folder_without_ohif_is_refused_with_the_command_that_gets_it(tmp_path):

@@ -262,7 +262,7 @@ def test_the_cookie_stands_for_the_token_in_requests_of_the_server_s_own_pages_a
         f"http://{host}.evil.example",
     ):
         assert status("POST", Origin=origin) == status(Origin=origin) == 401
-    assert server.get("/monailabel/info/", Cookie="medground=wrong", Authorization="")[0] == 401
+    assert server.get("/monailabel/info/", Cookie=f"medground-{server.port}=wrong", Authorization="")[0] == 401
     evil = server.request("GET", "/monailabel/info/", token="", Cookie=value, Host="evil.example")
     assert evil[0] == 400
 
@@ -271,6 +271,17 @@ def test_the_cookie_stands_for_the_token_in_requests_of_the_server_s_own_pages_a
 def test_viewers_need_the_token_or_the_cookie(site, path):
     assert site.server.request("GET", path, token="")[0] == 401
     assert site.server.get(path)[0] == 200
+
+
+def test_the_token_is_given_to_whoever_gives_it_as_the_password_alone(site):
+    server, kind = site.server, "application/x-www-form-urlencoded"
+    assert json.loads(server.request("GET", "/monailabel/auth/", token="")[2]) == {"enabled": True}
+    for password, status in ((server.token, 200), ("wrong", 401), ("%C3%A9", 401), ("", 422)):
+        body = f"username=doctor&grant_type=password&password={password}".encode()
+        answer = server.request("POST", "/monailabel/auth/token", body, token="", Content_Type=kind)
+        assert answer[0] == status, password
+    assert server.get("/monailabel/auth/token/valid")[0] == 200
+    assert server.request("GET", "/monailabel/auth/token/valid", token="")[0] == 401
 
 
 def test_ohif_s_folder_is_served_and_nothing_above_it(site):
