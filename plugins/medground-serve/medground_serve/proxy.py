@@ -38,8 +38,8 @@ def add(app: FastAPI, volumes: Volumes) -> None:
         }
         opened = ExitStack()
         answer = opened.enter_context(volumes.archive().open("GET", f"{path}?{query}" if query else path, headers))
-        kept = {name: value for name in RETURNED if (value := answer.header(name))}
-        return StreamingResponse(_blocks(opened, answer), answer.status, kept)
+        returned = {name: value for name in RETURNED if (value := answer.header(name))}
+        return StreamingResponse(_blocks(opened, answer), answer.status, returned)
 
 
 def _blocks(opened: ExitStack, answer: Answer) -> Iterator[bytes]:
