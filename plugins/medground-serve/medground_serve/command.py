@@ -30,7 +30,6 @@ def _recipe_names(ctx: click.Context, param: click.Parameter, incomplete: str) -
     epilog=examples(
         "medground serve",
         "medground serve infer/toy segmenter=mini_sam --port 0",
-        "medground serve infer/toy_volume --dicomweb https://pacs.example/dicom-web --ohif ohif/",
     )
 )
 @click.argument("recipe", default=DEFAULT_RECIPE, shell_complete=_recipe_names)
