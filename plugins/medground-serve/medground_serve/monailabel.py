@@ -103,8 +103,8 @@ def _session(key: str) -> dict[str, Any]:
 
 def _put(volumes: Volumes, files: list[UploadFile]) -> str:
     """Store files; of their names, which are paths on the client's machine, the suffix alone is used."""
-    if not files or not all(file.size for file in files):
-        raise Refusal(422, "a file is empty or missing")
+    if not all(file.size for file in files):
+        raise Refusal(422, "a file is empty")
     if len(files) == 1:
         return volumes.store.put(files[0].file, files[0].filename or "")
     return volumes.store.put_series([file.file for file in files])
@@ -128,9 +128,12 @@ def _infer(router: APIRouter, volumes: Volumes, images: Mapping[str, str]) -> No
         if model != MODEL:
             raise Refusal(404, "there is no such model", f"it is called {MODEL}")
         question = _question(params)
-        if session_id or file is not None or image in images:
-            key = session_id or images.get(image, "") or await asyncio.to_thread(_put, volumes, [file] if file else [])
-            answer = await volumes.ask_stored(request, key, question)
+        if session_id:
+            answer = await volumes.ask_stored(request, session_id, question)
+        elif file is not None:
+            answer = await volumes.ask_stored(request, await asyncio.to_thread(_put, volumes, [file]), question)
+        elif image in images:
+            answer = await volumes.ask_stored(request, images[image], question)
         elif is_uid(image):
             answer = await volumes.ask_series(request, image, question)
         else:

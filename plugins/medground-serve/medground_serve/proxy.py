@@ -19,6 +19,7 @@ READABLE = re.compile(
 )
 """The resources of PS3.18 that are forwarded. A pattern that let more through would give away the archive's own interface."""
 RETURNED = ("content-type", "content-disposition", "warning")
+KINDS = re.compile(r"application/(dicom\+json|json|dicom)\b|multipart/related\b|image/(jpeg|png|gif|jp2|jls|jphc)\b")
 MOST_BYTES = 4_000_000_000
 """Of one answer."""
 _PLAIN = {"%2A": "*", "%3F": "?", "%5E": "^", "%2C": ",", "%2F": "/", "%3A": ":", "%5C": "\\", "%20": "?", "+": "?"}
@@ -39,6 +40,10 @@ def add(app: FastAPI, volumes: Volumes) -> None:
         opened = ExitStack()
         answer = opened.enter_context(volumes.archive().open("GET", f"{path}?{query}" if query else path, headers))
         returned = {name: value for name in RETURNED if (value := answer.header(name))}
+        if not KINDS.match(
+            returned.get("content-type", "")
+        ):  # nothing of an archive is a page or a script of this origin
+            returned["content-type"] = "application/octet-stream"
         return StreamingResponse(_blocks(opened, answer), answer.status, returned)
 
 

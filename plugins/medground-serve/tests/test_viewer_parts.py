@@ -263,6 +263,20 @@ def test_what_is_read_through_the_proxy_is_what_dicomweb_names():
     assert [one for one in bad if proxy.READABLE.fullmatch(one)] == []
 
 
+def test_no_kind_of_content_from_an_archive_can_be_a_page_or_a_script():
+    good = ["application/dicom+json", MULTIPART, "image/jpeg", "application/json; charset=utf-8"]
+    bad = [
+        "text/html",
+        "image/svg+xml",
+        "text/javascript",
+        "application/javascript",
+        "application/dicom+xml",
+        "",
+        "x image/png",
+    ]
+    assert [bool(proxy.KINDS.match(one)) for one in [*good, *bad]] == [True] * len(good) + [False] * len(bad)
+
+
 TOKEN = "a-token"
 COOKIE = f"other=1; medground-1={access.cookie_value(TOKEN)}".encode()
 

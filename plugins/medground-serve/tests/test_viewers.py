@@ -15,7 +15,8 @@ from serving import Server, form
 pytest.importorskip("pydicom", reason="needs pydicom")
 pytest.importorskip("highdicom", reason="needs highdicom")
 
-from viewing import BLOCKS, KINDS, SIDES, Orthanc, module_of, phantom, unpacked, write_series
+from orthanc_server import Orthanc
+from viewing import BLOCKS, KINDS, SIDES, module_of, phantom, unpacked, write_series
 
 from medground.images.read import read_mask
 from medground.images.read_volume import read_volume
@@ -39,7 +40,7 @@ class Site:
     def __init__(self, folder: Path) -> None:
         (folder / "archive").mkdir()
         (folder / "serve").mkdir()
-        self.archive = Orthanc(folder / "archive")
+        self.archive = Orthanc(folder / "archive", dicomweb=True)
         self.volumes = {kind: read_volume(write_series(kind, folder / kind)) for kind in KINDS}
         for kind in KINDS:
             for path in (folder / kind).iterdir():

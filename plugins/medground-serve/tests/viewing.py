@@ -1,14 +1,8 @@
-"""What viewers are tested with: a phantom as three DICOM series, an archive, and the files of MONAI Label's wheel."""
+"""What viewers are tested with: a phantom as three DICOM series, and the files of MONAI Label's wheel."""
 
 import importlib.util
-import json
 import os
-import shutil
-import socket
-import subprocess
-import urllib.request
 import zipfile
-from base64 import b64encode
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +12,6 @@ from series_files import affine_of, saved, series
 
 ROOT = Path(__file__).resolve().parents[3]
 WHEEL = "monailabel-0.8.5-*.whl"
-PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
 SIDES = (96, 80, 24)
 """Voxels along i, j and k; all differ, so that exchanged axes show."""
 BLOCKS = {"small": (slice(20, 36), slice(12, 30), slice(4, 9)), "wide": (slice(56, 80), slice(50, 60), slice(15, 22))}
@@ -73,47 +66,3 @@ def module_of(path: Path) -> Any:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
-
-
-def free_port() -> int:
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return int(server.getsockname()[1])
-
-
-class Orthanc:
-    """An Orthanc with DICOMweb and one user, which listens on loopback alone."""
-
-    user, password = "reader", "a secret of the test"
-
-    def __init__(self, folder: Path) -> None:
-        if shutil.which("Orthanc") is None or not PLUGIN.exists():
-            pytest.skip("needs an archive: apt-get install orthanc orthanc-dicomweb")
-        port = free_port()
-        self.root = f"http://127.0.0.1:{port}"
-        settings = {
-            "HttpPort": port, "RemoteAccessAllowed": False, "DicomServerEnabled": False, "Plugins": [str(PLUGIN)],
-            "AuthenticationEnabled": True, "RegisteredUsers": {self.user: self.password},
-            "StorageDirectory": str(folder / "store"), "IndexDirectory": str(folder / "store"),
-            "DicomWeb": {"Enable": True, "Root": "/dicom-web/", "StudiesMetadata": "Full", "SeriesMetadata": "Full"},
-        }  # fmt: skip
-        (folder / "orthanc.json").write_text(json.dumps(settings))
-        self.process = subprocess.Popen(["Orthanc", str(folder / "orthanc.json")], stderr=subprocess.PIPE, text=True)
-        assert self.process.stderr is not None
-        log = ""
-        for line in self.process.stderr:
-            log += line
-            if "Orthanc has started" in line:
-                return
-        pytest.fail("Orthanc ended: " + log)
-
-    def ask(self, path: str, data: bytes | None = None) -> bytes:
-        """Return what its own interface answers."""
-        login = b64encode(f"{self.user}:{self.password}".encode()).decode()
-        request = urllib.request.Request(self.root + path, data, {"Authorization": f"Basic {login}"})
-        with urllib.request.urlopen(request, timeout=60) as response:
-            return bytes(response.read())
-
-    def stop(self) -> None:
-        self.process.terminate()
-        self.process.communicate(timeout=60)
