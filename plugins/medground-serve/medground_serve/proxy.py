@@ -19,7 +19,10 @@ READABLE = re.compile(
 )
 """The resources of PS3.18 that are forwarded. A pattern that let more through would give away the archive's own interface."""
 RETURNED = ("content-type", "content-disposition", "warning")
-KINDS = re.compile(r"application/(dicom\+json|json|dicom)\b|multipart/related\b|image/(jpeg|png|gif|jp2|jls|jphc)\b")
+KINDS = re.compile(
+    r"(?:application/(?:dicom\+json|json|dicom)|multipart/related|image/(?:jpeg|png|gif|jp2|jls|jphc))\s*(?:;|$)"
+)
+"""Of content that is handed on as such."""
 MOST_BYTES = 4_000_000_000
 """Of one answer."""
 _PLAIN = {"%2A": "*", "%3F": "?", "%5E": "^", "%2C": ",", "%2F": "/", "%3A": ":", "%5C": "\\", "%20": "?", "+": "?"}
