@@ -1,22 +1,31 @@
 """Viewers that hospitals have, against a real server and a real archive: OHIF in a browser, the clients of MONAI Label."""
 
 import json
-import os
 import re
 import sys
 import types
 from pathlib import Path
-from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
-from serving import Server, form
+from serving import form
 
 pytest.importorskip("pydicom", reason="needs pydicom")
 pytest.importorskip("highdicom", reason="needs highdicom")
 
-from orthanc_server import Orthanc
-from viewing import BLOCKS, KINDS, SIDES, module_of, phantom, unpacked, write_series
+from viewing import (
+    BLOCKS,
+    KINDS,
+    QUESTION,
+    RECIPE,
+    SIDES,
+    Site,
+    login,
+    module_of,
+    phantom,
+    stub_slicer,
+    unpacked,
+)
 
 from medground.images.read import read_mask
 from medground.images.read_volume import read_volume
@@ -25,59 +34,14 @@ from medground.pipeline.volumes import ground_volume
 
 pytestmark = pytest.mark.slow
 CHROMIUM = Path("/usr/bin/chromium")
-RECIPE = ("infer/toy_volume", "segmenter=region_growing")
-QUESTION = {
-    "phantom": "Which wide lower right region is bright?",
-    "reversed": "Which wide lower right region is bright?",
-    "downward": "Which small bright block is upper left?",
-}
-"""What has the wide block as its answer; the question that is asked by default has the small one."""
-
-
-class Site:
-    """A server with an archive behind it, and what a question about each series should have as its answer."""
-
-    def __init__(self, folder: Path) -> None:
-        (folder / "archive").mkdir()
-        (folder / "serve").mkdir()
-        self.archive = Orthanc(folder / "archive", dicomweb=True)
-        self.volumes = {kind: read_volume(write_series(kind, folder / kind)) for kind in KINDS}
-        for kind in KINDS:
-            for path in (folder / kind).iterdir():
-                self.archive.ask("/instances", path.read_bytes())
-        self.folder = folder
-        pipeline = load(*RECIPE)
-        answers = {kind: ground_volume(pipeline, self.volumes[kind], QUESTION[kind]) for kind in KINDS}
-        self.masks = {kind: answer.mask for kind, answer in answers.items()}
-        self.server: Server | None = None
-
-    def start(self, *words: str) -> Server:
-        credentials = {
-            "MEDGROUND_DICOMWEB_USER": self.archive.user,
-            "MEDGROUND_DICOMWEB_PASSWORD": self.archive.password,
-        }
-        os.environ.update(credentials)
-        try:
-            words = (*RECIPE, "--dicomweb", f"{self.archive.root}/dicom-web", *words)
-            self.server = Server(*words, folder=self.folder / "serve")
-        finally:
-            for name in credentials:
-                del os.environ[name]
-        return self.server.wait_ready()
-
-    def study(self, kind: str) -> str:
-        """Return the StudyInstanceUID of a series."""
-        import pydicom
-
-        return str(pydicom.dcmread(self.volumes[kind].origin.instances[0].path).StudyInstanceUID)
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
     folder = tmp_path_factory.mktemp("viewers")
+    ohif = unpacked("monailabel/endpoints/static/ohif", folder / "wheel")
     site = Site(folder)
     try:
-        ohif = unpacked("monailabel/endpoints/static/ohif", folder / "wheel")
         site.start("--ohif", str(ohif), "--labels", str(folder / "labels"))
         yield site
     finally:
@@ -433,40 +397,3 @@ def test_slicer_s_own_module_asks_and_saves(site, client_module, tmp_path, monke
     logic.remove_session(session)
     with pytest.raises(sys.modules["MONAILabelLib"].MONAILabelClientException):
         logic.get_session(session)
-
-
-def login(token):
-    """What stands in for the dialog in which a person types user and password."""
-
-    class Login:
-        def __init__(self, **_):
-            self.ui = types.SimpleNamespace(
-                username=types.SimpleNamespace(text="doctor"), password=types.SimpleNamespace(text=token)
-            )
-
-        def exec(self):
-            pass
-
-    return Login
-
-
-def stub_slicer(monkeypatch):
-    """Stand in for 3D Slicer, which cannot be installed here; the module's own requests are what is tested."""
-    names = (
-        "ScriptedLoadableModule",
-        "ScriptedLoadableModuleWidget",
-        "ScriptedLoadableModuleLogic",
-        "ScriptedLoadableModuleTest",
-    )
-    for name in ("ctk", "qt", "SampleData", "sitkUtils", "slicer", "vtk", "vtkSegmentationCore", "slicer.i18n"):
-        monkeypatch.setitem(sys.modules, name, MagicMock())
-    for module, classes in (("ctk", ["ctkSettingsPanel"]), ("qt", ["QDialog"])):
-        for name in classes:
-            setattr(sys.modules[module], name, type(name, (), {}))
-    for module, classes in (("slicer.ScriptedLoadableModule", names), ("slicer.util", ("VTKObservationMixin",))):
-        stub = types.ModuleType(module)
-        for name in classes:
-            setattr(stub, name, type(name, (), {}))
-        monkeypatch.setitem(sys.modules, module, stub)
-    for name in ("MONAILabelLib", "MONAILabelLib.client", "MONAILabelLib.labelcolors"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
