@@ -9,6 +9,8 @@ pytest.importorskip("pydicom", reason="needs pydicom")
 
 from dicom_parts import header, item, nested, set_pixels, words
 from medground_data.readers import read_source
+from pydicom.config import IGNORE
+from pydicom.dataelem import DataElement
 from pydicom.sequence import Sequence
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, SegmentationStorage
 
@@ -97,6 +99,20 @@ def test_a_frame_belongs_to_the_slice_and_segment_it_refers_to(series):
             wanted = np.zeros(SIZE, bool) if mask is None else mask
             assert np.array_equal(read_mask(seg, image=path, segment=segment), wanted)
             assert np.array_equal(read_mask(seg, image=path, segment=label), wanted)
+
+
+@pytest.mark.parametrize(("writer", "warned"), [("OHIF-VIEWER-2.0.0", 1), ("dcmjs-0.0", 1), ("PYDICOM 3.0.2", 0)])
+def test_a_segmentation_that_ohif_wrote_is_read_with_one_warning_as_it_can_be_mirrored(
+    tmp_path, caplog, writer, warned
+):
+    images = [slice_of(position) for position in (0, 2)]
+    path = save(tmp_path / "0.dcm", images[0])
+    dataset = segmentation([(region(3), 1, images[0], None)], images, labels=("liver",))
+    dataset.file_meta[0x00020013] = DataElement(0x00020013, "SH", writer, validation_mode=IGNORE)  # OHIF's is too long
+    seg = save(tmp_path / f"{writer[:5]}.dcm", dataset)
+    for _ in range(2):
+        assert np.array_equal(read_mask(seg, image=path), region(3))
+    assert sum("mirrored" in record.getMessage() for record in caplog.records) == warned
 
 
 def test_a_segment_must_be_named_where_there_are_several(series, tmp_path):

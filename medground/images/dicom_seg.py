@@ -3,7 +3,9 @@
 Frames are matched by what they refer to, never by their order: empty ones may be left out, and each holds one segment.
 """
 
+import logging
 from collections.abc import Iterator
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +19,9 @@ if TYPE_CHECKING:
 
 _CLASSES = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
 """SOP classes: segmentation, and label map segmentation."""
+_OHIF = ("OHIF", "dcmjs")
+"""How the names begin that OHIF, and the library it writes with, give themselves in the head of a file."""
+log = logging.getLogger(__name__)
 Segment = int | str
 """The number or the label of a segment."""
 
@@ -31,6 +36,8 @@ def segment_mask(
 ) -> NDArray[np.bool_]:
     """Return H×W bool: where a segmentation puts a segment on one frame of an image; empty where no frame of it does.
 
+    A file that OHIF wrote is read with a warning.
+
     Args:
         dataset: the segmentation.
         name: names it in messages.
@@ -42,6 +49,8 @@ def segment_mask(
         InputError: if the segmentation does not refer to the image, lies otherwise in space, holds fractions, or does not
             have the segment.
     """
+    if str(dataset.file_meta.get("ImplementationVersionName", "")).startswith(_OHIF):
+        _warn_of_ohif(name)
     number = _number(dataset, segment, name)
     uid, frames = str(image.get("SOPInstanceUID", "")), number_of_frames(image)
     if not uid or uid not in _referenced(dataset):
@@ -70,6 +79,14 @@ def segment_mask(
         raise InputError(f"{name} is a segmentation of fractions", hint="export it as a binary one")
     foreground: NDArray[np.bool_] = stored == number if labels else stored != 0
     return foreground
+
+
+@cache
+def _warn_of_ohif(name: str) -> None:
+    """Warn once of a file that can be mirrored without anything in it that tells: github.com/OHIF/Viewers/issues/5183."""
+    log.warning(
+        "%s is a segmentation that OHIF wrote, which can be mirrored along the slices: compare it with the image", name
+    )
 
 
 def _number(dataset: "Dataset", segment: Segment | None, name: str) -> int:

@@ -8,14 +8,15 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from fastapi import FastAPI, File, Form, Request, UploadFile
+from fastapi import APIRouter, FastAPI, File, Form, Request, UploadFile
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, Response, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
 from medground.report import STATEMENT
-from medground_serve import chat
+from medground_serve import access, chat, monailabel, ohif, proxy, series
+from medground_serve.dicomweb import DicomWeb
 from medground_serve.events import event_stream
 from medground_serve.guard import App, Guard, log
 from medground_serve.metrics import Metrics
@@ -109,7 +110,21 @@ def _routes(settings: Settings, worker: Worker, store: ImageStore, metrics: Metr
     _images(app, worker, store)
     _answers(app, worker, store)
     chat.add(app, worker)
+    access.add(app, settings.token)
+    _viewers(app, settings, worker, store)
     return app
+
+
+def _viewers(app: FastAPI, settings: Settings, worker: Worker, store: ImageStore) -> None:
+    web = None if settings.archive is None else DicomWeb(settings.archive, settings.answer_seconds)
+    volumes = series.Volumes(worker, store, web)
+    series.add(app, volumes)
+    proxy.add(app, volumes)
+    router = APIRouter()
+    monailabel.add(router, settings, volumes)
+    app.include_router(router, prefix="/monailabel", tags=["MONAI Label"])
+    if settings.ohif is not None:
+        ohif.add(app, settings.ohif)
 
 
 def _states(app: FastAPI, settings: Settings, worker: Worker, store: ImageStore, metrics: Metrics) -> None:
@@ -221,13 +236,13 @@ def _answers(app: FastAPI, worker: Worker, store: ImageStore) -> None:
         )
 
 
-async def _put(store: ImageStore, *files: UploadFile) -> str:
-    if not all(file.size for file in files):
+async def _put(store: ImageStore, *files: UploadFile | None) -> str:
+    given = [file for file in files if file is not None and file.size]
+    if len(given) < len(files):
         raise Refusal(422, "the file is empty")
-    streams = [(file.file, file.filename or "") for file in files]
-    if len(streams) > 1:
-        return await asyncio.to_thread(store.put_series, streams)
-    return await asyncio.to_thread(store.put, *streams[0])
+    if len(given) > 1:
+        return await asyncio.to_thread(store.put_series, [file.file for file in given])
+    return await asyncio.to_thread(store.put, given[0].file, given[0].filename or "")
 
 
 async def _json(request: Request, answer: Awaitable[str]) -> Response:

@@ -34,6 +34,7 @@ from medground.types import Completion, Fault, Grounding, Messages, Query, Regio
 from medground_serve.comparison import compared, comparison_recipe
 from medground_serve.export import export
 from medground_serve.opened import Opened
+from medground_serve.volumes import VolumeAnswerer
 
 MOST_DECODED = 256_000_000
 """Bytes of decoded images that stay in memory."""
@@ -95,6 +96,7 @@ class Answerer:
         self.pipeline, self.most_pixels, self.second = pipeline, most_pixels, second
         self.opened = Opened()
         self._images: OrderedDict[tuple[str, View], LoadedImage] = OrderedDict()
+        self._volumes = VolumeAnswerer(pipeline, self.opened, most_pixels)
 
     def facts(self) -> dict[str, Any]:
         """Return what the page says about the models. Builds them."""
@@ -127,6 +129,8 @@ class Answerer:
                 return self._export(job)
             case "chat":
                 return self._chat(job)
+            case "volume":
+                return self._volumes.answer(job)
         raise ValueError(job["do"])
 
     def _open(self, job: Job) -> dict[str, Any]:

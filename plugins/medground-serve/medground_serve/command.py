@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import secrets
+from pathlib import Path
 
 import click
 
@@ -11,6 +12,9 @@ from medground.terminal import examples
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]"})
 DEFAULT_RECIPE = "infer/toy"
+_FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
+_FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
+_DICOMWEB = "A DICOMweb server, whose series viewers ask about; credentials are in the environment (see the documents)."
 
 
 def _recipe_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
@@ -38,6 +42,11 @@ def _recipe_names(ctx: click.Context, param: click.Parameter, incomplete: str) -
 @click.option("--max-mb", type=click.IntRange(min=1), default=64, show_default=True, help="Of an upload, in MB.")
 @click.option("--max-megapixels", type=click.IntRange(1, 64), default=25, show_default=True, help="Of an image.")
 @click.option("--answer-seconds", type=click.FloatRange(min=1), default=120, show_default=True, help="Of one answer.")
+@click.option("--dicomweb", metavar="URL", help=_DICOMWEB)
+@click.option("--dicomweb-netrc", type=_FILE, help="A netrc file with its user and password.")
+@click.option("--dicomweb-ca", type=_FILE, help="Certificates (PEM) that are trusted in place of the system's.")
+@click.option("--ohif", type=_FOLDER, help="The folder of OHIF's build, which is then served under /ohif/.")
+@click.option("--labels", type=click.Path(path_type=Path), help="Where labels are saved that 3D Slicer sends.")
 @click.option("--session-minutes", type=click.FloatRange(min=0.1), default=30, show_default=True, help="Of an image.")
 def serve(
     recipe: str,
@@ -50,6 +59,11 @@ def serve(
     max_mb: int,
     max_megapixels: int,
     answer_seconds: float,
+    dicomweb: str | None,
+    dicomweb_netrc: Path | None,
+    dicomweb_ca: Path | None,
+    ohif: Path | None,
+    labels: Path | None,
     session_minutes: float,
 ) -> None:
     """Answer questions about images on a page and over HTTP, with the models of RECIPE.
@@ -60,13 +74,17 @@ def serve(
     """
     from medground.recipe import check, resolve
     from medground_serve.app import build
+    from medground_serve.archive import archive
     from medground_serve.comparison import comparison_recipe
     from medground_serve.folder import private_folder
     from medground_serve.listening import bind, server
+    from medground_serve.ohif import check_folder
     from medground_serve.settings import Settings
     from medground_serve.store import ImageStore
     from medground_serve.worker import Worker
 
+    if ohif is not None:
+        check_folder(ohif)
     check(resolve(recipe, *overrides))
     if compare:
         check(comparison_recipe(recipe, overrides, compare))
@@ -81,6 +99,9 @@ def serve(
         most_pixels=max_megapixels * 1_000_000,
         answer_seconds=answer_seconds,
         session_seconds=session_minutes * 60,
+        archive=archive(dicomweb, netrc_file=dicomweb_netrc, authority=dicomweb_ca) if dicomweb else None,
+        ohif=ohif,
+        labels=labels,
     )
     failures: list[MedgroundError] = []
 
@@ -98,7 +119,10 @@ def serve(
         )
         listening = server(build(settings, worker, store), settings, worker.close)
         name = allow_host[0] if allow_host else f"[{host}]" if ":" in host else host
-        click.echo(f"http://{name}:{socket.getsockname()[1]}/#{settings.token}")
+        address = f"http://{name}:{socket.getsockname()[1]}"
+        click.echo(f"{address}/#{settings.token}")
+        if ohif is not None:
+            click.echo(f"{address}/viewer#{settings.token}")
         for library in ("uvicorn", "python_multipart"):  # they write what clients sent
             logging.getLogger(library).setLevel(logging.CRITICAL)
         asyncio.run(listening.serve(sockets=[socket]))

@@ -3,20 +3,21 @@
 import json
 import logging
 import re
-import secrets
 import time
 from collections.abc import Awaitable, Callable
 
+from medground_serve.access import may_ask
 from medground_serve.body import Body, Message, Receive
 from medground_serve.metrics import Metrics
+from medground_serve.ohif import POLICY as OHIF_POLICY
 from medground_serve.settings import Refusal, Settings
 
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Message, Receive, Send], Awaitable[None]]
 
 log = logging.getLogger("medground.serve")
-OPEN = re.compile(r"/|/health|/ready|/page/[a-z]+(\.[a-z]+)+")
-"""The paths that need no token: the page, which is the same for everybody, and two states."""
+OPEN = re.compile(r"/|/health|/ready|/page/[a-z]+(\.[a-z]+)+|/viewer(\.js)?|/monailabel/auth/(token)?")
+"""The paths that need no token: pages, which are the same for everybody, two states, and where Slicer asks for the token."""
 HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
@@ -28,7 +29,11 @@ HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
-_HEADERS = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
+OHIF_HEADERS = {**HEADERS, "Content-Security-Policy": OHIF_POLICY, "Cache-Control": "private, max-age=3600"}
+"""Those of OHIF's files, which are the same for everybody and 20 MB."""
+_HEADERS, _OHIF_HEADERS = (
+    [(name.lower().encode(), value.encode()) for name, value in headers.items()] for headers in (HEADERS, OHIF_HEADERS)
+)
 
 
 class Guard:
@@ -57,7 +62,8 @@ class Guard:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message.get("headers", []), *_HEADERS]
+                headers = _OHIF_HEADERS if scope["path"].startswith("/ohif/") else _HEADERS
+                message["headers"] = [*message.get("headers", []), *headers]
             await send(message)
 
         body = Body(scope, receive, self.settings, self._bodies)
@@ -76,7 +82,7 @@ class Guard:
 
     def _count(self, scope: Message, status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", "other")
-        method = scope["method"] if scope["method"] in ("GET", "POST", "DELETE", "HEAD") else "other"
+        method = scope["method"] if scope["method"] in ("GET", "POST", "PUT", "DELETE", "HEAD") else "other"
         self.metrics.count(method, route, status, seconds)
         if route not in ("/health", "/ready"):  # these are asked every few seconds
             log.info("%s %s %s %.2f s", method, route, status or "gone", seconds)
@@ -89,8 +95,7 @@ class Guard:
             raise Refusal(400, "this host is not served here", "start the server with --allow-host NAME")
         if OPEN.fullmatch(scope["path"]):
             return
-        token = headers.get(b"authorization", b"").decode("latin-1").removeprefix("Bearer ")
-        if not secrets.compare_digest(token.encode(), self.settings.token.encode()):
+        if not may_ask(headers, scope["method"], self.settings.token):
             hint = "open the address that the server printed, or send Authorization: Bearer TOKEN"
             raise Refusal(401, "the token is missing or wrong", hint, {"WWW-Authenticate": "Bearer"})
 

@@ -50,6 +50,10 @@ class Opened:
         """Return the volume that a slice is of; None where `view` names one image: a picture, or a frame of a film."""
         if not path.is_dir() and (view.plane is None or not _is_volume(path)):
             return None
+        return self.whole(path)
+
+    def whole(self, path: Path) -> Volume:
+        """Return the volume of a file or a folder. Raises as `read_volume`."""
         if self._last is None or self._last[0] != path:
             self._last = path, _read(path)
         return self._last[1]
@@ -63,7 +67,7 @@ class Opened:
         Raises:
             MedgroundError: if it cannot be read.
         """
-        volume, frames = self._whole(path), 0
+        volume, frames = self._volume_or_none(path), 0
         view = View()
         if volume is not None:
             view = View(plane=volume.plane, slice=volume.count(volume.plane) // 2)
@@ -78,7 +82,7 @@ class Opened:
         }
         return facts, view
 
-    def _whole(self, path: Path) -> Volume | None:
+    def _volume_or_none(self, path: Path) -> Volume | None:
         """Return the volume of a folder or a file; None of pictures, single slices and films without a place in space."""
         if path.is_dir() or is_nifti(path):
             return self.volume(path, View(plane="axial"))

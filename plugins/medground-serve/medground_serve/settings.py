@@ -1,9 +1,15 @@
 """What a server is started with, and the sentences it refuses with."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from medground_serve.archive import Archive
 
 PIXELS = 25_000_000
+MOST_REGIONS = 9
+"""Of a mask in viewers, which show labels by a list that they get before they ask."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +49,12 @@ class Settings:
     """In which running requests may end after SIGTERM."""
     most_connections: int = 256
     """Connections at once. One more closes the one that has waited longest to send a request, or itself if none has."""
+    archive: "Archive | None" = None
+    """The DICOMweb server that series are fetched from."""
+    ohif: Path | None = None
+    """The folder of OHIF's build."""
+    labels: Path | None = None
+    """Where labels are saved that viewers send."""
 
     @property
     def most_received(self) -> int:

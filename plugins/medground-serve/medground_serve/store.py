@@ -60,36 +60,56 @@ class ImageStore:
         Raises:
             Refusal: 507 if it cannot be written.
         """
-        return self._put([(stream, f"image{_suffix(name)}")], "image" + _suffix(name))
+        suffix = next((suffix for suffix in SUFFIXES if name.lower().endswith(suffix)), "")
 
-    def put_series(self, files: Sequence[tuple[BinaryIO, str]]) -> str:
-        """Store files that make one image together, the slices of a DICOM series, as a folder; return its identifier.
+        def write(path: Path) -> None:
+            with path.open("wb") as file:
+                shutil.copyfileobj(stream, file)
+
+        return self.add(f"image{suffix}", write)
+
+    def put_series(self, streams: Sequence[BinaryIO]) -> str:
+        """Store the files that make one image together, the slices of a DICOM series; return its identifier.
 
         Raises:
             Refusal: as `put`.
         """
-        return self._put(
-            [(stream, f"series/{number:04d}{_suffix(name)}") for number, (stream, name) in enumerate(files)], "series"
-        )
 
-    def _put(self, files: Sequence[tuple[BinaryIO, str]], main: str) -> str:
-        key = secrets.token_urlsafe(18)
-        folder, size = self.folder / key, 0
-        try:
-            (folder / main).parent.mkdir(mode=0o700)
-            for stream, name in files:
-                path = folder / name
-                path.parent.mkdir(mode=0o700, exist_ok=True)
-                with path.open("wb") as file:
+        def write(path: Path) -> None:
+            path.mkdir()
+            for number, stream in enumerate(streams):
+                with (path / f"{number:05}.dcm").open("wb") as file:
                     shutil.copyfileobj(stream, file)
-                size += path.stat().st_size
+
+        return self.add("series", write)
+
+    def add(self, name: str, write: Callable[[Path], None]) -> str:
+        """Store what `write` puts at the path that it is given, a file or a folder of files; return its identifier.
+
+        Raises:
+            Refusal: 507 if it cannot be written.
+        """
+        key = secrets.token_urlsafe(18)
+        path = self.folder / key / name
+        try:
+            path.parent.mkdir(mode=0o700)
+            write(path)
         except OSError as error:
-            shutil.rmtree(folder, ignore_errors=True)
             raise Refusal(507, f"the image cannot be stored: {error.strerror}") from None
-        self._images[key] = _Stored(folder / main, size, self._clock())
+        else:
+            size = sum(file.stat().st_size for file in [path, *path.rglob("*")] if file.is_file())
+            self._images[key] = _Stored(path, size, self._clock())
+        finally:
+            if key not in self._images:
+                shutil.rmtree(path.parent, ignore_errors=True)
         while len(self) > 1 and (self.bytes > self.most_bytes or len(self) > self.most_images):
             self.delete(next(iter(self._images)))
         return key
+
+    def has(self, key: str) -> bool:
+        """Return True if an image is stored and has not expired."""
+        self.expire()
+        return key in self._images
 
     def path(self, key: str) -> Path:
         """Return where an image is, and count that as use.
@@ -97,8 +117,7 @@ class ImageStore:
         Raises:
             Refusal: 404 if there is none, or not any more.
         """
-        self.expire()
-        if key not in self._images:
+        if not self.has(key):
             raise Refusal(404, "there is no such image", "upload it again: images expire when nobody asks about them")
         self._images.move_to_end(key)
         self._images[key].used = self._clock()
@@ -114,7 +133,3 @@ class ImageStore:
         end = self._clock() - self.seconds
         for key in [key for key, image in self._images.items() if image.used < end]:
             self.delete(key)
-
-
-def _suffix(name: str) -> str:
-    return next((suffix for suffix in SUFFIXES if name.lower().endswith(suffix)), "")

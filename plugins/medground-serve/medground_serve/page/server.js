@@ -1,5 +1,6 @@
-// Requests to the server. The token is in the address's fragment, which browsers do not send.
+// Requests to the server. The token is in the address's fragment, which browsers do not send; it is traded for a cookie, which they do.
 const token = location.hash.slice(1);
+const signedIn = token && fetch("/cookie", { method: "POST", headers: { Authorization: `Bearer ${token}` } }).catch(() => {});
 
 export class Refused extends Error {
   constructor(value, status) {
@@ -13,7 +14,8 @@ export class Cancelled extends Error {}
 async function request(path, options = {}) {
   let response;
   try {
-    response = await fetch(path, { ...options, headers: { ...options.headers, Authorization: `Bearer ${token}` } });
+    await signedIn;
+    response = await fetch(path, options);
   } catch {
     if (options.signal?.aborted) throw new Cancelled();
     throw new Refused({ error: "The server does not answer" }, 0);
