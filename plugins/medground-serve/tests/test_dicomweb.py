@@ -212,7 +212,7 @@ def test_a_series_is_written_part_by_part(tmp_path):
     ],
 )
 def test_a_series_that_does_not_come_whole_is_refused(tmp_path, body, kind, most, error):
-    store = ImageStore(tmp_path, most_bytes=10_000, seconds=10)
+    store = ImageStore(tmp_path, most_bytes=10_000, most_images=9, seconds=10)
 
     def write(path):
         path.mkdir()

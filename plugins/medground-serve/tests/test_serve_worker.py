@@ -67,7 +67,8 @@ def test_a_worker_that_is_killed_while_it_loads_ends_the_server_with_a_sentence(
 
 def test_whatever_is_raised_while_models_load_is_said(monkeypatch):
     ours, its = Pipe()
-    monkeypatch.setattr(sys, "argv", ["", json.dumps({"recipe": "infer/toy", "overrides": [], "most_pixels": 1})])
+    start = {"recipe": "infer/toy", "overrides": [], "most_pixels": 1, "compare": ""}
+    monkeypatch.setattr(sys, "argv", ["", json.dumps(start)])
     monkeypatch.setattr(child.WatchedPipeline, "from_recipe", lambda recipe: 1 / 0)
     child.main(os.dup(its.fileno()))
     message = json.loads(ours.recv_bytes())

@@ -8,6 +8,7 @@ import pytest
 from medground_serve import access, ohif, proxy
 from medground_serve.child import WatchedPipeline
 from medground_serve.labels import LabelFolder, file_name
+from medground_serve.opened import Opened
 from medground_serve.series import Volumes
 from medground_serve.settings import Refusal
 from medground_serve.volumes import VolumeAnswerer, check_complete, nrrd_bytes, slice_settings
@@ -109,7 +110,7 @@ def ask(volume, out, answer, **job):
         "prompt_interface=regions",
         "segmenter=region_growing",
     )
-    answerer = VolumeAnswerer(WatchedPipeline.from_recipe(resolve("infer/toy_volume", *words)), 10_000_000)
+    answerer = VolumeAnswerer(WatchedPipeline.from_recipe(resolve("infer/toy_volume", *words)), Opened(), 10_000_000)
     given = {"path": str(volume), "out": str(out), "seg": True, "question": "Which?", "slice": "6", "window": None}
     return answerer.answer({**given, **job})
 
@@ -132,7 +133,7 @@ def test_a_slice_or_window_that_is_not_there_is_refused(volume, tmp_path, job, w
 
 
 def test_a_recipe_that_follows_nothing_says_how_to_start_the_server(volume, tmp_path):
-    answerer = VolumeAnswerer(WatchedPipeline.from_recipe(resolve("infer/toy")), 10_000_000)
+    answerer = VolumeAnswerer(WatchedPipeline.from_recipe(resolve("infer/toy")), Opened(), 10_000_000)
     job = {"path": str(volume), "out": str(tmp_path), "seg": False, "question": "Which?", "slice": "6", "window": None}
     with pytest.raises(UsageError, match="propagation") as raised:
         answerer.answer(job)
@@ -141,7 +142,7 @@ def test_a_recipe_that_follows_nothing_says_how_to_start_the_server(volume, tmp_
 
 def test_a_slice_larger_than_allowed_is_refused(volume, tmp_path):
     with pytest.raises(InputError, match="more than 1000 pixels"):
-        VolumeAnswerer(WatchedPipeline.from_recipe(resolve("infer/toy_volume")), 1000).answer({
+        VolumeAnswerer(WatchedPipeline.from_recipe(resolve("infer/toy_volume")), Opened(), 1000).answer({
             "path": str(volume), "out": str(tmp_path), "seg": False, "question": "?", "slice": "6", "window": None,
         })  # fmt: skip
 
