@@ -67,12 +67,16 @@ def plan():
         return Sam2VideoModel(config)
 
 
-def weights():
-    """Return the tensors of the small model by original names: random, with masks, memory and pointers that matter."""
+def weights(model=None):
+    """Return the tensors of a model by original names: random, with masks, memory and pointers that matter.
+
+    Args:
+        model: names and shapes; None is `plan`.
+    """
     from medground_sam2.checkpoint import to_original
 
     state = {}
-    for name, tensor in to_original(plan().state_dict()).items():
+    for name, tensor in to_original((model or plan()).state_dict()).items():
         values = np.random.default_rng(zlib.crc32(f"{SEED} {name}".encode())).uniform(-1.73, 1.73, tuple(tensor.shape))
         if name.endswith("pred_obj_score_head.layers.2.bias"):
             values = np.full(tensor.shape, 10.0)  # the target is always there
@@ -90,10 +94,10 @@ def weights():
     return state
 
 
-def save_weights(folder, change=lambda state: state):
+def save_weights(folder, change=lambda state: state, model=None):
     """Save them as Meta does."""
     path = Path(folder) / "small.pt"
-    torch.save({"model": change(weights())}, path)
+    torch.save({"model": change(weights(model))}, path)
     return path
 
 
@@ -123,10 +127,14 @@ def cases():
     }
 
 
-def predictor(state):
+def predictor(state, full_side=None):
     """Return Meta's video predictor with these weights.
 
     It keeps memories in bfloat16 and multiplies them with float32 outside autocast where no pointer is in the past: mended.
+
+    Args:
+        state: the tensors.
+        full_side: of the input, px, for weights of the published tiny size; None is the small model.
     """
     from importlib.resources import files
 
@@ -134,12 +142,13 @@ def predictor(state):
     from omegaconf import OmegaConf
 
     published = OmegaConf.create(files("sam2").joinpath("configs/sam2.1/sam2.1_hiera_t.yaml").read_text()).model
-    grid = [SIDE // 16, SIDE // 16]
+    side = full_side or SIDE
+    grid = [side // 16, side // 16]
     layer = {"d_model": 128, "dim_feedforward": 64, "self_attention": {"embedding_dim": 128, "feat_sizes": grid}}
     layer |= {"cross_attention": {"embedding_dim": 128, "feat_sizes": grid}}
     changes = {
         "_target_": "sam2.sam2_video_predictor.SAM2VideoPredictor",
-        "image_size": SIDE,
+        "image_size": side,
         "binarize_mask_from_pts_for_mem_enc": True,
         "sam_mask_decoder_extra_args": {
             "dynamic_multimask_via_stability": True,
@@ -166,6 +175,11 @@ def predictor(state):
             "mask_downsampler": {"embed_dim": 128},
         },
     }
+    if full_side:
+        kept = ("_target_", "binarize_mask_from_pts_for_mem_enc", "sam_mask_decoder_extra_args")
+        attention = {name: {"feat_sizes": grid} for name in ("self_attention", "cross_attention")}
+        changes = {name: changes[name] for name in kept}
+        changes |= {"image_size": side, "memory_attention": {"layer": attention}}
     model = instantiate(OmegaConf.merge(published, changes), _recursive_=True).eval()
     model.load_state_dict(state, strict=True)
     attend = model.memory_attention.forward
@@ -173,8 +187,8 @@ def predictor(state):
     return model
 
 
-def tensors_of(slices):
-    """Return the slices as Meta's loader of frames reads them from files."""
+def tensors_of(slices, side=SIDE):
+    """Return the slices as Meta's loader of frames reads them from files, `side` px wide and high."""
     from PIL import Image as Pillow
     from sam2.utils.misc import _load_img_as_tensor
 
@@ -182,7 +196,7 @@ def tensors_of(slices):
     with tempfile.TemporaryDirectory() as folder:
         for index in range(slices.count):
             Pillow.fromarray(slices.image(index)).save(f"{folder}/{index}.png")
-            frames.append(_load_img_as_tensor(f"{folder}/{index}.png", SIDE)[0])
+            frames.append(_load_img_as_tensor(f"{folder}/{index}.png", side)[0])
     mean, std = (torch.tensor(values)[:, None, None] for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
     return (torch.stack(frames).float() - mean) / std
 

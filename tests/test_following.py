@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import sam2_volumes
 import torch
-from medground_sam2 import Sam2
+from medground_sam2 import MedSam2, Sam2
 from medground_sam2.following import FollowingSegmenter
 from medground_sam2.layout import without_video
 
@@ -45,7 +45,7 @@ def logits_of(segmenter, volume, prompts, monkeypatch):
         patch.setattr(FollowingSegmenter, "_cut", noted)
         (mask,) = segmenter.propagate(volume, [prompts], plane="axial", patience=None)
     first, count = min(prompts), Slices(volume, "axial").count
-    order = [*range(first, count), *range(first - 1, -1, -1)]
+    order = [first, *range(first - 1, -1, -1), *range(first + 1, count)]
     return np.stack([values[order.index(index)] for index in range(count)]), mask
 
 
@@ -61,6 +61,40 @@ def test_logits_equal_meta_s_video_predictor(case, segmenter, monkeypatch):
     assert difference <= 1e-4
     slices = Slices(volume, "axial")
     assert all(np.array_equal(slices.take(mask, index), expected[index] > 0) for index in range(slices.count))
+
+
+@pytest.mark.soak
+@pytest.mark.filterwarnings("ignore")  # of the package sam2
+@pytest.mark.parametrize("case", ["box", "points", "mask", "two key slices"])
+def test_logits_at_512_px_equal_meta_s_video_predictor(case, full, monkeypatch):
+    """The published tiny size at MedSAM2's 512 px, against the package itself."""
+    segmenter, predictor = full
+    volume, prompts = sam2_volumes.volume(), sam2_volumes.cases()[case]
+    slices = Slices(volume, "axial")
+    frames = sam2_volumes.tensors_of(slices, 512)
+    expected = sam2_volumes.reference(predictor, frames, slices.size, prompts)
+    logits, mask = logits_of(segmenter, volume, prompts, monkeypatch)
+    scale = np.abs(expected).max()
+    difference = np.abs(logits - expected).max() / scale
+    flipped = sum(int((slices.take(mask, k) != (expected[k] > 0)).sum()) for k in range(slices.count))
+    print(
+        f"{case}: {difference:.1e} of {scale:.1f}, {np.mean(expected > 0):.2f} inside, {flipped} of {expected.size} flipped"
+    )
+    assert scale > 1 and 0.02 < np.mean(expected > 0) < 0.98
+    assert difference <= 1e-4 and flipped == 0
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory):
+    """MedSAM2's size with random weights, here and in the package sam2."""
+    pytest.importorskip("sam2", reason="needs the package sam2")
+    from transformers import Sam2VideoConfig, Sam2VideoModel
+
+    with torch.device("meta"):
+        model = Sam2VideoModel(Sam2VideoConfig())
+    path = sam2_volumes.save_weights(tmp_path_factory.mktemp("full"), model=model)
+    predictor = sam2_volumes.predictor(torch.load(path)["model"], 512)
+    return MedSam2(checkpoint=str(path), device="cpu"), predictor
 
 
 def test_471_tensors_of_a_published_file_are_469_of_transformers():
