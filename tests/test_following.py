@@ -45,7 +45,7 @@ def logits_of(segmenter, volume, prompts, monkeypatch):
         patch.setattr(FollowingSegmenter, "_cut", noted)
         (mask,) = segmenter.propagate(volume, [prompts], plane="axial", patience=None)
     first, count = min(prompts), Slices(volume, "axial").count
-    order = [*range(first, count), *range(first - 1, -1, -1)]
+    order = [first, *range(first - 1, -1, -1), *range(first + 1, count)]
     return np.stack([values[order.index(index)] for index in range(count)]), mask
 
 

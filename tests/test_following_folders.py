@@ -61,7 +61,7 @@ def test_logits_equal_transformers_called_directly(name, folders, monkeypatch):
     segmenter, volume = load(name, folders[name]), sam2_volumes.volume()
     low, (index,) = {}, sam2_volumes.cases()["box"]
     cut = FollowingSegmenter._cut
-    order = iter([*range(index, 8), *range(index - 1, -1, -1)])
+    order = iter([index, *range(index - 1, -1, -1), *range(index + 1, 8)])
 
     def noted(self, values, size):
         low[next(order)] = values
