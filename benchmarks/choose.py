@@ -4,23 +4,27 @@
     python benchmarks/choose.py train DIR --seed 0      # resumes what is there
     python benchmarks/choose.py table DIR               # of all seeds in DIR, as markdown
 
-Phantoms of 64 px of the family `plain`: a bright spot and a dark one, on the left and on the right, and a question about
-one of the two. Of the family `maybe` each spot may be missing, and a part of the background is then a candidate too. The
-segmenter `region_growing`, prompted with a grid of points, proposes up to two candidates of each picture. `warmed` is the
-model that ships as `toy_vlm`, which answers with boxes, after SFT on ideal choices. Seed S is `warmed` after GRPO on the
-Dice of the chosen candidate, and on abstention where the target is absent (recipe train/choose_toy); it draws pictures and
-order of its own. All are measured on the same held-out pictures, with greedy answers.
+Phantoms of 64 px of the family `maybe`: a bright spot or none, a dark spot or none, and a question about all of one tone, in
+the same words whether there is one. The segmenter `region_growing`, prompted with a grid of points, proposes up to two
+candidates of each picture. `warmed` is the model that ships as `toy_vlm`, which answers with boxes, after SFT on ideal
+choices. Seed S is `warmed` after GRPO on the Dice of the chosen candidate, and on abstention where the target is absent
+(recipe train/choose_toy); it draws pictures and order of its own. All are measured on the same held-out pictures, with greedy
+answers. Beside them stand choosers that never look: one answer to every question, all answers with equal chance, and to each
+wording the answer that does best for it on the held-out questions themselves, which is the most that text alone can reach.
 
-The ceiling is `candidate_dice`, the Dice of each picture's best candidate; the aim is a mean Dice of 0.9 of it.
+The ceiling is `candidate_dice`, the Dice of each picture's best candidate; where there is no target, 1. The aim is a mean Dice
+of 0.9 of it, on the questions that have a target and on all of them, where the Dice of a rightly absent target is 1.
 """
 
 import argparse
+import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from medground_toy.phantoms import samples, write
+from numpy.typing import NDArray
 
 import medground
 from medground.evaluation.results_file import SAMPLES, SampleRecord, read_records
@@ -35,15 +39,17 @@ SIZE = (64, 64)
 """Of a picture, px."""
 CHOICE = (
     "prompt_interface={name: choose, think: false, instructions: false, least: 64}",
-    "proposer=grid", "segmenter=region_growing", "proposals={k: 2, side: 4, overlap: 0.3}",
+    "proposer=grid", "segmenter=region_growing", "proposals={k: 2, side: 5, overlap: 0.3, least_score: 0.15}",
 )  # fmt: skip
 """As in the recipe train/choose_toy."""
+FIXED = {"always 1": "1", "always 2": "2", "none": "null"}
+"""Answers that never look."""
 
 
-def draw(folder: Path, seed: int, pictures: int, family: str) -> None:
+def draw(folder: Path, seed: int, pictures: int) -> None:
     """Write questions, two for each picture."""
     if not (folder / "manifest.jsonl").exists():
-        write(folder, samples(2 * pictures, seed, families=[family], size=SIZE))
+        write(folder, samples(2 * pictures, seed, families=["maybe"], size=SIZE))
 
 
 def weights(run: Path) -> Path:
@@ -52,21 +58,24 @@ def weights(run: Path) -> Path:
 
 
 def warm(chosen: argparse.Namespace) -> None:
-    """Train and measure the model that all seeds start from."""
+    """Train and measure the model that all seeds start from, and measure the answers that never change."""
     folder = chosen.folder / "warmed"
-    draw(folder / "data", 3000 + WARM_SEED, chosen.pictures, chosen.family)
+    draw(folder / "data", 3000 + WARM_SEED, chosen.pictures)
     medground.train(
         "train/toy_sft", "reasoner.checkpoint=null", f"data.path={folder / 'data'}", f"seed={WARM_SEED}", *CHOICE,
         f"sft.max_steps={chosen.steps}", f"sft.learning_rate={chosen.rate}", "sft.save_every=100", out=folder / "run",
         resume=True,
     )  # fmt: skip
     measure(folder, chosen)
+    for name, text in FIXED.items():
+        script = json.dumps(f'<answer>{{"choice": {text}}}</answer>')
+        answer(chosen.folder / name, chosen, f"reasoner={{name: scripted, texts: [{script}]}}")
 
 
 def train(chosen: argparse.Namespace) -> None:
     """Train and measure the model of one seed."""
     folder = chosen.folder / f"seed-{chosen.seed}"
-    draw(folder / "data", 3000 + chosen.seed, chosen.pictures, chosen.family)
+    draw(folder / "data", 3000 + chosen.seed, chosen.pictures)
     medground.train(
         "train/choose_toy", f"reasoner={{name: toy_vlm, checkpoint: {weights(chosen.folder / 'warmed' / 'run')}}}",
         f"data.path={folder / 'data'}", f"seed={chosen.seed}", f"grpo.max_steps={chosen.steps}", "grpo.num_generations=8",
@@ -77,18 +86,23 @@ def train(chosen: argparse.Namespace) -> None:
 
 
 def measure(folder: Path, chosen: argparse.Namespace) -> None:
-    """Answer the held-out questions with a trained model and write the evaluation, as far as it is not written yet.
+    """Answer the held-out questions with a trained model."""
+    answer(folder, chosen, f"reasoner.checkpoint={weights(folder / 'run')}")
+    print(f"{folder.name}: {time.process_time():.0f} CPU-s", flush=True)
+
+
+def answer(folder: Path, chosen: argparse.Namespace, reasoner: str) -> None:
+    """Answer the held-out questions and write the evaluation, as far as it is not written yet.
 
     What is proposed of the held-out pictures is kept beside them.
     """
     held = folder.parent / "held"
-    draw(held, chosen.held_seed, chosen.held, chosen.family)
+    draw(held, chosen.held_seed, chosen.held)
     medground.evaluate(
-        "infer/toy_vlm", f"reasoner.checkpoint={weights(folder / 'run')}", f"data.path={held}", *CHOICE,
-        "sampling.max_completion_length=24", "evaluate.batch_size=32", out=folder / "answers", resume=True,
-        conditions=["answer"], store=StageCache(folder.parent / "kept"),
+        "infer/toy_vlm", reasoner, f"data.path={held}", *CHOICE, "sampling.max_completion_length=24",
+        "evaluate.batch_size=32", out=folder / "answers", resume=True, conditions=["answer"],
+        store=StageCache(folder.parent / "kept"),
     )  # fmt: skip
-    print(f"{folder.name}: {time.process_time():.0f} CPU-s", flush=True)
 
 
 def answered(folder: Path) -> list[SampleRecord]:
@@ -96,11 +110,16 @@ def answered(folder: Path) -> list[SampleRecord]:
     return list(read_records(folder / SAMPLES)) if (folder / SAMPLES).exists() else []
 
 
-def mean(records: Sequence[SampleRecord], metric: str) -> Estimate:
-    """Return the mean of a metric over the samples that have it, with its interval by picture."""
-    rows = [(record.answers[0].values.get(metric), record.cluster) for record in records]
-    numbers = [(value, cluster) for value, cluster in rows if value is not None]
-    [result] = estimate(np.array([value for value, _ in numbers])[:, None], [cluster for _, cluster in numbers])
+def values(records: Sequence[SampleRecord], metric: str) -> NDArray[np.float64]:
+    """Return a metric of every sample; NaN where it has none."""
+    return np.array([record.answers[0].values.get(metric, np.nan) for record in records])
+
+
+def mean(numbers: NDArray[np.float64], records: Sequence[SampleRecord]) -> Estimate:
+    """Return the mean of the numbers there are, with its interval by picture."""
+    there = np.isfinite(numbers)
+    clusters = [record.cluster for record, yes in zip(records, there, strict=True) if yes]
+    [result] = estimate(numbers[there, None], clusters)
     assert result is not None, "an evaluation of one picture or more"
     return result
 
@@ -112,28 +131,47 @@ def shown(number: Estimate) -> str:
     return f"{number.mean:.3f} ({number.low:.3f} to {number.high:.3f})"
 
 
+def by_text(records: Sequence[SampleRecord], options: Sequence[NDArray[np.float64]]) -> NDArray[np.intp]:
+    """Return for every sample the number of the option with the highest mean over the samples with its question."""
+    questions = np.array([record.question for record in records])
+    return np.argmax([[option[questions == one].mean() for option in options] for one in questions], axis=1)
+
+
+def row(name: str, records: Sequence[SampleRecord], dice: NDArray[np.float64], *, trained: bool) -> str:
+    """Return a line of the table for the Dice of every sample, 1 where a target is rightly absent."""
+    ceiling = values(records, "candidate_dice")
+    absent = np.isnan(ceiling)
+    present = np.where(absent, np.nan, dice)
+    share = np.nanmean(present) / np.nanmean(ceiling)
+    of_all = dice.mean() / np.where(absent, 1.0, ceiling).mean()
+    cells = [name, shown(mean(present, records)), f"{share:.3f}"]
+    cells += [shown(mean(values(records, "selection_accuracy"), records)) if trained else ""]
+    cells += [shown(mean(np.where(absent, dice, np.nan), records)), f"{of_all:.3f}"]
+    return f"| {' | '.join([*cells, 'reached' if min(share, of_all) >= AIM else 'not reached'])} |"
+
+
 def table(folder: Path) -> str:
     """Return the table of all models, as far as they are measured."""
     lines = [
-        "| model | n present | Dice | ceiling | share of the ceiling | selection accuracy | candidate recall "
-        "| n absent | no-target accuracy | aim |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-        f"| aim | | | | {AIM} | | | | | |",
+        "| model | Dice, target present | share of the ceiling | selection accuracy | no-target accuracy "
+        "| share of the ceiling, all questions | aim |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
     ]
+    fixed = {name: answered(folder / name / "answers") for name in FIXED}
+    options = [values(records, "union_dice") for records in fixed.values()]
+    records = fixed["none"]
+    lines += [row(name, records, option, trained=False) for name, option in zip(FIXED, options, strict=True)]
+    lines.append(row("any, with equal chance", records, np.mean(options, axis=0), trained=False))
+    best = by_text(records, options)
+    text = np.choose(best, options)
+    lines.append(row("the best for each wording", records, text, trained=False))
     seeds = sorted(folder.glob("seed-*"), key=lambda path: int(path.name[5:]))
     for trained in [folder / "warmed", *seeds]:
-        records = answered(trained / "answers")
-        if not records:
-            continue
-        dice, ceiling = (mean(records, key) for key in ("dice_joint", "candidate_dice"))
-        absent = [record for record in records if "no_target_accuracy" in record.answers[0].values]
-        share = dice.mean / ceiling.mean
-        cells = [trained.name, f"{dice.n}", shown(dice), shown(ceiling), f"{share:.3f}"]
-        cells += [shown(mean(records, key)) for key in ("selection_accuracy", "candidate_recall")]
-        cells += [str(len(absent)), shown(mean(absent, "no_target_accuracy")) if absent else ""]
-        cells += ["" if trained.name == "warmed" else "reached" if share >= AIM else "not reached"]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        if own := answered(trained / "answers"):
+            lines.append(row(trained.name, own, values(own, "union_dice"), trained=True))
+    ceiling, recall = (mean(values(records, key), records) for key in ("candidate_dice", "candidate_recall"))
+    counts = f"{ceiling.n} questions with a target, {len(records) - ceiling.n} without"
+    return "\n".join([*lines, "", f"{counts}; ceiling {shown(ceiling)}, candidate recall {shown(recall)}."])
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -148,7 +186,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         command.add_argument("--pictures", type=int, default=pictures, help="to learn from, with two questions each")
         command.add_argument("--held", type=int, default=60, help="held-out pictures, with two questions each")
         command.add_argument("--held-seed", type=int, default=20261128, help="of the held-out pictures")
-        command.add_argument("--family", choices=("plain", "maybe"), default="plain", help="of phantoms")
         command.add_argument("--steps", type=int, default=steps)
         command.add_argument("--rate", type=float, default=rate, help="peak learning rate")
     tables = commands.add_parser("table", help="print the table")

@@ -101,6 +101,11 @@ def test_the_surest_of_what_overlaps_is_kept_and_no_more_than_k():
     assert distinct([LEFT, LOW, RIGHT], k=2, overlap=0.7) == [RIGHT, LOW]
 
 
+def test_what_the_segmenter_is_less_sure_of_than_the_least_score_is_no_candidate():
+    answers = pipeline(proposals=ProposalsConfig(side=4, least_score=0.8))
+    assert [candidate.mask for candidate in answers(query()).query.candidates] == [RIGHT, LOW]
+
+
 def test_empty_masks_specks_and_backgrounds_are_no_candidates():
     whole, most, empty = (Mask(data=data) for data in (np.ones(SIZE, bool), np.ones(SIZE, bool), np.zeros(SIZE, bool)))
     most.data[:, 40:] = False

@@ -99,7 +99,9 @@ class Proposals:
         segmenter, config = self.proposer(), self.config
         try:
             prompts = [SpatialPrompt(text=text)] if self.by_text else point_prompts(image, config.side)
-            masks = propose(segmenter, image, prompts, k=config.k, overlap=config.overlap)
+            masks = propose(
+                segmenter, image, prompts, k=config.k, overlap=config.overlap, least_score=config.least_score
+            )
         except RunError:
             raise
         except (MemoryError, SegmenterMemoryError) as error:

@@ -113,6 +113,8 @@ class ProposalsConfig:
     """Points along a side of the grid that prompts the proposer, as many along the other; a text needs no grid."""
     overlap: float = number(0.7, least=0.0, most=1.0)
     """Of two candidates whose masks have a larger IoU, the surer one is kept."""
+    least_score: float = number(0.0, least=0.0, most=1.0)
+    """A mask with a lower score is no candidate."""
 
 
 @dataclass(frozen=True, kw_only=True)

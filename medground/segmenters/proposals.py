@@ -18,7 +18,13 @@ LARGEST = 0.6
 
 
 def propose(
-    segmenter: Segmenter, image: Image, prompts: Sequence[SpatialPrompt], *, k: int, overlap: float
+    segmenter: Segmenter,
+    image: Image,
+    prompts: Sequence[SpatialPrompt],
+    *,
+    k: int,
+    overlap: float,
+    least_score: float = 0.0,
 ) -> list[Mask]:
     """Return up to `k` masks of different things in an image, in reading order: by the top of their boxes, then the left.
 
@@ -28,6 +34,7 @@ def propose(
         prompts: each proposes the instances of its mask, or the mask where it has none.
         k: the most masks; those that the segmenter is surest of are kept.
         overlap: of two masks with a larger IoU, the surer one is kept.
+        least_score: a mask with a lower score is left out.
 
     Raises:
         SegmenterError: as the segmenter does.
@@ -39,7 +46,8 @@ def propose(
             f"the segmenter returned a wrong number of masks: {len(masks)} for {len(prompts)} prompts",
             hint="run medground.testing.check_segmenter on it",
         )
-    chosen = distinct([one for mask in masks for one in mask.instances or (mask,)], k=k, overlap=overlap)
+    instances = [one for mask in masks for one in mask.instances or (mask,)]
+    chosen = distinct([one for one in instances if one.score >= least_score], k=k, overlap=overlap)
     return sorted(chosen, key=lambda mask: (mask_box(mask.data).y1, mask_box(mask.data).x1))
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from medground.errors import SegmenterError
 from medground.geometry import Box, box_iou, ellipse, mask_box
 from medground.types import Image, Mask, PromptKind, SpatialPrompt
-from medground_toy.regions import Bools, Floats, at_points, fill_holes, otsu, smooth
+from medground_toy.regions import Bools, Floats, at_points, fill_holes, otsu, rounded, smooth
 
 
 @dataclass(eq=False)
@@ -121,7 +121,7 @@ class RegionGrowing:
         best, best_score = np.zeros(allowed.shape, bool), 0.0
         for tolerance in self.tolerances:
             region = fill_holes(at_points((near <= tolerance) & allowed, rows, columns)) & allowed
-            region = (smooth(region.astype(np.float32), 1) > 0.5) & allowed
+            region = rounded(region) & allowed
             if not region.any():
                 continue
             score = _edge_fit(region, edges) if prompt.box is None else float(box_iou(mask_box(region), prompt.box))

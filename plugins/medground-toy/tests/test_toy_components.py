@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from medground_toy.phantoms import FAMILIES, phantom
 from medground_toy.reasoners import RuleReasoner, ScriptedReasoner
-from medground_toy.regions import depth, fill_holes, key_points, label, otsu, smooth
+from medground_toy.regions import depth, fill_holes, key_points, label, otsu, rounded, smooth
 from medground_toy.segmenters import BoxFill, Ellipse, RegionGrowing, Threshold
 from scipy import ndimage
 
@@ -178,11 +178,12 @@ def test_region_growing_beats_the_ellipse_on_phantoms():
 
 @settings(deadline=None, max_examples=60)
 @given(arrays(bool, st.tuples(st.integers(1, 24), st.integers(1, 24))))
-def test_labels_and_holes_equal_those_of_scipy(mask):
+def test_labels_and_holes_equal_those_of_scipy_and_a_rounded_mask_the_smoothed(mask):
     ours, count = label(mask)
     theirs, expected = ndimage.label(mask)
     assert count == expected and np.array_equal(ours, theirs)
     assert np.array_equal(fill_holes(mask), ndimage.binary_fill_holes(mask))
+    assert np.array_equal(rounded(mask), smooth(mask.astype(np.float32), 1) > 0.5)
 
 
 def test_a_winding_path_is_one_component():
