@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,9 @@ from medground.errors import InputError, Interrupted, PluginError, RecipeError, 
 from medground.evaluation.evaluate import evaluate
 from medground.evaluation.results_file import AnswerRecord, SampleRecord, TargetRecord
 from medground.recipe import resolve
+from medground.registry import factory
+from medground.registry.description import describe
+from medground.registry.discovery import components
 from medground.sweeps.pictures import side_by_side
 from medground.sweeps.plan import plan
 from medground.sweeps.published import published_tables
@@ -93,18 +97,28 @@ class TestPlan:
         assert checked.skipped == {"clicked": "segmenter 'box_fill' was not trained for points"}
         assert plan(swap, "variants.cl*.allow_untrained=true").skipped == {}
 
-    def test_asm_swap_has_every_expert_and_kind_it_was_trained_for_and_its_compat_all_nine(self, data):
-        given = (f"data.path={data}", "data.split=null", "reasoner.checkpoint=x")
-        checked = plan("sweep/asm_swap", *given)
-        experts = {"medsam", "medsam2", "sam", "sam2", "sam3_tracker", "sam_hq", "sammed2d", "edgetam"}
-        kinds = {f"{expert}_{kind}" for expert in experts for kind in ("both", "box", "points")}
-        kinds |= {
-            f"{name}_{kind}" for name in ("sam3", "sam3_lite_text") for kind in ("text", "exemplars", "text_exemplars")
+    def test_asm_swap_has_every_expert_by_every_selection_of_the_prompts_it_was_trained_for(self, data):
+        overrides = (f"data.path={data}", "data.split=null", "reasoner.checkpoint=x")
+        checked = plan("sweep/asm_swap", *overrides)
+        rows = {
+            trial.name: (trial.recipe.data["segmenter"]["name"], tuple(trial.recipe.data["prompt"]))
+            for trial in checked.trials
         }
-        assert {trial.name for trial in checked.trials} == kinds | {"clipseg_text", "ellipse_box"}
+        experts = [one.name for one in components("segmenter") if describe(factory("segmenter", one.name)).published]
+        trained = {("ellipse", ("box",))}
+        for name in {*experts} - {"toy_sam"}:
+            kinds = sorted(factory("segmenter", name).accepts - {"negative_points"})
+            trained |= {(name, some) for size in (1, 2) for some in combinations(kinds, size)}
+        possible = {rows[trial.name] for trial in checked.possible}
+        assert {(name, tuple(sorted(kinds))) for name, kinds in possible} == trained and len(possible) == 33
         assert sorted(checked.skipped) == ["medsam_both", "medsam_points"]
         assert all("'medsam' was not trained for points" in why for why in checked.skipped.values())
-        assert len(plan("sweep/asm_swap_compat", *given).possible) == 9
+
+    def test_asm_swap_compat_has_the_published_nine(self, data):
+        assert (
+            len(plan("sweep/asm_swap_compat", f"data.path={data}", "data.split=null", "reasoner.checkpoint=x").possible)
+            == 9
+        )
 
     @pytest.mark.parametrize(
         ("override", "error", "message"),
@@ -384,7 +398,7 @@ def _with_parts(label, value, other):
 
 
 RECIPES = {
-    "asm_swap": ([*SWAP, *EXPERTS, *TOY[:1], *TOY[2:]], 30),
+    "asm_swap": ([*SWAP, *EXPERTS, *TOY[:1], *TOY[2:]], 33),
     "asm_swap_compat": ([*SWAP, *TOY[:1], *TOY[2:]], 9),
     "reward_ablation": ([*TOY, *GRPO], 13),
     "reward_sensitivity": ([*TOY, *GRPO], 17),
