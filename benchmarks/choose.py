@@ -30,6 +30,7 @@ import medground
 from medground.evaluation.results_file import SAMPLES, SampleRecord, read_records
 from medground.evaluation.statistics import Estimate, estimate
 from medground.pipeline.cache import StageCache
+from medground.types import Sample
 
 WARM_SEED = 9
 """The seed of the pictures of `warmed`; no other seed of training is it."""
@@ -49,10 +50,27 @@ FIXED = {"always 1": "1", "always 2": "2", "none": "null"}
 """Answers that never look."""
 
 
-def draw(folder: Path, seed: int, pictures: int) -> None:
-    """Write questions, two for each picture."""
+def draw(folder: Path, drawn: Sequence[Sample]) -> None:
+    """Write questions where there are none yet."""
     if not (folder / "manifest.jsonl").exists():
-        write(folder, samples(2 * pictures, seed, families=["maybe"], size=SIZE))
+        write(folder, drawn)
+
+
+def questions(seed: int, pictures: int) -> list[Sample]:
+    """Return questions of the family, two for each picture."""
+    return samples(2 * pictures, seed, families=["maybe"], size=SIZE)
+
+
+def balanced(seed: int, pictures: int) -> list[Sample]:
+    """Return such questions of which half are about pictures with both spots, as a quarter are by chance.
+
+    Where one spot is missing, 1 is the number of the other; only with both is an answer that is always 1 wrong.
+    """
+    drawn = questions(seed, 4 * pictures)
+    pairs = list(zip(drawn[::2], drawn[1::2], strict=True))
+    both = [pair for pair in pairs if all(sample.target.regions for sample in pair)][: pictures // 2]
+    others = [pair for pair in pairs if not all(sample.target.regions for sample in pair)][: pictures - len(both)]
+    return [sample for pair in [*both, *others] for sample in pair]
 
 
 def weights(run: Path) -> Path:
@@ -63,7 +81,7 @@ def weights(run: Path) -> Path:
 def warm(chosen: argparse.Namespace) -> None:
     """Train and measure the model that all seeds start from, and measure the answers that never change."""
     folder = chosen.folder / "warmed"
-    draw(folder / "data", 3000 + WARM_SEED, chosen.pictures)
+    draw(folder / "data", questions(3000 + WARM_SEED, chosen.pictures))
     medground.train(
         "train/toy_sft", "reasoner.checkpoint=null", f"data.path={folder / 'data'}", f"seed={WARM_SEED}", *ROUGH,
         f"sft.max_steps={chosen.steps}", f"sft.learning_rate={chosen.rate}", "sft.save_every=100", out=folder / "run",
@@ -78,7 +96,7 @@ def warm(chosen: argparse.Namespace) -> None:
 def train(chosen: argparse.Namespace) -> None:
     """Train and measure the model of one seed."""
     folder = chosen.folder / f"seed-{chosen.seed}"
-    draw(folder / "data", 3000 + chosen.seed, chosen.pictures)
+    draw(folder / "data", balanced(3000 + chosen.seed, chosen.pictures))
     medground.train(
         "train/choose_toy", f"reasoner={{name: toy_vlm, checkpoint: {weights(chosen.folder / 'warmed' / 'run')}}}",
         f"data.path={folder / 'data'}", f"seed={chosen.seed}", f"grpo.max_steps={chosen.steps}", "grpo.num_generations=8",
@@ -100,7 +118,7 @@ def answer(folder: Path, chosen: argparse.Namespace, reasoner: str) -> None:
     What is proposed of the held-out pictures is kept beside them.
     """
     held = folder.parent / "held"
-    draw(held, chosen.held_seed, chosen.held)
+    draw(held, questions(chosen.held_seed, chosen.held))
     medground.evaluate(
         "infer/toy_vlm", reasoner, f"data.path={held}", *CHOICE, "sampling.max_completion_length=24",
         "evaluate.batch_size=32", out=folder / "answers", resume=True, conditions=["answer"],
@@ -136,8 +154,8 @@ def shown(number: Estimate) -> str:
 
 def by_text(records: Sequence[SampleRecord], options: Sequence[NDArray[np.float64]]) -> NDArray[np.intp]:
     """Return for every sample the number of the option with the highest mean over the samples with its question."""
-    questions = np.array([record.question for record in records])
-    return np.argmax([[option[questions == one].mean() for option in options] for one in questions], axis=1)
+    texts = np.array([record.question for record in records])
+    return np.argmax([[option[texts == text].mean() for option in options] for text in texts], axis=1)
 
 
 def row(name: str, records: Sequence[SampleRecord], dice: NDArray[np.float64], *, trained: bool) -> str:
