@@ -202,7 +202,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     training = commands.add_parser("train", help="train and measure one seed")
     training.add_argument("--seed", type=int, default=0)
     training.add_argument("--temperature", type=float, default=1.2, help="at which GRPO draws answers")
-    for command, pictures, steps, rate in ((warming, 600, 700, 1e-3), (training, 200, 100, 3e-4)):
+    for command, pictures, steps, rate in ((warming, 600, 700, 1e-3), (training, 200, 300, 3e-4)):
         command.add_argument("folder", type=Path)
         command.add_argument("--pictures", type=int, default=pictures, help="to learn from, with two questions each")
         command.add_argument("--held", type=int, default=100, help="held-out pictures, with two questions each")
