@@ -9,8 +9,9 @@ the same words whether there is one. The segmenter `region_growing`, prompted wi
 candidates of each picture. `warmed` is the model that ships as `toy_vlm`, which answers with boxes, after SFT on ideal
 choices. Seed S is `warmed` after GRPO on the Dice of the chosen candidate, and on abstention where the target is absent
 (recipe train/choose_toy); it draws pictures and order of its own, half of the pictures with both spots. All are measured on the
-same held-out pictures, drawn as they come, with greedy answers. Beside them stand choosers that never look: one answer to every question, all answers with equal chance, and to each
-wording the answer that does best for it on the held-out questions themselves, which is the most that text alone can reach.
+same held-out pictures, drawn as they come, with greedy answers. Beside them stand choosers that never look: one answer to
+every question, all answers with equal chance, and to each wording the answer that does best for it on the held-out questions
+themselves, which is the most that text alone can reach.
 
 The ceiling is `candidate_dice`, the Dice of each picture's best candidate; where there is no target, 1. The aim is a mean Dice
 of 0.9 of it, on the questions that have a target and on all of them, where the Dice of a rightly absent target is 1.
@@ -155,7 +156,9 @@ def shown(number: Estimate) -> str:
 def by_text(records: Sequence[SampleRecord], options: Sequence[NDArray[np.float64]]) -> NDArray[np.intp]:
     """Return for every sample the number of the option with the highest mean over the samples with its question."""
     texts = np.array([record.question for record in records])
-    return np.argmax([[option[texts == text].mean() for option in options] for text in texts], axis=1)
+    means = np.array([[option[texts == text].mean() for option in options] for text in texts])
+    best: NDArray[np.intp] = means.argmax(axis=1)
+    return best
 
 
 def row(name: str, records: Sequence[SampleRecord], dice: NDArray[np.float64], *, trained: bool) -> str:
