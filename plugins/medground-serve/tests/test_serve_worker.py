@@ -118,7 +118,7 @@ def test_questions_about_two_images_in_turn_encode_each_once(image, tmp_path):
     answerer = child.Answerer(pipeline, most_pixels=10**6)
     other = tmp_path / "other"
     other.write_bytes(png_bytes(np.full((64, 64), 9, np.uint8)))
-    prompt = {"do": "segment", "points": [], "labels": [], "text": "", "masks": "none"}
+    prompt = {"do": "segment", "points": [], "labels": [], "text": "", "masks": "none", "compare": False}
     for size in range(20, 26):
         answerer.answer({**prompt, **image, "box": [10, 10, 10 + size, 40]})
         answerer.answer({**prompt, **image, "path": str(other), "box": [10, 10, 10 + size, 40]})
