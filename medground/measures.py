@@ -106,8 +106,9 @@ def measure_mask(mask: ArrayLike, spacing: tuple[float, float] | None = None) ->
     short_ends = _longest_across(pieces, hull, long_ends)
     lengths = [float(np.linalg.norm(ends[1] - ends[0])) for ends in (long_ends, short_ends)]
     return SliceMeasures(
-        unit="px" if spacing is None else "mm", area=float(rows.size * step.prod()), long_axis=lengths[0],
-        short_axis=lengths[1], long_ends=_ends(long_ends / step), short_ends=_ends(short_ends / step),
+        unit="px" if spacing is None else "mm", area=float(rows.size * step.prod()),
+        long_axis=max(lengths), short_axis=min(lengths),  # equal ones are rounded apart
+        long_ends=_ends(long_ends / step), short_ends=_ends(short_ends / step),
         centroid=(float(columns.mean() + 0.5), float(rows.mean() + 0.5)),
     )  # fmt: skip
 

@@ -45,6 +45,7 @@ def named(card, check):
     return {finding.subject: finding for finding in card.findings if finding.check == check}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", OURS)
 def test_our_defaults_have_no_findings(recipe):
     card = card_of(recipe)
@@ -74,6 +75,7 @@ def test_released_soft_pays_half_for_format():
     assert share.figures["maximum"] == 4
 
 
+@pytest.mark.slow
 def test_released_base_has_two_dead_terms():
     card = card_of("train/medreasoner_base")
     assert set(named(card, "dead term")) == {"iou", "bbox_l1"}
@@ -190,6 +192,7 @@ def test_a_term_that_pays_the_whole_image_as_a_perfect_box_is_named():
     assert set(named(card, "blind")) == {"box grown"}
 
 
+@pytest.mark.slow
 def test_a_rubric_that_never_sees_the_size_of_the_box_is_named():
     def centred(answer_box, true, _):
         return 0.0 if answer_box is None else max(0.0, 1 - math.dist(answer_box.centre, true.centre) / true.diagonal)

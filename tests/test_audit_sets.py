@@ -81,6 +81,7 @@ def card_of(name):
     return audit(Rubric(terms), Listed())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OURS)
 def test_our_terms_are_paid_for_no_game(name):
     card = card_of(name)

@@ -200,6 +200,7 @@ def outcome(read, path):
         return None
 
 
+@pytest.mark.slow
 def test_the_corpus_has_200_files(corpus):
     names = [name for piece in corpus for name, *_ in piece]
     assert len(set(names)) == len(names) == COUNT

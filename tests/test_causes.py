@@ -85,6 +85,7 @@ def test_a_cut_answer_counts_against_the_model_and_keeps_what_was_read():
     assert (result.think, result.answer_level) == ("There.", 0.0)
 
 
+@pytest.mark.slow
 def test_cut_answers_and_refusals_are_counted_apart(phantoms, tmp_path):
     """Of eight: five cut off, one that refuses, two whole."""
     texts = [(CUT, "length")] * 5 + [("No.", "stop")] + [(WHOLE, "stop")] * 2
@@ -116,6 +117,7 @@ def test_how_a_saved_answer_ended_is_one_of_two_words(phantoms, tmp_path):
         )
 
 
+@pytest.mark.slow
 def test_the_first_lines_of_eval_say_why_everything_is_0(phantoms, tmp_path, capsys):
     (tmp_path / "recipe.yaml").write_text(json.dumps({**BARE, "evaluate": {"n_boot": 50}}))
     answers = saved(tmp_path, phantoms, *[(CUT, "length")] * 8)
@@ -146,6 +148,7 @@ SPECK = WHOLE.replace("[10, 10, 60, 60]", "[10.6, 10.6, 10.9, 10.9]")
 """A box between the centres of two pixels: filled, it holds none."""
 
 
+@pytest.mark.slow
 def test_empty_masks_are_counted_and_told(phantoms, tmp_path):
     recipe = {
         **BARE,
@@ -165,6 +168,7 @@ def test_empty_masks_are_counted_and_told(phantoms, tmp_path):
     assert "empty masks" in page and "cut off" not in page
 
 
+@pytest.mark.slow
 def test_run_counts_empty_masks_and_says_so_first(phantoms, tmp_path, capsys):
     reasoner = {"name": "scripted", "texts": [SPECK]}
     recipe = tmp_path / "recipe.yaml"

@@ -89,6 +89,7 @@ def test_phantom_cells_are_many_and_follow_from_the_seed():
     assert all(len(one.cells) > 10 for one in first) and first[0].group != first[1].group
 
 
+@pytest.mark.slow
 def test_real_cells_are_microscopy_with_several(shared):
     sets = CELLS["real"](shared / "data" / "real")
     assert sum(map(len, sets.values())) > 100

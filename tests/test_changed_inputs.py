@@ -257,6 +257,7 @@ class TestSweepRefuses:
     def given(self, data, **variants):
         return recipe(data, variants=variants or {"a": {}, "b": {"segmenter": "box_fill", "prompt": "box"}})
 
+    @pytest.mark.slow
     def test_an_image_that_was_replaced_under_a_trial_that_is_done(self, data, tmp_path):
         sweep(self.given(data), out=tmp_path / "out")
         line = first(data)
@@ -352,6 +353,7 @@ class TestTraining:
             )
         return tmp_path
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("part", ["image", "mask"])
     def test_a_run_refuses_an_image_or_mask_that_was_replaced(self, part, stopped):
         line = first(stopped / "data")
@@ -359,6 +361,7 @@ class TestTraining:
         with pytest.raises(RunError, match=rf"the {part} of sample '{line['id']}' is not what it was when the run in"):
             medground.train(stopped / "run", resume=True)
 
+    @pytest.mark.slow
     def test_a_run_refuses_other_weights_to_start_from(self, stopped):
         path = stopped / "model" / "model.safetensors"
         content = bytearray(path.read_bytes())
@@ -405,6 +408,7 @@ class TestTraining:
         assert event["samples"] == [bad["id"]]
         assert medground.train(given, out=tmp_path / "run", resume=True).before == 4
 
+    @pytest.mark.slow
     def test_a_run_without_a_checkpoint_begins_anew_with_other_data(self, trials, tiny, tmp_path):
         shutil.copytree(tiny / "data", tmp_path / "data")
         given = trials(max_steps=1)

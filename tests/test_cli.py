@@ -197,6 +197,7 @@ def test_run_leaves_the_manifest_of_its_input_alone(folder, capsys):
     assert not (folder / "recipe.yaml").exists()
 
 
+@pytest.mark.slow
 def test_another_question_or_another_image_of_the_same_name_is_asked_anew(folder, tmp_path):
     def lines():
         return {
@@ -308,6 +309,7 @@ def test_fractions_resolve_their_last_digit_and_a_thousandth_at_most(written, de
     assert resolution(Frame("permille", (9, 9)), written, (500, 1000)) == (1.0, 0.5)
 
 
+@pytest.mark.slow
 def test_doctor_frames_warns_where_a_unit_is_coarse_and_fails_on_a_wrong_frame(tmp_path, capsys, monkeypatch):
     big = tmp_path / "big.png"
     Image.fromarray(np.zeros((1800, 2600, 3), np.uint8)).save(big)

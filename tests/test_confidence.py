@@ -204,6 +204,7 @@ def drawn(count):
         yield Sample(query=Query(image=image, question="where?", id=str(index)), target=Target(regions=(region,)))
 
 
+@pytest.mark.slow
 def test_several_answers_and_wordings_are_asked_measured_and_reported(tmp_path):
     ground = medground.load("infer/toy", reasoner=Fickle(), prompt_interface="bbox", segmenter="ellipse")
     settings = ["sampling.temperature=1", "evaluate.samples=3", "evaluate.paraphrases=3", "evaluate.n_boot=50"]

@@ -43,6 +43,7 @@ def assert_typed(outcomes: list[tuple[str, str, str, float]]) -> None:
     assert not [message for _, _, message, _ in outcomes if "\n" in message]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["pickle", "safetensors"])
 def test_a_sample_of_crafted_files_is_refused_or_loaded_as_it_should_be(kind, tmp_path):
     short = [name for name in CORPUS["CRAFTED"][kind] if not any(part in name for part in LONG)]

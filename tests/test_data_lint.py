@@ -297,6 +297,7 @@ def test_there_are_fifty_faults_of_many_kinds():
     assert {code for code, _ in FAULTS} == set(CODES)
 
 
+@pytest.mark.slow
 def test_every_seeded_fault_is_found_and_next_to_nothing_else(clean, tmp_path):
     expected = spoilt(clean, tmp_path)
     findings, count = lint(tmp_path)
@@ -307,6 +308,7 @@ def test_every_seeded_fault_is_found_and_next_to_nothing_else(clean, tmp_path):
     assert len(false) <= 0.02 * (count - len(expected)), false
 
 
+@pytest.mark.slow
 def test_a_finding_names_the_region_that_it_is_about(clean, tmp_path):
     spoilt(clean, tmp_path)
     says = [one.says for one in lint(tmp_path)[0]]
@@ -314,16 +316,19 @@ def test_a_finding_names_the_region_that_it_is_about(clean, tmp_path):
     assert any(text.startswith("region 2: mask_value is not a whole number") for text in says)
 
 
+@pytest.mark.slow
 def test_a_clean_dataset_has_no_findings(clean):
     assert lint(clean) == ([], 110)
 
 
+@pytest.mark.slow
 def test_phantoms_as_they_are_drawn_are_clean(tmp_path):
     phantoms.write(tmp_path, phantoms.samples(60, seed=2, size=(96, 96), per_image=3))
     findings, count = lint(tmp_path)
     assert len(findings) <= 0.02 * count, findings
 
 
+@pytest.mark.slow
 def test_each_finding_has_a_sentence_and_a_remedy(clean, tmp_path):
     spoilt(clean, tmp_path)
     done = CliRunner().invoke(data, ["lint", str(tmp_path), "--json"])

@@ -64,6 +64,7 @@ def _check_story(told: str, folder: Path) -> None:
     assert str(folder / "report.html") in learnt[4] and f"--recipe {folder / 'grpo'}" in learnt[4]
 
 
+@pytest.mark.slow
 def test_the_first_estimate_leaves_out_finished_stages(tmp_path):
     sizes = ["--samples", "2", "--held", "2", "--sft", "100000", "--grpo", "0"]
 

@@ -87,6 +87,7 @@ def check(folder, count: int, seed: int) -> collections.Counter:
     return outcomes
 
 
+@pytest.mark.slow
 def test_generated_files_are_shown_by_the_standard(tmp_path):
     outcomes = check(tmp_path, 60, seed=1)
     assert outcomes["right"] >= 45 and outcomes["refused"] >= 10

@@ -55,6 +55,7 @@ def described() -> dict:
     return describe_all(components())
 
 
+@pytest.mark.slow
 def test_every_built_in_says_what_it_is_and_what_each_argument_means(described):
     silent = [
         f"{component.kind}.{component.name}.{argument.name}"
@@ -67,6 +68,7 @@ def test_every_built_in_says_what_it_is_and_what_each_argument_means(described):
     assert all(about.summary for about in described.values()) and pointers == []
 
 
+@pytest.mark.slow
 def test_a_kind_is_given_as_the_list_spells_it_or_with_a_hyphen(capsys):
     underscore, hyphen = (cli(capsys, "plugins", "list", "--kind", f"prompt{mark}interface") for mark in "_-")
     assert underscore == hyphen and underscore[0] == 0
@@ -79,6 +81,7 @@ def test_a_process_of_its_own_says_what_this_one_would(described):
         assert about.to_dict() == describe(factory(component.kind, component.name)).to_dict(), component
 
 
+@pytest.mark.slow
 def test_what_is_listed_is_what_the_component_states(capsys):
     code, out, _ = cli(capsys, "plugins", "list", "--json")
     rows = {(row["kind"], row["name"]): row for row in json.loads(out)}
@@ -94,6 +97,7 @@ def test_what_is_listed_is_what_the_component_states(capsys):
     assert {row["problem"] for row in rows.values()} == {None}
 
 
+@pytest.mark.slow
 def test_on_a_terminal_each_kind_has_a_table_with_one_line_per_component(capsys, monkeypatch):
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
     monkeypatch.setenv("COLUMNS", "120")
@@ -106,6 +110,7 @@ def test_on_a_terminal_each_kind_has_a_table_with_one_line_per_component(capsys,
     assert "…" in line, "the description is cut to one line"
 
 
+@pytest.mark.slow
 def test_broken_plugins_cost_their_own_rows(install, site, capsys):
     install(site, "medground-glow", {"segmenter.glow": "medground_glow"}, GOOD)
     install(site, "medground-sad", {"segmenter.sad": "medground_sad"}, "raise RuntimeError('no mood')")
@@ -176,6 +181,7 @@ def test_show_of_no_component_names_the_nearest(capsys):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_show_gives_every_component_of_a_name_or_those_of_a_kind(capsys, install, site):
     install(site, "medground-glow", {"segmenter.manifest": "medground_glow"}, GOOD.replace('"glow"', '"manifest"'))
     kinds = [page["kind"] for page in json.loads(cli(capsys, "plugins", "show", "manifest", "--json")[1])]

@@ -68,6 +68,7 @@ def files(folder):
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
+@pytest.mark.slow
 def test_the_folder_holds_summary_records_metadata_and_recipe(plain, phantoms):
     assert set(files(plain.folder)) >= {
         "metrics.json",
@@ -162,6 +163,7 @@ def test_a_killed_and_resumed_evaluation_writes_the_same_bytes(phantoms, plain, 
         assert (out / name).read_bytes() == (plain.folder / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_a_stopped_evaluation_can_be_resumed_and_no_other_in_its_folder(phantoms, tmp_path):
     answers = iter([False, True])
     with pytest.raises(Interrupted, match="stopped after 4 of 10 lines"):
@@ -174,6 +176,7 @@ def test_a_stopped_evaluation_can_be_resumed_and_no_other_in_its_folder(phantoms
     assert (done.before, len(done.records)) == (4, 10)
 
 
+@pytest.mark.slow
 def test_saved_answers_are_scored_again_without_their_reasoner(plain, phantoms, tmp_path):
     never = recipe(phantoms, reasoner={"name": "qwen3_vl", "checkpoint": "???"}, segmenter="threshold")
     result = medground.evaluate(never, predictions=plain.folder, baseline=plain.folder, out=tmp_path / "again")
@@ -261,6 +264,7 @@ def test_a_store_serves_the_next_evaluation(phantoms):
     assert again.summary == first.summary
 
 
+@pytest.mark.slow
 def test_ceilings_are_above_the_answer_and_baselines_below(phantoms):
     names = ["answer", "perfect_segmenter", "oracle_box", "oracle_points", "oracle_both", "jitter_10", "jitter_40"]
     names += ["whole_box", "centre_box", "constant_box", "category_box"]
@@ -279,6 +283,7 @@ def test_ceilings_are_above_the_answer_and_baselines_below(phantoms):
     assert {row.condition for row in result.summary.comparisons} == set(names) - {"answer"}
 
 
+@pytest.mark.slow
 def test_ceilings_on_real_images(shared, tmp_path):
     """Whatever the image: the true box outdoes a blind one, and the ellipse gains nothing over itself."""
     rows = [json.loads(line) for line in (shared / "data" / "pairs" / "manifest.jsonl").read_text().splitlines()]
@@ -532,6 +537,7 @@ def test_released_numbers_of_the_oracle_cases_aggregate_as_released(tmp_path):
     assert (cell["mean_iou"], cell["count"]) == (round(sum(part) / len(part), 4), len(part))
 
 
+@pytest.mark.slow
 def test_released_dice_are_made_of_whole_pixels(phantoms, tmp_path):
     compat = recipe(phantoms, protocol="released", limit=3)
     compat["prompt_interface"] = {"name": "bbox_points", "parser": "released_eval"}
@@ -544,6 +550,7 @@ def test_released_dice_are_made_of_whole_pixels(phantoms, tmp_path):
             assert row[key] == round(2 * int((mask & truth).sum()) / (mask.sum() + truth.sum() + 1e-6), 4)
 
 
+@pytest.mark.slow
 def test_the_published_table_is_measured_on_published_numbers(phantoms, tmp_path):
     """Answers that repeat the table: perfect by the released rules, one pixel short by the corrected ones."""
     pytest.importorskip("pyarrow", reason="needs pyarrow")
@@ -591,6 +598,7 @@ def test_the_baseline_must_be_of_the_same_samples(plain, phantoms, tmp_path):
         medground.evaluate(recipe(phantoms), baseline=tmp_path)
 
 
+@pytest.mark.slow
 def test_eval_prints_a_summary_and_its_folder_is_a_recipe(phantoms, tmp_path, capsys):
     with pytest.raises(SystemExit) as left:
         main(["eval", "eval/baselines", f"data.path={phantoms}", "segmenter=ellipse", "evaluate.limit=3",

@@ -27,6 +27,7 @@ def maybe(tmp_path_factory) -> str:
     return page(tmp_path_factory.mktemp("maybe"), samples, [ONE])
 
 
+@pytest.mark.slow
 def test_the_result_is_open_however_many_metrics_a_set_has(maybe):
     result = maybe.partition(">Result</h2>")[2].partition("</section>")[0]
     assert "union_dice" in result and "<details" not in result
@@ -41,6 +42,7 @@ def test_an_absent_target_has_no_size(maybe):
     assert ">absent<" in sizes and "under 1" not in sizes
 
 
+@pytest.mark.slow
 def test_where_every_target_is_absent_answers_are_ranked_by_whether_they_say_so(tmp_path):
     samples = [one for one in phantoms.samples(16, seed=3, size=(80, 80), families=["maybe"]) if not one.target.regions]
     assert len(samples) > 2

@@ -66,6 +66,7 @@ def of_run(folder):
     return logits(reasoner.model, folder / "checkpoints" / "step-00000002" / "model")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 2])
 @pytest.mark.parametrize("name", ["qwen3_vl", "qwen2_5_vl"])
 @pytest.mark.lane
@@ -84,6 +85,7 @@ def test_transformers_loads_what_was_trained(run, models, tmp_path, name, rank):
     assert not torch.allclose(found, logits(start, models[name]), atol=1e-2), "it learnt nothing"
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings(
     "ignore:`is_gradient_checkpointing` is deprecated"
 )  # peft asks transformers by its old name
@@ -102,6 +104,7 @@ def test_peft_loads_an_adapter_that_stays_one(run, models, tmp_path, name):
     assert "library_name: peft" in (done.folder / "README.md").read_text()
 
 
+@pytest.mark.slow
 def test_the_card_says_what_was_recorded_and_no_more(run, tiny, tmp_path):
     lines = [json.loads(line) for line in (tiny / "data" / "manifest.jsonl").read_text().splitlines()]
     split = tiny / "data" / "halves.jsonl"

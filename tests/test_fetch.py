@@ -137,6 +137,7 @@ def run(hub, tmp_path):
 MEDSAM2 = ("infer/toy", "segmenter=medsam2")
 
 
+@pytest.mark.slow
 def test_a_segmenter_is_fetched_with_licence_revision_and_hash(hub, run, tmp_path, monkeypatch):
     done = run(*MEDSAM2, "--yes", "--json")
     assert done.returncode == 0, done.stderr
@@ -157,6 +158,7 @@ def test_a_segmenter_is_fetched_with_licence_revision_and_hash(hub, run, tmp_pat
     assert not any("other.pt" in line for line in hub.requests)
 
 
+@pytest.mark.slow
 def test_nothing_is_downloaded_before_the_licence_is_accepted(hub, run, tmp_path):
     done = run(*MEDSAM2, answer="n\n")
     assert done.returncode == 1
@@ -183,6 +185,7 @@ def test_commercial_refuses_a_research_licence_before_anything_is_downloaded(hub
     assert run(*QWEN_3B, "--yes").returncode == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("licence", "message"),
     [
@@ -199,12 +202,14 @@ def test_commercial_goes_by_the_hub_where_no_plugin_declares_terms(licence, mess
     assert (message or "is at") in done.stderr
 
 
+@pytest.mark.slow
 def test_commercial_refuses_a_dataset_without_a_licence(hub, run):
     done = run("infer/toy", "data.path=zzzyzh/U-MRG", "--commercial", "--yes")
     assert done.returncode == 1
     assert "data.path: zzzyzh/U-MRG has no known licence" in done.stderr
 
 
+@pytest.mark.slow
 def test_terms_that_were_fetched_are_known_afterwards(hub, run, tmp_path, monkeypatch):
     recipe = resolve("infer/toy", "segmenter={name: sam2, checkpoint: someone/model}")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
@@ -213,6 +218,7 @@ def test_terms_that_were_fetched_are_known_afterwards(hub, run, tmp_path, monkey
     assert non_commercial(recipe) == []
 
 
+@pytest.mark.slow
 def test_a_folder_takes_what_a_model_needs_and_the_hubs_own_licence(hub, run, tmp_path, monkeypatch):
     done = run("infer/toy", "segmenter={name: sam2, checkpoint: someone/model}", "--yes", "--json")
     assert done.returncode == 0, done.stderr
@@ -225,6 +231,7 @@ def test_a_folder_takes_what_a_model_needs_and_the_hubs_own_licence(hub, run, tm
     assert find_weights("someone/model") == Path(result["path"])
 
 
+@pytest.mark.slow
 def test_a_dataset_without_a_stated_licence_is_shown_as_unknown(hub, run):
     done = run("infer/toy", "data.path=zzzyzh/U-MRG", "--yes", "--json")
     assert done.returncode == 0, done.stderr
@@ -250,6 +257,7 @@ def test_a_file_with_another_hash_is_refused_and_removed(which, hub, run, tmp_pa
     assert not list((tmp_path / "cache").rglob("MedSAM2_latest.pt"))
 
 
+@pytest.mark.slow
 def test_without_a_network_it_is_one_sentence(run):
     done = run(*MEDSAM2, "--yes", endpoint="http://127.0.0.1:9")
     assert done.returncode == 1
@@ -258,6 +266,7 @@ def test_without_a_network_it_is_one_sentence(run):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("checkpoint", "message"),
     [

@@ -206,6 +206,7 @@ medground.evaluate
 """
 
 
+@pytest.mark.slow
 def test_import_and_help_need_no_posix_modules():
     result = subprocess.run([sys.executable, "-c", WITHOUT], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr

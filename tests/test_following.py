@@ -129,6 +129,7 @@ def test_every_tensor_for_video_is_accounted_for(change, words, tmp_path):
         segmenter.propagate(sam2_volumes.volume(), [sam2_volumes.cases()["mask"]], plane="axial")
 
 
+@pytest.mark.slow
 def test_a_folder_of_transformers_follows_as_the_published_file_does(segmenter, tmp_path):
     segmenter.video.model.save_pretrained(tmp_path / "folder")
     prompts = [sam2_volumes.cases()["box"]]
@@ -144,6 +145,7 @@ def test_it_passes_the_conformance_kit(small):
     check_volume_segmenter(partial_load, quick=True, path=str(small))
 
 
+@pytest.mark.slow
 def test_every_slice_is_encoded_once_for_three_targets_and_both_ways(small):
     segmenter = load(small)
     encoded = []
@@ -156,6 +158,7 @@ def test_every_slice_is_encoded_once_for_three_targets_and_both_ways(small):
     assert np.array_equal(together, alone), "a target does not see another"
 
 
+@pytest.mark.slow
 def test_a_target_that_the_model_does_not_see_ends_and_no_further_slice_is_encoded(tmp_path):
     absent = {"sam_mask_decoder.pred_obj_score_head.layers.2.bias": torch.full((1,), -10.0)}
     segmenter = load(sam2_volumes.save_weights(tmp_path, lambda state: state | absent))
@@ -166,12 +169,14 @@ def test_a_target_that_the_model_does_not_see_ends_and_no_further_slice_is_encod
         assert segmenter.stats.misses == encoded and np.flatnonzero(mask.any(axis=(0, 1))).tolist() == [3]
 
 
+@pytest.mark.slow
 def test_without_a_cache_only_slices_that_come_twice_are_encoded_again(small):
     segmenter = load(small, cache_mib=0)
     segmenter.propagate(sam2_volumes.volume(), [sam2_volumes.cases()["box"]] * 3, plane="axial", patience=None)
     assert segmenter.stats.misses == 8 and segmenter.stats.bytes == 0
 
 
+@pytest.mark.slow
 def test_forgetting_what_is_out_of_reach_changes_nothing_and_bounds_what_is_kept(segmenter, monkeypatch):
     from medground_sam2.video import Session
 
@@ -207,6 +212,7 @@ def test_the_way_down_does_not_know_what_the_way_up_found(segmenter, monkeypatch
     assert np.array_equal(logits[:4], other[:4]) and not np.array_equal(logits[4:], other[4:])
 
 
+@pytest.mark.slow
 def test_memory_is_exercised(small, tmp_path, monkeypatch):
     """Without object pointers, and without memories, the logits of the slices beyond the key slice move."""
     volume, prompts = sam2_volumes.volume(), sam2_volumes.cases()["mask"]

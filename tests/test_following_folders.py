@@ -55,6 +55,7 @@ def direct(model, frames, box, index, down):
     return {output.frame_idx: output.pred_masks[0, 0] for output in outputs}
 
 
+@pytest.mark.slow
 def test_logits_equal_transformers_called_directly(name, folders, monkeypatch):
     import transformers
 
@@ -86,10 +87,12 @@ def test_logits_equal_transformers_called_directly(name, folders, monkeypatch):
     assert float(to_size(expected[0] - expected[index], (26, 20)).abs().max()) > 1e-3 * scale, "slices differ"
 
 
+@pytest.mark.slow
 def test_it_passes_the_conformance_kit(name, folders):
     check_volume_segmenter(COMPONENTS[name], quick=True, checkpoint=str(folders[name]), device="cpu")
 
 
+@pytest.mark.slow
 def test_every_tensor_for_video_is_accounted_for(name, folders, tmp_path):
     less = reweighted(folders[name], tmp_path / "less", lambda w: {k: t for k, t in w.items() if "no_object" not in k})
     more = reweighted(folders[name], tmp_path / "more", lambda w: w | {"memory_encoder.adapter": torch.ones(2)})
@@ -98,12 +101,14 @@ def test_every_tensor_for_video_is_accounted_for(name, folders, tmp_path):
             _ = COMPONENTS[name](checkpoint=str(folder), device="cpu").video
 
 
+@pytest.mark.slow
 def test_the_encoder_is_shared_with_the_model_for_single_images(name, folders):
     segmenter = COMPONENTS[name](checkpoint=str(folders[name]), device="cpu")
     assert segmenter.video.model.vision_encoder is segmenter.network.model.vision_encoder
     assert not any(parameter.requires_grad for parameter in segmenter.video.model.parameters())
 
 
+@pytest.mark.slow
 def test_the_tracker_comes_out_of_the_whole_of_sam_3(tmp_path):
     whole = tiny_sam3.save_whole(tmp_path / "whole", **tiny_sam3.clip_text(300, 0, 1))
     segmenter = Sam3Tracker(checkpoint=str(whole), device="cpu")

@@ -28,6 +28,7 @@ def run(*arguments, cwd):
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=1200)
 
 
+@pytest.mark.slow
 def test_a_load_frees_the_model_before_it_whoever_holds_it(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     from gpu_bench import Bench

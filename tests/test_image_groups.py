@@ -148,6 +148,7 @@ def update(made, batch, images):
     return {name: p.grad.clone() for name, p in named if p.grad is not None}, stats, sum(encoded)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "passes"), [({}, 1), ({"micro_batch_size": 1, "beta": 0.02, "num_iterations": 2}, 4)]
 )
@@ -284,6 +285,7 @@ def test_what_sharing_saved_is_said_and_that_it_saved_nothing(step, sentences):
         assert part in sentence
 
 
+@pytest.mark.slow
 def test_a_dry_run_says_what_the_tree_saves(recipe):
     pytest.importorskip("torch", reason="needs torch")
     from medground.training.plan import plan_training

@@ -84,6 +84,7 @@ def counted(paths, *arguments):
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_ground_opens_and_hashes_a_dicom_file_once(tmp_path):
     path = save_dicom(tmp_path / "scan.dcm", pixels(0))
     counts = counted([path], "ground", path, "Where?", "--out", tmp_path / "out")
@@ -91,6 +92,7 @@ def test_ground_opens_and_hashes_a_dicom_file_once(tmp_path):
     assert list((tmp_path / "out").glob("dicom-*.json"))
 
 
+@pytest.mark.slow
 def test_data_build_opens_and_hashes_every_dicom_file_once(tmp_path):
     images = [save_dicom(tmp_path / f"source/images/{n}.dcm", pixels(n, (40 + n, 50))) for n in range(2)]
     for n, image in enumerate(images):
@@ -107,6 +109,7 @@ def test_data_build_opens_and_hashes_every_dicom_file_once(tmp_path):
     assert {line["window_used"].split(":")[0] for line in lines} == {"percentiles"}
 
 
+@pytest.mark.slow
 def test_lines_of_a_manifest_share_one_reading_of_their_dicom_file(tmp_path):
     image = save_dicom(tmp_path / "source/scan.dcm", pixels(0))
     lines = []

@@ -76,6 +76,7 @@ def test_run_lengths_and_boxes_of_a_turned_picture_are_turned_or_refused(tmp_pat
     assert open_dataset(tmp_path)[0].target.region.box == (11, 2, 17, 14)
 
 
+@pytest.mark.slow
 def test_a_mask_on_a_flipped_or_permuted_grid_lies_where_its_image_does(tmp_path):
     nibabel = pytest.importorskip("nibabel", reason="needs nibabel")
     rng = np.random.default_rng(3)

@@ -48,6 +48,7 @@ def test_axes_of_ellipses_are_within_half_a_pixel_on_average_and_within_one_sing
     assert (within.mean(axis=0) > (0.4, 0.65)).all() and np.abs(errors).max() < 1.1
 
 
+@pytest.mark.slow
 @settings(max_examples=80, deadline=None)
 @given(
     long=st.floats(6, 20), ratio=st.floats(1.05, 2.5), angle=st.floats(0, np.pi),

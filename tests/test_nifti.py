@@ -248,6 +248,7 @@ def test_damaged_and_hostile_files_are_refused_in_one_sentence(tmp_path, name):
     assert name in text and error.value.hint and "\n" not in text and str(tmp_path) not in text
 
 
+@pytest.mark.slow
 def test_a_volume_without_codes_is_read_after_its_hint(tmp_path):
     (tmp_path / "v.nii").write_bytes(header(sform_code=0) + VOXELS)
     with pytest.raises(InputError, match="both of its codes are 0") as error:

@@ -211,6 +211,7 @@ def test_samples_are_hashed_once_for_a_recipe_its_variants_and_what_is_recorded(
     assert describe("data", samples) == provenance.objects(recipe)["data"]
 
 
+@pytest.mark.slow
 def test_a_function_is_a_term_of_a_training_run(trials, tmp_path):
     run = medground.train(trials(), out=tmp_path / "run", rewards={"mine": vowels, "letters": 0}, grpo={"max_steps": 2})
     assert run.steps == 2
@@ -368,6 +369,7 @@ def test_several_processes_of_the_command_cannot_share_an_object(trials, tmp_pat
     assert "torchrun --nproc-per-node 2 SCRIPT.py" in error.value.hint
 
 
+@pytest.mark.slow
 def test_validation_takes_its_split_of_the_samples_that_are_given(trials, tiny, tmp_path):
     samples = medground.open_dataset(tiny / "data")
     split = samples.splits[0]

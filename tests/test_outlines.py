@@ -24,6 +24,7 @@ def filled(polygons, size):
     return out
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(arrays(bool, st.tuples(st.integers(1, 9), st.integers(1, 9))))
 def test_filled_outlines_are_the_mask(mask):

@@ -76,6 +76,7 @@ def test_small_images_are_enlarged_and_huge_ones_reduced(size, expected):
     assert draw(image(*size)).size == expected[::-1]
 
 
+@pytest.mark.slow
 def test_lines_grow_with_the_picture():
     def inked(side):
         picture = draw(image(side, side, (0, 0, 0)), box=Box(0.25 * side, 0.25 * side, 0.75 * side, 0.75 * side))

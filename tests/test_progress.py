@@ -181,6 +181,7 @@ def test_a_command_that_takes_long_says_how_far_it_is_on_stderr(
     assert line in told.err
 
 
+@pytest.mark.slow
 def test_a_sweep_counts_trainings_and_evaluations_and_what_it_does_within_each(data, tmp_path):
     reports = []
     recipe = {

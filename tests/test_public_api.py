@@ -74,6 +74,7 @@ def test_a_type_checker_sees_every_name(tmp_path):
     assert "-> medground.pipeline.pipeline.Pipeline" in checked.stdout
 
 
+@pytest.mark.slow
 def test_the_rubric_of_a_recipe_loads_no_torch():
     code = "import sys, medground\nassert medground.rubric('train/soft').labels\nprint('torch' in sys.modules)"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "False"

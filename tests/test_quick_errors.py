@@ -247,6 +247,7 @@ def told_without_torch(folder):
     return run_in_child(folder, commands, absent=("torch",))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["train", "dry run", "ground"])
 def test_without_torch_the_command_that_installs_it_is_said(told_without_torch, command):
     code, text = told_without_torch[command]

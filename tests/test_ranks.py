@@ -16,6 +16,7 @@ from medground.training.grpo.metrics import StepStats  # noqa: E402
 from medground.training.ranks import pad_to_longest  # noqa: E402
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("arguments", "code"), [(["plugins", "list", "--json"], 0), (["nonsense"], 2)])
 def test_started_processes_end_as_one(arguments, code, monkeypatch, capfd):
     monkeypatch.delenv("RANK", raising=False)

@@ -316,6 +316,7 @@ KEYS = st.from_regex(r"[a-z_]{1,5}", fullmatch=True)
 VALUES = st.recursive(SCALARS, lambda values: st.lists(values, max_size=3) | st.dictionaries(KEYS, values, max_size=3))
 
 
+@pytest.mark.slow
 @settings(max_examples=50, deadline=None)
 @given(VALUES.filter(lambda value: "${" not in json.dumps(value)))
 def test_a_dumped_recipe_reads_as_the_same_data(tmp_path_factory, value):

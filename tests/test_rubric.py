@@ -84,6 +84,7 @@ def test_values_weights_and_sums_are_kept_apart():
     assert rubric.labels == ("a", "b", "c")
 
 
+@pytest.mark.slow
 def test_an_abstention_adds_nothing_and_a_sample_without_values_has_no_score():
     assert total("none", "0.5") == 0.5
     assert total("none", "none") is None
@@ -280,6 +281,7 @@ def test_a_constant_term_is_reported_once_by_name():
     assert not any(reports[:19] + reports[20:])
 
 
+@pytest.mark.slow
 def test_one_other_value_restarts_the_count_and_state_is_plain_data():
     alarm = ConstantAlarm(steps=3)
     rubric = Rubric([Term("says", Says())])

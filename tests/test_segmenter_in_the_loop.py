@@ -58,6 +58,7 @@ def digest(segmenter) -> str:
     return state.hexdigest()
 
 
+@pytest.mark.slow
 def test_each_image_is_encoded_once_for_its_group_and_once_for_all_steps(graph, samples):
     segmenter = graph.pipeline.segmenter
     encodes = []
@@ -73,6 +74,7 @@ def test_each_image_is_encoded_once_for_its_group_and_once_for_all_steps(graph, 
     assert segmenter.stats.hits > 0
 
 
+@pytest.mark.slow
 def test_masks_are_made_outside_autograd_and_leave_the_weights_alone(graph, samples):
     segmenter = graph.pipeline.segmenter
     before = digest(segmenter)

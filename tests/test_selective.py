@@ -10,6 +10,7 @@ from selective import KINDS, simulate
 from medground.evaluation.selective import STAKES, aurc, auroc, choose_threshold, evidence, risk_coverage
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS[:3], ids=lambda kind: kind.name)
 def test_few_thresholds_are_too_risky_and_many_answers_are_given(kind):
     outcome = simulate(kind, 60, risk=0.1, delta=0.1, seed=1, population=100_000)
@@ -116,6 +117,7 @@ def test_a_weight_of_two_is_an_answer_twice(rows, index):
     assert auroc(sure, right, weights[None])[0] == pytest.approx(again, nan_ok=True)
 
 
+@pytest.mark.slow
 @given(answers)
 def test_the_area_is_that_under_the_mean_curve_over_orders_of_ties(rows):
     sure, wrong = (np.array(column) for column in zip(*rows, strict=True))

@@ -154,6 +154,7 @@ def test_a_slice_that_is_not_there_or_no_rule_is_refused(volume):
         choose_slice(pipeline, volume, QUESTION, SliceRule.largest)
 
 
+@pytest.mark.slow
 def test_the_reasoner_is_shown_a_montage_and_its_exchange_has_a_key_of_its_own(volume, phantom):
     cache = StageCache()
     pipeline = medground.load("infer/toy", cache=cache)
@@ -175,6 +176,7 @@ def test_the_reasoner_is_shown_a_montage_and_its_exchange_has_a_key_of_its_own(v
     assert cache.misses["completions"] == 5
 
 
+@pytest.mark.slow
 def test_both_exchanges_are_answered_by_one_reasoner(volume):
     class Counting:
         asked = 0

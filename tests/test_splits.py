@@ -88,6 +88,7 @@ def test_what_is_joined_to_the_same_is_joined():
     assert leakage_groups(groups, prints, near=False) == [0, 0, 2, 3, 0, 3]
 
 
+@pytest.mark.slow
 def test_phantoms_of_one_family_are_no_duplicates_and_their_copies_are():
     drawn = [phantoms.phantom(family, seed).image for family in phantoms.FAMILIES for seed in range(3)]
     copies = [saved_again(image) for image in drawn]

@@ -28,6 +28,7 @@ def test_the_interval_covers_the_truth_as_often_as_it_says(clusters):
     assert 0.92 <= covered / times <= 0.98
 
 
+@pytest.mark.slow
 def test_samples_taken_one_by_one_would_not_cover():
     """The same data, each sample its own cluster: what an interval that ignores clusters claims."""
     rng, covered, times = np.random.default_rng(7), 0, 200

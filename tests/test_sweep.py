@@ -77,6 +77,7 @@ class Scored:
         return 1.0
 
 
+@pytest.mark.slow
 def test_published_rows_stand_beside_those_of_the_sweep_and_are_labelled(swap, tmp_path):
     summary = sweep({**swap, "evaluate": {**SMALL, "published": ["medreasoner"]}}, out=tmp_path / "board").summary
     (info, table) = published_tables(summary)[0]
@@ -263,6 +264,7 @@ def test_the_samples_side_by_side_are_the_ones_that_differ_most_and_best_typical
 
 
 class TestRun:
+    @pytest.mark.slow
     def test_the_reasoner_is_asked_once_and_the_table_is_whole(self, swap, tmp_path):
         done = sweep(swap, out=tmp_path)
         questions = {name: trial.questions for name, trial in done.summary.trials.items()}
@@ -284,6 +286,7 @@ class TestRun:
         with pytest.raises(RunError, match="holds a sweep already"):
             sweep(swap, out=tmp_path)
 
+    @pytest.mark.slow
     def test_the_page_shows_the_same_images_under_each_variant(self, swap, tmp_path):
         sweep(swap, "evaluate.pictures=2", out=tmp_path / "two")
         page = (tmp_path / "two" / "report.html").read_text()
@@ -294,6 +297,7 @@ class TestRun:
         sweep(swap, out=tmp_path / "none")
         assert "<img" not in (tmp_path / "none" / "report.html").read_text()
 
+    @pytest.mark.slow
     def test_the_floor_stands_beside_the_dice_and_is_not_tested(self, swap, tmp_path):
         summary = sweep(swap, out=tmp_path).summary
         assert summary.measured == ["dice_joint", "dice_ellipse"]
@@ -318,6 +322,7 @@ class TestRun:
         with pytest.raises(RecipeError, match="the reasoner of a sweep is an object"):
             sweep(swap, out=tmp_path / "other", reasoner=object(), **given)
 
+    @pytest.mark.slow
     def test_a_failing_trial_stops_no_other_and_is_tried_again(self, swap, tmp_path, monkeypatch):
         swap["variants"]["odd"] = {"segmenter": "ellipse", "evaluate.cluster": "nothing"}
         done = sweep(swap, out=tmp_path)
@@ -337,6 +342,7 @@ class TestRun:
         assert done.summary.rows == whole.rows and done.summary.comparisons == whole.comparisons
         assert sum(trial.questions for trial in done.summary.trials.values()) == whole.rows[0].samples
 
+    @pytest.mark.slow
     def test_another_sweep_is_refused_and_a_trial_may_be_added(self, swap, tmp_path):
         sweep(swap, out=tmp_path)
         with pytest.raises(RunError, match="holds another"):

@@ -114,6 +114,7 @@ def test_text_of_any_language_stays_as_it_is():
     assert printable("10\u00a0mm\u2009wide\u3000") == "10 mm wide ", "a space stays a space"
 
 
+@pytest.mark.slow
 def test_words_of_models_files_errors_and_metadata_are_cleaned(shouting, picture, tmp_path, capfd):
     odd = tmp_path / f"scan {ALL.replace(chr(0), '').replace('/', '')[:80]}.png"
     odd.write_bytes(picture.read_bytes())
@@ -161,6 +162,7 @@ def test_messages_above_a_live_display_are_cleaned(live, monkeypatch):
     assert "\x1b[2J" not in told and "\x1bc" not in told
 
 
+@pytest.mark.slow
 def test_a_table_on_a_real_terminal_is_cleaned(shouting):
     ours, theirs = pty.openpty()
     environment = {
@@ -189,6 +191,7 @@ def test_a_table_on_a_real_terminal_is_cleaned(shouting):
     assert not set(controls(text)) - {hex(0x1B)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("closed", ["2>&-", "1>&-", "<&-", "<&- 1>&- 2>&-", "2>/dev/full"])
 def test_a_closed_stream_ends_no_run(closed, picture, tmp_path):
     if "/dev/full" in closed and not os.path.exists("/dev/full"):

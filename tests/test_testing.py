@@ -59,6 +59,7 @@ def test_enough_built_ins_are_checked():
     assert {kind for kind, _ in BUILT_IN} == set(CHECKS)
 
 
+@pytest.mark.slow
 def test_a_third_party_plugin_conforms_and_is_found_from_its_metadata():
     """The 24-line plugin is in nobody's wheel: a module and a dist-info folder on the path are enough."""
     code = """

@@ -110,6 +110,7 @@ def test_a_run_writes_a_folder_that_loads_as_a_recipe(trials, tmp_path):
             assert torch.equal(value, trained[f"parameter/model.{name}"]), name
 
 
+@pytest.mark.slow
 @pytest.mark.lane
 def test_a_lora_run_loads_as_a_recipe(trials, tmp_path):
     recipe = trials(max_steps=1, learning_rate=0.1, reasoner={"lora_rank": 2})
@@ -121,6 +122,7 @@ def test_a_lora_run_loads_as_a_recipe(trials, tmp_path):
     assert not (done.folder / "checkpoints" / "step-00000001" / "model" / "model.safetensors").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("position", [1, 3])
 def test_a_resumed_run_equals_the_uninterrupted_one(trials, tmp_path, caplog, position):
     recipe = trials(**HARD)
@@ -223,6 +225,7 @@ def test_a_finished_run_extends_and_equals_one_of_that_length(trials, tmp_path, 
     assert extended == [(2, 3), (3, 4)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [{"schedule": "cosine"}, {"schedule": "linear"}, {"warmup_ratio": 0.5}])
 def test_a_run_whose_rates_follow_its_length_is_not_extended(trials, tmp_path, settings):
     train(trials(max_steps=2, **settings), out=tmp_path / "run")
@@ -243,6 +246,7 @@ def test_a_run_does_not_end_before_what_it_has_done(trials, tmp_path):
     assert train(tmp_path / "run", resume=True).steps == 2, "nothing was changed"
 
 
+@pytest.mark.slow
 def test_resuming_without_a_checkpoint_starts_from_the_beginning(trials, tmp_path, caplog):
     caplog.set_level("INFO", "medground")
     done = train(trials(max_steps=1), out=tmp_path / "run", resume=True)
@@ -275,6 +279,7 @@ def test_a_step_with_a_nonfinite_loss_or_gradient_is_skipped(trials, tmp_path, w
     assert all(bool(value.isfinite().all()) for value in tensors.values())
 
 
+@pytest.mark.slow
 def test_the_run_stops_after_three_skipped_steps_in_a_row_across_resumes(trials, tmp_path):
     """Every process poisons its first differentiated pass, so that every resumed step is skipped."""
     recipe = trials(reasoner={"bad": [1], "where": "gradient"}, max_steps=9)
@@ -359,6 +364,7 @@ def test_a_full_disk_while_saving_is_one_clear_error(trials, tmp_path):
     assert (done.before, done.steps) == (1, 4)
 
 
+@pytest.mark.slow
 def test_a_full_disk_while_recording_is_one_clear_error(trials, tmp_path, monkeypatch):
     from medground.runs import failpoints
 
@@ -368,6 +374,7 @@ def test_a_full_disk_while_recording_is_one_clear_error(trials, tmp_path, monkey
         train(trials(save_every=1), out=tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_a_second_process_cannot_write_to_a_run(trials, tmp_path):
     from medground.recipe import resolve
     from medground.runs.folder import RunFolder

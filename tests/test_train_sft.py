@@ -75,6 +75,7 @@ def test_the_loss_is_the_mean_over_target_tokens(trials):
     assert result.metrics["loss"] == pytest.approx(total / tokens, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_packing_gives_the_same_loss_and_gradients_as_padding(trials):
     """Loss and gradients agree to 1e-5 at any number of samples in a sequence; token counts are equal."""
     found = []
@@ -100,6 +101,7 @@ def test_packing_gives_the_same_loss_and_gradients_as_padding(trials):
             assert (other[2][name] - gradient).abs().max() <= 1e-5 * scale, name
 
 
+@pytest.mark.slow
 def test_sft_learns_and_resumes_as_the_uninterrupted_run(trials, tmp_path):
     recipe = trials("sft", max_steps=12, train_batch_size=4, learning_rate=3e-3, save_every=5)
     train(recipe, out=tmp_path / "whole")
@@ -118,6 +120,7 @@ def test_sft_learns_and_resumes_as_the_uninterrupted_run(trials, tmp_path):
     assert medground.load(tmp_path / "run").reasoner is not None
 
 
+@pytest.mark.slow
 def test_a_step_with_a_nonfinite_loss_is_skipped(trials, tmp_path):
     for where in ("loss", "gradient"):
         recipe = trials("sft", reasoner={"bad": [2], "where": where})
@@ -144,6 +147,7 @@ def test_each_unusable_setting_is_refused_in_one_sentence(trials, tmp_path):
         train(trials("sft") | {"data": {"path": "none"}}, out=tmp_path / "run2")
 
 
+@pytest.mark.slow
 def test_a_dry_run_prints_a_plan_and_writes_nothing(trials, tmp_path, monkeypatch):
     recipe = trials("sft", max_steps=50)
     file = tmp_path / "recipe.yaml"

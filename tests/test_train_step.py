@@ -217,6 +217,7 @@ def corrected(trials, by, **settings):
     return kept, update_metrics(sums, kl=False), made.method._mismatch_warnings(sums)
 
 
+@pytest.mark.slow
 def test_a_sampler_with_other_log_probabilities_is_measured_corrected_and_reported(trials):
     """A weight of 3 on every second token: capped at 2 it is 2, masked it is 0, uncorrected it is as if it were 1."""
     by = math.log(3)
@@ -289,6 +290,7 @@ def test_a_group_with_an_unscored_completion_is_left_out(trials):
     assert result.incident is not None
 
 
+@pytest.mark.slow
 def test_samples_and_seeds_depend_on_the_step_alone(trials):
     """A repeated step gives the same texts; another seed or step gives others."""
     texts = [

@@ -75,6 +75,7 @@ def test_validation_is_recorded_and_does_not_change_training(recipe, tmp_path):
     assert plain(tmp_path / "run", "step") == plain(tmp_path / "without", "step")
 
 
+@pytest.mark.slow
 def test_validation_scores_greedy_answers_of_the_newest_weights(recipe, tmp_path):
     train(recipe("sft", learning_rate=1e-2), out=tmp_path / "run")
     graph = medground.load(tmp_path / "run")
@@ -190,6 +191,7 @@ def test_a_run_can_stop_inside_a_validation(recipe, tmp_path, monkeypatch):
         assert plain(tmp_path / "run", event) == plain(tmp_path / "whole", event)
 
 
+@pytest.mark.slow
 def test_validation_on_training_samples_or_the_test_split_is_refused(recipe, tmp_path):
     with pytest.raises(RecipeError, match=r"there is no metric 'dice_join' \(did you mean 'dice_joint'\?\)"):
         train(recipe(validate={"metric": "dice_join"}), out=tmp_path / "run")
@@ -204,6 +206,7 @@ def test_validation_on_training_samples_or_the_test_split_is_refused(recipe, tmp
         train(recipe(validate={"split": "vall"}), out=tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_only_the_released_recipes_may_choose_by_the_test_split(recipe, tmp_path):
     """Also when the run is resumed from its folder, where the recipe has another name."""
     made = recipe(validate={"metric": "iou", "split": "test"}, max_steps=2)
@@ -223,6 +226,7 @@ def test_recipe_check_refuses_an_unknown_metric(recipe, tmp_path):
     assert "there is no metric 'dise_joint'" in result.output
 
 
+@pytest.mark.slow
 def test_a_run_resumes_from_another_working_directory(recipe, tiny, split, tmp_path, monkeypatch):
     """The run folder records relative paths as absolute ones."""
     made = recipe(max_steps=2)
@@ -238,6 +242,7 @@ def test_a_run_resumes_from_another_working_directory(recipe, tiny, split, tmp_p
     medground.load("run")
 
 
+@pytest.mark.slow
 def test_resuming_with_changed_data_is_refused(recipe, split, tmp_path):
     made = recipe(max_steps=2)
     own = split.with_name("own.jsonl")
@@ -254,6 +259,7 @@ def test_resuming_with_changed_data_is_refused(recipe, split, tmp_path):
     assert train(tmp_path / "run", resume=True).before == 1
 
 
+@pytest.mark.slow
 def test_a_run_records_its_processor_and_the_steps_a_term_was_constant(recipe, tmp_path):
     done = train(
         recipe(max_steps=2, rewards={"letters": 1, "idle": {"name": "letters", "letters": "", "weight": 0}}),

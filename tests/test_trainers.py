@@ -141,6 +141,7 @@ compute_score = medground.to_verl(medground.build("reward", "bbox_iou"), medgrou
 """
 
 
+@pytest.mark.slow
 def test_verl_can_load_and_call_it_where_neither_torch_nor_transformers_is_imported(tmp_path):
     (tmp_path / "score.py").write_text(MODULE)
     done = subprocess.run(

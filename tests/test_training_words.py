@@ -81,6 +81,7 @@ def test_the_estimator_of_a_recipe_gives_the_advantages(trials, estimator):
     assert sum(given) == pytest.approx(1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", ["grpo", "dapo", "sapo"])
 def test_micro_batches_give_the_same_gradient_with_an_entropy_bonus(trials, loss):
     whole = gradients(trials, loss=loss, entropy_bonus=0.2)
@@ -99,6 +100,7 @@ def test_groups_of_equal_rewards_have_the_gradient_of_the_entropy_bonus(trials):
     assert gradients(trials, **settings) == {}
 
 
+@pytest.mark.slow
 def test_the_entropy_bonus_raises_the_entropy(trials):
     recipe = trials(
         rewards={"letters": {"dull": 1000, "weight": 1}},
@@ -144,6 +146,7 @@ def test_completions_near_the_limit_lose_reward(trials):
         build(resolve(trials(rewards={"overlong": {"name": "letters", "weight": 1}}, overlong_buffer=6)))
 
 
+@pytest.mark.slow
 def test_drawn_and_saved_completions_say_which_term_decides(trials, tmp_path):
     recipe = trials(rewards=TWO | {"bbox_iou": 0}, max_steps=2)
     drawn = sampled_shares(resolve(recipe), 100)
@@ -168,6 +171,7 @@ def test_drawn_and_saved_completions_say_which_term_decides(trials, tmp_path):
         saved_shares(resolve({"rewards": {"bbox_iou": 1}}), run.folder)
 
 
+@pytest.mark.slow
 def test_the_card_shows_which_term_decides(tmp_path):
     from medground_toy import phantoms
 

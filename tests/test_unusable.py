@@ -26,6 +26,7 @@ def sample(name, question="Where is it?", size=(64, 64), **truth):
     return Sample(query=Query(image=image, question=question, id=name), target=Target(regions=(region,)))
 
 
+@pytest.mark.slow
 def test_a_run_answers_what_it_can_and_gives_the_rest_a_line(tmp_path):
     from medground.cli.run import run
 
@@ -55,6 +56,7 @@ def test_a_question_alone_about_an_unusable_image_is_refused(tmp_path):
     assert "aspect ratio" in str(done.exception)
 
 
+@pytest.mark.slow
 def test_an_evaluation_leaves_an_unusable_sample_out_of_its_means_and_counts_it():
     samples = [sample("a"), sample("strip", size=(1, 300)), sample("b", CONTROL)]
     result = evaluate(medground.load("infer/toy_vlm"), data=samples, conditions=["answer"])
@@ -110,6 +112,7 @@ def test_a_prompt_that_is_too_long_is_named_before_the_first_step(trials, tmp_pa
     assert not (tmp_path / "run" / "run.json").exists()
 
 
+@pytest.mark.slow
 def test_names_of_control_tokens_in_questions_and_traces_train_like_other_text(trials, tmp_path):
     for kind in ("grpo", "sft"):
         recipe = trials(kind, max_steps=1)

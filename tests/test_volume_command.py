@@ -45,6 +45,7 @@ def recipe(tmp_path, text, propagation="copy"):
     return path
 
 
+@pytest.mark.slow
 def test_a_nifti_volume_gets_a_mask_on_its_grid_measures_and_a_page(nifti, phantom, tmp_path, capsys):
     out = tmp_path / "out"
     run(nifti, QUESTION, "--window", "soft_tissue", "--out", out, "--json")

@@ -47,6 +47,7 @@ COPY = {"slice": "largest", "propagation": "copy", "reach": 0}
 BOX = '<answer>{"bbox": [10, 10, 30, 30]}</answer>'
 
 
+@pytest.mark.slow
 def test_a_recipe_is_measured_with_intervals_by_patient(made, tmp_path):
     measured = evaluate_volumes("infer/toy_volume", f"data.path={made}", out=tmp_path / "e")
     assert (measured.samples, measured.clusters, measured.slice, measured.propagation) == (4, 2, "ask", "per_slice")
@@ -122,6 +123,7 @@ def test_an_evaluation_that_was_stopped_goes_on_where_it_was(made, tmp_path):
     assert fresh == whole
 
 
+@pytest.mark.slow
 def test_another_propagation_takes_the_answers_from_the_store(made, tmp_path):
     store = StageCache(tmp_path / "store")
     evaluate_volumes("infer/toy_volume", f"data.path={made}", out=tmp_path / "a", store=store)
@@ -173,6 +175,7 @@ def test_without_data_or_slice_it_is_refused(made, tmp_path):
         evaluate_volumes("infer/toy", "volume.propagation=copy", f"data.path={made}", out=tmp_path / "f")
 
 
+@pytest.mark.slow
 def test_the_command_line_measures_volumes(made, tmp_path, capsys):
     words = ["eval", "infer/toy_volume", f"data.path={made}", "--volumes", "--out", str(tmp_path / "e"), "--json"]
     command_line.main(words, standalone_mode=False)

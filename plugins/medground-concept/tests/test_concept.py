@@ -61,6 +61,7 @@ def with_exemplars(image) -> list[SpatialPrompt]:
     ]
 
 
+@pytest.mark.slow
 @at_odd_sizes
 @pytest.mark.parametrize("name", list(DETECTORS))
 def test_detections_equal_transformers_called_directly_on_odd_images(name, folders, sizes):
@@ -166,6 +167,7 @@ def test_the_weights_do_not_change_and_a_copy_answers_the_same(name, folders):
         np.testing.assert_array_equal(mine.data, its.data)
 
 
+@pytest.mark.slow
 def test_it_passes_the_conformance_kit(name, folders):
     quick = name == "sam3_lite_text"  # it differs from sam3 in its text encoder alone
     check_segmenter(COMPONENTS[name], quick=quick, checkpoint=str(folders[name]), device="cpu", **options(name))
@@ -258,6 +260,7 @@ def test_tensors_that_do_not_fit_are_named_in_one_sentence(name, folders, tmp_pa
         COMPONENTS[name](checkpoint=str(folder), device="cpu", **options(name))
 
 
+@pytest.mark.slow
 def test_sam3_comes_out_of_the_folder_that_is_published(tmp_path):
     from transformers import Sam3Model
 

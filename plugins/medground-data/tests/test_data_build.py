@@ -48,6 +48,7 @@ def source_sample(image=None, mask=None, **words):
     return SourceSample(load_image=lambda: loaded(image), load_mask=lambda: mask, **given)
 
 
+@pytest.mark.slow
 def test_a_built_dataset_opens_with_open_dataset(source, tmp_path):
     summary = build(read_source(source), tmp_path / "out", Options(), ASK)
     read = open_dataset(tmp_path / "out")
@@ -65,6 +66,7 @@ def test_a_built_dataset_opens_with_open_dataset(source, tmp_path):
     assert json.loads((tmp_path / "out" / "build.json").read_text())["digest"] == summary["digest"]
 
 
+@pytest.mark.slow
 def test_a_build_is_deterministic_to_the_byte(source, tmp_path):
     digests = {
         build(read_source(source), tmp_path / name, Options(seed=4), FromTemplates(seed=4))["digest"] for name in "ab"

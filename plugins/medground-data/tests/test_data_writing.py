@@ -129,6 +129,7 @@ def test_a_question_that_cannot_be_answered_is_rejected(source, tmp_path):
     assert {row["asked_by"] for row in lines(tmp_path / "unchecked")} == {"reasoner"}
 
 
+@pytest.mark.slow
 def test_an_interrupted_build_requests_only_missing_questions(source, tmp_path):
     first, second = Writer(), Writer()
     with pytest.raises(Interrupted):
@@ -224,6 +225,7 @@ def test_the_number_of_the_target_varies(source, tmp_path):
     assert len(set(seen)) >= 3
 
 
+@pytest.mark.slow
 def test_the_command_asks_for_confirmation_before_the_first_request(source, tmp_path):
     command = ["build", str(source), "--out", str(tmp_path / "out"), "--questions", "reasoner"]
     refused = CliRunner().invoke(data, [*command, "--reasoner", "toy"])

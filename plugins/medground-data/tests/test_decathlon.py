@@ -39,6 +39,7 @@ def test_every_label_of_every_volume_is_a_sample_that_knows_its_volume(decathlon
     assert all(case.load_mask().any() for case in cases)
 
 
+@pytest.mark.slow
 def test_slices_of_one_volume_stay_in_one_split(decathlon, tmp_path):
     cases = read_source(decathlon, plane="sagittal", slices="all")
     build(cases, tmp_path / "made", Options(), FromTemplates(seed=1))

@@ -361,6 +361,7 @@ def test_an_export_whose_absent_targets_are_no_list_is_refused(tmp_path):
     assert refused and all("needs a list of absent" in one.reason for one in refused)
 
 
+@pytest.mark.slow
 def test_the_command_asks_about_every_one(tmp_path):
     phantoms.write(tmp_path / "source", phantoms.samples(12, 1, families=["plain"], size=(64, 64)))
     run = CliRunner()

@@ -142,6 +142,7 @@ def test_a_failing_server_ends_with_exit_1_and_one_sentence(serve, named, here, 
     assert KEY.encode() not in files(tmp_path / "grounded")
 
 
+@pytest.mark.slow
 def test_no_traceback_shows_the_key(serve, named, tmp_path):
     done = medground("--debug", "ground", named, "Where?", *recipe(serve(failing(401))), cwd=tmp_path)
     assert done.returncode == 1 and "Traceback" in done.stderr and KEY not in done.stderr
@@ -160,6 +161,7 @@ def test_a_run_with_failures_reports_them_and_resumes(serve, named, here, tmp_pa
     assert done.returncode == 0 and "2 of 2 grounded" in done.stderr
 
 
+@pytest.mark.slow
 def test_an_evaluation_leaves_out_transport_failures_and_sums_usage(serve, here, tmp_path):
     from medground_toy import phantoms
 
@@ -215,6 +217,7 @@ def test_a_wrong_setting_is_a_usage_error(serve, named, here, override, words):
     assert not stub.received
 
 
+@pytest.mark.slow
 def test_ground_states_once_what_is_sent_to_a_remote_server(named, tmp_path):
     """The address is unused, and the tests' block on sockets refuses it at once."""
     given = ["base_url=http://192.0.2.1:9/v1", "model=m", "frame=unit", "retries=0", "allow_upload=true"]

@@ -99,6 +99,7 @@ def rows():
     return [json.loads(line) for line in Path("made/manifest.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_questions_are_written_and_only_pixels_and_text_are_sent(serve, writing, ask, source):
     stub = serve(writing())
     done = ask(stub.url, "--yes")

@@ -64,6 +64,7 @@ def check_agreement(text: str) -> None:
         assert released.region == found.region
 
 
+@pytest.mark.slow
 def test_five_thousand_fuzzed_texts_give_consistent_groundings():
     faults = set()
     for number, text in enumerate(itertools.islice(completions(seed=0), 5_000)):

@@ -215,6 +215,7 @@ def test_a_hundred_thousand_fuzzed_lists_give_consistent_groundings():
             check(interface, text, FRAMES[number % 4])
 
 
+@pytest.mark.slow
 @given(st.text() | st.lists(st.sampled_from(ALPHABET)).map("".join), st.sampled_from(FRAMES))
 def test_any_text_gives_a_consistent_grounding(text, frame):
     for interface in INTERFACES:

@@ -206,6 +206,7 @@ def test_tiles_that_cannot_work_are_refused(arguments, words):
     assert words in f"{refused.value.message} {refused.value.hint}"
 
 
+@pytest.mark.slow
 def test_any_text_in_any_tile_gives_a_consistent_grounding():
     texts = list_completions(seed=3)
     for _ in range(200):

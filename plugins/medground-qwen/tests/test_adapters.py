@@ -43,6 +43,7 @@ def refusing(monkeypatch):
     monkeypatch.setattr("transformers.integrations.peft.check_peft_version", refuse)
 
 
+@pytest.mark.slow
 def test_an_adapter_is_saved_and_loaded_as_it_was(trained, make, tmp_path, refusing):
     assert trained.save(tmp_path) == "adapter"
     again = make(adapter=str(tmp_path), lora_rank=2)
@@ -133,6 +134,7 @@ def test_a_recipe_that_says_otherwise_than_the_adapter_is_refused(arguments, sen
     assert hint in caught.value.hint
 
 
+@pytest.mark.slow
 def test_an_adapter_of_the_vision_tower_trains_only_where_the_recipe_says_so(make, tmp_path):
     make(lora_rank=2, train_vision=True).save(tmp_path)
     with pytest.raises(RecipeError, match=r"train_vision: false, but the adapter .* adapts the vision tower"):
@@ -161,6 +163,7 @@ def test_a_configuration_that_is_not_the_adapters_is_refused(key, value, sentenc
         make(adapter=str(tmp_path))
 
 
+@pytest.mark.slow
 def test_a_rank_stabilized_adapter_keeps_its_scale(trained, make, tmp_path):
     trained.save(tmp_path)
     plain = logps(make(adapter=str(tmp_path)))

@@ -22,6 +22,7 @@ def sampled(reasoner, tokens=40):
     return [completion for group in groups for completion in group]
 
 
+@pytest.mark.slow
 def test_fixed_buffers_give_the_tokens_of_a_growing_cache(make, monkeypatch):
     """Buffers grow and rows leave on the way."""
     reasoner, other = make(), make()

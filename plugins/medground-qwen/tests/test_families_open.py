@@ -73,6 +73,7 @@ def parts_of(tensors):
     return list(parts.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_every_tensor_is_used_and_none_is_made_up(families, name, tmp_path):
     """What was loaded is saved as it was; a tensor that any part lacks, or one too many, is named."""

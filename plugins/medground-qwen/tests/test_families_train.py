@@ -31,6 +31,7 @@ def data(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 2], ids=["weights", "lora"])
 @pytest.mark.parametrize("method", ["sft", "grpo"])
 @pytest.mark.parametrize("name", NAMES)

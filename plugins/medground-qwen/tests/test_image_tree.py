@@ -84,6 +84,7 @@ def assert_exact(reasoner, monkeypatch, sizes=(None, 2)):
     return expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_an_image_computed_once_for_its_questions_equals_repeated_rows(build, name, monkeypatch):
     reasoner = build(name)
@@ -92,6 +93,7 @@ def test_an_image_computed_once_for_its_questions_equals_repeated_rows(build, na
     assert any("vis" in parameter for parameter in expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", [name for name in NAMES if name in QUICK or name.values[0] not in ROUTED | FLOAT32_BUFFERS]
 )
@@ -114,6 +116,7 @@ def test_every_gradient_of_a_tree_is_that_of_repeated_rows_in_float64(build, nam
     assert worst_parameter(found, expected) <= 1e-10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("adapted", [False, True], ids=["weights", "lora"])
 def test_checkpointed_layers_give_the_same_tree(build, name, adapted, monkeypatch):

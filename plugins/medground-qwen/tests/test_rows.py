@@ -89,6 +89,7 @@ def test_encoding_in_a_batch_or_again_equals_the_processor(make):
         assert all(torch.equal(value, alone.per_token[key]) for key, value in found.per_token.items())
 
 
+@pytest.mark.slow
 def test_each_sample_of_a_batch_keeps_its_pixels_and_frame(make):
     reasoner = make()
     for messages, found in zip(BATCH, reasoner.encode_all(BATCH), strict=True):

@@ -37,6 +37,7 @@ def test_the_served_prompt_equals_the_one_the_policy_computes(make):
         assert told.image.shape[0] % 16 == told.image.shape[1] % 16 == 0, "the image is a fixed point of the processor"
 
 
+@pytest.mark.slow
 def test_forbidden_tokens_are_served_as_ids_and_as_words(make):
     reasoner = make()
     serving = reasoner.serving()

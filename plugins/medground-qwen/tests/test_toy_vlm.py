@@ -58,6 +58,7 @@ def test_toy_vlm_passes_the_conformance_kit():
     check_reasoner(factories.toy_vlm)
 
 
+@pytest.mark.slow
 @pytest.mark.lane
 def test_toy_vlm_grounds_according_to_the_question(drawn):
     graph = medground.load("infer/toy_vlm")

@@ -192,6 +192,7 @@ def test_image_and_prompt_are_computed_once_per_group(make):
     assert repeated == {"patches": count * patches, "tokens": count * (prompt + longest)}
 
 
+@pytest.mark.slow
 def test_the_flop_counter_of_torch_shows_the_saving(make):
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -224,6 +225,7 @@ def test_activations_of_a_frozen_vision_tower_are_not_computed_again(make, train
     assert len(calls) == passes
 
 
+@pytest.mark.slow
 def test_the_reference_stays_the_initial_policy(make):
     for arguments in ({}, {"lora_rank": 4}):
         reasoner = make(**arguments)

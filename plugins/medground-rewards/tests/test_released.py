@@ -281,6 +281,7 @@ def floats(raw):
     return [v for key in ("points_1", "points_2") for v in raw.get(key) or () if isinstance(v, float)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["soft", "hard"])
 def test_both_transcriptions_agree(mode):
     rng = random.Random(20260 + len(mode))

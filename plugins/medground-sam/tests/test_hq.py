@@ -44,6 +44,7 @@ def folder(tmp_path_factory):
     return save_filled(SamHQModel(config), tmp_path_factory.mktemp("hq") / "folder")
 
 
+@pytest.mark.slow
 @at_odd_sizes
 @pytest.mark.parametrize("multimask", [False, True])
 def test_logits_equal_transformers_called_directly_on_odd_images(folder, multimask, sizes):
@@ -139,6 +140,7 @@ def test_the_weights_do_not_change_and_a_copy_answers_the_same(folder):
         np.testing.assert_array_equal(mine.data, its.data)
 
 
+@pytest.mark.slow
 def test_it_passes_the_conformance_kit(folder):
     check_segmenter(SamHQ, checkpoint=str(folder), device="cpu")
 

@@ -66,6 +66,7 @@ def maps(segmenter, make_picture, make_prompts):
     return np.stack([values for values, _ in segmenter.logits(make_picture((40, 60)), make_prompts((40, 60)))])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["transformers", "official"])
 def test_every_file_format_gives_the_same_weights(tmp_path, reference, sam_file, backend, make_picture, make_prompts):
     expected = maps(Sam(checkpoint=sam_file, backend=backend), make_picture, make_prompts)

@@ -29,6 +29,7 @@ def segmenter() -> MiniSam:
     return MiniSam(device="cpu")
 
 
+@pytest.mark.slow
 @pytest.mark.lane
 def test_mini_sam_passes_the_conformance_kit():
     check_segmenter(MiniSam)

@@ -73,6 +73,7 @@ def by_medsam(model, image, boxes):
             yield full[0, 0].numpy(), float(score)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("grey", [False, True], ids=["colour", "grey"])
 def test_medsam_equals_its_inference_script(reference, sam_file, size, grey, make_picture):
     image, (height, width) = make_picture(size, grey=grey), size

@@ -76,6 +76,7 @@ def test_the_cache_is_bounded(sam_file, make_picture):
     assert segmenter.stats.bytes == 2 * 32 * 8 * 8 * 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("component", [Sam, MedSam, SamMed2D])
 @pytest.mark.parametrize("backend", ["transformers", "official"])
 def test_predictions_do_not_depend_on_the_batch(component, backend, sam_file, med2d_file, make_picture, make_prompts):

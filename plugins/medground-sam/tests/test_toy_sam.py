@@ -21,6 +21,7 @@ def toy() -> ToySam:
     return ToySam()
 
 
+@pytest.mark.slow
 @pytest.mark.lane
 def test_toy_sam_passes_the_conformance_kit():
     check_segmenter(ToySam)

@@ -103,6 +103,7 @@ def direct(name, processor, model, image, prompt) -> tuple[np.ndarray, float]:
     return masks[best].numpy(), float(output.iou_scores[0, 0, best])
 
 
+@pytest.mark.slow
 @at_odd_sizes
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script:FutureWarning")
 def test_logits_equal_transformers_called_directly_on_odd_images(name, folders, segmenter, sizes):
@@ -141,6 +142,7 @@ def test_the_weights_do_not_change_and_a_copy_answers_the_same(segmenter):
         np.testing.assert_array_equal(mine.data, its.data)
 
 
+@pytest.mark.slow
 def test_it_passes_the_conformance_kit(name, folders):
     check_segmenter(COMPONENTS[name], checkpoint=str(folders[name]), device="cpu")
 
@@ -161,6 +163,7 @@ def test_tensors_that_do_not_fit_are_named_in_one_sentence(name, folders, tmp_pa
         COMPONENTS[name](checkpoint=str(folder), device="cpu")
 
 
+@pytest.mark.slow
 def test_one_of_the_two_names_of_the_table_of_positions_may_be_left_out(name, folders, tmp_path):
     one, other = TWINS if name == "edgetam" else (f"tracker_model.{twin}" for twin in TWINS)
     both = reweighted(folders[name], tmp_path / "both", lambda w: w | {other: w[one].clone()})
@@ -176,6 +179,7 @@ def test_tensors_for_video_are_left_out(folders, segmenter, name, tmp_path):
     assert digest(loaded.network.model) == digest(segmenter.network.model)
 
 
+@pytest.mark.slow
 def test_the_tracker_comes_out_of_the_whole_of_sam_3(tmp_path):
     from transformers import Sam3TrackerModel
 

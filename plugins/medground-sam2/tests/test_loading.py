@@ -45,6 +45,7 @@ def folder(faint, tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["transformers", "official"])
 @pytest.mark.lane
 def test_a_transformers_folder_and_its_file_load_in_both_backends(backend, faint, folder, caplog):

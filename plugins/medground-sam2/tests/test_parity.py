@@ -4,12 +4,11 @@ import numpy as np
 import pytest
 import torch
 from medground_sam2 import MedSam2, Sam2
-from medground_sam2.clicks import MEAN, STD
 from medground_sam2.layout import Unseen, architecture, original_name, without_video
 from medground_sam2.models import sam2_config, to_original
 from medground_sam2.official import official_model
 
-from medground.segmenters.pixels import to_square
+from medground.segmenters.pixels import MEAN, STD, to_square
 from medground.types import SpatialPrompt
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script:FutureWarning")

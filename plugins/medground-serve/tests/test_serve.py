@@ -288,6 +288,7 @@ def test_our_own_openai_plugin_asks_the_reasoner_of_a_server(server, ground, mon
     assert np.allclose(answer["box"], expected["box"], atol=1.5) and answer["think"] == expected["think"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["http://", "HTTP://", "//", "file:///etc/passwd#", "data:text/html,"])
 def test_an_image_by_address_is_never_fetched(server, scheme):
     with socket.create_server(("127.0.0.1", 0)) as listening:

@@ -108,6 +108,7 @@ def boxes(text):
     return [answer["bbox"] for answer in json.loads(text.partition("<answer>")[2].partition("</answer>")[0])]
 
 
+@pytest.mark.slow
 def test_the_rule_reasoner_writes_a_list_where_the_prompt_shows_one():
     hits = answers = targets = 0
     for sample in samples(30, 1, families=["several"], size=SIZE):

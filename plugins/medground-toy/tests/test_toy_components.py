@@ -50,6 +50,7 @@ def test_segmenters_pass_the_conformance_kit(factory):
     check_segmenter(factory)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [{}, {"frame": "permille"}, {"frame": "unit", "order": "yx"}])
 def test_the_rule_reasoner_passes_the_conformance_kit(arguments):
     check_reasoner(RuleReasoner, **arguments)
