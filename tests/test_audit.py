@@ -53,6 +53,7 @@ def test_our_defaults_have_no_findings(recipe):
     assert card.evidence.perfect.total == card.evidence.maximum
 
 
+@pytest.mark.slow
 def test_the_defects_of_released_hard_are_named():
     card = card_of("train/medreasoner_hard")
     saturation = named(card, "plateau")["points_dice"]
@@ -69,6 +70,7 @@ def test_the_defects_of_released_hard_are_named():
     assert not named(card, "dead term")
 
 
+@pytest.mark.slow
 def test_released_soft_pays_half_for_format():
     share = named(card_of("train/medreasoner_soft"), "format share")["rubric"]
     assert share.figures["format"] == 2
@@ -234,6 +236,7 @@ def test_a_soft_boundary_as_wide_as_honest_answers_pays_them_more():
     assert "search" not in named(card, "wrong answer above the honest median")
 
 
+@pytest.mark.slow
 def test_a_term_that_pays_an_empty_completion_as_a_perfect_one_is_named():
     findings = named(
         seeded(lambda answer_box, true, raw: 1.0 if raw is None else sound(answer_box, true)), "wrong answer preferred"
@@ -249,6 +252,7 @@ def test_a_floor_under_a_single_term_is_named():
     assert named(card, "format share")["rubric"].figures["floors"] == pytest.approx(0.6)
 
 
+@pytest.mark.slow
 def test_too_much_for_format_is_named():
     card = seeded(lambda answer_box, true, _: sound(answer_box, true), form=2.0)
     assert {finding.check for finding in card.findings} == {"format share"}
@@ -342,6 +346,7 @@ def test_every_term_alone_is_sound(term):
     assert [finding["says"] for finding in card["findings"]] == []
 
 
+@pytest.mark.slow
 def test_a_card_is_written_and_its_curves_are_drawn(tmp_path):
     result = CliRunner().invoke(reward, ["audit", "train/medreasoner_hard", "--out", str(tmp_path), "--json"])
     card = json.loads(result.stdout, parse_constant=pytest.fail)

@@ -182,6 +182,7 @@ def test_a_seeded_game_is_named(seed):
     assert check in {finding.check for finding in card.findings}
 
 
+@pytest.mark.slow
 def test_the_card_shows_what_every_answer_earns():
     card = card_of("boxes")
     page, data = card.markdown(), card.to_dict()
@@ -191,6 +192,7 @@ def test_the_card_shows_what_every_answer_earns():
     assert data["games"]["the truth twice (one target)"] == pytest.approx(2 / 3)
 
 
+@pytest.mark.slow
 def test_an_interface_of_one_region_is_asked_no_game():
     interface = build("prompt_interface", "bbox_points")
     rubric = Rubric([Term("boxes", term("regions_f1"))])

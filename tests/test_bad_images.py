@@ -206,6 +206,7 @@ def test_the_corpus_has_200_files(corpus):
     assert len(set(names)) == len(names) == COUNT
 
 
+@pytest.mark.slow
 def test_hand_made_files_are_read_right_or_refused(tmp_path, corpus):
     for name, data, size in corpus[0]:
         (tmp_path / name).write_bytes(data)

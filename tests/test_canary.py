@@ -153,6 +153,7 @@ def told_of_datasets(source, out):
     return codes
 
 
+@pytest.mark.slow
 def test_patient_data_of_a_dicom_file_is_in_no_output_file_or_name(source, tmp_path, capfd, caplog):
     caplog.set_level(logging.DEBUG)
     image = source / f"images/{CANARY}.dcm"
@@ -182,6 +183,7 @@ def test_patient_data_of_a_dicom_file_is_in_no_output_file_or_name(source, tmp_p
     assert sorted(line["status"] for line in found) == ["ok", "unreadable", "unreadable"]
 
 
+@pytest.mark.slow
 def test_patient_data_of_pictures_and_volumes_is_in_no_output(tmp_path, capfd, caplog):
     caplog.set_level(logging.INFO)  # below, Pillow logs every tag it reads; the command line shows no such message
     folder = tmp_path / f"of {CANARY}"

@@ -100,6 +100,7 @@ class TestRunDoesAgain:
         assert asked == ["1", "2", "2"]
         assert after["1"] == before["1"] and after["2"]["box"] != before["2"]["box"]
 
+    @pytest.mark.slow
     def test_everything_after_other_weights_of_the_same_name(self, pictures, weights, tmp_path, asked):
         chosen = ("segmenter=weighed", f"segmenter.checkpoint={weights}")
         assert {line["mask"]["area"] for line in run(pictures, tmp_path / "out", *chosen).values()} == {3 * 60}
@@ -202,6 +203,7 @@ class TestEvaluationRefuses:
         with pytest.raises(RunError, match=r"segmenter\.checkpoint is not what it was when the run in"):
             medground.evaluate(given, out=tmp_path / "out", resume=True)
 
+    @pytest.mark.slow
     def test_other_predictions_of_the_same_name(self, data, tmp_path):
         medground.evaluate(recipe(data), out=tmp_path / "answers")
         begun(recipe(data), tmp_path / "out", predictions=tmp_path / "answers" / "samples.jsonl")
@@ -227,6 +229,7 @@ class TestEvaluationRefuses:
         assert (tmp_path / "out" / "samples.jsonl").exists() is False
 
 
+@pytest.mark.slow
 def test_an_evaluation_goes_on_without_a_line_that_was_taken_out(data, tmp_path):
     """Also what was answered with the help of the other samples is that of the data as it is now."""
     given = recipe(data)
@@ -243,6 +246,7 @@ def test_an_evaluation_goes_on_without_a_line_that_was_taken_out(data, tmp_path)
     assert done.records == fresh.records and len(done.records) == 6
 
 
+@pytest.mark.slow
 def test_a_cache_holds_nothing_of_weights_that_were_replaced(data, weights, tmp_path):
     given = recipe(data, segmenter={"name": "weighed", "checkpoint": str(weights)})
     areas = []
@@ -265,6 +269,7 @@ class TestSweepRefuses:
         with pytest.raises(RunError, match=f"the image of sample '{line['id']}' is not what it was"):
             sweep(self.given(data), out=tmp_path / "out", resume=True)
 
+    @pytest.mark.slow
     def test_other_weights_under_a_trial_that_is_done(self, data, weights, tmp_path):
         given = self.given(data, a={"segmenter": {"name": "weighed", "checkpoint": str(weights)}})
         sweep(given, out=tmp_path / "out")

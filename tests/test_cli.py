@@ -147,6 +147,7 @@ def test_an_interrupted_command_says_so(picture, monkeypatch, capsys, tmp_path):
     assert "error: interrupted" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_run_writes_a_line_per_input_and_counts_failures(folder, tmp_path, capsys):
     (folder / "broken.png").write_bytes(b"not a picture")
     out = tmp_path / "out"
@@ -172,6 +173,7 @@ def test_run_reads_manifests_and_names_bad_lines(folder, tmp_path, capsys):
     ] * 3
 
 
+@pytest.mark.slow
 def test_a_second_run_does_only_what_is_missing(folder, tmp_path, monkeypatch):
     out = tmp_path / "out"
     assert cli("run", folder, "--question", QUESTION, "--out", out) == 0
@@ -223,6 +225,7 @@ def test_no_two_inputs_share_an_id(folder):
     assert [item.id for item in read_inputs(folder / "manifest.jsonl")] == ["case0", "case0-3", "case0-4", "case0-2"]
 
 
+@pytest.mark.slow
 def test_another_segmenter_is_another_run(folder, tmp_path, capsys):
     out = tmp_path / "out"
     assert cli("run", folder, "--question", QUESTION, "--out", out) == 0

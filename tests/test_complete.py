@@ -71,6 +71,7 @@ def on_path(monkeypatch):
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
 
 
+@pytest.mark.slow
 def test_bash_completes_after_the_line_of_the_page(on_path):
     press_tab = (
         "COMP_WORDS=(medground recipe show infer/); COMP_CWORD=3; COMP_LINE='medground recipe show infer/'\n"

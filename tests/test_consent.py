@@ -136,6 +136,7 @@ def test_a_command_with_a_foreign_recipe_reads_no_other_secret(variable, tmp_pat
     assert "s3cr3t" not in stated.out + stated.err
 
 
+@pytest.mark.slow
 def test_a_child_process_imports_nothing_from_the_current_folder(tmp_path, monkeypatch):
     for variable in ("RANK", "WORLD_SIZE"):
         monkeypatch.delenv(variable, raising=False)

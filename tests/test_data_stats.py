@@ -29,6 +29,7 @@ def built(tmp_path_factory):
     return folder / "made"
 
 
+@pytest.mark.slow
 def test_every_sample_is_counted_once_in_each_table(built):
     measured = measure(open_dataset(built))
     figures = summary(measured)
@@ -58,6 +59,7 @@ def test_quartiles():
     assert quartiles([None]) is None
 
 
+@pytest.mark.slow
 def test_the_commands(built, tmp_path):
     run = CliRunner()
     output = run.invoke(data, ["stats", str(built)])
@@ -108,6 +110,7 @@ def samples_of(source, reader):
     return there
 
 
+@pytest.mark.slow
 def test_a_coco_export_gives_the_samples_it_was_written_from(built, tmp_path):
     """Reasoning, spacing, splits, fractional numbers and a sample without a category are among them."""
     lines = [json.loads(line) for line in (built / "manifest.jsonl").read_text().splitlines()]

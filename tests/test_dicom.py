@@ -341,6 +341,7 @@ def test_patients_stay_together_and_are_not_named(tmp_path):
         assert "Doe" not in text and "Roe" not in text and ".dcm" not in text
 
 
+@pytest.mark.slow
 def test_all_of_pydicoms_own_files(tmp_path):
     """Of 70-odd files of every coding each is read, or refused in one sentence that does not name it."""
     read = 0

@@ -76,6 +76,7 @@ def test_a_kind_is_given_as_the_list_spells_it_or_with_a_hyphen(capsys):
     assert cli(capsys, "plugins", "list", "--kind", "prompt.interface")[0] == 2
 
 
+@pytest.mark.slow
 def test_a_process_of_its_own_says_what_this_one_would(described):
     for component, about in described.items():
         assert about.to_dict() == describe(factory(component.kind, component.name)).to_dict(), component

@@ -88,6 +88,7 @@ def test_the_folder_holds_summary_records_metadata_and_recipe(plain, phantoms):
     assert about["versions"]["medground"]
 
 
+@pytest.mark.slow
 def test_the_numbers_are_those_of_the_pipeline(plain, phantoms):
     samples = open_dataset(phantoms)
     graph = medground.load(recipe(phantoms))
@@ -212,6 +213,7 @@ def test_lines_with_predictions_and_truths_need_no_dataset(phantoms, tmp_path):
         medground.evaluate(recipe(phantoms, limit=2), predictions=_lines(tmp_path, lines))
 
 
+@pytest.mark.slow
 def test_lines_of_a_run_are_predictions(phantoms, plain, tmp_path):
     with pytest.raises(SystemExit) as left:
         main(
@@ -253,6 +255,7 @@ def _lines(folder, lines):
     return path
 
 
+@pytest.mark.slow
 def test_a_store_serves_the_next_evaluation(phantoms):
     store = StageCache()
     first = medground.evaluate(recipe(phantoms), store=store)
@@ -307,6 +310,7 @@ def test_ceilings_on_real_images(shared, tmp_path):
     assert {row.labels["modality"] for row in result.summary.conditions["answer"].groups["modality"]} == set(first)
 
 
+@pytest.mark.slow
 def test_what_a_segmenter_was_not_trained_for_is_left_out_with_the_reason(phantoms):
     boxes = recipe(phantoms, segmenter="box_fill", conditions=["answer", "oracle_box", "oracle_points"])
     result = medground.evaluate(boxes, "prompt=box")
@@ -329,6 +333,7 @@ def test_probes_of_a_reasoner_that_looks_and_reads(phantoms):
     assert "cannot go on" in result.summary.skipped["think_removed"]
 
 
+@pytest.mark.slow
 def test_probes_of_a_reasoner_that_does_not_look(phantoms):
     blind = recipe(
         phantoms, reasoner=scripted(answer((10, 10, 60, 60))), conditions=["answer", "blank", "mirrored", "swapped"]
@@ -614,6 +619,7 @@ def test_eval_prints_a_summary_and_its_folder_is_a_recipe(phantoms, tmp_path, ca
     assert "see" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_saved_answers_keep_their_frames(phantoms, tmp_path):
     permille = {"name": "toy", "frame": "permille"}
     first = medground.evaluate(recipe(phantoms, reasoner=permille, limit=2), out=tmp_path / "first")

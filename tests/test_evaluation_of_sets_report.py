@@ -33,6 +33,7 @@ def test_the_result_is_open_however_many_metrics_a_set_has(maybe):
     assert "union_dice" in result and "<details" not in result
 
 
+@pytest.mark.slow
 def test_sentences_above_the_pictures_are_apart(maybe):
     assert "no_target_accuracy is 0.000. 8 samples" in maybe
 

@@ -164,6 +164,7 @@ def test_the_folder_answers_as_the_run_wherever_it_lies(run, tiny, models, tmp_p
     assert json.loads(done.stdout)["text"] == said
 
 
+@pytest.mark.slow
 def test_what_lay_on_the_machine_must_be_given_again(run, tiny, tmp_path):
     """The base of an adapter, and the user's own template."""
     moved = export(run(rank=2), tmp_path / "out", adapter="separate").folder
@@ -174,6 +175,7 @@ def test_what_lay_on_the_machine_must_be_given_again(run, tiny, tmp_path):
     assert medground.load(moved, f"prompt_interface.template={tiny / 'template.txt'}").prompt_interface
 
 
+@pytest.mark.slow
 def test_the_card_holds_what_the_user_declares(run, tmp_path):
     stated = {"base_model": "Qwen/Qwen3-VL-4B-Instruct", "data": "phantoms | drawn by us", "licence": "cc-by-nc-4.0"}
     card = (export(run(), tmp_path / "out", **stated).folder / "README.md").read_text()
@@ -183,6 +185,7 @@ def test_the_card_holds_what_the_user_declares(run, tmp_path):
     assert "| data | phantoms \\| drawn by us | who exported it |" in card
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "value"), [("licence", "Apache 2"), ("licence", ""), ("data", "two\nlines"), ("base_model", "  ")]
 )
@@ -192,6 +195,7 @@ def test_a_declaration_that_no_card_can_hold_is_refused(run, tmp_path, name, val
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("frame", "counted"),
     [
@@ -226,6 +230,7 @@ def test_what_the_hub_holds_is_named_without_being_declared():
     assert "revision" not in exported_recipe(recipe, "checkpoint")["reasoner"], "the folder has no revisions"
 
 
+@pytest.mark.slow
 def test_a_folder_that_holds_something_is_left_alone(run, tmp_path):
     folder, out = run(), tmp_path / "out"
     out.mkdir()
@@ -243,6 +248,7 @@ def test_a_folder_that_holds_something_is_left_alone(run, tmp_path):
     assert [path.name for path in tmp_path.iterdir() if "other" in path.name] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 2])
 def test_a_disk_that_is_full_is_named_and_nothing_is_left(run, tmp_path, rank):
     """The operating system refuses to write a file beyond a limit."""
@@ -256,6 +262,7 @@ def test_a_disk_that_is_full_is_named_and_nothing_is_left(run, tmp_path, rank):
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
+@pytest.mark.slow
 def test_a_second_export_to_the_same_folder_is_refused(run, tmp_path):
     folder = run()
     lock = lock_folder(tmp_path / ".out.export")
@@ -276,6 +283,7 @@ def test_a_run_without_a_checkpoint_has_nothing_to_export(trials, tmp_path):
         export(tmp_path / "run", tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_the_command(run, tmp_path):
     folder = run()
     result = CliRunner().invoke(command, ["export", str(folder), "--to", str(tmp_path / "out"), "--json"])

@@ -281,6 +281,7 @@ def test_an_item_that_the_hub_does_not_have_is_refused(checkpoint, message, run)
     assert message in done.stderr and "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_a_recipe_without_weights_needs_nothing(hub, run):
     done = run("infer/toy", "--json")
     assert (done.returncode, done.stdout) == (0, "[]\n")

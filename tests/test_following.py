@@ -112,6 +112,7 @@ def test_471_tensors_of_a_published_file_are_469_of_transformers():
     assert not any("memory_fuser" in name or "o_proj" in name or "layer_norm" in name for name in originals)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -226,6 +227,7 @@ def test_memory_is_exercised(small, tmp_path, monkeypatch):
         assert np.abs(moved - logits)[[0, 1, 2, 4, 5, 6, 7]].max() > 1e-3 * np.abs(logits).max(), name
 
 
+@pytest.mark.slow
 def test_numbers_that_are_not_finite_are_refused(small, monkeypatch):
     segmenter = load(small)
     monkeypatch.setattr(segmenter.video, "encode", lambda pixels: [level * np.nan for level in encode(pixels)])

@@ -116,6 +116,7 @@ def test_the_tracker_comes_out_of_the_whole_of_sam_3(tmp_path):
     assert digest(segmenter.video.model.mask_decoder) == digest(segmenter.network.model.mask_decoder)
 
 
+@pytest.mark.slow
 def test_a_folder_of_the_model_for_single_images_alone_does_not_follow(tmp_path):
     folder = tiny_sam3.save_tracker(tmp_path / "tracker")
     with pytest.raises(InputError, match="missing: "):

@@ -137,6 +137,7 @@ def close(one, other, mask):
     return float((one - other)[mask].abs().max()) < 1e-5
 
 
+@pytest.mark.slow
 def test_every_pass_over_a_batch_refers_to_the_policy_that_sampled(trials, losses):
     """Two mini-batches, two passes: only the very first update may take its own log-probabilities for the old ones."""
     made = built(trials(mini_batch_size=1, num_iterations=2, learning_rate=1e-2))
@@ -345,6 +346,7 @@ def test_a_step_whose_loss_is_no_number_is_skipped_by_name(trials):
     assert all(torch.equal(value, before[name]) for name, value in made.engine.masters.items())
 
 
+@pytest.mark.slow
 def test_what_ranks_computed_is_added_up(trials, monkeypatch):
     """Two ranks that did the same: their losses are a sum, their updates the same ones."""
     made = built(trials())

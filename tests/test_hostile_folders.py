@@ -113,6 +113,7 @@ def test_a_finished_folder_is_not_continued_through_a_link_inside(command, data,
     assert untouched(victim)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["manifest.jsonl", "recipe.yaml", "results/1.json", ".lock"])
 def test_a_file_with_a_second_name_elsewhere_keeps_its_content_there(name, data, tmp_path):
     out, copy = tmp_path / "out", tmp_path / "copy"

@@ -175,6 +175,7 @@ def test_an_update_encodes_an_image_once_and_has_the_gradient_of_questions_alone
     assert norm > 1e-3 and gap <= 1e-5 * norm
 
 
+@pytest.mark.slow
 def test_ranks_in_lockstep_compute_the_image_of_every_question(recipe):
     """They would wait for one another's passes over images for ever."""
     pytest.importorskip("torch", reason="needs torch")

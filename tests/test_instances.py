@@ -141,6 +141,7 @@ boxes_of = st.lists(
 )
 
 
+@pytest.mark.slow
 @given(boxes_of, boxes_of)
 def test_metrics_are_in_range_and_the_finer_level_hits_no_more(answered, truths):
     got = values(answered, truths, masked=False)
@@ -210,6 +211,7 @@ class Ideal:
         return [[Completion(text=interface.answer(target), frame=pixels(SIZE))] for target in targets]
 
 
+@pytest.mark.slow
 def test_an_evaluation_of_none_one_and_many_targets_is_summarized_and_reported(tmp_path):
     targets = [[], [A], [A, B, C], [], [B], [A, C]]
     samples = [

@@ -115,6 +115,7 @@ def test_what_medground_ships_runs_here_and_a_class_made_from_it_does_not():
     assert not Term("a", from_trl(bad_terms.prints)).in_process
 
 
+@pytest.mark.slow
 def test_a_rubric_stops_after_three_late_batches_in_a_row():
     def slow(rollout):
         threading.Event().wait()

@@ -41,6 +41,7 @@ SHAPES = {
 masks = arrays(bool, st.tuples(st.integers(1, 12), st.integers(1, 12))).filter(lambda mask: mask.any())
 
 
+@pytest.mark.slow
 @given(masks)
 @settings(max_examples=100, deadline=None)
 def test_halves_lie_inside_distinct_and_apart(mask):

@@ -88,6 +88,7 @@ def longest_across(mask, spacing, ends):
     return longest
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(
     mask=st.integers(0, 2**30 - 1).map(lambda bits: np.array([(bits >> n) & 1 for n in range(30)], bool).reshape(5, 6)),

@@ -87,6 +87,7 @@ def test_perfect_is_one_and_disjoint_is_zero(width, height, x, y):
     assert disc_dice(pair, far) == 0
 
 
+@pytest.mark.slow
 @given(masks.filter(np.any), masks.filter(np.any), st.tuples(st.floats(0.1, 5), st.floats(0.1, 5)))
 def test_surface_distances_are_the_smallest_over_all_pairs_of_boundary_pixels(a, b, spacing):
     first, second = (np.argwhere(mask_boundary(mask)) * spacing for mask in (a, b))

@@ -38,6 +38,7 @@ def doctor(site, only, *command):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_check_that_fails_is_a_broken_plugin(fault, install, tmp_path):
     check, cause = FAULTS[fault]

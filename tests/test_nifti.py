@@ -64,6 +64,7 @@ AFFINES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("plane", ["axial", "coronal", "sagittal"])
 def test_every_orientation_is_shown_the_same_way(tmp_path, plane):
     """For all 48 axis orders: right is left, anterior or superior is up, and the plane is the one asked for."""
@@ -84,6 +85,7 @@ def test_every_orientation_is_shown_the_same_way(tmp_path, plane):
         assert (np.diff(along_rows, axis=0) < 0).all(), "rows run to the back, or down"
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(
     order=st.permutations(range(3)),
@@ -313,6 +315,7 @@ def test_a_colour_volume_is_no_mask(tmp_path):
         read_mask(tmp_path / "c.nii", plane="axial", slice=0)
 
 
+@pytest.mark.slow
 def test_zipped_zeros_are_read_slab_by_slab(tmp_path):
     """A small file of a large volume costs one slab, not the volume."""
     import tracemalloc

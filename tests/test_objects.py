@@ -380,6 +380,7 @@ def test_validation_takes_its_split_of_the_samples_that_are_given(trials, tiny, 
     assert read_metadata(run.folder).samples == samples.splits.count(split)
 
 
+@pytest.mark.slow
 def test_a_pipeline_of_objects_is_evaluated_on_samples(tmp_path):
     toy = medground.load("infer/toy")
     pipeline = medground.Pipeline(toy.reasoner, toy.prompt_interface, Everything())

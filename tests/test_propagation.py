@@ -43,6 +43,7 @@ def per_slice(*, by: str = "threshold"):
     return PerSlice(build("segmenter", by))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("factory", [copy, interpolate, per_slice])
 def test_the_ways_without_weights_conform(factory):
     check_volume_segmenter(factory)

@@ -352,6 +352,7 @@ def test_a_choice_counts_whoever_drew_its_mask_since():
     assert candidate_metrics(anew)["selection_accuracy"] == 1.0
 
 
+@pytest.mark.slow
 def test_an_evaluation_reports_the_ceiling_beside_the_choice(tmp_path):
     samples = [sample(RIGHT), sample(LEFT, 90), sample(None, 80), sample(LEFT, 0)]
     conditions = ["answer", "oracle_box", "blank", "mirrored"]

@@ -255,6 +255,7 @@ def test_without_torch_the_command_that_installs_it_is_said(told_without_torch, 
     assert "hint: pip install 'medground[qwen]'" in text
 
 
+@pytest.mark.slow
 def test_without_torch_the_toy_still_grounds(told_without_torch):
     assert told_without_torch["toy"][0] == 0
 

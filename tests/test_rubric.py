@@ -71,6 +71,7 @@ def total(*texts, weights=None):
     return score.total
 
 
+@pytest.mark.slow
 def test_values_weights_and_sums_are_kept_apart():
     rubric = Rubric([Term("a", lambda _: 0.5, 4.0), Term("b", lambda _: 0.25, 0.0), ("c", lambda _: 1, -1.0)])
     (score,) = rubric([rollout()])
@@ -165,6 +166,7 @@ def test_an_observed_term_may_fail_without_costing_the_total():
     assert failure_counts([score]) == {"raised": 1}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("released", ["nan", "inf"])
 def test_a_released_nan_is_a_named_failure(released):
     term = Term("bbox_iou", lambda _: RewardResult(None, {"released": released}))
@@ -234,12 +236,14 @@ def test_an_outage_is_not_scored_and_a_model_fault_is():
     assert "patience" in outage.failures[0].cause
 
 
+@pytest.mark.slow
 def test_a_failure_leaves_its_group_out():
     rubric = Rubric([Term("says", Says())])
     groups = [rubric([rollout(text=a), rollout(text=b)]) for a, b in (("0", "1"), ("0", "nan"), ("none", "1"))]
     assert usable_groups(groups) == [True, False, False]
 
 
+@pytest.mark.slow
 def test_terms_cannot_write_to_what_they_read():
     def spoil_truth(rollout):
         rollout.sample.target.mask[:] = True
@@ -312,6 +316,7 @@ def test_trl_think_format_reward_runs_unmodified():
     assert [score.total for score in scores] == [1.0, 0.0]
 
 
+@pytest.mark.slow
 def test_trl_length_and_repetition_rewards_run_on_token_ids():
     rubric = Rubric(
         [
@@ -401,6 +406,7 @@ def test_the_users_own_file_is_hashed_into_every_detail(tmp_path):
     }
 
 
+@pytest.mark.slow
 def test_the_users_own_file_may_hold_an_adapted_function(tmp_path):
     file = tmp_path / "my.py"
     file.write_text(
@@ -410,6 +416,7 @@ def test_the_users_own_file_may_hold_an_adapted_function(tmp_path):
     assert [score.total for score in Rubric([Term(label, term)])([rollout(), rollout()])] == [0.5, 0.5]
 
 
+@pytest.mark.slow
 def test_a_term_that_cannot_be_loaded_is_said(tmp_path):
     file = tmp_path / "my.py"
     file.write_text("def reward(rollout):\n    return 1.0\n")

@@ -93,6 +93,7 @@ def test_masks_are_made_outside_autograd_and_leave_the_weights_alone(graph, samp
     assert digest(segmenter) == before
 
 
+@pytest.mark.slow
 def test_a_segmenter_out_of_memory_costs_its_samples_and_nothing_else(graph, samples, monkeypatch):
     segmenter = graph.pipeline.segmenter
     victim = samples[0].query.image

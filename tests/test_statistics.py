@@ -18,6 +18,7 @@ def clustered(rng, clusters):
     return np.repeat(centres, sizes), np.repeat(np.arange(clusters), sizes).tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("clusters", [12, 40])
 def test_the_interval_covers_the_truth_as_often_as_it_says(clusters):
     rng, covered, times = np.random.default_rng(7), 0, 400
@@ -80,6 +81,7 @@ def test_drawn_flips_agree_with_listed_ones(monkeypatch):
     assert sign_flip(np.ones(60)) == pytest.approx(1 / 10_001)
 
 
+@pytest.mark.slow
 def test_p_values_are_uniform_where_nothing_differs():
     rng, estimates = np.random.default_rng(5), []
     for turn in range(400):

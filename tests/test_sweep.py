@@ -98,6 +98,7 @@ class TestPlan:
         assert checked.skipped == {"clicked": "segmenter 'box_fill' was not trained for points"}
         assert plan(swap, "variants.cl*.allow_untrained=true").skipped == {}
 
+    @pytest.mark.slow
     def test_asm_swap_has_every_expert_by_every_selection_of_the_prompts_it_was_trained_for(self, data):
         overrides = (f"data.path={data}", "data.split=null", "reasoner.checkpoint=x")
         checked = plan("sweep/asm_swap", *overrides)

@@ -202,6 +202,7 @@ def test_a_closed_stream_ends_no_run(closed, picture, tmp_path):
     assert (out / "manifest.jsonl").read_text().count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_result_that_cannot_be_written_is_no_success(picture, tmp_path):
     if not os.path.exists("/dev/full"):
         pytest.skip("needs /dev/full")

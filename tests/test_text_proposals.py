@@ -98,6 +98,7 @@ def test_recipes_are_checked_and_described():
         medground.load(recipe(proposer="box_fill"))
 
 
+@pytest.mark.slow
 def test_the_command_prints_the_ceiling_beside_the_choice(tmp_path, capsys):
     phantoms.write(tmp_path / "data", phantoms.samples(4, 31, families=["maybe"], size=(64, 64)))
     (tmp_path / "own.yaml").write_text(

@@ -310,6 +310,7 @@ def test_a_nan_reward_drops_its_group_and_saves_the_batch(trials, tmp_path):
     assert (tmp_path / "run" / "incidents" / "step-00000001.json").is_file()
 
 
+@pytest.mark.slow
 def test_a_run_stops_when_no_rollout_can_be_scored(trials, tmp_path):
     recipe = trials(rewards={"letters": {"bad": list(range(1, 99)), "weight": 1}})
     with pytest.raises(RunError, match="3 steps in a row"):

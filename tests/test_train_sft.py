@@ -58,6 +58,7 @@ def test_an_answer_that_would_be_read_as_a_fault_is_not_taught(trials, box, faul
         made.method.target(replace(sample, target=target))
 
 
+@pytest.mark.slow
 def test_the_loss_is_the_mean_over_target_tokens(trials):
     made = build(resolve(trials("sft")))
     result = made.method.step(TrainingState(), lambda: None)
@@ -130,6 +131,7 @@ def test_a_step_with_a_nonfinite_loss_is_skipped(trials, tmp_path):
         assert len(kept["targets"]) == 2
 
 
+@pytest.mark.slow
 def test_each_unusable_setting_is_refused_in_one_sentence(trials, tmp_path):
     with pytest.raises(RecipeError, match="has neither a grpo nor an sft section"):
         train("infer/toy", out=tmp_path / "run")
@@ -164,6 +166,7 @@ def test_a_dry_run_prints_a_plan_and_writes_nothing(trials, tmp_path, monkeypatc
     assert [path.name for path in tmp_path.iterdir()] == ["recipe.yaml"]
 
 
+@pytest.mark.slow
 @pytest.mark.lane
 def test_the_train_command_prints_the_path_of_the_reasoner(trials, tmp_path):
     file = tmp_path / "recipe.yaml"

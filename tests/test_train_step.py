@@ -45,6 +45,7 @@ def updated(made, batch):
     return {name: each.detach().clone() for name, each in made.engine.masters.items()}, sums
 
 
+@pytest.mark.slow
 def test_skipping_groups_without_signal_leaves_the_step_bitwise_equal(trials):
     """Their forward pass is left out, and the parameters are bitwise the same."""
     found = []
@@ -62,6 +63,7 @@ def test_skipping_groups_without_signal_leaves_the_step_bitwise_equal(trials):
         assert torch.equal(value, found[1][0][name]), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("share", "at_once", "images"), [(True, None, 2), (True, 2, 2), (False, None, 6), (False, 2, 6)]
 )
@@ -134,6 +136,7 @@ def test_masked_overlong_completions_count_in_the_baseline_only(trials):
     assert updated(made, batch)[1].grad_norm > 0
 
 
+@pytest.mark.slow
 def test_ratios_of_later_updates_refer_to_the_sampling_policy(trials):
     """Two mini-batches, twice over: four updates, and ratios that left 1 are clipped against the sampling policy."""
     made, _ = parts(trials(mini_batch_size=1, num_iterations=2, epsilon=1e-6))
@@ -166,6 +169,7 @@ def test_a_frozen_vision_tower_does_not_change(trials):
     assert all(each.grad is None and torch.equal(each, before[name]) for name, each in tower.items())
 
 
+@pytest.mark.slow
 def test_the_reference_of_a_lora_run_is_the_base_model(trials):
     made, _ = parts(trials(reasoner={"lora_rank": 2}, beta=0.1, learning_rate=0.1))
     assert all("lora" in name for name in made.engine.masters)
@@ -243,6 +247,7 @@ def test_a_sampler_with_other_log_probabilities_is_measured_corrected_and_report
         assert (capped[name] - (2 * moved + masked[name])).abs().max() <= 1e-4 * scale, name
 
 
+@pytest.mark.slow
 def test_correction_changes_nothing_where_the_trained_model_samples(trials):
     """Importance weights are 1 up to rounding, and no alarm is logged."""
     plain, _, _ = corrected(trials, 0.0)
@@ -253,6 +258,7 @@ def test_correction_changes_nothing_where_the_trained_model_samples(trials):
         assert (same[name] - gradient).abs().max() <= 1e-4 * gradient.abs().max().clamp(min=1e-6), name
 
 
+@pytest.mark.slow
 def test_the_default_engine_and_rollout_can_be_named(trials):
     """``engine=local`` and ``rollout=hf`` are what a recipe without them trains with."""
     plain, named = parts(trials())[0], parts(trials() | {"engine": "local", "rollout": "hf"})[0]
@@ -265,6 +271,7 @@ def test_the_default_engine_and_rollout_can_be_named(trials):
     assert result.metrics == other.metrics
 
 
+@pytest.mark.slow
 def test_groups_of_equal_rewards_are_resampled(trials):
     """The first six scores are equal: both groups are drawn again, and one epoch goes faster."""
     rewards = {"letters": {"dull": 6, "weight": 1}}
@@ -277,6 +284,7 @@ def test_groups_of_equal_rewards_are_resampled(trials):
     assert (batch.drawn, batch.unresampled, batch.constant.tolist()) == (2, 2, [True, True])
 
 
+@pytest.mark.slow
 def test_a_group_with_an_unscored_completion_is_left_out(trials):
     made, _ = parts(trials(rewards={"letters": {"bad": [2], "weight": 1}}))
     batch = drawn(made)
@@ -350,6 +358,7 @@ def test_grpo_learns_to_write_a_rewarded_token(trials):
     assert share[-1] >= 0.9
 
 
+@pytest.mark.slow
 def test_estimated_memory_equals_the_size_of_the_tensors(trials):
     """Per process: weights, gradients, the optimiser's moments and, where weights are not float32, their masters."""
     for settings in ({}, {"lora_rank": 2, "train_vision": False}):

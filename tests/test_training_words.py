@@ -66,6 +66,7 @@ def test_words_that_go_together_are_taken(words):
     check(resolve("train/toy", *[f"grpo.{word}" for word in words]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("estimator", ["gdpo", "rloo", "reinforce_plus_plus"])
 def test_the_estimator_of_a_recipe_gives_the_advantages(trials, estimator):
     training = build(resolve(trials(rewards=TWO, advantage_estimator=estimator)))
@@ -93,6 +94,7 @@ def test_micro_batches_give_the_same_gradient_with_an_entropy_bonus(trials, loss
     assert any(float((without[name] - whole[name]).abs().max()) > 1e-3 * size for name in whole)
 
 
+@pytest.mark.slow
 def test_groups_of_equal_rewards_have_the_gradient_of_the_entropy_bonus(trials):
     settings = {"rewards": {"letters": {"dull": 1000, "weight": 1}}, "loss": "dapo"}
     found = gradients(trials, **settings, entropy_bonus=0.2)
@@ -133,6 +135,7 @@ def test_a_policy_without_gradients_of_entropies_is_refused(trials, monkeypatch)
     assert refused.value.hint == "set grpo.entropy_bonus=0"
 
 
+@pytest.mark.slow
 def test_completions_near_the_limit_lose_reward(trials):
     training = build(resolve(trials(overlong_buffer=6, max_completion_length=6)))
     batch = training.method.rollouts.draw(1, 0, go_on)

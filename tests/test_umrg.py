@@ -67,6 +67,7 @@ def samples(draw):
     )
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(sample=samples())
 def test_a_sample_comes_back_as_it_was(tmp_path_factory, sample):

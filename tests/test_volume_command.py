@@ -69,6 +69,7 @@ def test_a_nifti_volume_gets_a_mask_on_its_grid_measures_and_a_page(nifti, phant
     assert str(tmp_path) not in html and not re.findall(r'(?:src|href)="(?!data:|#)', html)
 
 
+@pytest.mark.slow
 def test_a_dicom_series_gets_a_segmentation_that_reads_back(phantom, tmp_path, capsys):
     pytest.importorskip("highdicom", reason="needs highdicom")
     import highdicom

@@ -44,6 +44,7 @@ def boxed(x1, y1, x2, y2):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_recipe_asks_for_the_slice_then_about_it_and_follows_the_target(volume, phantom):
     result = ground_volume(medground.load("infer/toy_volume"), volume, QUESTION, window="soft_tissue")
     assert result.fault is None and result.choice.rule == "ask" and result.propagation == "per_slice"
@@ -55,6 +56,7 @@ def test_a_recipe_asks_for_the_slice_then_about_it_and_follows_the_target(volume
     assert np.array_equal(on_slice.picture(result.mask[:, :, result.choice.index]), result.answer.mask.data)
 
 
+@pytest.mark.slow
 def test_json_holds_both_exchanges_and_the_measures(volume):
     result = ground_volume(medground.load("infer/toy_volume"), volume, QUESTION, window="soft_tissue")
     stated = json.loads(json.dumps(result.to_dict()))

@@ -184,6 +184,7 @@ def test_a_segmentation_states_label_codes_and_algorithm_of_each_segment(tmp_pat
     assert {one.SegmentAlgorithmType for one in segments} == {"AUTOMATIC"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rotation", [ROTATIONS[0], ROTATIONS[17], ROTATIONS[50], ROTATIONS[55]])
 def test_contours_of_a_structure_set_fill_exactly_the_masks(rotation, tmp_path):
     affine, regions = affine_of(rotation), masks(overlap=True)

@@ -101,6 +101,7 @@ def test_detections_equal_transformers_called_directly_on_odd_images(name, folde
     assert largest <= 1e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(DETECTORS))
 def test_maps_equal_those_of_one_call_of_transformers(name, folders):
     """The numbers behind the masks, for prompts of several images that are decoded together."""
@@ -120,6 +121,7 @@ def test_maps_equal_those_of_one_call_of_transformers(name, folders):
         assert (ours.presence - theirs.presence_logits[:, 0].sigmoid()).abs().max() <= 1e-6
 
 
+@pytest.mark.slow
 @at_odd_sizes
 def test_clipseg_equals_transformers_called_directly_on_odd_images(folders, sizes):
     from transformers import AutoTokenizer, CLIPSegForImageSegmentation, CLIPSegProcessor, ViTImageProcessor
@@ -294,6 +296,7 @@ def test_each_name_is_registered_for_its_own_class():
     assert {name: factory("segmenter", name) for name in COMPONENTS} == COMPONENTS
 
 
+@pytest.mark.slow
 def test_images_that_are_encoded_together_keep_their_own_embeddings(name, folders):
     together, images = load(name, folders, encode_batch=3), odd_images()[1:]
     alone = load(name, folders)
@@ -311,6 +314,7 @@ def test_a_dtype_that_is_none_is_refused_before_anything_is_loaded(name, folders
         load(name, {name: bare}, dtype="float8")
 
 
+@pytest.mark.slow
 def test_clipseg_takes_old_tables_of_positions_and_refuses_a_size_that_is_no_multiple(folders, tmp_path):
     old = {"clip.text_model.embeddings.position_ids": torch.arange(24)[None]}
     folder = reweighted(folders["clipseg"], tmp_path / "old", lambda w: w | old)

@@ -62,6 +62,7 @@ def test_an_attribute_that_is_stated_is_never_excluded_for_a_rival():
         assert attribute.stated_from >= attribute.possible_from
 
 
+@pytest.mark.slow
 @given(st.integers(0, 10_000), st.sampled_from(sorted(HINTS)), st.sampled_from(sorted(VIEWS)))
 @settings(max_examples=80, deadline=None)
 def test_every_question_is_true_and_does_not_name_its_target(seed, category, modality):

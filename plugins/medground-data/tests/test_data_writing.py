@@ -101,6 +101,7 @@ def test_the_cost_is_shown_first_and_can_be_refused(source, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_bad_question_is_written_again_and_then_falls_back(source, tmp_path):
     bad = {
         "question": "Where is the liver, spleen, kidney, lung, heart, clavicle, tumour or opacity?",
@@ -122,6 +123,7 @@ def test_a_bad_question_is_written_again_and_then_falls_back(source, tmp_path):
     assert "kidney" not in {row["category"] for row in lines(tmp_path / "half")}
 
 
+@pytest.mark.slow
 def test_a_question_that_cannot_be_answered_is_rejected(source, tmp_path):
     build(read_source(source), tmp_path / "out", Options(), asking(Writer(knows=False)))
     assert {row["writing_failed"] for row in lines(tmp_path / "out")} == {"unanswerable, then unanswerable"}

@@ -244,6 +244,7 @@ def check_nothing_misscored(batch, completions):
         assert rollout.cause == completion.cause
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(1))
 def test_three_hundred_events_give_the_right_text_or_fault(serve, make, clock, seed):
     scripts = plan(300, seed, EVENTS)

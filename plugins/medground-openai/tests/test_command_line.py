@@ -148,6 +148,7 @@ def test_no_traceback_shows_the_key(serve, named, tmp_path):
     assert done.returncode == 1 and "Traceback" in done.stderr and KEY not in done.stderr
 
 
+@pytest.mark.slow
 def test_a_run_with_failures_reports_them_and_resumes(serve, named, here, tmp_path):
     (tmp_path / "in").mkdir()
     for name in ("a", "b"):

@@ -115,6 +115,7 @@ def test_questions_are_written_and_only_pixels_and_text_are_sent(serve, writing,
     assert KEY.encode() in sent and KEY.encode() not in written + done.stderr.encode()
 
 
+@pytest.mark.slow
 def test_the_cost_is_shown_before_the_first_request(serve, writing, ask):
     stub = serve(writing())
     done = ask(stub.url)
@@ -136,6 +137,7 @@ def test_with_consent_the_cost_and_the_address_are_shown(ask):
     assert f"{3 * COUNT} requests" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["signal", "server"])
 def test_saved_answers_are_not_requested_again(serve, writing, ask, how):
     works, stub = writing(), serve()

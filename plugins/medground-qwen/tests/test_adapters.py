@@ -54,6 +54,7 @@ def test_an_adapter_is_saved_and_loaded_as_it_was(trained, make, tmp_path, refus
     assert torch.equal(logps(again), logps(trained))
 
 
+@pytest.mark.slow
 def test_an_adapter_without_a_rank_does_not_train(trained, make, tmp_path):
     trained.save(tmp_path)
     frozen = make(adapter=str(tmp_path))
@@ -113,6 +114,7 @@ def test_an_adapter_of_other_layer_names_is_refused_and_both_are_named(trained, 
         make(adapter=str(tmp_path))
 
 
+@pytest.mark.slow
 def test_an_adapter_of_a_compiled_model_is_loaded(trained, make, tmp_path):
     trained.save(tmp_path)
     renamed(tmp_path, lambda name: name.replace("base_model.model.", "base_model.model._orig_mod."))

@@ -24,6 +24,7 @@ pytestmark = [pytest.mark.filterwarnings(text) for text in other_families.WARNIN
 WEIGHTS = "model.safetensors"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_it_answers_a_question_on_the_command_line(families, name, tmp_path):
     (sample,) = phantoms.samples(1, seed=0, size=(48, 40))

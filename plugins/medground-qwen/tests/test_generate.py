@@ -10,6 +10,7 @@ pytest.importorskip("transformers", reason="needs transformers")
 from medground.types import Sampling  # noqa: E402
 
 
+@pytest.mark.slow
 @pytest.mark.lane
 def test_greedy_equals_transformers_own_generate(make):
     reasoner = make()
@@ -89,6 +90,7 @@ def test_a_greedy_group_repeats_itself_and_needs_one_prefill(make):
     assert len(seen) == 1, "the image is encoded once for the whole group"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
 def test_a_completion_does_not_depend_on_its_batch(make, sampling):
     reasoner = make()

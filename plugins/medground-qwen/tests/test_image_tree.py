@@ -253,6 +253,7 @@ def test_the_tensors_of_an_image_are_held_once(build):
     assert not any(another.image[key].equal(one.image[key]) for key in ("pixel_values",))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_questions_sampled_together_get_the_tokens_of_each_alone(build, name, monkeypatch):
     """Three questions about one image and one about another: two images are encoded, and the update agrees."""

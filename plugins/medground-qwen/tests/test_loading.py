@@ -245,6 +245,7 @@ def test_flash_attention_is_refused_where_it_cannot_run(folder, arguments, monke
         load(folder, attention="flash_attention_2", **arguments)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [True, False])
 def test_eager_attention_answers_as_sdpa_does(folder, share):
     import torch

@@ -112,6 +112,7 @@ def assert_exact(reasoner, sizes=(1, 3)):
     return expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_a_prompt_computed_once_equals_repeated_rows(build, name):
     expected = assert_exact(build(name))
@@ -163,6 +164,7 @@ def test_every_gradient_is_that_of_repeated_rows_in_float64(build, name):
     assert worst_parameter(found[0][1], found[1][1]) <= 1e-10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("adapted", [False, True], ids=["weights", "lora"])
 def test_checkpointed_layers_give_the_same(build, name, adapted):

@@ -22,6 +22,7 @@ def gradients(reasoner, loss):
     return {name: p.grad.clone() for name, p in reasoner.model.named_parameters() if p.grad is not None}
 
 
+@pytest.mark.slow
 def test_rows_have_the_logprobs_and_gradients_of_groups_of_one(make):
     reasoner = make(train_vision=True)
     weight = torch.linspace(-1, 1, 4 * 9).view(4, 9)

@@ -58,6 +58,7 @@ def test_served_weights_have_the_names_of_a_checkpoint(make, checkpoints, archit
         assert torch.equal(sent[name], value), name
 
 
+@pytest.mark.slow
 def test_a_served_adapter_is_merged(make, checkpoints, architecture):
     """A plain model with the streamed weights gives the log-probabilities of the model with its adapter."""
     adapted, plain = make(lora_rank=3, train_vision=True), make()

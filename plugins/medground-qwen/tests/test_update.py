@@ -36,6 +36,7 @@ def assert_same(found, expected, tolerance=1e-5):
         assert ((found[1][name] - gradient).abs().max() / scale) <= tolerance, name
 
 
+@pytest.mark.slow
 def test_a_shared_prompt_equals_repeated_rows_with_the_vision_tower_trained(make):
     shared, repeated = make(train_vision=True), make(train_vision=True, share=False)
     found = outcome(shared)
@@ -43,12 +44,14 @@ def test_a_shared_prompt_equals_repeated_rows_with_the_vision_tower_trained(make
     assert any("visual" in name for name in found[1])
 
 
+@pytest.mark.slow
 def test_a_shared_prompt_equals_repeated_rows_with_gradient_checkpointing(make):
     assert_same(
         outcome(make(train_vision=True, gradient_checkpointing=True)), outcome(make(train_vision=True, share=False))
     )
 
 
+@pytest.mark.slow
 @pytest.mark.lane
 def test_a_shared_prompt_equals_repeated_rows_with_a_lora_adapter(make):
     def adapted(**arguments):
@@ -65,6 +68,7 @@ def test_a_shared_prompt_equals_repeated_rows_with_a_lora_adapter(make):
     assert all("lora" in name for name in found[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parts", [1, 2, 3])
 def test_a_shared_prompt_equals_repeated_rows_in_micro_batches(make, parts):
     assert_same(outcome(make(), parts=parts), outcome(make(share=False), parts=parts))
@@ -93,6 +97,7 @@ def test_a_prompt_is_counted_once_for_all_parts(make, size):
     assert sum(counted, ()) == (len(group.prompt),)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chunk", [1, 5, 4096])
 def test_chunked_logprobs_equal_the_full_softmax(make, chunk):
     reasoner = make(logprob_chunk=chunk)
@@ -163,6 +168,7 @@ def test_wrong_positions_are_caught(make):
     assert (right - wrong).abs().max() > 1e-4
 
 
+@pytest.mark.slow
 def test_image_and_prompt_are_computed_once_per_group(make):
     """Patches in the vision tower and tokens in the first layer equal the closed form."""
     counts = {}
@@ -244,6 +250,7 @@ def test_the_reference_stays_the_initial_policy(make):
         assert trained_parameters(reasoner), "the adapter trains again afterwards"
 
 
+@pytest.mark.slow
 def test_rows_of_different_queries_equal_each_alone(make):
     """Batches of unequal questions and images give the log-probabilities and gradients of single samples."""
     reasoner = make(train_vision=True)

@@ -90,6 +90,7 @@ def case(rng):
     return box, truth, ends(box if rng.random() < 0.5 else truth), ends(truth)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("term", FORMULAS, ids=lambda term: term.name)
 def test_a_batch_gives_what_the_formula_gives_for_each(term):
     rng = random.Random(7)

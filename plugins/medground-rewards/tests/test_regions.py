@@ -45,6 +45,7 @@ some_box = st.none() | st.tuples(coordinate, coordinate, coordinate, coordinate)
 some_points = st.lists(st.tuples(coordinate, coordinate), max_size=3)
 
 
+@pytest.mark.slow
 @given(some_box, some_points, st.booleans(), st.sampled_from([None, Fault.BAD_BOX]))
 def test_for_one_region_every_version_is_the_term_itself(box, pair, masked, fault):
     truth = np.zeros((64, 64), bool)
@@ -155,6 +156,7 @@ def best_by_trial(answered, truths):
     return 2 * max(sums) / (len(answered) + len(truths))
 
 
+@pytest.mark.slow
 @given(boxes_of, boxes_of)
 def test_no_matching_earns_more_and_the_truth_earns_all(answered, truths):
     value = RegionsF1()(several(answered, truths)).value

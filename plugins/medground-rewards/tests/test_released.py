@@ -326,6 +326,7 @@ def reference_base(raw, truth, fixed):
     return [attempt(iou) if fixed else 0.0, attempt(l1) if fixed else 0.0, attempt(near)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["base", "base_fixed"])
 def test_base_agrees_with_a_second_transcription(mode):
     rng = random.Random(7)

@@ -115,6 +115,7 @@ def test_masks_of_several_images_do_not_depend_on_the_batch(folder):
             assert mask.score == pytest.approx(alone.score, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_the_high_quality_mask_is_part_of_the_answer(folder, tmp_path):
     """Other weights of the high-quality token alone give other logits."""
 

@@ -84,6 +84,7 @@ def test_every_file_format_gives_the_same_weights(tmp_path, reference, sam_file,
         np.testing.assert_array_equal(maps(built, make_picture, make_prompts), expected, err_msg=name)
 
 
+@pytest.mark.slow
 def test_sammed2d_with_and_without_wrapper_optimizer_and_adapters(tmp_path, med2d_file, make_picture, make_prompts):
     expected = maps(SamMed2D(checkpoint=med2d_file), make_picture, make_prompts)
     state = torch.load(med2d_file, weights_only=True)["model"]

@@ -93,6 +93,7 @@ def test_sammed2d_backends_agree(med2d_file, size, protocol, make_picture, make_
     assert_same(first.logits(image, prompts), second.logits(image, prompts))
 
 
+@pytest.mark.slow
 def test_sammed2d_sees_bgr_unless_asked_for_the_released_protocol(med2d_file, make_picture, make_prompts):
     native, released = (SamMed2D(checkpoint=med2d_file, protocol=name) for name in ("native", "medreasoner"))
     colour, grey = make_picture((50, 70)), make_picture((50, 70), grey=True)
@@ -102,6 +103,7 @@ def test_sammed2d_sees_bgr_unless_asked_for_the_released_protocol(med2d_file, ma
     assert not np.allclose(native.logits(colour, prompts)[0][0], released.logits(colour, prompts)[0][0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_sammed2d_equals_its_predictor(shared, backend):
     folder = shared / "oracle" / "sammed2d"

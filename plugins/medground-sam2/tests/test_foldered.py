@@ -121,6 +121,7 @@ def test_logits_equal_transformers_called_directly_on_odd_images(name, folders, 
     assert largest <= 1e-6
 
 
+@pytest.mark.slow
 def test_boxes_and_points_share_one_encoding(segmenter):
     encoded = []
     segmenter.network.model.vision_encoder.register_forward_pre_hook(lambda *given: encoded.append(1))
@@ -131,6 +132,7 @@ def test_boxes_and_points_share_one_encoding(segmenter):
     assert (segmenter.stats.hits, segmenter.stats.misses) == (1, 1)
 
 
+@pytest.mark.slow
 def test_the_weights_do_not_change_and_a_copy_answers_the_same(segmenter):
     image = odd_images()[1]
     before = digest(segmenter.network.model)

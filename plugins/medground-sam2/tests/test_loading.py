@@ -57,6 +57,7 @@ def test_a_transformers_folder_and_its_file_load_in_both_backends(backend, faint
     assert not caplog.records, "the folder's config.json says what the tensors do not"
 
 
+@pytest.mark.slow
 def test_the_folder_of_a_video_model_loads(folder, faint, tmp_path):
     """Published folders hold the video model of transformers, with tensors for memory besides those of the image model."""
     from safetensors.torch import load_file, save_file
@@ -85,12 +86,14 @@ def test_transformers_loads_the_folder_itself(folder):
     assert not info["missing_keys"] and not info["unexpected_keys"]
 
 
+@pytest.mark.slow
 def test_a_checkpoint_without_wrapper_or_from_several_gpus_loads(faint, tmp_path):
     state = torch.load(faint, weights_only=True)["model"]
     torch.save({f"module.{name}": tensor for name, tensor in state.items()}, tmp_path / "bare.pt")
     np.testing.assert_array_equal(logits(load(tmp_path / "bare.pt")), logits(load(faint)))
 
 
+@pytest.mark.slow
 def test_a_checkpoint_without_its_video_part_loads(faint, tmp_path):
     path = changed(
         faint, tmp_path, lambda state: {k: v for k, v in state.items() if not k.startswith(("memory_", "obj_ptr_"))}
@@ -159,6 +162,7 @@ def test_an_absent_checkpoint_says_how_to_fetch_it(monkeypatch, tmp_path):
         load(tmp_path / "nowhere.pt")
 
 
+@pytest.mark.slow
 def test_sizes_that_tensors_do_not_show_are_arguments(faint, caplog):
     with caplog.at_level(logging.WARNING):
         expected = logits(load(faint))

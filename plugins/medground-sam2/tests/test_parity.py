@@ -62,6 +62,7 @@ def assert_equal(segmenter, predictor, image, multimask) -> None:
         assert score == pytest.approx(best, abs=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_sam2_equals_its_predictor_on_odd_images(backend, official, faint, images):
     segmenter = Sam2(checkpoint=str(faint), backend=backend, image_size=256)
@@ -104,6 +105,7 @@ def test_sam2_runs_at_1024():
     assert (Sam2.native_size, MedSam2.native_size) == (1024, 512)
 
 
+@pytest.mark.slow
 def test_preparation_equals_the_authors_to_the_bit(images):
     from sam2.utils.transforms import SAM2Transforms
 
@@ -114,6 +116,7 @@ def test_preparation_equals_the_authors_to_the_bit(images):
             assert torch.equal(ours, transform(image))
 
 
+@pytest.mark.slow
 def test_the_full_size_tiny_model_has_471_tensors_and_every_one_is_accounted_for():
     from sam2.build_sam import build_sam2
     from transformers import Sam2Model

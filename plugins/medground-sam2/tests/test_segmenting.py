@@ -36,6 +36,7 @@ def segmenter(request, faint) -> Sam2:
     return Sam2(checkpoint=str(faint), backend=request.param, image_size=256, multimask=False)
 
 
+@pytest.mark.slow
 def test_a_group_is_one_encoding_and_one_decoding_per_kind(segmenter):
     counted = Counted(segmenter)
     segmenter.segment(IMAGES[0], MIXED)
@@ -45,6 +46,7 @@ def test_a_group_is_one_encoding_and_one_decoding_per_kind(segmenter):
     assert (segmenter.stats.hits, segmenter.stats.misses) == (1, 1)
 
 
+@pytest.mark.slow
 def test_many_images_are_decoded_together(segmenter):
     counted = Counted(segmenter)
     segmenter.segment_batch([*IMAGES, IMAGES[0]], [MIXED, BOXES, [], MIXED])
@@ -52,6 +54,7 @@ def test_many_images_are_decoded_together(segmenter):
     assert counted.decoded == [12, 8, 8]
 
 
+@pytest.mark.slow
 def test_images_are_encoded_as_many_at_once_as_allowed(faint):
     segmenter = Sam2(checkpoint=str(faint), image_size=256, encode_batch=2)
     counted = Counted(segmenter)
@@ -71,6 +74,7 @@ def test_masks_do_not_depend_on_other_prompts_or_their_order(segmenter):
             assert mask.score == pytest.approx(score, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_prompts_are_decoded_in_chunks(faint):
     whole = Sam2(checkpoint=str(faint), image_size=256)
     parts = Sam2(checkpoint=str(faint), image_size=256, decode_batch=3)
@@ -138,6 +142,7 @@ def test_masks_depend_on_image_and_prompt(segmenter):
     assert np.abs(here - other).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_half_precision_masks_are_close_to_full_precision(segmenter, faint):
     half = Sam2(
         checkpoint=str(faint),

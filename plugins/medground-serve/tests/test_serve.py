@@ -278,6 +278,7 @@ def test_the_client_asks_and_corrects(server, tmp_path):
         client.segment(answer["image"], box=[5, 5, 5, 5])
 
 
+@pytest.mark.slow
 def test_our_own_openai_plugin_asks_the_reasoner_of_a_server(server, ground, monkeypatch):
     monkeypatch.setenv("MEDGROUND_TOKEN", server.token)
     words = [f"reasoner.base_url={server.url}/v1", "reasoner.model=toy", "reasoner.frame=pixel"]

@@ -78,6 +78,7 @@ def test_questions_are_the_same_whatever_the_answer_and_never_name_it():
     assert asked[0] == asked[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", SEVERAL)
 def test_written_phantoms_read_as_they_were_drawn(family, tmp_path):
     drawn = samples(6, 4, families=[family], size=SIZE)

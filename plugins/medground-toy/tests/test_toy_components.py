@@ -165,6 +165,7 @@ def test_region_growing_avoids_negative_points():
     assert alone.data[30, 90] and kept.data[30, 30] and not kept.data[30, 90]
 
 
+@pytest.mark.slow
 def test_region_growing_beats_the_ellipse_on_phantoms():
     gains = {RegionGrowing: [], Threshold: []}
     for family in FAMILIES:
