@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medground.devices import check_dtype, device_of, require_modules
-from medground.errors import SegmenterError
+from medground.errors import RecipeError, SegmenterError
 from medground.licences import Published
 from medground.segmenters.batching import CacheStats, EmbeddingCache, refuse_unread, segment_together
 from medground.segmenters.weights import check_whole, find_weights
@@ -62,9 +62,11 @@ class EncodingSegmenter(ABC, Generic[Answer]):
         Raises:
             ModuleNotFoundError: if a library is not installed.
             InputError: if there are no such weights, or a file is not whole.
-            RecipeError: if there is no such device or dtype.
+            RecipeError: if there is no such device or dtype, or no checkpoint is named and none is published.
         """
         require_modules("torch", "safetensors", *needs)
+        if checkpoint is None and not self.published:
+            raise RecipeError(f"{self.model} has no published weights", hint="set segmenter.checkpoint=FILE")
         path = find_weights(checkpoint or self.published[0].id)
         check_whole(path)
         check_dtype(dtype)
