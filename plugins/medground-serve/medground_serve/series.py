@@ -1,6 +1,7 @@
 """Questions about volumes that lie here or on a DICOMweb server: what the routes for viewers share."""
 
 import asyncio
+import base64
 import json
 import re
 from dataclasses import dataclass
@@ -47,6 +48,13 @@ class SeriesQuestion(VolumeQuestion):
 
     model_config = ConfigDict(extra="forbid")
     series: Uid
+
+
+class StoredQuestion(VolumeQuestion):
+    """What is asked about a stored volume."""
+
+    model_config = ConfigDict(extra="forbid")
+    image: str = Field(max_length=64, description="As /images names it.")
 
 
 @dataclass(frozen=True)
@@ -133,7 +141,13 @@ class Volumes:
 
 
 def add(app: FastAPI, volumes: Volumes) -> None:
-    """Add the route for programs."""
+    """Add the routes for programs."""
+
+    @app.post("/ground/volume")
+    async def ground_stored(request: Request, body: StoredQuestion) -> dict[str, Any]:
+        """Answer a question about a stored volume, as ``medground volume --json`` does; ``nrrd`` is the mask, in base64."""
+        answer = await volumes.ask_stored(request, body.image, body)
+        return {**answer.result, "nrrd": base64.b64encode(answer.nrrd).decode()}
 
     @app.post("/ground/series")
     async def ground_series(request: Request, body: SeriesQuestion) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """Viewers that hospitals have, against a real server and a real archive: OHIF in a browser, the clients of MONAI Label."""
 
+import base64
+import io
 import json
 import re
 import sys
@@ -165,6 +167,23 @@ def test_a_series_is_fetched_grounded_and_its_mask_stored_as_a_segmentation(site
     for k, instance in enumerate(volume.origin.instances):
         picture = read_mask(tmp_path / "seg.dcm", image=instance.path)
         assert np.array_equal(picture, site.masks[kind][:, :, k].T)
+
+
+def test_a_stored_volume_is_grounded_and_its_mask_comes_back(site):
+    kind = "reversed"
+    body = io.BytesIO()
+    for instance in site.volumes[kind].origin.instances:
+        part = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n%s\r\n'
+        body.write(part % Path(instance.path).read_bytes())
+    sent = body.getvalue() + b"--x--\r\n"
+    status, _, text = site.server.request("POST", "/images", sent, Content_Type="multipart/form-data; boundary=x")
+    assert status == 201
+    question = {**json.loads(text), "question": QUESTION[kind]}
+    status, answer = site.server.post("/ground/volume", question)
+    assert status == 200 and answer["fault"] is None
+    labels = base64.b64decode(answer["nrrd"]).partition(b"\n\n")[2]
+    assert np.array_equal(np.frombuffer(labels, np.uint8).reshape(SIDES, order="F"), site.masks[kind])
+    assert site.server.post("/ground/volume", {**question, "store": True})[0] == 422
 
 
 def test_a_series_that_is_asked_about_again_is_not_fetched_again(site):
