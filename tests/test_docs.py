@@ -10,6 +10,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+SECONDS = 600
+"""After which a snippet hangs."""
 FENCE = re.compile(r"^(<!-- norun -->\n)?```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
@@ -49,7 +51,11 @@ def test_every_snippet_runs(document, tmp_path, monkeypatch):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(file[1])
         elif language == "sh":
-            done = subprocess.run(["bash", "-euo", "pipefail", "-c", text], capture_output=True, text=True)
-            assert done.returncode == 0, f"{document.name}: {text}\n{done.stdout}\n{done.stderr}"
+            # Into a file: what a snippet starts in the background would hold a pipe open, and be waited for.
+            with (tmp_path / "output.txt").open("w+", encoding="utf-8") as output:
+                command = ["bash", "-euo", "pipefail", "-c", text]
+                done = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, timeout=SECONDS)
+                output.seek(0)
+                assert done.returncode == 0, f"{document.name}: {text}\n{output.read()}"
         elif language == "python":
             exec(compile(text, f"{document.name} snippet", "exec"), namespace)
