@@ -29,7 +29,7 @@ collect_ignore = [path for name, paths in BRIDGES.items() if importlib.util.find
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     """Name a test that takes over a minute when it ends: a run that is stopped prints no durations."""
-    if report.duration > 60:
+    if report.duration > 60 and "PYTEST_XDIST_WORKER" not in os.environ:
         print(f"\n{report.nodeid} ({report.when}): {report.duration:.0f} s", file=sys.__stderr__, flush=True)
 
 
