@@ -143,7 +143,7 @@ def test_the_training_script_saves_a_file_of_the_shipped_layout(tmp_path, scene)
 @pytest.mark.slow
 def test_200_steps_on_real_images_lower_the_loss(shared):
     sets = train_mini.read_objects([shared / "data" / "real"])
-    _, losses = train_mini.train(sets, steps=200, seed=3, size=8)
+    _, losses = train_mini.train(sets, steps=200, seed=3)
     assert np.mean(losses[-40:]) < np.mean(losses[:40]) - 0.05
 
 
