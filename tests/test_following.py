@@ -81,7 +81,7 @@ def test_logits_at_512_px_equal_meta_s_video_predictor(case, full, monkeypatch):
         f"{case}: {difference:.1e} of {scale:.1f}, {np.mean(expected > 0):.2f} inside, {flipped} of {expected.size} flipped"
     )
     assert scale > 1 and 0.01 < np.mean(expected > 0) < 0.98
-    # Memories are kept in bfloat16, so that one rounding can move logits: after a mask by 2.8e-4 with one thread, by 1.9e-5 with two.
+    # Memories are kept in bfloat16, so that one rounding moves logits: after a mask by 2.8e-4 with one thread, 1.9e-5 with two.
     assert difference <= (5e-4 if case == "mask" else 1e-4) and flipped == 0
 
 
