@@ -42,7 +42,7 @@ def main() -> None:
         say("upload of 10 GB, chunked", begin, **endless_upload(server, 10**10))
         for what, (content, name) in bombs().items():
             begin = time.perf_counter()
-            body, kind = form({"question": QUESTION, "plane": "axial", "slice": "0"}, content, name)
+            body, kind = form({"question": QUESTION, "plane": "axial", "slice": "0"}, content, name=name)
             status = server.request("POST", "/ground", body, Content_Type=kind)[0]
             say(what, begin, bytes=len(content), status=status, worker_peak_mb=server.memory(worker=True, peak=True))
         begin = time.perf_counter()

@@ -12,23 +12,23 @@ MEMORY = {
     "memory_fuser_embed_dim": 128,
     "memory_fuser_intermediate_dim": 64,
 }
+REPVIT = {
+    "architecture": "repvit_m1",
+    "model_args": {
+        "in_chans": 3,
+        "features_only": True,
+        "out_indices": [0, 1, 2, 3],
+        "embed_dim": [8, 16, 24, 32],
+        "depth": [1, 1, 1, 1],
+    },
+}
+"""EdgeTAM's backbone, as small as it can be."""
 
 
 def save_edgetam(folder):
     from transformers import EdgeTamVideoConfig, EdgeTamVideoModel
 
-    backbone = {
-        "model_type": "timm_wrapper",
-        "architecture": "repvit_m1",
-        "num_classes": 2,
-        "model_args": {
-            "in_chans": 3,
-            "features_only": True,
-            "out_indices": [0, 1, 2, 3],
-            "embed_dim": [8, 16, 24, 32],
-            "depth": [1, 1, 1, 1],
-        },
-    }
+    backbone = {"model_type": "timm_wrapper", "num_classes": 2, **REPVIT}
     config = EdgeTamVideoConfig(
         image_size=128,
         vision_config={

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
-QUIET = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false"}
 
 
 @pytest.fixture(scope="session")
@@ -84,7 +83,7 @@ def begin(tiny):
         return subprocess.Popen(
             [*launcher, "train", str(file), *words, *quick, "--out", str(out)],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=out.parent,
-            env={**os.environ, **QUIET, "PYTHONPATH": path, **env},
+            env={**os.environ, "TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": path, **env},
         )  # fmt: skip
 
     return started

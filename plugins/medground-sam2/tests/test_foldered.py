@@ -10,6 +10,7 @@ from medground_sam2 import EdgeTam, Sam3Tracker
 from medground_sam2.layout import TWINS
 from PIL import Image as PIL
 from tiny_folders import at_odd_sizes, digest, load_shared, odd_images, prompts, reconfigured, reweighted, save_filled
+from tiny_followers import REPVIT
 
 from medground.errors import InputError, SegmenterError
 from medground.testing import check_segmenter
@@ -24,19 +25,9 @@ COMPONENTS = {"sam3_tracker": Sam3Tracker, "edgetam": EdgeTam}
 def save_edgetam(folder):
     from transformers import EdgeTamConfig, EdgeTamModel, TimmWrapperConfig
 
-    backbone = TimmWrapperConfig(
-        architecture="repvit_m1",
-        model_args={
-            "in_chans": 3,
-            "features_only": True,
-            "out_indices": [0, 1, 2, 3],
-            "embed_dim": [8, 16, 24, 32],
-            "depth": [1, 1, 1, 1],
-        },
-    )
     config = EdgeTamConfig(
         vision_config={
-            "backbone_config": backbone,
+            "backbone_config": TimmWrapperConfig(**REPVIT),
             "backbone_channel_list": [32, 24, 16, 8],
             "backbone_feature_sizes": [[32, 32], [16, 16], [8, 8]],
             "fpn_hidden_size": 32,

@@ -22,6 +22,7 @@ from medground_serve.guard import App, Guard, log
 from medground_serve.metrics import Metrics
 from medground_serve.settings import Refusal, Settings
 from medground_serve.store import ImageStore
+from medground_serve.uploads import put_uploads
 from medground_serve.waiting import until_gone
 from medground_serve.worker import Worker
 
@@ -173,7 +174,7 @@ def _images(app: FastAPI, worker: Worker, store: ImageStore) -> None:
     @app.post("/images", status_code=201)
     async def upload(file: Annotated[list[UploadFile], File(min_length=1)]) -> dict[str, str]:
         """Store an image, or the files of a DICOM series; return its identifier, which the other requests take."""
-        return {"image": await _put(store, *file)}
+        return {"image": await put_uploads(store, *file)}
 
     @app.get("/images/{image}")
     async def show(
@@ -212,7 +213,7 @@ def _answers(app: FastAPI, worker: Worker, store: ImageStore) -> None:
         if (image is None) == (file is None):
             raise Refusal(422, "a question needs one image", "send either file or image")
         worker.refuse_if_full()
-        key = image if image is not None else await _put(store, file)
+        key = image if image is not None else await put_uploads(store, file)
         view = {"plane": plane, "slice": slice, "window": window, "masks": masks}
         job = {"do": "ground", "image": key, "path": str(store.path(key)), "question": question, **view}
         if "text/event-stream" in request.headers.get("accept", ""):
@@ -234,15 +235,6 @@ def _answers(app: FastAPI, worker: Worker, store: ImageStore) -> None:
         return Response(
             base64.b64decode(result["data"]), media_type=result["type"], headers={"Content-Disposition": disposition}
         )
-
-
-async def _put(store: ImageStore, *files: UploadFile | None) -> str:
-    given = [file for file in files if file is not None and file.size]
-    if len(given) < len(files):
-        raise Refusal(422, "the file is empty")
-    if len(given) > 1:
-        return await asyncio.to_thread(store.put_series, [file.file for file in given])
-    return await asyncio.to_thread(store.put, given[0].file, given[0].filename or "")
 
 
 async def _json(request: Request, answer: Awaitable[str]) -> Response:

@@ -15,6 +15,7 @@ from medground.report import STATEMENT
 from medground_serve.labels import LabelFolder
 from medground_serve.series import VolumeAnswer, VolumeQuestion, Volumes, is_uid
 from medground_serve.settings import MOST_REGIONS, Refusal, Settings
+from medground_serve.uploads import put_uploads
 
 QUESTION = "Which region is abnormal?"
 """What is asked where a panel sends no question of its own: it sends what its user changed."""
@@ -81,7 +82,7 @@ def _sessions(router: APIRouter, volumes: Volumes) -> None:
     @router.put("/session/")
     async def begin(files: Annotated[list[UploadFile], File(max_length=1000)]) -> dict[str, Any]:
         """Store a volume, one file or the slices of a DICOM series; return the session that names it."""
-        key = await asyncio.to_thread(_put, volumes, files)
+        key = await put_uploads(volumes.store, *files)
         return {"session_id": key, "session_info": _session(key)}
 
     @router.get("/session/{key}")
@@ -99,15 +100,6 @@ def _sessions(router: APIRouter, volumes: Volumes) -> None:
 
 def _session(key: str) -> dict[str, Any]:
     return {"name": key, "image": key, "path": "", "meta": {}}
-
-
-def _put(volumes: Volumes, files: list[UploadFile]) -> str:
-    """Store files; of their names, which are paths on the client's machine, the suffix alone is used."""
-    if not all(file.size for file in files):
-        raise Refusal(422, "a file is empty")
-    if len(files) == 1:
-        return volumes.store.put(files[0].file, files[0].filename or "")
-    return volumes.store.put_series([file.file for file in files])
 
 
 def _infer(router: APIRouter, volumes: Volumes, images: Mapping[str, str]) -> None:
@@ -131,7 +123,7 @@ def _infer(router: APIRouter, volumes: Volumes, images: Mapping[str, str]) -> No
         if session_id:
             answer = await volumes.ask_stored(request, session_id, question)
         elif file is not None:
-            answer = await volumes.ask_stored(request, await asyncio.to_thread(_put, volumes, [file]), question)
+            answer = await volumes.ask_stored(request, await put_uploads(volumes.store, file), question)
         elif image in images:
             answer = await volumes.ask_stored(request, images[image], question)
         elif is_uid(image):
@@ -188,7 +180,7 @@ def _datastore(router: APIRouter, volumes: Volumes, labels: LabelFolder, images:
         """Store a volume under a name of the client's; it expires as every image does."""
         for name in [name for name, key in images.items() if not volumes.store.has(key)]:
             del images[name]
-        images[image] = await asyncio.to_thread(_put, volumes, [file])
+        images[image] = await put_uploads(volumes.store, file)
         return {"image": image}
 
     @router.put("/datastore/label")

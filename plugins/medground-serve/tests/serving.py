@@ -80,9 +80,9 @@ class Server:
         status, _, text = self.request("POST", "/ground", body, Content_Type=kind, Accept=accept)
         return status, text.decode() if "event-stream" in accept else json.loads(text)
 
-    def upload(self, picture: bytes) -> tuple[int, Any]:
-        """Store a picture; return status and answer."""
-        body, kind = form({}, picture)
+    def upload(self, *files: bytes) -> tuple[int, Any]:
+        """Store a picture, or the files of a series; return status and answer."""
+        body, kind = form({}, *files)
         status, _, text = self.request("POST", "/images", body, Content_Type=kind)
         return status, json.loads(text)
 
@@ -135,10 +135,9 @@ class Server:
         return code
 
 
-def form(fields: dict[str, str], picture: bytes | None, name: str = "Mueller^Anna.png") -> tuple[bytes, str]:
-    """Return a multipart body and its content type."""
+def form(fields: dict[str, str], *pictures: bytes | None, name: str = "Mueller^Anna.png") -> tuple[bytes, str]:
+    """Return a multipart body and its content type; a picture that is None is left out."""
     parts = [f'Content-Disposition: form-data; name="{key}"\r\n\r\n{text}\r\n'.encode() for key, text in fields.items()]
-    if picture is not None:
-        head = f'Content-Disposition: form-data; name="file"; filename="{name}"\r\n\r\n'
-        parts.append(head.encode() + picture + b"\r\n")
+    head = f'Content-Disposition: form-data; name="file"; filename="{name}"\r\n\r\n'.encode()
+    parts += [head + picture + b"\r\n" for picture in pictures if picture is not None]
     return b"".join(b"--limit\r\n" + part for part in parts) + b"--limit--\r\n", "multipart/form-data; boundary=limit"

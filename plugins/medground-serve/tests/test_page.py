@@ -171,7 +171,7 @@ def test_the_slider_shows_each_slice_and_the_answer_stays_with_its_own(visit, se
 
 
 def stored(server, data):
-    body, kind = form({}, data, "volume.nii.gz")
+    body, kind = form({}, data, name="volume.nii.gz")
     return json.loads(server.request("POST", "/images", body, Content_Type=kind)[2])["image"]
 
 

@@ -191,7 +191,7 @@ def test_the_log_has_no_question_file_name_identifier_or_word_of_a_file(server):
     server.post("/v1/chat/completions", {"messages": [{"role": "user", "content": "Mueller"}]})
     scan = Path(pydicom.data.get_testdata_file("CT_small.dcm", download=False)).read_bytes()
     for content, status in ((scan, 200), (scan[:3000], 422)):
-        body, kind = form({"question": "Mueller"}, content, "Mueller.dcm")
+        body, kind = form({"question": "Mueller"}, content, name="Mueller.dcm")
         assert b"CompressedSamples^CT1" in content
         assert server.request("POST", "/ground", body, Content_Type=kind)[0] == status
     assert server.request("POST", "/ground", b"--limit\r\nMueller: Mueller", Content_Type=kind)[0] == 400

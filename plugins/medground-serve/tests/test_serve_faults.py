@@ -199,7 +199,7 @@ def test_a_full_disk_is_said(server, most):
 
 def test_what_unfolds_to_more_than_may_be_read_is_refused_in_bounded_memory(server):
     for what, (content, name) in bombs().items():
-        body, kind = form({"question": "Which?", "plane": "axial", "slice": "0"}, content, name)
+        body, kind = form({"question": "Which?", "plane": "axial", "slice": "0"}, content, name=name)
         status, _, text = server.request("POST", "/ground", body, Content_Type=kind)
         assert status == 422 and b"Traceback" not in text, (what, status, text)
     assert server.memory(worker=True, peak=True) < 1500 and server.memory(peak=True) < 300

@@ -1,7 +1,6 @@
 """Viewers that hospitals have, against a real server and a real archive: OHIF in a browser, the clients of MONAI Label."""
 
 import base64
-import io
 import json
 import re
 import sys
@@ -142,27 +141,14 @@ def test_ohif_shows_the_mask_on_the_voxels_that_the_answer_names(site, ohif, kin
     assert {one.split("/")[2] for one in page.outside} <= {"fonts.googleapis.com"}, "its policy stops even these"
 
 
-def segmentations(site, kind):
-    """Return what the archive holds of segmentations in the study of a series: (instance of Orthanc, file)."""
-    study = site.archive.ask("/tools/lookup", site.study(kind).encode())
-    path = json.loads(study)[0]["Path"]
-    instances = json.loads(site.archive.ask(f"{path}/instances?expand"))
-    files = []
-    for one in instances:
-        tags = json.loads(site.archive.ask(f"/instances/{one['ID']}/simplified-tags"))
-        if tags["Modality"] == "SEG":
-            files.append(site.archive.ask(f"/instances/{one['ID']}/file"))
-    return files
-
-
 @pytest.mark.parametrize("kind", ["downward"])
 def test_a_series_is_fetched_grounded_and_its_mask_stored_as_a_segmentation(site, kind, tmp_path):
-    before = segmentations(site, kind)
+    before = site.segmentations(kind)
     volume = site.volumes[kind]
     body = {"series": volume.origin.series, "question": QUESTION[kind], "store": True}
     status, answer = site.server.post("/ground/series", body)
     assert status == 200 and answer["stored"] and answer["fault"] is None
-    [seg] = [one for one in segmentations(site, kind) if one not in before]
+    [seg] = [one for one in site.segmentations(kind) if one not in before]
     (tmp_path / "seg.dcm").write_bytes(seg)
     for k, instance in enumerate(volume.origin.instances):
         picture = read_mask(tmp_path / "seg.dcm", image=instance.path)
@@ -171,14 +157,9 @@ def test_a_series_is_fetched_grounded_and_its_mask_stored_as_a_segmentation(site
 
 def test_a_stored_volume_is_grounded_and_its_mask_comes_back(site):
     kind = "reversed"
-    body = io.BytesIO()
-    for instance in site.volumes[kind].origin.instances:
-        part = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n%s\r\n'
-        body.write(part % Path(instance.path).read_bytes())
-    sent = body.getvalue() + b"--x--\r\n"
-    status, _, text = site.server.request("POST", "/images", sent, Content_Type="multipart/form-data; boundary=x")
+    status, stored = site.server.upload(*(Path(one.path).read_bytes() for one in site.volumes[kind].origin.instances))
     assert status == 201
-    question = {**json.loads(text), "question": QUESTION[kind]}
+    question = {**stored, "question": QUESTION[kind]}
     status, answer = site.server.post("/ground/volume", question)
     assert status == 200 and answer["fault"] is None
     labels = base64.b64decode(answer["nrrd"]).partition(b"\n\n")[2]

@@ -1,6 +1,7 @@
 """What viewers are tested with: a phantom as three DICOM series, and the files of MONAI Label's wheel."""
 
 import importlib.util
+import json
 import os
 import sys
 import types
@@ -119,6 +120,16 @@ class Site:
     def study(self, kind: str) -> str:
         """Return the StudyInstanceUID of a series."""
         return str(pydicom.dcmread(self.volumes[kind].origin.instances[0].path).StudyInstanceUID)
+
+    def segmentations(self, kind: str) -> list[bytes]:
+        """Return the files of segmentations that the archive holds in the study of a series."""
+        path = json.loads(self.archive.ask("/tools/lookup", self.study(kind).encode()))[0]["Path"]
+        files = []
+        for one in json.loads(self.archive.ask(f"{path}/instances?expand")):
+            tags = json.loads(self.archive.ask(f"/instances/{one['ID']}/simplified-tags"))
+            if tags["Modality"] == "SEG":
+                files.append(self.archive.ask(f"/instances/{one['ID']}/file"))
+        return files
 
 
 def login(token):
